@@ -1,0 +1,351 @@
+"""A segmenter as a folder: ``model.safetensors``, ``config.json`` and a card. Atomic, no pickle, nothing assumed.
+
+The folder comes from anywhere, so everything in it is checked before it is believed: sizes before reading, the digest
+of the weights against ``config.json``, names and shapes of the tensors against the model that the configuration names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fullyconv.confusion import headline
+from fullyconv.errors import WeightsError
+
+FORMAT = 1
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+CARD = "README.md"
+NOTES = "NOTES.md"  # written by a person: intended use, where the model fails; becomes part of the card
+MAX_CONFIG_BYTES = 4 * 2**20
+MAX_WEIGHTS_BYTES = 16 * 2**30
+MAX_CHANNELS = 1024
+
+Tensors = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Config:
+    """What ``config.json`` says.
+
+    Args:
+        kind: ``"segmenter"``.
+        model: arguments of ``build_model``: model, padding, upsampling, in_channels.
+        labels: plain form of ``Labels``.
+        preprocessing: plain form of ``Preprocessing``.
+        score: measured values in percent with ``data`` and ``split``, or None where nobody measured.
+        licence: licence of the weights.
+        training: what is known of the training: data, recipe, hardware, minutes.
+        weights: file, sha256, bytes and dtype of the weights; filled in by ``save``.
+    """
+
+    kind: str
+    model: dict[str, Any]
+    labels: dict[str, Any]
+    preprocessing: dict[str, Any]
+    score: dict[str, Any] | None = None
+    licence: str = "unstated"
+    training: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, Any] = field(default_factory=dict)
+
+
+def save(
+    folder: str | Path,
+    tensors: Tensors,
+    config: Config,
+    dtype: Literal["float32", "float16"] = "float32",
+) -> Path:
+    """Write an artefact. Nothing is replaced before all of it is on the disk, the configuration with the digest last.
+
+    Args:
+        folder: where to write; made if it is not there. Other files in it are left alone; ``NOTES.md`` goes
+            into the card.
+        tensors: name -> array of the model's state.
+        config: all but ``weights``.
+        dtype: of floating tensors; batch norm statistics (``running_mean``, ``running_var``) always stay in float32,
+            because their range does not fit half precision.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: if dtype is unknown, or a value is not finite in it.
+        NotADirectoryError: if folder is a file.
+    """
+    from safetensors.numpy import save as to_bytes
+
+    target = Path(folder)
+    if target.exists() and not target.is_dir():
+        raise NotADirectoryError(f"{target}: is a file; an artefact is a folder, pass another name")
+    if dtype not in ("float32", "float16"):
+        raise ValueError(f'dtype={dtype!r}: choose "float32" or "float16"')
+    stored = {name: _store(name, value, dtype) for name, value in tensors.items()}
+    raw = to_bytes(stored, metadata={"format": "pt"})
+    weights = {"file": WEIGHTS, "sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw), "dtype": dtype}
+    document = {"format": FORMAT, **asdict(config), "weights": weights, "fullyconv": _version()}
+    document["parameters"] = int(sum(v.size for n, v in stored.items() if not _is_statistic(n)))
+    try:
+        text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"score, licence or training holds what JSON cannot ({error}): pass finite numbers, strings, lists, dicts"
+        ) from error
+    target.mkdir(parents=True, exist_ok=True)
+    notes = (target / NOTES).read_text(encoding="utf-8") if (target / NOTES).is_file() else ""
+    _replace_all(
+        {
+            target / WEIGHTS: raw,
+            target / CARD: card(document, target.resolve().name, notes).encode(),
+            # Last, because it holds the digest: a kill between two of the renamings leaves a pair that load refuses.
+            target / CONFIG: text.encode(),
+        }
+    )
+    return target
+
+
+def read_config(folder: str | Path) -> Config:
+    """Read ``config.json`` alone.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        WeightsError: if it is too large, no JSON, or of another format.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: not found; an artefact is a folder with {CONFIG} and {WEIGHTS}, as SegmentationModule.save writes"
+        )
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise WeightsError(f"{path}: {path.stat().st_size} bytes; a configuration has at most {MAX_CONFIG_BYTES}")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: is no JSON ({error}); fetch or save the artefact again") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        found = document.get("format") if isinstance(document, dict) else None
+        raise WeightsError(
+            f"{path}: format={found!r}, this version reads format {FORMAT}; "
+            "it was written by another version of fullyconv, or is no artefact of it"
+        )
+    kinds = {"kind": str, "model": dict, "labels": dict, "preprocessing": dict, "licence": str, "training": dict}
+    for key, kind in (kinds | {"weights": dict}).items():
+        if not isinstance(document.get(key), kind):
+            raise WeightsError(f"{path}: {key!r} is missing or no {kind.__name__}; fetch or save the artefact again")
+    if not isinstance(document.get("score"), dict | None):
+        raise WeightsError(f"{path}: 'score' must be an object or null")
+    model = document["model"]
+    if model.keys() != {"model", "padding", "upsampling", "in_channels"} or not all(
+        isinstance(model[key], str) for key in ("model", "padding", "upsampling")
+    ):
+        raise WeightsError(
+            f"{path}: 'model' must hold model, padding and upsampling (strings) and in_channels, and nothing else; "
+            "fetch or save the artefact again"
+        )
+    if type(model["in_channels"]) is not int or not 1 <= model["in_channels"] <= MAX_CHANNELS:
+        raise WeightsError(f"{path}: in_channels={model['in_channels']!r}; must be a whole number in 1..{MAX_CHANNELS}")
+    return Config(**{f.name: document[f.name] for f in fields(Config) if f.name in document})
+
+
+def load(folder: str | Path) -> tuple[Config, Tensors]:
+    """Read an artefact and check it.
+
+    Args:
+        folder: what ``save`` wrote.
+
+    Returns:
+        The configuration, and name -> array; half precision is widened to float32.
+
+    Raises:
+        FileNotFoundError: if ``config.json`` or the weights are not there.
+        WeightsError: if the weights are not those the configuration names, are damaged, or hold values that are not
+            finite.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as from_bytes
+
+    config = read_config(folder)
+    name = config.weights.get("file")
+    if name != WEIGHTS:
+        raise WeightsError(
+            f"{Path(folder) / CONFIG}: weights.file={name!r}; an artefact keeps its weights in {WEIGHTS}"
+        )
+    path = Path(folder) / WEIGHTS
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found, although {CONFIG} names it; fetch or save the artefact again")
+    size = path.stat().st_size
+    if size != config.weights.get("bytes") or size > MAX_WEIGHTS_BYTES:
+        raise WeightsError(
+            f"{path}: {size} bytes, {CONFIG} promises {config.weights.get('bytes')} "
+            f"(at most {MAX_WEIGHTS_BYTES}); fetch or save the artefact again"
+        )
+    raw = path.read_bytes()
+    digest = hashlib.sha256(raw).hexdigest()
+    if digest != config.weights.get("sha256"):
+        raise WeightsError(
+            f"{path}: sha256 {digest}, {CONFIG} promises {config.weights.get('sha256')}: the file was changed or is "
+            "damaged; fetch or save the artefact again"
+        )
+    try:
+        stored = from_bytes(raw)
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise WeightsError(f"{path}: is no safetensors file ({error})") from error
+    tensors: Tensors = {}
+    for key, value in stored.items():
+        floating = np.issubdtype(value.dtype, np.floating)
+        if floating and not np.isfinite(value).all():
+            raise WeightsError(f"{path}: tensor {key!r} holds values that are not finite; the training went wrong")
+        # A copy, because arrays over the file's bytes are read-only.
+        tensors[key] = value.astype(np.float32) if value.dtype == np.float16 else value.copy()
+    return config, tensors
+
+
+def check(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Compare names and shapes of tensors.
+
+    Args:
+        expected: what the model has.
+        found: what the file has.
+        path: the file, for the message.
+
+    Raises:
+        WeightsError: with a receipt of missing, unexpected and mis-shaped tensors.
+    """
+    missing = sorted(expected.keys() - found.keys())
+    unexpected = sorted(found.keys() - expected.keys())
+    shapes = [
+        f"{name}: model {expected[name]}, file {found[name]}"
+        for name in sorted(expected.keys() & found.keys())
+        if expected[name] != found[name]
+    ]
+    if not (missing or unexpected or shapes):
+        return
+    lines = [f"{path}: the tensors are not those of the model; nothing was loaded"]
+    for title, entries in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)):
+        if entries:
+            rest = f", and {len(entries) - 8} more" if len(entries) > 8 else ""
+            lines.append(f"  {title} ({len(entries)}): {', '.join(entries[:8])}{rest}")
+    raise WeightsError("\n".join(lines))
+
+
+def card(document: Mapping[str, Any], name: str, notes: str = "") -> str:
+    """Write the card of an artefact: what it is, what it scored, on what, and under which licence.
+
+    Args:
+        document: the contents of ``config.json``.
+        name: what the artefact is called.
+        notes: what a person wrote about it: intended use, where it fails.
+    """
+    names = document["labels"]["names"]
+    score, training = document.get("score"), document.get("training") or {}
+    parameters = document.get("parameters")
+    lines = [
+        "---",
+        "library_name: fullyconv",
+        "pipeline_tag: image-segmentation",
+        "tags: [semantic-segmentation, fully-convolutional-networks, pytorch-lightning]",
+        f"license_name: {json.dumps(_line(document['licence']))}",
+        "---",
+        "",
+        f"# {name}",
+        "",
+        f"`{document['model'].get('model')}`, {len(names)} classes"
+        + (f", {parameters:,} parameters" if parameters else "")
+        + f", weights stored in {document['weights'].get('dtype')}.",
+        "",
+        "```python",
+        "import fullyconv",
+        "",
+        f'result = fullyconv.load("{name}").predict("photo.jpg")',
+        'result.overlay().save("overlay.png")',
+        "```",
+        "",
+        f"**Classes**: {', '.join(map(_line, names))}.",
+        "",
+        f"**Licence of the weights**: {_line(document['licence'])}.",
+        "",
+        "## Score",
+        "",
+    ]
+    if score is None:
+        lines.append("Nobody measured these weights.")
+    else:
+        lines += [f"On {score.get('data', 'unnamed data')}, {score.get('split', 'unnamed')} split, percent: "
+                  f"{headline(score)}.", ""]  # fmt: skip
+        if score.get("command"):
+            lines += ["Printed by:", "", "```", score["command"], "```", ""]
+        lines += ["| class | IU % |", "|---|---|"]
+        for key, iu in (score.get("iu") or {}).items():
+            lines.append(f"| {_line(key)} | {'-' if iu is None else f'{iu:.2f}'} |")
+    if training:
+        lines += ["", "## Training", ""]
+        lines += [f"- {_line(key)}: {_line(value)}" for key, value in training.items()]
+    if notes:
+        lines += ["", notes.strip()]
+    return "\n".join(lines) + "\n"
+
+
+def _store(name: str, value: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
+    # safetensors refuses anything that is not contiguous, such as weights in channels_last; unlike ascontiguousarray,
+    # asarray leaves a scalar (num_batches_tracked) without an axis.
+    array = np.asarray(value, order="C")
+    if not np.issubdtype(array.dtype, np.floating):
+        return array
+    kept = np.float32 if dtype == "float32" or _is_statistic(name) else np.float16
+    with np.errstate(over="ignore"):
+        result = array.astype(kept, order="C")
+    if not np.isfinite(result).all():
+        raise ValueError(
+            f'dtype="{dtype}": tensor {name!r} holds values that are not finite in it; '
+            'save with dtype="float32", and look at the training if they are not finite there either'
+        )
+    return result
+
+
+def _is_statistic(name: str) -> bool:
+    return name.endswith((".running_mean", ".running_var", ".num_batches_tracked"))
+
+
+def _replace_all(contents: Mapping[Path, bytes]) -> None:
+    """Put files in place of others: first all bytes on the disk, then one renaming after the other."""
+    staged: dict[str, Path] = {}
+    try:
+        for path, content in contents.items():
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            staged[temporary] = path
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+        for temporary, path in staged.items():
+            os.replace(temporary, path)
+    finally:
+        for temporary in staged:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _line(value: object) -> str:
+    """Write a value from outside as one printable line that breaks no table."""
+    text = "".join(sign if sign.isprintable() else " " for sign in str(value))
+    return text.replace("|", "\\|").strip()
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"holds {name}, which is no JSON")
+
+
+def _version() -> str:
+    try:
+        return metadata.version("fullyconv")
+    except metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,57 @@
+"""Backbones: classifiers' trunks, each giving features by stride."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fullyconv.backbones import alexnet, googlenet, mobilenet, resnet, timm, vgg
+from fullyconv.backbones.base import Backbone, Features, Padding, Receipt, Switch, is_paper
+from fullyconv.errors import near_miss
+
+BACKBONES: dict[str, Callable[..., Backbone]] = {
+    "vgg16": vgg.vgg16,
+    "vgg16_bn": vgg.vgg16_bn,
+    "vgg19": vgg.vgg19,
+    "vgg19_bn": vgg.vgg19_bn,
+    "alexnet": alexnet.alexnet,
+    "caffenet": alexnet.caffenet,
+    "googlenet": googlenet.googlenet,
+    "resnet18": resnet.resnet18,
+    "resnet18_half": resnet.resnet18_half,
+    "resnet34": resnet.resnet34,
+    "resnet50": resnet.resnet50,
+    "resnet101": resnet.resnet101,
+    "mobilenet_v3_small": mobilenet.mobilenet_v3_small,
+    "mobilenet_v3_large": mobilenet.mobilenet_v3_large,
+}
+
+
+def build_backbone(name: str, *, in_channels: int = 3, padding: Padding = "same") -> Backbone:
+    """Build a backbone by name, randomly initialised.
+
+    Args:
+        name: a key of `BACKBONES`, or "timm/NAME" for a classifier of timm.
+        in_channels: channels of the input.
+        padding: "same" covers any image without waste; "paper" puts 100 pixels around it, as the nets of the paper do.
+
+    Returns:
+        The backbone.
+
+    Raises:
+        ValueError: if the name is unknown (a near miss is offered), or the backbone has no such padding.
+        ImportError: for "timm/NAME" without timm.
+
+    Example:
+        >>> build_backbone("resnet18_half").channels
+        {4: 32, 8: 64, 16: 128, 32: 256}
+    """
+    if name.startswith(timm.PREFIX):
+        return timm.timm_backbone(name, in_channels=in_channels, padding=padding)
+    builder = BACKBONES.get(name)
+    if builder is None:
+        raise ValueError(f"name={name!r} is not a backbone. {near_miss(name, [*BACKBONES, 'timm/NAME'])}")
+    is_paper(padding, name, paper=True)  # a misspelt word is refused before anything large is built
+    return builder(in_channels=in_channels, padding=padding)
+
+
+__all__ = ["BACKBONES", "Backbone", "Features", "Padding", "Receipt", "Switch", "build_backbone"]

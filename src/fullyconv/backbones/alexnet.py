@@ -1,0 +1,182 @@
+"""AlexNet: torchvision's (Krizhevsky 2014, one column) and CaffeNet, that of the reference networks (groups and LRN).
+
+Features at strides 8 and 16 are pool1 and pool2 (behind its normalisation in CaffeNet), at 32 fc7.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torchvision
+from torch import Tensor, nn
+
+from fullyconv.backbones.base import PAPER_PADDING, Backbone, Features, Padding, first_convolution, is_paper
+from fullyconv.conversion.linear import linear_to_conv
+
+FC6_KERNEL = 6  # cells of pool5 at the native 224 (227) pixels
+
+
+class AlexNet(Backbone):
+    """The trunk of torchvision's AlexNet, fc6 and fc7 as convolutions.
+
+    Every pooling rounds its output size up, as Caffe does. At the native 224 pixels this changes nothing.
+
+    Args:
+        name: the name it is built by.
+        classifier: torchvision's classifier; its layers are taken over, not copied.
+        in_channels: channels of the input.
+        padding: "same" pads fc6 by 3 cells: its cells lie at 32 i + 15 pixels, one more than pool5 has; "paper" pads
+            the first convolution by 100 pixels and fc6 not at all.
+    """
+
+    def __init__(
+        self, name: str, classifier: torchvision.models.AlexNet, *, in_channels: int = 3, padding: Padding = "same"
+    ) -> None:
+        paper = is_paper(padding, name, paper=True)
+        # pool1, pool2 and pool5 need 7, 3 and 2 cells for one cell of pool5; conv1 gives 8 at 35 pixels
+        super().__init__(
+            name,
+            {8: 64, 16: 192, 32: 4096},
+            in_channels=in_channels,
+            min_size=1 if paper else 35,
+            unused=("classifier.6.",),
+        )
+        layers: list[nn.Module] = [
+            nn.MaxPool2d(3, stride=2, ceil_mode=True) if isinstance(layer, nn.MaxPool2d) else layer
+            for layer in classifier.features
+        ]
+        layers[0] = first_convolution(cast(nn.Conv2d, layers[0]), in_channels, PAPER_PADDING if paper else None)
+        self.features = nn.Sequential(*layers)
+        drop6, linear6, relu6, drop7, linear7, relu7 = list(classifier.classifier)[:6]
+        fc6 = linear_to_conv(linear6, FC6_KERNEL)
+        fc6.padding = (0, 0) if paper else (FC6_KERNEL // 2, FC6_KERNEL // 2)
+        fc7 = linear_to_conv(linear7, 1)
+        self.classifier = nn.Sequential(drop6, fc6, relu6, drop7, fc7, relu7)
+
+    def forward(self, x: Tensor) -> Features:
+        """Compute pool1, pool2 and fc7; see `Backbone.forward`."""
+        size = self._size(x)
+        maps: dict[int, Tensor] = {}
+        stride = 4
+        for layer in self.features:
+            x = layer(x)
+            if isinstance(layer, nn.MaxPool2d):
+                stride *= 2
+                maps[stride] = x
+        maps[32] = self.classifier(x)
+        return Features(maps, size)
+
+
+class CaffeNetClassifier(nn.Module):
+    """CaffeNet: AlexNet with two groups in conv2, conv4 and conv5, and pooling before normalisation.
+
+    Layers have Caffe's names. It takes images of 227 x 227 pixels.
+
+    Args:
+        num_classes: number of classes K.
+    """
+
+    def __init__(self, num_classes: int = 1000) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 96, 11, stride=4)
+        self.pool1 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+        self.norm1 = nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75)
+        self.conv2 = nn.Conv2d(96, 256, 5, padding=2, groups=2)
+        self.pool2 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+        self.norm2 = nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75)
+        self.conv3 = nn.Conv2d(256, 384, 3, padding=1)
+        self.conv4 = nn.Conv2d(384, 384, 3, padding=1, groups=2)
+        self.conv5 = nn.Conv2d(384, 256, 3, padding=1, groups=2)
+        self.pool5 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+        self.fc6 = nn.Linear(256 * FC6_KERNEL * FC6_KERNEL, 4096)
+        self.drop6 = nn.Dropout(0.5)
+        self.fc7 = nn.Linear(4096, 4096)
+        self.drop7 = nn.Dropout(0.5)
+        self.fc8 = nn.Linear(4096, num_classes)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Score images (N, 3, 227, 227) as (N, K)."""
+        x = self.norm1(self.pool1(self.relu(self.conv1(x))))
+        x = self.norm2(self.pool2(self.relu(self.conv2(x))))
+        x = self.relu(self.conv5(self.relu(self.conv4(self.relu(self.conv3(x))))))
+        x = self.pool5(x).flatten(1)  # Caffe flattens (C, h, w), as PyTorch does
+        x = self.drop7(self.relu(self.fc7(self.drop6(self.relu(self.fc6(x))))))
+        return cast(Tensor, self.fc8(x))
+
+
+class CaffeNet(Backbone):
+    """The trunk of CaffeNet, fc6 and fc7 as convolutions.
+
+    Args:
+        name: the name it is built by.
+        classifier: the classifier; its layers are taken over, not copied.
+        in_channels: channels of the input.
+        padding: "same" pads fc6 by 3 cells: its cells lie at 32 i + 17 pixels, one more than pool5 has; "paper" pads
+            the first convolution by 100 pixels and fc6 not at all (Long et al., the reference FCN-AlexNet).
+    """
+
+    def __init__(
+        self, name: str, classifier: CaffeNetClassifier, *, in_channels: int = 3, padding: Padding = "same"
+    ) -> None:
+        paper = is_paper(padding, name, paper=True)
+        super().__init__(
+            name,
+            {8: 96, 16: 256, 32: 4096},
+            in_channels=in_channels,
+            min_size=1 if paper else 39,  # as AlexNet's 35, but conv1 has no padding of its own
+            unused=("fc8.",),
+        )
+        self.conv1 = first_convolution(classifier.conv1, in_channels, PAPER_PADDING if paper else None)
+        self.pool1, self.norm1 = classifier.pool1, classifier.norm1
+        self.conv2 = classifier.conv2
+        self.pool2, self.norm2 = classifier.pool2, classifier.norm2
+        self.conv3, self.conv4, self.conv5 = classifier.conv3, classifier.conv4, classifier.conv5
+        self.pool5 = classifier.pool5
+        self.fc6 = linear_to_conv(classifier.fc6, FC6_KERNEL)
+        self.fc6.padding = (0, 0) if paper else (FC6_KERNEL // 2, FC6_KERNEL // 2)
+        self.drop6 = classifier.drop6
+        self.fc7 = linear_to_conv(classifier.fc7, 1)
+        self.drop7 = classifier.drop7
+        self.relu = classifier.relu
+
+    def forward(self, x: Tensor) -> Features:
+        """Compute norm1, norm2 and fc7; see `Backbone.forward`."""
+        size = self._size(x)
+        norm1 = self.norm1(self.pool1(self.relu(self.conv1(x))))
+        norm2 = self.norm2(self.pool2(self.relu(self.conv2(norm1))))
+        x = self.relu(self.conv5(self.relu(self.conv4(self.relu(self.conv3(norm2))))))
+        x = self.pool5(x)
+        fc7 = self.drop7(self.relu(self.fc7(self.drop6(self.relu(self.fc6(x))))))
+        return Features({8: norm1, 16: norm2, 32: fc7}, size)
+
+
+def alexnet(*, in_channels: int = 3, padding: Padding = "same") -> AlexNet:
+    """Build the trunk of torchvision's AlexNet.
+
+    Args:
+        in_channels: channels of the input.
+        padding: "same" covers the image without waste; "paper" puts 100 pixels around it.
+
+    Returns:
+        The backbone, randomly initialised.
+    """
+    classifier = torchvision.models.alexnet(weights=None, num_classes=1)
+    return AlexNet("alexnet", classifier, in_channels=in_channels, padding=padding)
+
+
+def caffenet(*, in_channels: int = 3, padding: Padding = "same") -> CaffeNet:
+    """Build the trunk of CaffeNet; see `alexnet` for the arguments."""
+    return CaffeNet("caffenet", caffenet_classifier(num_classes=1), in_channels=in_channels, padding=padding)
+
+
+def caffenet_classifier(num_classes: int = 1000) -> CaffeNetClassifier:
+    """Build the classifier that `caffenet` is the trunk of.
+
+    Args:
+        num_classes: number of classes K.
+
+    Returns:
+        The classifier, randomly initialised.
+    """
+    return CaffeNetClassifier(num_classes)

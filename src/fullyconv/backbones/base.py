@@ -1,0 +1,314 @@
+"""What every backbone is: a classifier's trunk that gives its feature maps by stride."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from fullyconv.errors import WeightsError
+
+if TYPE_CHECKING:
+    from fullyconv.geometry import Geometry
+
+Padding = Literal["same", "paper"]
+
+PAPER_PADDING = 100  # pixels around the image before the first convolution, in every released net of Long et al.
+
+
+class Switch(NamedTuple):
+    """Hold what max unpooling needs to undo one pooling.
+
+    Args:
+        positions: (N, C, h, w) int64, for each cell the index of its maximum in the flattened map before the pool.
+        size: height and width of the map before the pool, in cells.
+    """
+
+    positions: Tensor
+    size: tuple[int, int]
+
+
+class Features(dict[int, Tensor]):
+    """Feature maps (N, C, h, w) by stride, finest first: ``features[16]``.
+
+    Args:
+        maps: the feature maps by stride.
+        size: height and width of the input in pixels.
+        switches: positions of the maxima by the stride after the pool; empty unless the backbone was asked for them.
+
+    Example:
+        >>> features = Features({16: torch.zeros(1, 8, 2, 3)}, size=(32, 48))
+        >>> features[16].shape, features.size
+        (torch.Size([1, 8, 2, 3]), (32, 48))
+    """
+
+    def __init__(
+        self, maps: Mapping[int, Tensor], size: tuple[int, int], switches: Mapping[int, Switch] | None = None
+    ) -> None:
+        super().__init__(maps)
+        self.size = size
+        self.switches: dict[int, Switch] = dict(switches or {})
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """Say what became of each tensor when a classifier's weights were loaded.
+
+    Args:
+        copied: keys whose tensors were taken as they are.
+        reshaped: keys of fully connected weights that became kernels.
+        unused: keys that only the classifier has (the score layer, auxiliary heads), or that were left out.
+        missing: keys of the backbone that kept the values they had.
+    """
+
+    copied: tuple[str, ...] = ()
+    reshaped: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    def table(self) -> str:
+        """Lay the receipt out as text, one line for each group with its count and first keys.
+
+        Returns:
+            Four lines.
+
+        Example:
+            >>> print(Receipt(copied=("conv1.weight",), unused=("fc.weight", "fc.bias")).table())
+            copied        1  conv1.weight
+            reshaped      0
+            unused        2  fc.weight, fc.bias
+            missing       0
+        """
+        groups = {"copied": self.copied, "reshaped": self.reshaped, "unused": self.unused, "missing": self.missing}
+        return "\n".join(f"{group:<9}{len(keys):>6}  {_some(keys)}".rstrip() for group, keys in groups.items())
+
+
+class Backbone(nn.Module, ABC):
+    """A classifier's trunk under the classifier's own key names; its score layer is left out.
+
+    A subclass sets up its layers and returns `Features` from `forward`.
+
+    Args:
+        name: the name it is built by.
+        channels: channels C of the feature map of each stride.
+        in_channels: channels of the input.
+        min_size: smallest height and width served, in pixels.
+        size_divisor: height and width must be multiples of it, in pixels; `FCN` pads to them.
+        unused: prefixes of those keys of the classifier that the backbone has no use for.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        channels: Mapping[int, int],
+        *,
+        in_channels: int = 3,
+        min_size: int = 1,
+        size_divisor: int = 1,
+        unused: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.channels: dict[int, int] = dict(sorted(channels.items()))
+        self.in_channels = in_channels
+        self.min_size = min_size
+        self.size_divisor = size_divisor
+        self.unused = tuple(unused)
+        self._geometry: dict[int, Geometry] | None = None
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Features:
+        """Compute the feature maps.
+
+        Args:
+            x: (N, C, H, W) normalised images.
+
+        Returns:
+            The feature maps by stride, with the input's size.
+
+        Raises:
+            ValueError: if x has the wrong dimensions or channels, or is smaller than `min_size`.
+        """
+
+    @property
+    def geometry(self) -> dict[int, Geometry]:
+        """Stride, centre and receptive field of each feature map, measured once over what the layers really do."""
+        if self._geometry is None:
+            from fullyconv.geometry import measure
+
+            coarsest = max(*self.channels, self.size_divisor)
+            size = coarsest * -(-224 // coarsest)  # a multiple of every stride, at least the classifiers' native size
+            self._geometry = cast("dict[int, Geometry]", measure(_Maps(self), size, self.in_channels))
+        return self._geometry
+
+    def load_classifier(self, state_dict: Mapping[str, Tensor]) -> Receipt:
+        """Take the weights of the classifier this backbone is the trunk of.
+
+        Keys are the classifier's own. Fully connected weights (two dimensions) are reshaped into kernels; the score
+        layer is not used. Where `in_channels` is not 3, the first convolution of an RGB classifier cannot be used: it
+        keeps its values and stands in the receipt as missing. Either everything fits or nothing is changed.
+
+        Args:
+            state_dict: what the classifier's ``state_dict()`` returns.
+
+        Returns:
+            The receipt of what was copied, reshaped, not used and not found.
+
+        Raises:
+            WeightsError: if tensors are missing, unknown or of another shape; the message names them.
+
+        Example:
+            >>> from fullyconv.backbones.resnet import resnet18_half, resnet18_half_classifier
+            >>> resnet18_half().load_classifier(resnet18_half_classifier(num_classes=10).state_dict()).unused
+            ('fc.weight', 'fc.bias')
+        """
+        own = self.state_dict()
+        to_own = self._own_keys(state_dict)
+        plan: dict[str, Tensor] = {}
+        copied: list[str] = []
+        reshaped: list[str] = []
+        unused: list[str] = []
+        kept: list[str] = []
+        unknown: list[str] = []
+        misfits: list[str] = []
+        for key, value in state_dict.items():
+            target = to_own.get(key)
+            if target is None:
+                (unused if self._is_unused(key) else unknown).append(key)
+                continue
+            shape = own[target].shape
+            if value.shape == shape:
+                copied.append(key)
+                plan[target] = value
+            elif value.ndim == 2 and len(shape) == 4 and value.shape[0] == shape[0] and value.numel() == shape.numel():
+                reshaped.append(key)
+                plan[target] = value.reshape(shape)
+            elif self.in_channels != 3 and value.shape == (shape[0], 3, *shape[2:]) and shape[1] == self.in_channels:
+                unused.append(key)
+                kept.append(target)
+            else:
+                misfits.append(f"{key} {tuple(value.shape)} for {tuple(shape)}")
+        absent = [key for key in own if key not in plan and key not in kept and key not in to_own.values()]
+        # batch norm counts its batches only since torch 0.4.1; older files are complete without the counter
+        kept += [key for key in absent if key.endswith("num_batches_tracked")]
+        missing = [key for key in absent if not key.endswith("num_batches_tracked")]
+        if missing or unknown or misfits:
+            faults = {"missing": missing, "unknown": unknown, "of another shape": misfits}
+            listed = "; ".join(f"{len(keys)} {fault}: {_some(keys)}" for fault, keys in faults.items() if keys)
+            raise WeightsError(
+                f"state_dict does not fit backbone={self.name!r}, nothing was changed: {listed}. "
+                f"Pass the state_dict of the classifier that the backbone is named after."
+            )
+        with torch.no_grad():
+            for key, value in plan.items():
+                own[key].copy_(value)
+        return Receipt(tuple(copied), tuple(reshaped), tuple(unused), tuple(kept))
+
+    def extra_repr(self) -> str:
+        """Say name and channels in the printed module."""
+        return f"name={self.name!r}, channels={self.channels}, in_channels={self.in_channels}"
+
+    def _own_keys(self, state_dict: Mapping[str, Tensor]) -> dict[str, str]:
+        """Map the classifier's keys to those of the backbone: the same, unless a subclass knows better."""
+        own = self.state_dict()
+        return {key: key for key in state_dict if key in own}
+
+    def _is_unused(self, key: str) -> bool:
+        """Tell whether a key without a place here is one that the classifier rightly has."""
+        return key.startswith(self.unused)
+
+    def _size(self, x: Tensor) -> tuple[int, int]:
+        """Check the input and return its height and width in pixels."""
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f"x of shape {tuple(x.shape)}: backbone={self.name!r} takes (N, {self.in_channels}, H, W). "
+                f"Add a batch dimension, or build it with in_channels=C for images of C channels."
+            )
+        height, width = int(x.shape[2]), int(x.shape[3])
+        if min(height, width) < self.min_size:
+            raise ValueError(
+                f"x of {height} x {width} pixels: backbone={self.name!r} needs {self.min_size} x {self.min_size}. "
+                f"Pad the image first (FCN does so by itself)."
+            )
+        return height, width
+
+
+class _Maps(nn.Module):
+    """The same maps in a plain dict, for measuring."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x: Tensor) -> dict[int, Tensor]:
+        return dict(self.backbone(x))
+
+
+def first_convolution(conv: nn.Conv2d, in_channels: int = 3, padding: int | None = None) -> nn.Conv2d:
+    """Rebuild a network's first convolution for other channels or another padding.
+
+    Args:
+        conv: the convolution (C', C, kH, kW) as the classifier has it.
+        in_channels: channels of the input; where it differs from C the weights are drawn anew (He et al. 2015).
+        padding: pixels on each side; None keeps the convolution's own.
+
+    Returns:
+        The convolution; it shares the weights of `conv` where the channels are the same.
+
+    Raises:
+        ValueError: if `in_channels` is not positive.
+    """
+    if in_channels < 1:
+        raise ValueError(f"in_channels={in_channels}: an image has at least one channel, 3 for RGB.")
+    if in_channels == conv.in_channels and padding is None:
+        return conv
+    rebuilt = nn.Conv2d(
+        in_channels,
+        conv.out_channels,
+        cast("tuple[int, int]", conv.kernel_size),
+        stride=cast("tuple[int, int]", conv.stride),
+        padding=cast("tuple[int, int]", conv.padding) if padding is None else padding,
+        bias=conv.bias is not None,
+        device=conv.weight.device,
+        dtype=conv.weight.dtype,
+    )
+    if in_channels == conv.in_channels:
+        rebuilt.weight = conv.weight
+    else:
+        nn.init.kaiming_normal_(rebuilt.weight, mode="fan_out", nonlinearity="relu")
+    if conv.bias is not None:
+        rebuilt.bias = conv.bias
+    return rebuilt
+
+
+def is_paper(padding: str, name: str, *, paper: bool = False) -> bool:
+    """Check `padding` and tell whether it is the paper's.
+
+    Args:
+        padding: "same" or "paper".
+        name: the backbone's name, for the message.
+        paper: whether the backbone exists with the paper's padding.
+
+    Returns:
+        True for "paper".
+
+    Raises:
+        ValueError: for another word, or for "paper" where the paper has no such network.
+    """
+    if padding not in ("same", "paper"):
+        raise ValueError(f"padding={padding!r} is neither 'same' (any size, no waste) nor 'paper' (100 pixels around).")
+    if padding == "paper" and not paper:
+        raise ValueError(
+            f"padding='paper': backbone={name!r} is not in the paper. VGG, AlexNet, CaffeNet and GoogLeNet have it; "
+            f"use padding='same' here."
+        )
+    return padding == "paper"
+
+
+def _some(keys: Sequence[str], most: int = 6) -> str:
+    shown = ", ".join(keys[:most])
+    return f"{shown} and {len(keys) - most} more" if len(keys) > most else shown

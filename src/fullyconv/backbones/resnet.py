@@ -1,0 +1,135 @@
+"""ResNet (He et al., CVPR 2016): features at strides 4, 8, 16 and 32 are the outputs of its four stages."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
+
+from fullyconv.backbones.base import Backbone, Features, Padding, first_convolution, is_paper
+
+
+class ResNet(Backbone):
+    """The trunk of a ResNet, up to but without its global average pooling.
+
+    Args:
+        name: the name it is built by.
+        classifier: a classifier with torchvision's ResNet layers (conv1, bn1, relu, maxpool, layer1..layer4); they
+            are taken over, not copied.
+        in_channels: channels of the input.
+    """
+
+    def __init__(self, name: str, classifier: torchvision.models.ResNet | ResNet18, *, in_channels: int = 3) -> None:
+        stages = (classifier.layer1, classifier.layer2, classifier.layer3, classifier.layer4)
+        channels = dict(zip((4, 8, 16, 32), map(_out_channels, stages), strict=True))
+        super().__init__(name, channels, in_channels=in_channels, unused=("fc.",))
+        self.conv1 = first_convolution(classifier.conv1, in_channels)
+        self.bn1 = classifier.bn1
+        self.relu = classifier.relu
+        self.maxpool = classifier.maxpool
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+
+    def forward(self, x: Tensor) -> Features:
+        """Compute the outputs of the four stages; see `Backbone.forward`."""
+        size = self._size(x)
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        layer1 = self.layer1(x)
+        layer2 = self.layer2(layer1)
+        layer3 = self.layer3(layer2)
+        layer4 = self.layer4(layer3)
+        return Features({4: layer1, 8: layer2, 16: layer3, 32: layer4}, size)
+
+
+class ResNet18(nn.Module):
+    """ResNet-18 of any width: torchvision's blocks, key names and initialisation.
+
+    Args:
+        width: channels of the first stage; each further stage doubles them. 64 is torchvision's `resnet18`.
+        num_classes: number of classes K.
+    """
+
+    def __init__(self, width: int = 64, num_classes: int = 1000) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, kernel_size=7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        self.layer1 = _stage(width, width, stride=1)
+        self.layer2 = _stage(width, 2 * width, stride=2)
+        self.layer3 = _stage(2 * width, 4 * width, stride=2)
+        self.layer4 = _stage(4 * width, 8 * width, stride=2)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(8 * width, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Score images (N, 3, H, W) as (N, K)."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return cast(Tensor, self.fc(self.avgpool(x).flatten(1)))
+
+
+def resnet18_half_classifier(num_classes: int = 1000) -> ResNet18:
+    """Build the classifier that `resnet18_half` is the trunk of: 32, 64, 128 and 256 channels.
+
+    Args:
+        num_classes: number of classes K.
+
+    Returns:
+        The classifier, randomly initialised.
+    """
+    return ResNet18(width=32, num_classes=num_classes)
+
+
+def resnet18_half(*, in_channels: int = 3, padding: Padding = "same") -> ResNet:
+    """Build a ResNet-18 of half width (2.8 million parameters), small enough to train from scratch on a CPU.
+
+    Args:
+        in_channels: channels of the input.
+        padding: "same" only.
+
+    Returns:
+        The backbone, randomly initialised.
+    """
+    is_paper(padding, "resnet18_half")
+    return ResNet("resnet18_half", resnet18_half_classifier(num_classes=1), in_channels=in_channels)
+
+
+def resnet18(*, in_channels: int = 3, padding: Padding = "same") -> ResNet:
+    """Build the trunk of torchvision's ResNet-18; see `resnet18_half` for the arguments."""
+    is_paper(padding, "resnet18")
+    return ResNet("resnet18", torchvision.models.resnet18(weights=None), in_channels=in_channels)
+
+
+def resnet34(*, in_channels: int = 3, padding: Padding = "same") -> ResNet:
+    """Build the trunk of torchvision's ResNet-34; see `resnet18_half` for the arguments."""
+    is_paper(padding, "resnet34")
+    return ResNet("resnet34", torchvision.models.resnet34(weights=None), in_channels=in_channels)
+
+
+def resnet50(*, in_channels: int = 3, padding: Padding = "same") -> ResNet:
+    """Build the trunk of torchvision's ResNet-50; see `resnet18_half` for the arguments."""
+    is_paper(padding, "resnet50")
+    return ResNet("resnet50", torchvision.models.resnet50(weights=None), in_channels=in_channels)
+
+
+def resnet101(*, in_channels: int = 3, padding: Padding = "same") -> ResNet:
+    """Build the trunk of torchvision's ResNet-101; see `resnet18_half` for the arguments."""
+    is_paper(padding, "resnet101")
+    return ResNet("resnet101", torchvision.models.resnet101(weights=None), in_channels=in_channels)
+
+
+def _stage(inplanes: int, planes: int, stride: int) -> nn.Sequential:
+    downsample = None
+    if stride != 1 or inplanes != planes:
+        downsample = nn.Sequential(nn.Conv2d(inplanes, planes, 1, stride=stride, bias=False), nn.BatchNorm2d(planes))
+    return nn.Sequential(BasicBlock(inplanes, planes, stride, downsample), BasicBlock(planes, planes))
+
+
+def _out_channels(stage: nn.Sequential) -> int:
+    """Read the channels of a stage off its last batch norm (BasicBlock ends with bn2, Bottleneck with bn3)."""
+    return [module.num_features for module in stage[-1].modules() if isinstance(module, nn.BatchNorm2d)][-1]

@@ -1,0 +1,126 @@
+"""VGG (Simonyan and Zisserman, ICLR 2015) as Long et al. use it: fc6 and fc7 are convolutions.
+
+Features at strides 4, 8 and 16 are pool2, pool3 and pool4, at 32 fc7. With ``fc=False`` the 13 (16) convolutions stay
+alone, as in SegNet, and the map at 32 is pool5.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torchvision
+from torch import Tensor, nn
+
+from fullyconv.backbones.base import (
+    PAPER_PADDING,
+    Backbone,
+    Features,
+    Padding,
+    Switch,
+    first_convolution,
+    is_paper,
+)
+from fullyconv.conversion.linear import linear_to_conv
+
+
+class VGG(Backbone):
+    """The trunk of a VGG.
+
+    Every pooling rounds its output size up, as Caffe does, so that no row of pixels is lost and any image is served.
+
+    Args:
+        name: the name it is built by.
+        classifier: torchvision's classifier; its layers are taken over, not copied.
+        in_channels: channels of the input.
+        padding: "same" pads fc6 by 3 cells, so that its cells lie at 32 i + 15.5 pixels and cover the image; "paper"
+            pads the first convolution by 100 pixels and fc6 not at all (Long et al., reference networks).
+        fc: keep fc6 and fc7.
+        switches: record where each pooling found its maxima, by the stride after it (2 to 32), for max unpooling.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        classifier: torchvision.models.VGG,
+        *,
+        in_channels: int = 3,
+        padding: Padding = "same",
+        fc: bool = True,
+        switches: bool = False,
+    ) -> None:
+        paper = is_paper(padding, name, paper=True)
+        unused = ("classifier.6.",) if fc else ("classifier.",)
+        super().__init__(
+            name, {4: 128, 8: 256, 16: 512, 32: 4096 if fc else 512}, in_channels=in_channels, unused=unused
+        )
+        self.switches = switches
+        layers: list[nn.Module] = [
+            nn.MaxPool2d(2, ceil_mode=True, return_indices=switches) if isinstance(layer, nn.MaxPool2d) else layer
+            for layer in classifier.features
+        ]
+        layers[0] = first_convolution(cast(nn.Conv2d, layers[0]), in_channels, PAPER_PADDING if paper else None)
+        self.features = nn.Sequential(*layers)
+        self.classifier: nn.Sequential | None = None
+        if fc:
+            linear6, relu6, drop6, linear7, relu7, drop7 = list(classifier.classifier)[:6]
+            fc6 = linear_to_conv(linear6, 7)
+            fc6.padding = (0, 0) if paper else (3, 3)
+            fc7 = linear_to_conv(linear7, 1)
+            self.classifier = nn.Sequential(fc6, relu6, drop6, fc7, relu7, drop7)
+
+    def forward(self, x: Tensor) -> Features:
+        """Compute pool2, pool3, pool4 and fc7 (pool5 without fc); see `Backbone.forward`."""
+        size = self._size(x)
+        maps: dict[int, Tensor] = {}
+        switches: dict[int, Switch] = {}
+        stride = 1
+        for layer in self.features:
+            if not isinstance(layer, nn.MaxPool2d):
+                x = layer(x)
+                continue
+            stride *= 2
+            if self.switches:
+                before = (int(x.shape[2]), int(x.shape[3]))
+                x, positions = layer(x)
+                switches[stride] = Switch(positions, before)
+            else:
+                x = layer(x)
+            if stride in self.channels:
+                maps[stride] = x
+        if self.classifier is not None:
+            maps[32] = cast(Tensor, self.classifier(x))
+        return Features(maps, size, switches)
+
+
+def vgg16(*, in_channels: int = 3, padding: Padding = "same", fc: bool = True, switches: bool = False) -> VGG:
+    """Build the trunk of torchvision's VGG-16.
+
+    Args:
+        in_channels: channels of the input.
+        padding: "same" covers any image without waste; "paper" puts 100 pixels around it.
+        fc: keep fc6 and fc7.
+        switches: record the positions of the maxima for max unpooling.
+
+    Returns:
+        The backbone, randomly initialised.
+    """
+    classifier = torchvision.models.vgg16(weights=None, num_classes=1)
+    return VGG("vgg16", classifier, in_channels=in_channels, padding=padding, fc=fc, switches=switches)
+
+
+def vgg16_bn(*, in_channels: int = 3, padding: Padding = "same", fc: bool = True, switches: bool = False) -> VGG:
+    """Build the trunk of torchvision's VGG-16 with batch norm; see `vgg16` for the arguments."""
+    classifier = torchvision.models.vgg16_bn(weights=None, num_classes=1)
+    return VGG("vgg16_bn", classifier, in_channels=in_channels, padding=padding, fc=fc, switches=switches)
+
+
+def vgg19(*, in_channels: int = 3, padding: Padding = "same", fc: bool = True, switches: bool = False) -> VGG:
+    """Build the trunk of torchvision's VGG-19; see `vgg16` for the arguments."""
+    classifier = torchvision.models.vgg19(weights=None, num_classes=1)
+    return VGG("vgg19", classifier, in_channels=in_channels, padding=padding, fc=fc, switches=switches)
+
+
+def vgg19_bn(*, in_channels: int = 3, padding: Padding = "same", fc: bool = True, switches: bool = False) -> VGG:
+    """Build the trunk of torchvision's VGG-19 with batch norm; see `vgg16` for the arguments."""
+    classifier = torchvision.models.vgg19_bn(weights=None, num_classes=1)
+    return VGG("vgg19_bn", classifier, in_channels=in_channels, padding=padding, fc=fc, switches=switches)

@@ -1,0 +1,442 @@
+"""The command line. Every command imports what it needs when it runs, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from fullyconv.errors import DatasetError
+
+if TYPE_CHECKING:
+    from fullyconv.confusion import SegmentationScores
+    from fullyconv.data.datamodule import SegmentationDataModule
+    from fullyconv.labels import Labels
+    from fullyconv.module import SegmentationModule
+
+DESCRIPTION = "Semantic segmentation with fully convolutional networks: pretrained models, fine-tuning, conversion."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: the words after ``fullyconv``; None takes them from the process.
+
+    Returns:
+        Exit status: 0 when everything was done, 1 when some input was not, 2 for a wrong call.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    # LightningCLI owns the grammar of fit, and of test and validate by recipe and checkpoint.
+    if words and (words[0] == "fit" or (words[0] in ("test", "validate") and _has_option(words, "--config"))):
+        return _guard(lambda: _lightning(words[0], words[1:]))
+    arguments = _parser().parse_args(words)
+    return _guard(lambda: int(arguments.run(arguments)))
+
+
+def _guard(run: Any) -> int:
+    try:
+        return int(run())
+    except BrokenPipeError:
+        return 1
+    except (ValueError, OSError, ImportError) as error:
+        # Every refusal of the package is one of these and says what to do; a traceback would only hide it.
+        print(f"fullyconv: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("fullyconv: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fullyconv", description=DESCRIPTION)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    listing = commands.add_parser("list", help="show the models of the zoo")
+    listing.add_argument("--json", action="store_true", help="for programs: a list of objects")
+    listing.set_defaults(run=_list)
+
+    demo = commands.add_parser("demo", help="segment a photograph with a shipped model")
+    demo.add_argument("image", nargs="?", help="any picture; without it, the sample photograph of the extra 'demo'")
+    demo.add_argument("--model", default="street", help="zoo name or artefact folder (default: %(default)s)")
+    demo.add_argument("--out", default="fullyconv-demo.png", help="overlay to write (default: %(default)s)")
+    demo.set_defaults(run=_demo)
+
+    predict = commands.add_parser("predict", help="segment pictures and folders of pictures")
+    predict.add_argument("input", nargs="+", metavar="INPUT", help="picture, folder or quoted glob")
+    predict.add_argument("--model", default="street", help="zoo name or artefact folder (default: %(default)s)")
+    predict.add_argument("--out", default="masks", metavar="DIR", help="folder of the masks (default: %(default)s)")
+    predict.add_argument("--overlay", action="store_true", help="write NAME.overlay.png beside each mask")
+    predict.set_defaults(run=_predict)
+
+    for name, split in (("test", "test"), ("validate", "val")):
+        command = commands.add_parser(
+            name,
+            help=f"print the metrics of a model on the {split} split of a set",
+            description="MODEL DATA, or --config YAML --ckpt_path FILE of a run.",
+        )
+        command.add_argument("model", metavar="MODEL", help="zoo name or artefact folder")
+        command.add_argument("data", metavar="DATA", help="folder, or name of a public set under FULLYCONV_DATA")
+        command.add_argument("--split", choices=("train", "val", "test"), default=split)
+        command.add_argument("--batch-size", type=_positive, default=4, help="images at a time (default: %(default)s)")
+        command.add_argument("--json", action="store_true", help="for programs: one object, in percent")
+        command.set_defaults(run=_test)
+
+    commands.add_parser("fit", help="train: fit [DATA] [--config YAML] [LightningCLI options]", add_help=False)
+    return parser
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from fullyconv.hub.catalog import entries
+
+    rows: list[dict[str, Any]] = []
+    for entry in entries():
+        score = entry.config.score or {}
+        rows.append(
+            {
+                "name": entry.name,
+                "aliases": list(entry.aliases),
+                "kind": entry.config.kind,
+                "source": "shipped",
+                "classes": list(entry.config.labels.get("names", [])),
+                "data": score.get("data"),
+                "split": score.get("split"),
+                "mean_iu": score.get("mean_iu"),
+                "bytes": entry.bytes,
+                "licence": entry.config.licence,
+            }
+        )
+    if arguments.json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return 0
+    for row in rows:
+        also = f" ({', '.join(row['aliases'])})" if row["aliases"] else ""
+        iu = (
+            "not measured"
+            if row["mean_iu"] is None
+            else f"mean IU {row['mean_iu']:.1f} on {row['data']} {row['split']}"
+        )
+        print(f"{row['name']}{also}: {len(row['classes'])} classes, {iu}, {row['bytes'] / 1e6:.1f} MB")
+        print(f"    classes: {', '.join(row['classes'])}")
+        print(f"    licence of the weights: {row['licence']}")
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from fullyconv.images import write_image
+
+    image = Path(arguments.image) if arguments.image else _sample_photograph()
+    _check_target(Path(arguments.out))
+    segmenter = _load(arguments.model)
+    result = segmenter.predict(image)
+    write_image(arguments.out, result.overlay())
+    height, width = result.mask.shape
+    print(f"{image.name}: {width} x {height} pixels, model {arguments.model}")
+    for name, share in result.shares().items():
+        if share > 0:
+            print(f"  {name:<12} {share:7.2%}")
+    print(f"overlay written to {arguments.out}")
+    return 0
+
+
+def _sample_photograph() -> Path:
+    # Found without importing scikit-learn, which takes seconds and is not needed to read a file of it.
+    spec = importlib.util.find_spec("sklearn")
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        photograph = Path(place) / "datasets" / "images" / "china.jpg"
+        if photograph.is_file():
+            return photograph
+    raise FileNotFoundError(
+        "no picture to segment: give one, as in 'fullyconv demo street.jpg', or install the sample photograph with "
+        "pip install 'fullyconv[demo]'"
+    )
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from fullyconv.images import find_images, write_image
+
+    pictures: list[tuple[Path, Path]] = []
+    out = Path(arguments.out)
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"--out {out}: is a file; give the folder of the masks")
+    for given in arguments.input:
+        root = Path(given)
+        for path in find_images(given, recursive=True):
+            inside_out = out.resolve() in path.resolve().parents
+            if inside_out and out.resolve() != root.resolve() and root.is_dir():
+                continue  # a mask of an earlier run, where the masks go into a folder inside that of the pictures
+            # Folders keep their inner structure, so that two pictures of one name do not overwrite each other.
+            inside = path.relative_to(root) if root.is_dir() else Path(path.name)
+            pictures.append((path, out / inside.with_suffix(".png")))
+    claimed: dict[Path, Path] = {}
+    targets = list(pictures)
+    if arguments.overlay:
+        targets += [(path, target.with_suffix(".overlay.png")) for path, target in pictures]
+    for path, target in targets:
+        other = claimed.setdefault(target, path)
+        if other != path:
+            raise ValueError(
+                f"{other} and {path} would both be written to {target}: predict them into two folders (--out)"
+            )
+        if target.exists() and target.samefile(path):
+            raise ValueError(
+                f"--out {arguments.out}: {path} would be overwritten by its own mask; choose another folder"
+            )
+    segmenter = _load(arguments.model)
+    failed = 0
+    for number, (path, target) in enumerate(pictures, 1):
+        try:
+            result = segmenter.predict(path)
+        except (DatasetError, OSError) as error:
+            failed += 1
+            print(f"fullyconv: skipped: {error}", file=sys.stderr)
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        result.save(target)
+        if arguments.overlay:
+            write_image(target.with_suffix(".overlay.png"), result.overlay())
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in list(result.shares().items())[:3])
+        print(f"[{number}/{len(pictures)}] {path} -> {target}  ({shares})")
+    if failed:
+        print(f"fullyconv: {failed} of {len(pictures)} pictures could not be read", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _test(arguments: argparse.Namespace) -> int:
+    from fullyconv.data.datamodule import SegmentationDataModule
+
+    segmenter = _load(arguments.model)
+    data = SegmentationDataModule(arguments.data, classes=None, batch_size=arguments.batch_size)
+    result = evaluate(segmenter, data, arguments.split)
+    if arguments.json:
+        print(json.dumps({"model": arguments.model, "data": Path(arguments.data).name, "split": arguments.split}
+                         | result.to_dict(segmenter.classes), indent=2, ensure_ascii=False))  # fmt: skip
+    else:
+        print(f"{arguments.model} on {Path(arguments.data).name}, {arguments.split} split, {result.pixels:,} pixels")
+        print(result.table(segmenter.classes))
+    return 0
+
+
+def evaluate(segmenter: SegmentationModule, data: SegmentationDataModule, split: str = "test") -> SegmentationScores:
+    """Score a segmenter on one split, each image at its own size.
+
+    Args:
+        segmenter: the module.
+        data: the set.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+
+    Raises:
+        ValueError: if the set has no such split, or other classes than the segmenter.
+    """
+    L = _quiet_lightning()
+    trainer = L.Trainer(
+        logger=False, enable_checkpointing=False, enable_model_summary=False, devices=1, enable_progress_bar=False
+    )
+    segmenter.check_data(data)
+    data.check(split)
+    trainer.test(segmenter, dataloaders=data.eval_dataloader(split), verbose=False)
+    return segmenter.test_scores
+
+
+LINKED: dict[str, Callable[[Labels], Any]] = {
+    "classes": lambda labels: list(labels.names),
+    "palette": lambda labels: [list(colour) for colour in labels.palette],
+    "ignore_index": lambda labels: labels.ignore_index,
+    "label_values": lambda labels: dict(labels.values),
+}
+"""What a module of a recipe takes from the data, as plain values."""
+
+
+@dataclass
+class RunOptions:
+    """Where a run writes, and what it leaves.
+
+    Args:
+        folder: folder of logs, checkpoints and the artefact. ``--ckpt_path last`` resumes from it.
+        artefact: folder of the artefact; None means ``artefact`` in the run's folder.
+        dtype: of the stored weights.
+        licence: licence of the weights, as you state it; the licence of the training data binds you.
+        data: what the card calls the training data; None means the last part of its path.
+        split: split on which the stored artefact is scored once, after training; "auto" is test where there is one,
+            else val.
+    """
+
+    folder: str = "runs/fit"
+    artefact: str | None = None
+    dtype: Literal["float32", "float16"] = "float16"
+    licence: str | None = None
+    data: str | None = None
+    split: Literal["auto", "val", "test", "none"] = "auto"
+
+
+def _lightning(command: str, words: list[str]) -> int:
+    _quiet_lightning()
+    import torch
+    from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+    from lightning.pytorch.loggers import CSVLogger
+
+    from fullyconv.data.datamodule import SegmentationDataModule
+    from fullyconv.module import SegmentationModule
+
+    if words and not words[0].startswith("-"):
+        words = ["--data.data", words[0], *words[1:]]
+
+    class CLI(LightningCLI):
+        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            parser.add_class_arguments(RunOptions, "run")
+            # The data knows its classes when it exists; a module must never be built for other ones.
+            for key, form in LINKED.items():
+                parser.link_arguments("data.labels", f"model.{key}", compute_fn=form, apply_on="instantiate")
+
+        def instantiate_trainer(self, **kwargs: Any) -> Any:
+            run = self._run()
+            own = [
+                ModelCheckpoint(
+                    dirpath=Path(run["folder"]) / "checkpoints",
+                    filename="best",
+                    monitor=SegmentationModule.monitor,
+                    mode="max",
+                    save_last=True,
+                    enable_version_counter=False,
+                ),
+                TQDMProgressBar(refresh_rate=10),
+            ]
+            config = self._get(self.config_init, "trainer", default={})
+            trainer_config = dict(config)
+            wanted = [
+                callback
+                for callback, flag in zip(own, ("enable_checkpointing", "enable_progress_bar"), strict=True)
+                if trainer_config.get(flag) is not False
+            ]
+            trainer_config["callbacks"] = [*(trainer_config.get("callbacks") or []), *wanted]
+            if trainer_config.get("logger") in (None, True):
+                trainer_config["logger"] = CSVLogger(run["folder"], name="log")
+            trainer_config["default_root_dir"] = trainer_config.get("default_root_dir") or run["folder"]
+            return self._instantiate_trainer(trainer_config | kwargs, [])
+
+        def _run(self) -> dict[str, Any]:
+            return dict(vars(self.config[command].run))
+
+        def before_fit(self) -> None:
+            _scored_split(self.datamodule, RunOptions(**self._run()))
+
+        def after_fit(self) -> None:
+            first = self.trainer.is_global_zero
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                # The stored artefact is scored by one process alone, on all of the split.
+                torch.distributed.barrier()
+                torch.distributed.destroy_process_group()
+            if first:
+                _keep_artefact(self.trainer, self.model, self.datamodule, RunOptions(**self._run()))
+
+    CLI(
+        SegmentationModule,
+        SegmentationDataModule,
+        args=[command, *words],
+        parser_kwargs={"prog": "fullyconv"},
+        seed_everything_default=0,
+    )
+    return 0
+
+
+def _keep_artefact(trainer: Any, module: SegmentationModule, data: SegmentationDataModule, run: RunOptions) -> None:
+    """Store the best checkpoint as an artefact, score what was stored, and write the score into it."""
+    import torch
+
+    from fullyconv.module import SegmentationModule
+
+    best = trainer.checkpoint_callback.best_model_path if trainer.checkpoint_callback else ""
+    if best:
+        # weights_only: a checkpoint holds plain values and tensors, and nothing of it is ever executed.
+        state = torch.load(best, map_location="cpu", weights_only=True)
+        module.load_state_dict(state["state_dict"])
+        module.training_record |= {"best epoch": int(state["epoch"]) + 1}
+    module.training_record |= {
+        "data": run.data or Path(str(data.hparams["data"])).name,
+        "epochs": int(trainer.current_epoch),
+        "steps": int(trainer.global_step),
+        "minutes": round(module.training_seconds / 60, 1),
+        "hardware": _hardware(module.device),
+    }
+    folder = Path(run.artefact or Path(run.folder) / "artefact")
+    module.save(folder, dtype=run.dtype, licence=run.licence)
+    print(f"\nartefact written to {folder}")
+    split = _scored_split(data, run)
+    if split is not None:
+        stored = SegmentationModule.load(folder)
+        result = evaluate(stored, data, split)
+        score = {"data": module.training_record["data"], "split": split} | result.to_dict(stored.classes)
+        score["command"] = f"fullyconv test {folder} {data.hparams['data']} --split {split}"
+        module.save(folder, dtype=run.dtype, licence=run.licence, score=score)
+        print(f"{score['data']}, {split} split, measured on the stored artefact")
+        print(result.table(stored.classes))
+
+
+def _scored_split(data: SegmentationDataModule, run: RunOptions) -> str | None:
+    """Say on which split the artefact is scored; refuse one that is not there before anything is trained."""
+    if run.split == "none":
+        return None
+    if run.split == "auto":
+        return "test" if "test" in data.splits else "val"
+    if run.split not in data.splits:
+        raise ValueError(
+            f"--run.split {run.split}: the data has {', '.join(data.splits)}; name one of them, or leave it out"
+        )
+    return run.split
+
+
+def _check_target(path: Path) -> None:
+    """Refuse a file that cannot be written before minutes are spent on what it would hold."""
+    if path.is_dir() or not path.resolve().parent.is_dir() or path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise ValueError(f"--out {path}: give a .png or .jpg file in a folder that exists")
+
+
+def _hardware(device: Any) -> str:
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} thread(s) of torch"
+
+
+def _load(model: str) -> SegmentationModule:
+    _quiet_lightning()
+    from fullyconv.hub.load import load
+
+    return load(model)
+
+
+def _quiet_lightning() -> Any:
+    import lightning
+
+    # Tips and device listings would stand between the user and the answer.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", message="(?s).*Checkpoint directory .* exists and is not empty.*")
+    return lightning
+
+
+def _has_option(words: Sequence[str], option: str) -> bool:
+    return any(word == option or word.startswith(option + "=") for word in words)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

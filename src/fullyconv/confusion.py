@@ -1,0 +1,153 @@
+"""The arithmetic of the confusion matrix: four metrics and the IU of every class, without torch.
+
+Section 5 of Long, Shelhamer and Darrell (2015) defines the metrics on one confusion matrix over the whole set:
+``matrix[i, j]`` counts the pixels of class i that were predicted to be class j. Scores of single images are never
+averaged. The rule for absent classes is the reference's: a class that occurs neither in the masks nor in the
+predictions has no IU and does not enter the mean; one that was predicted although it occurs nowhere has IU 0 and does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class SegmentationScores:
+    """What a confusion matrix says, as fractions between 0 and 1 (nan where nothing was counted).
+
+    Args:
+        pixel_accuracy: sum_i n_ii / sum_i t_i.
+        mean_accuracy: mean over the classes that occur of n_ii / t_i.
+        mean_iu: mean over the classes that occur or were predicted of n_ii / (t_i + sum_j n_ji - n_ii).
+        frequency_weighted_iu: the IU of each class weighted with t_i.
+        iu: IU of each class; nan where the class occurs nowhere.
+        accuracy: n_ii / t_i of each class; nan where t_i = 0.
+        pixels: number of pixels that counted.
+    """
+
+    pixel_accuracy: float
+    mean_accuracy: float
+    mean_iu: float
+    frequency_weighted_iu: float
+    iu: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    pixels: int
+
+    def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
+        """Give the scores in percent as plain JSON values, ``null`` for classes without a score.
+
+        Args:
+            names: the K class names.
+
+        Raises:
+            ValueError: if there are not as many names as classes.
+        """
+        _check_names(names, len(self.iu))
+        return {
+            "pixel_accuracy": _percent(self.pixel_accuracy),
+            "mean_accuracy": _percent(self.mean_accuracy),
+            "mean_iu": _percent(self.mean_iu),
+            "frequency_weighted_iu": _percent(self.frequency_weighted_iu),
+            "iu": {name: _percent(value) for name, value in zip(names, self.iu, strict=True)},
+            "pixels": self.pixels,
+        }
+
+    def table(self, names: Sequence[str]) -> str:
+        """Write the scores in percent as lines of text, one class a line.
+
+        Args:
+            names: the K class names.
+
+        Example:
+            >>> print(scores(np.array([[3, 1], [0, 4]])).table(["sky", "road"]))
+            pixel accuracy           87.50 %
+            mean accuracy            87.50 %
+            mean IU                  77.50 %
+            frequency weighted IU    77.50 %
+            <BLANKLINE>
+            class     IU %   accuracy %
+            sky      75.00        75.00
+            road     80.00       100.00
+        """
+        _check_names(names, len(self.iu))
+        lines = [
+            f"{label:<22} {value * 100:>7.2f} %"
+            for label, value in (
+                ("pixel accuracy", self.pixel_accuracy),
+                ("mean accuracy", self.mean_accuracy),
+                ("mean IU", self.mean_iu),
+                ("frequency weighted IU", self.frequency_weighted_iu),
+            )
+        ]
+        width = max(len("class"), *(len(name) for name in names))
+        lines += ["", f"{'class':<{width}}  {'IU %':>7}  {'accuracy %':>11}"]
+        for name, iu, accuracy in zip(names, self.iu, self.accuracy, strict=True):
+            lines.append(f"{name:<{width}}  {_cell(iu):>6}  {_cell(accuracy):>11}")
+        return "\n".join(lines)
+
+
+def scores(matrix: npt.ArrayLike) -> SegmentationScores:
+    """Compute the metrics of section 5 from one confusion matrix.
+
+    Args:
+        matrix: (K, K) counts; rows are the true classes, columns the predicted ones.
+
+    Raises:
+        ValueError: if the matrix is not square, or holds negative counts.
+    """
+    counts = np.asarray(matrix)
+    if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or counts.shape[0] == 0:
+        raise ValueError(f"matrix of shape {counts.shape}: a confusion matrix is (K, K); pass one row for each class")
+    if (counts < 0).any():
+        raise ValueError("matrix holds negative counts: pass numbers of pixels")
+    counts = counts.astype(np.float64)
+    hits = np.diag(counts)
+    truth = counts.sum(axis=1)
+    union = truth + counts.sum(axis=0) - hits
+    total = truth.sum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        accuracy = np.where(truth > 0, hits / truth, np.nan)
+        iu = np.where(union > 0, hits / union, np.nan)
+    occurs = truth > 0
+    return SegmentationScores(
+        pixel_accuracy=float(hits.sum() / total) if total else math.nan,
+        mean_accuracy=float(accuracy[occurs].mean()) if occurs.any() else math.nan,
+        mean_iu=float(iu[union > 0].mean()) if (union > 0).any() else math.nan,
+        frequency_weighted_iu=float((truth[occurs] * iu[occurs]).sum() / total) if total else math.nan,
+        iu=tuple(float(value) for value in iu),
+        accuracy=tuple(float(value) for value in accuracy),
+        pixels=int(total),
+    )
+
+
+def headline(score: Mapping[str, Any]) -> str:
+    """Say the four metrics of a stored score (percent) in one line."""
+    return ", ".join(
+        f"{label} {score[key]:.2f}"
+        for key, label in (
+            ("pixel_accuracy", "pixel accuracy"),
+            ("mean_accuracy", "mean accuracy"),
+            ("mean_iu", "mean IU"),
+            ("frequency_weighted_iu", "f.w. IU"),
+        )
+        if score.get(key) is not None
+    )
+
+
+def _check_names(names: Sequence[str], number: int) -> None:
+    if len(names) != number:
+        raise ValueError(f"names={list(names)!r}: the confusion matrix has {number} classes; pass {number} names")
+
+
+def _percent(value: float) -> float | None:
+    return None if math.isnan(value) else round(value * 100, 4)
+
+
+def _cell(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value * 100:.2f}"

@@ -1,0 +1,207 @@
+"""What is computed about a conversion before anybody may rely on it: the head compared, the geometry measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from fullyconv.conversion.head import HeadPlan
+from fullyconv.conversion.network import DenseClassifier, smallest
+from fullyconv.conversion.program import map_leaves
+from fullyconv.conversion.refusals import UnsupportedHead
+from fullyconv.conversion.report import Change, Guarantee, Report
+from fullyconv.conversion.trace import (
+    BATCH,
+    GROWTH,
+    LARGER,
+    REFERENCE,
+    Trace,
+    TrainingFlag,
+    example,
+    first_line,
+    map_axes,
+    tensors,
+)
+from fullyconv.geometry import Geometry, measure
+from fullyconv.tracking import Tracker
+
+Pair = tuple[int, int]
+
+
+def check_head(
+    source: nn.Module, dense: DenseClassifier, found: Trace, maps: list[fx.Node], head: list[fx.Node]
+) -> None:
+    """Compare the dense head on a larger map with the classifier's own head on two windows of it.
+
+    This is what a conversion promises in every case, so it is computed for every conversion: whatever the
+    head does that the walk misunderstood (a sum over the batch, a layer that is not what it says) shows here.
+    """
+    generator = torch.Generator().manual_seed(0)
+    # As many windows as there were images while tracing, because sizes found then are part of the graph.
+    windows, corners, larger = [], ((0, 0), (1, 2), (0, 1)), []
+    assert len(corners) == BATCH
+    for node in maps:
+        value = node.meta[REFERENCE]
+        y, x = axes_of(node)
+        channels = value.shape[1 if (y, x) == (2, 3) else 3]
+        h, w = value.shape[y], value.shape[x]
+        like = next((p for p in source.parameters() if p.is_floating_point()), torch.empty(0))
+        if like.device.type == "meta":
+            return
+        map = torch.randn(1, channels, h + 1, w + 2, generator=generator).abs()
+        map = map.to(device=like.device, dtype=value.dtype)
+        larger.append(map)
+        parts = torch.cat([map[:, :, i : i + h, j : j + w] for i, j in corners])
+        windows.append(parts if (y, x) == (2, 3) else parts.permute(0, 2, 3, 1))
+    values: dict[fx.Node, Any] = {node: part.clone() for node, part in zip(maps, windows, strict=True)}
+
+    def leaf(argument: Any) -> Any:
+        if isinstance(argument, fx.Node):
+            return values[argument]
+        return bool(argument) if isinstance(argument, TrainingFlag) else argument
+
+    try:
+        for node in head:
+            if node.op != "get_attr" and not tensors(node.meta[REFERENCE]):
+                values[node] = node.meta[REFERENCE]
+                continue
+            args, kwargs = map_leaves(leaf, tuple(node.args)), map_leaves(leaf, dict(node.kwargs))
+            if node.op == "get_attr":
+                owner: Any = source
+                for name in str(node.target).split("."):
+                    owner = getattr(owner, name)
+                values[node] = owner
+            elif node.op == "call_module":
+                values[node] = source.get_submodule(str(node.target))(*args, **kwargs)
+            elif node.op == "call_method":
+                values[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            else:
+                assert callable(node.target)
+                values[node] = node.target(*args, **kwargs)
+        expected = values[found.scores].reshape(BATCH, -1)
+        scores = dense.scores_of(*larger)
+    except Exception as error:
+        raise UnsupportedHead(
+            f"classifier={type(source).__name__}: its head does not run on several windows at once: "
+            f"{type(error).__name__}: {first_line(error)}; use fullyconv.conversion.sliding_window"
+        ) from error
+    if dense.pool == "cam":
+        h, w = (maps[0].meta[REFERENCE].shape[axis] for axis in axes_of(maps[0]))
+        got = torch.stack([scores[0, :, i : i + h, j : j + w].mean((1, 2)) for i, j in corners])
+    else:
+        got = torch.stack([scores[0, :, i, j] for i, j in corners])
+    tolerance = 1e-3 if expected.dtype in (torch.float32, torch.float64) else 5e-2
+    error_, size = (got - expected).abs().max(), expected.abs().max()
+    agrees = bool(error_ <= tolerance * size) or torch.allclose(got, expected, tolerance, 1e-6, equal_nan=True)
+    if not agrees:
+        raise UnsupportedHead(
+            f"classifier={type(source).__name__}: its head gives another answer when it sees several windows together "
+            f"(difference {float(error_):.2g} of {float(size):.2g}), because it mixes the images of a batch or keeps "
+            "state; use fullyconv.conversion.sliding_window"
+        )
+
+
+class _Trunk(nn.Module):
+    """Run the steps in front of the head only."""
+
+    def __init__(self, dense: DenseClassifier) -> None:
+        super().__init__()
+        self.dense = dense
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self.dense.feature_maps(x)
+
+
+def describe(source: nn.Module, dense: DenseClassifier, found: Trace, maps: list[fx.Node], plan: HeadPlan) -> None:
+    """Measure the geometry, try some sizes, and write the report."""
+    (height, width), larger = dense.input_size, found.larger
+    dense._grids[height, width] = _grid_at(maps, REFERENCE, dense._windows)
+    dense._grids[larger] = _grid_at(maps, LARGER, dense._windows)
+    trunk = _Trunk(dense)
+    geometries = measure(trunk, larger, dense.in_channels)
+    geometry: Geometry | None = None
+    for one, window in zip(geometries, dense._windows, strict=True):
+        scored = one.conv(window)
+        geometry = scored if geometry is None else geometry.join(scored)
+    assert geometry is not None
+    guarantee: Guarantee = "head" if geometry.global_context else "interior" if geometry.padded else "window"
+
+    # One step more, some steps more, twice the size, and one that no stride divides.
+    (down, right), grown = (max(1, round(s)) for s in geometry.stride), (height + GROWTH[0], width + GROWTH[1])
+    steps = [(height, width), (height + down, width + 3 * right), larger, grown, (2 * height, 2 * width)]
+    grids = {size: dense._grid(size) for size in dict.fromkeys([*steps, (height + 37, width + 53)])}
+    # A trunk that divides the map into blocks counted from the image's corner, or goes through a coarser map than the
+    # last one, gives an answer at a place that depends on where the image was cut, even if it is all local.
+    refused = any(grids[size] is None for size in steps if _whole_steps(size, dense.input_size, (down, right)))
+    if refused or not _moves_by_its_stride(trunk, larger, dense.in_channels, geometry.stride):
+        guarantee = "head"
+    frontiers = []
+    for node in maps:
+        shape = node.meta[REFERENCE].shape
+        y, x = axes_of(node)
+        frontiers.append((name_of(node, source), (shape[1 if y == 2 else 3], shape[y], shape[x])))
+    # Past nn.Module's own bookkeeping: the classifier may have modules of these names.
+    dense.__dict__["geometry"] = geometry
+    dense.__dict__["report"] = Report(
+        classifier=type(source).__name__,
+        input_size=dense.input_size,
+        pool=dense.pool,
+        changes=tuple(Change(*change) for change in plan.changes),
+        frontier=tuple(frontiers),
+        window=dense._windows[0],
+        geometry=geometry,
+        guarantee=guarantee,
+        grids=grids,
+        dropped=dense._dropped,
+    )
+
+
+def axes_of(node: fx.Node) -> Pair:
+    axes = map_axes(node.meta[REFERENCE].shape, node.meta[LARGER].shape)
+    assert axes is not None
+    return axes
+
+
+def _grid_at(maps: list[fx.Node], when: str, windows: Iterable[Pair]) -> Pair | None:
+    shapes = [tuple(node.meta[when].shape[axis] for axis in axes_of(node)) for node in maps]
+    return smallest([(h - kh + 1, w - kw + 1) for (h, w), (kh, kw) in zip(shapes, windows, strict=True)])
+
+
+def name_of(node: fx.Node, source: nn.Module) -> str:
+    if node.op == "call_module":
+        return str(node.target)
+    if node.op == "placeholder":
+        return "the image itself"
+    return f"{getattr(node.target, '__name__', node.target)} in {node.meta.get('module') or type(source).__name__}"
+
+
+class _Strides(Tracker):  # type: ignore[no-untyped-call]
+    """Note the stride of every map on the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[tuple[float, float]] = set()
+
+    def remember(self, tensor: Tensor, seen: Any) -> None:
+        if seen.axes:
+            self.found.add(seen.geometry.stride)
+        super().remember(tensor, seen)
+
+
+def _moves_by_its_stride(trunk: nn.Module, size: Pair, channels: int, stride: tuple[float, float]) -> bool:
+    """Tell whether the strides of all maps on the way divide the last one's, so that maps move with the image."""
+    strides = _Strides()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        image = example(trunk, channels, size, batch=1)
+        strides.start(image)
+        with strides:
+            trunk(image)
+    return all((last / step).is_integer() for steps in strides.found for last, step in zip(stride, steps, strict=True))
+
+
+def _whole_steps(size: Pair, reference: Pair, stride: Pair) -> bool:
+    return all((a - b) % s == 0 for a, b, s in zip(size, reference, stride, strict=True))

@@ -1,0 +1,506 @@
+"""Scores at more places: the classifier slid over the image, and two ways to a denser grid that cost less.
+
+A fully convolutional network with stride s gives a score every s pixels. Long et al. (2015, section 3.2) fill the gaps
+either by running it on s*s shifted images and interlacing the results (shift-and-stitch), or by taking the steps out of
+its layers and spreading their kernels instead (the algorithme a trous of Holschneider et al.). Both compute the same
+where no padding is involved: every pixel window gets the answer that it gets alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from fullyconv.conversion.program import Step
+from fullyconv.conversion.surgery import DenseClassifier
+from fullyconv.errors import ConversionError
+from fullyconv.geometry import Geometry, Pair, measure, pair, watch
+from fullyconv.tracking import STATISTICS, Tracker, joins, operation
+
+Network = TypeVar("Network", bound=nn.Module)
+
+# Any size will do to see what a network executes (no data are involved); this one leaves maps of stride 32 some cells.
+MEASURING_SIZE = 512
+
+
+def sliding_window(
+    classifier: nn.Module,
+    image: Tensor,
+    window: int | tuple[int, int],
+    stride: int | tuple[int, int],
+    *,
+    batch_size: int = 16,
+) -> Tensor:
+    """Slide a classifier over images, window by window: the truth that a converted network is held against.
+
+    The classifier runs in eval mode and without gradients; its modes are restored. Any classifier will do, also one
+    that cannot be converted (vision transformers).
+
+    Args:
+        classifier: maps (N, C, kH, kW) to (N, K), or to (N, K, 1, 1).
+        image: (N, C, H, W), at least as large as the window.
+        window: side of the window, or (kH, kW), in pixels.
+        stride: step of the window, or (y, x), in pixels.
+        batch_size: windows per call of the classifier.
+
+    Returns:
+        (N, K, h, w) scores; [:, :, i, j] belongs to the window with its top left corner at pixel (i*y, j*x). Windows
+        lie inside the image: h = (H - kH)//y + 1.
+
+    Raises:
+        ValueError: if a size is not positive, the image is smaller than the window, or the classifier returns
+            something else.
+
+    Example:
+        >>> classifier = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5))
+        >>> sliding_window(classifier, torch.rand(1, 3, 16, 20), window=8, stride=4).shape
+        torch.Size([1, 5, 3, 4])
+    """
+    if image.ndim != 4:
+        raise ValueError(f"image={tuple(image.shape)}: must be (N, C, H, W). Add the missing axes with image[None].")
+    (kh, kw), (sy, sx) = pair(window), pair(stride)
+    for name, value in (("window", min(kh, kw)), ("stride", min(sy, sx)), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name}={value}: must be positive.")
+    count, _, height, width = image.shape
+    if height < kh or width < kw:
+        raise ValueError(
+            f"image={tuple(image.shape)}: must be at least as large as window=({kh}, {kw}). Enlarge or pad it first."
+        )
+    h, w = (height - kh) // sy + 1, (width - kw) // sx + 1
+    places = [(n, i * sy, j * sx) for n in range(count) for i in range(h) for j in range(w)]
+    scores: list[Tensor] = []
+    with _evaluating(classifier), torch.no_grad():
+        for start in range(0, len(places), batch_size):
+            chunk = places[start : start + batch_size]
+            result = classifier(torch.stack([image[n, :, y : y + kh, x : x + kw] for n, y, x in chunk]))
+            shape = tuple(result.shape) if isinstance(result, Tensor) else (type(result).__name__,)
+            if len(shape) not in (2, 4) or shape[0] != len(chunk) or shape[2:] not in ((), (1, 1)):
+                raise ValueError(
+                    f"classifier={type(classifier).__name__}: must return (N, K) scores for N={len(chunk)} windows, "
+                    f"returned {shape}. Wrap it in a module that does."
+                )
+            scores.append(result.flatten(1))
+    return torch.cat(scores).reshape(count, h, w, -1).permute(0, 3, 1, 2).contiguous()
+
+
+def shift_and_stitch(dense: nn.Module, x: Tensor, stride: int | tuple[int, int]) -> Tensor:
+    """Interlace the scores of shifted images: a grid of any stride from a network as it is (section 3.2).
+
+    The network runs once per shift, (s/stride)**2 times in all. The shifts cut rows and columns off at the top and
+    left. Where the network pads, each of these images has its own border, so that scores there differ from those of
+    :func:`atrous`.
+
+    Args:
+        dense: a fully convolutional network, (N, C, H, W) to (N, K, h, w), with stride s.
+        x: (N, C, H, W).
+        stride: wanted stride, or (y, x), in pixels; must divide s.
+
+    Returns:
+        (N, K, h', w') scores, one every ``stride`` pixels, as far as the grid has no gaps.
+
+    Raises:
+        ValueError: if ``stride`` does not divide the stride of the network.
+
+    Example:
+        >>> dense = nn.Sequential(nn.Conv2d(3, 5, 4, stride=4))
+        >>> shift_and_stitch(dense, torch.rand(1, 3, 16, 16), stride=2).shape
+        torch.Size([1, 5, 7, 7])
+    """
+    if x.ndim != 4:
+        raise ValueError(f"x={tuple(x.shape)}: must be (N, C, H, W). Add the missing axes with x[None].")
+    geometry = measure(dense, (x.shape[2], x.shape[3]), x.shape[1])
+    (sy, sx), (fy, fx) = pair(stride), _factors(geometry, stride)
+    # A shifted image may be too small for a single window: such a phase has no cells.
+    needs = (1, 1) if geometry.padded else geometry.receptive_field
+    phases = [(a, b) for a in range(fy) for b in range(fx)]
+    full = [(a, b) for a, b in phases if x.shape[2] - a * sy >= needs[0] and x.shape[3] - b * sx >= needs[1]]
+    scores: dict[Pair, Tensor] = {(a, b): dense(x[:, :, a * sy :, b * sx :]) for a, b in full}
+    corner = scores[0, 0]
+    # Row a + f*i is row i of phase a. The grid ends before the first row that some phase does not have.
+    h = min(fy * (scores[a, 0].shape[2] if (a, 0) in scores else 0) + a for a in range(fy))
+    w = min(fx * (scores[0, b].shape[3] if (0, b) in scores else 0) + b for b in range(fx))
+    stitched = corner.new_empty(*corner.shape[:2], h, w)
+    for (a, b), part in scores.items():
+        place = stitched[:, :, a::fy, b::fx]
+        place.copy_(part[:, :, : place.shape[2], : place.shape[3]])
+    return stitched
+
+
+def atrous(
+    dense: Network,
+    stride: int,
+    *,
+    input_size: int | tuple[int, int] | None = None,
+    in_channels: int | None = None,
+) -> Network:
+    """Take the steps out of a network and spread its kernels instead, for a grid of a smaller stride (section 3.2).
+
+    A layer of step s, padding p and dilation d whose input has stride j becomes, for the wanted stride T,
+
+        s' = s if j*s <= T else max(1, T/j),    d' = d * max(1, j/T),    p' = p * max(1, j/T),
+
+    so that the taps of every kernel stay on the same pixels. Receptive field and centre of a cell do not change, and
+    with f = s/T ``atrous(dense, T)(x)[..., ::f, ::f]`` equals ``dense(x)``. The scores in between equal those of
+    :func:`shift_and_stitch` wherever no padding is in sight. Statistics over the entire map (squeeze-excite) are taken
+    over the denser map: such networks run, but for them nothing is equal.
+
+    Args:
+        dense: a fully convolutional network, (N, C, H, W) to (N, K, h, w): a converted classifier or any other.
+        stride: wanted stride T in pixels; must divide the stride of the network.
+        input_size: a size at which the network runs, if it does not at 512.
+        in_channels: C, if it is not that of the first convolution.
+
+    Returns:
+        A network of the same class and state-dict keys. It shares its weights with ``dense``.
+
+    Raises:
+        ConversionError: if something in the network cannot be diluted; the message names it.
+        ValueError: if ``stride`` does not divide the stride of the network.
+
+    Example:
+        >>> dense = nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2), nn.Conv2d(8, 5, 3))
+        >>> atrous(dense, stride=1)(torch.rand(1, 3, 16, 16)).shape
+        torch.Size([1, 5, 9, 9])
+    """
+    size = pair(input_size) if input_size is not None else _measuring_size(dense)
+    channels = in_channels if in_channels is not None else _first_channels(dense)
+    weights: dict[int, Any] = {id(tensor): tensor for tensor in (*dense.parameters(), *dense.buffers())}
+    diluted = copy.deepcopy(dense, weights)
+    if isinstance(diluted, DenseClassifier):
+        _make_pools_modules(diluted)
+    before = _Census(diluted, size, channels)
+    factors = _factors(before.scores, stride)
+    for path, strides in _too_coarse(before.events, diluted, stride).items():
+        _dilute(diluted, path, strides, stride)
+    after = _Census(diluted, size, channels)
+    _verify(before.outputs, after.outputs, diluted, stride)
+    if isinstance(diluted, DenseClassifier) and isinstance(after.scores, Geometry):
+        _describe(diluted, after.scores, factors)
+    return diluted
+
+
+@dataclass(frozen=True)
+class _Event:
+    """Note an operation that reads more than one cell, or moves cells."""
+
+    module: str
+    operation: str
+    strides: tuple[float, float, float, float]  # (y, x) of its input, (y, x) of its output
+    mixes: bool  # it lets a cell see the entire map
+
+
+class _Census(Tracker):  # type: ignore[no-untyped-call]
+    """Note where in a network the geometry changes, and the geometry of what each call of a module returns."""
+
+    def __init__(self, network: nn.Module, size: Pair, channels: int) -> None:
+        super().__init__()
+        self.events: list[_Event] = []
+        self.outputs: dict[tuple[str, int], Geometry] = {}
+        self._calls: dict[str, int] = {}
+        self._path: list[str] = []
+        hooks: list[Any] = []
+        for path, module in network.named_modules():
+            hooks.append(module.register_forward_pre_hook(partial(self._enter, path)))
+            hooks.append(module.register_forward_hook(self._leave))
+        try:
+            output = watch(network, size, channels, self)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self.scores = self.geometry(output)
+
+    def _enter(self, path: str, module: nn.Module, args: Any) -> None:
+        self._path.append(path)
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        path = self._path.pop()
+        number = self._calls[path] = self._calls.get(path, -1) + 1
+        seen, geometry = self.seen(output), self.geometry(output)
+        if seen is not None and seen.axes and geometry is not None:
+            self.outputs[path, number] = geometry
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        maps = [seen for t in tree_leaves((args, kwargs)) if (seen := self.seen(t)) is not None and seen.axes]
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        if not maps or joins(func):
+            return result
+        before, name = maps[0].geometry, operation(func)
+        for output in tree_leaves(result):
+            after = self.seen(output)
+            if after is None:
+                continue
+            mixes = after.geometry.global_context and not before.global_context and name not in STATISTICS
+            if mixes or (after.axes and _place(after.geometry) != _place(before)):
+                self.events.append(_Event(self._path[-1], name, (*before.stride, *after.geometry.stride), mixes))
+        return result
+
+
+def _too_coarse(events: list[_Event], network: nn.Module, stride: int) -> dict[str, tuple[float, float]]:
+    """Find the layers that a network of the wanted stride cannot keep, with the strides (y, x) of their inputs."""
+    modules = dict(network.named_modules())
+    found: dict[str, tuple[float, float]] = {}
+    for event in events:
+        if max(event.strides) <= stride:
+            continue
+        module = modules[event.module]
+        if event.mixes:
+            reason = f"{event.operation} lets every cell see the entire map, so that more cells mean other scores"
+        elif not isinstance(module, _DILUTED):
+            reason = f"{event.operation} in its forward is no module whose kernel could be spread"
+        elif isinstance(module, nn.Conv2d) and module.padding_mode != "zeros" and max(event.strides[:2]) > stride:
+            reason = f"padding_mode={module.padding_mode!r} has no spread form"
+        elif isinstance(module, nn.MaxPool2d) and module.return_indices:
+            reason = "return_indices=True asks for positions on the coarse map"
+        elif found.setdefault(event.module, event.strides[:2]) != event.strides[:2]:
+            reason = "it is called on maps of several strides"
+        else:
+            continue
+        raise ConversionError(
+            f"{_name(event.module, module)}: cannot be diluted to stride={stride}: {reason}. Use shift_and_stitch, "
+            "which runs the network as it is, or write that part with nn.Conv2d and pooling modules."
+        )
+    return found
+
+
+def _dilute(network: nn.Module, path: str, strides: tuple[float, float], stride: int) -> None:
+    """Change one layer, whose input has the given strides, by the rule of :func:`atrous`."""
+    layer = dict(network.named_modules(remove_duplicate=False))[path]
+    spread = tuple(_whole(max(1.0, j / stride), path, j, stride) for j in strides)
+
+    def steps(given: Pair) -> Pair:
+        y, x = (
+            s if j * s <= stride else _whole(max(1.0, stride / j), path, j, stride)
+            for s, j in zip(given, strides, strict=True)
+        )
+        return y, x
+
+    def times(given: int | Sequence[int]) -> Pair:
+        y, x = (n * m for n, m in zip(pair(given), spread, strict=True))
+        return y, x
+
+    if isinstance(layer, nn.Conv2d):
+        layer.stride, layer.dilation = steps(pair(layer.stride)), times(layer.dilation)
+        if not isinstance(layer.padding, str):  # "same" spreads by itself
+            layer.padding = times(layer.padding)
+        return
+    if isinstance(layer, nn.ConstantPad2d):
+        left, right, top, bottom = layer.padding
+        layer.padding = (left * spread[1], right * spread[1], top * spread[0], bottom * spread[0])
+        return
+    assert isinstance(layer, (nn.MaxPool2d, nn.AvgPool2d))
+    pool = SpreadPool(layer, steps(pair(layer.stride)), (spread[0], spread[1]))
+    for parent in list(network.modules()):
+        for name, child in parent._modules.items():
+            if child is layer:
+                parent._modules[name] = pool
+
+
+def _whole(ratio: float, path: str, j: float, stride: int) -> int:
+    if ratio != round(ratio):
+        raise ConversionError(
+            f"dense.{path}: cannot be diluted to stride={stride}: its input has stride {j:g}, and one of the two must "
+            "divide the other. Choose another stride, or use shift_and_stitch."
+        )
+    return round(ratio)
+
+
+def _verify(
+    before: dict[tuple[str, int], Geometry], after: dict[tuple[str, int], Geometry], network: nn.Module, stride: int
+) -> None:
+    """Hold the result against the promise: the same pixels per cell everywhere, only the cells are closer.
+
+    A module with a forward of its own may treat stride and dilation in its own way (padding by the size of the input).
+    """
+    modules = dict(network.named_modules(remove_duplicate=False))
+    for (path, number), was in before.items():
+        now = after.get((path, number))
+        finer = tuple(min(j, float(stride)) for j in was.stride)
+        wanted = replace(was, stride=(finer[0], finer[1]))
+        if now is None or not _same_place(now, wanted):
+            raise ConversionError(
+                f"{_name(path, modules[path])}: cannot be diluted to stride={stride}: its forward "
+                f"gives {now} where {wanted} was to be expected. Use shift_and_stitch, which runs the network as it "
+                "is, or write that part with nn.Conv2d and pooling modules."
+            )
+
+
+def _make_pools_modules(dense: DenseClassifier) -> None:
+    """Give the poolings that a converted classifier runs as functions the form of modules, which can be changed."""
+
+    def changed(step: Step) -> Step:
+        name = getattr(step.target, "__name__", "").lstrip("_")
+        signature = _POOLINGS.get(name)
+        if step.kind != "function" or signature is None or not step.args:
+            return step
+        make, names = signature
+        settings = dict(zip(names, step.args[1:], strict=False)) | step.kwargs
+        path = f"pool_{step.result}"
+        dense._modules[path] = make(**settings)
+        return replace(step, kind="module", target=path, args=step.args[:1], kwargs={})
+
+    dense._trunk, dense._head = tuple(map(changed, dense._trunk)), tuple(map(changed, dense._head))
+
+
+def _describe(dense: DenseClassifier, geometry: Geometry, factors: Pair) -> None:
+    """Bring what a converted classifier says of itself up to date."""
+    windows = tuple(((h - 1) * factors[0] + 1, (w - 1) * factors[1] + 1) for h, w in dense._windows)
+    dense.geometry, dense._windows, dense._grids, dense._min_size = geometry, windows, {}, None
+    grids = {size: dense._grid(size) for size in dense.report.grids}
+    dense.report = replace(dense.report, geometry=geometry, window=windows[0], grids=grids)
+
+
+class SpreadPool(nn.Module):
+    """Pool cells that lie apart, as a pooling does whose input has become finer.
+
+    torch has no average pooling with dilation, and its max pooling refuses paddings above half a kernel that is not
+    spread. Windows are those of the given pooling at every ``spread``-th cell, also where it rounds its output up
+    (``ceil_mode``).
+
+    Args:
+        pool: the pooling at the coarse stride.
+        step: its new step (y, x), in cells.
+        spread: how much finer the input has become (y, x).
+
+    Example:
+        >>> SpreadPool(nn.MaxPool2d(2), step=(1, 1), spread=(3, 3))(torch.rand(1, 8, 10, 10)).shape
+        torch.Size([1, 8, 7, 7])
+    """
+
+    def __init__(self, pool: nn.MaxPool2d | nn.AvgPool2d, step: Pair, spread: Pair) -> None:
+        super().__init__()
+        self.pool, self.step, self.spread = pool, step, spread
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool a map.
+
+        Args:
+            x: (N, C, h, w).
+
+        Returns:
+            (N, C, h', w').
+        """
+        axes = zip(x.shape[-2:], *(pair(n) for n in self._numbers), self.step, self.spread, strict=True)
+        (top, bottom, h), (left, right, w) = (self._margins(*numbers) for numbers in axes)
+        kernel, _, _, dilation = (pair(n) for n in self._numbers)
+        taps = dilation[0] * self.spread[0], dilation[1] * self.spread[1]
+        margins = (left, right, top, bottom)
+        if isinstance(self.pool, nn.MaxPool2d):
+            return F.max_pool2d(F.pad(x, margins, value=-math.inf), kernel, self.step, 0, taps)[..., :h, :w]
+        total = self._sum(F.pad(x, margins), kernel, taps)[..., :h, :w]
+        if self.pool.divisor_override:
+            return total / self.pool.divisor_override
+        # What counts as a cell: the map, and the padding if it is asked for, but nothing beyond.
+        inside = x.new_ones(1, 1, *x.shape[-2:])
+        if self.pool.count_include_pad:
+            py, px = (p * m for p, m in zip(pair(self.pool.padding), self.spread, strict=True))
+            inside = F.pad(inside, (px, px, py, py), value=1.0)
+            inside = F.pad(inside, (0, right - px, 0, bottom - py))
+        else:
+            inside = F.pad(inside, margins)
+        return total / self._sum(inside, kernel, taps)[..., :h, :w]
+
+    def extra_repr(self) -> str:
+        """Say what was changed."""
+        return f"step={self.step}, spread={self.spread}"
+
+    @property
+    def _numbers(self) -> tuple[Any, Any, Any, Any]:
+        """Kernel, stride, padding and dilation of the coarse pooling."""
+        pool = self.pool
+        return pool.kernel_size, pool.stride, pool.padding, getattr(pool, "dilation", 1)
+
+    def _margins(self, n: int, k: int, s: int, p: int, d: int, step: int, spread: int) -> tuple[int, int, int]:
+        """Give the padding before and after an axis of n cells, and the cells of the result."""
+        before, reach = p * spread, d * (k - 1) * spread
+        cells = (n + 2 * before - reach - 1) // step + 1
+        if self.pool.ceil_mode:
+            # The coarse axis has every spread-th cell. It may end in a window that begins inside and hangs over.
+            coarse = -(-n // spread)
+            count = -(-(coarse + 2 * p - d * (k - 1) - 1) // s) + 1
+            if (count - 1) * s >= coarse + p:
+                count -= 1
+            cells = max(cells, (count - 1) * s * spread // step + 1)
+        return before, max(before, (cells - 1) * step + reach + 1 - n - before), cells
+
+    def _sum(self, x: Tensor, kernel: Pair, taps: Pair) -> Tensor:
+        """Sum over each window, one axis after the other."""
+        ones = x.new_ones(1, 1, 1, 1)
+        c = x.shape[1]
+        x = F.conv2d(x, ones.expand(c, 1, kernel[0], 1), None, (self.step[0], 1), 0, (taps[0], 1), c)
+        return F.conv2d(x, ones.expand(c, 1, 1, kernel[1]), None, (1, self.step[1]), 0, (1, taps[1]), c)
+
+
+_POOLINGS: dict[str, tuple[type[nn.AvgPool2d] | type[nn.MaxPool2d], tuple[str, ...]]] = {
+    "avg_pool2d": (
+        nn.AvgPool2d,
+        ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
+    ),
+    "max_pool2d": (nn.MaxPool2d, ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")),
+}
+
+_DILUTED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.ConstantPad2d)  # ZeroPad2d is a ConstantPad2d
+
+
+def _name(path: str, module: nn.Module) -> str:
+    return f"dense{'.' if path else ''}{path} ({type(module).__name__})"
+
+
+def _place(geometry: Geometry) -> tuple[float, ...]:
+    return (*geometry.stride, *geometry.centre, *geometry.receptive_field)
+
+
+def _same_place(one: Geometry, other: Geometry) -> bool:
+    return all(math.isclose(a, b, abs_tol=1e-6) for a, b in zip(_place(one), _place(other), strict=True))
+
+
+def _factors(geometry: object, stride: int | tuple[int, int]) -> Pair:
+    """Give how much finer a grid is wanted than the network's, per axis."""
+    if not isinstance(geometry, Geometry):
+        raise ValueError("dense: must return one map of scores (N, K, h, w). Wrap it in a module that does.")
+    factors = [j / t if t > 0 else 0.0 for j, t in zip(geometry.stride, pair(stride), strict=True)]
+    if any(f < 1 or f != round(f) for f in factors):
+        y, x = geometry.stride
+        raise ValueError(f"stride={stride}: must divide the stride of the network, which is ({y:g}, {x:g}).")
+    return round(factors[0]), round(factors[1])
+
+
+def _measuring_size(network: nn.Module) -> Pair:
+    """Choose a size at which a network runs and has several cells."""
+    if not isinstance(network, DenseClassifier):
+        return MEASURING_SIZE, MEASURING_SIZE
+    sizes = {size: grid for size, grid in network.report.grids.items() if grid is not None}
+    return max(sizes, key=lambda size: sizes[size], default=network.input_size)
+
+
+def _first_channels(network: nn.Module) -> int:
+    if isinstance(network, DenseClassifier):
+        return network.in_channels
+    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+    if first is None:
+        raise ValueError("in_channels=None: must be given for a network without nn.Conv2d.")
+    return first.in_channels
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module in eval mode for a while."""
+    modes = [(each, each.training) for each in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for each, mode in modes:
+            each.training = mode

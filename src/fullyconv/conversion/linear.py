@@ -1,0 +1,125 @@
+"""One fully connected layer becomes one convolution (Long et al., section 3.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["linear_to_conv"]
+
+
+def linear_to_conv(
+    linear: nn.Linear, kernel_size: int | tuple[int, int], *, order: Literal["chw", "hwc"] = "chw"
+) -> nn.Conv2d:
+    """Turn a fully connected layer into the convolution whose kernel covers all nodes of the previous layer.
+
+    A fully connected layer on a flattened (N, C, kH, kW) map multiplies every node of the map by its own weight and
+    sums: exactly what one convolution of kernel (kH, kW) does at one position. On a larger map the convolution gives
+    the layer's answer at every position. The kernel shares memory with the layer's weight where the order allows.
+
+    Args:
+        linear: the layer; its `in_features` must be C * kH * kW.
+        kernel_size: height and width, in cells, of the map that was flattened in front of the layer.
+        order: the order in which that map was flattened: "chw" (channels first, as `torch.flatten` does on N, C, H, W)
+            or "hwc" (channels last, as TensorFlow and N, H, W, C networks do).
+
+    Returns:
+        A convolution without padding, weight (K, C, kH, kW) and the layer's bias.
+
+    Raises:
+        TypeError: `linear` is not a fully connected layer.
+        ValueError: the kernel does not divide the layer's inputs, or the order is unknown, or the layer's weight is
+            computed from other parameters (weight norm and the like).
+
+    Example:
+        >>> fc6 = torch.nn.Linear(512 * 7 * 7, 4096, device="meta")
+        >>> linear_to_conv(fc6, 7)
+        Conv2d(512, 4096, kernel_size=(7, 7), stride=(1, 1))
+    """
+    if not isinstance(linear, nn.Linear):
+        raise TypeError(f"linear={type(linear).__name__}: needs a torch.nn.Linear")
+    height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+    if height < 1 or width < 1:
+        raise ValueError(f"kernel_size={kernel_size}: needs at least one cell in each direction")
+    if linear.in_features % (height * width):
+        raise ValueError(
+            f"kernel_size=({height}, {width}): the layer has {linear.in_features} inputs, which are not a whole number "
+            f"of channels of {height} x {width} cells; pass the size of the map that is flattened in front of it"
+        )
+    if order not in ("chw", "hwc"):
+        raise ValueError(f"order={order!r}: needs 'chw' (channels first) or 'hwc' (channels last)")
+    channels = linear.in_features // (height * width)
+    index = None
+    if order == "hwc" and height * width > 1:
+        index = torch.arange(linear.in_features).reshape(channels, height, width).permute(1, 2, 0).flatten()
+    return Kernel(channels, (height, width), index).convolution(linear)
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """Say where each input of a fully connected layer lies in the window of the map that feeds it.
+
+    Args:
+        channels: C of the map.
+        size: (kH, kW), the window in cells.
+        index: (D,) position of input d in the flattened (C, kH, kW) window, or None where it is d itself. Inputs that
+            stand nowhere get no entry (their cells weigh nothing), a position that is read twice sums both weights.
+        fold: the two averaging matrices (a, kH) and (b, kW) of an adaptive average pooling between the map and the
+            layer. Pooling and layer are both linear, so that their product is one kernel; `index` then points
+            into (C, a, b).
+    """
+
+    channels: int
+    size: tuple[int, int]
+    index: Tensor | None = None
+    fold: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def inputs(self) -> int:
+        """Number of inputs of the fully connected layer."""
+        if self.index is not None:
+            return self.index.numel()
+        nodes = self.size if self.fold is None else (self.fold[0].shape[0], self.fold[1].shape[0])
+        return self.channels * nodes[0] * nodes[1]
+
+    def weight(self, weight: Tensor) -> Tensor:
+        """Rearrange a (K, D) weight to (K, C, kH, kW): a view wherever the order allows it."""
+        outputs = weight.shape[0]
+        nodes = self.size if self.fold is None else (self.fold[0].shape[0], self.fold[1].shape[0])
+        if self.index is not None:
+            nothing = weight.new_zeros(outputs, self.channels * nodes[0] * nodes[1])
+            weight = nothing.index_add(1, self.index.to(weight.device), weight)
+        kernel = weight.reshape(outputs, self.channels, *nodes)
+        if self.fold is not None:
+            rows, columns = (matrix.to(weight) for matrix in self.fold)
+            kernel = torch.einsum("kcab,ah,bw->kchw", kernel, rows, columns)
+        return kernel
+
+    def same(self, other: Kernel) -> bool:
+        """Tell whether two kernels would be the same convolution of the same layer."""
+
+        def equal(a: Tensor | None, b: Tensor | None) -> bool:
+            return (a is None) == (b is None) and (a is None or b is None or torch.equal(a, b))
+
+        mine, others = self.fold or (None, None), other.fold or (None, None)
+        shapes = (self.channels, self.size) == (other.channels, other.size)
+        return shapes and equal(self.index, other.index) and equal(mine[0], others[0]) and equal(mine[1], others[1])
+
+    def convolution(self, linear: nn.Linear) -> nn.Conv2d:
+        """Build the convolution, with the layer's own parameters, flags and mode."""
+        if set(linear._parameters) != {"weight", "bias"} or hasattr(linear, "parametrizations"):
+            raise ValueError(
+                "linear: its weight is computed from other parameters (weight norm or another parametrisation); make "
+                "it a plain one first, with torch.nn.utils.parametrize.remove_parametrizations or remove_weight_norm"
+            )
+        bias = linear.bias is not None
+        with torch.device("meta"):  # nothing to initialise: the parameters are the layer's
+            conv = nn.Conv2d(self.channels, linear.out_features, self.size, bias=bias)
+        kernel = self.weight(linear.weight.detach())
+        conv.weight = nn.Parameter(kernel, requires_grad=linear.weight.requires_grad)
+        conv.bias = linear.bias
+        conv.training = linear.training
+        return conv

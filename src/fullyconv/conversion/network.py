@@ -1,0 +1,224 @@
+"""The dense network that a classifier becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fullyconv.conversion.linear import Kernel
+from fullyconv.conversion.program import Step, run
+from fullyconv.conversion.report import Guarantee, Report, some
+from fullyconv.conversion.trace import example, undisturbed, without_data
+from fullyconv.errors import WeightsError
+from fullyconv.geometry import Geometry
+
+Pair = tuple[int, int]
+
+
+class DenseClassifier(nn.Module):
+    """Score every window of an image of any size with a classifier; made by `convolutionalize`.
+
+    Its modules and state-dict keys are the classifier's own; only the weights of fully connected layers have another
+    shape, (K, C, kH, kW) in place of (K, C * kH * kW). It trains, moves, copies and pickles like any module.
+
+    Attributes:
+        report: what the conversion did; printable.
+        geometry: stride, receptive field and centre of the scores, in pixels.
+        input_size: (H, W) of the window, in pixels.
+        in_channels: C of the image.
+        pool: "window" or "cam", the meaning of a global pooling on larger maps.
+    """
+
+    report: Report
+    geometry: Geometry
+    _trunk: tuple[Step, ...]
+    _head: tuple[Step, ...]
+    _maps: tuple[str, ...]
+    _windows: tuple[Pair, ...]
+    _result: str
+    _kernels: dict[str, Kernel]
+    _dropped: tuple[str, ...]
+    _grids: dict[Pair, Pair | None]
+
+    def __init__(self, input_size: Pair, in_channels: int, pool: Literal["window", "cam"]) -> None:
+        super().__init__()
+        self.input_size, self.in_channels, self.pool = input_size, in_channels, pool
+        self._min_size: Pair | None = None
+        self._grids = {}
+
+    @property
+    def guarantee(self) -> Guarantee:
+        """What a score equals, computed from what the network executes.
+
+        "window": nothing pads, so that score (i, j) is the classifier on its window, up to rounding. "interior":
+        something pads; scores whose receptive field lies inside the image do not depend on where the image was cut.
+        "head": something in front of the head sees the entire image; score (i, j) is the classifier's head on its
+        window of the feature map, which holds in all three cases. With `pool="cam"` read: the mean of the scores over a
+        window.
+        """
+        return self.report.guarantee
+
+    @property
+    def min_size(self) -> Pair:
+        """The smallest (H, W) in pixels that gives one score."""
+        if self._min_size is None:
+            low, high = [1, 1], list(self.input_size)
+            while low != high:
+                middle = [(a + b) // 2 for a, b in zip(low, high, strict=True)]
+                # Both axes at once: each is searched while the other stands at a size that is known to do.
+                for axis in (0, 1):
+                    size = list(self.input_size)
+                    size[axis] = middle[axis]
+                    if low[axis] < high[axis]:
+                        runs = self._grid((size[0], size[1])) is not None
+                        low[axis], high[axis] = (low[axis], middle[axis]) if runs else (middle[axis] + 1, high[axis])
+            self._min_size = low[0], low[1]
+        return self._min_size
+
+    def grid(self, H: int, W: int) -> Pair:
+        """Give the number of rows and columns of scores for an image of H x W pixels, without computing them.
+
+        Raises:
+            ValueError: the image is too small, or the trunk does not run at that size.
+        """
+        found = self._grid((H, W))
+        if found is None:
+            raise ValueError(self._refusal(H, W))
+        return found
+
+    def whole_windows(self, H: int, W: int) -> Pair:
+        """Give how many windows of the classifier's size lie wholly on an image of H x W pixels, at the stride.
+
+        Trunks that round up give more scores than that: those of the last row or column stand for windows that reach
+        over the edge of the image.
+        """
+        counts = [
+            max(0, int((size - window) // stride) + 1)
+            for size, window, stride in zip((H, W), self.input_size, self.geometry.stride, strict=True)
+        ]
+        return counts[0], counts[1]
+
+    def centres(self, h: int, w: int) -> tuple[list[float], list[float]]:
+        """Give the pixel coordinates of the centres of h rows and w columns of scores: the y's and the x's."""
+        return self.geometry.centres(h, w)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Score every window.
+
+        Args:
+            x: (N, C, H, W), as the classifier expects it.
+
+        Returns:
+            (N, K, h, w); h = w = 1 at `input_size` (with `pool="window"`).
+
+        Raises:
+            ValueError: x is no batch of images with C channels, or too small.
+        """
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(f"x={tuple(x.shape)}: needs a batch of images (N, {self.in_channels}, H, W)")
+        if torch.compiler.is_compiling():
+            return self.scores_of(*self.feature_maps(x))
+        height, width = x.shape[2:]
+        try:
+            maps = self.feature_maps(x)
+        except (RuntimeError, AssertionError, ValueError) as error:
+            if self._grid((height, width)) is None:  # the size is the reason, not the memory or a user's hook
+                raise ValueError(self._refusal(height, width)) from error
+            raise
+        for map, window in zip(maps, self._windows, strict=True):
+            if map.shape[2] < window[0] or map.shape[3] < window[1]:
+                raise ValueError(self._refusal(height, width, (map.shape[2], map.shape[3]), window))
+        return self.scores_of(*maps)
+
+    def feature_maps(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute the last feature maps (N, C, h, w), one as a rule: what the trunk gives and the head scores."""
+        values = run(self, self._trunk, {"x": x})
+        return tuple(values[name] for name in self._maps)
+
+    def scores_of(self, *maps: Tensor) -> Tensor:
+        """Score every window of feature maps (N, C, h, w): the dense head alone."""
+        result: Tensor = run(self, self._head, dict(zip(self._maps, maps, strict=True)))[self._result]
+        return result
+
+    def load_classifier(self, state_dict: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """Load a checkpoint of the classifier, reshaping the weights of its fully connected layers.
+
+        Every entry must be there and fit. Entries of what the conversion dropped (auxiliary heads) are passed over, and
+        weights that have the dense shape already are taken as they are.
+
+        Args:
+            state_dict: the classifier's own, or that of a dense one.
+
+        Returns:
+            The names of the weights that were reshaped.
+
+        Raises:
+            WeightsError: entries are missing, unexpected or of another shape; nothing is loaded then.
+        """
+        own = self.state_dict()
+        fitted: dict[str, Tensor] = {}
+        reshaped, misshaped, unexpected = [], [], []
+        for name, tensor in state_dict.items():
+            path, _, leaf = name.rpartition(".")
+            if name not in own:
+                if not any(name.startswith(f"{part}.") or name == part for part in self._dropped):
+                    unexpected.append(name)
+                continue
+            kernel = self._kernels.get(path)
+            if kernel is not None and leaf == "weight" and tensor.dim() == 2:
+                nodes = kernel.inputs
+                if tuple(tensor.shape) == (own[name].shape[0], nodes):
+                    tensor = kernel.weight(tensor)
+                    reshaped.append(name)
+            if tensor.shape != own[name].shape:
+                misshaped.append(f"{name} {tuple(tensor.shape)} where {tuple(own[name].shape)} is needed")
+            fitted[name] = tensor
+        missing = [name for name in own if name not in fitted]
+        faults = [("missing", missing), ("unexpected", unexpected), ("of another shape", misshaped)]
+        if any(names for _, names in faults):
+            told = "; ".join(f"{len(names)} {fault}: {some(names)}" for fault, names in faults if names)
+            raise WeightsError(
+                f"state_dict: does not belong to this {self.report.classifier}: {told}. Nothing was loaded; pass the "
+                "state_dict of the classifier that was converted"
+            )
+        self.load_state_dict(fitted, strict=True)
+        return tuple(reshaped)
+
+    def extra_repr(self) -> str:
+        return f"input_size={self.input_size}, in_channels={self.in_channels}, pool={self.pool!r}"
+
+    def _grid(self, size: Pair) -> Pair | None:
+        if size not in self._grids:
+            try:
+                with undisturbed(self), without_data():
+                    maps = self.feature_maps(example(self, self.in_channels, size, batch=2))
+                self._grids[size] = _grid_of(maps, self._windows)
+            except Exception:
+                self._grids[size] = None
+        return self._grids[size]
+
+    def _refusal(self, H: int, W: int, map: Pair | None = None, window: Pair | None = None) -> str:
+        smallest = self.min_size
+        if smallest[0] <= H and smallest[1] <= W:
+            valid = self.report.valid_sizes
+            hint = (
+                "try another size" if valid is None else f"sizes that run: {', '.join(f'{h} x {w}' for h, w in valid)}"
+            )
+            return f"x of {H} x {W} pixels: {self.report.classifier} does not run at this size; {hint}"
+        cells = f" (map of {map[0]} x {map[1]} cells, window of {window[0]} x {window[1]})" if map and window else ""
+        return (
+            f"x of {H} x {W} pixels: too small, needs at least {smallest[0]} x {smallest[1]} pixels for one score"
+            f"{cells}; enlarge or pad the image"
+        )
+
+
+def _grid_of(maps: Iterable[Tensor], windows: Iterable[Pair]) -> Pair | None:
+    return smallest([(m.shape[2] - kh + 1, m.shape[3] - kw + 1) for m, (kh, kw) in zip(maps, windows, strict=True)])
+
+
+def smallest(grids: list[Pair]) -> Pair | None:
+    h, w = min(grid[0] for grid in grids), min(grid[1] for grid in grids)
+    return (h, w) if h > 0 and w > 0 else None

@@ -1,0 +1,109 @@
+"""What the operations of a head do to the entries of a feature map, and where the head begins."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor, fx, nn
+
+from fullyconv.conversion.trace import LARGER, REFERENCE, map_axes, tensors
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# What moves entries about without changing them.
+MOVES = _words(
+    "flatten ravel view reshape unflatten squeeze unsqueeze permute transpose swapaxes swapdims movedim moveaxis t "
+    "contiguous narrow select chunk split tensor_split unbind getitem __getitem__ flip"
+)
+MOVING_MODULES = (nn.Flatten, nn.Unflatten)
+# What leaves every entry in its place and looks at nothing else.
+SAME = _words("identity clone detach float double half bfloat16 to type dropout dropout_ alpha_dropout")
+SAME_MODULES = (nn.Identity, nn.Dropout, nn.AlphaDropout)
+# What changes every entry by itself.
+ENTRYWISE = _words(
+    "relu relu_ relu6 gelu silu hardswish hardsigmoid sigmoid sigmoid_ tanh tanh_ elu selu celu leaky_relu mish "
+    "softplus hardtanh logsigmoid clamp clamp_ clamp_min clamp_max clip pow exp log sqrt rsqrt abs square reciprocal"
+)
+ENTRYWISE_MODULES = (
+    *(nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.ELU, nn.SELU),
+    *(nn.CELU, nn.LeakyReLU, nn.Mish, nn.Softplus, nn.Hardtanh, nn.LogSigmoid, nn.Softsign, nn.Tanhshrink),
+)
+ARITHMETIC = _words("add add_ iadd sub sub_ isub mul mul_ imul truediv itruediv div div_ neg rsub")
+REDUCTIONS: dict[str, Literal["mean", "max", "sum"]] = {"mean": "mean", "amax": "max", "sum": "sum"}
+POOLS: dict[str, tuple[int, Literal["mean", "max"], bool]] = {  # axes, kind, adaptive
+    "adaptive_avg_pool2d": (2, "mean", True),
+    "adaptive_avg_pool1d": (1, "mean", True),
+    "adaptive_max_pool2d": (2, "max", True),
+    "adaptive_max_pool1d": (1, "max", True),
+    "avg_pool2d": (2, "mean", False),
+    "avg_pool1d": (1, "mean", False),
+    "max_pool2d": (2, "max", False),
+    "max_pool1d": (1, "max", False),
+}
+POOL_MODULES = {
+    nn.AdaptiveAvgPool2d: "adaptive_avg_pool2d",
+    nn.AdaptiveAvgPool1d: "adaptive_avg_pool1d",
+    nn.AdaptiveMaxPool2d: "adaptive_max_pool2d",
+    nn.AdaptiveMaxPool1d: "adaptive_max_pool1d",
+    nn.AvgPool2d: "avg_pool2d",
+    nn.AvgPool1d: "avg_pool1d",
+    nn.MaxPool2d: "max_pool2d",
+    nn.MaxPool1d: "max_pool1d",
+}
+
+
+def operation(node: fx.Node, classifier: nn.Module) -> tuple[str, nn.Module | None]:
+    """Name what a node does: a function of torch or a method by its name, a module by "" and itself."""
+    if node.op == "call_module":
+        return "", classifier.get_submodule(str(node.target))
+    if node.op == "call_method":
+        return str(node.target), None
+    target: Any = node.target
+    if node.op != "call_function":
+        return "", None
+    origin = getattr(target, "__module__", None) or "torch"
+    known = origin.split(".")[0] in ("torch", "_operator", "builtins")
+    return (target.__name__ if known else ""), None
+
+
+def spans_the_map(node: fx.Node, classifier: nn.Module) -> bool:
+    """Tell whether a node averages with a kernel as large as the reference map: a global pooling with a fixed size."""
+    name, module = operation(node, classifier)
+    if (isinstance(module, nn.AvgPool2d) or name == "avg_pool2d") and node.all_input_nodes:
+        source = node.all_input_nodes[0].meta.get(REFERENCE)
+        result = node.meta.get(REFERENCE)
+        if isinstance(source, Tensor) and isinstance(result, Tensor) and source.dim() == 4:
+            return tuple(result.shape[2:]) == (1, 1) and tuple(source.shape[2:]) != (1, 1)
+    return False
+
+
+def frontier(scores: fx.Node, classifier: nn.Module) -> tuple[list[fx.Node], list[fx.Node]]:
+    """Cut the graph behind the last maps that grow with the image.
+
+    Returns:
+        The nodes of those maps, and the nodes of the head in order.
+    """
+    maps: list[fx.Node] = []
+    head: set[fx.Node] = set()
+    queue = [scores]
+    while queue:
+        node = queue.pop()
+        if node in head or node in maps:
+            continue
+        reference, larger = node.meta.get(REFERENCE), node.meta.get(LARGER)
+        grows = (
+            isinstance(reference, Tensor)
+            and isinstance(larger, Tensor)
+            and map_axes(reference.shape, larger.shape) is not None
+        )
+        if grows and not spans_the_map(node, classifier):
+            maps.append(node)
+        else:
+            head.add(node)
+            if node.op == "get_attr" or tensors(reference):  # a number, such as a size, is that of one window
+                queue.extend(node.all_input_nodes)
+    ordered = list(scores.graph.nodes)
+    return [n for n in ordered if n in maps], [n for n in ordered if n in head]

@@ -1,0 +1,347 @@
+"""Turn a whole classifier into a fully convolutional network (Long et al., section 3.1)."""
+
+from __future__ import annotations
+
+import copy as copying
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx, nn
+
+from fullyconv.conversion.checks import axes_of, check_head, describe, name_of
+from fullyconv.conversion.head import HeadPlan, HeadWalk
+from fullyconv.conversion.network import DenseClassifier
+from fullyconv.conversion.operations import frontier
+from fullyconv.conversion.program import Mode, Step, Value, map_leaves, with_releases
+from fullyconv.conversion.refusals import FixedInputSize, UnsupportedHead
+from fullyconv.conversion.report import some
+from fullyconv.conversion.trace import LARGER, REFERENCE, Trace, TrainingFlag, first_line, trace, undisturbed
+from fullyconv.errors import ConversionError
+
+__all__ = ["DenseClassifier", "convolutionalize"]
+
+Pair = tuple[int, int]
+
+
+class Part(nn.Module):
+    """Hold what is left of a module of the classifier whose own forward is not called any more."""
+
+
+def convolutionalize(
+    classifier: nn.Module,
+    input_size: int | tuple[int, int],
+    *,
+    pool: Literal["window", "cam"] = "window",
+    in_channels: int = 3,
+    output: int | str | None = None,
+    leaves: Sequence[str] = (),
+    copy: bool = True,
+) -> DenseClassifier:
+    """Turn an image classifier into a network that scores every window of an image of any size.
+
+    Every fully connected layer becomes a convolution whose kernel spans all nodes of the layer before it. The trunk is
+    left whole; the head is rewritten from what it does, not from a list of architectures. At `input_size` the scores
+    are the classifier's own; on larger images score (i, j) is the classifier's head on the window of the last feature
+    map that begins at cell (i, j). `dense.guarantee` tells what that means in pixels, `print(dense.report)` the rest.
+
+    Args:
+        classifier: maps (N, C, H, W) to scores (N, K). It is not changed.
+        input_size: H = W, or (H, W), in pixels, at which it classifies.
+        pool: what global average pooling in front of the scores means on a larger image. "window": the mean over every
+            window of the map (sliding window). "cam": no pooling, one score per cell of the map, the class activation
+            map, whose mean is the classifier's score; only where everything behind the pooling is linear.
+        in_channels: C of the image.
+        output: which of several outputs holds the scores: an index, a key, or the name of a field.
+        leaves: names of modules to leave whole in any case; needed only if an error asks for it.
+        copy: give the result its own weights. False shares memory with the classifier (which stays usable): 553 MB
+            less for VGG-16.
+
+    Returns:
+        The dense classifier, in the mode (train or eval, part by part) of the classifier.
+
+    Raises:
+        ConversionError: it cannot be converted; the message says what is in the way and what to do.
+        TypeError: `classifier` is not a module.
+        ValueError: an argument is out of its range.
+
+    Example:
+        >>> lenet = nn.Sequential(
+        ...     nn.Conv2d(1, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
+        ...     nn.Flatten(), nn.Linear(16 * 5 * 5, 120), nn.ReLU(), nn.Linear(120, 10),
+        ... )
+        >>> dense = convolutionalize(lenet, input_size=32, in_channels=1)
+        >>> dense(torch.zeros(1, 1, 64, 48)).shape
+        torch.Size([1, 10, 9, 5])
+        >>> dense.guarantee
+        'window'
+    """
+    size = _checked(classifier, input_size, pool, in_channels)
+    source = copying.deepcopy(classifier) if copy else classifier
+    attributes = set(source.__dict__)
+    try:
+        with (
+            undisturbed(source),
+            torch.device("cpu"),
+        ):  # the walk's own index tensors hold data under any default device
+            found = trace(source, size, in_channels, output, leaves)
+            maps, head = frontier(found.scores, source)
+            plan, trunk, names = _plan(source, found, maps, head, pool)
+            dense = _assemble(source, found, maps, plan, trunk, names, size, in_channels, pool)
+        _set_modes(source, dense)
+        with undisturbed(source), undisturbed(dense):
+            check_head(source, dense, found, maps, head)
+            describe(source, dense, found, maps, plan)
+    finally:
+        for name in set(source.__dict__) - attributes:  # constants that tracing left on the module
+            del source.__dict__[name]
+    return dense
+
+
+def _checked(classifier: nn.Module, input_size: int | Pair, pool: str, in_channels: int) -> Pair:
+    if not isinstance(classifier, nn.Module):
+        raise TypeError(f"classifier={type(classifier).__name__}: needs a torch.nn.Module, e.g. torchvision's vgg16()")
+    if isinstance(classifier, torch.jit.ScriptModule):
+        raise ConversionError("classifier: a scripted or traced module cannot be rewritten; pass the Python module")
+    original = getattr(classifier, "_orig_mod", None)
+    if isinstance(original, nn.Module):
+        raise ConversionError("classifier: was compiled; pass the module itself, classifier._orig_mod")
+    for name, parameter in classifier.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ConversionError(f"classifier: parameter {name!r} has no shape yet; run it once on an image first")
+    sides = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
+    if len(sides) != 2 or not all(isinstance(s, int) and s > 0 for s in sides):
+        raise ValueError(f"input_size={input_size!r}: needs a side in pixels or (H, W)")
+    if pool not in ("window", "cam"):
+        raise ValueError(f"pool={pool!r}: needs 'window' (sliding window) or 'cam' (class activation map)")
+    if in_channels < 1:
+        raise ValueError(f"in_channels={in_channels}: needs at least one channel")
+    return sides[0], sides[1]
+
+
+def _plan(
+    source: nn.Module, found: Trace, maps: list[fx.Node], head: list[fx.Node], pool: Literal["window", "cam"]
+) -> tuple[HeadPlan, list[Step], list[str]]:
+    """Find the steps of the trunk and of the dense head; refuse what is not convolutional."""
+    trunk, names = _trunk_steps(found.scores.graph, maps)
+    walk = HeadWalk(source, pool)
+    for node, name in zip(maps, names, strict=True):
+        walk.add_map(node, name)
+    if not maps:
+        raise UnsupportedHead(f"classifier={type(source).__name__}: its scores do not depend on the image")
+    node = head[0] if head else found.scores
+    try:
+        for node in head:
+            walk.visit(node)
+        plan = walk.finish(found.scores)
+    except ConversionError:
+        if walk.remedied:
+            raise
+        # Stopped in the middle of something large: then it is not the head that is unusual, there is no feature map.
+        for later in head[head.index(node) : -1] if head else ():
+            walk.count(later, opened=True)
+        if _by_window_share(source, walk.plan) > 0.5:
+            raise _not_convolutional(source, found, walk.plan) from None
+        raise
+    if _by_window_share(source, plan) > 0.5:
+        raise _not_convolutional(source, found, plan)
+    if len({_growth(node) for node in maps}) > 1:
+        raise UnsupportedHead(
+            f"classifier={type(source).__name__}: the head joins feature maps of different strides "
+            f"({', '.join(name_of(node, source) for node in maps)}), whose windows move by different steps. Use "
+            "fullyconv.conversion.sliding_window, which runs the classifier on every window"
+        )
+    return plan, trunk, names
+
+
+def _by_window_share(source: nn.Module, plan: HeadPlan) -> float:
+    total = sum(parameter.numel() for parameter in source.parameters())
+    return sum(plan.by_window.values()) / max(total, 1)
+
+
+def _not_convolutional(source: nn.Module, found: Trace, plan: HeadPlan) -> FixedInputSize:
+    """Say what in a classifier is tied to the image size."""
+    share = _by_window_share(source, plan)
+    height, width = found.size
+    why = ""
+    if found.broken is not None:
+        node, error = found.broken
+        where = str(node.target) if node.op == "call_module" else node.meta.get("module") or "its forward"
+        operation = "" if node.op == "call_module" else f", operation {getattr(node.target, '__name__', node.target)!r}"
+        why = f"{where!r}{operation} stops: {first_line(error)}."
+    elif found.failure is not None:
+        why = f"{found.failure[0]!r} stops: {first_line(found.failure[1])}."
+    if why:
+        why = f" At {found.larger[0]} x {found.larger[1]} pixels {why}"
+    tied = _tied_to_cells(source, found)
+    if tied:
+        why += f" Learned for that size: {tied}."
+    return FixedInputSize(
+        f"classifier={type(source).__name__}: is not convolutional: {share:.0%} of its parameters, from "
+        f"{plan.first_by_window!r} on, work on the entire {height} x {width} image at once (tokens, positions, "
+        f"attention over all of it), so that no feature map feeds the scores.{why} Use fullyconv.conversion."
+        f"sliding_window(classifier, image, window={height if height == width else (height, width)}, stride=...), "
+        "which runs it on every window"
+    )
+
+
+def _tied_to_cells(source: nn.Module, found: Trace) -> str:
+    """Name parameters that have one entry per cell of a map: embeddings of positions, mixing of tokens."""
+    counts = set()
+    for node in found.scores.graph.nodes:
+        value = node.meta.get(REFERENCE)
+        if isinstance(value, Tensor) and value.dim() == 4 and value.shape[2] == value.shape[3] and value.shape[2] > 3:
+            cells = value.shape[2] * value.shape[3]
+            counts |= {cells, cells + 1, cells + 2}
+    names = [
+        f"{name} {tuple(parameter.shape)}"
+        for name, parameter in source.named_parameters()
+        if parameter.dim() in (2, 3) and counts & set(parameter.shape)
+    ]
+    return some(names, 2)
+
+
+def _trunk_steps(graph: fx.Graph, maps: list[fx.Node]) -> tuple[list[Step], list[str]]:
+    """Copy the part of the graph that computes the last maps; channels-last maps are turned to (N, C, h, w)."""
+    needed: set[fx.Node] = set()
+    queue = list(maps)
+    while queue:
+        node = queue.pop()
+        if node not in needed:
+            needed.add(node)
+            queue.extend(node.all_input_nodes)
+    image = next(node for node in graph.nodes if node.op == "placeholder")
+
+    def leaf(argument: Any) -> Any:
+        if isinstance(argument, fx.Node):
+            return Value("x" if argument is image else argument.name)
+        return Mode(argument.path) if isinstance(argument, TrainingFlag) else argument
+
+    kinds: dict[str, Any] = {
+        "call_module": "module",
+        "call_function": "function",
+        "call_method": "method",
+        "get_attr": "attribute",
+    }
+    steps = []
+    for node in graph.nodes:
+        if node in needed and node.op != "placeholder":
+            target = node.target if node.op == "call_function" else str(node.target)
+            args, kwargs = map_leaves(leaf, tuple(node.args)), map_leaves(leaf, dict(node.kwargs))
+            steps.append(Step(kinds[node.op], target, args, kwargs, node.name))
+    names = []
+    for node in maps:
+        name = "x" if node is image else node.name
+        if axes_of(node) == (1, 2):
+            steps.append(Step("method", "permute", (Value(name), 0, 3, 1, 2), {}, f"{name}_map"))
+            name = f"{name}_map"
+        names.append(name)
+    return steps, names
+
+
+def _assemble(
+    source: nn.Module,
+    found: Trace,
+    maps: list[fx.Node],
+    plan: HeadPlan,
+    trunk: list[Step],
+    names: list[str],
+    size: Pair,
+    in_channels: int,
+    pool: Literal["window", "cam"],
+) -> DenseClassifier:
+    """Build the module tree: the classifier's own modules, convolutions in place of fully connected layers."""
+    steps = [*trunk, *plan.steps]
+    whole = {str(step.target) for step in steps if step.kind == "module"}
+    single = {str(step.target) for step in steps if step.kind == "attribute"} - set(plan.buffers)
+    flags: set[str] = set()
+
+    def note(leaf: Any) -> Any:
+        if isinstance(leaf, Mode):
+            flags.add(leaf.path)
+        return leaf
+
+    for step in steps:
+        map_leaves(note, (step.args, step.kwargs))
+    dense = DenseClassifier(size, in_channels, pool)
+    kernels = {id(source.get_submodule(path)): kernel for path, kernel in plan.kernels.items()}
+    leaves = {id(source.get_submodule(path)) for path in whole} - set(kernels)
+    convolutions: dict[int, nn.Module] = {}
+
+    def graft(module: nn.Module, path: str, into: nn.Module) -> nn.Module | None:
+        """Copy the tree as far as it leads to something that is called; nothing of the classifier is changed."""
+        for name, child in module._modules.items():
+            if child is None:
+                continue
+            inside = f"{path}.{name}" if path else name
+            if id(child) in kernels:
+                assert isinstance(child, nn.Linear)
+                if id(child) not in convolutions:
+                    convolutions[id(child)] = kernels[id(child)].convolution(child)
+                into._modules[name] = convolutions[id(child)]
+            elif id(child) in leaves:
+                into._modules[name] = child
+            else:
+                ordered = type(child) in (nn.Sequential, nn.ModuleList)
+                kept = graft(child, inside, nn.Sequential() if ordered else Part())
+                if kept is not None:
+                    into._modules[name] = kept
+        names = {attribute.rpartition(".")[2] for attribute in single if attribute.rpartition(".")[0] == path}
+        if names & {*module._parameters, *module._buffers}:  # all that the module owns, so that its keys stay complete
+            into._parameters.update(module._parameters)
+            into._buffers.update(module._buffers)
+            into._non_persistent_buffers_set.update(module._non_persistent_buffers_set)
+        for name in names - {*module._parameters, *module._buffers}:
+            constant = getattr(module, name)
+            if isinstance(constant, Tensor):
+                into.register_buffer(name, constant, persistent=False)
+            else:
+                into.__dict__[name] = constant
+        owned = into._modules or path in flags or names
+        return into if owned else None
+
+    graft(source, "", dense)
+    device = next((p.device for p in source.parameters()), torch.device("cpu"))
+    for name, index in plan.buffers.items():
+        dense.register_buffer(name, index.to(device), persistent=False)
+    dense._trunk = with_releases(trunk, names)
+    dense._head = with_releases(plan.steps, [plan.result])
+    dense._maps, dense._result = tuple(names), plan.result
+    windows = []
+    for node in maps:
+        h, w = (node.meta[REFERENCE].shape[axis] for axis in axes_of(node))
+        windows.append((1, 1) if pool == "cam" else (h, w))
+    dense._windows = tuple(windows)
+    dense._kernels = dict(plan.kernels)
+    dense._dropped = _dropped(source, dense)
+    return dense
+
+
+def _set_modes(source: nn.Module, dense: DenseClassifier) -> None:
+    """Give every part the mode that the classifier's part of that name has."""
+    dense.training = source.training
+    originals = dict(source.named_modules(remove_duplicate=False))
+    for name, module in dense.named_modules(remove_duplicate=False):
+        if name in originals and module is not originals[name]:
+            module.training = originals[name].training
+
+
+def _dropped(source: nn.Module, dense: nn.Module) -> tuple[str, ...]:
+    """Name the topmost parts of the classifier that have tensors and no place in the result."""
+    kept, own = set(dense.state_dict()), set(source.state_dict())
+    found: list[str] = []
+    for name in sorted(own - kept):
+        parts = name.split(".")
+        for i in range(1, len(parts) + 1):
+            top = ".".join(parts[:i])
+            if not any(key == top or key.startswith(f"{top}.") for key in kept):
+                if top not in found:
+                    found.append(top)
+                break
+    return tuple(found)
+
+
+def _growth(node: fx.Node) -> Pair:
+    small, large = node.meta[REFERENCE].shape, node.meta[LARGER].shape
+    y, x = axes_of(node)
+    return large[y] - small[y], large[x] - small[x]

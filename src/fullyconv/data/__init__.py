@@ -1,0 +1,32 @@
+"""Images and masks: folders, public sets, training transforms, and the data module that joins them."""
+
+from __future__ import annotations
+
+from fullyconv.data.camvid import CAMVID
+from fullyconv.data.datamodule import SegmentationDataModule, collate
+from fullyconv.data.folder import LAYOUTS, SegmentationFolder
+from fullyconv.data.pairs import Pair, match_pairs
+from fullyconv.data.samplers import EpochSampler, UnpaddedDistributedSampler
+from fullyconv.data.sources import PUBLIC_SETS, Source, check_labels, dataset_root, open_source
+from fullyconv.data.transforms import PAD_VALUE, Augmentation, RandomScaleCrop, training_transform
+
+__all__ = [
+    "CAMVID",
+    "LAYOUTS",
+    "PAD_VALUE",
+    "PUBLIC_SETS",
+    "Augmentation",
+    "EpochSampler",
+    "Pair",
+    "RandomScaleCrop",
+    "SegmentationDataModule",
+    "SegmentationFolder",
+    "Source",
+    "UnpaddedDistributedSampler",
+    "check_labels",
+    "collate",
+    "dataset_root",
+    "match_pairs",
+    "open_source",
+    "training_transform",
+]

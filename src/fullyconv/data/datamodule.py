@@ -1,0 +1,334 @@
+"""The data of a training run: splits, labels, loaders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from fullyconv.data.folder import SegmentationFolder, set_aside
+from fullyconv.data.pairs import Pair
+from fullyconv.data.samplers import EpochSampler, UnpaddedDistributedSampler
+from fullyconv.data.sources import check_labels, open_source
+from fullyconv.data.transforms import PAD_VALUE, Augmentation, training_transform
+from fullyconv.errors import DatasetError
+from fullyconv.images import image_size
+from fullyconv.labels import Labels
+
+
+class SegmentationDataModule(L.LightningDataModule):
+    """Load images and masks for training and evaluation.
+
+    Classes, label map and splits are known right after construction. A batch is a dict: `image` (N, C, H, W) float32
+    RGB in 0..1, not normalised; `mask` (N, H, W) int64; `size` (N, 2) height and width before padding; `path` list of
+    str. Training samples are augmented; evaluation samples keep their own size, and pictures of different sizes are
+    evaluated one by one.
+
+    Args:
+        data: a folder, or the name of a public set under the folder that FULLYCONV_DATA names. See
+            `fullyconv.data.folder.LAYOUTS` for what a folder may look like.
+        classes: class names in the order of the network's outputs; found from the data by default.
+        values: value in the mask file -> class name or "ignore"; by default value i is class i and 255 is ignored.
+        batch_size: samples a training batch and process.
+        crop_size: height and width of training crops in pixels; one number is a square, None the picture's own size.
+        scale: range of the random scale.
+        flip: probability of a flip from left to right.
+        brightness: how far brightness varies, 0..1.
+        contrast: how far contrast varies, 0..1.
+        saturation: how far saturation varies, 0..1.
+        hue: how far hue varies, 0..0.5.
+        num_workers: processes that read samples; 0 reads in the training process.
+        val_fraction: share of the training pairs set aside for validation where the data has no validation split.
+        split_seed: seed of that split.
+        seed: seed of order and augmentation. The same seed gives the same batches, with any number of workers.
+        eval_batch_size: samples a batch in evaluation; by default `batch_size` where all pictures have one size, else
+            1.
+        check: read all masks once before training and refuse what would break it; a second or so per thousand masks.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        DatasetError: if layout, pairs or labels are not understood.
+        ValueError: if an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        data: str,
+        *,
+        classes: list[str] | None = None,
+        values: dict[int, str] | None = None,
+        batch_size: int = 4,
+        crop_size: int | tuple[int, int] | None = None,
+        scale: tuple[float, float] = (0.5, 2.0),
+        flip: float = 0.5,
+        brightness: float = 0.25,
+        contrast: float = 0.25,
+        saturation: float = 0.25,
+        hue: float = 0.0,
+        num_workers: int = 0,
+        val_fraction: float = 0.2,
+        split_seed: int = 0,
+        seed: int = 0,
+        eval_batch_size: int | None = None,
+        check: bool = True,
+    ) -> None:
+        super().__init__()
+        data = os.fspath(data)
+        for name, number, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+            if not isinstance(number, int) or number < least:
+                raise ValueError(f"{name}={number!r}: a whole number, at least {least}")
+        if eval_batch_size is not None and eval_batch_size < 1:
+            raise ValueError(f"eval_batch_size={eval_batch_size!r}: a whole number, at least 1, or None")
+        self.augmentation = Augmentation(crop_size, scale, flip, brightness, contrast, saturation, hue)
+        # Not for the logger: the module has arguments of the same names, and Lightning refuses to merge the two.
+        self.save_hyperparameters(logger=False)
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.source = open_source(data, classes=classes, values=values)
+        self.splits = self._with_validation(val_fraction, split_seed)
+        self._check = check
+        self._checked: set[str] = set()
+
+    @classmethod
+    def from_folder(
+        cls,
+        path: str | Path,
+        *,
+        classes: list[str] | None = None,
+        values: dict[int, str] | None = None,
+        batch_size: int = 4,
+        crop_size: int | tuple[int, int] | None = None,
+        scale: tuple[float, float] = (0.5, 2.0),
+        flip: float = 0.5,
+        brightness: float = 0.25,
+        contrast: float = 0.25,
+        saturation: float = 0.25,
+        hue: float = 0.0,
+        num_workers: int = 0,
+        val_fraction: float = 0.2,
+        split_seed: int = 0,
+        seed: int = 0,
+        eval_batch_size: int | None = None,
+        check: bool = True,
+    ) -> SegmentationDataModule:
+        """Make a data module from a folder: CamVid, or images and masks in one of the general layouts.
+
+        Args:
+            path: the folder, or the name of a public set under FULLYCONV_DATA.
+            classes: as in the constructor, like all that follow.
+            values: value in the mask file -> class name or "ignore".
+            batch_size: samples a training batch and process.
+            crop_size: height and width of training crops in pixels.
+            scale: range of the random scale.
+            flip: probability of a flip from left to right.
+            brightness: how far brightness varies.
+            contrast: how far contrast varies.
+            saturation: how far saturation varies.
+            hue: how far hue varies.
+            num_workers: processes that read samples.
+            val_fraction: share set aside for validation where there is no such split.
+            split_seed: seed of that split.
+            seed: seed of order and augmentation.
+            eval_batch_size: samples a batch in evaluation.
+            check: read all masks once before training.
+
+        Returns:
+            The data module.
+        """
+        return cls(
+            os.fspath(path),
+            classes=classes,
+            values=values,
+            batch_size=batch_size,
+            crop_size=crop_size,
+            scale=scale,
+            flip=flip,
+            brightness=brightness,
+            contrast=contrast,
+            saturation=saturation,
+            hue=hue,
+            num_workers=num_workers,
+            val_fraction=val_fraction,
+            split_seed=split_seed,
+            seed=seed,
+            eval_batch_size=eval_batch_size,
+            check=check,
+        )
+
+    @property
+    def labels(self) -> Labels:
+        """Class names, palette and label map."""
+        return self.source.labels
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in the order of the network's outputs."""
+        return list(self.labels.names)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, K."""
+        return self.labels.num_classes
+
+    @property
+    def ignore_index(self) -> int:
+        """Index of pixels that count for nothing."""
+        return self.labels.ignore_index
+
+    @property
+    def report(self) -> str:
+        """Say where the data is, how it is laid out and split, and what its classes are."""
+        sizes = ", ".join(f"{split} {len(pairs)}" for split, pairs in self.splits.items())
+        names = ", ".join(self.labels.names[:24]) + (", ..." if self.num_classes > 24 else "")
+        lines = [
+            f"{self.source.root}: layout {self.source.layout}; pairs: {sizes}",
+            f"{self.num_classes} classes: {names}",
+            f"values in the masks: {self.labels.describe_values()}",
+            *self.source.notes,
+        ]
+        return "\n".join(lines)
+
+    def check(self, split: str | None = None) -> dict[str, int]:
+        """Read every mask once, in parallel, and see that nothing in it can break training.
+
+        Args:
+            split: one split; all of them by default.
+
+        Returns:
+            Class name -> pixels, and "ignore" -> pixels.
+
+        Raises:
+            DatasetError: if a file is damaged, an image and its mask differ in size, or a mask holds a value that is
+                not in the label map; it names file and value.
+        """
+        pairs = self._pairs(split) if split else [pair for part in self.splits.values() for pair in part]
+        return check_labels(self.source, pairs)
+
+    def dataset(self, split: str) -> SegmentationFolder:
+        """Give one split as a data set of samples, augmented if it is "train".
+
+        Args:
+            split: "train", "val" or "test".
+
+        Returns:
+            The data set.
+
+        Raises:
+            DatasetError: if there is no such split.
+        """
+        transform = training_transform(self.augmentation, self.ignore_index) if split == "train" else None
+        return SegmentationFolder(self._pairs(split), self.labels, transform=transform, seed=self.seed)
+
+    def setup(self, stage: str) -> None:
+        """Check the masks that the stage will use; Lightning calls this."""
+        wanted = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ())
+        if stage == "fit":
+            rank_zero_info(self.report)
+        for split in wanted:
+            if self._check and split in self.splits and split not in self._checked:
+                self.check(split)
+                self._checked.add(split)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Load augmented training samples, shuffled anew every epoch."""
+        dataset = self.dataset("train")
+        sampler = EpochSampler(dataset, self.seed)
+        # A last batch of one sample breaks batch normalisation on small maps.
+        return self._loader(dataset, sampler, self.batch_size, drop_last=len(sampler) > self.batch_size)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Load the validation split, every sample once, at its own size."""
+        return self.eval_dataloader("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Load the test split, every sample once, at its own size."""
+        return self.eval_dataloader("test")
+
+    def eval_dataloader(self, split: str) -> DataLoader[Any]:
+        """Load any split without augmentation, every sample once, at its own size.
+
+        Args:
+            split: "train", "val" or "test".
+
+        Raises:
+            DatasetError: if there is no such split.
+        """
+        dataset = SegmentationFolder(self._pairs(split), self.labels, seed=self.seed)
+        batch_size = self.eval_batch_size
+        if batch_size is None:
+            # Padding would change what the network sees near the border, so mixed sizes go one by one.
+            one_size = len({image_size(pair.image) for pair in dataset.pairs}) == 1
+            batch_size = self.batch_size if one_size else 1
+        return self._loader(dataset, UnpaddedDistributedSampler(dataset), batch_size, drop_last=False)
+
+    def _loader(
+        self, dataset: Dataset[Any], sampler: Sampler[Any], batch_size: int, *, drop_last: bool
+    ) -> DataLoader[Any]:
+        return DataLoader(
+            dataset=dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=partial(collate, ignore_index=self.ignore_index),
+            pin_memory=torch.cuda.is_available(),
+            drop_last=drop_last,
+            # The loader draws a seed for its workers; from a generator of its own it leaves the global one alone.
+            generator=torch.Generator().manual_seed(self.seed),
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def _pairs(self, split: str) -> list[Pair]:
+        if split not in self.splits:
+            raise DatasetError(
+                f"{self.source.root}: has no split {split!r}, only {', '.join(self.splits)}; add a {split}/ folder "
+                "or use one of these"
+            )
+        return self.splits[split]
+
+    def _with_validation(self, fraction: float, seed: int) -> dict[str, list[Pair]]:
+        splits = dict(self.source.splits)
+        if "val" in splits:
+            return splits
+        name = "train" if "train" in splits else "all"
+        train, val = set_aside(splits.pop(name), fraction, seed)
+        self.source.notes.append(
+            f"no validation split: {len(val)} of {len(train) + len(val)} pairs set aside for it "
+            f"(val_fraction={fraction}, split_seed={seed})"
+        )
+        return {"train": train, "val": val, **splits}
+
+
+def collate(samples: Sequence[dict[str, Any]], *, ignore_index: int = 255) -> dict[str, Any]:
+    """Make a batch of samples, those of different sizes padded at the bottom and the right.
+
+    Args:
+        samples: dicts of `image` (C, H, W), `mask` (H, W), `size` (2,), `path`.
+        ignore_index: what fills the masks; images are filled with mid grey (`PAD_VALUE`).
+
+    Returns:
+        `image` (N, C, H, W), `mask` (N, H, W), `size` (N, 2), `path` (list of N), with the largest H and W of the
+        samples.
+    """
+    height = max(int(sample["mask"].shape[-2]) for sample in samples)
+    width = max(int(sample["mask"].shape[-1]) for sample in samples)
+    return {
+        "image": torch.stack([_padded(sample["image"], height, width, PAD_VALUE) for sample in samples]),
+        "mask": torch.stack([_padded(sample["mask"], height, width, ignore_index) for sample in samples]),
+        "size": torch.stack([sample["size"] for sample in samples]),
+        "path": [sample["path"] for sample in samples],
+    }
+
+
+def _padded(tensor: Tensor, height: int, width: int, value: float) -> Tensor:
+    bottom, right = height - int(tensor.shape[-2]), width - int(tensor.shape[-1])
+    return torch.nn.functional.pad(tensor, (0, right, 0, bottom), value=value) if bottom or right else tensor

@@ -1,0 +1,192 @@
+"""Folders of images and masks: the layouts that are understood, and the data set that reads them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from fullyconv.data.pairs import Pair, match_pairs
+from fullyconv.errors import DatasetError
+from fullyconv.images import exif_orientation, read_image, read_mask
+from fullyconv.labels import Labels
+
+LAYOUTS = """\
+  images/ + masks/                                       (a part is set aside for validation)
+  train/images/ + train/masks/, the same in val/, test/  (val/ and test/ may be missing)
+  images/train/ + masks/train/, the same with val, test  (val and test may be missing)
+  train/ + trainannot/, val/ + valannot/, ...            (CamVid)
+with masks of one channel (index or palette PNG), each named like its image up to the extension,
+and optionally classes.txt: one class name a line, the first line for value 0"""
+
+_SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+
+Transform = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[Tensor, Tensor]]
+
+
+class SegmentationFolder(Dataset[dict[str, Any]]):
+    """Read pairs of image and mask as samples.
+
+    A sample is a dict: `image` (C, H, W) float32 RGB in 0..1, not normalised; `mask` (H, W) int64 class indices; `size`
+    (2,) height and width; `path` of the image.
+
+    An item is asked for by its index, or by (epoch, index) as `EpochSampler` does. In the second form the random
+    numbers of the transform come from (seed, epoch, index) alone, so that the same sample is the same in every
+    process, with any number of workers and after a resume.
+
+    Args:
+        pairs: images and their masks.
+        labels: what the values in the masks mean.
+        transform: a joint transform of a uint8 image (C, H, W) and its mask (H, W), from `fullyconv.data.transforms`
+            or any of torchvision's v2; none leaves both as they are.
+        seed: seed of the transform's random numbers.
+
+    Raises:
+        DatasetError: if there are no pairs; when reading, if a file is damaged, sizes differ or a label value is stray.
+    """
+
+    def __init__(
+        self, pairs: Sequence[Pair], labels: Labels, *, transform: Transform | None = None, seed: int = 0
+    ) -> None:
+        if not pairs:
+            raise DatasetError("pairs is empty: a data set has at least one image with its mask")
+        self.pairs = list(pairs)
+        self.labels = labels
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
+        epoch, index = item if isinstance(item, tuple) else (None, item)
+        pair = self.pairs[index]
+        image, mask = read_pair(pair, self.labels)
+        # Memory stays (H, W, C), which torchvision resizes without a copy.
+        picture = tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1))
+        target = tv_tensors.Mask(torch.from_numpy(mask if mask.dtype == np.uint8 else mask.astype(np.int32)))
+        if self.transform is None:
+            return _sample(picture, target, pair)
+        if epoch is None:
+            return _sample(*self.transform(picture, target), pair)
+        state = torch.get_rng_state()
+        try:
+            # Only the generator of the CPU: torch.manual_seed would set those of the accelerators as well.
+            torch.default_generator.manual_seed(_mix(self.seed, epoch, index))
+            return _sample(*self.transform(picture, target), pair)
+        finally:
+            torch.set_rng_state(state)
+
+
+def read_pair(pair: Pair, labels: Labels) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Read an image and its mask and see that they fit.
+
+    Args:
+        pair: the two files.
+        labels: what the values in the mask mean.
+
+    Returns:
+        (H, W, 3) uint8 RGB, and (H, W) class indices.
+
+    Raises:
+        DatasetError: if a file is damaged, the sizes differ, or the mask holds a value that is not in the label map.
+    """
+    image = read_image(pair.image)
+    mask = read_mask(pair.mask)
+    check_sizes(pair, (image.shape[0], image.shape[1]), (mask.shape[0], mask.shape[1]))
+    return image, labels.encode(mask, pair.mask)
+
+
+def check_sizes(pair: Pair, image: tuple[int, int], mask: tuple[int, int]) -> None:
+    """Refuse a pair whose image and mask differ in size (each height, width in pixels)."""
+    if image == mask:
+        return
+    hint = ""
+    if image == mask[::-1] and exif_orientation(pair.image) != 1:
+        hint = " The image is turned by its EXIF orientation and the mask is not: turn the mask, or strip the tag"
+    raise DatasetError(
+        f"{pair.image} has {image[0]} x {image[1]} pixels (H x W) and its mask {pair.mask} {mask[0]} x {mask[1]}; "
+        f"both must be equal.{hint or ' Resize one (masks by nearest neighbour), or pair the right files'}"
+    )
+
+
+def find_splits(root: Path) -> tuple[str, dict[str, list[Pair]]] | None:
+    """Find the splits of a folder in one of the general layouts.
+
+    Args:
+        root: the folder.
+
+    Returns:
+        The layout in words, and split name -> pairs; the one split is called "all" where there are none. None where the
+        folder has none of these layouts.
+
+    Raises:
+        FileNotFoundError: if a split has images and no masks, or the other way round.
+        DatasetError: if images and masks do not pair.
+    """
+    for images, masks in (("{}/images", "{}/masks"), ("images/{}", "masks/{}")):
+        folders = {
+            split: (root / images.format(name), root / masks.format(name))
+            for split, names in _SPLITS.items()
+            for name in names
+            # Either of them makes a split: one without the other is then an error, and not left out.
+            if (root / images.format(name)).is_dir() or (root / masks.format(name)).is_dir()
+        }
+        if "train" in folders:
+            layout = f"{images.format('train')} + {masks.format('train')}"
+            return layout, {split: match_pairs(*both) for split, both in folders.items()}
+    if (root / "images").is_dir() and (root / "masks").is_dir():
+        return "images + masks", {"all": match_pairs(root / "images", root / "masks")}
+    return None
+
+
+def set_aside(pairs: Sequence[Pair], fraction: float, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """Split pairs in two at random, the same way every time and on every machine.
+
+    Each pair is drawn by a digest of its name, so that adding images moves few of the others.
+
+    Args:
+        pairs: at least two pairs.
+        fraction: share of the second part, between 0 and 1; both parts get at least one pair.
+        seed: another seed is another split.
+
+    Returns:
+        The larger part and the part set aside, both in the order of `pairs`.
+
+    Raises:
+        ValueError: if `fraction` is not between 0 and 1.
+        DatasetError: if there are fewer than two pairs.
+    """
+    if not 0.0 < fraction < 1.0:
+        raise ValueError(f"val_fraction={fraction}: a share between 0 and 1, such as 0.2")
+    if len(pairs) < 2:
+        raise DatasetError(
+            f"{pairs[0].image if pairs else 'the data set'}: one image cannot be split into training and validation; "
+            "add images, or give a val/ folder"
+        )
+    count = min(max(round(len(pairs) * fraction), 1), len(pairs) - 1)
+    drawn = sorted(pairs, key=lambda pair: hashlib.blake2b(f"{seed}/{pair.key}".encode()).digest())
+    chosen = {pair.key for pair in drawn[:count]}
+    return [pair for pair in pairs if pair.key not in chosen], [pair for pair in pairs if pair.key in chosen]
+
+
+def _sample(image: Tensor, mask: Tensor, pair: Pair) -> dict[str, Any]:
+    if not image.is_floating_point():
+        image = image.to(torch.float32) / 255
+    return {
+        "image": image.as_subclass(Tensor).contiguous(),
+        "mask": mask.as_subclass(Tensor).to(torch.int64),
+        "size": torch.tensor(mask.shape[-2:], dtype=torch.int64),
+        "path": str(pair.image),
+    }
+
+
+def _mix(seed: int, epoch: int, index: int) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{epoch}/{index}".encode(), digest_size=4).digest(), "little")

@@ -1,0 +1,80 @@
+"""Pairs of image and mask, found by name; a picture without its mask is an error, never a guess."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fullyconv.errors import DatasetError
+from fullyconv.images import EXTENSIONS
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Name an image and the mask that labels it.
+
+    Args:
+        image: the picture.
+        mask: its mask, of the same height and width.
+        key: what both share: the path inside their folders, without the extension.
+    """
+
+    image: Path
+    mask: Path
+    key: str
+
+
+def match_pairs(images: str | Path, masks: str | Path) -> list[Pair]:
+    """Pair the pictures of one folder with the masks of another by name, whatever their extensions.
+
+    Sub-folders count: `images/berlin/0001.jpg` goes with `masks/berlin/0001.png`.
+
+    Args:
+        images: folder of pictures.
+        masks: folder of masks.
+
+    Returns:
+        At least one pair, sorted by name.
+
+    Raises:
+        FileNotFoundError: if a folder is missing.
+        DatasetError: if a picture has no mask or a mask no picture, if two files share a name, or if there are none.
+    """
+    images, masks = Path(images), Path(masks)
+    pictures, labels = _by_key(images), _by_key(masks)
+    if not pictures and not labels:
+        raise DatasetError(f"{images}: no pictures in it; accepted are {', '.join(EXTENSIONS)}")
+    if lonely := sorted(pictures.keys() - labels.keys()):
+        raise DatasetError(
+            f"{_listed([pictures[key] for key in lonely])}: no mask of the same name in {masks}; "
+            "add the masks (the name without its extension must be equal) or remove the pictures"
+        )
+    if extra := sorted(labels.keys() - pictures.keys()):
+        raise DatasetError(
+            f"{_listed([labels[key] for key in extra])}: no picture of the same name in {images}; "
+            "add the pictures (the name without its extension must be equal) or remove the masks"
+        )
+    return [Pair(pictures[key], labels[key], key) for key in sorted(pictures)]
+
+
+def _by_key(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; check the name")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if path.suffix.lower() not in EXTENSIONS or any(part.startswith(".") for part in relative.parts):
+            continue
+        if not path.is_file():
+            continue
+        key = relative.with_suffix("").as_posix()
+        if key in found:
+            raise DatasetError(f"{found[key]} and {path} share one name; remove or rename one of them")
+        found[key] = path
+    return found
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    shown = ", ".join(str(path) for path in paths[:5])
+    return shown if len(paths) <= 5 else f"{shown} and {len(paths) - 5} more"

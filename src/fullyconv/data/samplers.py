@@ -1,0 +1,95 @@
+"""Which samples a process reads, in which order; both samplers share a data set out among processes themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sized
+from typing import Any
+
+import torch.distributed as dist
+from torch.utils.data import Dataset, DistributedSampler
+
+from fullyconv.errors import DatasetError
+
+
+def _processes() -> tuple[int, int]:
+    """Number of processes and this one's rank; (1, 0) outside of distributed training."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_world_size(), dist.get_rank()
+    return 1, 0
+
+
+# Both derive from DistributedSampler, also for one process: Lightning then leaves them alone and tells them the epoch.
+
+
+class EpochSampler(DistributedSampler[Any]):
+    """Shuffle anew every epoch, by seed and epoch alone, and hand the epoch on to the data set.
+
+    The order of epoch n is the same whether training came there or was resumed there. Lightning calls `set_epoch`; a
+    plain loop has to do so itself.
+
+    Args:
+        dataset: the data set.
+        seed: another seed is another order.
+        num_replicas: number of processes; by default those of torch.distributed, or one.
+        rank: which of them this is.
+
+    Yields:
+        (epoch, index).
+    """
+
+    def __init__(
+        self, dataset: Dataset[Any], seed: int = 0, num_replicas: int | None = None, rank: int | None = None
+    ) -> None:
+        processes, this = _processes()
+        super().__init__(
+            dataset,
+            num_replicas=processes if num_replicas is None else num_replicas,
+            rank=this if rank is None else rank,
+            shuffle=True,
+            seed=seed,
+        )
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        for index in super().__iter__():
+            yield self.epoch, index
+
+
+class UnpaddedDistributedSampler(DistributedSampler[Any]):
+    """Share a data set out among processes so that every sample is read exactly once.
+
+    The sampler of torch repeats samples until every process has as many, and those count twice in every score. Here
+    some processes have one sample fewer, which is fine where nothing waits for all processes within an epoch.
+
+    Args:
+        dataset: the data set; at least as many samples as processes.
+        num_replicas: number of processes; by default those of torch.distributed, or one.
+        rank: which of them this is.
+
+    Raises:
+        DatasetError: if there are fewer samples than processes: one without any would wait for ever in the end.
+
+    Example:
+        >>> [list(UnpaddedDistributedSampler(range(7), 3, rank)) for rank in range(3)]
+        [[0, 3, 6], [1, 4], [2, 5]]
+    """
+
+    def __init__(self, dataset: Sized, num_replicas: int | None = None, rank: int | None = None) -> None:
+        processes, this = _processes()
+        processes = processes if num_replicas is None else num_replicas
+        super().__init__(
+            dataset,  # type: ignore[arg-type]  # anything with a length
+            num_replicas=processes,
+            rank=this if rank is None else rank,
+            shuffle=False,
+        )
+        length = len(dataset)
+        if length < processes:
+            raise DatasetError(
+                f"{length} samples cannot be shared out among {processes} processes; use at most {length} devices"
+            )
+        self._indices = range(self.rank, length, processes)
+        self.num_samples = len(self._indices)
+        self.total_size = length
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._indices)

@@ -1,0 +1,282 @@
+"""From a folder or the name of a public set to splits and labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fullyconv.data import camvid
+from fullyconv.data.folder import LAYOUTS, check_sizes, find_splits
+from fullyconv.data.pairs import Pair
+from fullyconv.errors import DatasetError, near_miss
+from fullyconv.images import image_size, read_mask
+from fullyconv.labels import IGNORE, Labels
+
+PUBLIC_SETS = ("camvid",)
+"""Sets whose layout, classes and splits are known by name."""
+
+ENVIRONMENT = "FULLYCONV_DATA"
+
+
+@dataclass
+class Source:
+    """Hold what is known of a data set before a picture of it is used.
+
+    Args:
+        root: its folder.
+        layout: its layout in words.
+        splits: "train", "val", "test" -> pairs, or "all" -> pairs where it has no splits.
+        labels: classes and what the values in the masks mean.
+        notes: what was found out or decided on the way, one sentence each, for people to read.
+        counts: value -> pixels, of the masks that were read so far.
+    """
+
+    root: Path
+    layout: str
+    splits: dict[str, list[Pair]]
+    labels: Labels
+    notes: list[str] = field(default_factory=list)
+    counts: dict[Path, dict[int, int]] = field(default_factory=dict, repr=False)
+
+
+def dataset_root(data: str | Path) -> Path:
+    """Find the folder of a data set.
+
+    Args:
+        data: a folder, or the name of one under the folder that the environment variable FULLYCONV_DATA names.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileNotFoundError: if there is none; the message says what to set, or which sets there are.
+    """
+    path = Path(data).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise DatasetError(f"data={str(data)!r} is a file: give the folder that holds images and masks")
+    root = os.environ.get(ENVIRONMENT)
+    is_name = len(path.parts) == 1
+    if not is_name:
+        raise FileNotFoundError(f"data={str(data)!r}: no such folder; check the path")
+    if not root:
+        raise FileNotFoundError(
+            f"data={str(data)!r}: no such folder here; for a public set by its name set {ENVIRONMENT}=FOLDER to the "
+            f"folder that holds it (known sets: {', '.join(PUBLIC_SETS)})"
+        )
+    if not Path(root).is_dir():
+        raise FileNotFoundError(
+            f"{ENVIRONMENT}={root}: no such folder; set it to the folder that holds the public sets"
+        )
+    if (Path(root) / path).is_dir():
+        return Path(root) / path
+    there = [entry.name for entry in Path(root).iterdir() if entry.is_dir()]
+    raise FileNotFoundError(
+        f"data={str(data)!r}: no such folder, neither here nor in {ENVIRONMENT}={root}. {near_miss(str(data), there)}"
+    )
+
+
+def open_source(
+    data: str | Path, *, classes: Sequence[str] | None = None, values: Mapping[int, str] | None = None
+) -> Source:
+    """Find splits and labels of a data set.
+
+    The classes are, in this order: those given; those of a public set; the lines of `classes.txt`; the values that the
+    masks hold, named "class 0" and so on.
+
+    Args:
+        data: a folder or the name of a public set.
+        classes: class names in the order of the network's outputs; by default value i in a mask is class i.
+        values: value in the mask file -> class name or "ignore".
+
+    Returns:
+        The source; `splits` as they are in the folder.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        DatasetError: if the layout is none that is understood, images and masks do not pair, or the values in the masks
+            do not tell what they mean.
+        ValueError: if `classes` or `values` break a rule of `Labels`.
+    """
+    root = dataset_root(data)
+    if camvid.has_layout(root):
+        layout, splits = "CamVid", camvid.find_splits(root)
+        own = camvid.CAMVID if camvid.is_camvid(root, splits) else None
+    else:
+        own = None
+        found = find_splits(root)
+        if found is None:
+            there = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in root.iterdir())
+            listed = ", ".join(there[:12]) + (", ..." if len(there) > 12 else "") if there else "nothing"
+            raise DatasetError(f"{root}: holds {listed}, which is no layout that is understood. Accepted:\n{LAYOUTS}")
+        layout, splits = found
+    _refuse_shared(splits)
+    source = Source(root, layout, splits, own if own is not None else Labels.of(["unknown"]))
+    listing = root / "classes.txt"
+    if classes is not None:
+        source.labels = Labels.of(classes, values=values)
+    elif own is not None:
+        if values:
+            source.labels = Labels(own.names, own.palette, own.ignore_index, {**own.values, **values})
+    elif listing.is_file():
+        source.labels = _labels_from_listing(listing, values)
+        source.notes.append(f"classes from {listing}")
+    elif values:
+        names = dict.fromkeys(name for _, name in sorted(values.items()) if name != IGNORE)
+        source.labels = Labels.of(tuple(names), values=values)
+    else:
+        pairs = [pair for split in splits.values() for pair in split]
+        count_values(source, pairs)
+        found_values = {value: path for path in source.counts for value in source.counts[path]}
+        source.labels, note = labels_from_values(found_values)
+        source.notes.append(note)
+    return source
+
+
+def labels_from_values(found: Mapping[int, Path]) -> tuple[Labels, str]:
+    """Name the classes after the values that masks hold, where the values leave no doubt.
+
+    Args:
+        found: value -> a mask that holds it.
+
+    Returns:
+        The labels, and a sentence that says what was made of the values.
+
+    Raises:
+        DatasetError: if the values may mean more than one thing; it says how to tell.
+
+    Example:
+        >>> labels_from_values({0: Path("a.png"), 1: Path("a.png"), 255: Path("b.png")})[0].values
+        {0: 'class 0', 1: 'class 1', 255: 'ignore'}
+    """
+    values = sorted(found)
+    shown = ", ".join(map(str, values[:16])) + (", ..." if len(values) > 16 else "")
+    remedy = (
+        "Say what they mean: a classes.txt in the folder (one name a line, the first line for value 0), "
+        'classes=["name", ...], or values={value: "name" or "ignore"}'
+    )
+    if values == [0, 255]:
+        labels = Labels.of(["background", "foreground"], values={0: "background", 255: "foreground"})
+        return labels, "the masks hold 0 and 255: read as 0 = background, 255 = foreground"
+    classes = [value for value in values if value != 255]
+    if len(classes) < 2:
+        raise DatasetError(
+            f"{found[values[0]] if values else 'masks'}: all masks together hold the values {shown}, which is fewer "
+            f"than two classes. {remedy}"
+        )
+    # Class indices lie close together; grey levels (0, 128, 255), antialiased masks and probabilities do not.
+    if classes[-1] > 2 * len(classes) + 8 or (255 in values and len(classes) > 200):
+        raise DatasetError(
+            f"{found[classes[-1]]}: the masks hold the values {shown}, which do not look like class indices (grey "
+            f"levels, antialiased borders or colours?). {remedy}"
+        )
+    table = {value: f"class {value}" for value in classes} | {255: IGNORE}
+    note = f"no classes.txt: classes named after the values in the masks ({shown}; 255 = ignore)"
+    return Labels.of([table[value] for value in classes], values=table), note
+
+
+def count_values(source: Source, pairs: Iterable[Pair], threads: int | None = None) -> None:
+    """Read masks and image headers in parallel and remember the pixels of every value; sizes that differ are an error.
+
+    Args:
+        source: where the counts are kept; masks that were read before are not read again.
+        pairs: what to read.
+        threads: number of threads; by default the number of processors, at most 16.
+
+    Raises:
+        DatasetError: if a file is damaged, or an image and its mask differ in size; the first in the order of `pairs`.
+    """
+    todo = [pair for pair in pairs if pair.mask not in source.counts]
+    with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 16)) as pool:
+        for pair, counts in zip(todo, pool.map(_count, todo), strict=True):
+            source.counts[pair.mask] = counts
+
+
+def check_labels(source: Source, pairs: Sequence[Pair], threads: int | None = None) -> dict[str, int]:
+    """Read every mask once and see that training will not stumble over one.
+
+    Args:
+        source: the data set.
+        pairs: the pairs to check.
+        threads: number of threads.
+
+    Returns:
+        Class name -> pixels in these masks, and "ignore" -> pixels.
+
+    Raises:
+        DatasetError: if a file is damaged, sizes differ, a value is not in the label map (with every such file counted
+            and the first five named), if no pixel has a class, or if the masks look like 0/255 and the labels ignore
+            255.
+    """
+    count_values(source, pairs, threads)
+    labels = source.labels
+    bad = [pair for pair in pairs if labels.unknown(source.counts[pair.mask])]
+    if bad:
+        others = [str(pair.mask) for pair in bad[1:5]]
+        more = f" The same goes for {len(bad) - 1} more: {', '.join(others)}{', ...' if len(bad) > 5 else ''}."
+        message = labels.stray_message(source.counts[bad[0].mask], bad[0].mask)
+        raise DatasetError(message + (more if others else ""))
+    totals = dict.fromkeys([*labels.names, IGNORE], 0)
+    seen: set[int] = set()
+    for pair in pairs:
+        for value, pixels in source.counts[pair.mask].items():
+            totals[labels.values[value]] += pixels
+            seen.add(value)
+    if seen == {0, 255} and labels.values[255] == IGNORE and labels.num_classes == 2:
+        first, second = labels.names
+        raise DatasetError(
+            f"{pairs[0].mask}: the masks hold 0 and 255 and nothing else, and 255 is ignored, so that {second!r} never "
+            f'occurs. Say what they mean: values={{0: "{first}", 255: "{second}"}}'
+        )
+    if not any(totals[name] for name in labels.names):
+        raise DatasetError(f"{pairs[0].mask}: all pixels of all masks are ignored; check the label map and the masks")
+    return totals
+
+
+def _count(pair: Pair) -> dict[int, int]:
+    mask = read_mask(pair.mask)
+    check_sizes(pair, image_size(pair.image), (mask.shape[0], mask.shape[1]))
+    if mask.dtype == np.uint8:
+        histogram = np.bincount(mask.reshape(-1), minlength=256)
+        return {int(value): int(histogram[value]) for value in np.flatnonzero(histogram)}
+    found, counts = np.unique(mask, return_counts=True)
+    return dict(zip(found.tolist(), counts.tolist(), strict=True))
+
+
+def _labels_from_listing(path: Path, values: Mapping[int, str] | None) -> Labels:
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path}: not UTF-8 text; save it as UTF-8, one class name a line") from error
+    if not lines:
+        raise DatasetError(f"{path}: empty; write one class name a line, the first line for value 0")
+    if "" in lines:
+        value = lines.index("")
+        raise DatasetError(f'{path}: line {value + 1} is empty; write a class name, or "{IGNORE}", for value {value}')
+    names = tuple(name for name in lines if name != IGNORE)
+    try:
+        table: dict[int, str] = dict(enumerate(lines))
+        return Labels.of(names, values={**table, **(values or {})})
+    except ValueError as error:
+        raise DatasetError(f"{path}: {error}") from error
+
+
+def _refuse_shared(splits: Mapping[str, Sequence[Pair]]) -> None:
+    """A file in two splits (a link, a folder given twice) makes every score a lie."""
+    seen: dict[Any, tuple[str, Path]] = {}
+    for split, pairs in splits.items():
+        for pair in pairs:
+            image = pair.image.resolve()
+            if image in seen and seen[image][0] != split:
+                raise DatasetError(
+                    f"{pair.image} and {seen[image][1]} are one file, in the splits {seen[image][0]} and {split}; "
+                    "keep it in one of them"
+                )
+            seen[image] = (split, pair.image)

@@ -1,0 +1,161 @@
+"""Overlay a mask on its picture, with a legend that says what the colours are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from fullyconv.images import read_image
+from fullyconv.labels import VOID_COLOUR, Colour, Labels
+
+_PAPER = (255, 255, 255)
+_INK = (20, 20, 20)
+
+Array = npt.NDArray[Any]
+
+
+def colour_mask(mask: Array, palette: Sequence[Sequence[int]]) -> npt.NDArray[np.uint8]:
+    """Paint every class of a mask in its colour.
+
+    Args:
+        mask: (H, W) class indices.
+        palette: one (red, green, blue) colour in 0..255 per class.
+
+    Returns:
+        (H, W, 3) uint8; indices beyond the palette (ignored pixels) in the void colour of PASCAL VOC.
+
+    Raises:
+        ValueError: if the mask is not (H, W) integers or the palette not colours.
+
+    Example:
+        >>> colour_mask(np.array([[0, 255]]), [(255, 0, 0)]).tolist()
+        [[[255, 0, 0], [224, 224, 192]]]
+    """
+    mask = _checked_mask(mask)
+    table = np.array(palette)
+    if table.ndim != 2 or table.shape[1] != 3 or table.min() < 0 or table.max() > 255:
+        raise ValueError(f"palette has shape {table.shape}; give one (red, green, blue) colour in 0..255 per class")
+    table = np.concatenate([table, [VOID_COLOUR]]).astype(np.uint8)
+    last = len(table) - 1
+    inside = (mask >= 0) & (mask < last)
+    painted: npt.NDArray[np.uint8] = table[np.where(inside, mask, last)]
+    return painted
+
+
+def overlay(
+    image: str | Path | Image.Image | Array,
+    mask: Array,
+    labels: Labels,
+    alpha: float = 0.55,
+    legend: bool = True,
+    borders: bool = True,
+) -> Image.Image:
+    """Lay a mask in colour over its picture, and list the classes in it below.
+
+    Ignored pixels show the picture as it is.
+
+    Args:
+        image: what `fullyconv.images.read_image` takes.
+        mask: (H, W) class indices, of the picture's size.
+        labels: names and colours.
+        alpha: weight of the colours, from 0 (the picture alone) to 1 (the colours alone).
+        legend: add a legend below: colour, name and share of each class that occurs, the largest first. The shares are
+            of all pixels, ignored ones included.
+        borders: draw a thin light line where classes meet, on pictures of at least 128 pixels each way.
+
+    Returns:
+        An RGB image: of the picture's own size without legend; with it, higher, and wider where the picture is too
+        narrow for a line of text.
+
+    Raises:
+        ValueError: if `alpha` is out of range, the sizes differ, or the mask holds an index that is no class.
+    """
+    if not 0.0 <= alpha <= 1.0:
+        raise ValueError(f"alpha={alpha}: a weight in 0..1")
+    picture = read_image(image)
+    mask = _checked_mask(mask)
+    if mask.shape != picture.shape[:2]:
+        raise ValueError(f"mask has shape {mask.shape} and the image {picture.shape[:2]} (H, W); both must be equal")
+    counts = _count(mask, labels)
+    colours = colour_mask(mask, labels.palette)
+    blended = picture.astype(np.float32)
+    blended += np.float32(alpha) * (colours - blended)
+    counted = mask != labels.ignore_index
+    blended = np.where(counted[..., None], blended, picture)
+    if borders and alpha > 0.0 and min(mask.shape) >= 128:
+        edge = _border(mask)
+        blended[edge] = 0.35 * blended[edge] + 0.65 * 255
+    result = Image.fromarray(np.rint(blended).astype(np.uint8))
+    return _with_legend(result, counts) if legend else result
+
+
+def _checked_mask(mask: Array) -> Array:
+    mask = np.asarray(mask)
+    if mask.ndim != 2 or not np.issubdtype(mask.dtype, np.integer):
+        raise ValueError(f"mask has shape {mask.shape} and type {mask.dtype}; give (H, W) integers")
+    return mask
+
+
+def _count(mask: Array, labels: Labels) -> list[tuple[str, Colour, float]]:
+    """Name, colour and share in percent of every class in a mask, the largest first, ignored pixels last."""
+    found, pixels = np.unique(mask, return_counts=True)
+    entries = []
+    ignored = 0
+    for index, count in zip(found.tolist(), pixels.tolist(), strict=True):
+        if index == labels.ignore_index:
+            ignored = count
+        elif not 0 <= index < labels.num_classes:
+            raise ValueError(
+                f"mask holds {index}, and labels has the classes 0..{labels.num_classes - 1} and "
+                f"{labels.ignore_index} for ignore; encode the mask with labels.encode"
+            )
+        else:
+            entries.append((labels.names[index], labels.palette[index], 100.0 * count / mask.size))
+    entries.sort(key=lambda entry: -entry[2])
+    if ignored:
+        entries.append(("ignored", _PAPER, 100.0 * ignored / mask.size))
+    return entries
+
+
+def _border(mask: Array) -> npt.NDArray[np.bool_]:
+    """Mark the pixels whose right or lower neighbour has another class."""
+    edge = np.zeros(mask.shape, dtype=np.bool_)
+    edge[:, :-1] |= mask[:, :-1] != mask[:, 1:]
+    edge[:-1] |= mask[:-1] != mask[1:]
+    return edge
+
+
+def _with_legend(picture: Image.Image, entries: Sequence[tuple[str, Colour, float]]) -> Image.Image:
+    size = min(max(round(min(picture.size) / 26), 12), 64)  # of the letters, in pixels
+    font = ImageFont.load_default(size)
+    gap = round(size * 0.6)
+    texts = [(name, _percent(share)) for name, _, share in entries]
+    name_width = max(int(font.getlength(name)) for name, _ in texts) + 1
+    share_width = max(int(font.getlength(share)) for _, share in texts) + 1
+    cell = size + gap // 2 + name_width + gap + share_width + 2 * gap
+    columns = min(max((picture.width - gap) // cell, 1), len(entries))
+    rows = -(-len(entries) // columns)
+    line = round(size * 1.5)
+    width = max(picture.width, gap + columns * cell)
+    sheet = Image.new("RGB", (width, picture.height + rows * line + 2 * gap), _PAPER)
+    sheet.paste(picture, ((width - picture.width) // 2, 0))
+    draw = ImageDraw.Draw(sheet)
+    for i, ((name, share), (_, colour, _)) in enumerate(zip(texts, entries, strict=True)):
+        column, row = divmod(i, rows)
+        left = gap + column * cell
+        top = picture.height + gap + row * line
+        draw.rectangle((left, top, left + size - 1, top + size - 1), fill=colour, outline=_INK)
+        middle = top + size / 2
+        text = left + size + gap // 2
+        draw.text((text, middle), name, fill=_INK, font=font, anchor="lm")
+        draw.text((text + name_width + gap + share_width, middle), share, fill=_INK, font=font, anchor="rm")
+    return sheet
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1f} %" if share >= 0.05 else "<0.1 %"

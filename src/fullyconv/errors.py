@@ -1,0 +1,38 @@
+"""The exceptions of the package, and the hint that goes with a misspelt name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DatasetError(ValueError):
+    """A picture, a mask or a folder of them is not what it should be; the message names the file."""
+
+
+class WeightsError(ValueError):
+    """A weight file or an artefact is damaged, hostile or made for another model; the message names the file."""
+
+
+class ConversionError(ValueError):
+    """A classifier cannot be turned into a fully convolutional network; the message says what in it is in the way."""
+
+
+def near_miss(name: str, choices: Iterable[str]) -> str:
+    """Say which choices there are, the nearest first.
+
+    Args:
+        name: what was asked for.
+        choices: what there is.
+
+    Returns:
+        A sentence to end an error message with.
+
+    Example:
+        >>> near_miss("fcn8_vgg16", ["fcn8s_vgg16", "fcn16s_vgg16"])
+        'Did you mean fcn8s_vgg16? Choices: fcn16s_vgg16, fcn8s_vgg16.'
+    """
+    known = sorted(choices)
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean {close[0]}? " if close else ""
+    return f"{hint}Choices: {', '.join(known)}."

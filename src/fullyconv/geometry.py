@@ -1,0 +1,387 @@
+"""Stride, receptive field and offset of a network: where on the image a cell of a feature map lies and what it sees.
+
+Along each axis cell ``i`` of a map depends on the pixels ``first + stride*i ... last + stride*i``, with the centres of
+pixels at the integers. An operation moves those three numbers by a rule of one line (Dumoulin and Visin, "A guide to
+convolution arithmetic for deep learning", 2016; Long et al. 2015, section 3.1 and 3.2), so the geometry of a network is
+composed layer by layer. :class:`Geometry` is that algebra. :func:`measure` applies it to what a network really
+executes: it watches every tensor operation of one forward pass over tensors without data, so that it costs no
+arithmetic, needs no list of layers and works for any module.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map
+
+if TYPE_CHECKING:
+    from fullyconv.tracking import Tracker
+
+Pair = tuple[int, int]
+Padding = int | Pair | tuple[Pair, Pair]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Place the cells of a feature map on the image.
+
+    Per axis (y, x), cell ``i`` depends on the pixels ``first + stride*i`` to ``last + stride*i`` at most, where
+    ``first = centre - (receptive_field - 1)/2`` and ``last = centre + (receptive_field - 1)/2``.
+
+    Args:
+        stride: pixels from one cell to the next; below 1 where a map is finer than the image.
+        centre: pixel coordinate of the centre of cell (0, 0).
+        receptive_field: pixels that a cell can depend on.
+        padded: whether some operation pads, so that cells near the border see values that are no pixels.
+        global_context: whether some operation sees the entire map (squeeze-excite, attention, an unknown operation),
+            so that a cell depends on more than its receptive field.
+
+    Example:
+        >>> Geometry.IDENTITY.conv(7, stride=2, padding=3).conv(3, stride=2, padding=1)
+        Geometry(stride=(4.0, 4.0), centre=(0.0, 0.0), receptive_field=(11.0, 11.0), padded=True, global_context=False)
+    """
+
+    stride: tuple[float, float]
+    centre: tuple[float, float]
+    receptive_field: tuple[float, float]
+    padded: bool = False
+    global_context: bool = False
+
+    IDENTITY: ClassVar[Geometry]  # the image itself: one cell per pixel
+
+    @property
+    def first(self) -> tuple[float, float]:
+        """Pixel coordinate (y, x) of the first pixel that cell (0, 0) depends on."""
+        (cy, cx), (ry, rx) = self.centre, self.receptive_field
+        return cy - (ry - 1) / 2, cx - (rx - 1) / 2
+
+    @property
+    def last(self) -> tuple[float, float]:
+        """Pixel coordinate (y, x) of the last pixel that cell (0, 0) depends on."""
+        (cy, cx), (ry, rx) = self.centre, self.receptive_field
+        return cy + (ry - 1) / 2, cx + (rx - 1) / 2
+
+    def conv(
+        self, kernel: int | Pair, stride: int | Pair = 1, padding: Padding = 0, dilation: int | Pair = 1
+    ) -> Geometry:
+        """Give the geometry behind a convolution or a pooling.
+
+        Output cell ``o`` reads the input cells ``s*o - p + d*t`` for ``t = 0 ... k-1``, hence
+        ``first' = first - j*p``, ``last' = last + j*(d*(k-1) - p)``, ``stride' = j*s``.
+
+        Args:
+            kernel: kernel size, one number or (y, x), in cells.
+            stride: step, one number or (y, x), in cells.
+            padding: cells added before the map: one number, (y, x), or ((top, bottom), (left, right)). What is added
+                behind moves nothing. Negative padding crops.
+            dilation: distance between the taps of the kernel, one number or (y, x), in cells.
+
+        Example:
+            >>> Geometry.IDENTITY.conv(3, padding=100).centre
+            (-99.0, -99.0)
+        """
+        before, after = _pads(padding)
+        shifted = self.shift(before, any(p > 0 for p in (*before, *after)))
+        axes = zip(shifted._axes(), pair(kernel), pair(stride), pair(dilation), strict=True)
+        return shifted._with([(first, last + j * d * (k - 1), j * s) for (first, last, j), k, s, d in axes])
+
+    def transposed_conv(
+        self, kernel: int | Pair, stride: int | Pair = 1, padding: int | Pair = 0, dilation: int | Pair = 1
+    ) -> Geometry:
+        """Give the geometry behind a transposed convolution (a convolution with stride 1/s).
+
+        Output cell ``o`` reads the input cells ``i`` with ``s*i = o + p - d*t``, ``t = 0 ... k-1``. These cells change
+        with the phase ``o mod s``; the tightest line around all phases is ``first' = first + (j/s)*(p - d*(k-1))``,
+        ``last' = last + (j/s)*p``, ``stride' = j/s``. The centre is the one of a symmetric kernel.
+
+        Args:
+            kernel: kernel size, one number or (y, x), in output cells.
+            stride: output cells per input cell, one number or (y, x).
+            padding: output cells cut off before the map, one number or (y, x).
+            dilation: distance between the taps of the kernel, in output cells.
+
+        Example:
+            >>> Geometry((32, 32), (12.5, 12.5), (404, 404)).transposed_conv(64, stride=32).centre
+            (-19.0, -19.0)
+        """
+        axes = zip(self._axes(), pair(kernel), pair(stride), pair(padding), pair(dilation), strict=True)
+        return self._with(
+            [(first + j / s * (p - d * (k - 1)), last + j / s * p, j / s) for (first, last, j), k, s, p, d in axes]
+        )
+
+    def pad(self, padding: Padding) -> Geometry:
+        """Give the geometry of the map with a border added (or, where negative, cut off).
+
+        Args:
+            padding: cells: one number, (y, x), or ((top, bottom), (left, right)).
+
+        Example:
+            >>> Geometry.IDENTITY.pad(-2).centre
+            (2.0, 2.0)
+        """
+        return self.conv(1, padding=padding)
+
+    def join(self, other: Geometry) -> Geometry:
+        """Give the geometry of a sum or concatenation of two maps: what either depends on.
+
+        Args:
+            other: the geometry of the other map.
+
+        Raises:
+            ValueError: if the strides differ: such maps have no common cells.
+
+        Example:
+            >>> Geometry.IDENTITY.conv(5, padding=2).join(Geometry.IDENTITY).receptive_field
+            (5.0, 5.0)
+        """
+        if not all(map(_close, self.stride, other.stride)):
+            raise ValueError(
+                f"other={other}: strides must be equal to join two maps, but this map has stride={self.stride}. "
+                "Resample one of them first."
+            )
+        axes = zip(self._axes(), other._axes(), strict=True)
+        joined = self._with([(min(a, c), max(b, d), j) for (a, b, j), (c, d, _) in axes])
+        return replace(
+            joined,
+            padded=self.padded or other.padded,
+            global_context=self.global_context or other.global_context,
+        )
+
+    def centres(self, h: int, w: int) -> tuple[list[float], list[float]]:
+        """Give the pixel coordinates of the centres of h rows and w columns of cells.
+
+        Args:
+            h: rows of cells.
+            w: columns of cells.
+
+        Returns:
+            The y coordinate of each row and the x coordinate of each column, in pixels.
+
+        Example:
+            >>> Geometry((32, 32), (15.5, 15.5), (212, 212)).centres(3, 2)
+            ([15.5, 47.5, 79.5], [15.5, 47.5])
+        """
+        (sy, sx), (cy, cx) = self.stride, self.centre
+        return [cy + sy * i for i in range(h)], [cx + sx * i for i in range(w)]
+
+    def window(self, row: int, column: int) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Give the pixels that one cell can depend on; they may lie outside the image where the network pads.
+
+        Args:
+            row: row of the cell.
+            column: column of the cell.
+
+        Returns:
+            (first, last) pixel of the rows, and of the columns, both included.
+
+        Example:
+            >>> Geometry.IDENTITY.conv(4, stride=2).window(1, 0)
+            ((2.0, 5.0), (0.0, 3.0))
+        """
+        (fy, fx), (ly, lx), (sy, sx) = self.first, self.last, self.stride
+        return (fy + sy * row, ly + sy * row), (fx + sx * column, lx + sx * column)
+
+    def _axes(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        (fy, fx), (ly, lx), (sy, sx) = self.first, self.last, self.stride
+        return (fy, ly, sy), (fx, lx, sx)
+
+    def _with(self, axes: Sequence[tuple[float, float, float]]) -> Geometry:
+        (fy, ly, sy), (fx, lx, sx) = axes
+        return replace(
+            self,
+            stride=(float(sy), float(sx)),
+            centre=((fy + ly) / 2, (fx + lx) / 2),
+            receptive_field=(ly - fy + 1.0, lx - fx + 1.0),
+        )
+
+    def shift(self, cells: Pair, padded: bool = False) -> Geometry:
+        """Give the geometry of the map with new cells before it (or, where negative, without its first ones).
+
+        Args:
+            cells: number of rows and of columns.
+            padded: whether the new cells are no pixels.
+        """
+        axes = [(first - j * n, last - j * n, j) for (first, last, j), n in zip(self._axes(), cells, strict=True)]
+        return replace(self._with(axes), padded=self.padded or padded)
+
+    def resample(self, axis: int, reads: Sequence[Pair], ratio: float) -> Geometry:
+        """Give the geometry behind a resampling along one axis.
+
+        Args:
+            axis: 0 for rows, 1 for columns.
+            reads: the first and the last input cell that each output cell reads.
+            ratio: input cells per output cell. The result is the tightest line of slope ``stride*ratio`` around what
+                the output cells depend on.
+
+        Example:
+            >>> Geometry.IDENTITY.resample(0, [(0, 0), (0, 0), (1, 1), (1, 1)], 0.5).centre  # each row twice
+            (-0.25, 0.0)
+        """
+        axes = list(self._axes())
+        first, last, j = axes[axis]
+        step = j * ratio
+        axes[axis] = (
+            min(first + j * lo - step * o for o, (lo, _) in enumerate(reads)),
+            max(last + j * hi - step * o for o, (_, hi) in enumerate(reads)),
+            step,
+        )
+        return self._with(axes)
+
+
+Geometry.IDENTITY = Geometry((1.0, 1.0), (0.0, 0.0), (1.0, 1.0))
+
+
+def crop_offset(coarse: Geometry, fine: Geometry) -> tuple[float, float]:
+    """Find where on one map cell (0, 0) of another lies: the offsets of the crop layers of Long et al.
+
+    Args:
+        coarse: the map that gives the size (the upsampled coarse scores, or the image: ``Geometry.IDENTITY``).
+        fine: the map that is cropped (the scores of a skip, or the upsampled scores).
+
+    Returns:
+        The index (y, x) of the cell of ``fine`` at the centre of cell (0, 0) of ``coarse``. If it is not whole, the two
+        grids are out of phase and a crop cannot align them; if it is negative, ``fine`` begins too late.
+
+    Example:
+        >>> upscore = Geometry((32, 32), (12.5, 12.5), (404, 404)).transposed_conv(64, stride=32)
+        >>> crop_offset(Geometry.IDENTITY, upscore)
+        (19.0, 19.0)
+    """
+    y, x = ((c - f) / j for c, f, j in zip(coarse.centre, fine.centre, fine.stride, strict=True))
+    return y, x
+
+
+def measure(module: nn.Module, input_size: int | tuple[int, int], in_channels: int = 3) -> Any:
+    """Measure stride, receptive field and offset of what a module computes from an image.
+
+    The module runs once in eval mode on a tensor without data (1, C, H, W) and is left as it was found. Measure at a
+    size at which the map has several cells and which the strides divide, if the module resamples to given sizes.
+
+    What is followed exactly: convolutions and transposed convolutions, pooling, padding, crops, resampling, joins, all
+    pointwise operations and those over channels, in any order of axes, also on maps cut into windows or flattened to
+    tokens. What sees the entire map (squeeze-excite, attention, group norm) or is not known sets ``global_context``;
+    stride and centre are then those of the map, and the receptive field counts the local operations only. If all
+    cells end in one vector, its geometry is that of the one window over the entire map.
+
+    Args:
+        module: any module that takes (N, C, H, W).
+        input_size: H = W, or (H, W), in pixels.
+        in_channels: C.
+
+    Returns:
+        A Geometry, or the same nesting of dicts, lists and tuples as the output of the module; None in place of what
+        does not depend on the image.
+
+    Raises:
+        ValueError: if ``input_size`` or ``in_channels`` is not positive, or the module does not run at that size.
+
+    Example:
+        >>> measure(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.MaxPool2d(2)), 32).centre
+        (0.5, 0.5)
+    """
+    from fullyconv.tracking import Tracker  # which needs the algebra above
+
+    tracker = Tracker()
+    return tree_map(tracker.geometry, _plain(watch(module, input_size, in_channels, tracker)))
+
+
+def watch(module: nn.Module, input_size: int | tuple[int, int], in_channels: int, tracker: Tracker) -> Any:
+    """Run a module once without data, in eval mode, under the eyes of a tracker, and leave it as it was found.
+
+    Args:
+        module: any module that takes (N, C, H, W).
+        input_size: H = W, or (H, W), in pixels.
+        in_channels: C.
+        tracker: knows afterwards where the rows and columns of each tensor are.
+
+    Returns:
+        The output of the module, of tensors without data.
+
+    Raises:
+        ValueError: if ``input_size`` or ``in_channels`` is not positive, or the module does not run at that size.
+    """
+    height, width = pair(input_size)
+    if min(height, width) < 1:
+        raise ValueError(f"input_size={input_size!r}: must be positive. Give the pixels of a side, or (H, W).")
+    if in_channels < 1:
+        raise ValueError(f"in_channels={in_channels!r}: must be positive. Give the channels the module takes.")
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters()):
+        raise ValueError(
+            f"module={type(module).__name__}: has parameters without a shape. Run it once on an image first."
+        )
+    values = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with _undisturbed(module, fake), torch.inference_mode(False), torch.no_grad(), fake:
+        image = torch.empty(1, in_channels, height, width, dtype=values.dtype, device=values.device)
+        tracker.start(image)
+        try:
+            with tracker:
+                return module(image)
+        except Exception as error:
+            raise ValueError(
+                f"input_size={input_size!r}, in_channels={in_channels}: {type(module).__name__} does not run on an "
+                f"image of that size ({type(error).__name__}: {error}). Give a size that it takes, and a module "
+                "whose forward needs no values of tensors."
+            ) from error
+
+
+@contextmanager
+def _undisturbed(module: nn.Module, fake: FakeTensorMode) -> Iterator[None]:
+    """Put a module in eval mode, without data; afterwards restore all of its attributes, whatever forward stored."""
+    shelves = ("_parameters", "_buffers", "_modules")
+    found = [(m, dict(m.__dict__), {shelf: dict(m.__dict__[shelf]) for shelf in shelves}) for m in module.modules()]
+    try:
+        for each, _, contents in found:
+            each.training = False  # not .eval(), which a module may override with side effects
+            for shelf in ("_parameters", "_buffers"):
+                filled = ((name, tensor) for name, tensor in contents[shelf].items() if tensor is not None)
+                each.__dict__[shelf].update({name: fake.from_tensor(tensor) for name, tensor in filled})
+        yield
+    finally:
+        for each, attributes, contents in found:
+            each.__dict__.clear()
+            each.__dict__.update(attributes)
+            for shelf, content in contents.items():
+                each.__dict__[shelf].clear()
+                each.__dict__[shelf].update(content)
+
+
+def _plain(output: Any) -> Any:
+    """Turn mappings and named tuples of a module's own class into plain ones, which nest by themselves."""
+    if isinstance(output, Mapping):
+        return {key: _plain(value) for key, value in output.items()}
+    if isinstance(output, (list, tuple)):
+        return type(output)(map(_plain, output)) if type(output) in (list, tuple) else tuple(map(_plain, output))
+    return output
+
+
+def pair(value: int | Sequence[int]) -> Pair:
+    """Give (y, x) for one number or two."""
+    if isinstance(value, int):
+        return value, value
+    numbers = tuple(int(v) for v in value)
+    if len(numbers) == 1:
+        return numbers[0], numbers[0]
+    if len(numbers) != 2:
+        raise ValueError(f"{value!r}: must be one number or two, (y, x).")
+    return numbers[0], numbers[1]
+
+
+def _pads(padding: Padding) -> tuple[Pair, Pair]:
+    """Give the padding before (y, x) and after (y, x)."""
+    if isinstance(padding, int):
+        return (padding, padding), (padding, padding)
+    y, x = padding
+    (top, bottom), (left, right) = pair(y), pair(x)
+    return (top, left), (bottom, right)
+
+
+def _close(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=1e-9)

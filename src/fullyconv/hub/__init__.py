@@ -1,0 +1,1 @@
+"""The zoo: what there is, and loading it."""

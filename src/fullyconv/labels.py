@@ -1,0 +1,338 @@
+"""Class names, palette and label map: the words that data, module, inference and artefact share.
+
+A mask file holds values; a network knows class indices 0 .. K-1. The one thing that stands between the two is
+`Labels.values`: `{value in the file: class name or "ignore"}`. There is no shift and no second map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fullyconv.errors import DatasetError, near_miss
+
+IGNORE = "ignore"
+"""The word that stands in a label map for pixels that count for nothing."""
+
+VOID_COLOUR = (224, 224, 192)
+"""How PASCAL VOC draws index 255."""
+
+_MAX_VALUE = 65535  # masks have 16 bits at most
+_MAX_CLASSES = 4096  # a confusion matrix has the square of it; no data set comes near
+
+Colour = tuple[int, int, int]
+
+
+def default_palette(n: int) -> tuple[Colour, ...]:
+    """Compute the first `n` colours of the PASCAL VOC colour map.
+
+    The three lowest bits of a class index are the highest bits of red, green and blue, the next three the bits below
+    them, and so on, which keeps neighbouring indices far apart in colour.
+
+    Args:
+        n: number of colours, at least 1.
+
+    Returns:
+        `n` distinct (red, green, blue) triples in 0..255.
+
+    Raises:
+        ValueError: if `n` is smaller than 1.
+
+    Example:
+        >>> default_palette(4)
+        ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))
+    """
+    if n < 1:
+        raise ValueError(f"n={n}: a palette has at least one colour; give the number of classes")
+    palette = []
+    for index in range(n):
+        colour = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                colour[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
+        palette.append((colour[0], colour[1], colour[2]))
+    return tuple(palette)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Hold the classes of a segmentation task: names, colours, and what the values in mask files mean.
+
+    Args:
+        names: class names in the order of the network's outputs; unique, none of them empty or "ignore".
+        palette: one (red, green, blue) colour in 0..255 per class.
+        ignore_index: index of pixels that count for nothing in loss, metric and padding; never the index of a class.
+        values: value in the mask file -> class name or "ignore". Empty means value = class index and
+            `ignore_index` = ignore. Several values may share a class.
+
+    Raises:
+        ValueError: if one of the rules above is broken.
+
+    Example:
+        >>> labels = Labels.of(["road", "sky"], values={7: "road", 23: "sky", 0: "ignore"})
+        >>> labels.encode(np.array([[7, 23], [0, 7]], dtype=np.uint8)).tolist()
+        [[0, 1], [255, 0]]
+    """
+
+    names: tuple[str, ...]
+    palette: tuple[Colour, ...]
+    ignore_index: int = 255
+    values: dict[int, str] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        _check_names(self.names)
+        k = len(self.names)
+        if len(self.palette) != k:
+            raise ValueError(f"palette has {len(self.palette)} colours for {k} classes; give one colour a class")
+        for colour in self.palette:
+            if len(colour) != 3 or not all(isinstance(c, int) and 0 <= c <= 255 for c in colour):
+                raise ValueError(f"palette={colour!r}: a colour is three integers in 0..255 (red, green, blue)")
+        if not isinstance(self.ignore_index, int) or isinstance(self.ignore_index, bool) or self.ignore_index < 0:
+            raise ValueError(
+                f"ignore_index={self.ignore_index!r}: masks hold integers from 0 on; give one above the classes (255)"
+            )
+        if self.ignore_index < k:
+            raise ValueError(
+                f"ignore_index={self.ignore_index} is the index of class {self.names[self.ignore_index]!r}; give one "
+                f'outside 0..{k - 1}, and to leave a class out map its value to "ignore" in values='
+            )
+        if self.ignore_index > _MAX_VALUE:
+            raise ValueError(f"ignore_index={self.ignore_index}: masks hold 16 bits; give one up to {_MAX_VALUE}")
+        if not self.values:
+            default = dict(enumerate(self.names))
+            default[self.ignore_index] = IGNORE
+            object.__setattr__(self, "values", default)
+        for value, name in self.values.items():
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_VALUE:
+                raise ValueError(f"values={{{value!r}: {name!r}}}: a mask holds integers in 0..{_MAX_VALUE}")
+            if name != IGNORE and name not in self.names:
+                raise ValueError(
+                    f"values={{{value}: {name!r}}} names no class. {near_miss(str(name), [*self.names, IGNORE])}"
+                )
+
+    @classmethod
+    def of(
+        cls,
+        names: Sequence[str],
+        palette: Sequence[Sequence[int]] | None = None,
+        values: Mapping[int, str] | None = None,
+        ignore_index: int | None = None,
+    ) -> Labels:
+        """Make labels from names alone, with the VOC palette and value = class index unless told otherwise.
+
+        Args:
+            names: class names in the order of the network's outputs.
+            palette: one colour per class; the PASCAL VOC colour map by default.
+            values: value in the mask file -> class name or "ignore"; by default value i is class i and 255 (65535 with
+                more than 255 classes) is ignored. Where given, 255 means what `values` says, and is ignored if it
+                says nothing.
+            ignore_index: index of pixels that count for nothing; 255, or 65535 with more than 255 classes, by default.
+
+        Returns:
+            The labels.
+
+        Raises:
+            ValueError: if a rule of `Labels` is broken.
+
+        Example:
+            >>> Labels.of(["background", "cat"]).values
+            {0: 'background', 1: 'cat', 255: 'ignore'}
+        """
+        if isinstance(names, str):
+            raise ValueError(f'names={names!r} is one string; give a list of class names, such as ["{names}", "other"]')
+        names = tuple(names)
+        _check_names(names)
+        if ignore_index is None:
+            ignore_index = 255 if len(names) <= 255 else _MAX_VALUE
+        colours = default_palette(len(names)) if palette is None else tuple(_colour(colour) for colour in palette)
+        table = dict(values) if values else {}
+        if table and ignore_index >= 0:
+            table.setdefault(ignore_index, IGNORE)
+        return cls(names, colours, ignore_index, table)
+
+    @property
+    def num_classes(self) -> int:
+        """Count the classes, K; ignored pixels are no class."""
+        return len(self.names)
+
+    @property
+    def dtype(self) -> type[np.uint8] | type[np.uint16]:
+        """Tell the type of an encoded mask: uint8 up to 255 classes, uint16 beyond."""
+        return np.uint8 if self.num_classes <= 255 and 0 <= self.ignore_index <= 255 else np.uint16
+
+    @cached_property
+    def _table(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        """Look-up tables over the values of a file: the class index, and whether the value is known at all."""
+        index = {name: i for i, name in enumerate(self.names)}
+        index[IGNORE] = self.ignore_index
+        size = max(256, max(self.values) + 1)
+        encoded = np.zeros(size, dtype=self.dtype)
+        known = np.zeros(size, dtype=np.bool_)
+        for value, name in self.values.items():
+            encoded[value] = index[name] & 0xFFFF if name == IGNORE else index[name]
+            known[value] = True
+        return encoded, known
+
+    def encode(self, mask: npt.NDArray[Any], path: str | Path | None = None) -> npt.NDArray[Any]:
+        """Turn the values of a mask file into class indices.
+
+        Args:
+            mask: (H, W) integers as they stand in the file.
+            path: the file, for the message.
+
+        Returns:
+            (H, W) class indices with `ignore_index` where the label map says "ignore"; uint8 up to 255 classes, else
+            uint16.
+
+        Raises:
+            DatasetError: if the mask holds a value that the label map does not know; it names file, values and remedy.
+            ValueError: if `mask` is not an array of integers with two axes.
+        """
+        mask = np.asarray(mask)
+        if mask.ndim != 2 or not (np.issubdtype(mask.dtype, np.integer) or mask.dtype == np.bool_):
+            raise ValueError(
+                f"mask has shape {mask.shape} and type {mask.dtype}: a mask is (H, W) integers; "
+                "read it with fullyconv.images.read_mask"
+            )
+        if mask.dtype == np.bool_:
+            mask = mask.view(np.uint8)
+        encoded, known = self._table
+        if mask.dtype != np.uint8 and mask.size and (int(mask.min()) < 0 or int(mask.max()) >= len(known)):
+            raise DatasetError(self._stray(mask, path))
+        if not known.take(mask).all():
+            raise DatasetError(self._stray(mask, path))
+        result: npt.NDArray[Any] = encoded.take(mask)
+        return result
+
+    def unknown(self, values: Iterable[int]) -> list[int]:
+        """List the values that the label map does not know, in increasing order.
+
+        Example:
+            >>> Labels.of(["road", "sky"]).unknown([0, 1, 2, 255])
+            [2]
+        """
+        return sorted({int(value) for value in values} - set(self.values))
+
+    def stray_message(self, counts: Mapping[int, int], path: str | Path | None = None) -> str:
+        """Say which values of a mask are not in the label map and what to do.
+
+        Args:
+            counts: value in the file -> number of pixels.
+            path: the file.
+
+        Returns:
+            One sentence about the file, one about the remedy.
+        """
+        stray = self.unknown(counts)
+        shown = ", ".join(f"{value} ({counts[value]} pixels)" for value in stray[:8])
+        more = f" and {len(stray) - 8} more" if len(stray) > 8 else ""
+        where = "mask" if path is None else str(path)
+        remedy = f'correct the mask, or say what it means: values={{{stray[0]}: "ignore"}} or a class name'
+        hint = ""
+        if 255 in counts and self.values.get(255) == IGNORE and len(stray) > 20:
+            hint = " So many values look like grey levels or antialiased borders, which are no labels."
+        return f"{where}: label value {shown}{more} is not in the label map {self.describe_values()}; {remedy}.{hint}"
+
+    def describe_values(self) -> str:
+        """Write the label map on one line, at most a dozen entries of it."""
+        items = [f"{value}={name}" for value, name in sorted(self.values.items())]
+        if len(items) > 14:
+            items = [*items[:10], "...", *items[-2:]]
+        return "{" + ", ".join(items) + "}"
+
+    def _stray(self, mask: npt.NDArray[Any], path: str | Path | None) -> str:
+        found, counts = np.unique(mask, return_counts=True)
+        return self.stray_message(dict(zip(found.tolist(), counts.tolist(), strict=True)), path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Write as plain JSON values; `from_dict` reads them back.
+
+        Returns:
+            Names, palette, ignore index and values (with keys as strings, as JSON wants them).
+        """
+        return {
+            "names": list(self.names),
+            "palette": [list(colour) for colour in self.palette],
+            "ignore_index": self.ignore_index,
+            "values": {str(value): name for value, name in self.values.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> Labels:
+        """Read what `to_dict` wrote.
+
+        Args:
+            entry: a mapping with `names`, and optionally `palette`, `ignore_index`, `values`.
+
+        Returns:
+            The labels.
+
+        Raises:
+            ValueError: if an entry is missing, unknown, or breaks a rule of `Labels`.
+
+        Example:
+            >>> labels = Labels.of(["road", "sky"])
+            >>> Labels.from_dict(labels.to_dict()) == labels
+            True
+        """
+        if not isinstance(entry, Mapping) or "names" not in entry:
+            raise ValueError(f"labels={entry!r} lacks 'names'; give a mapping as Labels.to_dict writes it")
+        known = ["names", "palette", "ignore_index", "values"]
+        for key in entry:
+            if key not in known:
+                raise ValueError(f"labels has an entry {key!r} that means nothing. {near_miss(str(key), known)}")
+        names = entry["names"]
+        if isinstance(names, str) or not isinstance(names, Sequence):
+            raise ValueError(f"names={names!r}: give a list of class names")
+        palette = entry.get("palette")
+        values = entry.get("values") or {}
+        try:
+            table = {int(value): name for value, name in values.items()}
+        except (AttributeError, TypeError, ValueError):
+            raise ValueError(f"values={values!r}: give a mapping of integers to class names") from None
+        _check_names(tuple(names))  # before a palette is made for them
+        if palette is not None and (isinstance(palette, str) or not isinstance(palette, Sequence)):
+            raise ValueError(f"palette={palette!r}: give a list of colours, one a class")
+        return cls(
+            tuple(names),
+            default_palette(len(names)) if palette is None else tuple(_colour(colour) for colour in palette),
+            entry.get("ignore_index", 255 if len(names) <= 255 else _MAX_VALUE),
+            table,
+        )
+
+
+def _check_names(names: tuple[str, ...]) -> None:
+    if not names:
+        raise ValueError("names is empty: a segmentation task has at least one class; give the class names")
+    if len(names) > _MAX_CLASSES:
+        raise ValueError(f"names holds {len(names)} classes: at most {_MAX_CLASSES} are possible; merge some")
+    seen: set[str] = set()
+    for name in names:
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"names holds {name!r}: a class name is a string that is not empty")
+        if not name.isprintable() or len(name) > 200:
+            raise ValueError(f"names holds {name[:200]!r}: a class name is one printable line, at most 200 letters")
+        if name == IGNORE:
+            raise ValueError(
+                f'names holds "{IGNORE}", which is the word for pixels that count for nothing; rename the class, or '
+                f'leave it out and map its value: values={{value: "{IGNORE}"}}'
+            )
+        if name in seen:
+            raise ValueError(f"names holds {name!r} twice: class names are unique; rename one")
+        seen.add(name)
+
+
+def _colour(colour: Sequence[int]) -> Colour:
+    try:
+        red, green, blue = (int(c) for c in colour)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(
+            f"palette={colour!r}: a colour is three integers in 0..255 (red, green, blue), one colour a class"
+        ) from None
+    return red, green, blue

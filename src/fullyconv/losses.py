@@ -1,0 +1,228 @@
+"""Losses over pixels. Every one leaves out the pixels labelled ``ignore_index`` and is zero where no pixel counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fullyconv.errors import near_miss
+
+
+class PixelCrossEntropy(nn.Module):
+    """Softmax cross entropy of every pixel.
+
+    Args:
+        ignore_index: label of the pixels that count for nothing.
+        class_weights: K weights, or None. With ``reduction="mean"`` the mean is weighted too.
+        reduction: ``"mean"`` over the pixels that count; ``"sum"`` over the pixels of an image, averaged over the
+            images: the loss of the reference networks, which divides by the number of images and not of pixels, so that
+            its learning rates (1e-10 with momentum 0.99) are smaller by the number of pixels (section 4.3).
+        label_smoothing: in 0..1, spread evenly over the classes.
+    """
+
+    def __init__(
+        self,
+        ignore_index: int = 255,
+        class_weights: Sequence[float] | None = None,
+        reduction: Literal["mean", "sum"] = "mean",
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f'reduction={reduction!r}: choose "mean" or "sum"')
+        self.ignore_index = ignore_index
+        self.reduction = reduction
+        self.label_smoothing = label_smoothing
+        self.class_weights = _weights(self, class_weights)
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Give the loss of (N, K, H, W) logits against a (N, H, W) mask."""
+        logits = _check(logits, mask, self.class_weights)
+        total = F.cross_entropy(
+            logits,
+            mask,
+            weight=self.class_weights,
+            ignore_index=self.ignore_index,
+            reduction="sum",
+            label_smoothing=self.label_smoothing,
+        )
+        if self.reduction == "sum":
+            return total / logits.shape[0]
+        valid = mask != self.ignore_index
+        if self.class_weights is None:
+            norm = valid.sum().to(total.dtype)
+        else:
+            norm = (self.class_weights[mask.where(valid, 0)] * valid).sum()
+        # torch's own mean is 0/0 where every pixel is ignored, and one such batch would destroy the weights.
+        return total / norm.clamp(min=torch.finfo(total.dtype).tiny)
+
+
+class FocalLoss(nn.Module):
+    """Cross entropy times (1 - p)^gamma, the mean over the pixels that count (Lin et al. 2017).
+
+    Args:
+        ignore_index: label of the pixels that count for nothing.
+        class_weights: K weights, or None.
+        gamma: 0 gives cross entropy; larger values leave more to the pixels that are still wrong.
+    """
+
+    def __init__(
+        self, ignore_index: int = 255, class_weights: Sequence[float] | None = None, gamma: float = 2.0
+    ) -> None:
+        super().__init__()
+        if gamma < 0:
+            raise ValueError(f"gamma={gamma}: must not be negative")
+        self.ignore_index = ignore_index
+        self.gamma = gamma
+        self.class_weights = _weights(self, class_weights)
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Give the loss of (N, K, H, W) logits against a (N, H, W) mask."""
+        logits = _check(logits, mask, self.class_weights)
+        valid = mask != self.ignore_index
+        target = mask.where(valid, 0)
+        log_p = F.log_softmax(logits, dim=1).gather(1, target[:, None]).squeeze(1)
+        loss = -((1 - log_p.exp()) ** self.gamma) * log_p
+        weight = valid.to(logits.dtype)
+        if self.class_weights is not None:
+            weight = weight * self.class_weights[target]
+        return (loss * weight).sum() / weight.sum().clamp(min=torch.finfo(logits.dtype).tiny)
+
+
+class DiceLoss(nn.Module):
+    """One minus the mean Dice coefficient of the classes that occur in the batch (Milletari et al. 2016).
+
+    Args:
+        ignore_index: label of the pixels that count for nothing, in the prediction as in the mask.
+        class_weights: K weights of the mean, or None.
+        smooth: pixels added above and below, so that a tiny class does not jump.
+    """
+
+    def __init__(
+        self, ignore_index: int = 255, class_weights: Sequence[float] | None = None, smooth: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+        self.smooth = smooth
+        self.class_weights = _weights(self, class_weights)
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Give the loss of (N, K, H, W) logits against a (N, H, W) mask."""
+        logits = _check(logits, mask, self.class_weights)
+        probabilities, truth = _one_hot(logits.softmax(dim=1), mask, self.ignore_index)
+        overlap = (probabilities * truth).sum(dim=(0, 2, 3))
+        present = truth.sum(dim=(0, 2, 3))
+        dice = (2 * overlap + self.smooth) / (probabilities.sum(dim=(0, 2, 3)) + present + self.smooth)
+        weight = (present > 0).to(logits.dtype)
+        if self.class_weights is not None:
+            weight = weight * self.class_weights
+        return ((1 - dice) * weight).sum() / weight.sum().clamp(min=torch.finfo(logits.dtype).tiny)
+
+
+class PixelSquaredError(nn.Module):
+    """Squared distance to the one-hot label, the mean over the pixels that count: the loss of the first approaches.
+
+    Args:
+        ignore_index: label of the pixels that count for nothing.
+        class_weights: K weights by the true class, or None.
+        of: ``"probabilities"`` after softmax (the Brier score), or the raw ``"scores"``, regressed to 0 and 1.
+    """
+
+    def __init__(
+        self,
+        ignore_index: int = 255,
+        class_weights: Sequence[float] | None = None,
+        of: Literal["probabilities", "scores"] = "probabilities",
+    ) -> None:
+        super().__init__()
+        if of not in ("probabilities", "scores"):
+            raise ValueError(f'of={of!r}: choose "probabilities" or "scores"')
+        self.ignore_index = ignore_index
+        self.of = of
+        self.class_weights = _weights(self, class_weights)
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Give the loss of (N, K, H, W) logits against a (N, H, W) mask."""
+        logits = _check(logits, mask, self.class_weights)
+        values = logits.softmax(dim=1) if self.of == "probabilities" else logits
+        values, truth = _one_hot(values, mask, self.ignore_index)
+        distance = ((values - truth) ** 2).sum(dim=1)
+        weight = (mask != self.ignore_index).to(logits.dtype)
+        if self.class_weights is not None:
+            weight = weight * torch.einsum("nkhw,k->nhw", truth, self.class_weights)
+        return (distance * weight).sum() / weight.sum().clamp(min=torch.finfo(logits.dtype).tiny)
+
+
+class SumOfLosses(nn.Module):
+    """The sum of several losses, each with weight 1: ``cross_entropy+dice`` and its like."""
+
+    def __init__(self, losses: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.losses = nn.ModuleList(losses)
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Give the sum for (N, K, H, W) logits against a (N, H, W) mask."""
+        return torch.stack([loss(logits, mask) for loss in self.losses]).sum()
+
+
+LOSSES: dict[str, Callable[[int, Sequence[float] | None], nn.Module]] = {
+    "cross_entropy": lambda ignore, weights: PixelCrossEntropy(ignore, weights),
+    "cross_entropy_sum": lambda ignore, weights: PixelCrossEntropy(ignore, weights, reduction="sum"),
+    "focal": lambda ignore, weights: FocalLoss(ignore, weights),
+    "dice": lambda ignore, weights: DiceLoss(ignore, weights),
+    "squared_error": lambda ignore, weights: PixelSquaredError(ignore, weights),
+    "squared_error_scores": lambda ignore, weights: PixelSquaredError(ignore, weights, of="scores"),
+}
+
+
+def build_loss(name: str, ignore_index: int = 255, class_weights: Sequence[float] | None = None) -> nn.Module:
+    """Build a loss by name.
+
+    Args:
+        name: a key of LOSSES, or several joined by ``+``, such as ``"cross_entropy+dice"``.
+        ignore_index: label of the pixels that count for nothing.
+        class_weights: K weights, or None.
+
+    Raises:
+        ValueError: if a name is unknown, or a weight is negative or not finite.
+    """
+    parts = [part.strip() for part in name.split("+")]
+    for part in parts:
+        if part not in LOSSES:
+            raise ValueError(f"loss={name!r}: no loss is called {part!r}. {near_miss(part, LOSSES)}")
+    losses = [LOSSES[part](ignore_index, class_weights) for part in parts]
+    return losses[0] if len(losses) == 1 else SumOfLosses(losses)
+
+
+def _weights(module: nn.Module, weights: Sequence[float] | None) -> Tensor | None:
+    # A buffer that is not saved: it follows the module's device, and checkpoints do not depend on the loss.
+    values = None if weights is None else torch.tensor([float(weight) for weight in weights])
+    if values is not None and (not torch.isfinite(values).all() or (values < 0).any() or not values.any()):
+        raise ValueError(f"class_weights={list(weights or [])}: weights must be finite and not negative, some above 0")
+    module.register_buffer("class_weights", values, persistent=False)
+    return values
+
+
+def _check(logits: Tensor, mask: Tensor, weights: Tensor | None) -> Tensor:
+    """Check the shapes, and widen half precision: the pixels of one batch do not fit into its range."""
+    if logits.ndim != 4 or mask.shape != (logits.shape[0], *logits.shape[2:]):
+        raise ValueError(
+            f"logits of shape {tuple(logits.shape)} and mask of shape {tuple(mask.shape)}: expected (N, K, H, W) "
+            "logits and a (N, H, W) mask of the same size; upsample the scores first"
+        )
+    if weights is not None and len(weights) != logits.shape[1]:
+        raise ValueError(
+            f"class_weights has {len(weights)} entries for {logits.shape[1]} classes: give one weight a class"
+        )
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def _one_hot(values: Tensor, mask: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Zero the ignored pixels of (N, K, H, W) values and give the one-hot truth, zero there as well."""
+    valid = mask != ignore_index
+    truth = F.one_hot(mask.where(valid, 0), values.shape[1]).movedim(-1, 1).to(values.dtype) * valid[:, None]
+    return values * valid[:, None], truth

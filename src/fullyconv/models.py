@@ -1,0 +1,513 @@
+"""FCN: a backbone and a head; and the presets, each a backbone and a head by name (Long et al. 2015, section 4)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fullyconv.backbones import Backbone, Padding, build_backbone
+from fullyconv.backbones.plain import PlainConvolutions
+from fullyconv.backbones.vgg import vgg16_bn
+from fullyconv.errors import near_miss
+from fullyconv.geometry import Geometry
+from fullyconv.heads import PlainHead, SkipHead, UnpoolHead, Upsampling
+from fullyconv.upsampling import resample
+
+
+class FCN(nn.Module):
+    """A fully convolutional network: features by stride, and a head that turns them into class scores.
+
+    `scores` are what the head gives, (N, K, h, w) on the grid of `geometry`; calling the model gives the logits, one
+    for each pixel, for images of any height and width. The logits are the scores interpolated bilinearly at the pixels
+    (`resample`); where the head upsamples by itself (learned or frozen kernels, unpooling), scores and logits are the
+    same.
+
+    Args:
+        backbone: gives features by stride.
+        head: a `SkipHead`, `PlainHead` or `UnpoolHead` made for the backbone's channels.
+
+    Example:
+        >>> import torch
+        >>> model = build_model("fcn8s_resnet18_half", num_classes=11)
+        >>> model(torch.zeros(1, 3, 37, 50)).shape
+        torch.Size([1, 11, 37, 50])
+    """
+
+    def __init__(self, backbone: Backbone, head: SkipHead | PlainHead | UnpoolHead) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return self.head.num_classes
+
+    @property
+    def geometry(self) -> Geometry:
+        """Where the scores lie on the image."""
+        return self.head.geometry
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Compute class scores before upsampling.
+
+        Args:
+            x: (N, C, H, W) normalised images.
+
+        Returns:
+            (N, K, h, w) scores on the grid of `geometry`; with a stride of 1 they are the logits, (N, K, H, W).
+
+        Raises:
+            ValueError: if x has the wrong dimensions or channels.
+        """
+        if x.ndim != 4 or min(x.shape[2:]) < 1:
+            raise ValueError(
+                f"x of shape {tuple(x.shape)} must be (N, {self.backbone.in_channels}, H, W) with H, W >= 1."
+            )
+        height, width = x.shape[2:]
+        scores: Tensor = self.head(self.backbone(self._padded(x)))
+        return scores[..., :height, :width] if self._at_pixels else scores
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the logits.
+
+        Args:
+            x: (N, C, H, W) normalised images.
+
+        Returns:
+            (N, K, H, W) logits.
+
+        Raises:
+            ValueError: if x has the wrong dimensions or channels.
+        """
+        scores = self.scores(x)
+        return (
+            scores if self._at_pixels else resample(scores, self.geometry, Geometry.IDENTITY, (x.shape[2], x.shape[3]))
+        )
+
+    @property
+    def _at_pixels(self) -> bool:
+        return self.geometry.stride == (1, 1) and self.geometry.centre == (0, 0)
+
+    def _padded(self, x: Tensor) -> Tensor:
+        """Continue the image at the bottom and right by its border, as far as the backbone demands it."""
+        divisor, least = self.backbone.size_divisor, self.backbone.min_size
+        bottom, right = (-(-max(n, least) // divisor) * divisor - n for n in x.shape[2:])
+        return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+
+    def grow(self, stride: int) -> FCN:
+        """Make the next stage of staged training: the same network with one more skip (Long et al. 2015, section 4.2).
+
+        All weights that both stages have are copied. The new score layer is zero, so that the new stage starts at the
+        outputs of this one: up to the difference between interpolating once and twice, which is nothing where the cells
+        of both strides coincide (ResNet), else at most an eighth of the second differences of the scores along each
+        axis (VGG). Kernels of the new upsamplings start as bilinear.
+
+        Args:
+            stride: stride of the features to score as well; finer than those scored now.
+
+        Returns:
+            The grown model, on the same device, in the same mode. This one is left as it is.
+
+        Raises:
+            ValueError: if the head has no skips to add, or stride is not a finer stride of the backbone.
+
+        Example:
+            >>> fcn32s = build_model("fcn32s_resnet18_half", num_classes=11)
+            >>> fcn32s.grow(16).grow(8).head.strides
+            (32, 16, 8)
+        """
+        old = self.head
+        if not isinstance(old, SkipHead):
+            raise ValueError(
+                f"stride={stride}: {type(old).__name__} has no skips to add. Grow a model with a SkipHead."
+            )
+        finer = [choice for choice in self.backbone.channels if choice < old.strides[-1]]
+        if stride not in finer:
+            raise ValueError(
+                f"stride={stride}: a model with strides={old.strides} grows by a finer stride of backbone="
+                f"{self.backbone.name!r}: {', '.join(map(str, sorted(finer))) or 'there is none'}."
+            )
+        head = SkipHead(
+            self.backbone.channels,
+            old.num_classes,
+            self.backbone.geometry,
+            (*old.strides, stride),
+            upsampling=old.upsampling,
+            scales=old.scales,
+            padding=old.padding,
+        )
+        own, new = old.state_dict(), head.state_dict()
+        head.load_state_dict({key: own.get(key, value) for key, value in new.items()})
+        head.to(next(old.parameters()))
+        head.train(old.training)
+        for name, parameter in old.named_parameters():
+            if name in new:
+                head.get_parameter(name).requires_grad_(parameter.requires_grad)
+        grown = FCN(copy.deepcopy(self.backbone), head)
+        grown.training = self.training
+        return grown
+
+
+def fcn32s(
+    backbone: str,
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    padding: Padding = "same",
+    upsampling: Upsampling = "bilinear",
+) -> FCN:
+    """Build an FCN-32s: scores at stride 32, upsampled to the pixels.
+
+    Args:
+        backbone: a name that `build_backbone` takes.
+        num_classes: number of classes K.
+        in_channels: channels of the input.
+        padding: "same", or "paper" for 100 pixels around the image and the crops of the reference.
+        upsampling: "bilinear", "learned" or "frozen", as `SkipHead` takes it.
+
+    Returns:
+        The model.
+    """
+    return _skip((32,), None, backbone, num_classes, in_channels, padding, upsampling)
+
+
+def fcn16s(
+    backbone: str,
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    padding: Padding = "same",
+    upsampling: Upsampling = "bilinear",
+) -> FCN:
+    """Build an FCN-16s: scores at strides 32 and 16; see `fcn32s` for the arguments."""
+    return _skip((32, 16), None, backbone, num_classes, in_channels, padding, upsampling)
+
+
+def fcn8s(
+    backbone: str,
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    padding: Padding = "same",
+    upsampling: Upsampling = "bilinear",
+) -> FCN:
+    """Build an FCN-8s: scores at strides 32, 16 and 8; see `fcn32s` for the arguments."""
+    return _skip((32, 16, 8), None, backbone, num_classes, in_channels, padding, upsampling)
+
+
+def fcn4s(
+    backbone: str,
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    padding: Padding = "same",
+    upsampling: Upsampling = "bilinear",
+) -> FCN:
+    """Build an FCN-4s: one skip more than the paper has, at stride 4; see `fcn32s` for the arguments."""
+    return _skip((32, 16, 8, 4), None, backbone, num_classes, in_channels, padding, upsampling)
+
+
+def fcn8s_atonce(
+    backbone: str,
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    padding: Padding = "same",
+    upsampling: Upsampling = "bilinear",
+) -> FCN:
+    """Build an FCN-8s to be trained at once: features of stride 16 times 0.01, of stride 8 times 0.0001.
+
+    The factors are those of the reference (voc-fcn8s-atonce) and stand for the magnitudes of pool4 and pool3 of Caffe's
+    VGG. See `fcn32s` for the arguments.
+    """
+    return _skip((32, 16, 8), {16: 0.01, 8: 0.0001}, backbone, num_classes, in_channels, padding, upsampling)
+
+
+def plain(
+    backbone: str,
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    padding: Padding = "same",
+    upsampling: Upsampling = "bilinear",
+) -> FCN:
+    """Build a model with torchvision's plain head on stride 32.
+
+    Args:
+        backbone: a name that `build_backbone` takes.
+        num_classes: number of classes K.
+        in_channels: channels of the input.
+        padding: "same" only.
+        upsampling: "bilinear" only.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: for another padding or upsampling.
+    """
+    _only("plain", padding, upsampling)
+    trunk = build_backbone(backbone, in_channels=in_channels)
+    return FCN(trunk, PlainHead(trunk.channels[32], num_classes, trunk.geometry[32], stride=32))
+
+
+def segnet_vgg16_bn(
+    num_classes: int, *, in_channels: int = 3, padding: Padding = "same", upsampling: Upsampling = "bilinear"
+) -> FCN:
+    """Build a SegNet: the 13 convolutions of VGG-16 with batch norm, and their mirror image with unpooling.
+
+    Args:
+        num_classes: number of classes K.
+        in_channels: channels of the input.
+        padding: "same" only.
+        upsampling: "bilinear" only, although nothing is interpolated: it unpools.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: for another padding or upsampling.
+    """
+    _only("segnet_vgg16_bn", padding, upsampling)
+    trunk = vgg16_bn(in_channels=in_channels, fc=False, switches=True)
+    head = UnpoolHead(
+        {2: 64, 4: 128, 8: 256, 16: 512, 32: 512},
+        num_classes,
+        depths={2: 1, 4: 2, 8: 3, 16: 3, 32: 3},
+        geometry=trunk.geometry[32],
+    )
+    return FCN(trunk, head)
+
+
+def same_convolutions(
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    padding: Padding = "same",
+    upsampling: Upsampling = "bilinear",
+    channels: int = 32,
+    depth: int = 6,
+) -> FCN:
+    """Build the first idea of every explainer: same convolutions only, at full resolution.
+
+    Its receptive field grows by two pixels a layer only, and every layer costs what a full map costs.
+
+    Args:
+        num_classes: number of classes K.
+        in_channels: channels of the input.
+        padding: "same" only.
+        upsampling: "bilinear" only; there is nothing to upsample.
+        channels: channels of each convolution.
+        depth: number of 3 x 3 convolutions.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: for another padding or upsampling.
+    """
+    _only("same_convolutions", padding, upsampling)
+    trunk = PlainConvolutions("same_convolutions", [[channels] * depth], in_channels=in_channels)
+    return FCN(trunk, SkipHead(trunk.channels, num_classes, trunk.geometry, strides=(1,)))
+
+
+def pool_unpool(
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    padding: Padding = "same",
+    upsampling: Upsampling = "bilinear",
+    channels: Sequence[int] = (32, 64, 128),
+    depth: int = 2,
+) -> FCN:
+    """Build the second idea of every explainer: same convolutions with pairs of 2 x 2 max pooling and unpooling.
+
+    Args:
+        num_classes: number of classes K.
+        in_channels: channels of the input.
+        padding: "same" only.
+        upsampling: "bilinear" only, although nothing is interpolated: it unpools.
+        channels: channels of the convolutions in front of each pooling.
+        depth: 3 x 3 convolutions in front of each pooling, and behind each unpooling.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: for another padding or upsampling.
+    """
+    _only("pool_unpool", padding, upsampling)
+    groups = [[width] * depth for width in channels]
+    trunk = PlainConvolutions("pool_unpool", groups, pool_last=True, in_channels=in_channels)
+    depths = dict.fromkeys(trunk.channels, depth)
+    head = UnpoolHead(trunk.channels, num_classes, depths=depths, geometry=trunk.geometry[max(trunk.channels)])
+    return FCN(trunk, head)
+
+
+MODELS: dict[str, Callable[..., FCN]] = {
+    "fcn32s_vgg16": partial(fcn32s, "vgg16"),
+    "fcn32s_vgg16_bn": partial(fcn32s, "vgg16_bn"),
+    "fcn32s_vgg19": partial(fcn32s, "vgg19"),
+    "fcn32s_vgg19_bn": partial(fcn32s, "vgg19_bn"),
+    "fcn32s_alexnet": partial(fcn32s, "alexnet"),
+    "fcn32s_caffenet": partial(fcn32s, "caffenet"),
+    "fcn32s_googlenet": partial(fcn32s, "googlenet"),
+    "fcn32s_resnet18": partial(fcn32s, "resnet18"),
+    "fcn32s_resnet18_half": partial(fcn32s, "resnet18_half"),
+    "fcn32s_resnet34": partial(fcn32s, "resnet34"),
+    "fcn32s_resnet50": partial(fcn32s, "resnet50"),
+    "fcn32s_resnet101": partial(fcn32s, "resnet101"),
+    "fcn32s_mobilenet_v3_small": partial(fcn32s, "mobilenet_v3_small"),
+    "fcn32s_mobilenet_v3_large": partial(fcn32s, "mobilenet_v3_large"),
+    "fcn16s_vgg16": partial(fcn16s, "vgg16"),
+    "fcn16s_vgg16_bn": partial(fcn16s, "vgg16_bn"),
+    "fcn16s_vgg19": partial(fcn16s, "vgg19"),
+    "fcn16s_vgg19_bn": partial(fcn16s, "vgg19_bn"),
+    "fcn16s_alexnet": partial(fcn16s, "alexnet"),
+    "fcn16s_caffenet": partial(fcn16s, "caffenet"),
+    "fcn16s_googlenet": partial(fcn16s, "googlenet"),
+    "fcn16s_resnet18": partial(fcn16s, "resnet18"),
+    "fcn16s_resnet18_half": partial(fcn16s, "resnet18_half"),
+    "fcn16s_resnet34": partial(fcn16s, "resnet34"),
+    "fcn16s_resnet50": partial(fcn16s, "resnet50"),
+    "fcn16s_resnet101": partial(fcn16s, "resnet101"),
+    "fcn16s_mobilenet_v3_small": partial(fcn16s, "mobilenet_v3_small"),
+    "fcn16s_mobilenet_v3_large": partial(fcn16s, "mobilenet_v3_large"),
+    "fcn8s_vgg16": partial(fcn8s, "vgg16"),
+    "fcn8s_vgg16_bn": partial(fcn8s, "vgg16_bn"),
+    "fcn8s_vgg19": partial(fcn8s, "vgg19"),
+    "fcn8s_vgg19_bn": partial(fcn8s, "vgg19_bn"),
+    "fcn8s_alexnet": partial(fcn8s, "alexnet"),
+    "fcn8s_caffenet": partial(fcn8s, "caffenet"),
+    "fcn8s_googlenet": partial(fcn8s, "googlenet"),
+    "fcn8s_resnet18": partial(fcn8s, "resnet18"),
+    "fcn8s_resnet18_half": partial(fcn8s, "resnet18_half"),
+    "fcn8s_resnet34": partial(fcn8s, "resnet34"),
+    "fcn8s_resnet50": partial(fcn8s, "resnet50"),
+    "fcn8s_resnet101": partial(fcn8s, "resnet101"),
+    "fcn8s_mobilenet_v3_small": partial(fcn8s, "mobilenet_v3_small"),
+    "fcn8s_mobilenet_v3_large": partial(fcn8s, "mobilenet_v3_large"),
+    "fcn4s_vgg16": partial(fcn4s, "vgg16"),
+    "fcn4s_vgg16_bn": partial(fcn4s, "vgg16_bn"),
+    "fcn4s_vgg19": partial(fcn4s, "vgg19"),
+    "fcn4s_vgg19_bn": partial(fcn4s, "vgg19_bn"),
+    "fcn4s_resnet18": partial(fcn4s, "resnet18"),
+    "fcn4s_resnet18_half": partial(fcn4s, "resnet18_half"),
+    "fcn4s_resnet34": partial(fcn4s, "resnet34"),
+    "fcn4s_resnet50": partial(fcn4s, "resnet50"),
+    "fcn4s_resnet101": partial(fcn4s, "resnet101"),
+    "fcn4s_mobilenet_v3_small": partial(fcn4s, "mobilenet_v3_small"),
+    "fcn4s_mobilenet_v3_large": partial(fcn4s, "mobilenet_v3_large"),
+    "fcn8s_atonce_vgg16": partial(fcn8s_atonce, "vgg16"),
+    "fcn8s_atonce_vgg16_bn": partial(fcn8s_atonce, "vgg16_bn"),
+    "fcn8s_atonce_vgg19": partial(fcn8s_atonce, "vgg19"),
+    "fcn8s_atonce_vgg19_bn": partial(fcn8s_atonce, "vgg19_bn"),
+    "fcn8s_atonce_alexnet": partial(fcn8s_atonce, "alexnet"),
+    "fcn8s_atonce_caffenet": partial(fcn8s_atonce, "caffenet"),
+    "fcn8s_atonce_googlenet": partial(fcn8s_atonce, "googlenet"),
+    "fcn8s_atonce_resnet18": partial(fcn8s_atonce, "resnet18"),
+    "fcn8s_atonce_resnet18_half": partial(fcn8s_atonce, "resnet18_half"),
+    "fcn8s_atonce_resnet34": partial(fcn8s_atonce, "resnet34"),
+    "fcn8s_atonce_resnet50": partial(fcn8s_atonce, "resnet50"),
+    "fcn8s_atonce_resnet101": partial(fcn8s_atonce, "resnet101"),
+    "fcn8s_atonce_mobilenet_v3_small": partial(fcn8s_atonce, "mobilenet_v3_small"),
+    "fcn8s_atonce_mobilenet_v3_large": partial(fcn8s_atonce, "mobilenet_v3_large"),
+    "plain_vgg16": partial(plain, "vgg16"),
+    "plain_vgg16_bn": partial(plain, "vgg16_bn"),
+    "plain_vgg19": partial(plain, "vgg19"),
+    "plain_vgg19_bn": partial(plain, "vgg19_bn"),
+    "plain_alexnet": partial(plain, "alexnet"),
+    "plain_caffenet": partial(plain, "caffenet"),
+    "plain_googlenet": partial(plain, "googlenet"),
+    "plain_resnet18": partial(plain, "resnet18"),
+    "plain_resnet18_half": partial(plain, "resnet18_half"),
+    "plain_resnet34": partial(plain, "resnet34"),
+    "plain_resnet50": partial(plain, "resnet50"),
+    "plain_resnet101": partial(plain, "resnet101"),
+    "plain_mobilenet_v3_small": partial(plain, "mobilenet_v3_small"),
+    "plain_mobilenet_v3_large": partial(plain, "mobilenet_v3_large"),
+    "segnet_vgg16_bn": segnet_vgg16_bn,
+    "same_convolutions": same_convolutions,
+    "pool_unpool": pool_unpool,
+}
+
+# the same presets with any classifier of timm: "fcn8s_timm/NAME"
+TIMM_MODELS: dict[str, Callable[..., FCN]] = {
+    "fcn32s_timm/": fcn32s,
+    "fcn16s_timm/": fcn16s,
+    "fcn8s_timm/": fcn8s,
+    "fcn4s_timm/": fcn4s,
+    "fcn8s_atonce_timm/": fcn8s_atonce,
+    "plain_timm/": plain,
+}
+
+
+def build_model(
+    name: str,
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    padding: Padding = "same",
+    upsampling: Upsampling = "bilinear",
+) -> FCN:
+    """Build a preset by name, randomly initialised, its score layers at zero.
+
+    Args:
+        name: a key of `MODELS`, or one of "fcn32s_timm/NAME", "fcn16s_timm/NAME", "fcn8s_timm/NAME", "fcn4s_timm/NAME",
+            "fcn8s_atonce_timm/NAME" and "plain_timm/NAME" with a classifier of timm.
+        num_classes: number of classes K.
+        in_channels: channels of the input.
+        padding: "same" serves any size without waste; "paper" is the reference's 100 pixels around the image, with its
+            crops.
+        upsampling: "bilinear" is a fixed function; "learned" are transposed convolutions that start as bilinear
+            interpolation; "frozen" the same with fixed kernels, as in the nets that were released.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: if the name is unknown (a near miss is offered), or the model does not exist with these arguments.
+
+    Example:
+        >>> build_model("fcn8s_resnet18_half", num_classes=11).geometry.stride
+        (8.0, 8.0)
+    """
+    if num_classes < 1:
+        raise ValueError(f"num_classes={num_classes} must be at least 1.")
+    if name in MODELS:
+        return MODELS[name](num_classes, in_channels=in_channels, padding=padding, upsampling=upsampling)
+    preset, timm, classifier = name.partition("timm/")
+    if preset + timm in TIMM_MODELS and classifier:
+        builder = TIMM_MODELS[preset + timm]
+        return builder(timm + classifier, num_classes, in_channels=in_channels, padding=padding, upsampling=upsampling)
+    choices = [*MODELS, *(f"{prefix}NAME" for prefix in TIMM_MODELS)]
+    raise ValueError(f"name={name!r} is not a model. {near_miss(name, choices)}")
+
+
+def _skip(
+    strides: tuple[int, ...],
+    scales: dict[int, float] | None,
+    backbone: str,
+    num_classes: int,
+    in_channels: int,
+    padding: Padding,
+    upsampling: Upsampling,
+) -> FCN:
+    trunk = build_backbone(backbone, in_channels=in_channels, padding=padding)
+    head = SkipHead(
+        trunk.channels, num_classes, trunk.geometry, strides, upsampling=upsampling, scales=scales, padding=padding
+    )
+    return FCN(trunk, head)
+
+
+def _only(name: str, padding: str, upsampling: str) -> None:
+    """Refuse what a preset has no use for, lest somebody believes that it had an effect."""
+    if padding != "same":
+        raise ValueError(f"padding={padding!r}: {name} is not in the paper. Use padding='same'.")
+    if upsampling != "bilinear":
+        raise ValueError(f"upsampling={upsampling!r}: {name} has no such choice. Leave upsampling='bilinear'.")

@@ -1,0 +1,148 @@
+"""Mean, deviation, channel order and scale: the numbers that travel with the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args
+
+import numpy as np
+
+from fullyconv.errors import near_miss
+
+ChannelOrder = Literal["rgb", "bgr"]
+
+Images = TypeVar("Images")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Turn a batch of RGB images in 0..1 into what a backbone was trained on.
+
+    `(image * scale - mean) / std`, with the channels in the backbone's order; mean and std are given in that order too.
+
+    Args:
+        mean: one number a channel, after scaling.
+        std: one number a channel, after scaling; above 0.
+        scale: what the values 0..1 are multiplied by; 255 for networks that were trained on bytes.
+        channel_order: "rgb", or "bgr" for networks that came from Caffe.
+
+    Raises:
+        ValueError: if a rule above is broken.
+
+    Example:
+        >>> import numpy as np
+        >>> CAFFE(np.ones((1, 3, 2, 2)))[0, :, 0, 0].round(2).tolist()
+        [150.99, 138.33, 132.32]
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scale: float = 1.0
+    channel_order: ChannelOrder = "rgb"
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, _floats(name, getattr(self, name)))
+        if not self.mean or len(self.mean) != len(self.std):
+            raise ValueError(
+                f"mean has {len(self.mean)} and std {len(self.std)} numbers; give one of each for every channel"
+            )
+        if min(self.std) <= 0.0:
+            raise ValueError(f"std={self.std}: deviations are above 0; images are divided by them")
+        if isinstance(self.scale, bool) or not isinstance(self.scale, (int, float)) or not 0.0 < self.scale < math.inf:
+            raise ValueError(f"scale={self.scale!r}: a number above 0, 1.0 or 255.0 as a rule")
+        object.__setattr__(self, "scale", float(self.scale))
+        if self.channel_order not in get_args(ChannelOrder):
+            raise ValueError(
+                f"channel_order={self.channel_order!r} is unknown. "
+                f"{near_miss(str(self.channel_order), get_args(ChannelOrder))}"
+            )
+
+    @property
+    def in_channels(self) -> int:
+        """Number of channels, C."""
+        return len(self.mean)
+
+    def __call__(self, images: Images) -> Images:
+        """Normalise images.
+
+        Args:
+            images: (N, C, H, W) or (C, H, W) in 0..1 RGB; a floating point tensor of torch or array of numpy.
+
+        Returns:
+            The same kind of thing, of the same shape and type, on the same device.
+
+        Raises:
+            ValueError: if the number of channels is another one, or the values are not floating point numbers.
+        """
+        x: Any = images
+        if x.ndim not in (3, 4) or x.shape[-3] != self.in_channels:
+            raise ValueError(
+                f"images has shape {tuple(x.shape)}; give (N, {self.in_channels}, H, W), for mean and std of "
+                f"{self.in_channels} channels"
+            )
+        if "float" not in str(x.dtype):  # torch.float32, torch.bfloat16 and numpy's float32 alike
+            raise ValueError(f"images has type {x.dtype}; give floating point numbers in 0..1, that is bytes / 255")
+        gain = [self.scale / s for s in self.std]
+        offset = [-m / s for m, s in zip(self.mean, self.std, strict=True)]
+        if isinstance(x, np.ndarray):
+            y = x if self.channel_order == "rgb" else x[..., ::-1, :, :]
+            shape = (-1, 1, 1)
+            normalised: Images = y * np.array(gain, x.dtype).reshape(shape) + np.array(offset, x.dtype).reshape(shape)
+            return normalised
+        y = x if self.channel_order == "rgb" else x.flip(-3)
+        result: Images = y * x.new_tensor(gain).view(-1, 1, 1) + x.new_tensor(offset).view(-1, 1, 1)
+        return result
+
+    def to_dict(self) -> dict[str, Any]:
+        """Write as plain JSON values; `from_dict` reads them back."""
+        return {
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "scale": self.scale,
+            "channel_order": self.channel_order,
+        }
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> Preprocessing:
+        """Read what `to_dict` wrote.
+
+        Args:
+            entry: a mapping with `mean` and `std`, and optionally `scale` and `channel_order`.
+
+        Returns:
+            The preprocessing.
+
+        Raises:
+            ValueError: if an entry is missing, unknown or out of its range.
+
+        Example:
+            >>> Preprocessing.from_dict(IMAGENET.to_dict()) == IMAGENET
+            True
+        """
+        known = ["mean", "std", "scale", "channel_order"]
+        if not isinstance(entry, Mapping) or not {"mean", "std"} <= set(entry):
+            raise ValueError(f"preprocessing={entry!r} lacks 'mean' or 'std'; give a mapping as to_dict writes it")
+        for key in entry:
+            if key not in known:
+                raise ValueError(f"preprocessing has an entry {key!r} that means nothing. {near_miss(str(key), known)}")
+        return cls(entry["mean"], entry["std"], entry.get("scale", 1.0), entry.get("channel_order", "rgb"))
+
+
+def _floats(name: str, numbers: Sequence[float]) -> tuple[float, ...]:
+    try:
+        result = tuple(float(number) for number in numbers)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}={numbers!r}: give one number a channel, such as (0.5, 0.5, 0.5)") from None
+    if not all(math.isfinite(number) for number in result):
+        raise ValueError(f"{name}={result}: numbers must be finite")
+    return result
+
+
+IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and deviation of ImageNet in 0..1, as torchvision's and most of timm's classifiers were trained."""
+
+CAFFE = Preprocessing((104.00699, 116.66877, 122.67892), (1.0, 1.0, 1.0), 255.0, "bgr")
+"""Bytes in the order blue, green, red minus their mean: Caffe's classifiers and the released FCNs."""

@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import write_tree
+from fullyconv import cli
+from fullyconv.module import SegmentationModule
+
+
+def run(*words: object, expect: int = 0, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "fullyconv.cli", *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        check=False,
+    )
+    assert done.returncode == expect, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for name in ("a.jpg", "b.png", "inner/a.jpg"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (40, 56, 3)).astype(np.uint8)).save(path)
+    return tmp_path / "photos"
+
+
+def test_the_demo_segments_the_sample_photograph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sklearn")
+    assert cli.main(["demo", "--out", str(tmp_path / "overlay.png")]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("china.jpg: 640 x 427 pixels, model street")
+    shares = [float(line.split()[-1].rstrip("%")) for line in printed.splitlines() if line.startswith("  ")]
+    assert sum(shares) == pytest.approx(100, abs=0.1)
+    with Image.open(tmp_path / "overlay.png") as image:
+        assert image.width >= 640
+
+
+def test_the_demo_takes_any_picture(pictures: Path, tmp_path: Path) -> None:
+    assert cli.main(["demo", str(pictures / "a.jpg"), "--out", str(tmp_path / "o.png")]) == 0
+    assert (tmp_path / "o.png").is_file()
+
+
+def test_without_the_extra_the_demo_says_both_ways_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert cli.main(["demo"]) == 2
+    printed = capsys.readouterr().err
+    assert "fullyconv demo street.jpg" in printed
+    assert "pip install 'fullyconv[demo]'" in printed
+
+
+def test_predict_writes_a_mask_of_each_pictures_own_size_and_keeps_folders_apart(
+    pictures: Path, tmp_path: Path
+) -> None:
+    assert cli.main(["predict", str(pictures), "--out", str(tmp_path / "masks"), "--overlay"]) == 0
+    written = sorted(str(path.relative_to(tmp_path / "masks")) for path in (tmp_path / "masks").rglob("*.png"))
+    names = ["a", "b", "inner/a"]
+    assert written == sorted([f"{n}.png" for n in names] + [f"{n}.overlay.png" for n in names])
+    with Image.open(tmp_path / "masks" / "a.png") as mask:
+        assert mask.size == (56, 40)
+        assert mask.mode == "P"
+        assert np.array(mask).max() < 11
+
+
+def test_masks_of_an_earlier_run_inside_the_folder_are_not_segmented_again(pictures: Path) -> None:
+    for _ in range(2):
+        assert cli.main(["predict", str(pictures), "--out", str(pictures / "masks")]) == 0
+    assert len(list((pictures / "masks").rglob("*.png"))) == 3
+
+
+def test_masks_are_not_written_over_pictures(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (pictures / "b.png").read_bytes()
+    assert cli.main(["predict", str(pictures), "--out", str(pictures)]) == 2
+    assert "would be overwritten by its own mask" in capsys.readouterr().err
+    assert (pictures / "b.png").read_bytes() == before
+    (tmp_path / "file").write_text("mine")
+    assert cli.main(["predict", str(pictures), "--out", str(tmp_path / "file")]) == 2
+    assert "is a file; give the folder of the masks" in capsys.readouterr().err
+
+
+def test_an_overlay_is_not_written_over_a_mask(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pictures / "b.overlay.png").write_bytes((pictures / "b.png").read_bytes())
+    assert cli.main(["predict", str(pictures), "--out", str(tmp_path / "m"), "--overlay"]) == 2
+    assert "would both be written to" in capsys.readouterr().err
+
+
+def test_a_folder_without_splits_trains_in_one_command_and_is_scored_on_val(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "own", {"train": 6})
+    for kind in ("images", "masks"):
+        (root / "train" / kind).rename(root / kind)
+    (root / "train").rmdir()
+    options = ["--run.folder", tmp_path / "run", "--data.crop_size", "32", "--model.model", "fcn32s_resnet18_half"]
+    fast = ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+    done = run("fit", root, *options, *fast)
+    assert "own, val split, measured on the stored artefact" in done.stdout
+    refused = run("fit", root, *options, *fast, "--run.split", "test", expect=2)
+    assert "--run.split test: the data has train, val" in refused.stderr
+
+
+@pytest.mark.slow
+def test_training_in_two_processes_scores_the_whole_split_once(tree: Path, tmp_path: Path) -> None:
+    words = ["--run.folder", tmp_path / "run", "--model.model", "fcn32s_resnet18_half", "--trainer.max_epochs", "1"]
+    ddp = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    run("fit", tree, *words, *ddp)
+    config = json.loads((tmp_path / "run" / "artefact" / "config.json").read_text())
+    alone = json.loads(run("test", tmp_path / "run" / "artefact", tree, "--json").stdout)
+    assert alone["pixels"] == config["score"]["pixels"] == 4 * 46 * 64
+    assert alone["mean_iu"] == pytest.approx(config["score"]["mean_iu"], abs=1e-3)
+
+
+def test_a_broken_picture_is_reported_and_the_rest_goes_on(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pictures / "aa.jpg").write_bytes((pictures / "a.jpg").read_bytes()[:300])
+    assert cli.main(["predict", str(pictures), "--out", str(tmp_path / "masks")]) == 1
+    printed = capsys.readouterr()
+    assert "skipped" in printed.err
+    assert "aa.jpg" in printed.err
+    assert "1 of 4 pictures could not be read" in printed.err
+    assert len(list((tmp_path / "masks").rglob("*.png"))) == 3
+
+
+def test_two_pictures_that_would_share_a_mask_are_refused(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["predict", str(pictures / "a.jpg"), str(pictures / "inner" / "a.jpg"), "--out", str(tmp_path / "m")]
+    assert cli.main(words) == 2
+    assert "would both be written to" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
+
+
+def test_test_prints_the_four_metrics_and_every_class(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = SegmentationModule("fcn32s_resnet18_half", classes=["ground", "box", "sky"]).save(tmp_path / "model")
+    assert cli.main(["test", str(folder), str(tree)]) == 0
+    printed = capsys.readouterr().out
+    for word in ("pixel accuracy", "mean accuracy", "mean IU", "frequency weighted IU", "ground", "box", "sky"):
+        assert word in printed
+    assert cli.main(["test", str(folder), str(tree), "--split", "val", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["split"] == "val"
+    assert result["iu"].keys() == {"ground", "box", "sky"}
+    assert 0 <= result["mean_iu"] <= 100
+
+
+def test_testing_on_data_with_other_classes_is_refused(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = SegmentationModule("fcn32s_resnet18_half", classes=["a", "b"]).save(tmp_path / "model")
+    assert cli.main(["test", str(folder), str(tree)]) == 2
+    assert "the data has the classes ['ground', 'box', 'sky'], the model ['a', 'b']" in capsys.readouterr().err
+
+
+def test_list_shows_the_street_model_and_is_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list"]) == 0
+    assert "(street)" in capsys.readouterr().out
+    assert cli.main(["list", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {"name", "kind", "source", "classes", "data", "split", "mean_iu", "bytes", "licence"} <= rows[0].keys()
+
+
+def test_a_recipe_trains_tests_and_leaves_an_artefact_and_resumes(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"""
+seed_everything: 1
+run: {{folder: {tmp_path}/run, licence: mine, data: shapes, split: test}}
+data: {{data: {tree}, batch_size: 4, crop_size: [40, 48]}}
+model: {{model: fcn32s_resnet18_half, optimizer: adamw, lr: 0.003, ema_decay: 0.5}}
+trainer: {{max_epochs: 2, accelerator: cpu, num_sanity_val_steps: 0, log_every_n_steps: 1, enable_model_summary: false}}
+"""
+    )
+    done = run("fit", "--config", recipe)
+    assert "shapes, test split, measured on the stored artefact" in done.stdout
+    folder = tmp_path / "run" / "artefact"
+    config = json.loads((folder / "config.json").read_text())
+    assert config["labels"]["names"] == ["ground", "box", "sky"]
+    assert config["licence"] == "mine"
+    assert config["score"]["split"] == "test"
+    assert config["training"]["epochs"] == 2
+    # What the card says is what anyone measures on the artefact.
+    assert cli.main(["test", str(folder), str(tree), "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert measured["mean_iu"] == pytest.approx(config["score"]["mean_iu"], abs=0.05)
+    run("fit", "--config", recipe, "--ckpt_path", "last", "--trainer.max_epochs", "3")
+    assert json.loads((folder / "config.json").read_text())["training"]["epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["predict", "nowhere.jpg"], "nowhere.jpg"),
+        (["demo", "nowhere.jpg", "--model", "strete"], "Did you mean street"),
+        (["test", "street", "camvid_missing"], "set FULLYCONV_DATA=FOLDER"),
+        (["demo", "nowhere.jpg"], "nowhere.jpg"),
+        (["fit", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["fitt"], "fitt"),
+        (["test", "street", "x", "--split", "dev"], "dev"),
+        (["test", "street", "x", "--batch-size", "0"], "at least 1"),
+    ],
+)
+def test_a_wrong_call_ends_in_one_message_and_status_2(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FULLYCONV_DATA", raising=False)
+    try:
+        status = cli.main(words)
+    except SystemExit as stopped:  # argparse and jsonargparse leave this way
+        status = int(stopped.code or 0)
+    assert status == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--help"])
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    for command in ("list", "demo", "predict", "fit", "test", "validate"):
+        assert command in printed
+
+
+@pytest.mark.data
+def test_the_shipped_street_model_has_the_score_of_its_card(camvid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from fullyconv.hub.catalog import entries
+
+    entry = next(entry for entry in entries() if "street" in entry.aliases)
+    assert cli.main(["test", "street", str(camvid), "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert entry.config.score is not None
+    assert measured["mean_iu"] == pytest.approx(entry.config.score["mean_iu"], abs=0.05)
+    for name, value in entry.config.score["iu"].items():
+        assert measured["iu"][name] == pytest.approx(value, abs=0.05)

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
+
+from fullyconv.data.transforms import Augmentation, ColourJitter, RandomScaleCrop, change_colours, training_transform
+
+
+def checkerboard(height: int, width: int, cell: int = 24) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+    """A mask of classes 0..3 in cells, and an image whose grey level tells the class: 40, 80, 120, 160."""
+    y, x = torch.meshgrid(torch.arange(height) // cell, torch.arange(width) // cell, indexing="ij")
+    mask = ((y % 2) * 2 + x % 2).to(torch.uint8)
+    image = ((mask + 1) * 40).expand(3, height, width)
+    return tv_tensors.Image(image.clone()), tv_tensors.Mask(mask)
+
+
+@pytest.mark.parametrize("size", [None, (64, 64), (300, 40), (200, 260)])
+@pytest.mark.parametrize("seed", range(4))
+def test_mask_moves_with_the_image(size, seed):
+    torch.manual_seed(seed)
+    transform = training_transform(Augmentation(size, brightness=0, contrast=0, saturation=0))
+    image, mask = transform(*checkerboard(120, 160))
+    assert mask.shape == image.shape[1:] == (size or (120, 160))
+    inside = mask != 255
+    told = (image[0].float() / 40).round().long() - 1
+    agree = (told == mask)[inside].float().mean()
+    assert agree > 0.9  # the rest are blended pixels on the borders of the cells
+    assert (image[:, ~inside] == 128).all()  # and beyond the picture there is grey
+
+
+def test_mask_is_centred_on_the_image_at_every_scale():
+    # A step edge: the image's edge is where its level crosses the middle, and the mask's must be the same pixel.
+    for scale in (0.5, 0.75, 1.25, 2.0):
+        mask = (torch.arange(96) >= 48).to(torch.uint8).expand(96, 96)
+        image = tv_tensors.Image((mask * 200).expand(3, 96, 96).clone())
+        crop = RandomScaleCrop((round(96 * scale),) * 2, (scale, scale))
+        image, mask = crop(image, tv_tensors.Mask(mask.clone()))
+        assert int((image[0, 20] >= 100).sum()) == int((mask[20] == 1).sum())
+
+
+def test_cropping_first_gives_the_picture_of_scaling_first():
+    image, mask = checkerboard(120, 160)
+    image = tv_tensors.Image(F.gaussian_blur(image, [9, 9]))
+    crop = RandomScaleCrop((60, 80), (0.5, 0.5))
+    small, labels = crop(image, mask)
+    torch.testing.assert_close(small.float(), F.resize(image, [60, 80], antialias=True).float(), atol=1, rtol=0)
+    assert labels.shape == (60, 80)
+
+
+def test_without_scale_a_crop_is_a_part_of_the_picture():
+    image = tv_tensors.Image(torch.arange(50 * 60, dtype=torch.int32).remainder(251).to(torch.uint8).view(1, 50, 60))
+    crop = RandomScaleCrop((20, 30))(image)
+    windows = image.unfold(1, 20, 1).unfold(2, 30, 1)
+    assert (windows == crop[:, None, None]).all(-1).all(-1).any()
+
+
+def test_crops_come_from_everywhere_and_at_all_scales():
+    image, mask = checkerboard(100, 100)
+    torch.manual_seed(0)
+    params = [RandomScaleCrop((50, 50), (0.5, 2.0)).make_params([image, mask]) for _ in range(300)]
+    sides = [p["window"][2] for p in params]
+    assert min(sides) < 30
+    assert max(sides) > 90
+    places = {p["window"][:2] for p in params if p["window"][2] == 25 or p["window"][2] < 60}
+    assert min(p[0] for p in places) < 5
+    assert max(p[0] + 25 for p in places) > 80
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 2)])
+def test_tiny_pictures_survive(size):
+    transform = training_transform(Augmentation(32))
+    for seed in range(10):
+        torch.manual_seed(seed)
+        image, mask = transform(*checkerboard(*size))
+        assert image.shape == (3, 32, 32)
+        assert (mask != 255).any()
+
+
+def test_masks_of_more_than_one_byte_keep_their_values():
+    mask = tv_tensors.Mask(torch.full((40, 40), 40_000, dtype=torch.int32))
+    image = tv_tensors.Image(torch.zeros(3, 40, 40, dtype=torch.uint8))
+    _, result = RandomScaleCrop((50, 50), (0.7, 0.7), ignore_index=65535)(image, mask)
+    assert set(result.unique().tolist()) == {40_000, 65535}
+
+
+def test_flip_turns_both_or_none():
+    transform = training_transform(Augmentation(None, scale=(1, 1), flip=1.0, brightness=0, contrast=0, saturation=0))
+    image, mask = checkerboard(30, 50)
+    flipped, labels = transform(image, mask)
+    assert torch.equal(flipped, image.flip(-1))
+    assert torch.equal(labels, mask.flip(-1))
+
+
+def test_same_seed_gives_the_same_sample():
+    transform = training_transform(Augmentation(40, hue=0.1))
+    results = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        results.append(transform(*checkerboard(60, 60)))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def photograph() -> Tensor:
+    """Smooth colours away from 0 and 1, so that clamping between the steps plays no part."""
+    noise = torch.rand(3, 12, 16, generator=torch.Generator().manual_seed(0))
+    return F.resize(noise, [96, 128], antialias=True).clamp(0.35, 0.65)
+
+
+@pytest.mark.parametrize("factor", [0.7, 1.0, 1.3])
+def test_brightness_and_saturation_are_those_of_torchvision(factor):
+    image = photograph()
+    torch.testing.assert_close(change_colours(image, brightness=factor), F.adjust_brightness(image, factor))
+    torch.testing.assert_close(
+        change_colours(image, saturation=factor), F.adjust_saturation(image, factor), atol=1e-3, rtol=0
+    )
+
+
+@pytest.mark.parametrize("factor", [0.7, 1.3])
+def test_contrast_is_that_of_torchvision_but_for_the_thumbnails_mean(factor):
+    image = photograph()
+    torch.testing.assert_close(
+        change_colours(image, contrast=factor), F.adjust_contrast(image, factor), atol=0.005, rtol=0
+    )
+
+
+def test_all_at_once_is_one_after_the_other():
+    image = photograph()
+    steps = F.adjust_saturation(F.adjust_contrast(F.adjust_brightness(image, 1.1), 0.8), 1.2)
+    at_once = change_colours(image, brightness=1.1, contrast=0.8, saturation=1.2)
+    torch.testing.assert_close(at_once, steps, atol=0.005, rtol=0)
+
+
+def test_hue_keeps_grey_and_turns_red_to_green_to_blue():
+    grey = torch.full((3, 2, 2), 0.4)
+    torch.testing.assert_close(change_colours(grey, hue=0.21), grey)
+    red = torch.tensor([0.8, 0.2, 0.2]).view(3, 1, 1)
+    for turn, expected in ((1 / 3, [0.2, 0.8, 0.2]), (-1 / 3, [0.2, 0.2, 0.8]), (1.0, [0.8, 0.2, 0.2])):
+        torch.testing.assert_close(change_colours(red, hue=turn).flatten(), torch.tensor(expected))
+
+
+def test_bytes_and_floats_give_the_same_and_stay_in_range():
+    image = (torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
+    from_bytes = change_colours(image, brightness=1.25, contrast=1.25, saturation=1.25, hue=0.1)
+    torch.testing.assert_close(from_bytes, change_colours(image.float() / 255, 1.25, 1.25, 1.25, 0.1))
+    assert from_bytes.min() >= 0.0
+    assert from_bytes.max() <= 1.0
+    torch.testing.assert_close(change_colours(image), image.float() / 255)
+
+
+def test_colours_of_the_mask_stay():
+    image, mask = checkerboard(30, 30)
+    _, labels = ColourJitter(0.5, 0.5, 0.5, 0.5)(image, mask)
+    assert torch.equal(labels, mask)
+
+
+def test_pictures_of_other_channel_counts_are_jittered_too():
+    for channels in (1, 4):
+        image = torch.full((channels, 8, 8), 0.5)
+        torch.testing.assert_close(change_colours(image, 1.2, 0.5, 0.3, 0.2), torch.full_like(image, 0.6))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"crop_size": 0}, "crop_size=0"),
+        ({"crop_size": (32, 2.5)}, "whole numbers"),
+        ({"crop_size": (1, 2, 3)}, "one or two whole numbers"),
+        ({"scale": (2.0, 0.5)}, "the smaller first"),
+        ({"scale": (0.0, 0.5)}, "above 0"),
+        ({"flip": 1.5}, "a probability"),
+        ({"brightness": -0.1}, "brightness=-0.1"),
+        ({"contrast": 2}, "contrast=2"),
+        ({"saturation": 2}, "saturation=2"),
+        ({"hue": 0.6}, r"in 0\.\.0\.5"),
+    ],
+)
+def test_number_out_of_range_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Augmentation(**arguments)
+
+
+@pytest.mark.slow
+def test_sample_of_480_by_360_takes_a_few_milliseconds():
+    import time
+
+    transform = training_transform(Augmentation((360, 480), hue=0.05))
+    image = tv_tensors.Image(torch.from_numpy(np.zeros((360, 480, 3), np.uint8)).permute(2, 0, 1))
+    mask = tv_tensors.Mask(torch.zeros(360, 480, dtype=torch.uint8))
+    transform(image, mask)
+    begin = time.process_time()
+    for _ in range(50):
+        transform(image, mask)
+    assert (time.process_time() - begin) / 50 < 0.030

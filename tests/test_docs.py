@@ -1,0 +1,69 @@
+"""The how-to pages are true: every Python block runs, in order, in one namespace a page."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fullyconv
+from conftest import write_tree
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.M | re.S)
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand in a folder that holds what the pages speak of."""
+    monkeypatch.chdir(tmp_path)
+    write_tree(tmp_path / "photos", {"train": 8, "val": 4, "test": 4})
+    rng = np.random.default_rng(0)
+    for name in ("street.jpg", "new.jpg", "photo.jpg"):
+        Image.fromarray(rng.integers(0, 255, (240, 300, 3)).astype(np.uint8)).save(tmp_path / name)
+    monkeypatch.setattr(fullyconv, "BACKBONES", fullyconv.BACKBONES)
+    for registry in (fullyconv.BACKBONES, fullyconv.MODELS):
+        for key in ("tiny", "fcn8s_tiny"):
+            monkeypatch.delitem(registry, key, raising=False)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
+def test_every_python_block_runs(page: str, photos: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    import lightning
+    import torch
+
+    trainer = lightning.Trainer
+
+    def quick(**options: Any) -> lightning.Trainer:
+        # One epoch on the CPU shows that the page is right; fifty would show nothing more.
+        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+        return trainer(**(options | quiet | {"max_epochs": 1, "num_sanity_val_steps": 0}))
+
+    monkeypatch.setattr(lightning, "Trainer", quick)
+    namespace: dict[str, Any] = {"torch": torch, "images": torch.rand(1, 3, 64, 80)}
+    for number, block in enumerate(blocks(page)):
+        if "data.classes" in block and "data" not in namespace:
+            namespace["data"] = fullyconv.SegmentationDataModule.from_folder("photos/")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="(?s).*(workers|logging interval|treespec|eval mode|exists).*")
+            exec(compile(block, f"{page}, block {number}", "exec"), namespace)
+    for registry in (fullyconv.BACKBONES, fullyconv.MODELS):
+        for key in ("tiny", "fcn8s_tiny"):
+            registry.pop(key, None)
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md", "CHANGELOG.md", "MODEL_CARD.md"])
+def test_every_link_to_a_file_of_the_project_leads_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        if not target.startswith(("http://", "https://")):
+            assert ((ROOT / page).parent / target).exists(), f"{page} links to {target}"

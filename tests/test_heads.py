@@ -1,0 +1,324 @@
+"""Heads against the wiring of the reference, against torchvision's, and the unpooling decoder at odd sizes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from fullyconv.backbones import Backbone, Features, Switch
+from fullyconv.backbones.vgg import VGG
+from fullyconv.geometry import Geometry
+from fullyconv.heads import PlainHead, SkipHead, UnpoolHead, score_layer
+from fullyconv.models import FCN
+from fullyconv.upsampling import TransposedConvUpsampling
+
+# Grids as Caffe's VGG with 100 pixels of padding has them, and as VGG and ResNet with padding of their own.
+PAPER = {32: 12.5, 16: -91.5, 8: -95.5}
+VGG_SAME = {32: 15.5, 16: 7.5, 8: 3.5, 4: 1.5}
+RESNET = {32: 0.0, 16: 0.0, 8: 0.0, 4: 0.0}
+
+
+def grids(centres: dict[int, float]) -> dict[int, Geometry]:
+    return {s: Geometry((float(s), float(s)), (c, c), (404.0, 404.0), padded=True) for s, c in centres.items()}
+
+
+def filled(head: nn.Module) -> nn.Module:
+    """Give the score layers values."""
+    torch.manual_seed(1)
+    for layer in head.score.values():  # type: ignore[operator, union-attr]
+        nn.init.normal_(layer.weight, std=0.5)
+        nn.init.normal_(layer.bias)
+    return head
+
+
+class NarrowVGG(VGG):
+    """The house's VGG-16 with few channels: its wiring at a hundredth of the cost."""
+
+    def __init__(self, padding: str) -> None:
+        channels = [4, 4, "M", 5, 5, "M", 6, 6, 6, "M", 7, 7, 7, "M", 8, 8, 8, "M"]
+        features = torchvision.models.vgg.make_layers(channels)
+        classifier = torchvision.models.VGG(features, num_classes=1, init_weights=False)
+        classifier.classifier[0] = nn.Linear(8 * 7 * 7, 16)
+        classifier.classifier[3] = nn.Linear(16, 16)
+        super().__init__("vgg16", classifier, padding=padding)  # type: ignore[arg-type]
+        self.channels = {4: 5, 8: 6, 16: 7, 32: 16}
+
+
+def reference(backbone: VGG, head: SkipHead, image: Tensor) -> Tensor:
+    """FCN-32s, 16s or 8s as the released nets wire it, with their numbers typed in."""
+    x = image
+    convs = [layer for layer in backbone.features if isinstance(layer, nn.Conv2d)]
+    pools = []
+    padding = 100
+    for stage in ([0, 1], [2, 3], [4, 5, 6], [7, 8, 9], [10, 11, 12]):
+        for index in stage:
+            x = F.relu(F.conv2d(x, convs[index].weight, convs[index].bias, padding=padding))
+            padding = 1
+        x = F.max_pool2d(x, 2, ceil_mode=True)
+        pools.append(x)
+    fc6, fc7 = backbone.classifier[0], backbone.classifier[3]  # type: ignore[index]
+    x = F.relu(F.conv2d(x, fc6.weight, fc6.bias))
+    x = F.relu(F.conv2d(x, fc7.weight, fc7.bias))
+    x = F.conv2d(x, head.score["32"].weight, head.score["32"].bias)
+
+    def up(scores: Tensor, size: int) -> Tensor:
+        factor = (size + 1) // 2
+        middle = factor - 1 if size % 2 == 1 else factor - 0.5
+        line = torch.tensor([1 - abs(i - middle) / factor for i in range(size)], dtype=scores.dtype)
+        kernel = torch.zeros(scores.shape[1], scores.shape[1], size, size, dtype=scores.dtype)
+        for k in range(scores.shape[1]):
+            kernel[k, k] = torch.outer(line, line)
+        return F.conv_transpose2d(scores, kernel, stride=factor)
+
+    def crop(scores: Tensor, offset: int, size: torch.Size) -> Tensor:
+        assert offset + size[0] <= scores.shape[2]
+        assert offset + size[1] <= scores.shape[3]
+        return scores[..., offset : offset + size[0], offset : offset + size[1]]
+
+    size = image.shape[2:]
+    if head.strides == (32,):
+        return crop(up(x, 64), 19, size)
+    x = up(x, 4)
+    scale = head.scales.get(16, 1.0)
+    x = x + crop(F.conv2d(pools[3] * scale, head.score["16"].weight, head.score["16"].bias), 5, x.shape[2:])
+    if head.strides == (32, 16):
+        return crop(up(x, 32), 27, size)
+    x = up(x, 4)
+    scale = head.scales.get(8, 1.0)
+    x = x + crop(F.conv2d(pools[2] * scale, head.score["8"].weight, head.score["8"].bias), 9, x.shape[2:])
+    return crop(up(x, 16), 31, size)
+
+
+@pytest.fixture(scope="module")
+def paper_vgg() -> NarrowVGG:
+    torch.manual_seed(0)
+    return NarrowVGG("paper").eval().double()
+
+
+@pytest.mark.parametrize(
+    ("strides", "crops"),
+    [
+        ((32,), {1: (19, 19)}),
+        ((32, 16), {16: (5, 5), 1: (27, 27)}),
+        ((32, 16, 8), {16: (5, 5), 8: (9, 9), 1: (31, 31)}),
+    ],
+)
+def test_paper_crops_follow_from_the_geometry(
+    paper_vgg: NarrowVGG, strides: tuple[int, ...], crops: dict[int, tuple[int, int]]
+) -> None:
+    for upsampling in ("bilinear", "learned", "frozen"):
+        head = SkipHead(
+            paper_vgg.channels,
+            3,
+            paper_vgg.geometry,
+            strides,
+            upsampling=upsampling,
+            padding="paper",  # type: ignore[arg-type]
+        )
+        assert head.crops == crops
+        assert (head.geometry.stride, head.geometry.centre) == ((1, 1), (0, 0))
+
+
+def test_paper_crop_of_alexnet_is_18_with_a_kernel_of_63() -> None:
+    from fullyconv.backbones.alexnet import caffenet
+
+    with torch.device("meta"):
+        backbone = caffenet(padding="paper")
+        head = SkipHead(backbone.channels, 21, backbone.geometry, (32,), upsampling="frozen", padding="paper")
+    assert head.crops == {1: (18, 18)}
+    assert head.upscore["32to1"].weight.shape == (21, 21, 63, 63)
+
+
+@pytest.mark.parametrize("upsampling", ["bilinear", "learned", "frozen"])
+@pytest.mark.parametrize("strides", [(32,), (32, 16), (32, 16, 8)])
+def test_paper_network_is_the_wiring_of_the_reference(
+    paper_vgg: NarrowVGG, strides: tuple[int, ...], upsampling: str
+) -> None:
+    scales = {16: 0.01, 8: 0.0001} if len(strides) == 3 else None
+    head = SkipHead(
+        paper_vgg.channels,
+        3,
+        paper_vgg.geometry,
+        strides,
+        upsampling=upsampling,  # type: ignore[arg-type]
+        scales=scales,
+        padding="paper",
+    ).double()
+    for module in head.upscore.values():
+        if isinstance(module, TransposedConvUpsampling):
+            module.reset_parameters()  # in double precision
+    model = FCN(paper_vgg, filled(head)).eval()  # type: ignore[arg-type]
+    image = torch.randn(2, 3, 61, 94, dtype=torch.float64)
+    expected = reference(paper_vgg, head, image)
+    assert expected.std() > 0.01
+    torch.testing.assert_close(model(image), expected, rtol=0, atol=1e-10)
+
+
+def test_paper_network_covers_every_image(paper_vgg: NarrowVGG) -> None:
+    head = SkipHead(
+        paper_vgg.channels, 2, paper_vgg.geometry, (32, 16, 8), upsampling="frozen", padding="paper"
+    ).double()
+    for module in head.upscore.values():
+        module.reset_parameters()
+    model = FCN(paper_vgg, filled(head)).eval()  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for height, width in [(1, 1), (1, 70), *((n, 71 - n) for n in range(2, 70, 3))]:
+            image = torch.randn(1, 3, height, width, dtype=torch.float64)
+            torch.testing.assert_close(model(image), reference(paper_vgg, head, image), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("centres", [VGG_SAME, RESNET])
+def test_skips_are_summed_at_the_same_place_of_the_image(centres: dict[int, float]) -> None:
+    """Features that are the x (or y) coordinate of their cells give scores that are a multiple of it."""
+    geometry = grids(centres)
+    head = SkipHead(dict.fromkeys(centres, 2), 2, geometry, (32, 16, 8, 4))
+    for layer in head.score.values():
+        layer.weight.data = torch.eye(2)[:, :, None, None]
+    maps = {}
+    for stride, centre in centres.items():
+        y = (torch.arange(-(-256 // stride)) * stride + centre)[:, None].expand(-1, -(-320 // stride))
+        x = (torch.arange(-(-320 // stride)) * stride + centre)[None].expand(-(-256 // stride), -1)
+        maps[stride] = torch.stack([y, x])[None].float()
+    scores = head(Features(maps, (256, 320)))
+    assert scores.shape == (1, 2, 64, 80)
+    inner = (..., slice(16, -16), slice(16, -16))  # away from the clamped border of the coarsest map
+    torch.testing.assert_close(scores[inner], 4 * maps[4][inner], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("centres", [VGG_SAME, RESNET])
+def test_frozen_and_learned_start_at_the_bilinear_logits(centres: dict[int, float]) -> None:
+    torch.manual_seed(0)
+    geometry, channels = grids(centres), {32: 9, 16: 7, 8: 5, 4: 3}
+    maps = {s: torch.randn(2, c, -(-75 // s), -(-101 // s)) for s, c in channels.items()}
+    features = Features(maps, (75, 101))
+    for strides in [(32,), (32, 16), (32, 16, 8), (32, 16, 8, 4)]:
+        bilinear = filled(SkipHead(channels, 4, geometry, strides))
+        from fullyconv.upsampling import resample
+
+        expected = resample(bilinear(features), bilinear.geometry, Geometry.IDENTITY, (75, 101))  # type: ignore[arg-type]
+        for upsampling in ("learned", "frozen"):
+            head = filled(SkipHead(channels, 4, geometry, strides, upsampling=upsampling))  # type: ignore[arg-type]
+            torch.testing.assert_close(head(features), expected, rtol=0, atol=1e-5)
+
+
+def test_names_in_the_checkpoint_tell_the_strides() -> None:
+    head = SkipHead({32: 8, 16: 8, 8: 8}, 3, grids(VGG_SAME), upsampling="learned")
+    assert sorted(head.state_dict()) == [
+        "score.16.bias",
+        "score.16.weight",
+        "score.32.bias",
+        "score.32.weight",
+        "score.8.bias",
+        "score.8.weight",
+        "upscore.16to8.weight",
+        "upscore.32to16.weight",
+        "upscore.8to1.weight",
+    ]
+    assert [tuple(m.weight.shape) for m in head.upscore.values()] == [(3, 1, 4, 4), (3, 1, 4, 4), (3, 1, 16, 16)]
+    assert all(value.abs().max() == 0 for key, value in head.state_dict().items() if key.startswith("score."))
+    bilinear = SkipHead({32: 8, 16: 8, 8: 8}, 3, grids(VGG_SAME))
+    assert all(key.startswith("score.") for key in bilinear.state_dict())
+
+
+def test_plain_head_is_torchvisions() -> None:
+    torch.manual_seed(0)
+    theirs = torchvision.models.segmentation.fcn.FCNHead(32, 5).eval()
+    ours = PlainHead(32, 5, grids(RESNET)[32]).eval()
+    names = {"0": "conv", "1": "norm", "4": "score.32"}
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    state = {f"{names[k.partition('.')[0]]}.{k.partition('.')[2]}": v for k, v in theirs.state_dict().items()}
+    ours.load_state_dict(state)
+    x = torch.randn(2, 32, 5, 6)
+    assert torch.equal(ours(Features({32: x}, (160, 192))), theirs(x))
+
+
+def switches_of(x: Tensor, poolings: int) -> tuple[Tensor, dict[int, Switch]]:
+    switches = {}
+    for power in range(1, poolings + 1):
+        before = (x.shape[2], x.shape[3])
+        x, positions = F.max_pool2d(x, 2, ceil_mode=True, return_indices=True)
+        switches[2**power] = Switch(positions, before)
+    return x, switches
+
+
+@pytest.mark.parametrize("size", [(23, 15), (1, 1), (360, 480), (7, 2)])
+def test_unpooling_decoder_gives_the_size_of_the_image(size: tuple[int, int]) -> None:
+    channels = dict.fromkeys((2, 4, 8, 16, 32), 4)
+    head = filled(
+        UnpoolHead(channels, 3, depths={2: 1, 4: 2, 8: 3, 16: 3, 32: 3}, geometry=Geometry.IDENTITY.conv(32, stride=32))
+    ).eval()
+    x, switches = switches_of(torch.rand(1, 4, *size), 5)
+    assert head(Features({32: x}, size, switches)).shape == (1, 3, *size)
+
+
+def test_unpooling_decoder_without_convolutions_puts_maxima_back() -> None:
+    torch.manual_seed(0)
+    head = UnpoolHead({2: 3, 4: 3}, 3, depths={2: 0, 4: 0}, geometry=Geometry.IDENTITY.conv(4, stride=4))
+    head.score["1"].weight.data = torch.eye(3)[:, :, None, None]
+    image = torch.rand(1, 3, 13, 10)
+    pooled, switches = switches_of(image, 2)
+    restored = head(Features({4: pooled}, (13, 10), switches))
+    kept = restored != 0
+    assert int(kept.sum()) == pooled.numel()
+    assert torch.equal(restored[kept], image[kept])
+
+
+@pytest.fixture(scope="module")
+def vgg_same() -> Backbone:
+    torch.manual_seed(0)
+    return NarrowVGG("same").eval()
+
+
+def test_at_once_scales_act_on_features_and_not_on_biases(vgg_same: Backbone) -> None:
+    geometry = vgg_same.geometry
+    scaled = filled(SkipHead(vgg_same.channels, 3, geometry, scales={16: 0.01, 8: 0.0001}))
+    unscaled = filled(SkipHead(vgg_same.channels, 3, geometry))
+    features = vgg_same(torch.randn(1, 3, 64, 96))
+    by_hand = Features({32: features[32], 16: features[16] * 0.01, 8: features[8] * 0.0001}, features.size)
+    torch.testing.assert_close(scaled(features), unscaled(by_hand))
+
+
+def test_score_layers_start_at_zero_with_a_gradient() -> None:
+    layer = score_layer(8, 3)
+    layer(torch.randn(1, 8, 4, 4)).square().sum().backward()
+    assert layer.weight.abs().sum() + layer.bias.abs().sum() == 0  # type: ignore[union-attr]
+    layer(torch.randn(1, 8, 4, 4)).sum().backward()
+    assert layer.weight.grad.abs().sum() > 0  # type: ignore[union-attr]
+
+
+def test_errors_name_argument_rule_and_remedy() -> None:
+    geometry, channels = grids(VGG_SAME), dict.fromkeys(VGG_SAME, 8)
+    with pytest.raises(ValueError, match=r"strides=\(16, 32\) must be one or more strides, coarsest first"):
+        SkipHead(channels, 3, geometry, (16, 32))
+    with pytest.raises(ValueError, match=r"no features of stride 64. Choose from \[4, 8, 16, 32\]"):
+        SkipHead(channels, 3, geometry, (64, 32))
+    with pytest.raises(ValueError, match=r"num_classes=0 must be at least 1"):
+        SkipHead(channels, 0, geometry)
+    with pytest.raises(ValueError, match=r"scales={4: 0.1}: stride 4 is not scored"):
+        SkipHead(channels, 3, geometry, scales={4: 0.1})
+    with pytest.raises(
+        ValueError, match=r"upsampling='nearest' is not known. Choose 'bilinear', 'learned' or 'frozen'"
+    ):
+        SkipHead(channels, 3, geometry, upsampling="nearest")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"padding='valid' is not known. Choose 'same' or 'paper'"):
+        SkipHead(channels, 3, geometry, padding="valid")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"padding='paper' crops whole cells.*Use a backbone with padding='paper'"):
+        SkipHead(channels, 3, geometry, padding="paper")
+    with pytest.raises(ValueError, match=r"num_classes=0 must be at least 1"):
+        PlainHead(8, 0, geometry[32])
+    with pytest.raises(ValueError, match=r"strides must halve down to 2"):
+        UnpoolHead({8: 4, 4: 4}, 3, depths={8: 1, 4: 1}, geometry=geometry[8])
+    with pytest.raises(ValueError, match=r"must give a number of convolutions for each of the strides"):
+        UnpoolHead({2: 4}, 3, depths={4: 1}, geometry=geometry[8])
+    with pytest.raises(ValueError, match=r"needs the 8 channels of its pooling, not 4"):
+        UnpoolHead({2: 8, 4: 4}, 3, depths={2: 1, 4: 0}, geometry=geometry[4])
+    head = UnpoolHead({2: 4}, 3, depths={2: 1}, geometry=geometry[4])
+    with pytest.raises(ValueError, match=r"no switches of stride 2. Build the backbone with switches=True"):
+        head(Features({2: torch.zeros(1, 4, 2, 2)}, (4, 4)))

@@ -1,0 +1,153 @@
+"""The walls of the house: who may import whom, and what must not need torch. Read from the source, not from memory."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fullyconv
+
+SOURCE = Path(fullyconv.__file__).parent
+
+# A room stands above everything it imports (docs/design.md). Rooms of one floor may know each other where listed.
+FLOORS: dict[str, int] = {
+    "errors": 0,
+    "labels": 1,
+    "images": 1,
+    "drawing": 1,
+    "preprocessing": 1,
+    "geometry": 1,
+    "tracking": 1,
+    "conversion": 1,
+    "upsampling": 1,
+    "confusion": 1,
+    "losses": 1,
+    "metrics": 1,
+    "backbones": 2,
+    "heads": 2,
+    "data": 2,
+    "inference": 2,
+    "artefact": 2,
+    "models": 3,
+    "module": 4,
+    "hub": 5,
+    "cli": 6,
+    "__init__": 7,
+}
+GROUND = {room for room, floor in FLOORS.items() if floor <= 1}
+SIDEWAYS = {("heads", "backbones")}  # a head reads the Features that a backbone gives
+
+TORCH_FREE = [
+    "errors",
+    "labels",
+    "images",
+    "drawing",
+    "preprocessing",
+    "confusion",
+    "artefact",
+    "inference.segmentation",
+    "hub.catalog",
+    "cli",
+]
+
+
+def room(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__") or "__init__"
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """Name what a file imports, and whether that happens at module level (outside functions and TYPE_CHECKING)."""
+    found: list[tuple[str, bool]] = []
+
+    def visit(node: ast.AST, top: bool) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                found.extend((alias.name, top) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom) and child.module:
+                assert child.level == 0, f"{path}: relative import"
+                names = [f"{child.module}.{alias.name}" for alias in child.names]
+                found.extend((name, top) for name in names)
+            elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+                visit(child, False)
+            else:
+                visit(child, top and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
+
+    visit(ast.parse(path.read_text(encoding="utf-8")), True)
+    return found
+
+
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def test_every_room_has_a_floor() -> None:
+    assert {room(path) for path in FILES} <= FLOORS.keys()
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_no_import_goes_up_or_sideways(path: Path) -> None:
+    here = room(path)
+    for name, _ in imports(path):
+        if name.split(".")[0] != "fullyconv" or name == "fullyconv":
+            continue
+        there = name.split(".")[1]
+        if there == here or (here in GROUND and there in GROUND) or (here, there) in SIDEWAYS:
+            continue
+        if there not in FLOORS:  # a public name, taken from the front door
+            raise AssertionError(f"{path.name} imports {name} through the front door; import it from its room")
+        assert FLOORS[there] < FLOORS[here], (
+            f"{path.name} (floor {FLOORS[here]}) imports {name} (floor {FLOORS[there]})"
+        )
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_libraries_stay_in_their_rooms(path: Path) -> None:
+    allowed = {
+        "torchvision": {"backbones", "data", "heads"},
+        "timm": {"backbones"},
+        "lightning": {"module", "data", "cli"},
+    }
+    for name, _ in imports(path):
+        library = name.split(".")[0]
+        if library in allowed:
+            assert room(path) in allowed[library], f"{path.name} imports {name}"
+
+
+def test_rooms_without_torch_import_with_torch_blocked() -> None:
+    blocked = ["torch", "torchvision", "lightning", "torchmetrics", "timm", "huggingface_hub"]
+    code = (
+        f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\n"
+        f"import importlib\nfor name in {TORCH_FREE!r}: importlib.import_module('fullyconv.' + name)\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_package_imports_nothing_heavy_and_loads_no_weights() -> None:
+    code = "import sys, fullyconv; print(sorted({m.split('.')[0] for m in sys.modules} & {'torch','numpy','PIL'}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", fullyconv.__all__)
+def test_every_public_name_is_there_and_documented(name: str) -> None:
+    value = getattr(fullyconv, name)
+    assert isinstance(value, dict) or (value.__doc__ and value.__doc__.strip())
+
+
+def test_an_unknown_public_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'convolutionalise'"):
+        fullyconv.convolutionalise  # noqa: B018
+
+
+def test_no_file_is_named_for_what_it_is_not() -> None:
+    names = {path.stem for path in FILES}
+    assert not names & {"utils", "common", "helpers", "misc", "base_utils"}

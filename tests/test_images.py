@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fullyconv.errors import DatasetError
+from fullyconv.images import exif_orientation, find_images, image_size, read_image, read_mask, write_image, write_mask
+
+RNG = np.random.default_rng(0)
+COLOUR = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+GREY = COLOUR[..., 0].copy()
+
+
+def save(path: Path, array: np.ndarray, **options) -> Path:
+    Image.fromarray(array).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("extension", ["png", "bmp", "tif", "ppm"])
+def test_colours_come_back_as_they_were_written(tmp_path, extension):
+    np.testing.assert_array_equal(read_image(save(tmp_path / f"a.{extension}", COLOUR)), COLOUR)
+
+
+def test_path_string_pillow_image_and_array_give_the_same(tmp_path):
+    path = save(tmp_path / "a.png", COLOUR)
+    for source in (path, str(path), Image.fromarray(COLOUR), COLOUR):
+        result = read_image(source)
+        np.testing.assert_array_equal(result, COLOUR)
+        assert result.flags.writeable
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied_to_pixels_and_size(tmp_path, orientation):
+    turn = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a, -1),
+        7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+        8: lambda a: np.rot90(a),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path / "a.png", COLOUR, exif=exif)
+    np.testing.assert_array_equal(read_image(path), turn(COLOUR))
+    assert image_size(path) == read_image(path).shape[:2]
+    assert exif_orientation(path) == orientation
+
+
+def test_masks_own_orientation_is_applied_to_it(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = save(tmp_path / "a.png", GREY, exif=exif)
+    np.testing.assert_array_equal(read_mask(path), np.rot90(GREY, -1))
+
+
+def test_grey_is_repeated(tmp_path):
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", GREY)), np.stack([GREY] * 3, axis=-1))
+
+
+def test_palette_of_a_picture_is_expanded(tmp_path):
+    image = Image.fromarray(np.array([[0, 1]], np.uint8))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png").tolist() == [[[10, 20, 30], [40, 50, 60]]]
+
+
+def test_transparent_pixels_show_white_and_opaque_ones_their_colour(tmp_path):
+    rgba = np.concatenate([COLOUR, np.full((20, 30, 1), 255, np.uint8)], axis=-1)
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", rgba)), COLOUR)
+    rgba[0, 0, 3] = 0
+    assert read_image(save(tmp_path / "b.png", rgba))[0, 0].tolist() == [255, 255, 255]
+
+
+def test_16_bit_grey_keeps_its_full_range(tmp_path):
+    array = np.array([[0, 257, 65535]], dtype=np.uint16)
+    assert read_image(save(tmp_path / "a.png", array))[0, :, 0].tolist() == [0, 1, 255]
+    assert read_image(array)[0, :, 0].tolist() == [0, 1, 255]
+
+
+def test_one_bit_picture_is_black_and_white(tmp_path):
+    Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1").save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png")[0, :, 0].tolist() == [0, 255]
+
+
+def test_floats_and_booleans_are_scaled():
+    assert read_image(np.array([[0.0, 0.5, 1.0]]))[0, :, 0].tolist() == [0, 128, 255]
+    assert read_image(np.array([[False, True]]))[0, :, 0].tolist() == [0, 255]
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((3, 20, 30), np.uint8), "move the channels last"),
+        (np.zeros((2, 2, 5), np.uint8), "shape"),
+        (np.zeros((0, 4), np.uint8), "shape"),
+        (np.full((2, 2), 2.0), r"floats are 0\.\.1"),
+        (np.full((2, 2), np.nan), r"floats are 0\.\.1"),
+        (np.zeros((2, 2), np.int64), "type int64"),
+    ],
+)
+def test_array_of_another_kind_is_refused(array, message):
+    with pytest.raises(ValueError, match=message):
+        read_image(array)
+
+
+def test_other_objects_are_refused():
+    with pytest.raises(ValueError, match="give a path, a Pillow image or a numpy array"):
+        read_image(3)
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask, image_size])
+def test_missing_file_is_named(tmp_path, read):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.png: no such file"):
+        read(tmp_path / "nothing.png")
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask])
+def test_folder_is_refused(tmp_path, read):
+    with pytest.raises(DatasetError, match="a folder where a picture is expected"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("extension", ["jpg", "png"])
+def test_truncated_picture_is_named(tmp_path, extension):
+    path = save(tmp_path / f"half.{extension}", np.repeat(np.repeat(COLOUR, 8, 0), 8, 1))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DatasetError, match=rf"half\.{extension}: damaged or truncated"):
+        read_image(path)
+
+
+def test_every_cut_of_a_mask_is_an_error_and_never_another_mask(tmp_path):
+    path = save(tmp_path / "m.png", GREY)
+    whole = path.read_bytes()
+    end = len(whole) - 12  # the closing chunk carries no data
+    for length in range(0, end, 37):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DatasetError, match=r"m\.png"):
+            read_mask(path)
+
+
+def test_text_and_empty_files_are_no_pictures(tmp_path):
+    (tmp_path / "a.png").write_text("not a picture")
+    with pytest.raises(DatasetError, match=r"a\.png: not a picture"):
+        read_image(tmp_path / "a.png")
+    (tmp_path / "b.png").touch()
+    with pytest.raises(DatasetError, match=r"b\.png: an empty file"):
+        read_mask(tmp_path / "b.png")
+
+
+def test_picture_beyond_the_bound_is_refused_before_it_is_decoded(tmp_path):
+    path = save(tmp_path / "a.png", COLOUR)
+    for source in (path, COLOUR, Image.fromarray(COLOUR)):
+        with pytest.raises(DatasetError, match=r"20 x 30 pixels.*max_pixels=599"):
+            read_image(source, max_pixels=599)
+        assert read_image(source, max_pixels=600).shape == (20, 30, 3)
+
+
+def test_bound_of_pillow_gives_way_to_a_larger_one_of_ours(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png", COLOUR)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DatasetError, match=r"a\.png: too large"):
+        read_image(path, max_pixels=90)
+    assert read_image(path, max_pixels=1000).shape == (20, 30, 3)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_palette_mask_gives_indices_and_not_colours(tmp_path):
+    mask = RNG.integers(0, 5, (6, 7), dtype=np.uint8)
+    path = write_mask(tmp_path / "m.png", mask, palette=[(9, 9, 9), (1, 2, 3), (4, 5, 6), (7, 8, 9), (200, 0, 0)])
+    np.testing.assert_array_equal(read_mask(path), mask)
+    with Image.open(path) as image:
+        assert image.mode == "P"
+    assert read_image(path)[mask == 1][0].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("values", [[0, 1, 2, 255], [0, 254], [0, 256], [0, 40_000, 65535]])
+def test_written_mask_comes_back(tmp_path, values):
+    mask = RNG.choice(values, size=(5, 9))
+    back = read_mask(write_mask(tmp_path / "new" / "m.png", mask))
+    np.testing.assert_array_equal(back, mask)
+    assert back.dtype == (np.uint8 if max(values) <= 255 else np.uint16)
+
+
+def test_one_bit_mask_holds_0_and_1(tmp_path):
+    Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1").save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png").tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_grey_png_of_few_bits_gives_its_values_and_not_stretched_levels(tmp_path, bits):
+    import struct
+    import zlib
+
+    values = np.arange(2**bits, dtype=np.uint8)[None]
+    packed = np.packbits(np.unpackbits(values[..., None], axis=-1)[..., 8 - bits :].reshape(1, -1), axis=1)
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", values.shape[1], 1, bits, 0, 0, 0, 0)
+    body = zlib.compress(b"\0" + packed.tobytes())
+    path = tmp_path / "m.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b""))
+    np.testing.assert_array_equal(read_mask(path), values)
+
+
+def test_mask_that_loses_its_values_is_refused(tmp_path):
+    with pytest.raises(DatasetError, match=r"a.jpg: a JPEG mask.*Export the masks as PNG"):
+        read_mask(save(tmp_path / "a.jpg", GREY))
+    with pytest.raises(DatasetError, match=r"b.png: a mask of mode RGB holds colours"):
+        read_mask(save(tmp_path / "b.png", COLOUR))
+
+
+def test_white_is_zero_tiff_mask_is_refused(tmp_path):
+    image = Image.fromarray(GREY)
+    image.save(tmp_path / "a.tif", tiffinfo={262: 0})
+    with Image.open(tmp_path / "a.tif") as image:
+        assert image.tag_v2[262] == 0
+    with pytest.raises(DatasetError, match="white-is-zero"):
+        read_mask(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("name", "mask", "message"),
+    [
+        ("m.jpg", np.zeros((2, 2), np.uint8), "written as PNG"),
+        ("m.png", np.zeros((2, 2, 1), np.uint8), "shape"),
+        ("m.png", np.zeros((2, 2)), "integers"),
+        ("m.png", np.zeros((0, 2), np.uint8), "shape"),
+        ("m.png", np.array([[-1]]), r"values -1\.\.-1"),
+        ("m.png", np.array([[65536]]), "65536"),
+    ],
+)
+def test_mask_that_cannot_be_written_is_refused_and_leaves_nothing(tmp_path, name, mask, message):
+    with pytest.raises(ValueError, match=message):
+        write_mask(tmp_path / name, mask)
+    assert not list(tmp_path.iterdir())
+
+
+def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
+    path = write_mask(tmp_path / "m.png", np.array([[3]]))
+
+    def fail(self, file, format):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_mask(path, np.array([[4]]))
+    monkeypatch.undo()
+    assert read_mask(path).tolist() == [[3]]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["m.png"]
+
+
+def test_picture_is_written_in_the_format_of_its_name(tmp_path):
+    np.testing.assert_array_equal(read_image(write_image(tmp_path / "a.png", COLOUR)), COLOUR)
+    rgba = Image.fromarray(COLOUR).convert("RGBA")
+    with Image.open(write_image(tmp_path / "a.jpg", rgba)) as image:
+        assert image.format == "JPEG"
+    with pytest.raises(ValueError, match="no picture format has this extension"):
+        write_image(tmp_path / "a.pgn", COLOUR)
+
+
+def test_pictures_are_found_in_folder_file_and_pattern_in_order(tmp_path):
+    for name in ("b.PNG", "a.jpg", "c.txt", ".hidden.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "d.png").touch()
+    names = lambda source: [path.name for path in find_images(source)]  # noqa: E731
+    assert names(tmp_path) == ["a.jpg", "b.PNG"]
+    assert names(tmp_path / "c.txt") == ["c.txt"]
+    assert names(str(tmp_path / "*.jpg")) == ["a.jpg"]
+    assert names(str(tmp_path / "**" / "*.png")) == ["d.png"]
+
+
+@pytest.mark.parametrize("source", ["nothing", "*.png", "."])
+def test_no_picture_is_an_error_that_lists_what_is_accepted(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"give a file, a folder or a pattern of \.bmp"):
+        find_images(source)

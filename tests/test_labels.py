@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fullyconv.errors import DatasetError
+from fullyconv.labels import Labels, default_palette
+
+
+def test_voc_palette_is_computed_as_published():
+    published = {0: (0, 0, 0), 1: (128, 0, 0), 7: (128, 128, 128), 15: (192, 128, 128), 20: (0, 64, 128)}
+    palette = default_palette(256)
+    assert {index: palette[index] for index in published} == published
+    assert palette[255] == (224, 224, 192)
+
+
+def test_palette_stays_distinct_beyond_one_byte_of_classes():
+    assert len(set(default_palette(1000))) == 1000
+
+
+def test_default_map_is_identity_and_255_is_ignored():
+    labels = Labels.of(["a", "b"])
+    mask = np.array([[0, 1], [255, 1]], dtype=np.uint8)
+    np.testing.assert_array_equal(labels.encode(mask), mask)
+    assert labels.encode(mask).dtype == np.uint8
+
+
+def test_encoding_equals_a_dictionary_look_up_of_every_pixel():
+    rng = np.random.default_rng(0)
+    values = {3: "b", 7: "a", 9: "ignore", 200: "b", 40_000: "a"}
+    labels = Labels.of(["a", "b"], values=values)
+    mask = rng.choice(list(values), size=(37, 53)).astype(np.uint16)
+    index = {"a": 0, "b": 1, "ignore": 255}
+    expected = [[index[values[int(value)]] for value in row] for row in mask]
+    np.testing.assert_array_equal(labels.encode(mask), expected)
+
+
+def test_encoding_does_not_touch_its_input():
+    mask = np.array([[7]], dtype=np.uint8)
+    Labels.of(["a", "b"], values={7: "b"}).encode(mask)
+    assert mask.tolist() == [[7]]
+
+
+def test_more_than_255_classes_are_encoded_in_16_bits():
+    labels = Labels.of([f"c{i}" for i in range(300)])
+    encoded = labels.encode(np.array([[255, 299, 65535]], dtype=np.uint16))
+    assert encoded.dtype == np.uint16
+    assert encoded.tolist() == [[255, 299, 65535]]
+    assert labels.ignore_index == 65535
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64])
+def test_stray_value_names_file_value_and_remedy(dtype):
+    mask = np.array([[0, 17], [1, 17]], dtype=dtype)
+    with pytest.raises(
+        DatasetError, match=r"street_7.png: label value 17 \(2 pixels\) is not in the label map .*values="
+    ):
+        Labels.of(["a", "b"]).encode(mask, Path("street_7.png"))
+
+
+@pytest.mark.parametrize("value", [-1, 300, 70_000])
+def test_value_beyond_the_table_is_stray(value):
+    with pytest.raises(DatasetError, match=f"label value {value} "):
+        Labels.of(["a", "b"]).encode(np.array([[value]]))
+
+
+def test_antialiased_mask_is_called_by_its_name():
+    mask = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    with pytest.raises(DatasetError, match="antialiased"):
+        Labels.of(["a", "b"]).encode(mask, "x.png")
+
+
+@pytest.mark.parametrize("mask", [np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.float32)])
+def test_mask_that_is_no_label_image_is_refused(mask):
+    with pytest.raises(ValueError, match=r"a mask is \(H, W\) integers"):
+        Labels.of(["a"]).encode(mask)
+
+
+def test_plain_json_round_trip_gives_equal_labels():
+    labels = Labels.of(["sky", "road"], [(1, 2, 3), (4, 5, 6)], {4: "road", 2: "sky", 0: "ignore"})
+    entry = json.loads(json.dumps(labels.to_dict()))
+    assert Labels.from_dict(entry) == labels
+
+
+def test_labels_serve_as_dictionary_keys():
+    assert len({Labels.of(["a", "b"]), Labels.of(["a", "b"]), Labels.of(["a", "c"])}) == 2
+
+
+def test_ignored_index_of_ones_own_is_kept():
+    with pytest.raises(ValueError, match="ignore_index=-1: masks hold integers from 0 on"):
+        Labels.of(["a", "b"], ignore_index=-1)
+    assert Labels.of(["a", "b"], ignore_index=9).values == {0: "a", 1: "b", 9: "ignore"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"names": []}, "names is empty"),
+        ({"names": "road"}, "one string; give a list"),
+        ({"names": ["a", "a"]}, "'a' twice"),
+        ({"names": ["a", ""]}, "not empty"),
+        ({"names": ["a", "ignore"]}, "rename the class"),
+        ({"names": ["a", 3]}, "a class name is a string"),
+        ({"names": ["a"], "palette": [(0, 0, 0), (1, 1, 1)]}, "2 colours for 1 classes"),
+        ({"names": ["a"], "palette": [(0, 0, 300)]}, r"integers in 0\.\.255"),
+        ({"names": ["a"], "palette": [(0, 0)]}, "three integers"),
+        ({"names": ["road"], "values": {0: "raod"}}, "Did you mean road"),
+        ({"names": ["a"], "values": {-1: "a"}}, r"integers in 0\.\.65535"),
+        ({"names": ["a"], "values": {"0": "a"}}, r"integers in 0\.\.65535"),
+        ({"names": ["a", "b"], "ignore_index": 1}, "is the index of class 'b'"),
+        ({"names": ["a", "b"], "ignore_index": 70_000}, "16 bits"),
+    ],
+)
+def test_broken_rule_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Labels.of(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({}, "lacks 'names'"),
+        ({"names": "road"}, "give a list"),
+        ({"names": ["a"], "palete": []}, "Did you mean palette"),
+        ({"names": ["a"], "values": {"x": "a"}}, "mapping of integers"),
+        ({"names": []}, "names is empty"),
+    ],
+)
+def test_broken_entry_is_named(entry, message):
+    with pytest.raises(ValueError, match=message):
+        Labels.from_dict(entry)
+
+
+def test_palette_of_no_colour_is_refused():
+    with pytest.raises(ValueError, match="n=0"):
+        default_palette(0)

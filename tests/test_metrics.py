@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+    MulticlassJaccardIndex,
+)
+
+from fullyconv.metrics import ConfusionMatrix, confusion_matrix
+
+
+def maps(classes: int, seed: int = 0, ignore: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    prediction = torch.randint(0, classes, (3, 20, 31), generator=generator)
+    mask = torch.where(torch.rand(3, 20, 31, generator=generator) < 0.6, prediction, prediction.roll(1, 0))
+    if ignore:
+        mask[torch.rand(3, 20, 31, generator=generator) < 0.2] = 255
+    return prediction, mask
+
+
+@pytest.mark.parametrize("classes", [2, 11, 21, 150, 254])
+def test_the_matrix_equals_that_of_torchmetrics(classes: int) -> None:
+    prediction, mask = maps(classes)
+    theirs = MulticlassConfusionMatrix(classes, ignore_index=255)(prediction, mask)
+    assert torch.equal(confusion_matrix(prediction, mask, classes), theirs)
+
+
+def test_more_than_255_classes_count_with_another_ignore_index() -> None:
+    prediction, mask = maps(400)
+    mask[mask == 255] = 65535
+    theirs = MulticlassConfusionMatrix(400, ignore_index=65535)(prediction, mask)
+    assert torch.equal(confusion_matrix(prediction, mask, 400, ignore_index=65535), theirs)
+
+
+def test_the_metric_agrees_with_torchmetrics_where_the_definitions_agree() -> None:
+    metric = ConfusionMatrix(11)
+    jaccard, micro = (
+        MulticlassJaccardIndex(11, ignore_index=255),
+        MulticlassAccuracy(11, average="micro", ignore_index=255),
+    )
+    weighted = MulticlassJaccardIndex(11, average="weighted", ignore_index=255)
+    for seed in range(3):
+        for m in (metric, jaccard, micro, weighted):
+            m.update(*maps(11, seed))
+    result = metric.scores()
+    assert result.mean_iu == pytest.approx(float(jaccard.compute()), abs=1e-6)
+    assert result.frequency_weighted_iu == pytest.approx(float(weighted.compute()), abs=1e-6)
+    assert result.pixel_accuracy == pytest.approx(float(micro.compute()), abs=1e-6)
+
+
+def test_one_matrix_over_the_set_is_not_the_mean_over_images() -> None:
+    mask = torch.tensor([[[0, 0], [0, 1]], [[1, 1], [1, 0]]])
+    prediction = torch.tensor([[[0, 0], [0, 0]], [[1, 1], [1, 1]]])
+    metric = ConfusionMatrix(2)
+    metric.update(prediction, mask)
+    assert metric.scores().mean_iu == pytest.approx(0.6)
+
+
+def test_predictions_on_ignored_pixels_count_for_nothing() -> None:
+    prediction, mask = maps(4)
+    changed = torch.where(mask == 255, (prediction + 1) % 4, prediction)
+    assert torch.equal(confusion_matrix(prediction, mask, 4), confusion_matrix(changed, mask, 4))
+
+
+def test_logits_and_their_argmax_give_the_same_scores() -> None:
+    logits = torch.randn(2, 5, 6, 7)
+    mask = torch.randint(0, 5, (2, 6, 7))
+    one, other = ConfusionMatrix(5), ConfusionMatrix(5)
+    one.update(logits, mask)
+    other.update(logits.argmax(1), mask)
+    assert torch.equal(one.matrix, other.matrix)
+
+
+def test_merging_two_halves_equals_the_whole() -> None:
+    whole = ConfusionMatrix(11)
+    halves = [ConfusionMatrix(11), ConfusionMatrix(11)]
+    for seed in range(4):
+        whole.update(*maps(11, seed))
+        halves[seed % 2].update(*maps(11, seed))
+    halves[0].merge_state(halves[1])
+    np.testing.assert_array_equal(halves[0].matrix.numpy(), whole.matrix.numpy())
+
+
+@pytest.mark.parametrize("label", [11, 12, 254, 300, -1, 100000])
+def test_a_stray_label_is_named(label: int) -> None:
+    prediction, mask = maps(11)
+    mask[0, 0, 0] = label
+    with pytest.raises(ValueError, match=rf"mask holds labels \[{label}\]: labels must be 0..10 or ignore_index=255"):
+        confusion_matrix(prediction, mask, 11)
+
+
+def test_a_prediction_that_is_no_class_is_named() -> None:
+    prediction, mask = maps(11)
+    prediction[0, 0, 0] = 11
+    mask[0, 0, 0] = 3
+    with pytest.raises(ValueError, match=r"predictions must be 0\.\.10"):
+        confusion_matrix(prediction, mask, 11)
+
+
+@pytest.mark.parametrize(("label", "classes", "ignore"), [(256, 2, 255), (3, 2, 65535), (-1, 256, 300)])
+def test_a_prediction_is_never_counted_in_another_row(label: int, classes: int, ignore: int) -> None:
+    prediction = torch.full((1, 2, 2), label)
+    with pytest.raises(ValueError, match=r"predictions must be"):
+        confusion_matrix(prediction, torch.zeros(1, 2, 2).long(), classes, ignore)
+
+
+def test_a_negative_ignore_index_counts_for_nothing_too() -> None:
+    prediction, mask = maps(4)
+    expected = confusion_matrix(prediction, mask, 4)
+    mask[mask == 255] = -100
+    assert torch.equal(confusion_matrix(prediction, mask, 4, ignore_index=-100), expected)
+
+
+def test_maps_of_different_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match="upsample the scores to the mask's size"):
+        confusion_matrix(torch.zeros(1, 2, 2).long(), torch.zeros(1, 4, 4).long(), 2)
+
+
+def test_ignoring_a_class_is_refused() -> None:
+    with pytest.raises(ValueError, match="ignore_index=0: it must lie outside the classes"):
+        ConfusionMatrix(3, ignore_index=0)
+
+
+def test_an_empty_batch_adds_nothing() -> None:
+    assert confusion_matrix(torch.zeros(0, 4, 4).long(), torch.zeros(0, 4, 4).long(), 3).sum() == 0
