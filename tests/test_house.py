@@ -21,7 +21,6 @@ FLOORS: dict[str, int] = {
     "drawing": 1,
     "preprocessing": 1,
     "geometry": 1,
-    "tracking": 1,
     "conversion": 1,
     "upsampling": 1,
     "confusion": 1,

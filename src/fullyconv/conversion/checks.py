@@ -27,7 +27,7 @@ from fullyconv.conversion.trace import (
     tensors,
 )
 from fullyconv.geometry import Geometry, measure
-from fullyconv.tracking import Tracker
+from fullyconv.geometry.tracking import Tracker
 
 Pair = tuple[int, int]
 

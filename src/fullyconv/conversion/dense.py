@@ -25,7 +25,7 @@ from fullyconv.conversion.program import Step
 from fullyconv.conversion.surgery import DenseClassifier
 from fullyconv.errors import ConversionError
 from fullyconv.geometry import Geometry, Pair, measure, pair, watch
-from fullyconv.tracking import STATISTICS, Tracker, joins, operation
+from fullyconv.geometry.tracking import STATISTICS, Tracker, joins, operation
 
 Network = TypeVar("Network", bound=nn.Module)
 

@@ -1,9 +1,9 @@
 """Follow rows and columns of an image through every operation that a network executes.
 
-:class:`Tracker` stands between a network and torch. It knows of each tensor in which of its dims the rows and columns
+`Tracker` stands between a network and torch. It knows of each tensor in which of its dims the rows and columns
 of the map are, whole, merged with others (tokens, windows) or moved (channels last), and with which geometry; each kind
 of operation has one rule for its output. An operation without a rule is assumed to see the entire map. This is the
-machine behind :func:`fullyconv.geometry.measure`.
+machine behind `fullyconv.geometry.measure`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fullyconv.geometry import Geometry, Pair, pair
+from fullyconv.geometry.algebra import Geometry, Pair, pair
 
 
 @dataclass(frozen=True)
