@@ -232,6 +232,14 @@ class TestHostileFolders:
         with pytest.raises(WeightsError, match=r"model.safetensors: is no safetensors file"):
             artefact.load(folder)
 
+    @pytest.mark.parametrize("dtype", ["complex64", "bool", "int8"])
+    def test_values_that_are_no_weights(self, folder: Path, dtype: str) -> None:
+        from safetensors.numpy import save
+
+        forge(folder, save({"w": np.ones(4, dtype=dtype)}))
+        with pytest.raises(WeightsError, match=rf"tensor 'w' is of type {dtype}; weights are float16"):
+            artefact.load(folder)
+
     def test_values_that_are_not_finite(self, folder: Path) -> None:
         from safetensors.numpy import save
 
@@ -248,6 +256,12 @@ class TestHostileFolders:
     def test_an_unknown_dtype(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match='dtype=\'int8\': choose "float32" or "float16"'):
             artefact.save(tmp_path / "x", TENSORS, CONFIG, dtype="int8")  # type: ignore[arg-type]
+
+
+def test_a_receipt_is_not_coloured_by_what_a_file_says() -> None:
+    with pytest.raises(WeightsError) as caught:
+        artefact.check({}, {"w\x1b[31m\n": (4,)}, Path("w"))
+    assert "\x1b" not in str(caught.value)
 
 
 def test_a_card_is_not_rewritten_by_what_a_configuration_says(tmp_path: Path) -> None:

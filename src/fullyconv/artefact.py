@@ -30,6 +30,7 @@ NOTES = "NOTES.md"  # written by a person: intended use, where the model fails; 
 MAX_CONFIG_BYTES = 4 * 2**20
 MAX_WEIGHTS_BYTES = 16 * 2**30
 MAX_CHANNELS = 1024
+DTYPES = ("float16", "float32", "float64", "int64")
 
 Tensors = dict[str, npt.NDArray[Any]]
 
@@ -201,6 +202,8 @@ def load(folder: str | Path) -> tuple[Config, Tensors]:
         raise WeightsError(f"{path}: is no safetensors file ({error})") from error
     tensors: Tensors = {}
     for key, value in stored.items():
+        if str(value.dtype) not in DTYPES:
+            raise WeightsError(f"{path}: tensor {key!r} is of type {value.dtype}; weights are {', '.join(DTYPES)}")
         floating = np.issubdtype(value.dtype, np.floating)
         if floating and not np.isfinite(value).all():
             raise WeightsError(f"{path}: tensor {key!r} holds values that are not finite; the training went wrong")
@@ -221,9 +224,9 @@ def check(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int
         WeightsError: with a receipt of missing, unexpected and mis-shaped tensors.
     """
     missing = sorted(expected.keys() - found.keys())
-    unexpected = sorted(found.keys() - expected.keys())
+    unexpected = sorted(map(_line, found.keys() - expected.keys()))
     shapes = [
-        f"{name}: model {expected[name]}, file {found[name]}"
+        f"{_line(name)}: model {expected[name]}, file {found[name]}"
         for name in sorted(expected.keys() & found.keys())
         if expected[name] != found[name]
     ]
