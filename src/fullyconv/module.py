@@ -143,7 +143,6 @@ class SegmentationModule(L.LightningModule):
             model, len(classes), in_channels=in_channels, padding=padding, upsampling=upsampling
         )
         self.loss = build_loss(loss, ignore_index, class_weights)
-        self.train_confusion = ConfusionMatrix(len(classes), ignore_index)
         self.val_confusion = ConfusionMatrix(len(classes), ignore_index)
         self.test_confusion = ConfusionMatrix(len(classes), ignore_index)
         self.score: dict[str, Any] | None = None
