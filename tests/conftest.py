@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import importlib
 import os
+import socket
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from hub_server import Clock, FileServer, HubServer
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +67,100 @@ def write_tree(root: Path, sizes: dict[str, int], size: tuple[int, int] = (48, 6
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     return write_tree(tmp_path / "shapes", {"train": 8, "val": 4, "test": 4})
+
+
+@pytest.fixture
+def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail a test that asks for another machine, and keep proxies out of what stays on this one."""
+    look_up = socket.getaddrinfo
+
+    def only_here(host: Any, *args: Any, **options: Any) -> Any:
+        if host not in ("127.0.0.1", "localhost"):
+            raise AssertionError(f"this test asked for the address of {host!r}")
+        return look_up(host, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", only_here)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The clock of the client of `hub`: ``clock.sleeps`` holds the seconds that its retries would have waited."""
+    return Clock()
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock, loopback: None) -> Iterator[HubServer]:
+    """A Hub on the loopback interface, used by `huggingface_hub` in this process and in those that the test starts.
+
+    The client reads its settings once, on import, so they are set in its modules as well as in the environment: the
+    endpoint, a home under ``tmp_path``, no token, online, no Xet, timeouts of 2 s; retries do not wait.
+    """
+    import huggingface_hub
+    from huggingface_hub import constants, file_download, hf_api
+    from huggingface_hub.utils import _http
+
+    home = tmp_path / "huggingface"
+    with HubServer() as server:
+        for name, value in {
+            "HF_ENDPOINT": server.endpoint,
+            "HF_HOME": str(home),
+            "HF_HUB_CACHE": str(home / "hub"),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_HUB_DOWNLOAD_TIMEOUT": "2",
+            "HF_HUB_ETAG_TIMEOUT": "2",
+        }.items():
+            monkeypatch.setenv(name, value)
+        for name in (
+            "HF_HUB_OFFLINE",
+            "TRANSFORMERS_OFFLINE",
+            "HF_TOKEN",
+            "HUGGING_FACE_HUB_TOKEN",
+            "HF_TOKEN_PATH",
+            "HF_OIDC_RESOURCE",
+            "HUGGINGFACE_HUB_CACHE",
+        ):
+            monkeypatch.delenv(name, raising=False)
+        for name, constant in {
+            "ENDPOINT": server.endpoint,
+            "HUGGINGFACE_CO_URL_TEMPLATE": server.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HOME": str(home),
+            "HF_HUB_CACHE": str(home / "hub"),
+            "HUGGINGFACE_HUB_CACHE": str(home / "hub"),
+            "HF_TOKEN_PATH": str(home / "token"),
+            "HF_STORED_TOKENS_PATH": str(home / "stored_tokens"),
+            "AGENT_HARNESSES_PATH": str(home / ".agent_harnesses.json"),
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_TELEMETRY": True,
+            "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_DOWNLOAD_TIMEOUT": 2,
+            "HF_HUB_ETAG_TIMEOUT": 2,
+        }.items():
+            # Not every release has every one of them.
+            monkeypatch.setattr(constants, name, constant, raising=False)
+        # By its full name: huggingface_hub.utils.tqdm is the class.
+        bars = importlib.import_module("huggingface_hub.utils.tqdm")
+        monkeypatch.setattr(bars, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+        # Made on import, behind huggingface_hub.create_repo() and the like.
+        monkeypatch.setattr(hf_api.api, "endpoint", server.endpoint)
+        monkeypatch.setattr(file_download, "_ETAG_RETRY_TIMEOUT", 2, raising=False)
+        monkeypatch.setattr(file_download, "time", clock)
+        monkeypatch.setattr(_http, "time", clock)
+        # The client passes data= to httpx when it uploads without Xet. Pytest drops the filter after the test.
+        warnings.filterwarnings("ignore", r"Use 'content=<\.\.\.>' to upload raw", DeprecationWarning)
+        huggingface_hub.close_session()  # one from before may hold a proxy, or connections to another server
+        yield server
+        huggingface_hub.close_session()
+
+
+@pytest.fixture
+def files_server(loopback: None) -> Iterator[FileServer]:
+    """A plain file server on the loopback interface: set ``files_server.files[PATH] = bytes``, ask `url` of PATH."""
+    with FileServer() as server:
+        yield server
 
 
 def pytest_configure(config: pytest.Config) -> None:

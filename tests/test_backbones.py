@@ -21,6 +21,7 @@ from fullyconv.geometry import Geometry
 CHANNELS = {
     "vgg16": {4: 128, 8: 256, 16: 512, 32: 4096},
     "vgg16_bn": {4: 128, 8: 256, 16: 512, 32: 4096},
+    "vgg16_late": {4: 256, 8: 512, 16: 1024, 32: 8192},
     "vgg19": {4: 128, 8: 256, 16: 512, 32: 4096},
     "vgg19_bn": {4: 128, 8: 256, 16: 512, 32: 4096},
     "alexnet": {8: 64, 16: 192, 32: 4096},
@@ -33,6 +34,9 @@ CHANNELS = {
     "resnet101": {4: 256, 8: 512, 16: 1024, 32: 2048},
     "mobilenet_v3_small": {4: 16, 8: 24, 16: 48, 32: 576},
     "mobilenet_v3_large": {4: 24, 8: 40, 16: 112, 32: 960},
+    "resnet50_dilated": {4: 256, 8: 2048},
+    "resnet101_dilated": {4: 256, 8: 2048},
+    "mobilenet_v3_large_dilated": {4: 24, 8: 40, 16: 960},
 }
 TIMM = {
     "timm/resnet18": {4: 64, 8: 128, 16: 256, 32: 512},
@@ -137,6 +141,8 @@ def test_new_first_convolution_is_drawn_at_the_scale_of_the_old_one() -> None:
         ("googlenet", {8: 6, 16: 14, 32: 22}, {8: -91, 16: -83, 32: -75}),
         ("resnet18_half", {4: 0, 8: 0, 16: 0, 32: 0}, None),
         ("mobilenet_v3_large", {4: 0, 8: 0, 16: 0, 32: 0}, None),
+        ("resnet50_dilated", {4: 0, 8: 0}, None),
+        ("mobilenet_v3_large_dilated", {4: 0, 8: 0, 16: 0}, None),
     ],
 )
 def test_cells_lie_where_the_arithmetic_of_the_paper_puts_them(
@@ -217,7 +223,42 @@ def test_the_classifiers_head_on_the_features_gives_the_classifiers_scores(name:
     assert (scores - expected[:1]).abs().max() < 1e-4 * signal
     assert len(receipt.reshaped) == (2 if name.startswith(("vgg", "alexnet", "caffenet")) else 0)
     assert len(receipt.copied) + len(receipt.reshaped) == len(backbone.state_dict())
-    assert receipt.missing == ()
+    assert receipt.reinitialised == ()
+
+
+def test_every_fourth_cell_of_the_dilated_resnet_is_a_cell_of_the_strided_one() -> None:
+    torch.manual_seed(0)
+    classifier = torchvision.models.resnet50(num_classes=1)
+    calibrate(classifier, 64)
+    strided, dilated = (on_meta(name).to_empty(device="cpu") for name in ("resnet50", "resnet50_dilated"))
+    for backbone in (strided, dilated):
+        receipt = backbone.load_classifier(classifier.state_dict())  # an ordinary classifier's weights
+        assert receipt.unused == ("fc.weight", "fc.bias")
+        assert receipt.reinitialised == ()
+    image = torch.randn(1, 3, 97, 70)
+    with torch.no_grad():
+        coarse, fine = strided(image), dilated(image)
+    assert torch.equal(fine[4], coarse[4])
+    assert coarse[32].std() > 0.1
+    assert fine[8].shape == (1, 2048, 13, 9)
+    torch.testing.assert_close(fine[8][..., ::4, ::4], coarse[32], rtol=0, atol=1e-4)
+
+
+def test_dilated_mobilenet_takes_the_classifiers_weights_and_gives_the_maps_of_torchvisions_segmenters() -> None:
+    torch.manual_seed(0)
+    classifier = torchvision.models.mobilenet_v3_large(num_classes=1)
+    calibrate(classifier, 64)
+    theirs = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None).eval()
+    trunk = {k.removeprefix("features."): v for k, v in classifier.state_dict().items() if k.startswith("features.")}
+    theirs.backbone.load_state_dict(trunk)
+    ours = build_backbone("mobilenet_v3_large_dilated").eval()
+    assert all(key.startswith("classifier.") for key in ours.load_classifier(classifier.state_dict()).unused)
+    image = torch.randn(1, 3, 97, 70)
+    with torch.no_grad():
+        maps, features = theirs.backbone(image), ours(image)
+    assert maps["high"].std() > 0.01
+    assert torch.equal(features[16], maps["high"])
+    assert torch.equal(features[8], maps["low"])
 
 
 @pytest.mark.parametrize(
@@ -316,29 +357,49 @@ def test_weights_of_a_deeper_relative_are_refused() -> None:
         build_backbone("resnet18").load_classifier(torchvision.models.resnet34().state_dict())
 
 
-def test_colour_weights_leave_the_first_convolution_of_other_channels_alone() -> None:
-    backbone = build_backbone("resnet18_half", in_channels=1)
-    before = backbone.conv1.weight.clone()
-    receipt = backbone.load_classifier(resnet18_half_classifier().state_dict())
-    assert receipt.missing == ("conv1.weight",)
-    assert receipt.unused == ("conv1.weight", "fc.weight", "fc.bias")
-    assert torch.equal(backbone.conv1.weight, before)
+@pytest.mark.parametrize("in_channels", [1, 2, 4, 6])
+def test_colour_weights_are_adapted_to_other_channels(in_channels: int) -> None:
+    backbone = build_backbone("resnet18_half", in_channels=in_channels)
+    weights = resnet18_half_classifier().state_dict()
+    receipt = backbone.load_classifier(weights)
+    assert receipt.adapted == ("conv1.weight",)
+    assert receipt.unused == ("fc.weight", "fc.bias")
+    assert receipt.reinitialised == ()
+    assert len(receipt.copied) == len(backbone.state_dict()) - 1
+    colours = weights["conv1.weight"]
+    if in_channels < 3:
+        expected = colours.sum(1, keepdim=True).expand(-1, in_channels, -1, -1) / in_channels
+    else:
+        expected = torch.cat([colours, *[colours.mean(1, keepdim=True)] * (in_channels - 3)], 1)
+    torch.testing.assert_close(backbone.conv1.weight.detach(), expected)
+
+
+def test_layers_declared_absent_start_anew_and_no_other_may_lack() -> None:
+    backbone = build_backbone("resnet18_half")
+    weights = {k: v for k, v in resnet18_half_classifier().state_dict().items() if not k.startswith("layer4.1.")}
+    with pytest.raises(WeightsError, match=r"10 missing: layer4.1.conv1.weight"):
+        backbone.load_classifier(weights)
+    before = backbone.layer4[1].conv1.weight.clone()
+    receipt = backbone.load_classifier(weights, absent=("layer4.1.",))
+    assert len(receipt.reinitialised) == 12
+    assert torch.equal(backbone.layer4[1].conv1.weight, before)
 
 
 def test_files_from_before_the_batch_counter_are_complete() -> None:
     weights = {k: v for k, v in resnet18_half_classifier().state_dict().items() if "num_batches" not in k}
     receipt = build_backbone("resnet18_half").load_classifier(weights)
-    assert len(receipt.missing) == 20
-    assert all(key.endswith("num_batches_tracked") for key in receipt.missing)
+    assert len(receipt.reinitialised) == 20
+    assert all(key.endswith("num_batches_tracked") for key in receipt.reinitialised)
 
 
 def test_receipt_is_a_table() -> None:
-    receipt = Receipt(("a",), (), ("fc.weight", "fc.bias"), tuple(f"l{i}" for i in range(8)))
+    receipt = Receipt(("a",), reinitialised=tuple(f"l{i}" for i in range(8)), unused=("fc.weight", "fc.bias"))
     assert receipt.table().splitlines() == [
-        "copied        1  a",
-        "reshaped      0",
-        "unused        2  fc.weight, fc.bias",
-        "missing       8  l0, l1, l2, l3, l4, l5 and 2 more",
+        "copied             1  a",
+        "reshaped           0",
+        "adapted            0",
+        "re-initialised     8  l0, l1, l2, l3, l4, l5 and 2 more",
+        "unused             2  fc.weight, fc.bias",
     ]
 
 

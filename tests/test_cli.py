@@ -171,12 +171,38 @@ def test_testing_on_data_with_other_classes_is_refused(
     assert "the data has the classes ['ground', 'box', 'sky'], the model ['a', 'b']" in capsys.readouterr().err
 
 
-def test_list_shows_the_street_model_and_is_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_what_there_is_where_it_lives_and_under_which_licence(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list"]) == 0
-    assert "(street)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "(street): segmenter, 11 classes, mean IU 50.2 on camvid test, 5.6 MB" in printed
+    assert "fcn_resnet50.coco_voc: segmenter, 21 classes, mean IU 60.5 on COCO-val2017-VOC-labels val, as pu" in printed
+    assert "torchvision://VGG16_Weights.IMAGENET1K_V1" in printed
+    assert "licence of the weights: research use" in printed
+    assert cli.main(["list", "--kind", "segmenter", "--source", "shipped"]) == 0
+    assert "torchvision" not in capsys.readouterr().out
+
+
+def test_list_is_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert {"name", "kind", "source", "classes", "data", "split", "mean_iu", "bytes", "licence"} <= rows[0].keys()
+    for row in rows:
+        assert row["kind"] in ("segmenter", "classifier")
+        assert row["source"] in ("shipped", "hub", "torchvision", "caffe")
+        assert row["measured_by"] in (None, "us", "publisher")
+        assert isinstance(row["verified"], bool)
+        assert all(isinstance(name, str) for name in row["classes"])
+        assert row["licence"]
+        for key in ("name", "data", "split", "mean_iu", "parameters", "bytes"):
+            assert key in row
+    shipped = next(row for row in rows if row["source"] == "shipped")
+    assert (shipped["measured_by"], shipped["verified"], shipped["parameters"]) == ("us", True, 2804204)
+    vgg = next(row for row in rows if row["name"] == "vgg16.imagenet")
+    assert (vgg["kind"], vgg["mean_iu"], len(vgg["classes"]), vgg["parameters"]) == (
+        "classifier",
+        None,
+        1000,
+        138357544,
+    )
 
 
 def test_a_recipe_trains_tests_and_leaves_an_artefact_and_resumes(
@@ -243,17 +269,18 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     assert stopped.value.code == 0
     printed = capsys.readouterr().out
-    for command in ("list", "demo", "predict", "fit", "test", "validate"):
+    for command in ("list", "demo", "predict", "fit", "test", "validate", "convert", "publish"):
         assert command in printed
 
 
 @pytest.mark.data
 def test_the_shipped_street_model_has_the_score_of_its_card(camvid: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from fullyconv.hub.catalog import entries
+    from fullyconv.weights.catalog import entries
 
     entry = next(entry for entry in entries() if "street" in entry.aliases)
     assert cli.main(["test", "street", str(camvid), "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)
+    assert entry.config is not None
     assert entry.config.score is not None
     assert measured["mean_iu"] == pytest.approx(entry.config.score["mean_iu"], abs=0.05)
     for name, value in entry.config.score["iu"].items():

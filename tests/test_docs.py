@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 from PIL import Image
 
 import fullyconv
 from conftest import write_tree
+from hub_server import HubServer
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
@@ -36,8 +42,43 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delitem(registry, key, raising=False)
 
 
+@pytest.fixture
+def elsewhere(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Stand in for the network: a hub, and torchvision's cache, with weights that nobody trained."""
+    import timm
+    import torch
+    import torchvision
+
+    for name in ("LOCK", "CACHE"):
+        monkeypatch.setenv(f"FULLYCONV_{name}", str(tmp_path / "settings" / name.lower()))
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    mine = fullyconv.SegmentationModule("fcn32s_resnet18_half", classes=["road", "sky"])
+    mine.save(tmp_path / "my-segmenter", licence="CC0-1.0")
+    hub.add_repo("me/mine", {path.name: path.read_bytes() for path in (tmp_path / "my-segmenter").iterdir()})
+
+    network = timm.create_model("resnet18")
+    tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
+    config = {"architecture": "resnet18", "num_classes": 1000, "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    hub.add_repo(
+        "timm/resnet18.a1_in1k",
+        {"config.json": json.dumps(config).encode(), "model.safetensors": safetensors.torch.save(tensors)},
+    )
+    buffer = io.BytesIO()
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), buffer)
+    data = buffer.getvalue()
+    value = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.value
+    published = value.url
+    name = f"resnet18-{hashlib.sha256(data).hexdigest()[:8]}.pth"
+    (tmp_path / "torch" / "hub" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "torch" / "hub" / "checkpoints" / name).write_bytes(data)
+    object.__setattr__(value, "url", f"https://download.pytorch.org/models/{name}")
+    yield
+    object.__setattr__(value, "url", published)
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
-def test_every_python_block_runs(page: str, photos: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_python_block_runs(page: str, photos: None, elsewhere: None, monkeypatch: pytest.MonkeyPatch) -> None:
     import lightning
     import torch
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fullyconv.backbones import Backbone, Features, Switch
 from fullyconv.backbones.vgg import VGG
 from fullyconv.geometry import Geometry
-from fullyconv.heads import PlainHead, SkipHead, UnpoolHead, score_layer
+from fullyconv.heads import ASPPHead, LRASPPHead, PlainHead, SkipHead, UnpoolHead, score_layer
 from fullyconv.models import FCN
 from fullyconv.upsampling import TransposedConvUpsampling
 
@@ -239,6 +239,78 @@ def test_plain_head_is_torchvisions() -> None:
     assert torch.equal(ours(Features({32: x}, (160, 192))), theirs(x))
 
 
+def random_norms(module: nn.Module) -> None:
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.normal_(norm.running_mean)  # type: ignore[arg-type]
+            nn.init.uniform_(norm.running_var, 0.5, 2)  # type: ignore[arg-type]
+
+
+def test_aspp_head_is_torchvisions() -> None:
+    torch.manual_seed(0)
+    theirs = torchvision.models.segmentation.deeplabv3.DeepLabHead(32, 5).eval()
+    random_norms(theirs)
+    ours = ASPPHead(32, 5, grids(RESNET)[8]).eval()
+    names = {"0": "aspp", "1": "conv", "2": "norm", "4": "score.8"}
+    state = {f"{names[k.partition('.')[0]]}.{k.partition('.')[2]}": v for k, v in theirs.state_dict().items()}
+    ours.load_state_dict(state)
+    x = torch.randn(2, 32, 30, 26)
+    with torch.no_grad():
+        assert torch.equal(ours(Features({8: x}, (240, 208))), theirs(x))
+
+
+def test_aspp_sees_as_far_as_its_widest_dilation_and_the_mean_of_everything() -> None:
+    head = ASPPHead(4, 2, Geometry.IDENTITY.conv(8, stride=8), dilations=(2, 5))
+    assert head.geometry.receptive_field == (8 + 8 * 10 + 8 * 2,) * 2
+    assert head.geometry.centre == (3.5, 3.5)
+    assert head.geometry.global_context
+
+
+def test_aspp_says_that_one_image_is_too_few_to_train_on() -> None:
+    head = ASPPHead(4, 2, Geometry.IDENTITY, stride=1)
+    features = Features({1: torch.zeros(1, 4, 6, 6)}, (6, 6))
+    with pytest.raises(ValueError, match=r"needs two images while training. Train with batches of at least two"):
+        head(features)
+    assert head.eval()(features).shape == (1, 2, 6, 6)
+
+
+@pytest.mark.parametrize("size", [(96, 128), (97, 131)])
+def test_stretched_lraspp_head_is_torchvisions(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    theirs = torchvision.models.segmentation.lraspp.LRASPPHead(7, 32, 5, 128).eval().double()
+    random_norms(theirs)
+    ours = LRASPPHead({8: 7, 16: 32}, 5, grids(RESNET), upsampling="stretch").eval().double()
+    names = {"cbr.0": "conv", "cbr.1": "norm", "scale": "gate"}
+    names |= {"low_classifier": "score.8", "high_classifier": "score.16"}
+    state = theirs.state_dict()
+    for theirs_prefix, own in names.items():
+        state = {key.replace(f"{theirs_prefix}.", f"{own}.", 1): value for key, value in state.items()}
+    ours.load_state_dict(state)
+    low, high = (torch.randn(2, c, -(-size[0] // s), -(-size[1] // s)).double() for c, s in ((7, 8), (32, 16)))
+    with torch.no_grad():
+        expected = theirs({"low": low, "high": high})
+        torch.testing.assert_close(ours(Features({8: low, 16: high}, size)), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("centres", [VGG_SAME, RESNET])
+def test_lraspp_head_sums_its_scores_at_the_same_place_of_the_image(centres: dict[int, float]) -> None:
+    """Coarse features that are the x (or y) coordinate of their cells give fine scores that are a multiple of it."""
+    head = LRASPPHead({8: 1, 16: 2}, 2, grids(centres)).eval()
+    nn.init.zeros_(head.conv.weight)
+    head.conv.weight.data[:2, :, 0, 0] = torch.eye(2)
+    nn.init.zeros_(head.gate[1].weight)  # sigmoid(0) = 1/2
+    head.score["16"].weight.data[:, :2, 0, 0] = torch.eye(2)
+    y, x = (torch.arange(n) * 16 + centres[16] for n in (8, 10))
+    coarse = torch.stack([y[:, None].expand(8, 10), x[None].expand(8, 10)])[None].float()
+    scores = head(Features({8: torch.zeros(1, 1, 16, 20), 16: coarse}, (128, 160)))
+    assert head.geometry.stride == (8, 8)
+    assert head.geometry.global_context
+    inner = slice(2, -2)
+    y, x = (torch.arange(n) * 8 + centres[8] for n in (16, 20))
+    torch.testing.assert_close(scores[0, 0, inner, 3], y[inner] / 2, rtol=0, atol=1e-2)
+    torch.testing.assert_close(scores[0, 1, 3, inner], x[inner] / 2, rtol=0, atol=1e-2)
+
+
 def switches_of(x: Tensor, poolings: int) -> tuple[Tensor, dict[int, Switch]]:
     switches = {}
     for power in range(1, poolings + 1):
@@ -313,6 +385,14 @@ def test_errors_name_argument_rule_and_remedy() -> None:
         SkipHead(channels, 3, geometry, padding="paper")
     with pytest.raises(ValueError, match=r"num_classes=0 must be at least 1"):
         PlainHead(8, 0, geometry[32])
+    with pytest.raises(ValueError, match=r"num_classes=0 must be at least 1"):
+        ASPPHead(8, 0, geometry[8])
+    with pytest.raises(ValueError, match=r"num_classes=0 must be at least 1"):
+        LRASPPHead(channels, 0, geometry)
+    with pytest.raises(ValueError, match=r"strides=\(8, 16\) must be a coarse and a fine one of \[4, 8, 16, 32\]"):
+        LRASPPHead(channels, 3, geometry, (8, 16))
+    with pytest.raises(ValueError, match=r"upsampling='learned' is not known. Choose 'bilinear' or 'stretch'"):
+        LRASPPHead(channels, 3, geometry, upsampling="learned")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"strides must halve down to 2"):
         UnpoolHead({8: 4, 4: 4}, 3, depths={8: 1, 4: 1}, geometry=geometry[8])
     with pytest.raises(ValueError, match=r"must give a number of convolutions for each of the strides"):

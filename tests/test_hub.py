@@ -1,19 +1,31 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import pickle
 import socket
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 
-from fullyconv.hub import catalog
+from fullyconv.errors import DownloadError, WeightsError
 from fullyconv.hub.load import load
 from fullyconv.hub.model_card import model_card
 from fullyconv.labels import Labels
 from fullyconv.module import SegmentationModule
+from fullyconv.weights import catalog, sources
+from hub_server import HubServer
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FULLYCONV_LOCK", str(tmp_path / "lock.json"))
+    monkeypatch.setenv("FULLYCONV_CACHE", str(tmp_path / "own_cache"))
 
 
 @pytest.fixture
@@ -33,15 +45,17 @@ def test_street_loads_in_one_line_without_a_network(no_network: None) -> None:
     assert segmenter(torch.rand(1, 3, 45, 61)).shape == (1, len(segmenter.classes), 45, 61)
 
 
-@pytest.mark.parametrize("entry", catalog.entries(), ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", catalog.shipped(), ids=lambda entry: entry.name)
 class TestEveryShippedModel:
     def test_it_loads_and_depends_on_the_image(self, entry: catalog.Entry) -> None:
         segmenter = load(entry.name)
+        assert isinstance(segmenter, SegmentationModule)
         a, b = torch.zeros(1, 3, 64, 64), torch.rand(1, 3, 64, 64)
         with torch.inference_mode():
             assert (segmenter(a) - segmenter(b)).abs().max() > 0.1
 
     def test_it_has_score_licence_recipe_and_card(self, entry: catalog.Entry) -> None:
+        assert entry.config is not None
         assert entry.config.score is not None
         assert entry.config.score["split"] == "test"
         assert 0 < entry.config.score["mean_iu"] <= 100
@@ -50,12 +64,15 @@ class TestEveryShippedModel:
         assert f"{entry.config.score['mean_iu']:.2f}" in (entry.folder / "README.md").read_text()
 
     def test_it_is_half_precision_and_small(self, entry: catalog.Entry) -> None:
+        assert entry.config is not None
         assert entry.config.weights["dtype"] == "float16"
+        assert entry.bytes is not None
         assert entry.bytes < 8e6
 
     def test_the_model_card_of_the_project_quotes_its_score(self, entry: catalog.Entry) -> None:
         text = (ROOT / "MODEL_CARD.md").read_text(encoding="utf-8")
         assert entry.name in text
+        assert entry.config is not None
         assert entry.config.score is not None
         for key in ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu"):
             assert f"{entry.config.score[key]:.2f}" in text
@@ -66,6 +83,25 @@ class TestEveryShippedModel:
 
 def test_the_model_card_is_what_the_catalog_says() -> None:
     assert (ROOT / "MODEL_CARD.md").read_text(encoding="utf-8") == model_card()
+
+
+def test_names_are_unique_and_every_one_means_itself() -> None:
+    names = catalog.names()
+    assert len(set(names)) == len(names)
+    for entry in catalog.entries():
+        found = catalog.find(entry.name)
+        assert found is not None
+        assert found.name == entry.name
+        assert len(set(entry.classes)) >= 2 or entry.label_set == ""
+        if entry.source != "shipped":
+            assert catalog.at_address(entry.address) == entry
+
+
+def test_no_digest_is_claimed_that_nobody_knows() -> None:
+    for entry in catalog.entries():
+        assert entry.verified == (entry.source in ("shipped", "torchvision"))
+        assert (entry.mean_iu is None) == (entry.split is None)
+        assert entry.measured_by in (None, "us", "publisher")
 
 
 def test_every_alias_points_at_a_shipped_model() -> None:
@@ -102,13 +138,13 @@ class TestSources:
         assert load("street").classes != ["a", "b"]
         assert load("street/").classes == ["a", "b"]
 
-    @pytest.mark.parametrize("source", ["stret", "", "org/repo", "fcn4s"])
+    @pytest.mark.parametrize("source", ["stret", "", "org/repo/more", "fcn4s"])
     def test_an_unknown_name_lists_what_there_is(self, source: str) -> None:
         with pytest.raises(ValueError, match=r"no model of the zoo and no folder with config.json.*Choices: .*street"):
             load(source)
 
     def test_a_folder_that_is_not_there(self) -> None:
-        with pytest.raises(FileNotFoundError, match="no such folder; pass the folder of an artefact"):
+        with pytest.raises(FileNotFoundError, match="no such folder or file; pass the folder of an artefact"):
             load("./nowhere")
 
     def test_a_folder_without_an_artefact(self, tmp_path: Path) -> None:
@@ -122,3 +158,144 @@ class TestSources:
             file.write(b"\x00\x00\x80\x3f")
         with pytest.raises(ValueError, match="was changed or is damaged"):
             load(folder)
+
+
+class TestTheHub:
+    """An artefact on the hub is the same model as in a folder, or a clear error."""
+
+    def artefact(self, folder: Path, classes: tuple[str, ...] = ("a", "b")) -> dict[str, bytes]:
+        torch.manual_seed(0)
+        module = SegmentationModule("fcn32s_resnet18_half", classes=list(classes))
+        with torch.no_grad():
+            for parameter in module.model.head.parameters():
+                parameter.normal_()  # score layers start at zero, which would tell nothing
+        module.save(folder, licence="CC0")
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def test_a_repository_loads_by_every_spelling_and_again_without_a_network(
+        self, hub: HubServer, tmp_path: Path
+    ) -> None:
+        files = self.artefact(tmp_path / "mine")
+        commit = hub.add_repo("org/mine", files)
+        image = torch.rand(1, 3, 64, 64)
+        with torch.inference_mode():
+            expected = load(tmp_path / "mine")(image)
+            assert expected.std() > 1e-3
+            for source in ("hf://org/mine", "org/mine", f"hf://org/mine@{commit}", "hf://org/mine/model.safetensors"):
+                loaded = load(source, allow_unverified=True)
+                assert isinstance(loaded, SegmentationModule)
+                assert torch.equal(loaded(image), expected)
+                assert (loaded.origin, loaded.licence) == (f"org/mine@{commit}", "CC0")
+            hub.stop()
+            assert torch.equal(load("org/mine")(image), expected)
+
+    def test_without_the_word_nothing_is_asked_for(self, hub: HubServer, tmp_path: Path) -> None:
+        hub.add_repo("org/mine", self.artefact(tmp_path / "mine"))
+        with pytest.raises(WeightsError, match="nobody vouches for this file"):
+            load("org/mine")
+        assert hub.asked() == []
+
+    def test_other_classes_are_told(self, hub: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        hub.add_repo("org/mine", self.artefact(tmp_path / "mine"))
+        with caplog.at_level("INFO", logger="fullyconv"):
+            loaded = load("org/mine", classes=["x", "y", "z"], allow_unverified=True)
+        assert "now 3 classes" in caplog.text
+        assert "2 start anew: head.score.32.bias, head.score.32.weight" in caplog.text
+        assert loaded.receipt is not None
+        assert loaded.receipt.reinitialised == ("head.score.32.bias", "head.score.32.weight")
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"model.safetensors": pickle.dumps({"weights": 1})}, "bytes, config.json promises"),
+            ({"model.safetensors": None}, "the repository has no such file; it has README.md, config.json"),
+            ({"config.json": None}, "the repository has no such file; it has README.md, model.safetensors"),
+            ({"config.json": b"<html>"}, "is no JSON"),
+            ({"config.json": b"[]"}, "format=None"),
+            ({"config.json": b"{}"}, "format=None"),
+            ({"config.json": b'{"format": 1, "kind": "virus"}'}, "is missing or no dict"),
+            ({"config.json": b" " * (5 * 2**20)}, "a configuration has at most"),
+        ],
+    )
+    def test_a_repository_gone_wrong_is_refused(
+        self, hub: HubServer, tmp_path: Path, change: dict[str, bytes | None], message: str
+    ) -> None:
+        files = self.artefact(tmp_path / "mine") | change
+        hub.add_repo("org/mine", {name: data for name, data in files.items() if data is not None})
+        with pytest.raises((WeightsError, DownloadError), match=message):
+            load("org/mine", allow_unverified=True)
+
+    @pytest.mark.parametrize(
+        ("data", "message"),
+        [
+            (pickle.dumps({"weights": 1}), "is no safetensors file"),
+            (b"\xff" * 8 + b"{}", "is no safetensors file"),
+            ((2**40).to_bytes(8, "little") + b"{}", "is no safetensors file"),
+            (b"", "is no safetensors file"),
+            (b"<html>Sign in</html>", "is no safetensors file"),
+        ],
+    )
+    def test_weights_that_are_none_are_refused_even_where_the_digest_is_right(
+        self, hub: HubServer, tmp_path: Path, data: bytes, message: str
+    ) -> None:
+        files = self.artefact(tmp_path / "mine")
+        document = json.loads(files["config.json"])
+        document["weights"] |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        files |= {"config.json": json.dumps(document).encode(), "model.safetensors": data}
+        hub.add_repo("org/mine", files)
+        with pytest.raises(WeightsError, match=message):
+            load("org/mine", allow_unverified=True)
+
+    def test_files_of_two_commits_are_never_mixed(
+        self, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        files = self.artefact(tmp_path / "mine")
+        hub.add_repo("org/mine", files)
+        real = sources.fetch
+
+        def moving(place: sources.Source, file: str | None = None, **options: bool) -> sources.Fetched:
+            fetched = real(place, file, **options)
+            if file == "config.json":
+                hub.add_repo("org/mine", files | {"model.safetensors": b"another", "config.json": b"{}"})
+            return fetched
+
+        monkeypatch.setattr(sources, "fetch", moving)
+        loaded = load("org/mine", allow_unverified=True)
+        assert isinstance(loaded, SegmentationModule)
+        assert loaded.classes == ["a", "b"]
+
+
+class TestCheckpoints:
+    def checkpoint(self, folder: Path) -> tuple[SegmentationModule, Path]:
+        module = SegmentationModule("fcn32s_resnet18_half", classes=["a", "b"], lr=0.5)
+        trainer = L.Trainer(max_steps=0, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        trainer.strategy.connect(module)
+        trainer.save_checkpoint(folder / "best.ckpt")
+        return module, folder / "best.ckpt"
+
+    def test_a_checkpoint_loads_without_its_optimiser(self, tmp_path: Path) -> None:
+        module, path = self.checkpoint(tmp_path)
+        loaded = load(path)
+        assert isinstance(loaded, SegmentationModule)
+        assert (loaded.classes, loaded.hparams["lr"]) == (["a", "b"], 0.5)
+        for name, value in module.model.state_dict().items():
+            assert torch.equal(loaded.model.state_dict()[name], value)
+
+    @pytest.mark.parametrize("damage", ["truncated", "pickle", "foreign", "tensor missing", "other model"])
+    def test_what_is_no_checkpoint_of_this_package_is_refused(self, tmp_path: Path, damage: str) -> None:
+        _, path = self.checkpoint(tmp_path)
+        content = torch.load(path, weights_only=True)
+        if damage == "truncated":
+            path.write_bytes(path.read_bytes()[:2000])
+        elif damage == "pickle":
+            path.write_bytes(pickle.dumps({"hyper_parameters": {}, "state_dict": Path("x")}))
+        elif damage == "foreign":
+            torch.save({"model": {}}, path)
+        elif damage == "tensor missing":
+            content["state_dict"].pop("model.backbone.conv1.weight")
+            torch.save(content, path)
+        else:
+            content["hyper_parameters"]["model"] = "fcn16s_resnet18_half"
+            torch.save(content, path)
+        with pytest.raises(WeightsError, match=r"best.ckpt: (is no checkpoint of fullyconv|its tensors are not those)"):
+            load(path)

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from fullyconv.errors import DatasetError
-from fullyconv.inference.predict import segment
+from fullyconv.inference.predict import scaled_size, segment
 from fullyconv.inference.segmentation import Segmentation
 from fullyconv.labels import Labels
 
@@ -63,6 +63,66 @@ def test_the_overlay_has_the_pictures_own_size_without_a_legend(picture: np.ndar
 
 def test_one_pixel_is_a_picture() -> None:
     assert segment(brightness, np.full((1, 1, 3), 255, np.uint8), LABELS, CPU).mask.tolist() == [[1]]
+
+
+@pytest.mark.parametrize("size", [(40, 60), (60, 40), (520, 33), (90, 90)])
+def test_the_network_sees_the_picture_scaled_as_torchvision_scales_it(size: tuple[int, int]) -> None:
+    from torchvision.transforms import functional
+
+    noise = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, *size), dtype=np.uint8))
+    seen: list[Tensor] = []
+
+    def watched(image: Tensor) -> Tensor:
+        seen.append(image)
+        return brightness(image)
+
+    for short_side in (30, 77):
+        seen.clear()
+        result = segment(watched, noise, LABELS, CPU, short_side=short_side)
+        expected = functional.resize(noise, [short_side], antialias=True)
+        torch.testing.assert_close(seen[0][0], expected.float() / 255, rtol=0, atol=0)
+        assert result.mask.shape == size
+
+
+def test_the_mask_of_a_scaled_picture_has_its_own_size_and_lies_where_the_picture_does(picture: np.ndarray) -> None:
+    truth = picture[..., 0] > 0
+    for short_side in (15, 21, 84):
+        mask = segment(brightness, picture, LABELS, CPU, short_side=short_side).mask
+        assert mask.shape == truth.shape
+        wrong = mask != truth
+        # a pixel beside the edge may fall to the other side; nothing else may
+        assert not wrong[:4].any()
+        assert not wrong[:, :8].any()
+        assert not wrong[7:, 12:].any()
+    same = segment(brightness, picture, LABELS, CPU, short_side=21).mask
+    np.testing.assert_array_equal(same, truth)
+
+
+@pytest.mark.parametrize(
+    ("size", "short_side", "scaled"),
+    [
+        ((480, 640), 520, (520, 693)),  # 693.33 pixels, rounded down
+        ((2000, 1500), 520, (693, 520)),
+        ((1, 1), 520, (520, 520)),
+        ((10, 1000), 520, (40, 4096)),  # enlarging ends at 4096 pixels
+        ((1000, 10), 520, (4096, 40)),
+        ((10, 10000), 520, (10, 10000)),  # longer already
+        ((1000, 60000), 520, (520, 31200)),  # shrinking never ends: it costs less than the picture itself
+        ((300, 400), 65536, (3072, 4096)),
+        ((5000, 5000), 65536, (5000, 5000)),
+    ],
+)
+def test_a_long_strip_is_not_enlarged_beyond_measure(
+    size: tuple[int, int], short_side: int, scaled: tuple[int, int]
+) -> None:
+    assert scaled_size(size, short_side) == scaled
+
+
+def test_a_strip_of_ten_pixels_by_ten_thousand_is_segmented() -> None:
+    strip = np.zeros((10, 10000, 3), np.uint8)
+    strip[:, 5000:] = 255
+    mask = segment(brightness, strip, LABELS, CPU, short_side=520).mask
+    np.testing.assert_array_equal(mask, strip[..., 0] > 0)
 
 
 def test_many_classes_need_a_wider_mask() -> None:

@@ -61,6 +61,17 @@ class AveragePool(nn.MaxPool2d):
         return F.avg_pool2d(x, self.kernel_size, self.stride, self.padding, self.ceil_mode)
 
 
+class Constant(nn.Module):
+    """The given pooling of a whole map, and what follows it, with one answer for every image."""
+
+    def __init__(self, pooling: nn.Sequential) -> None:
+        super().__init__()
+        self.channels = next(m.out_channels for m in pooling.modules() if isinstance(m, nn.Conv2d))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.new_ones(len(x), self.channels, *x.shape[2:])
+
+
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.SiLU, nn.GELU, nn.LeakyReLU, nn.Dropout)
 
 
@@ -79,6 +90,8 @@ def averaging(module: nn.Module) -> None:
             setattr(module, name, pool)
         elif isinstance(child, nn.Linear):
             child.weight.data.fill_(1 / child.in_features)
+        elif isinstance(child, nn.Sequential) and isinstance(child[0], nn.AdaptiveAvgPool2d):
+            setattr(module, name, Constant(child))  # a gate, or the context of the whole image
         elif isinstance(child, ACTIVATIONS) or "Squeeze" in type(child).__name__ or is_norm(child):
             setattr(module, name, nn.Identity())
         else:
@@ -124,6 +137,8 @@ def check_alignment(name: str) -> None:
         "fcn32s_vgg16",
         "fcn4s_resnet18_half",
         "plain_vgg16_bn",
+        "fcn_resnet50",
+        "lraspp_mobilenet_v3_large",
         "same_convolutions",
     ],
 )
@@ -144,6 +159,8 @@ def test_logit_belongs_to_its_pixel(name: str) -> None:
         "fcn8s_resnet101",
         "fcn8s_mobilenet_v3_large",
         "fcn16s_googlenet",
+        "deeplabv3_resnet50",
+        "deeplabv3_mobilenet_v3_large",
     ],
 )
 def test_logit_of_the_other_backbones_belongs_to_its_pixel(name: str) -> None:
@@ -180,6 +197,7 @@ def check_preset(name: str) -> None:
 
 
 QUICK = [name for name in MODELS if name.endswith(("resnet18_half", "alexnet", "vgg16", "convolutions", "unpool"))]
+QUICK += ["fcn_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"]
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -196,12 +214,16 @@ def test_other_preset_gives_one_logit_for_each_pixel(name: str) -> None:
 def test_every_preset_is_named_after_its_builder_and_its_backbone() -> None:
     for name, builder in MODELS.items():
         if isinstance(builder, partial):
-            assert name == f"{builder.func.__name__}_{builder.args[0]}"
+            # torchvision's segmenters, whose names we keep, leave unsaid that their trunks are dilated
+            assert name == f"{builder.func.__name__}_{builder.args[0].removesuffix('_dilated')}"
             assert builder.args[0] in BACKBONES
         else:
             assert name == builder.__name__  # type: ignore[attr-defined]
     assert all(
-        f"{head}_{backbone}" in MODELS for head in ("fcn32s", "fcn16s", "fcn8s", "plain") for backbone in BACKBONES
+        f"{head}_{backbone}" in MODELS
+        for head in ("fcn32s", "fcn16s", "fcn8s", "plain")
+        for backbone in BACKBONES
+        if not backbone.endswith(("_dilated", "_late"))  # no stride 32; the paper's one net of two trunks is an FCN-32s
     )
 
 
@@ -215,6 +237,9 @@ def test_every_preset_is_named_after_its_builder_and_its_backbone() -> None:
         pytest.param("fcn16s_googlenet", "bilinear", "same", marks=pytest.mark.slow),
         pytest.param("fcn32s_googlenet", "frozen", "paper", marks=pytest.mark.slow),
         ("plain_resnet18_half", "bilinear", "same"),
+        pytest.param("fcn_resnet50", "bilinear", "same", marks=pytest.mark.slow),
+        ("lraspp_mobilenet_v3_large", "bilinear", "same"),
+        ("deeplabv3_mobilenet_v3_large", "bilinear", "same"),
         ("same_convolutions", "bilinear", "same"),
         ("pool_unpool", "bilinear", "same"),
         pytest.param("segnet_vgg16_bn", "bilinear", "same", marks=pytest.mark.slow),
@@ -233,6 +258,63 @@ def test_model_serves_any_size(name: str, upsampling: str, padding: str) -> None
                 assert torch.equal(scores, logits)
             else:
                 assert torch.equal(resample(scores, model.geometry, Geometry.IDENTITY, size), logits)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lraspp_mobilenet_v3_large",
+        "deeplabv3_mobilenet_v3_large",
+        pytest.param("fcn_resnet50", marks=pytest.mark.slow),
+    ],
+)
+def test_stretched_scores_lie_where_the_geometry_for_that_size_says(name: str) -> None:
+    torch.manual_seed(0)
+    model = random_scores(calibrated(build_model(name, 3, upsampling="stretch"))).double()
+    with torch.no_grad():
+        for size in [(1, 1), (1, 40), (23, 15), (64, 96), (97, 131)]:
+            image = torch.randn(1, 3, *size, dtype=torch.float64)
+            logits, scores = model(image), model.scores(image)
+            assert scores.std() > 0
+            # torchvision's own words for it
+            stretched = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
+            assert torch.equal(logits, stretched)
+            geometry = model.geometry_for(size)
+            assert geometry.stride == tuple(n / cells for n, cells in zip(size, scores.shape[2:], strict=True))
+            assert geometry.centre == tuple((stride - 1) / 2 for stride in geometry.stride)
+            assert geometry.receptive_field == model.geometry.receptive_field
+            resampled = resample(scores, geometry, Geometry.IDENTITY, size)
+            torch.testing.assert_close(resampled, logits, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "upsampling"), [("fcn8s_resnet18_half", "learned"), ("lraspp_mobilenet_v3_large", "bilinear")]
+)
+def test_scores_that_are_not_stretched_have_one_geometry_for_every_size(name: str, upsampling: str) -> None:
+    with torch.device("meta"):
+        model = build_model(name, 3, upsampling=upsampling)  # type: ignore[arg-type]
+    assert model.geometry_for((97, 131)) == model.geometry
+
+
+def test_stretching_shifts_the_logits_of_centred_cells_by_almost_half_a_stride() -> None:
+    with torch.device("meta"):
+        model = build_model("fcn_resnet50", 3, upsampling="stretch")
+    assert model.geometry.centre == (0, 0)
+    assert model.geometry_for((512, 512)).centre == (3.5, 3.5)
+
+
+@pytest.mark.parametrize("name", ["fcn_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"])
+def test_torchvisions_segmenters_start_at_zero_and_learn(name: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(name, 3)
+    image, mask = torch.randn(2, 3, 40, 56), torch.randint(3, (2, 40, 56))
+    assert model(image).abs().max() == 0
+    random_scores(model)
+    F.cross_entropy(model(image), mask).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters()), name
+    assert {key for key in model.state_dict() if "score" in key} == {
+        f"head.score.{stride}.{kind}" for stride in model.head.strides for kind in ("weight", "bias")
+    }
 
 
 def test_timm_classifier_serves_any_size() -> None:
@@ -388,6 +470,13 @@ def test_errors_name_argument_rule_and_remedy() -> None:
         build_model("pool_unpool", 2, padding="paper")
     with pytest.raises(ValueError, match=r"upsampling='learned': plain has no such choice"):
         build_model("plain_resnet18_half", 2, upsampling="learned")
+    for name, builder in [("fcn_resnet50", "fcn"), ("deeplabv3_resnet101", "deeplabv3")]:
+        with pytest.raises(ValueError, match=rf"'learned': {builder} has no such choice. Choose 'bilinear' or 'stret"):
+            build_model(name, 2, upsampling="learned")
+    with pytest.raises(ValueError, match=r"padding='paper': lraspp is not in the paper"):
+        build_model("lraspp_mobilenet_v3_large", 2, padding="paper")
+    with pytest.raises(ValueError, match=r"upsampling='stretch' is not known. Choose 'bilinear', 'learned' or"):
+        build_model("fcn8s_resnet18_half", 2, upsampling="stretch")
     with pytest.raises(
         ValueError, match=r"upsampling='nearest' is not known. Choose 'bilinear', 'learned' or 'frozen'"
     ):

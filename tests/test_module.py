@@ -391,3 +391,57 @@ def test_wrong_arguments_are_named(changes: dict[str, Any], message: str) -> Non
 def test_a_schedule_without_an_end_is_refused(tmp_path: Path, data: SegmentationDataModule) -> None:
     with pytest.raises(ValueError, match="set max_epochs or max_steps"):
         fit(tmp_path, module(), data, max_epochs=-1, limit_train_batches=1)
+
+
+class TestFurtherClasses:
+    def segmenter(self, upsampling: str = "bilinear") -> SegmentationModule:
+        torch.manual_seed(0)
+        module = SegmentationModule("fcn8s_resnet18_half", classes=["sky", "road"], upsampling=upsampling)
+        with torch.no_grad():
+            for parameter in module.model.head.parameters():
+                parameter.normal_()
+        return module.eval()
+
+    @pytest.mark.parametrize("upsampling", ["bilinear", "learned"])
+    def test_old_classes_keep_their_scores_and_new_ones_start_at_zero(self, upsampling: str) -> None:
+        own = self.segmenter(upsampling)
+        grown = own.expand_classes(["crack", "wall"])
+        image = torch.rand(1, 3, 64, 96)
+        with torch.inference_mode():
+            before, after = own(image), grown(image)
+        assert before.std() > 1e-2
+        assert torch.allclose(after[:, :2], before, atol=1e-5 * float(before.std()))
+        assert (after[:, 2:] == 0).all()
+        assert grown.classes == ["sky", "road", "crack", "wall"]
+        assert grown.receipt is not None
+        assert set(grown.receipt.adapted) >= {"head.score.32.weight", "head.score.16.weight", "head.score.8.weight"}
+        assert grown.receipt.reinitialised == ()
+        assert len(grown.receipt.copied) + len(grown.receipt.adapted) == len(grown.model.state_dict())
+
+    def test_names_colours_and_values_of_the_old_classes_stay(self) -> None:
+        own = self.segmenter()
+        grown = own.expand_classes(["crack"])
+        assert grown.labels.palette[:2] == own.labels.palette
+        assert len(set(grown.labels.palette)) == 3
+        assert grown.labels.values == {0: "sky", 1: "road", 2: "crack", 255: "ignore"}
+
+    def test_a_value_that_is_taken_is_not_given_away(self) -> None:
+        own = self.segmenter().with_classes(Labels.of(["sky", "road"], values={0: "sky", 1: "road", 2: "ignore"}))
+        values = own.expand_classes(["crack", "wall"]).labels.values
+        assert values == {0: "sky", 1: "road", 2: "ignore", 3: "crack", 4: "wall", 255: "ignore"}
+        labels = Labels.of(["sky", "road", "crack"], values={0: "sky", 1: "road", 2: "ignore", 7: "crack"})
+        assert own.expand_classes(labels).labels == labels
+
+    @pytest.mark.parametrize(
+        ("classes", "message"),
+        [
+            ("crack", "is one string; give a list of names"),
+            (["road"], "holds 'road' twice"),
+            ([], "must begin with the known ones"),
+            (Labels.of(["road", "sky", "crack"]), "must begin with the known ones"),
+            (Labels.of(["sky"]), "must begin with the known ones"),
+        ],
+    )
+    def test_what_does_not_go_on_from_the_old_classes_is_refused(self, classes: object, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            self.segmenter().expand_classes(classes)  # type: ignore[arg-type]

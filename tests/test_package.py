@@ -93,7 +93,7 @@ def test_wheel_and_sdist_build_and_hold_what_users_need(tmp_path: Path) -> None:
     wheel = Path(next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path))))
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    for shipped in importlib.import_module("fullyconv.hub.catalog").SHIPPED:
+    for shipped in importlib.import_module("fullyconv.weights.catalog").SHIPPED:
         for file in ("config.json", "model.safetensors", "README.md", "recipe.yaml"):
             assert f"fullyconv/zoo/{shipped}/{file}" in names
     assert "fullyconv/py.typed" in names

@@ -10,33 +10,46 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fullyconv.backbones import BACKBONES, Backbone, build_backbone
+    from fullyconv.classifier import Classifier, DenseScorer
     from fullyconv.conversion import convolutionalize, linear_to_conv, sliding_window
     from fullyconv.data.datamodule import SegmentationDataModule
-    from fullyconv.errors import ConversionError, DatasetError, WeightsError
-    from fullyconv.hub.load import load
+    from fullyconv.errors import ConversionError, DatasetError, DownloadError, WeightsError
+    from fullyconv.hub.convert import convert
+    from fullyconv.hub.load import load, load_classifier
+    from fullyconv.hub.publish import publish
     from fullyconv.inference.segmentation import Segmentation
     from fullyconv.labels import Labels
-    from fullyconv.models import FCN, MODELS, build_model
-    from fullyconv.module import SegmentationModule
+    from fullyconv.models import FCN, MODELS, MultiHeadFCN, build_model
+    from fullyconv.module import MultiHeadModule, SegmentationModule
+    from fullyconv.weights.classifiers import load_backbone
 
 _HOME = {
     "BACKBONES": "backbones",
     "Backbone": "backbones",
     "build_backbone": "backbones",
+    "Classifier": "classifier",
+    "DenseScorer": "classifier",
     "convolutionalize": "conversion",
     "linear_to_conv": "conversion",
     "sliding_window": "conversion",
     "SegmentationDataModule": "data.datamodule",
     "ConversionError": "errors",
     "DatasetError": "errors",
+    "DownloadError": "errors",
     "WeightsError": "errors",
+    "convert": "hub.convert",
     "load": "hub.load",
+    "load_classifier": "hub.load",
+    "publish": "hub.publish",
     "Segmentation": "inference.segmentation",
     "Labels": "labels",
     "FCN": "models",
     "MODELS": "models",
+    "MultiHeadFCN": "models",
     "build_model": "models",
+    "MultiHeadModule": "module",
     "SegmentationModule": "module",
+    "load_backbone": "weights.classifiers",
 }
 
 __all__ = [
@@ -44,18 +57,27 @@ __all__ = [
     "FCN",
     "MODELS",
     "Backbone",
+    "Classifier",
     "ConversionError",
     "DatasetError",
+    "DenseScorer",
+    "DownloadError",
     "Labels",
+    "MultiHeadFCN",
+    "MultiHeadModule",
     "Segmentation",
     "SegmentationDataModule",
     "SegmentationModule",
     "WeightsError",
     "build_backbone",
     "build_model",
+    "convert",
     "convolutionalize",
     "linear_to_conv",
     "load",
+    "load_backbone",
+    "load_classifier",
+    "publish",
     "sliding_window",
 ]
 

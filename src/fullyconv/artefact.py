@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
@@ -30,7 +30,22 @@ NOTES = "NOTES.md"  # written by a person: intended use, where the model fails; 
 MAX_CONFIG_BYTES = 4 * 2**20
 MAX_WEIGHTS_BYTES = 16 * 2**30
 MAX_CHANNELS = 1024
+MAX_INPUT = 4096
 DTYPES = ("float16", "float32", "float64", "int64")
+KINDS: dict[str, tuple[str, ...]] = {
+    "segmenter": ("model", "padding", "upsampling", "in_channels"),
+    "classifier": ("architecture", "input_size"),
+    "dense_classifier": ("architecture", "input_size", "pool"),
+}
+"""What an artefact can be, and what ``model`` of its configuration holds."""
+METRICS = {
+    "mean_iu": "mean IU",
+    "pixel_accuracy": "pixel accuracy",
+    "mean_accuracy": "mean accuracy",
+    "frequency_weighted_iu": "f.w. IU",
+    "top1": "top-1 accuracy",
+}
+"""Keys of a score that a card names, in percent."""
 
 Tensors = dict[str, npt.NDArray[Any]]
 
@@ -40,14 +55,16 @@ class Config:
     """What ``config.json`` says.
 
     Args:
-        kind: ``"segmenter"``.
-        model: arguments of ``build_model``: model, padding, upsampling, in_channels.
-        labels: plain form of ``Labels``.
+        kind: ``"segmenter"``, ``"classifier"`` or ``"dense_classifier"``.
+        model: of a segmenter the arguments of ``build_model``: model, padding, upsampling, in_channels; of a classifier
+            architecture and input_size, of a converted one the pool as well.
+        labels: plain form of ``Labels``; of a model with several heads ``{"heads": {name: labels}}``.
         preprocessing: plain form of ``Preprocessing``.
         score: measured values in percent with ``data`` and ``split``, or None where nobody measured.
         licence: licence of the weights.
         training: what is known of the training: data, recipe, hardware, minutes.
         weights: file, sha256, bytes and dtype of the weights; filled in by ``save``.
+        parameters: their number; filled in by ``save``.
     """
 
     kind: str
@@ -58,6 +75,7 @@ class Config:
     licence: str = "unstated"
     training: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, Any] = field(default_factory=dict)
+    parameters: int | None = None
 
 
 def save(
@@ -72,7 +90,7 @@ def save(
         folder: where to write; made if it is not there. Other files in it are left alone; ``NOTES.md`` goes
             into the card.
         tensors: name -> array of the model's state.
-        config: all but ``weights``.
+        config: all but ``weights`` and ``parameters``.
         dtype: of floating tensors; batch norm statistics (``running_mean``, ``running_var``) always stay in float32,
             because their range does not fit half precision.
 
@@ -144,16 +162,9 @@ def read_config(folder: str | Path) -> Config:
             raise WeightsError(f"{path}: {key!r} is missing or no {kind.__name__}; fetch or save the artefact again")
     if not isinstance(document.get("score"), dict | None):
         raise WeightsError(f"{path}: 'score' must be an object or null")
-    model = document["model"]
-    if model.keys() != {"model", "padding", "upsampling", "in_channels"} or not all(
-        isinstance(model[key], str) for key in ("model", "padding", "upsampling")
-    ):
-        raise WeightsError(
-            f"{path}: 'model' must hold model, padding and upsampling (strings) and in_channels, and nothing else; "
-            "fetch or save the artefact again"
-        )
-    if type(model["in_channels"]) is not int or not 1 <= model["in_channels"] <= MAX_CHANNELS:
-        raise WeightsError(f"{path}: in_channels={model['in_channels']!r}; must be a whole number in 1..{MAX_CHANNELS}")
+    if type(document.get("parameters", 0)) is not int:
+        raise WeightsError(f"{path}: 'parameters' must be a whole number; fetch or save the artefact again")
+    _check_model(document["kind"], document["model"], path)
     return Config(**{f.name: document[f.name] for f in fields(Config) if f.name in document})
 
 
@@ -245,56 +256,113 @@ def card(document: Mapping[str, Any], name: str, notes: str = "") -> str:
 
     Args:
         document: the contents of ``config.json``.
-        name: what the artefact is called.
+        name: what the artefact is called; an id of the hub, "org/repo", once it is published.
         notes: what a person wrote about it: intended use, where it fails.
     """
-    names = document["labels"]["names"]
-    score, training = document.get("score"), document.get("training") or {}
+    kind, labels = document["kind"], document["labels"]
+    heads: Mapping[str, Any] = labels.get("heads") or {"": labels}
+    score, training = document.get("score") or {}, document.get("training") or {}
     parameters = document.get("parameters")
+    architecture = document["model"].get("model") or document["model"].get("architecture")
+    count = " + ".join(str(len(head["names"])) for head in heads.values())
     lines = [
         "---",
-        "library_name: fullyconv",
-        "pipeline_tag: image-segmentation",
-        "tags: [semantic-segmentation, fully-convolutional-networks, pytorch-lightning]",
-        f"license_name: {json.dumps(_line(document['licence']))}",
+        *_metadata(document, name),
         "---",
         "",
         f"# {name}",
         "",
-        f"`{document['model'].get('model')}`, {len(names)} classes"
+        f"`{_line(architecture)}`, {kind.replace('_', ' ')}, {count} classes"
         + (f", {parameters:,} parameters" if parameters else "")
-        + f", weights stored in {document['weights'].get('dtype')}.",
+        + f", weights stored in {_line(document['weights'].get('dtype'))}.",
         "",
         "```python",
         "import fullyconv",
         "",
-        f'result = fullyconv.load("{name}").predict("photo.jpg")',
-        'result.overlay().save("overlay.png")',
+        *_usage(kind, name, len(heads) > 1),
         "```",
         "",
-        f"**Classes**: {', '.join(map(_line, names))}.",
+        *(
+            f"**Classes{f' of {_line(head)}' if head else ''}**: {_some(entry['names'])}."
+            for head, entry in heads.items()
+        ),
         "",
         f"**Licence of the weights**: {_line(document['licence'])}.",
+        "",
+        f"**sha256 of the weights**: `{document['weights'].get('sha256')}`",
         "",
         "## Score",
         "",
     ]
-    if score is None:
+    if not score:
         lines.append("Nobody measured these weights.")
     else:
-        lines += [f"On {score.get('data', 'unnamed data')}, {score.get('split', 'unnamed')} split, percent: "
-                  f"{headline(score)}.", ""]  # fmt: skip
+        by = " As published, not measured by this package:" if score.get("measured_by") == "publisher" else ""
+        lines += [
+            f"On {_line(score.get('data', 'unnamed data'))}, {_line(score.get('split', 'unnamed'))} split, "
+            f"percent:{by} {headline(score)}.",
+            "",
+        ]
         if score.get("command"):
-            lines += ["Printed by:", "", "```", score["command"], "```", ""]
-        lines += ["| class | IU % |", "|---|---|"]
-        for key, iu in (score.get("iu") or {}).items():
-            lines.append(f"| {_line(key)} | {'-' if iu is None else f'{iu:.2f}'} |")
+            lines += ["Printed by:", "", "```", _line(score["command"]), "```", ""]
+        if score.get("iu"):
+            lines += ["| class | IU % |", "|---|---|"]
+            for key, iu in score["iu"].items():
+                lines.append(f"| {_line(key)} | {'-' if iu is None else f'{iu:.2f}'} |")
     if training:
-        lines += ["", "## Training", ""]
+        lines += ["", "## Where it comes from" if "source" in training else "## Training", ""]
         lines += [f"- {_line(key)}: {_line(value)}" for key, value in training.items()]
     if notes:
         lines += ["", notes.strip()]
     return "\n".join(lines) + "\n"
+
+
+def _metadata(document: Mapping[str, Any], name: str) -> list[str]:
+    """Write the metadata that the hub reads. Strings are written as JSON, which is YAML too."""
+    score = document.get("score") or {}
+    task = "image-classification" if document["kind"] == "classifier" else "image-segmentation"
+    lines = [
+        "library_name: fullyconv",
+        f"pipeline_tag: {task}",
+        "tags: [semantic-segmentation, fully-convolutional-networks, pytorch-lightning]",
+        "license: other",
+        f"license_name: {json.dumps(_line(document['licence']))}",
+    ]
+    figures = [(key, title) for key, title in METRICS.items() if isinstance(score.get(key), int | float)]
+    if not figures:
+        return lines
+    data = json.dumps(_line(score.get("data", "unnamed")))
+    lines += [
+        "model-index:",
+        f"- name: {json.dumps(_line(name))}",
+        "  results:",
+        "  - task:",
+        f"      type: {task}",
+        "    dataset:",
+        f"      name: {data}",
+        f"      type: {data}",
+        f"      split: {json.dumps(_line(score.get('split', 'unnamed')))}",
+        "    metrics:",
+    ]
+    for key, title in figures:
+        lines += [f"    - type: {key}", f"      name: {title}", f"      value: {float(score[key]):.2f}"]
+    return lines
+
+
+def _usage(kind: str, name: str, several: bool) -> list[str]:
+    # nobody vouches for what lies on the hub, until its digests stand in the lock file
+    source = f'"{name}", allow_unverified=True' if "/" in name else f'"{name}"'
+    if kind == "classifier":
+        return [f"classifier = fullyconv.load_classifier({source})", "dense = classifier.convolutionalize()"]
+    lines = [f'result = fullyconv.load({source}).predict("photo.jpg")']
+    if several:
+        return [*lines, "for head, segmentation in result.items():", '    segmentation.overlay().save(f"{head}.png")']
+    return [*lines, 'result.overlay().save("overlay.png")']
+
+
+def _some(names: Sequence[str], most: int = 60) -> str:
+    shown = ", ".join(map(_line, names[:most]))
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
 def _store(name: str, value: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
@@ -312,6 +380,24 @@ def _store(name: str, value: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
             'save with dtype="float32", and look at the training if they are not finite there either'
         )
     return result
+
+
+def _check_model(kind: str, model: dict[str, Any], path: Path) -> None:
+    if kind not in KINDS:
+        raise WeightsError(f"{path}: kind={kind[:40]!r}; this version knows {', '.join(KINDS)}")
+    words = [key for key in KINDS[kind] if key not in ("in_channels", "input_size")]
+    if model.keys() != set(KINDS[kind]) or not all(isinstance(model[key], str) for key in words):
+        raise WeightsError(
+            f"{path}: 'model' of a {kind} must hold {', '.join(KINDS[kind])}, and nothing else ({', '.join(words)} as "
+            "strings); fetch or save the artefact again"
+        )
+    if "in_channels" in model and (
+        type(model["in_channels"]) is not int or not 1 <= model["in_channels"] <= MAX_CHANNELS
+    ):
+        raise WeightsError(f"{path}: in_channels={model['in_channels']!r}; must be a whole number in 1..{MAX_CHANNELS}")
+    size = model.get("input_size", [1, 1])
+    if not isinstance(size, list) or len(size) != 2 or not all(type(n) is int and 1 <= n <= MAX_INPUT for n in size):
+        raise WeightsError(f"{path}: input_size={size!r}; must be height and width in 1..{MAX_INPUT} pixels")
 
 
 def _is_statistic(name: str) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fullyconv.errors import DatasetError
 
 if TYPE_CHECKING:
-    from fullyconv.confusion import SegmentationScores
+    from fullyconv.classifier import DenseScorer
     from fullyconv.data.datamodule import SegmentationDataModule
     from fullyconv.labels import Labels
     from fullyconv.module import SegmentationModule
@@ -60,18 +60,20 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     listing = commands.add_parser("list", help="show the models of the zoo")
+    listing.add_argument("--kind", choices=("segmenter", "classifier"), help="only these")
+    listing.add_argument("--source", choices=("shipped", "torchvision", "caffe", "hub"), help="only these")
     listing.add_argument("--json", action="store_true", help="for programs: a list of objects")
     listing.set_defaults(run=_list)
 
     demo = commands.add_parser("demo", help="segment a photograph with a shipped model")
     demo.add_argument("image", nargs="?", help="any picture; without it, the sample photograph of the extra 'demo'")
-    demo.add_argument("--model", default="street", help="zoo name or artefact folder (default: %(default)s)")
+    _add_model(demo)
     demo.add_argument("--out", default="fullyconv-demo.png", help="overlay to write (default: %(default)s)")
     demo.set_defaults(run=_demo)
 
     predict = commands.add_parser("predict", help="segment pictures and folders of pictures")
     predict.add_argument("input", nargs="+", metavar="INPUT", help="picture, folder or quoted glob")
-    predict.add_argument("--model", default="street", help="zoo name or artefact folder (default: %(default)s)")
+    _add_model(predict)
     predict.add_argument("--out", default="masks", metavar="DIR", help="folder of the masks (default: %(default)s)")
     predict.add_argument("--overlay", action="store_true", help="write NAME.overlay.png beside each mask")
     predict.set_defaults(run=_predict)
@@ -82,51 +84,127 @@ def _parser() -> argparse.ArgumentParser:
             help=f"print the metrics of a model on the {split} split of a set",
             description="MODEL DATA, or --config YAML --ckpt_path FILE of a run.",
         )
-        command.add_argument("model", metavar="MODEL", help="zoo name or artefact folder")
+        command.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+        _add_unverified(command)
         command.add_argument("data", metavar="DATA", help="folder, or name of a public set under FULLYCONV_DATA")
         command.add_argument("--split", choices=("train", "val", "test"), default=split)
         command.add_argument("--batch-size", type=_positive, default=4, help="images at a time (default: %(default)s)")
         command.add_argument("--json", action="store_true", help="for programs: one object, in percent")
         command.set_defaults(run=_test)
 
+    converting = commands.add_parser(
+        "convert",
+        help="turn weights from anywhere into an artefact: a classifier becomes a dense network",
+        description="SOURCE is a zoo name, hf://ORG/REPO[@REVISION][/FILE], torchvision://ENUM.MEMBER, a file, a "
+        "folder, or https://HOST/FILE#sha256=DIGEST.",
+    )
+    converting.add_argument("source", metavar="SOURCE")
+    converting.add_argument("--to", required=True, metavar="FOLDER", help="folder of the artefact")
+    converting.add_argument("--architecture", help="of a classifier, where the source does not say: torchvision/vgg16")
+    converting.add_argument("--pool", choices=("window", "cam"), default="window", help="what a global pooling becomes")
+    converting.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the stored weights")
+    _add_unverified(converting)
+    converting.set_defaults(run=_convert)
+
+    publishing = commands.add_parser(
+        "publish",
+        help="upload an artefact or a checkpoint to the Hugging Face Hub",
+        description="Log in first: hf auth login, or HF_TOKEN.",
+    )
+    publishing.add_argument("source", metavar="SOURCE", help="folder of an artefact, or a .ckpt")
+    publishing.add_argument("repo", metavar="ORG/NAME")
+    publishing.add_argument("--data", metavar="DATA", help="set to measure on: folder, or name under FULLYCONV_DATA")
+    publishing.add_argument("--split", choices=("val", "test"), default="test", help="of DATA (default: %(default)s)")
+    publishing.add_argument("--licence", help="of the weights, where the artefact does not state it")
+    publishing.add_argument("--private", action="store_true", help="a repository that is made is private")
+    publishing.add_argument("--dtype", choices=("float32", "float16"), help="of the stored weights")
+    publishing.set_defaults(run=_publish)
+
     commands.add_parser("fit", help="train: fit [DATA] [--config YAML] [LightningCLI options]", add_help=False)
     return parser
 
 
+MODEL_HELP = "zoo name (fullyconv list), hub id, or folder of an artefact"
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", default="street", help=f"{MODEL_HELP} (default: %(default)s)")
+    _add_unverified(command)
+
+
+def _add_unverified(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--allow-unverified",
+        action="store_true",
+        help="accept weights that nobody vouches for; their sha256 is shown and recorded, later loads must match",
+    )
+
+
+ORIGINS = {
+    "shipped": "shipped with the package: no network is needed",
+    "torchvision": "torchvision: fetched at the first load, digest checked",
+    "caffe": "Caffe: the reference networks and their classifiers, fetched at the first load, unverified",
+    "hub": "Hugging Face Hub: fetched at the first load, unverified",
+}
+
+
 def _list(arguments: argparse.Namespace) -> int:
-    from fullyconv.hub.catalog import entries
+    from fullyconv.weights.catalog import entries
 
     rows: list[dict[str, Any]] = []
     for entry in entries():
-        score = entry.config.score or {}
+        if arguments.kind not in (None, entry.kind) or arguments.source not in (None, entry.source):
+            continue
         rows.append(
             {
                 "name": entry.name,
                 "aliases": list(entry.aliases),
-                "kind": entry.config.kind,
-                "source": "shipped",
-                "classes": list(entry.config.labels.get("names", [])),
-                "data": score.get("data"),
-                "split": score.get("split"),
-                "mean_iu": score.get("mean_iu"),
+                "kind": entry.kind,
+                "source": entry.source,
+                "address": entry.name if entry.source == "shipped" else entry.address,
+                "classes": entry.classes,
+                "data": entry.data,
+                "split": entry.split,
+                "mean_iu": entry.mean_iu,
+                "measured_by": entry.measured_by,
+                "top1": entry.top1,
+                "trained_on": entry.trained_on,
+                "parameters": entry.parameters,
                 "bytes": entry.bytes,
-                "licence": entry.config.licence,
+                "licence": entry.licence,
+                "verified": entry.verified,
             }
         )
     if arguments.json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return 0
-    for row in rows:
-        also = f" ({', '.join(row['aliases'])})" if row["aliases"] else ""
-        iu = (
-            "not measured"
-            if row["mean_iu"] is None
-            else f"mean IU {row['mean_iu']:.1f} on {row['data']} {row['split']}"
-        )
-        print(f"{row['name']}{also}: {len(row['classes'])} classes, {iu}, {row['bytes'] / 1e6:.1f} MB")
-        print(f"    classes: {', '.join(row['classes'])}")
-        print(f"    licence of the weights: {row['licence']}")
+    for origin, title in ORIGINS.items():
+        there = [row for row in rows if row["source"] == origin]
+        if there:
+            print(title)
+        for row in there:
+            _print_model(row)
     return 0
+
+
+def _print_model(row: dict[str, Any]) -> None:
+    also = f" ({', '.join(row['aliases'])})" if row["aliases"] else ""
+    by = "" if row["measured_by"] == "us" else ", as published"
+    if row["mean_iu"] is not None:
+        score = f"mean IU {row['mean_iu']:.1f} on {row['data']} {row['split']}{by}"
+    elif row["top1"] is not None:
+        score = f"top-1 {row['top1']:.1f} on ImageNet{by}"
+    else:
+        score = "no score known"
+    size = f"{row['bytes'] / 1e6:.1f} MB" if row["bytes"] else "size unknown"
+    print(f"  {row['name']}{also}: {row['kind']}, {len(row['classes'])} classes, {score}, {size}")
+    names = row["classes"]
+    if row["kind"] == "segmenter":
+        print(f"      classes: {', '.join(names[:24])}{f' and {len(names) - 24} more' if len(names) > 24 else ''}")
+    trained = f"; trained on {row['trained_on']}" if row["trained_on"] else ""
+    print(f"      licence of the weights: {row['licence']}{trained}")
+    if row["source"] != "shipped":
+        print(f"      {row['address']}")
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -134,7 +212,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
     image = Path(arguments.image) if arguments.image else _sample_photograph()
     _check_target(Path(arguments.out))
-    segmenter = _load(arguments.model)
+    segmenter = _load(arguments)
     result = segmenter.predict(image)
     write_image(arguments.out, result.overlay())
     height, width = result.mask.shape
@@ -189,7 +267,7 @@ def _predict(arguments: argparse.Namespace) -> int:
             raise ValueError(
                 f"--out {arguments.out}: {path} would be overwritten by its own mask; choose another folder"
             )
-    segmenter = _load(arguments.model)
+    segmenter = _load(arguments)
     failed = 0
     for number, (path, target) in enumerate(pictures, 1):
         try:
@@ -210,11 +288,14 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _test(arguments: argparse.Namespace) -> int:
+    from fullyconv.classifier import DenseScorer
     from fullyconv.data.datamodule import SegmentationDataModule
 
-    segmenter = _load(arguments.model)
+    segmenter = _load(arguments)
+    if isinstance(segmenter, DenseScorer):
+        raise ValueError(f"MODEL {arguments.model}: a converted classifier has no masks to be tested on")
     data = SegmentationDataModule(arguments.data, classes=None, batch_size=arguments.batch_size)
-    result = evaluate(segmenter, data, arguments.split)
+    result = segmenter.evaluate(data, arguments.split)
     if arguments.json:
         print(json.dumps({"model": arguments.model, "data": Path(arguments.data).name, "split": arguments.split}
                          | result.to_dict(segmenter.classes), indent=2, ensure_ascii=False))  # fmt: skip
@@ -224,25 +305,44 @@ def _test(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def evaluate(segmenter: SegmentationModule, data: SegmentationDataModule, split: str = "test") -> SegmentationScores:
-    """Score a segmenter on one split, each image at its own size.
+def _convert(arguments: argparse.Namespace) -> int:
+    _quiet_lightning()
+    from fullyconv.classifier import DenseScorer
+    from fullyconv.hub.convert import convert
 
-    Args:
-        segmenter: the module.
-        data: the set.
-        split: ``"train"``, ``"val"`` or ``"test"``.
-
-    Raises:
-        ValueError: if the set has no such split, or other classes than the segmenter.
-    """
-    L = _quiet_lightning()
-    trainer = L.Trainer(
-        logger=False, enable_checkpointing=False, enable_model_summary=False, devices=1, enable_progress_bar=False
+    made = convert(
+        arguments.source,
+        arguments.to,
+        architecture=arguments.architecture,
+        pool=arguments.pool,
+        dtype=arguments.dtype,
+        allow_unverified=arguments.allow_unverified,
     )
-    segmenter.check_data(data)
-    data.check(split)
-    trainer.test(segmenter, dataloaders=data.eval_dataloader(split), verbose=False)
-    return segmenter.test_scores
+    if isinstance(made, DenseScorer):
+        print(made.network.report)
+    elif made.receipt is not None:
+        print(made.receipt.table())
+    print(f"artefact written to {arguments.to}: {len(made.classes)} classes, licence of the weights: {made.licence}")
+    return 0
+
+
+def _publish(arguments: argparse.Namespace) -> int:
+    _quiet_lightning()
+    from fullyconv.data.datamodule import SegmentationDataModule
+    from fullyconv.hub.publish import publish
+
+    data = SegmentationDataModule(arguments.data, classes=None) if arguments.data else None
+    address = publish(
+        arguments.source,
+        arguments.repo,
+        data=data,
+        split=arguments.split,
+        licence=arguments.licence,
+        private=arguments.private,
+        dtype=arguments.dtype,
+    )
+    print(f"published: fullyconv.load({address!r}, allow_unverified=True)")
+    return 0
 
 
 LINKED: dict[str, Callable[[Labels], Any]] = {
@@ -372,7 +472,7 @@ def _keep_artefact(trainer: Any, module: SegmentationModule, data: SegmentationD
     split = _scored_split(data, run)
     if split is not None:
         stored = SegmentationModule.load(folder)
-        result = evaluate(stored, data, split)
+        result = stored.evaluate(data, split)
         score = {"data": module.training_record["data"], "split": split} | result.to_dict(stored.classes)
         score["command"] = f"fullyconv test {folder} {data.hparams['data']} --split {split}"
         module.save(folder, dtype=run.dtype, licence=run.licence, score=score)
@@ -407,11 +507,11 @@ def _hardware(device: Any) -> str:
     return f"CPU, {torch.get_num_threads()} thread(s) of torch"
 
 
-def _load(model: str) -> SegmentationModule:
+def _load(arguments: argparse.Namespace) -> SegmentationModule | DenseScorer:
     _quiet_lightning()
     from fullyconv.hub.load import load
 
-    return load(model)
+    return load(arguments.model, allow_unverified=arguments.allow_unverified)
 
 
 def _quiet_lightning() -> Any:

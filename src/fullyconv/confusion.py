@@ -127,7 +127,7 @@ def scores(matrix: npt.ArrayLike) -> SegmentationScores:
 
 
 def headline(score: Mapping[str, Any]) -> str:
-    """Say the four metrics of a stored score (percent) in one line."""
+    """Say the metrics of a stored score (percent) in one line: the paper's four, or a classifier's accuracy."""
     return ", ".join(
         f"{label} {score[key]:.2f}"
         for key, label in (
@@ -135,6 +135,7 @@ def headline(score: Mapping[str, Any]) -> str:
             ("mean_accuracy", "mean accuracy"),
             ("mean_iu", "mean IU"),
             ("frequency_weighted_iu", "f.w. IU"),
+            ("top1", "top-1 accuracy"),
         )
         if score.get(key) is not None
     )

@@ -14,6 +14,10 @@ class WeightsError(ValueError):
     """A weight file or an artefact is damaged, hostile or made for another model; the message names the file."""
 
 
+class DownloadError(OSError):
+    """A file could not be fetched: no network, no such repository, a server that fails; the message says what to do."""
+
+
 class ConversionError(ValueError):
     """A classifier cannot be turned into a fully convolutional network; the message says what in it is in the way."""
 

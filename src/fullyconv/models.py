@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import cast, overload
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +17,7 @@ from fullyconv.backbones.plain import PlainConvolutions
 from fullyconv.backbones.vgg import vgg16_bn
 from fullyconv.errors import near_miss
 from fullyconv.geometry import Geometry
-from fullyconv.heads import PlainHead, SkipHead, UnpoolHead, Upsampling
+from fullyconv.heads import ASPPHead, LRASPPHead, PlainHead, SkipHead, UnpoolHead, Upsampling
 from fullyconv.upsampling import resample
 
 
@@ -28,7 +31,10 @@ class FCN(nn.Module):
 
     Args:
         backbone: gives features by stride.
-        head: a `SkipHead`, `PlainHead` or `UnpoolHead` made for the backbone's channels.
+        head: a `SkipHead`, `PlainHead`, `ASPPHead`, `LRASPPHead` or `UnpoolHead` made for the backbone's channels.
+        stretch: stretch the scores over the image whatever the centres of their cells, as torchvision's segmenters do:
+            `interpolate(align_corners=False)` to the image's size. It asks for a network with ceil(H / stride) cells
+            for H pixels.
 
     Example:
         >>> import torch
@@ -37,10 +43,17 @@ class FCN(nn.Module):
         torch.Size([1, 11, 37, 50])
     """
 
-    def __init__(self, backbone: Backbone, head: SkipHead | PlainHead | UnpoolHead) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: SkipHead | PlainHead | ASPPHead | LRASPPHead | UnpoolHead,
+        *,
+        stretch: bool = False,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.stretch = stretch
 
     @property
     def num_classes(self) -> int:
@@ -49,8 +62,34 @@ class FCN(nn.Module):
 
     @property
     def geometry(self) -> Geometry:
-        """Where the scores lie on the image."""
+        """Where the scores lie on the image: the centres of what they depend on.
+
+        With `stretch` they are not put there, see `geometry_for`.
+        """
         return self.head.geometry
+
+    def geometry_for(self, size: tuple[int, int]) -> Geometry:
+        """Give the geometry by which the scores of an image become its logits.
+
+        The logits are `resample(scores, model.geometry_for(size), Geometry.IDENTITY, size)`. It is `geometry`, unless
+        scores are stretched: h cells over H pixels are then H/h pixels apart, the first at (H/h - 1)/2.
+
+        Args:
+            size: height and width of the image, in pixels.
+
+        Returns:
+            The geometry of the scores on that image.
+
+        Example:
+            >>> model = build_model("lraspp_mobilenet_v3_large", num_classes=21, upsampling="stretch")
+            >>> model.geometry_for((96, 97)).stride
+            (8.0, 7.461538461538462)
+        """
+        if not self.stretch:
+            return self.geometry
+        own = self.geometry.stride
+        y, x = (n / math.ceil(n / stride) for n, stride in zip(size, own, strict=True))
+        return dataclasses.replace(self.geometry, stride=(y, x), centre=((y - 1) / 2, (x - 1) / 2))
 
     def scores(self, x: Tensor) -> Tensor:
         """Compute class scores before upsampling.
@@ -64,13 +103,9 @@ class FCN(nn.Module):
         Raises:
             ValueError: if x has the wrong dimensions or channels.
         """
-        if x.ndim != 4 or min(x.shape[2:]) < 1:
-            raise ValueError(
-                f"x of shape {tuple(x.shape)} must be (N, {self.backbone.in_channels}, H, W) with H, W >= 1."
-            )
+        scores: Tensor = self.head(self.backbone(_padded(self.backbone, x)))
         height, width = x.shape[2:]
-        scores: Tensor = self.head(self.backbone(self._padded(x)))
-        return scores[..., :height, :width] if self._at_pixels else scores
+        return scores[..., :height, :width] if _at_pixels(self.geometry) else scores
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the logits.
@@ -85,19 +120,12 @@ class FCN(nn.Module):
             ValueError: if x has the wrong dimensions or channels.
         """
         scores = self.scores(x)
-        return (
-            scores if self._at_pixels else resample(scores, self.geometry, Geometry.IDENTITY, (x.shape[2], x.shape[3]))
-        )
-
-    @property
-    def _at_pixels(self) -> bool:
-        return self.geometry.stride == (1, 1) and self.geometry.centre == (0, 0)
-
-    def _padded(self, x: Tensor) -> Tensor:
-        """Continue the image at the bottom and right by its border, as far as the backbone demands it."""
-        divisor, least = self.backbone.size_divisor, self.backbone.min_size
-        bottom, right = (-(-max(n, least) // divisor) * divisor - n for n in x.shape[2:])
-        return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+        if _at_pixels(self.geometry):
+            return scores
+        size = (x.shape[2], x.shape[3])
+        if self.stretch:
+            return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
+        return resample(scores, self.geometry, Geometry.IDENTITY, size)
 
     def grow(self, stride: int) -> FCN:
         """Make the next stage of staged training: the same network with one more skip (Long et al. 2015, section 4.2).
@@ -121,36 +149,162 @@ class FCN(nn.Module):
             >>> fcn32s.grow(16).grow(8).head.strides
             (32, 16, 8)
         """
-        old = self.head
-        if not isinstance(old, SkipHead):
-            raise ValueError(
-                f"stride={stride}: {type(old).__name__} has no skips to add. Grow a model with a SkipHead."
-            )
-        finer = [choice for choice in self.backbone.channels if choice < old.strides[-1]]
-        if stride not in finer:
-            raise ValueError(
-                f"stride={stride}: a model with strides={old.strides} grows by a finer stride of backbone="
-                f"{self.backbone.name!r}: {', '.join(map(str, sorted(finer))) or 'there is none'}."
-            )
-        head = SkipHead(
-            self.backbone.channels,
-            old.num_classes,
-            self.backbone.geometry,
-            (*old.strides, stride),
-            upsampling=old.upsampling,
-            scales=old.scales,
-            padding=old.padding,
-        )
-        own, new = old.state_dict(), head.state_dict()
-        head.load_state_dict({key: own.get(key, value) for key, value in new.items()})
-        head.to(next(old.parameters()))
-        head.train(old.training)
-        for name, parameter in old.named_parameters():
-            if name in new:
-                head.get_parameter(name).requires_grad_(parameter.requires_grad)
+        head = _grown(self.head, self.backbone, stride)
         grown = FCN(copy.deepcopy(self.backbone), head)
         grown.training = self.training
         return grown
+
+
+class MultiHeadFCN(nn.Module):
+    """A fully convolutional network with several heads on one backbone, one for each task (Long et al. 2015, table 5).
+
+    It is an `FCN` that answers with a dict: scores and logits by the name of the head, in the order of `heads`.
+
+    Args:
+        backbone: gives features by stride.
+        heads: a head for each task, made for the backbone's channels. Their names are Python identifiers, because they
+            become part of the state dict's keys: ``head.semantic.score.32.weight``.
+
+    Raises:
+        ValueError: if there is no head, or its name cannot be part of a key.
+
+    Example:
+        >>> import torch
+        >>> model = build_model("fcn16s_resnet18_half", num_classes={"semantic": 33, "geometric": 3})
+        >>> {name: tuple(logits.shape) for name, logits in model(torch.zeros(1, 3, 37, 50)).items()}
+        {'semantic': (1, 33, 37, 50), 'geometric': (1, 3, 37, 50)}
+    """
+
+    def __init__(self, backbone: Backbone, heads: Mapping[str, SkipHead]) -> None:
+        super().__init__()
+        _check_heads(heads)
+        self.backbone = backbone
+        self.head = nn.ModuleDict(dict(heads))
+
+    @property
+    def heads(self) -> dict[str, SkipHead]:
+        """The heads by name."""
+        return {name: cast(SkipHead, head) for name, head in self.head.items()}
+
+    @property
+    def num_classes(self) -> dict[str, int]:
+        """Number of classes K of each head."""
+        return {name: head.num_classes for name, head in self.heads.items()}
+
+    @property
+    def geometry(self) -> dict[str, Geometry]:
+        """Where the scores of each head lie on the image."""
+        return {name: head.geometry for name, head in self.heads.items()}
+
+    def scores(self, x: Tensor) -> dict[str, Tensor]:
+        """Compute class scores before upsampling.
+
+        Args:
+            x: (N, C, H, W) normalised images.
+
+        Returns:
+            For each head (N, K, h, w) scores on its grid of `geometry`; with a stride of 1 they are the logits.
+
+        Raises:
+            ValueError: if x has the wrong dimensions or channels.
+        """
+        features = self.backbone(_padded(self.backbone, x))
+        height, width = x.shape[2:]
+        return {
+            name: head(features)[..., :height, :width] if _at_pixels(head.geometry) else head(features)
+            for name, head in self.heads.items()
+        }
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Compute the logits.
+
+        Args:
+            x: (N, C, H, W) normalised images.
+
+        Returns:
+            For each head (N, K, H, W) logits.
+
+        Raises:
+            ValueError: if x has the wrong dimensions or channels.
+        """
+        scores, grids = self.scores(x), self.geometry
+        size = (x.shape[2], x.shape[3])
+        return {
+            name: values if _at_pixels(grids[name]) else resample(values, grids[name], Geometry.IDENTITY, size)
+            for name, values in scores.items()
+        }
+
+    def grow(self, stride: int) -> MultiHeadFCN:
+        """Make the next stage of staged training: one more skip for every head; see `FCN.grow`.
+
+        Args:
+            stride: stride of the features to score as well; finer than those scored now.
+
+        Returns:
+            The grown model, on the same device, in the same mode. This one is left as it is.
+
+        Raises:
+            ValueError: if stride is not a finer stride of the backbone.
+        """
+        heads = {name: _grown(head, self.backbone, stride) for name, head in self.heads.items()}
+        grown = MultiHeadFCN(copy.deepcopy(self.backbone), heads)
+        grown.training = self.training
+        grown.head.training = self.head.training
+        return grown
+
+
+def _at_pixels(geometry: Geometry) -> bool:
+    return geometry.stride == (1, 1) and geometry.centre == (0, 0)
+
+
+def _padded(backbone: Backbone, x: Tensor) -> Tensor:
+    """Continue the image at the bottom and right by its border, as far as the backbone demands it."""
+    if x.ndim != 4 or min(x.shape[2:]) < 1:
+        raise ValueError(f"x of shape {tuple(x.shape)} must be (N, {backbone.in_channels}, H, W) with H, W >= 1.")
+    divisor, least = backbone.size_divisor, backbone.min_size
+    bottom, right = (-(-max(n, least) // divisor) * divisor - n for n in x.shape[2:])
+    return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+
+
+def _grown(old: nn.Module, backbone: Backbone, stride: int) -> SkipHead:
+    """Make a head with one more skip, which starts at zero, and all weights of the old one."""
+    if not isinstance(old, SkipHead):
+        raise ValueError(f"stride={stride}: {type(old).__name__} has no skips to add. Grow a model with a SkipHead.")
+    finer = [choice for choice in backbone.channels if choice < old.strides[-1]]
+    if stride not in finer:
+        raise ValueError(
+            f"stride={stride}: a model with strides={old.strides} grows by a finer stride of backbone="
+            f"{backbone.name!r}: {', '.join(map(str, sorted(finer))) or 'there is none'}."
+        )
+    head = SkipHead(
+        backbone.channels,
+        old.num_classes,
+        backbone.geometry,
+        (*old.strides, stride),
+        upsampling=old.upsampling,
+        scales=old.scales,
+        padding=old.padding,
+    )
+    own, new = old.state_dict(), head.state_dict()
+    head.load_state_dict({key: own.get(key, value) for key, value in new.items()})
+    head.to(next(old.parameters()))
+    head.train(old.training)
+    for name, parameter in old.named_parameters():
+        if name in new:
+            head.get_parameter(name).requires_grad_(parameter.requires_grad)
+    return head
+
+
+def _check_heads(names: Mapping[str, object]) -> None:
+    """Refuse names that cannot stand in the keys of a state dict."""
+    if not names:
+        raise ValueError("a model has at least one head; give its name and number of classes, {'semantic': 33}.")
+    for name in names:
+        if not isinstance(name, str) or not name.isidentifier() or hasattr(nn.ModuleDict(), name):
+            raise ValueError(
+                f"{name!r} cannot name a head: it becomes part of the keys of the state dict. "
+                "Give a Python identifier that is no attribute of a module, such as 'semantic'."
+            )
 
 
 def fcn32s(
@@ -256,6 +410,76 @@ def plain(
     return FCN(trunk, PlainHead(trunk.channels[32], num_classes, trunk.geometry[32], stride=32))
 
 
+def fcn(
+    backbone: str,
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    padding: Padding = "same",
+    upsampling: Upsampling = "bilinear",
+) -> FCN:
+    """Build torchvision's FCN: its plain head on the coarsest map of a dilated backbone, stride 8 for ResNet.
+
+    Args:
+        backbone: a name that `build_backbone` takes.
+        num_classes: number of classes K.
+        in_channels: channels of the input.
+        padding: "same" only.
+        upsampling: "bilinear" interpolates by the centres of the cells, as all presets do; "stretch" is torchvision's
+            own, which its weights were trained with.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: for another padding or upsampling.
+    """
+    stretch = _is_stretched("fcn", padding, upsampling)
+    trunk = build_backbone(backbone, in_channels=in_channels)
+    stride = max(trunk.channels)
+    head = PlainHead(trunk.channels[stride], num_classes, trunk.geometry[stride], stride=stride)
+    return FCN(trunk, head, stretch=stretch)
+
+
+def deeplabv3(
+    backbone: str,
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    padding: Padding = "same",
+    upsampling: Upsampling = "bilinear",
+) -> FCN:
+    """Build torchvision's DeepLabV3: atrous spatial pyramid pooling on the coarsest map of a dilated backbone.
+
+    See `fcn` for the arguments. Training takes batches of at least two images.
+    """
+    stretch = _is_stretched("deeplabv3", padding, upsampling)
+    trunk = build_backbone(backbone, in_channels=in_channels)
+    stride = max(trunk.channels)
+    head = ASPPHead(trunk.channels[stride], num_classes, trunk.geometry[stride], stride=stride)
+    return FCN(trunk, head, stretch=stretch)
+
+
+def lraspp(
+    backbone: str,
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    padding: Padding = "same",
+    upsampling: Upsampling = "bilinear",
+) -> FCN:
+    """Build torchvision's LR-ASPP: scores at strides 16 and 8, the coarse features gated; see `fcn` for the arguments.
+
+    The same choice of upsampling brings the scores of stride 16 to those of stride 8.
+    """
+    stretch = _is_stretched("lraspp", padding, upsampling)
+    trunk = build_backbone(backbone, in_channels=in_channels)
+    head = LRASPPHead(
+        trunk.channels, num_classes, trunk.geometry, strides=(16, 8), upsampling="stretch" if stretch else "bilinear"
+    )
+    return FCN(trunk, head, stretch=stretch)
+
+
 def segnet_vgg16_bn(
     num_classes: int, *, in_channels: int = 3, padding: Padding = "same", upsampling: Upsampling = "bilinear"
 ) -> FCN:
@@ -352,6 +576,7 @@ def pool_unpool(
 MODELS: dict[str, Callable[..., FCN]] = {
     "fcn32s_vgg16": partial(fcn32s, "vgg16"),
     "fcn32s_vgg16_bn": partial(fcn32s, "vgg16_bn"),
+    "fcn32s_vgg16_late": partial(fcn32s, "vgg16_late"),
     "fcn32s_vgg19": partial(fcn32s, "vgg19"),
     "fcn32s_vgg19_bn": partial(fcn32s, "vgg19_bn"),
     "fcn32s_alexnet": partial(fcn32s, "alexnet"),
@@ -431,6 +656,12 @@ MODELS: dict[str, Callable[..., FCN]] = {
     "plain_resnet101": partial(plain, "resnet101"),
     "plain_mobilenet_v3_small": partial(plain, "mobilenet_v3_small"),
     "plain_mobilenet_v3_large": partial(plain, "mobilenet_v3_large"),
+    "fcn_resnet50": partial(fcn, "resnet50_dilated"),
+    "fcn_resnet101": partial(fcn, "resnet101_dilated"),
+    "deeplabv3_resnet50": partial(deeplabv3, "resnet50_dilated"),
+    "deeplabv3_resnet101": partial(deeplabv3, "resnet101_dilated"),
+    "deeplabv3_mobilenet_v3_large": partial(deeplabv3, "mobilenet_v3_large_dilated"),
+    "lraspp_mobilenet_v3_large": partial(lraspp, "mobilenet_v3_large_dilated"),
     "segnet_vgg16_bn": segnet_vgg16_bn,
     "same_convolutions": same_convolutions,
     "pool_unpool": pool_unpool,
@@ -447,25 +678,49 @@ TIMM_MODELS: dict[str, Callable[..., FCN]] = {
 }
 
 
+@overload
 def build_model(
     name: str,
     num_classes: int,
     *,
+    in_channels: int = ...,
+    padding: Padding = ...,
+    upsampling: Upsampling = ...,
+) -> FCN: ...
+
+
+@overload
+def build_model(
+    name: str,
+    num_classes: Mapping[str, int],
+    *,
+    in_channels: int = ...,
+    padding: Padding = ...,
+    upsampling: Upsampling = ...,
+) -> MultiHeadFCN: ...
+
+
+def build_model(
+    name: str,
+    num_classes: int | Mapping[str, int],
+    *,
     in_channels: int = 3,
     padding: Padding = "same",
     upsampling: Upsampling = "bilinear",
-) -> FCN:
+) -> FCN | MultiHeadFCN:
     """Build a preset by name, randomly initialised, its score layers at zero.
 
     Args:
         name: a key of `MODELS`, or one of "fcn32s_timm/NAME", "fcn16s_timm/NAME", "fcn8s_timm/NAME", "fcn4s_timm/NAME",
             "fcn8s_atonce_timm/NAME" and "plain_timm/NAME" with a classifier of timm.
-        num_classes: number of classes K.
+        num_classes: number of classes K; for several heads on one backbone their names and numbers of classes,
+            {"semantic": 33, "geometric": 3}. Presets with skips have them (fcn32s, fcn16s, fcn8s, ...).
         in_channels: channels of the input.
         padding: "same" serves any size without waste; "paper" is the reference's 100 pixels around the image, with its
             crops.
         upsampling: "bilinear" is a fixed function; "learned" are transposed convolutions that start as bilinear
-            interpolation; "frozen" the same with fixed kernels, as in the nets that were released.
+            interpolation; "frozen" the same with fixed kernels, as in the nets that were released; "stretch" is for
+            torchvision's segmenters only, see `fcn`.
 
     Returns:
         The model.
@@ -477,6 +732,10 @@ def build_model(
         >>> build_model("fcn8s_resnet18_half", num_classes=11).geometry.stride
         (8.0, 8.0)
     """
+    if isinstance(num_classes, Mapping):
+        _check_heads(num_classes)
+        model = build_model(name, 1, in_channels=in_channels, padding=padding, upsampling=upsampling)
+        return with_heads(model, num_classes)
     if num_classes < 1:
         raise ValueError(f"num_classes={num_classes} must be at least 1.")
     if name in MODELS:
@@ -487,6 +746,44 @@ def build_model(
         return builder(timm + classifier, num_classes, in_channels=in_channels, padding=padding, upsampling=upsampling)
     choices = [*MODELS, *(f"{prefix}NAME" for prefix in TIMM_MODELS)]
     raise ValueError(f"name={name!r} is not a model. {near_miss(name, choices)}")
+
+
+def with_heads(model: FCN, num_classes: Mapping[str, int]) -> MultiHeadFCN:
+    """Put heads like that of a model on its backbone, one for each task.
+
+    Args:
+        model: its backbone is taken over, not copied; its head is left out.
+        num_classes: number of classes K by the name of the head.
+
+    Returns:
+        The model, the score layers of all heads at zero.
+
+    Raises:
+        ValueError: if the model has no `SkipHead`, or a name cannot be part of a key.
+
+    Example:
+        >>> with_heads(build_model("fcn16s_resnet18_half", 2), {"semantic": 33, "geometric": 3}).num_classes
+        {'semantic': 33, 'geometric': 3}
+    """
+    like = model.head
+    if not isinstance(like, SkipHead):
+        raise ValueError(
+            f"num_classes={dict(num_classes)}: a model with {type(like).__name__} has one head only. Several heads go "
+            "with models with skips, such as fcn16s_vgg16; pass one number of classes here."
+        )
+    heads = {
+        task: SkipHead(
+            model.backbone.channels,
+            classes,
+            model.backbone.geometry,
+            like.strides,
+            upsampling=like.upsampling,
+            scales=like.scales,
+            padding=like.padding,
+        )
+        for task, classes in num_classes.items()
+    }
+    return MultiHeadFCN(model.backbone, heads)
 
 
 def _skip(
@@ -511,3 +808,11 @@ def _only(name: str, padding: str, upsampling: str) -> None:
         raise ValueError(f"padding={padding!r}: {name} is not in the paper. Use padding='same'.")
     if upsampling != "bilinear":
         raise ValueError(f"upsampling={upsampling!r}: {name} has no such choice. Leave upsampling='bilinear'.")
+
+
+def _is_stretched(name: str, padding: str, upsampling: str) -> bool:
+    """Tell whether the scores of one of torchvision's segmenters are stretched; refuse what it has no use for."""
+    _only(name, padding, "bilinear")
+    if upsampling not in ("bilinear", "stretch"):
+        raise ValueError(f"upsampling={upsampling!r}: {name} has no such choice. Choose 'bilinear' or 'stretch'.")
+    return upsampling == "stretch"

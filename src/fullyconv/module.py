@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import lightning as L
 import numpy.typing as npt
@@ -19,15 +21,21 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fullyconv import artefact
+from fullyconv.backbones import Receipt
 from fullyconv.confusion import SegmentationScores
 from fullyconv.errors import WeightsError
-from fullyconv.inference.predict import segment
+from fullyconv.inference.predict import read_pixels, segment
 from fullyconv.inference.segmentation import Segmentation
-from fullyconv.labels import Labels
+from fullyconv.labels import Labels, default_palette
 from fullyconv.losses import build_loss
 from fullyconv.metrics import ConfusionMatrix
-from fullyconv.models import FCN, MODELS, build_model
+from fullyconv.models import FCN, MODELS, MultiHeadFCN, build_model, with_heads
+from fullyconv.notices import tell
 from fullyconv.preprocessing import IMAGENET, Preprocessing
+from fullyconv.weights.foreign import ForeignSegmenter
+
+if TYPE_CHECKING:
+    from fullyconv.data.datamodule import SegmentationDataModule
 
 Batch = dict[str, Any]
 """``image`` (N, C, H, W) float RGB in 0..1, ``mask`` (N, H, W) int64, ``size`` (N, 2) height and width, ``path``."""
@@ -44,7 +52,8 @@ class SegmentationModule(L.LightningModule):
         label_values: what values mean in the mask files of the training data: ``{value: class name or "ignore"}``.
         preprocessing: plain form of ``Preprocessing``; None means ImageNet's mean and deviation on RGB in 0..1.
         padding: ``"same"`` covers images of any size; ``"paper"`` pads 100 pixels and crops, as the reference networks.
-        upsampling: ``"bilinear"`` (fixed), ``"learned"`` (transposed convolution from bilinear) or ``"frozen"``.
+        upsampling: ``"bilinear"`` (fixed), ``"learned"`` (transposed convolution from bilinear) or ``"frozen"``; for
+            torchvision's segmenters ``"bilinear"`` or their own ``"stretch"``.
         in_channels: C of the images.
         loss: a key of ``fullyconv.losses.LOSSES``, or several joined by ``+``.
         class_weights: K weights for the loss, or None.
@@ -60,9 +69,15 @@ class SegmentationModule(L.LightningModule):
         freeze: parameter prefixes that are not trained, such as ``["model.backbone"]``; their batch normalisation keeps
             its statistics, and their dropout is off.
         ema_decay: decay of the exponential moving average of the weights that is validated, saved and kept; or None.
+        backbone_weights: weights of a classifier that the backbone starts from, as `load_backbone` takes them, such as
+            ``"torchvision://VGG16_Weights.IMAGENET1K_V1"``; ``receipt`` says what became of each tensor, and where
+            preprocessing is None it becomes theirs. It is no hyper-parameter: a checkpoint has its own weights.
+        allow_unverified: accept backbone_weights that nobody vouches for.
 
     Raises:
         ValueError: if an argument is outside its range; the message lists the choices.
+        WeightsError: if backbone_weights do not belong to the backbone, or are not what was promised.
+        DownloadError: if they could not be fetched.
 
     Example:
         >>> module = SegmentationModule("fcn32s_resnet18_half", classes=["sky", "road"])
@@ -81,7 +96,7 @@ class SegmentationModule(L.LightningModule):
         label_values: dict[int, str] | None = None,
         preprocessing: dict[str, Any] | None = None,
         padding: Literal["same", "paper"] = "same",
-        upsampling: Literal["bilinear", "learned", "frozen"] = "bilinear",
+        upsampling: Literal["bilinear", "learned", "frozen", "stretch"] = "bilinear",
         in_channels: int = 3,
         loss: str = "cross_entropy",
         class_weights: list[float] | None = None,
@@ -96,8 +111,15 @@ class SegmentationModule(L.LightningModule):
         warmup_steps: int = 0,
         freeze: list[str] | None = None,
         ema_decay: float | None = None,
+        backbone_weights: str | None = None,
+        allow_unverified: bool = False,
     ) -> None:
         super().__init__()
+        if isinstance(classes, Mapping):
+            raise ValueError(
+                f"classes={classes!r}: this module has one head and takes one list of names; use MultiHeadModule for "
+                "several"
+            )
         if classes is None or len(classes) < 2:
             raise ValueError(
                 f"classes={classes!r}: name at least two classes (two-class problems are background and foreground), "
@@ -132,13 +154,15 @@ class SegmentationModule(L.LightningModule):
                 raise ValueError(f"{name}={text!r}: give a name")
         self.labels = Labels.of(classes, palette=palette, values=label_values, ignore_index=ignore_index)
         self.preprocessing = IMAGENET if preprocessing is None else Preprocessing.from_dict(preprocessing)
+        if preprocessing is None and backbone_weights is not None:
+            self.preprocessing = IMAGENET.for_channels(in_channels)  # until the weights say what they expect
         if self.preprocessing.in_channels != in_channels:
             raise ValueError(
                 f"in_channels={in_channels}: the preprocessing has {self.preprocessing.in_channels} channels; pass "
                 f"preprocessing={{'mean': [...], 'std': [...]}} with {in_channels} numbers each"
             )
         # Only plain values: a checkpoint must load with weights_only=True, and a subclass must be able to add its own.
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["backbone_weights", "allow_unverified"])
         self.model: FCN = build_model(
             model, len(classes), in_channels=in_channels, padding=padding, upsampling=upsampling
         )
@@ -148,6 +172,8 @@ class SegmentationModule(L.LightningModule):
         self.score: dict[str, Any] | None = None
         self.licence: str | None = None
         self.training_record: dict[str, Any] = {}
+        if backbone_weights is not None:
+            self._start_from(backbone_weights, preprocessing is None, allow_unverified)
         self._frozen = self._freeze(freeze or [])
 
     # ---- the model -------------------------------------------------------------------------------------------------
@@ -188,7 +214,15 @@ class SegmentationModule(L.LightningModule):
             DatasetError: if it is not a picture.
         """
         with self._evaluating():
-            return segment(self, source, self.labels, self.device, int(self.hparams["in_channels"]), self._floating)
+            return segment(
+                self,
+                source,
+                self.labels,
+                self.device,
+                int(self.hparams["in_channels"]),
+                self._floating,
+                self.preprocessing.short_side,
+            )
 
     @property
     def _floating(self) -> torch.dtype:
@@ -205,6 +239,21 @@ class SegmentationModule(L.LightningModule):
         finally:
             for name, module in self.named_modules():
                 module.training = modes[name]
+
+    def _start_from(self, source: str, with_preprocessing: bool, allow_unverified: bool) -> None:
+        """Take a classifier's weights into the backbone, and its preprocessing where none was asked for."""
+        from fullyconv.weights.classifiers import fetch_classifier
+        from fullyconv.weights.loading import apply
+
+        found = fetch_classifier(source, allow_unverified=allow_unverified)
+        self.receipt = apply(self.model.backbone, found.weights)
+        theirs = self.model.backbone.preprocessing
+        if with_preprocessing:
+            if theirs is None:
+                tell(f"{source}: says nothing of its preprocessing; ImageNet's mean and deviation are assumed")
+            self.preprocessing = theirs or self.preprocessing
+            self.hparams["preprocessing"] = self.preprocessing.to_dict()  # a checkpoint has to know it
+        self.licence, self.origin = found.weights.licence, found.weights.source
 
     # ---- frozen parts ----------------------------------------------------------------------------------------------
 
@@ -404,22 +453,16 @@ class SegmentationModule(L.LightningModule):
     def _log_scores(self, stage: str, confusion: ConfusionMatrix) -> SegmentationScores:
         result = confusion.scores()
         confusion.reset()
-        values = {
-            f"{stage}/mean_iu": result.mean_iu,
-            f"{stage}/pixel_accuracy": result.pixel_accuracy,
-            f"{stage}/mean_accuracy": result.mean_accuracy,
-            f"{stage}/frequency_weighted_iu": result.frequency_weighted_iu,
-        }
-        values |= {
-            f"{stage}/iu/{name}": iu for name, iu in zip(self.classes, result.iu, strict=True) if not math.isnan(iu)
-        }
+        self._log_values(_figures(stage, result, self.classes))
+        return result
+
+    def _log_values(self, values: Mapping[str, float]) -> None:
         with warnings.catch_warnings():
             # The matrix is already summed over the processes: nothing is left to synchronise.
             warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
             for key, value in values.items():
                 if not math.isnan(value):
                     self.log(key, value, prog_bar=key.endswith("/mean_iu"))
-        return result
 
     # ---- artefact --------------------------------------------------------------------------------------------------
 
@@ -453,7 +496,7 @@ class SegmentationModule(L.LightningModule):
         config = artefact.Config(
             kind="segmenter",
             model={key: hp[key] for key in ("model", "padding", "upsampling", "in_channels")},
-            labels=self.labels.to_dict(),
+            labels=self._plain_labels(),
             preprocessing=self.preprocessing.to_dict(),
             score=score if score is not None else self.score,
             licence=licence or self.licence or "unstated",
@@ -461,9 +504,18 @@ class SegmentationModule(L.LightningModule):
         )
         return artefact.save(folder, tensors, config, dtype=dtype)
 
+    def _plain_labels(self) -> dict[str, Any]:
+        return self.labels.to_dict()
+
+    @classmethod
+    def _made_for(cls, labels: Labels | Mapping[str, Labels], **options: Any) -> SegmentationModule:
+        """Make a module for labels; those of several heads need one that has them."""
+        several = isinstance(labels, Mapping) and not issubclass(cls, MultiHeadModule)
+        return (MultiHeadModule if several else cls)(**_class_arguments(labels), **options)
+
     @classmethod
     def load(cls, folder: str | Path) -> SegmentationModule:
-        """Load an artefact from a folder, in evaluation mode.
+        """Load an artefact from a folder, in evaluation mode; one with several heads as a `MultiHeadModule`.
 
         Args:
             folder: what ``save`` wrote.
@@ -479,13 +531,9 @@ class SegmentationModule(L.LightningModule):
                 "only kind='segmenter' loads as a SegmentationModule"
             )
         try:
-            labels = Labels.from_dict(config.labels)
-            module = cls(
+            module = cls._made_for(
+                _labels_of(config.labels),
                 model=config.model["model"],
-                classes=list(labels.names),
-                palette=[list(colour) for colour in labels.palette],
-                ignore_index=labels.ignore_index,
-                label_values=dict(labels.values),
                 preprocessing=config.preprocessing,
                 padding=config.model["padding"],
                 upsampling=config.model["upsampling"],
@@ -504,6 +552,99 @@ class SegmentationModule(L.LightningModule):
         module.origin = Path(folder).resolve().name
         return module.eval()
 
+    @classmethod
+    def from_checkpoint(cls, path: str | Path) -> SegmentationModule:
+        """Load a Lightning checkpoint of this class, without its optimiser, in evaluation mode. Nothing in it runs.
+
+        Args:
+            path: a ``.ckpt`` on this machine.
+
+        Raises:
+            FileNotFoundError: if it is not there.
+            WeightsError: if it is damaged, holds Python objects, or is of another module.
+        """
+        place = Path(path)
+        if not place.is_file():
+            raise FileNotFoundError(f"{place}: not found; pass a .ckpt file")
+        try:
+            # weights_only: a checkpoint holds plain values and tensors, and nothing of it is ever executed.
+            checkpoint = torch.load(place, map_location="cpu", weights_only=True)
+            hyper, state = dict(checkpoint["hyper_parameters"]), dict(checkpoint["state_dict"])
+        except Exception as error:  # torch.load raises whatever its unpickler meets
+            raise WeightsError(
+                f"{place}: is no checkpoint of fullyconv that can be read without executing it ({_first_line(error)}); "
+                "pass a .ckpt that 'fullyconv fit' or a Trainer with a SegmentationModule wrote"
+            ) from error
+        maker = MultiHeadModule if isinstance(hyper.get("classes"), dict) and cls is SegmentationModule else cls
+        known = inspect.signature(maker.__init__).parameters
+        try:
+            module = maker(**{str(key): value for key, value in hyper.items() if key in known})
+            missing, unexpected = module.load_state_dict(state, strict=False)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise WeightsError(f"{place}: is not of a model of this package: {error}") from error
+        if missing or unexpected:
+            listed = "; ".join(
+                f"{len(keys)} {fault}: {', '.join(map(str, keys[:6]))}"
+                for fault, keys in (("missing", missing), ("unknown", unexpected))
+                if keys
+            )
+            raise WeightsError(f"{place}: its tensors are not those of the model {hyper.get('model')!r}: {listed}")
+        record = {"epochs": checkpoint.get("epoch"), "steps": checkpoint.get("global_step")}
+        module.training_record = {key: value + (key == "epochs") for key, value in record.items() if type(value) is int}
+        module.origin = place.name
+        return module.eval()
+
+    @classmethod
+    def of(cls, foreign: ForeignSegmenter) -> SegmentationModule:
+        """Make a segmenter of another library's weights, in evaluation mode; with several heads a `MultiHeadModule`.
+
+        Args:
+            foreign: the translated weights.
+
+        Raises:
+            WeightsError: if they are not those of the model they name.
+        """
+        module = cls._made_for(
+            foreign.labels,
+            model=foreign.model,
+            preprocessing=foreign.preprocessing.to_dict(),
+            padding=foreign.padding,
+            upsampling=foreign.upsampling,
+            in_channels=foreign.in_channels,
+        )
+        artefact.check(
+            {name: tuple(value.shape) for name, value in module.model.state_dict().items()},
+            {name: tuple(value.shape) for name, value in foreign.tensors.items()},
+            Path(str(foreign.training.get("source", foreign.model))),
+        )
+        module.model.load_state_dict(foreign.tensors, strict=True)
+        module.score, module.licence = foreign.score, foreign.licence
+        module.training_record = dict(foreign.training)
+        module.receipt = foreign.receipt
+        module.origin = str(foreign.training.get("source", foreign.model))
+        return module.eval()
+
+    def evaluate(self, data: SegmentationDataModule, split: str = "test") -> SegmentationScores:
+        """Score the segmenter on one split, each image at its own size, on one device.
+
+        Args:
+            data: the set.
+            split: ``"train"``, ``"val"`` or ``"test"``.
+
+        Returns:
+            The four metrics and the IU of every class, from one confusion matrix.
+
+        Raises:
+            ValueError: if the set has no such split, or other classes than the segmenter.
+        """
+        self.check_data(data)
+        data.check(split)
+        trainer = L.Trainer(
+            logger=False, enable_checkpointing=False, enable_model_summary=False, devices=1, enable_progress_bar=False
+        )
+        trainer.test(self, dataloaders=data.eval_dataloader(split), verbose=False)
+        return self.test_scores
+
     def with_classes(self, labels: Labels) -> SegmentationModule:
         """Give a segmenter for other classes: everything is kept but the score layers, which start at zero.
 
@@ -515,15 +656,7 @@ class SegmentationModule(L.LightningModule):
         Returns:
             A new module in evaluation mode; ``reinitialised`` names the tensors that were not kept.
         """
-        hp = dict(self.hparams)
-        hp |= {
-            "classes": list(labels.names),
-            "palette": [list(colour) for colour in labels.palette],
-            "ignore_index": labels.ignore_index,
-            "label_values": dict(labels.values),
-            "class_weights": None,
-        }
-        other = type(self)(**hp)
+        other = type(self)(**(dict(self.hparams) | _class_arguments(labels) | {"class_weights": None}))
         own = self.model.state_dict()
         fresh = other.model.state_dict()
         depends = [name for name, value in fresh.items() if name not in own or own[name].shape != value.shape]
@@ -533,9 +666,66 @@ class SegmentationModule(L.LightningModule):
             depends += [name for name in fresh if name.startswith(per_class) and name not in depends]
         other.model.load_state_dict({name: value if name in depends else own[name] for name, value in fresh.items()})
         other.reinitialised = tuple(sorted(depends))
+        other.receipt = Receipt(
+            copied=tuple(name for name in fresh if name not in depends), reinitialised=other.reinitialised
+        )
         return other._descend(self).eval()
 
+    def expand_classes(self, classes: Sequence[str] | Labels) -> SegmentationModule:
+        """Give a segmenter that knows further classes: all rows of the old ones are kept, those of the new are zero.
+
+        Args:
+            classes: names of the further classes, or the labels of all, beginning with those that are known already.
+                With names alone, the value of a further class in mask files is its index, or the next that is free.
+
+        Returns:
+            A new module in evaluation mode; ``receipt`` says which tensors were copied and which were extended.
+
+        Raises:
+            ValueError: if a name is known already, the labels do not begin with the known ones, or the model has
+                several heads.
+
+        Example:
+            >>> module = SegmentationModule("fcn32s_resnet18_half", classes=["sky", "road"])
+            >>> module.expand_classes(["crack"]).classes
+            ['sky', 'road', 'crack']
+        """
+        labels = classes if isinstance(classes, Labels) else self._further(classes)
+        if list(labels.names[: len(self.classes)]) != self.classes or len(labels.names) == len(self.classes):
+            raise ValueError(
+                f"classes={list(labels.names)}: must begin with the known ones, {self.classes}, and go on; to exchange "
+                "them use with_classes"
+            )
+        other = self.with_classes(labels)
+        own, fresh = self.model.state_dict(), other.model.state_dict()
+        grown = [name for name in other.reinitialised if name in own and own[name].shape[1:] == fresh[name].shape[1:]]
+        with torch.no_grad():
+            for name in grown:
+                fresh[name][: len(self.classes)] = own[name]
+        other.reinitialised = tuple(name for name in other.reinitialised if name not in grown)
+        other.receipt = Receipt(
+            copied=tuple(name for name in fresh if name not in grown and name not in other.reinitialised),
+            adapted=tuple(grown),
+            reinitialised=other.reinitialised,
+        )
+        return other
+
+    def _further(self, names: Sequence[str]) -> Labels:
+        """Add classes to the labels; their value in mask files is their index, or the next one that is free."""
+        if isinstance(names, str):
+            raise ValueError(f'classes={names!r} is one string; give a list of names, ["{names}"]')
+        every = [*self.classes, *names]
+        palette = [list(colour) for colour in self.labels.palette]
+        taken = {tuple(colour) for colour in palette}
+        spare = (colour for colour in default_palette(len(every) + len(taken)) if colour not in taken)
+        palette += [list(colour) for colour, _ in zip(spare, names, strict=False)]
+        values = dict(self.labels.values)
+        for index, name in enumerate(names, len(self.classes)):
+            values[next(value for value in count(index) if value not in values)] = name
+        return Labels.of(every, palette, values, self.labels.ignore_index)
+
     reinitialised: tuple[str, ...] = ()
+    receipt: Receipt | None = None
     origin: str | None = None
 
     def _descend(self, parent: SegmentationModule) -> SegmentationModule:
@@ -555,18 +745,372 @@ class SegmentationModule(L.LightningModule):
         Raises:
             ValueError: if the model has no such next stage.
         """
-        hp = dict(self.hparams)
-        finest = getattr(self.model.head, "strides", (0,))[-1]
+        name = self._next_stage(stride, getattr(self.model.head, "strides", (0,))[-1])
+        other = type(self)(**(dict(self.hparams) | {"model": name}))
+        other.model.load_state_dict(self.model.grow(stride).state_dict())
+        other.reinitialised = (f"head.score.{stride}.bias", f"head.score.{stride}.weight")
+        return other._descend(self).train(self.training)
+
+    def _next_stage(self, stride: int, finest: int) -> str:
+        """Name the preset with one more skip."""
+        hp = self.hparams
         name = re.sub(r"^fcn\d+s(?!_atonce)", f"fcn{stride}s", hp["model"])
         if 2 * stride != finest or name == hp["model"] or ("timm/" not in name and name not in MODELS):
             raise ValueError(
                 f"stride={stride}: {hp['model']} has no such next stage; staged training goes from 32 to 16 to 8 to 4, "
                 "as far as the backbone has features of that stride"
             )
-        other = type(self)(**(hp | {"model": name}))
+        return name
+
+
+class MultiHeadModule(SegmentationModule):
+    """Train, evaluate and use a model with several heads on one backbone, such as semantic and geometric classes.
+
+    It is a `SegmentationModule` in which everything that there is one of for a head is a dict by the names of the
+    heads: classes, labels, logits, predictions, masks of a batch. The loss is the sum of those of the heads.
+
+    Metrics are logged under the name of the head as well, ``val/semantic/mean_iu``; ``val/mean_iu``, which checkpoints
+    go by, is that of the first head.
+
+    Args:
+        model: name of a preset with skips, such as ``"fcn8s_vgg16"``.
+        classes: for each head the K class names, in the order of its labels.
+        palette: for each head K colours ``[red, green, blue]``; None, or a head left out, gives those of PASCAL VOC.
+        ignore_index: label of the pixels that count for nothing, the same for all heads.
+        label_values: for each head what values mean in its mask files.
+        preprocessing: as for `SegmentationModule`, as are all arguments that are not named here.
+        class_weights: for each head K weights for the loss; None, or a head left out, weighs all classes alike.
+
+    Raises:
+        ValueError: if an argument is outside its range, or names a head that there is not.
+
+    Example:
+        >>> module = MultiHeadModule(
+        ...     "fcn16s_resnet18_half", classes={"semantic": ["sky", "road", "tree"], "geometric": ["sky", "ground"]}
+        ... )
+        >>> {name: tuple(logits.shape) for name, logits in module(torch.rand(1, 3, 40, 50)).items()}
+        {'semantic': (1, 3, 40, 50), 'geometric': (1, 2, 40, 50)}
+    """
+
+    def __init__(
+        self,
+        model: str = "fcn8s_resnet18_half",
+        classes: dict[str, list[str]] | None = None,
+        palette: dict[str, list[list[int]]] | None = None,
+        ignore_index: int = 255,
+        label_values: dict[str, dict[int, str]] | None = None,
+        preprocessing: dict[str, Any] | None = None,
+        padding: Literal["same", "paper"] = "same",
+        upsampling: Literal["bilinear", "learned", "frozen", "stretch"] = "bilinear",
+        in_channels: int = 3,
+        loss: str = "cross_entropy",
+        class_weights: dict[str, list[float]] | None = None,
+        optimizer: Literal["sgd", "adamw"] = "sgd",
+        lr: float = 0.01,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+        bias_lr_factor: float = 1.0,
+        backbone_lr_factor: float = 1.0,
+        schedule: Literal["constant", "poly", "cosine"] = "poly",
+        poly_power: float = 0.9,
+        warmup_steps: int = 0,
+        freeze: list[str] | None = None,
+        ema_decay: float | None = None,
+        backbone_weights: str | None = None,
+        allow_unverified: bool = False,
+    ) -> None:
+        if not isinstance(classes, Mapping) or not classes:
+            raise ValueError(
+                f"classes={classes!r}: give for each head its class names, "
+                "{'semantic': ['sky', 'road'], ...}; a model with one head is a SegmentationModule"
+            )
+        by_head = {"palette": palette, "label_values": label_values, "class_weights": class_weights}
+        for name, given in by_head.items():
+            if given is not None and (not isinstance(given, Mapping) or not given.keys() <= classes.keys()):
+                raise ValueError(f"{name}={given!r}: give a dict by the names of the heads, {', '.join(classes)}")
+        # The first head stands in for all of them, so that what does not depend on classes is checked and set up once.
+        first = next(iter(classes))
+        super().__init__(
+            model=model,
+            classes=classes[first],
+            palette=(palette or {}).get(first),
+            ignore_index=ignore_index,
+            label_values=(label_values or {}).get(first),
+            preprocessing=preprocessing,
+            padding=padding,
+            upsampling=upsampling,
+            in_channels=in_channels,
+            loss=loss,
+            class_weights=(class_weights or {}).get(first),
+            optimizer=optimizer,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            bias_lr_factor=bias_lr_factor,
+            backbone_lr_factor=backbone_lr_factor,
+            schedule=schedule,
+            poly_power=poly_power,
+            warmup_steps=warmup_steps,
+            ema_decay=ema_decay,
+            backbone_weights=backbone_weights,
+            allow_unverified=allow_unverified,
+        )
+        for name, names in classes.items():
+            weights = (class_weights or {}).get(name)
+            if len(names) < 2 or (weights is not None and len(weights) != len(names)):
+                raise ValueError(
+                    f"classes[{name!r}]={names!r}: name at least two classes, and give as many class_weights or none"
+                )
+        self.labels: dict[str, Labels] = {  # type: ignore[assignment]
+            name: Labels.of(
+                names,
+                palette=(palette or {}).get(name),
+                values=(label_values or {}).get(name),
+                ignore_index=ignore_index,
+            )
+            for name, names in classes.items()
+        }
+        counts = {name: labels.num_classes for name, labels in self.labels.items()}
+        single: nn.Module = self.model
+        self.model: MultiHeadFCN = with_heads(cast(FCN, single), counts)  # type: ignore[assignment]
+        weighted = class_weights or {}
+        self.loss = _SummedLoss({name: build_loss(loss, ignore_index, weighted.get(name)) for name in classes})
+        self.val_confusion = nn.ModuleDict(  # type: ignore[assignment]
+            {name: ConfusionMatrix(count, ignore_index) for name, count in counts.items()}
+        )
+        self.test_confusion = nn.ModuleDict(  # type: ignore[assignment]
+            {name: ConfusionMatrix(count, ignore_index) for name, count in counts.items()}
+        )
+        self._frozen = self._freeze(freeze or [])
+
+    @property
+    def classes(self) -> dict[str, list[str]]:  # type: ignore[override]
+        """For each head the K class names."""
+        return {name: list(labels.names) for name, labels in self.labels.items()}
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        """Give the logits of images.
+
+        Args:
+            image: (N, C, H, W) float RGB in 0..1, not normalised; any H, W >= 1.
+
+        Returns:
+            For each head (N, K, H, W) logits.
+        """
+        logits: dict[str, Tensor] = self.model(self.preprocessing(image))
+        return logits
+
+    def scores(self, image: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        """Give for each head the class scores before upsampling, (N, K, h, w), of (N, C, H, W) images in 0..1."""
+        return self.model.scores(self.preprocessing(image))
+
+    def predict(  # type: ignore[override]
+        self, source: str | Path | Image.Image | npt.NDArray[Any] | Tensor
+    ) -> dict[str, Segmentation]:
+        """Segment one picture, once for all heads.
+
+        Args:
+            source: a path, a PIL image, an array (H, W[, C]) uint8, or a tensor (C, H, W), uint8 or float in 0..1.
+
+        Returns:
+            For each head the mask at the picture's own size, with names, shares and an overlay.
+
+        Raises:
+            FileNotFoundError: if the file is not there.
+            DatasetError: if it is not a picture.
+        """
+        pixels = read_pixels(source)
+        known: dict[str, Tensor] = {}
+
+        def of_head(name: str) -> Callable[[Tensor], Tensor]:
+            def logits(image: Tensor) -> Tensor:
+                if not known:
+                    known.update(self(image))
+                return known[name]
+
+            return logits
+
+        with self._evaluating():
+            return {
+                name: segment(
+                    of_head(name),
+                    pixels,
+                    labels,
+                    self.device,
+                    int(self.hparams["in_channels"]),
+                    self._floating,
+                    self.preprocessing.short_side,
+                )
+                for name, labels in self.labels.items()
+            }
+
+    def check_data(self, data: object) -> None:
+        """Check that a data module has the classes of the model, by head, in the same order.
+
+        Args:
+            data: a data module; one that does not tell its ``classes`` is taken as it is.
+
+        Raises:
+            ValueError: if classes or ignore_index differ.
+        """
+        theirs = getattr(data, "classes", None)
+        if theirs and (not isinstance(theirs, Mapping) or dict(theirs) != self.classes):
+            raise ValueError(
+                f"the data has the classes {theirs}, the model {self.classes}: they must be the same for each head, in "
+                "the same order; train it on data whose masks are dicts by the names of the heads"
+            )
+        ignored = getattr(data, "ignore_index", None)
+        if ignored is not None and ignored != self.hparams["ignore_index"]:
+            raise ValueError(
+                f"the data ignores the label {ignored}, the model {self.hparams['ignore_index']}: use one ignore_index"
+            )
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Tensor]]:  # type: ignore[override]
+        """Give the predictions of a batch, for each head (H, W) at the image's own size."""
+        return [
+            {name: logits.argmax(1)[0] for name, logits in self(image[None]).items()} for image in _own_sizes(batch)
+        ]
+
+    def _evaluate(self, batch: Batch, confusion: nn.ModuleDict) -> Tensor:  # type: ignore[override]
+        """Score every image at its own size, for all heads."""
+        height, width = batch["image"].shape[-2:]
+        masks: dict[str, Tensor] = batch["mask"]
+        if bool((batch["size"] == batch["size"].new_tensor([height, width])).all()):
+            pairs = [(batch["image"], masks)]
+        else:
+            pairs = [
+                (image[None], {name: mask[i : i + 1, :h, :w] for name, mask in masks.items()})
+                for i, (image, (h, w)) in enumerate(zip(_own_sizes(batch), batch["size"].tolist(), strict=True))
+            ]
+        losses = []
+        for image, truth in pairs:
+            logits = self(image)
+            losses.append(self.loss(logits, truth))
+            for name, matrix in confusion.items():
+                cast(ConfusionMatrix, matrix).update(logits[name].argmax(1), truth[name])
+        return torch.stack(losses).mean()
+
+    def _log_scores(self, stage: str, confusion: nn.ModuleDict) -> dict[str, SegmentationScores]:  # type: ignore[override]
+        results = {name: cast(ConfusionMatrix, matrix).scores() for name, matrix in confusion.items()}
+        for index, (name, result) in enumerate(results.items()):
+            cast(ConfusionMatrix, confusion[name]).reset()
+            self._log_values(_figures(f"{stage}/{name}", result, self.classes[name]))
+            if index == 0:
+                self._log_values({f"{stage}/mean_iu": result.mean_iu})
+        return results
+
+    def _plain_labels(self) -> dict[str, Any]:
+        return {"heads": {name: labels.to_dict() for name, labels in self.labels.items()}}
+
+    def with_classes(self, labels: Mapping[str, Labels]) -> MultiHeadModule:  # type: ignore[override]
+        """Give a segmenter for other classes: the trunk is kept, and every head whose class names are the same.
+
+        Args:
+            labels: the new classes of each head; heads may be left out, and new ones start at zero.
+
+        Returns:
+            A new module in evaluation mode; ``reinitialised`` names the tensors that were not kept.
+
+        Raises:
+            ValueError: if labels are not given by head.
+        """
+        if not isinstance(labels, Mapping):
+            raise ValueError(
+                f"labels={labels!r}: the model has the heads {', '.join(self.classes)}; give a dict of Labels by head"
+            )
+        options = dict(self.hparams) | _class_arguments(labels) | {"class_weights": None}
+        other = type(self)(**options)
+        same = {name for name, entry in labels.items() if list(entry.names) == self.classes.get(name)}
+        own, fresh = self.model.state_dict(), other.model.state_dict()
+        kept = [key for key in fresh if not key.startswith("head.") or key.split(".")[1] in same]
+        other.model.load_state_dict({key: own[key] if key in kept else value for key, value in fresh.items()})
+        other.reinitialised = tuple(sorted(key for key in fresh if key not in kept))
+        other.receipt = Receipt(copied=tuple(kept), reinitialised=other.reinitialised)
+        other._descend(self)
+        other.eval()
+        return other
+
+    def expand_classes(self, classes: Sequence[str] | Labels) -> MultiHeadModule:
+        """Refuse: with several heads it is not said which one is to grow. Use `with_classes`.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"classes={classes!r}: the model has the heads {', '.join(self.classes)}; use with_classes with a dict of "
+            "Labels by head"
+        )
+
+    def grow(self, stride: int) -> MultiHeadModule:
+        """Give the next stage of staged training, for all heads at once; see `SegmentationModule.grow`.
+
+        Args:
+            stride: of the skip to add; half of the finest stride so far.
+
+        Raises:
+            ValueError: if the model has no such next stage.
+        """
+        finest = {head.strides[-1] for head in self.model.heads.values()}
+        other = type(self)(**(dict(self.hparams) | {"model": self._next_stage(stride, *finest)}))
         other.model.load_state_dict(self.model.grow(stride).state_dict())
-        other.reinitialised = (f"head.score.{stride}.bias", f"head.score.{stride}.weight")
-        return other._descend(self).train(self.training)
+        other.reinitialised = tuple(
+            f"head.{name}.score.{stride}.{kind}" for name in self.classes for kind in ("bias", "weight")
+        )
+        other._descend(self)
+        other.train(self.training)
+        return other
+
+
+class _SummedLoss(nn.ModuleDict):
+    """The sum of the losses of all heads, with weight 1 each, as the reference's networks for SIFT Flow have it."""
+
+    def forward(self, logits: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Tensor:
+        if not isinstance(masks, Mapping) or masks.keys() != self.keys():
+            found = f"the keys {', '.join(masks)}" if isinstance(masks, Mapping) else f"a {type(masks).__name__}"
+            raise ValueError(f'batch["mask"] has {found}; give a dict with masks for each head: {", ".join(self)}')
+        return torch.stack([loss(logits[name], masks[name]) for name, loss in self.items()]).sum()
+
+
+def _figures(prefix: str, result: SegmentationScores, classes: Sequence[str]) -> dict[str, float]:
+    """Name what is logged of one confusion matrix."""
+    values = {
+        f"{prefix}/mean_iu": result.mean_iu,
+        f"{prefix}/pixel_accuracy": result.pixel_accuracy,
+        f"{prefix}/mean_accuracy": result.mean_accuracy,
+        f"{prefix}/frequency_weighted_iu": result.frequency_weighted_iu,
+    }
+    return values | {f"{prefix}/iu/{name}": iu for name, iu in zip(classes, result.iu, strict=True)}
+
+
+def _class_arguments(labels: Labels | Mapping[str, Labels]) -> dict[str, Any]:
+    """Give labels as the plain arguments of a module; those of several heads as dicts by head."""
+    if isinstance(labels, Labels):
+        return {
+            "classes": list(labels.names),
+            "palette": [list(colour) for colour in labels.palette],
+            "ignore_index": labels.ignore_index,
+            "label_values": dict(labels.values),
+        }
+    heads = {name: _class_arguments(entry) for name, entry in labels.items()}
+    ignored = {entry["ignore_index"] for entry in heads.values()}
+    if len(ignored) != 1:
+        raise ValueError(f"labels ignore {sorted(ignored)}: heads share their ignore_index; give each the same")
+    split = {key: {name: entry[key] for name, entry in heads.items()} for key in ("classes", "palette", "label_values")}
+    return {**split, "ignore_index": ignored.pop()}
+
+
+def _labels_of(entry: Mapping[str, Any]) -> Labels | dict[str, Labels]:
+    """Read labels as a configuration holds them, of one head or of several."""
+    if "heads" not in entry:
+        return Labels.from_dict(entry)
+    if len(entry) != 1 or not isinstance(entry["heads"], Mapping):
+        raise ValueError("labels must hold 'heads', an object of labels by name, and nothing else")
+    return {name: Labels.from_dict(labels) for name, labels in entry["heads"].items()}
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
 
 
 def _own_sizes(batch: Batch) -> list[Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
@@ -15,18 +15,24 @@ ChannelOrder = Literal["rgb", "bgr"]
 
 Images = TypeVar("Images")
 
+_MAX_SIDE = 65536
+
 
 @dataclass(frozen=True)
 class Preprocessing:
     """Turn a batch of RGB images in 0..1 into what a backbone was trained on.
 
     `(image * scale - mean) / std`, with the channels in the backbone's order; mean and std are given in that order too.
+    "bgr" turns the first three channels around; channels beyond them (depth, HHA) stay where they are.
 
     Args:
         mean: one number a channel, after scaling.
         std: one number a channel, after scaling; above 0.
         scale: what the values 0..1 are multiplied by; 255 for networks that were trained on bytes.
         channel_order: "rgb", or "bgr" for networks that came from Caffe.
+        short_side: pixels that the shorter side of a picture is scaled to before `predict` looks at it, because the
+            network was trained at that scale; the mask has the picture's own size all the same. None looks at the
+            picture as it is. Calling a module does not scale.
 
     Raises:
         ValueError: if a rule above is broken.
@@ -41,6 +47,7 @@ class Preprocessing:
     std: tuple[float, ...]
     scale: float = 1.0
     channel_order: ChannelOrder = "rgb"
+    short_side: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
@@ -58,6 +65,14 @@ class Preprocessing:
             raise ValueError(
                 f"channel_order={self.channel_order!r} is unknown. "
                 f"{near_miss(str(self.channel_order), get_args(ChannelOrder))}"
+            )
+
+        side = self.short_side
+        if side is not None and (isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= _MAX_SIDE):
+            raise ValueError(f"short_side={side!r}: a whole number of pixels in 1..{_MAX_SIDE}, or None")
+        if self.channel_order == "bgr" and len(self.mean) < 3:
+            raise ValueError(
+                f'channel_order="bgr" with {len(self.mean)} channel(s): there are no three colours to turn'
             )
 
     @property
@@ -88,21 +103,55 @@ class Preprocessing:
         gain = [self.scale / s for s in self.std]
         offset = [-m / s for m, s in zip(self.mean, self.std, strict=True)]
         if isinstance(x, np.ndarray):
-            y = x if self.channel_order == "rgb" else x[..., ::-1, :, :]
+            y = x if self.channel_order == "rgb" else x[..., self._order(), :, :]
             shape = (-1, 1, 1)
             normalised: Images = y * np.array(gain, x.dtype).reshape(shape) + np.array(offset, x.dtype).reshape(shape)
             return normalised
-        y = x if self.channel_order == "rgb" else x.flip(-3)
+        y = x if self.channel_order == "rgb" else x[..., self._order(), :, :]
         result: Images = y * x.new_tensor(gain).view(-1, 1, 1) + x.new_tensor(offset).view(-1, 1, 1)
         return result
 
+    def _order(self) -> list[int]:
+        return [2, 1, 0, *range(3, self.in_channels)]
+
+    def for_channels(self, in_channels: int) -> Preprocessing:
+        """Give the numbers for images of other channels than the three colours of these.
+
+        The colours keep theirs, each channel beyond them gets their average; fewer than three channels get the average
+        of the colours, in no particular order. Numbers for another kind of channel (depth, infrared) are yours to give.
+
+        Args:
+            in_channels: channels C of the images.
+
+        Raises:
+            ValueError: if in_channels is below 1.
+
+        Example:
+            >>> IMAGENET.for_channels(4).mean
+            (0.485, 0.456, 0.406, 0.449)
+        """
+        if in_channels < 1:
+            raise ValueError(f"in_channels={in_channels}: an image has at least one channel")
+        if in_channels == self.in_channels:
+            return self
+        mean, std = (round(sum(numbers) / len(numbers), 10) for numbers in (self.mean, self.std))
+        kept = self.in_channels if in_channels > self.in_channels else 0
+        return replace(
+            self,
+            mean=(*self.mean[:kept], *[mean] * (in_channels - kept)),
+            std=(*self.std[:kept], *[std] * (in_channels - kept)),
+            channel_order=self.channel_order if kept else "rgb",
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Write as plain JSON values; `from_dict` reads them back."""
+        scaled = {} if self.short_side is None else {"short_side": self.short_side}
         return {
             "mean": list(self.mean),
             "std": list(self.std),
             "scale": self.scale,
             "channel_order": self.channel_order,
+            **scaled,
         }
 
     @classmethod
@@ -110,7 +159,7 @@ class Preprocessing:
         """Read what `to_dict` wrote.
 
         Args:
-            entry: a mapping with `mean` and `std`, and optionally `scale` and `channel_order`.
+            entry: a mapping with `mean` and `std`, and optionally `scale`, `channel_order` and `short_side`.
 
         Returns:
             The preprocessing.
@@ -122,13 +171,19 @@ class Preprocessing:
             >>> Preprocessing.from_dict(IMAGENET.to_dict()) == IMAGENET
             True
         """
-        known = ["mean", "std", "scale", "channel_order"]
+        known = ["mean", "std", "scale", "channel_order", "short_side"]
         if not isinstance(entry, Mapping) or not {"mean", "std"} <= set(entry):
             raise ValueError(f"preprocessing={entry!r} lacks 'mean' or 'std'; give a mapping as to_dict writes it")
         for key in entry:
             if key not in known:
                 raise ValueError(f"preprocessing has an entry {key!r} that means nothing. {near_miss(str(key), known)}")
-        return cls(entry["mean"], entry["std"], entry.get("scale", 1.0), entry.get("channel_order", "rgb"))
+        return cls(
+            entry["mean"],
+            entry["std"],
+            entry.get("scale", 1.0),
+            entry.get("channel_order", "rgb"),
+            entry.get("short_side"),
+        )
 
 
 def _floats(name: str, numbers: Sequence[float]) -> tuple[float, ...]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fullyconv.backbones import alexnet, googlenet, mobilenet, resnet, timm, vgg
+from fullyconv.backbones import alexnet, fusion, googlenet, mobilenet, resnet, timm, vgg
 from fullyconv.backbones.base import Backbone, Features, Padding, Receipt, Switch, is_paper
 from fullyconv.errors import near_miss
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {
     "vgg16": vgg.vgg16,
     "vgg16_bn": vgg.vgg16_bn,
+    "vgg16_late": fusion.vgg16_late,
     "vgg19": vgg.vgg19,
     "vgg19_bn": vgg.vgg19_bn,
     "alexnet": alexnet.alexnet,
@@ -21,8 +22,11 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "resnet34": resnet.resnet34,
     "resnet50": resnet.resnet50,
     "resnet101": resnet.resnet101,
+    "resnet50_dilated": resnet.resnet50_dilated,
+    "resnet101_dilated": resnet.resnet101_dilated,
     "mobilenet_v3_small": mobilenet.mobilenet_v3_small,
     "mobilenet_v3_large": mobilenet.mobilenet_v3_large,
+    "mobilenet_v3_large_dilated": mobilenet.mobilenet_v3_large_dilated,
 }
 
 

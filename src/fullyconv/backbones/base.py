@@ -14,6 +14,7 @@ from fullyconv.errors import WeightsError
 
 if TYPE_CHECKING:
     from fullyconv.geometry import Geometry
+    from fullyconv.preprocessing import Preprocessing
 
 Padding = Literal["same", "paper"]
 
@@ -56,35 +57,45 @@ class Features(dict[int, Tensor]):
 
 @dataclass(frozen=True)
 class Receipt:
-    """Say what became of each tensor when a classifier's weights were loaded.
+    """Say what became of each tensor when weights from elsewhere were loaded. Nothing is left unsaid.
 
     Args:
-        copied: keys whose tensors were taken as they are.
-        reshaped: keys of fully connected weights that became kernels.
-        unused: keys that only the classifier has (the score layer, auxiliary heads), or that were left out.
-        missing: keys of the backbone that kept the values they had.
+        copied: keys of the file whose tensors were taken as they are.
+        reshaped: keys of the file whose fully connected weights became kernels.
+        adapted: keys of the file whose tensors were made to fit: a first convolution for other channels than RGB, a
+            batch norm of another epsilon.
+        reinitialised: keys of the model that the file has nothing for: they start anew, or keep the values they had.
+        unused: keys of the file that the model has no place for (the score layer, auxiliary heads).
     """
 
     copied: tuple[str, ...] = ()
     reshaped: tuple[str, ...] = ()
+    adapted: tuple[str, ...] = ()
+    reinitialised: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
 
     def table(self) -> str:
         """Lay the receipt out as text, one line for each group with its count and first keys.
 
         Returns:
-            Four lines.
+            Five lines.
 
         Example:
             >>> print(Receipt(copied=("conv1.weight",), unused=("fc.weight", "fc.bias")).table())
-            copied        1  conv1.weight
-            reshaped      0
-            unused        2  fc.weight, fc.bias
-            missing       0
+            copied             1  conv1.weight
+            reshaped           0
+            adapted            0
+            re-initialised     0
+            unused             2  fc.weight, fc.bias
         """
-        groups = {"copied": self.copied, "reshaped": self.reshaped, "unused": self.unused, "missing": self.missing}
-        return "\n".join(f"{group:<9}{len(keys):>6}  {_some(keys)}".rstrip() for group, keys in groups.items())
+        groups = {
+            "copied": self.copied,
+            "reshaped": self.reshaped,
+            "adapted": self.adapted,
+            "re-initialised": self.reinitialised,
+            "unused": self.unused,
+        }
+        return "\n".join(f"{group:<14}{len(keys):>6}  {_some(keys)}".rstrip() for group, keys in groups.items())
 
 
 class Backbone(nn.Module, ABC):
@@ -99,6 +110,10 @@ class Backbone(nn.Module, ABC):
         min_size: smallest height and width served, in pixels.
         size_divisor: height and width must be multiples of it, in pixels; `FCN` pads to them.
         unused: prefixes of those keys of the classifier that the backbone has no use for.
+
+    Attributes:
+        receipt: what became of each tensor of the weights it was given; None while it is randomly initialised.
+        preprocessing: what those weights expect of an image; None where nobody said so.
     """
 
     def __init__(
@@ -118,6 +133,8 @@ class Backbone(nn.Module, ABC):
         self.min_size = min_size
         self.size_divisor = size_divisor
         self.unused = tuple(unused)
+        self.receipt: Receipt | None = None
+        self.preprocessing: Preprocessing | None = None
         self._geometry: dict[int, Geometry] | None = None
 
     @abstractmethod
@@ -145,18 +162,22 @@ class Backbone(nn.Module, ABC):
             self._geometry = cast("dict[int, Geometry]", measure(_Maps(self), size, self.in_channels))
         return self._geometry
 
-    def load_classifier(self, state_dict: Mapping[str, Tensor]) -> Receipt:
+    def load_classifier(self, state_dict: Mapping[str, Tensor], *, absent: Sequence[str] = ()) -> Receipt:
         """Take the weights of the classifier this backbone is the trunk of.
 
         Keys are the classifier's own. Fully connected weights (two dimensions) are reshaped into kernels; the score
-        layer is not used. Where `in_channels` is not 3, the first convolution of an RGB classifier cannot be used: it
-        keeps its values and stands in the receipt as missing. Either everything fits or nothing is changed.
+        layer is not used. Where `in_channels` is not 3, the first convolution of a colour classifier is adapted: the
+        first three of more channels keep the colours' weights and each further one starts at their mean (Long et al.,
+        the early fusion of section 5); one or two channels share the sum of the colours' weights, so that a grey image
+        is answered as it was in colour. Either everything fits or nothing is changed.
 
         Args:
             state_dict: what the classifier's ``state_dict()`` returns.
+            absent: prefixes of keys that the weights are known to lack: layers that start anew. Anything else that is
+                missing is an error.
 
         Returns:
-            The receipt of what was copied, reshaped, not used and not found.
+            The receipt of what was copied, reshaped, adapted, not used and not found.
 
         Raises:
             WeightsError: if tensors are missing, unknown or of another shape; the message names them.
@@ -171,10 +192,12 @@ class Backbone(nn.Module, ABC):
         plan: dict[str, Tensor] = {}
         copied: list[str] = []
         reshaped: list[str] = []
+        adapted: list[str] = []
         unused: list[str] = []
         kept: list[str] = []
         unknown: list[str] = []
         misfits: list[str] = []
+        missing: list[str] = []
         for key, value in state_dict.items():
             target = to_own.get(key)
             if target is None:
@@ -188,14 +211,16 @@ class Backbone(nn.Module, ABC):
                 reshaped.append(key)
                 plan[target] = value.reshape(shape)
             elif self.in_channels != 3 and value.shape == (shape[0], 3, *shape[2:]) and shape[1] == self.in_channels:
-                unused.append(key)
-                kept.append(target)
+                adapted.append(key)  # only a first convolution sees three channels
+                plan[target] = _other_channels(value, self.in_channels)
             else:
                 misfits.append(f"{key} {tuple(value.shape)} for {tuple(shape)}")
-        absent = [key for key in own if key not in plan and key not in kept and key not in to_own.values()]
-        # batch norm counts its batches only since torch 0.4.1; older files are complete without the counter
-        kept += [key for key in absent if key.endswith("num_batches_tracked")]
-        missing = [key for key in absent if not key.endswith("num_batches_tracked")]
+        found = set(to_own.values())
+        for key in own:
+            if key not in found:
+                # batch norm counts its batches only since torch 0.4.1; older files are complete without the counter
+                expected = key.endswith("num_batches_tracked") or key.startswith(tuple(absent))
+                (kept if expected else missing).append(key)
         if missing or unknown or misfits:
             faults = {"missing": missing, "unknown": unknown, "of another shape": misfits}
             listed = "; ".join(f"{len(keys)} {fault}: {_some(keys)}" for fault, keys in faults.items() if keys)
@@ -206,7 +231,7 @@ class Backbone(nn.Module, ABC):
         with torch.no_grad():
             for key, value in plan.items():
                 own[key].copy_(value)
-        return Receipt(tuple(copied), tuple(reshaped), tuple(unused), tuple(kept))
+        return Receipt(tuple(copied), tuple(reshaped), tuple(adapted), tuple(kept), tuple(unused))
 
     def extra_repr(self) -> str:
         """Say name and channels in the printed module."""
@@ -246,6 +271,14 @@ class _Maps(nn.Module):
 
     def forward(self, x: Tensor) -> dict[int, Tensor]:
         return dict(self.backbone(x))
+
+
+def _other_channels(weight: Tensor, in_channels: int) -> Tensor:
+    """Make the weights (C', 3, kH, kW) of a first convolution on colours ones on `in_channels` channels."""
+    mean = weight.mean(1, keepdim=True)
+    if in_channels < 3:
+        return mean.repeat(1, in_channels, 1, 1) * (3 / in_channels)
+    return torch.cat([weight, mean.repeat(1, in_channels - 3, 1, 1)], 1)
 
 
 def first_convolution(conv: nn.Conv2d, in_channels: int = 3, padding: int | None = None) -> nn.Conv2d:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 import torchvision
@@ -17,25 +18,35 @@ class MobileNetV3(Backbone):
         name: the name it is built by.
         classifier: torchvision's classifier; its layers are taken over, not copied.
         in_channels: channels of the input.
+        taps: index in the classifier's `features` of the map of each stride; None takes the last map of the strides
+            4, 8, 16 and 32.
     """
 
-    def __init__(self, name: str, classifier: torchvision.models.MobileNetV3, *, in_channels: int = 3) -> None:
-        taps: dict[int, int] = {}
+    def __init__(
+        self,
+        name: str,
+        classifier: torchvision.models.MobileNetV3,
+        *,
+        in_channels: int = 3,
+        taps: Mapping[int, int] | None = None,
+    ) -> None:
+        last: dict[int, int] = {}
         channels: dict[int, int] = {}
         stride = 1
         for index, block in enumerate(classifier.features):
             convolutions = [module for module in block.modules() if isinstance(module, nn.Conv2d)]
             stride *= max(conv.stride[0] for conv in convolutions)
-            taps[stride] = index
-            channels[stride] = convolutions[-1].out_channels
-        strides = (4, 8, 16, 32)
-        super().__init__(name, {s: channels[s] for s in strides}, in_channels=in_channels, unused=("classifier.",))
-        self.strides = {taps[s]: s for s in strides}  # index in `features` -> stride
+            last[stride] = index
+            channels[index] = convolutions[-1].out_channels
+        taps = {s: last[s] for s in (4, 8, 16, 32)} if taps is None else taps
+        chosen = {s: channels[index] for s, index in taps.items()}
+        super().__init__(name, chosen, in_channels=in_channels, unused=("classifier.",))
+        self.strides = {index: s for s, index in taps.items()}  # index in `features` -> stride
         self.features = classifier.features
         self.features[0][0] = first_convolution(self.features[0][0], in_channels)
 
     def forward(self, x: Tensor) -> Features:
-        """Compute the last map of each stride; see `Backbone.forward`."""
+        """Compute the map of each stride; see `Backbone.forward`."""
         size = self._size(x)
         maps: dict[int, Tensor] = {}
         for index, block in enumerate(self.features):
@@ -65,3 +76,16 @@ def mobilenet_v3_large(*, in_channels: int = 3, padding: Padding = "same") -> Mo
     is_paper(padding, "mobilenet_v3_large")
     classifier = torchvision.models.mobilenet_v3_large(weights=None)
     return MobileNetV3("mobilenet_v3_large", classifier, in_channels=in_channels)
+
+
+def mobilenet_v3_large_dilated(*, in_channels: int = 3, padding: Padding = "same") -> MobileNetV3:
+    """Build the trunk of torchvision's MobileNetV3-Large with stride 16, as its segmenters have it.
+
+    The last three blocks dilate by 2 instead of striding. Features are C1 and C2, the first blocks of strides 4 and 8,
+    and C5, the last convolution: LR-ASPP reads C2, not the last block of stride 8 (Howard et al. 2019, section 6.4).
+    Keys and weights are those of the ordinary classifier. See `mobilenet_v3_small` for the arguments.
+    """
+    is_paper(padding, "mobilenet_v3_large_dilated")
+    classifier = torchvision.models.mobilenet_v3_large(weights=None, dilated=True)
+    taps = {4: 2, 8: 4, 16: 16}
+    return MobileNetV3("mobilenet_v3_large_dilated", classifier, in_channels=in_channels, taps=taps)

@@ -1,7 +1,13 @@
-"""ResNet (He et al., CVPR 2016): features at strides 4, 8, 16 and 32 are the outputs of its four stages."""
+"""ResNet (He et al., CVPR 2016): features at strides 4, 8, 16 and 32 are the outputs of its four stages.
+
+In the dilated ones the last two stages keep stride 8 and dilate instead: features are those of strides 4 and 8, the
+latter behind the last stage.
+"""
 
 from __future__ import annotations
 
+from itertools import accumulate
+from operator import mul
 from typing import cast
 
 import torchvision
@@ -14,6 +20,8 @@ from fullyconv.backbones.base import Backbone, Features, Padding, first_convolut
 class ResNet(Backbone):
     """The trunk of a ResNet, up to but without its global average pooling.
 
+    Where stages dilate instead of striding, several maps have the same stride: the feature is the last of them.
+
     Args:
         name: the name it is built by.
         classifier: a classifier with torchvision's ResNet layers (conv1, bn1, relu, maxpool, layer1..layer4); they
@@ -23,8 +31,10 @@ class ResNet(Backbone):
 
     def __init__(self, name: str, classifier: torchvision.models.ResNet | ResNet18, *, in_channels: int = 3) -> None:
         stages = (classifier.layer1, classifier.layer2, classifier.layer3, classifier.layer4)
-        channels = dict(zip((4, 8, 16, 32), map(_out_channels, stages), strict=True))
+        strides = tuple(accumulate((stage[0].stride for stage in stages), mul, initial=4))[1:]
+        channels = dict(zip(strides, map(_out_channels, stages), strict=True))
         super().__init__(name, channels, in_channels=in_channels, unused=("fc.",))
+        self.strides = strides  # of the four stages
         self.conv1 = first_convolution(classifier.conv1, in_channels)
         self.bn1 = classifier.bn1
         self.relu = classifier.relu
@@ -35,11 +45,11 @@ class ResNet(Backbone):
         """Compute the outputs of the four stages; see `Backbone.forward`."""
         size = self._size(x)
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        layer1 = self.layer1(x)
-        layer2 = self.layer2(layer1)
-        layer3 = self.layer3(layer2)
-        layer4 = self.layer4(layer3)
-        return Features({4: layer1, 8: layer2, 16: layer3, 32: layer4}, size)
+        maps: dict[int, Tensor] = {}
+        for stride, stage in zip(self.strides, (self.layer1, self.layer2, self.layer3, self.layer4), strict=True):
+            x = stage(x)
+            maps[stride] = x
+        return Features(maps, size)
 
 
 class ResNet18(nn.Module):
@@ -121,6 +131,25 @@ def resnet101(*, in_channels: int = 3, padding: Padding = "same") -> ResNet:
     """Build the trunk of torchvision's ResNet-101; see `resnet18_half` for the arguments."""
     is_paper(padding, "resnet101")
     return ResNet("resnet101", torchvision.models.resnet101(weights=None), in_channels=in_channels)
+
+
+def resnet50_dilated(*, in_channels: int = 3, padding: Padding = "same") -> ResNet:
+    """Build the trunk of torchvision's ResNet-50 with stride 8, as its segmenters have it.
+
+    The third and fourth stage dilate by 2 and 4 instead of striding (Yu and Koltun, ICLR 2016), so that the map of
+    stride 8 is the one of the last stage; every fourth of its cells is a cell of `resnet50` at stride 32. Keys and
+    weights are those of the ordinary classifier. See `resnet18_half` for the arguments.
+    """
+    is_paper(padding, "resnet50_dilated")
+    classifier = torchvision.models.resnet50(weights=None, replace_stride_with_dilation=[False, True, True])
+    return ResNet("resnet50_dilated", classifier, in_channels=in_channels)
+
+
+def resnet101_dilated(*, in_channels: int = 3, padding: Padding = "same") -> ResNet:
+    """Build the trunk of torchvision's ResNet-101 with stride 8; see `resnet50_dilated`."""
+    is_paper(padding, "resnet101_dilated")
+    classifier = torchvision.models.resnet101(weights=None, replace_stride_with_dilation=[False, True, True])
+    return ResNet("resnet101_dilated", classifier, in_channels=in_channels)
 
 
 def _stage(inplanes: int, planes: int, stride: int) -> nn.Sequential:

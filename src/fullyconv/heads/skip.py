@@ -14,7 +14,7 @@ from fullyconv.backbones.base import Features
 from fullyconv.geometry import Geometry, crop_offset
 from fullyconv.upsampling import BilinearUpsampling, TransposedConvUpsampling
 
-Upsampling = Literal["bilinear", "learned", "frozen"]
+Upsampling = Literal["bilinear", "learned", "frozen", "stretch"]  # "stretch": no skips, see models.py
 Padding = Literal["same", "paper"]
 
 
@@ -104,7 +104,7 @@ class SkipHead(nn.Module):
             offset = crop_offset(Geometry.IDENTITY, up.geometry) if fine == 1 else crop_offset(up.geometry, target)
             self.crops[fine] = _whole_cells(offset, coarse, fine)
             grid = target if fine == 1 else up.geometry
-        return _fused(source, target, grid)
+        return fused_geometry(source, target, grid)
 
     def forward(self, features: Features) -> Tensor:
         """Score the features.
@@ -164,8 +164,17 @@ def score_layer(channels: int, num_classes: int) -> nn.Conv2d:
     return layer
 
 
-def _fused(source: Geometry, target: Geometry, grid: Geometry) -> Geometry:
-    """Geometry of an upsampled map plus the target map, on the cells of `grid`."""
+def fused_geometry(source: Geometry, target: Geometry, grid: Geometry) -> Geometry:
+    """Give the geometry of an upsampled map plus the target map.
+
+    Args:
+        source: geometry of the coarse map.
+        target: geometry of the fine map.
+        grid: geometry with the cells of the sum.
+
+    Returns:
+        The cells of `grid` with what either map depends on.
+    """
     # a cell takes from coarse cells less than one coarse stride away on either side
     upsampled = [
         rf + 2 * (j - k) for rf, j, k in zip(source.receptive_field, source.stride, target.stride, strict=True)

@@ -2,31 +2,61 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, overload
 
-from fullyconv.errors import near_miss
-from fullyconv.hub.catalog import ALIASES, SHIPPED, zoo_folder
+from fullyconv import artefact
+from fullyconv.classifier import Classifier, DenseScorer
+from fullyconv.errors import DownloadError, WeightsError
 from fullyconv.labels import Labels
 from fullyconv.module import SegmentationModule
+from fullyconv.notices import tell
+from fullyconv.preprocessing import IMAGENET, Preprocessing
+from fullyconv.weights import sources
+from fullyconv.weights.architectures import build_classifier, input_size
+from fullyconv.weights.checkpoints import recognise, translate
+from fullyconv.weights.classifiers import FetchedClassifier, fetch_classifier, fit_classifier
+from fullyconv.weights.loading import preprocessing_from_names
 
 
-def load(source: str | Path, *, classes: Sequence[str] | Labels | None = None) -> SegmentationModule:
+@overload
+def load(source: str | Path, *, allow_unverified: bool = False) -> SegmentationModule | DenseScorer: ...
+
+
+@overload
+def load(
+    source: str | Path, *, classes: Sequence[str] | Labels, allow_unverified: bool = False
+) -> SegmentationModule: ...
+
+
+def load(
+    source: str | Path, *, classes: Sequence[str] | Labels | None = None, allow_unverified: bool = False
+) -> SegmentationModule | DenseScorer:
     """Load a pretrained segmenter.
 
     Args:
-        source: a name or alias of the zoo, such as ``"street"``, or the folder of an artefact. A string that starts
-            with ``.``, ``/`` or ``~`` or ends in ``/`` is always a folder; another one is a zoo name first.
-        classes: other classes than the artefact's: everything is kept but the score layers, which start at zero;
-            ``reinitialised`` of the result names their tensors.
+        source: a name or alias of the zoo, such as ``"street"``; ``"hf://ORG/REPO[@REVISION]"`` or ``"ORG/REPO"``, an
+            artefact on the Hugging Face Hub; ``"torchvision://FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1"``; the
+            folder of an artefact; a ``.caffemodel`` of the reference networks; a ``.ckpt`` of this package; an https
+            address of such a file, with ``#sha256=DIGEST``. A string that starts with ``.``, ``/`` or ``~`` or ends in
+            ``/`` is always a path; another one is a zoo name first.
+        classes: other classes than those of the weights: everything is kept but the score layers, which start at zero;
+            ``receipt`` of the result says so.
+        allow_unverified: accept weights that nobody vouches for (the hub's, where no digest is pinned): commit, size
+            and sha256 are shown and recorded in a lock file, and every later load must match them.
 
     Returns:
-        The segmenter, in evaluation mode. ``Trainer.fit`` puts it into training mode.
+        The segmenter, in evaluation mode; a converted classifier where the artefact is one. ``Trainer.fit`` puts a
+        segmenter into training mode.
 
     Raises:
-        ValueError: if no model has that name; the message lists what there is.
-        FileNotFoundError: if the folder is no artefact.
-        WeightsError: if the artefact is damaged or made for another model.
+        ValueError: if the string means nothing; the message lists what there is.
+        FileNotFoundError: if a path leads nowhere.
+        WeightsError: if the weights are damaged, not those that were promised, made for another model, or those of a
+            classifier.
+        DownloadError: if they could not be fetched.
 
     Example:
         >>> load("stret")
@@ -34,25 +64,216 @@ def load(source: str | Path, *, classes: Sequence[str] | Labels | None = None) -
             ...
         ValueError: source='stret': no model of the zoo and no folder with config.json. Did you mean street? ...
     """
-    module = SegmentationModule.load(_find(source))
+    module = _load(sources.read(source), allow_unverified)
     if classes is None:
         return module
+    if not isinstance(module, SegmentationModule):
+        raise ValueError(
+            f"classes: {source} is a converted classifier, which has no "
+            "score layers to exchange; build a segmenter on it: SegmentationModule(MODEL, classes=..., "
+            f"backbone_weights={str(source)!r})"
+        )
     labels = classes if isinstance(classes, Labels) else Labels.of(classes)
-    return module.with_classes(labels)
+    other = module.with_classes(labels)
+    if other.reinitialised:
+        kept = len(other.model.state_dict()) - len(other.reinitialised)
+        tell(
+            f"{source}: now {len(labels.names)} classes; {kept} tensors kept, {len(other.reinitialised)} start anew: "
+            f"{', '.join(other.reinitialised)}"
+        )
+    return other
 
 
-def _find(source: str | Path) -> Path:
-    text = str(source)
-    if isinstance(source, str) and not text.startswith((".", "/", "~")) and not text.endswith("/"):
-        name = ALIASES.get(text, text)
-        if name in SHIPPED:
-            return zoo_folder() / name
-        if not (Path(text) / "config.json").is_file():
-            raise ValueError(
-                f"source={text!r}: no model of the zoo and no folder with config.json. "
-                f"{near_miss(text, [*ALIASES, *SHIPPED])}"
-            )
-    folder = Path(text).expanduser()
-    if not folder.is_dir():
-        raise FileNotFoundError(f"source={text!r}: no such folder; pass the folder of an artefact, or a zoo name")
-    return folder
+def _load(place: sources.Source, allow_unverified: bool) -> SegmentationModule | DenseScorer:
+    if place.kind == "folder":
+        if place.pins:
+            sources.fetch(place, artefact.WEIGHTS)  # the shipped weights are those of the catalog, or nothing is loaded
+        return _artefact(Path(place.address), place.address)
+    if place.kind == "hub" and place.file in (None, artefact.CONFIG, artefact.WEIGHTS):
+        return _repository(place, allow_unverified)
+    if place.entry is not None and place.entry.kind == "classifier":
+        raise WeightsError(_is_classifier(place.entry.name))
+    if place.kind == "torchvision":
+        return _torchvision(place)
+    return _file(place, allow_unverified)
+
+
+def _is_classifier(what: str) -> str:
+    return (
+        f"{what}: holds a classifier, not a segmenter: fullyconv.load_classifier loads it, and "
+        "load_classifier(...).convolutionalize() makes a dense network of it; load_backbone(NAME, weights=...) and "
+        "SegmentationModule(MODEL, backbone_weights=...) start a segmenter from it"
+    )
+
+
+def _artefact(folder: Path, what: str) -> SegmentationModule | DenseScorer:
+    kind = artefact.read_config(folder).kind
+    if kind == "segmenter":
+        return SegmentationModule.load(folder)
+    if kind == "dense_classifier":
+        return DenseScorer.load(folder)
+    raise WeightsError(_is_classifier(what))
+
+
+def _repository(place: sources.Source, allow_unverified: bool) -> SegmentationModule | DenseScorer:
+    config = sources.fetch(place, artefact.CONFIG, allow_unverified=allow_unverified)
+    if not _is_ours(config.path):
+        raise WeightsError(_is_classifier(f"{place.address} (its config.json is not of a segmenter of fullyconv)"))
+    weights = sources.fetch(place, artefact.WEIGHTS, allow_unverified=allow_unverified)
+    if weights.commit != config.commit:
+        raise DownloadError(
+            f"{place.address}: changed between two requests ({config.commit} and {weights.commit}); load it again"
+        )
+    module = _artefact(config.path.parent, place.address)
+    origin = f"{place.repo}@{config.commit}"
+    if isinstance(module, SegmentationModule):
+        module.origin = origin
+    return module
+
+
+def _is_ours(path: Path) -> bool:
+    """Tell whether a config.json has a kind at all; whether it is right is for `artefact.read_config` to say."""
+    try:
+        if path.stat().st_size > artefact.MAX_CONFIG_BYTES:
+            return True
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return True
+    return not isinstance(document, dict) or "kind" in document or "architecture" not in document
+
+
+def _torchvision(place: sources.Source) -> SegmentationModule:
+    from fullyconv.weights.segmenters import SEGMENTERS, published, torchvision_segmenter
+    from fullyconv.weights.statedict import read_state_dict
+
+    member = str(sources.torchvision_member(place))
+    names = {published(name).member: name for name in SEGMENTERS}
+    if member not in names:
+        raise WeightsError(_is_classifier(place.address))
+    fetched = sources.fetch(place)
+    foreign = torchvision_segmenter(names[member], read_state_dict(fetched.path).tensors)
+    foreign.training["sha256"] = fetched.digest.sha256
+    return SegmentationModule.of(foreign)
+
+
+def _file(place: sources.Source, allow_unverified: bool) -> SegmentationModule:
+    from fullyconv.weights.caffe import caffe_segmenter
+
+    fetched = sources.fetch(place, allow_unverified=allow_unverified)
+    suffix = fetched.path.suffix.lower()
+    if suffix == ".ckpt":
+        return SegmentationModule.from_checkpoint(fetched.path)
+    if suffix != ".caffemodel":
+        if (fetched.path.parent / artefact.CONFIG).is_file():
+            raise WeightsError(f"{fetched.path}: is part of an artefact; pass its folder, {fetched.path.parent}/")
+        raise WeightsError(
+            f"{fetched.path}: does not say which model it belongs to; load takes the folder of an artefact, a .ckpt of "
+            "fullyconv or a .caffemodel. " + _is_classifier("If it")
+        )
+    foreign = caffe_segmenter(fetched.path)
+    entry = place.entry
+    foreign.training.update({"source": fetched.origin, "sha256": fetched.digest.sha256})
+    module = SegmentationModule.of(foreign)
+    if entry is not None:
+        module.licence = entry.licence
+        if entry.mean_iu is not None:
+            module.score = {
+                "data": entry.data,
+                "split": entry.split,
+                "mean_iu": entry.mean_iu,
+                "measured_by": entry.measured_by,
+            }
+    return module
+
+
+def load_classifier(
+    source: str | Path,
+    *,
+    architecture: str | None = None,
+    classes: Sequence[str] | None = None,
+    preprocessing: Preprocessing | None = None,
+    allow_unverified: bool = False,
+) -> Classifier:
+    """Load a pretrained image classifier, ready to classify or to be converted.
+
+    Args:
+        source: a name of the zoo ("vgg16.imagenet"), "torchvision://VGG16_Weights.IMAGENET1K_V1",
+            "hf://timm/resnet18.a1_in1k", an artefact of a classifier (on the hub or a folder), a weight file, or an
+            https address with ``#sha256=DIGEST``.
+        architecture: "torchvision/NAME", "timm/NAME" or a classifier of this package; only needed where the source does
+            not say.
+        classes: the K class names; only needed where the source does not say.
+        preprocessing: what the weights expect of an image; only needed where the source does not say.
+        allow_unverified: accept weights that nobody vouches for; commit, size and sha256 are shown and recorded.
+
+    Returns:
+        The classifier, in evaluation mode; ``convolutionalize()`` gives the dense network.
+
+    Raises:
+        ValueError: if the source means nothing, or does not say which architecture it is of.
+        WeightsError: if the weights do not belong to the architecture, or are not what was promised.
+        DownloadError: if they could not be fetched.
+    """
+    found = fetch_classifier(source, allow_unverified=allow_unverified)
+    weights, what = found.weights, found.weights.source
+    name = architecture or found.architecture or _caffe_architecture(found)
+    if name is None:
+        raise ValueError(
+            f"source={str(source)!r}: does not say of which architecture it is; pass architecture='torchvision/NAME', "
+            "'timm/NAME' or a classifier of fullyconv.weights.architectures.CLASSIFIERS"
+        )
+    if weights.absent:
+        raise WeightsError(f"{what}: was published without the classifier's own layers; load_backbone takes it")
+    tensors = weights.tensors
+    plain = name.rpartition("/")[2]
+    if recognise(tensors).naming == "caffe" and name.startswith("torchvision/"):
+        tensors = translate(plain, tensors, weights.architecture).tensors
+    named = tuple(classes) if classes is not None else found.classes
+    try:
+        network = build_classifier(name, len(named) if named is not None else 1000)
+    except ValueError as error:
+        if architecture is not None:
+            raise
+        raise WeightsError(f"{what}: names a classifier that cannot be built: {error}") from error
+    if named is None:
+        count = _count(network.state_dict(), tensors)
+        named = tuple(f"class {index}" for index in range(count))
+        tell(f"{what}: says nothing of its classes; they are called 'class 0' to 'class {count - 1}'")
+        network = build_classifier(name, count)
+    fit_classifier(network, tensors, what)
+    expected = preprocessing or weights.preprocessing or preprocessing_from_names(recognise(weights.tensors))
+    if expected is None:
+        tell(f"{what}: says nothing of its preprocessing; ImageNet's mean and deviation are assumed")
+        expected = IMAGENET
+    side = input_size(name)
+    training: dict[str, Any] = {"source": what}
+    digests = list((found.digests or {}).values())
+    if digests:
+        training["sha256"] = digests[-1]
+    return Classifier(
+        network, named, expected, found.input_size or (side, side), name, weights.licence or "unstated", training
+    ).eval()
+
+
+def _caffe_architecture(found: FetchedClassifier) -> str | None:
+    """Name the network of a Caffe file; its layers tell."""
+    scheme = recognise(found.weights.tensors)
+    if scheme.naming != "caffe":
+        return None
+    if scheme.family == "caffenet":
+        return "caffenet"
+    return "torchvision/vgg19" if "conv3_4.weight" in found.weights.tensors else "torchvision/vgg16"
+
+
+def _count(own: Any, tensors: Any) -> int:
+    """Read the number of classes off the one place where a file differs from a network of 1000 classes."""
+    counts = {
+        int(tensors[name].shape[0])
+        for name, value in own.items()
+        if name in tensors
+        and value.ndim
+        and tensors[name].ndim
+        and value.shape[0] == 1000 != tensors[name].shape[0]
+        and value.shape[1:].numel() == tensors[name].shape[1:].numel()
+    }
+    return counts.pop() if len(counts) == 1 else 1000

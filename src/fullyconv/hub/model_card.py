@@ -1,38 +1,62 @@
-"""MODEL_CARD.md: one section for every published model, written from the catalog so that it cannot drift.
+"""MODEL_CARD.md: a section for every published model, written from the catalog so that it cannot drift.
 
 python -m fullyconv.hub.model_card > MODEL_CARD.md
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from fullyconv.artefact import NOTES
 from fullyconv.confusion import headline
-from fullyconv.hub.catalog import Entry, entries
+from fullyconv.weights.catalog import CAFFE, HUB, TORCHVISION, Entry, shipped
 
 INTRODUCTION = """\
 # Model card
 
-Every model that `fullyconv` ships, one section each. The scores are what `fullyconv test` printed for the stored
-weights, in percent, from one confusion matrix over the whole split at the images' own size; pixels labelled void count
-for nothing. The licence of the weights follows from the data they were trained on. **It is never that of the code.**
+Every model that `fullyconv` ships, one section each, and every set of weights of others that it loads by a name. The
+scores of shipped models are what `fullyconv test` printed for the stored weights, in percent, from one confusion matrix
+over the whole split at the images' own size; pixels labelled void count for nothing. The licence of the weights follows
+from the data they were trained on. **It is never that of the code.**
 
 This file is written by `python -m fullyconv.hub.model_card > MODEL_CARD.md`.
+"""
+
+OTHERS = """\
+# Weights of others
+
+None of these files is ours or part of this package. They are fetched from their publisher at the first load. Scores are
+the publisher's; nobody here measured them. *Verified* means that the bytes are compared with a digest that an installed
+library knows; all others need `allow_unverified=True` at the first load, and every later load must match what was
+recorded then.
 """
 
 
 def model_card() -> str:
     """Write the whole card."""
-    return "\n".join([INTRODUCTION, *(_section(entry) for entry in entries())])
+    return "\n".join(
+        [
+            INTRODUCTION,
+            *(_section(entry) for entry in shipped()),
+            OTHERS,
+            _table("Segmenters of torchvision", [entry for entry in TORCHVISION if entry.kind == "segmenter"]),
+            _table("Caffe: the reference networks of Long, Shelhamer and Darrell, and their classifiers", CAFFE),
+            _table("Classifiers of torchvision", [entry for entry in TORCHVISION if entry.kind == "classifier"]),
+            _table("Classifiers of timm on the Hugging Face Hub", HUB),
+        ]
+    )
 
 
 def _section(entry: Entry) -> str:
-    config, score = entry.config, entry.config.score or {}
-    names = config.labels["names"]
+    config, score = entry.config, (entry.config.score if entry.config else None) or {}
+    assert config is not None
+    names = entry.classes
     lines = [
         f"## {entry.name}",
         "",
         *([f"Also: {', '.join(f'`{alias}`' for alias in entry.aliases)}.", ""] if entry.aliases else []),
-        f"- **Architecture**: `{config.model['model']}`",
-        f"- **Size**: {entry.bytes / 1e6:.1f} MB on disk ({config.weights['dtype']})",
+        f"- **Architecture**: `{entry.architecture}`",
+        f"- **Size**: {(entry.bytes or 0) / 1e6:.1f} MB on disk ({config.weights['dtype']})",
         f"- **Classes** ({len(names)}): {', '.join(names)}",
         f"- **Licence of the weights**: {config.licence}",
         f"- **Recipe**: `fullyconv fit --config zoo/{entry.name}/recipe.yaml`",
@@ -47,10 +71,31 @@ def _section(entry: Entry) -> str:
         *(f"| {name} | {'-' if iu is None else f'{iu:.2f}'} |" for name, iu in (score.get("iu") or {}).items()),
         "",
     ]
-    notes = entry.folder / "NOTES.md"
+    notes = entry.folder / NOTES
     if notes.is_file():
         lines.append(notes.read_text(encoding="utf-8"))
     return "\n".join(lines)
+
+
+def _table(title: str, entries: Sequence[Entry]) -> str:
+    lines = [
+        f"## {title}",
+        "",
+        "| name | where it lives | classes | published score | parameters | MB | licence of the weights | verified |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for entry in entries:
+        if entry.mean_iu is not None:
+            score = f"mean IU {entry.mean_iu:g} on {entry.data} {entry.split}"
+        else:
+            score = "-" if entry.top1 is None else f"top-1 {entry.top1:g}"
+        lines.append(
+            f"| `{entry.name}` | {entry.address} | {len(entry.classes)} | {score} | "
+            f"{f'{entry.parameters:,}' if entry.parameters else '-'} | "
+            f"{f'{entry.bytes / 1e6:.1f}' if entry.bytes else '-'} | {entry.licence} | "
+            f"{'yes' if entry.verified else 'no'} |"
+        )
+    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from fullyconv.images import read_image
 from fullyconv.inference.segmentation import Segmentation
 from fullyconv.labels import Labels
+
+_MOST_ENLARGED = 4096  # pixels along the longer side; a 10 x 10000 strip would become 520 x 520000
 
 Source = str | Path | Image.Image | npt.NDArray[Any] | Tensor
 
@@ -26,8 +29,13 @@ def segment(
     device: torch.device,
     in_channels: int = 3,
     dtype: torch.dtype = torch.float32,
+    short_side: int | None = None,
 ) -> Segmentation:
     """Segment one picture in one pass.
+
+    With ``short_side`` the network looks at the picture scaled, as it was trained, and the logits are interpolated to
+    the picture's own size before the best class is chosen. A picture is never enlarged to more than 4096 pixels along
+    its longer side, so that a long strip of few pixels stays affordable.
 
     Args:
         logits: (1, C, H, W) RGB in 0..1 -> (1, K, H, W).
@@ -36,25 +44,56 @@ def segment(
         device: where ``logits`` computes.
         in_channels: C that ``logits`` expects.
         dtype: floating type that ``logits`` expects.
+        short_side: pixels that the shorter side is scaled to; None leaves the picture as it is.
 
     Raises:
         FileNotFoundError, DatasetError: if the picture cannot be read.
         ValueError: if a tensor has the wrong shape, type or range.
     """
-    pixels = _pixels(source)
+    pixels = read_pixels(source)
     if pixels.shape[2] != in_channels:
         raise ValueError(
             f"source has {pixels.shape[2]} channels, this model wants {in_channels}: pictures are read as RGB; call "
             "segmenter(images) with a (N, C, H, W) tensor of your own instead"
         )
-    image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).to(device)
-    prediction = logits((image[None].float() / 255).to(dtype)).argmax(dim=1)[0]
+    image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
+    own = (pixels.shape[0], pixels.shape[1])
+    seen = own if short_side is None else scaled_size(own, short_side)
+    if seen != own:
+        # on the CPU, because not every accelerator has the antialiased filter; rounded, as torchvision scales bytes
+        image = F.interpolate(image.float(), size=seen, mode="bilinear", align_corners=False, antialias=True).round()
+    scores = logits((image.to(device).float() / 255).to(dtype))
+    if seen != own:
+        scores = F.interpolate(scores, size=own, mode="bilinear", align_corners=False)
+    prediction = scores.argmax(dim=1)[0]
     mask: npt.NDArray[np.unsignedinteger[Any]] = prediction.to("cpu").numpy().astype(labels.dtype)
     return Segmentation(mask, labels, pixels)
 
 
-def _pixels(source: Source) -> npt.NDArray[np.uint8]:
-    """Give (H, W, C) uint8."""
+def scaled_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """Give the size at which a picture's shorter side has the pixels asked for, as torchvision's ``resize`` does.
+
+    Args:
+        size: height and width of the picture, in pixels.
+        short_side: pixels of the shorter side, at least 1.
+
+    Returns:
+        Height and width in the same proportion; the longer side rounded down. Where enlarging would make the longer
+        side exceed 4096 pixels it ends there, and a picture that is longer already keeps its size.
+
+    Example:
+        >>> scaled_size((1000, 1501), 520), scaled_size((240, 320), 520), scaled_size((10, 1000), 520)
+        ((520, 780), (520, 693), (40, 4096))
+    """
+    short, long = min(size), max(size)
+    new = (short_side, short_side * long // short)
+    if short_side > short and new[1] > _MOST_ENLARGED:
+        new = (max(1, short * _MOST_ENLARGED // long), _MOST_ENLARGED) if long < _MOST_ENLARGED else (short, long)
+    return new if size[0] <= size[1] else (new[1], new[0])
+
+
+def read_pixels(source: Source) -> npt.NDArray[np.uint8]:
+    """Read one picture of any form that `segment` takes, as (H, W, C) uint8."""
     if not isinstance(source, Tensor):
         return read_image(source)
     if source.ndim != 3 or source.shape[0] not in (1, 3) or 0 in source.shape:

@@ -1,0 +1,375 @@
+"""A pretrained classifier with its class names and preprocessing, and the dense network that it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from fullyconv import artefact
+from fullyconv.conversion import convolutionalize
+from fullyconv.conversion.network import DenseClassifier
+from fullyconv.errors import WeightsError
+from fullyconv.geometry import Geometry
+from fullyconv.inference.predict import read_pixels
+from fullyconv.inference.segmentation import Segmentation
+from fullyconv.labels import Labels
+from fullyconv.preprocessing import Preprocessing
+from fullyconv.upsampling import resample
+from fullyconv.weights.architectures import build_classifier
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BAND_BYTES = 2**26  # of logits at a time: a thousand classes at every pixel of a photograph would take gigabytes
+
+Size = tuple[int, int]
+N = TypeVar("N", bound=nn.Module)
+
+
+class Classifier(nn.Module):
+    """An image classifier that knows its class names, its preprocessing and what binds its weights.
+
+    Args:
+        network: (N, 3, H, W) normalised images -> (N, K) scores.
+        classes: the K class names.
+        preprocessing: what the network was trained on.
+        input_size: height and width it classifies at, in pixels.
+        architecture: its name, as `build_classifier` takes it; "" for a network of your own, which cannot be saved.
+        licence: of the weights.
+        training: what is known of the training, and where the weights came from.
+        score: what was measured or published, in percent, with ``data``, ``split`` and ``top1``.
+
+    Example:
+        >>> from fullyconv.preprocessing import IMAGENET
+        >>> network = build_classifier("cifar_resnet20", 3)
+        >>> classifier = Classifier(network, ["cat", "dog", "owl"], IMAGENET, (32, 32), "cifar_resnet20").eval()
+        >>> classifier(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 3])
+    """
+
+    kind = "classifier"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        classes: Sequence[str],
+        preprocessing: Preprocessing,
+        input_size: Size,
+        architecture: str = "",
+        licence: str = "unstated",
+        training: dict[str, Any] | None = None,
+        score: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.labels = Labels.of(classes)
+        self.preprocessing = preprocessing
+        self.input_size = input_size
+        self.architecture = architecture
+        self.licence = licence
+        self.training_record = dict(training or {})
+        self.score = score
+
+    @property
+    def classes(self) -> list[str]:
+        """The K class names."""
+        return list(self.labels.names)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Score images.
+
+        Args:
+            image: (N, 3, H, W) float RGB in 0..1, not normalised, at `input_size`.
+
+        Returns:
+            (N, K) scores before softmax.
+        """
+        scores: Tensor = self.network(self.preprocessing(image))
+        return scores
+
+    def convolutionalize(self, pool: Literal["window", "cam"] = "window") -> DenseScorer:
+        """Turn the classifier into a network that scores every window of an image of any size in one pass.
+
+        Args:
+            pool: what a global pooling becomes, as `fullyconv.convolutionalize` takes it.
+
+        Returns:
+            The dense network; its weights are copies.
+
+        Raises:
+            ConversionError: if the classifier is not convolutional.
+        """
+        dense = convolutionalize(self.network, input_size=self.input_size, pool=pool)
+        return DenseScorer(
+            dense, self.labels, self.preprocessing, self.architecture, self.licence, dict(self.training_record), None
+        ).train(self.training)
+
+    def save(self, folder: str | Path, dtype: Literal["float32", "float16"] = "float32") -> Path:
+        """Write the classifier as an artefact, which `fullyconv.load_classifier` reads.
+
+        Args:
+            folder: where to write.
+            dtype: of the stored weights.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ValueError: if the network has no name, so that nobody could build it again.
+        """
+        model = {"architecture": _named(self.architecture), "input_size": list(self.input_size)}
+        return _save(self, self.network, model, folder, dtype)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Classifier:
+        """Load what `save` wrote, in evaluation mode.
+
+        Raises:
+            FileNotFoundError: if there is no artefact.
+            WeightsError: if it is damaged, or no classifier.
+        """
+        config, tensors = artefact.load(folder)
+        _is_kind(config, cls.kind, folder)
+        labels, preprocessing, network = _describe(config, folder)
+        _fill(network, tensors, folder)
+        height, width = config.model["input_size"]
+        return cls(
+            network,
+            labels.names,
+            preprocessing,
+            (height, width),
+            config.model["architecture"],
+            config.licence,
+            config.training,
+            config.score,
+        ).eval()
+
+
+class DenseScorer(nn.Module):
+    """A converted classifier: scores every window of an image of any size, and says which class wins at each pixel.
+
+    The scores are the classifier's own, `geometry` says where they lie. `predict` gives the same `Segmentation` that a
+    segmenter does; how sharp its borders are depends on the stride, for it was never shown a mask.
+
+    Args:
+        network: what `fullyconv.convolutionalize` returned.
+        labels: the K classes.
+        preprocessing: what the network was trained on.
+        architecture: name of the classifier; "" for a network of your own, which cannot be saved.
+        licence: of the weights.
+        training: what is known of the training, and where the weights came from.
+        score: what was measured, in percent.
+    """
+
+    kind = "dense_classifier"
+
+    def __init__(
+        self,
+        network: DenseClassifier,
+        labels: Labels,
+        preprocessing: Preprocessing,
+        architecture: str = "",
+        licence: str = "unstated",
+        training: dict[str, Any] | None = None,
+        score: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.labels = labels
+        self.preprocessing = preprocessing
+        self.architecture = architecture
+        self.licence = licence
+        self.training_record = dict(training or {})
+        self.score = score
+
+    @property
+    def classes(self) -> list[str]:
+        """The K class names."""
+        return list(self.labels.names)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Stride, receptive field and centre of the scores, in pixels."""
+        return self.network.geometry
+
+    def scores(self, image: Tensor) -> Tensor:
+        """Score every window.
+
+        Args:
+            image: (N, 3, H, W) float RGB in 0..1, not normalised. What is smaller than the classifier's own size is
+                continued by its last row and column.
+
+        Returns:
+            (N, K, h, w) scores before softmax, on the grid of `geometry`.
+        """
+        missing = [max(0, least - n) for least, n in zip(self.network.min_size, image.shape[2:], strict=True)]
+        if any(missing):
+            image = F.pad(image, (0, missing[1], 0, missing[0]), mode="replicate")
+        scores: Tensor = self.network(self.preprocessing(image))
+        return scores
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Score every pixel: the scores interpolated at the pixels, beyond the outermost windows continued.
+
+        Args:
+            image: (N, 3, H, W) float RGB in 0..1, not normalised.
+
+        Returns:
+            (N, K, H, W) logits.
+        """
+        size = (int(image.shape[2]), int(image.shape[3]))
+        return resample(self.scores(image), self.geometry, Geometry.IDENTITY, size)
+
+    def predict(self, source: str | Path | Image.Image | npt.NDArray[Any] | Tensor) -> Segmentation:
+        """Say which class wins at each pixel of one picture.
+
+        Args:
+            source: a path, a PIL image, an array (H, W[, C]) uint8, or a tensor (C, H, W), uint8 or float in 0..1.
+
+        Returns:
+            The mask at the picture's own size, with names, shares and an overlay.
+
+        Raises:
+            FileNotFoundError: if the file is not there.
+            DatasetError: if it is not a picture.
+        """
+        pixels = read_pixels(source)
+        parameter = next(self.parameters())
+        image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None].to(parameter.device)
+        with _evaluating(self), torch.inference_mode():
+            scores = self.scores((image.float() / 255).to(parameter.dtype))
+            height, width = image.shape[2:]
+            rows = max(1, BAND_BYTES // (scores.element_size() * scores.shape[1] * width))
+            mask = np.empty((height, width), self.labels.dtype)
+            for top in range(0, height, rows):
+                bottom = min(height, top + rows)
+                # the pixels of a band are a grid whose first cell lies at row `top`
+                band = Geometry((1.0, 1.0), (float(top), 0.0), (1.0, 1.0))
+                logits = resample(scores, self.geometry, band, (bottom - top, width))
+                mask[top:bottom] = logits.argmax(1)[0].cpu().numpy()
+        return Segmentation(mask, self.labels, pixels)
+
+    def save(self, folder: str | Path, dtype: Literal["float32", "float16"] = "float32") -> Path:
+        """Write the dense network as an artefact, which `fullyconv.load` reads.
+
+        Args:
+            folder: where to write.
+            dtype: of the stored weights.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ValueError: if the network has no name, so that nobody could build it again.
+        """
+        model = {
+            "architecture": _named(self.architecture),
+            "input_size": list(self.network.input_size),
+            "pool": self.network.pool,
+        }
+        return _save(self, self.network, model, folder, dtype)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> DenseScorer:
+        """Load what `save` wrote, in evaluation mode.
+
+        Raises:
+            FileNotFoundError: if there is no artefact.
+            WeightsError: if it is damaged, or no converted classifier.
+        """
+        config, tensors = artefact.load(folder)
+        _is_kind(config, cls.kind, folder)
+        labels, preprocessing, network = _describe(config, folder)
+        height, width = config.model["input_size"]
+        try:
+            dense = convolutionalize(network, input_size=(height, width), pool=config.model["pool"])
+        except ValueError as error:
+            raise WeightsError(
+                f"{Path(folder) / artefact.CONFIG}: does not describe a network that converts: {error}"
+            ) from error
+        _fill(dense, tensors, folder)
+        return cls(
+            dense, labels, preprocessing, config.model["architecture"], config.licence, config.training, config.score
+        ).eval()
+
+
+def _named(architecture: str) -> str:
+    if not architecture:
+        raise ValueError(
+            "architecture='': a network of your own cannot be built again from a name; keep its state_dict, or build "
+            "it by a name that fullyconv.weights.architectures.build_classifier takes"
+        )
+    return architecture
+
+
+def _save(
+    module: Classifier | DenseScorer,
+    network: nn.Module,
+    model: dict[str, Any],
+    folder: str | Path,
+    dtype: Literal["float32", "float16"],
+) -> Path:
+    tensors = {
+        # numpy has no bfloat16
+        name: (value.float() if value.is_floating_point() else value).detach().cpu().numpy()
+        for name, value in network.state_dict().items()
+    }
+    config = artefact.Config(
+        kind=module.kind,
+        model=model,
+        labels=module.labels.to_dict(),
+        preprocessing=module.preprocessing.to_dict(),
+        score=module.score,
+        licence=module.licence,
+        training=module.training_record,
+    )
+    return artefact.save(folder, tensors, config, dtype=dtype)
+
+
+def _is_kind(config: artefact.Config, kind: str, folder: str | Path) -> None:
+    if config.kind != kind:
+        reader = "fullyconv.load_classifier" if config.kind == "classifier" else "fullyconv.load"
+        raise WeightsError(f"{folder}: config.json says kind={config.kind!r}, no {kind}; {reader} reads it")
+
+
+def _describe(config: artefact.Config, folder: str | Path) -> tuple[Labels, Preprocessing, nn.Module]:
+    """Build what a configuration names. It comes from anywhere: only names of known libraries are looked up."""
+    try:
+        labels = Labels.from_dict(config.labels)
+        preprocessing = Preprocessing.from_dict(config.preprocessing)
+        network = build_classifier(config.model["architecture"], labels.num_classes)
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        path = Path(folder) / artefact.CONFIG
+        raise WeightsError(f"{path}: does not describe a classifier that can be built: {error}") from error
+    return labels, preprocessing, network
+
+
+def _fill(network: N, tensors: artefact.Tensors, folder: str | Path) -> N:
+    artefact.check(
+        {name: tuple(value.shape) for name, value in network.state_dict().items()},
+        {name: tuple(value.shape) for name, value in tensors.items()},
+        Path(folder) / artefact.WEIGHTS,
+    )
+    network.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()}, strict=True)
+    return network
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluate inside, and leave every submodule's mode as it was found."""
+    modes = {name: part.training for name, part in module.named_modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for name, part in module.named_modules():
+            part.training = modes[name]

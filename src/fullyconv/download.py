@@ -1,0 +1,231 @@
+"""Bytes from anywhere, verified: bounded in size and time, resumed where the connection broke, never half in place.
+
+This is for plain addresses. What lies on the Hugging Face Hub comes through its own client, and its digest is checked
+by the same `digest` here, because the client does not check it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import ipaddress
+import os
+import socket
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+from fullyconv.errors import DownloadError, WeightsError
+
+MAX_BYTES = 16 * 2**30
+TIMEOUT = 20.0  # seconds without a byte
+ATTEMPTS = 5  # connections in a row that bring nothing new
+PAUSE = 1.0  # seconds before the first further attempt; doubled at each
+CHUNK = 2**20
+
+
+@dataclass(frozen=True)
+class Digest:
+    """What a file is: its size and its sha256.
+
+    Args:
+        sha256: 64 hexadecimal digits.
+        bytes: size.
+    """
+
+    sha256: str
+    bytes: int
+
+
+def digest(path: str | Path) -> Digest:
+    """Read a file once and give its size and sha256.
+
+    Raises:
+        OSError: if it cannot be read.
+
+    Example:
+        >>> digest(os.devnull).sha256[:8]
+        'e3b0c442'
+    """
+    value, size = hashlib.sha256(), 0
+    with open(path, "rb") as file:
+        while block := file.read(CHUNK):
+            value.update(block)
+            size += len(block)
+    return Digest(value.hexdigest(), size)
+
+
+def check_url(url: str, *, plain_http: bool = False) -> None:
+    """Refuse an address that is not https; http is for this machine alone, unless a digest vouches for the bytes.
+
+    Args:
+        url: the address.
+        plain_http: whether http to other machines is admitted.
+
+    Raises:
+        ValueError: if the address is of another scheme, has no host, or carries a password.
+    """
+    parts = urlsplit(url)
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("the address carries a user name or password, which would stand in logs; leave it out")
+    if parts.scheme not in ("https", "http") or not parts.hostname:
+        raise ValueError(f"{url!r}: is no https address")
+    if parts.scheme == "http" and not plain_http and not _is_loopback(parts.hostname):
+        raise ValueError(
+            f"{url!r}: http can be changed on its way; use https, or append #sha256=DIGEST, which proves the bytes"
+        )
+
+
+def download(
+    url: str, target: str | Path, *, sha256: str | None = None, max_bytes: int = MAX_BYTES, plain_http: bool = False
+) -> Digest:
+    """Fetch a file. It appears at its place only when it is whole and right; otherwise nothing of it stays.
+
+    A connection that breaks or stalls is taken up again where it broke, if the server can do that. Bytes that are not
+    those of the digest are fetched once more from the start.
+
+    Args:
+        url: https address; http only on this machine, unless sha256 is given or ``plain_http``.
+        target: where the file goes; its folder is made.
+        sha256: the digest, or the first digits of it (8 at least).
+        max_bytes: largest size admitted.
+        plain_http: admit http to other machines.
+
+    Returns:
+        Size and digest of what was fetched.
+
+    Raises:
+        DownloadError: if it could not be fetched.
+        WeightsError: if the bytes are not those of the digest, or too many.
+        ValueError: if the address or the digest is none.
+    """
+    if sha256 is not None and (not 8 <= len(sha256) <= 64 or set(sha256) - set("0123456789abcdef")):
+        raise ValueError(f"sha256={sha256!r}: give 64 hexadecimal digits in lower case, or the first 8 at least")
+    check_url(url, plain_http=plain_http or sha256 is not None)
+    place = Path(target)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.", suffix=".part")
+    part = Path(name)
+    try:
+        with os.fdopen(handle, "w+b") as file:
+            for attempt in (1, 2):
+                _fetch(url, file, max_bytes, resume=sha256 is not None and attempt == 1)
+                file.flush()
+                found = digest(part)
+                if sha256 is None or found.sha256.startswith(sha256):
+                    break
+                if attempt == 2:
+                    raise WeightsError(
+                        f"{url}: sha256 {found.sha256} ({found.bytes} bytes), expected {sha256}; fetched twice with "
+                        "the same result, nothing was kept. The file was exchanged or is damaged at its source: "
+                        "do not use it"
+                    )
+            os.fsync(file.fileno())
+        os.chmod(part, 0o644)
+        os.replace(part, place)
+    finally:
+        part.unlink(missing_ok=True)
+    return found
+
+
+def _fetch(url: str, file: IO[bytes], max_bytes: int, *, resume: bool) -> None:
+    """Fill an open file with what the address gives, over as many connections as it takes.
+
+    Without a strong ETag a second half could belong to another file; ``resume`` admits it all the same, where a digest
+    will tell.
+    """
+    have, validator, total = 0, "", None
+    failures = 0
+    opener = urllib.request.build_opener(_SafeRedirects)
+    while True:
+        request = urllib.request.Request(url, headers={"User-Agent": "fullyconv", "Accept-Encoding": "identity"})
+        if have:
+            request.add_header("Range", f"bytes={have}-")
+            if validator:
+                # What was changed in between then comes whole, and not as a second half that does not fit the first.
+                request.add_header("If-Range", validator)
+        before = have
+        try:
+            with opener.open(request, timeout=TIMEOUT) as response:
+                if response.status == 206 and not _continues(response, have):
+                    raise http.client.HTTPException("the server sent another range than was asked for")
+                if response.status != 206:
+                    have = before = 0
+                    validator = _validator(response)
+                    total = _length(response)
+                if total is not None and total > max_bytes:
+                    raise WeightsError(f"{url}: announces {total} bytes; at most {max_bytes} are read")
+                file.seek(have)
+                file.truncate()
+                # read1 gives what is there; read would wait for a whole block, and lose it when the connection breaks
+                while block := response.read1(CHUNK):
+                    have += len(block)
+                    if have > max_bytes:
+                        raise WeightsError(f"{url}: sends more than {max_bytes} bytes; nothing was kept")
+                    file.write(block)
+            if total is None or have == total:
+                return
+            if have > total:
+                raise http.client.HTTPException(f"{have} bytes came, {total} were announced")
+            problem: Exception = http.client.IncompleteRead(b"", total - have)
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code < 500 and error.code != 429:
+                raise DownloadError(
+                    f"{url}: the server answers {error.code} {error.reason}; check the address"
+                ) from error
+            problem = error
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            if isinstance(reason, socket.gaierror):
+                raise DownloadError(f"{url}: no network, or no such host ({reason})") from error
+            problem = error
+        failures = 1 if have > before else failures + 1
+        if not validator and not resume:
+            have = 0
+        if failures >= ATTEMPTS:
+            raise DownloadError(
+                f"{url}: gave up after {ATTEMPTS} attempts in a row without progress ({problem}); nothing was kept, "
+                "try again later"
+            ) from problem
+        time.sleep(PAUSE * 2 ** (failures - 1))
+
+
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follow redirects, but never from https to http."""
+
+    max_redirections = 5
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if urlsplit(req.full_url).scheme == "https" and urlsplit(newurl).scheme != "https":
+            raise DownloadError(
+                f"{req.full_url}: redirects from https to {newurl!r}, which anybody on the way can change"
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _validator(response: Any) -> str:
+    """Give what proves that a later answer is of the same file: a strong ETag."""
+    tag = response.headers.get("ETag", "")
+    return "" if tag.startswith("W/") or not tag else str(tag)
+
+
+def _length(response: Any) -> int | None:
+    text = response.headers.get("Content-Length", "")
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _continues(response: Any, have: int) -> bool:
+    return str(response.headers.get("Content-Range", "")).strip().startswith(f"bytes {have}-")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

@@ -1,0 +1,89 @@
+"""``fullyconv convert``: a classifier from anywhere becomes a dense network in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from fullyconv import artefact
+from fullyconv.classifier import DenseScorer
+from fullyconv.errors import WeightsError
+from fullyconv.hub.load import load, load_classifier
+from fullyconv.module import SegmentationModule
+from fullyconv.preprocessing import Preprocessing
+from fullyconv.weights import sources
+
+
+def convert(
+    source: str | Path,
+    to: str | Path,
+    *,
+    architecture: str | None = None,
+    pool: Literal["window", "cam"] = "window",
+    preprocessing: Preprocessing | None = None,
+    dtype: Literal["float32", "float16"] = "float32",
+    allow_unverified: bool = False,
+) -> SegmentationModule | DenseScorer:
+    """Convert weights from anywhere into an artefact: a classifier becomes a dense network, a segmenter one of ours.
+
+    The card names source, revision, digests and licence.
+
+    Args:
+        source: as `load` and `load_classifier` take it.
+        to: folder of the artefact.
+        architecture: of a classifier, where the source does not say.
+        pool: what a global pooling becomes.
+        preprocessing: what the weights expect of an image, where the source does not say.
+        dtype: of the stored weights.
+        allow_unverified: accept weights that nobody vouches for.
+
+    Returns:
+        What was written, loaded.
+
+    Raises:
+        ValueError: if the source means nothing, or the classifier is not convolutional.
+        WeightsError: if the weights are damaged, or not what was promised.
+        DownloadError: if they could not be fetched.
+        NotADirectoryError: if the target is a file.
+    """
+    target = Path(to)
+    if target.exists() and not target.is_dir():
+        raise NotADirectoryError(f"--to {target}: is a file; an artefact is a folder, pass another name")
+    place = sources.read(source)
+    if place.kind == "folder" and Path(place.address).resolve() == target.resolve():
+        raise ValueError(f"--to {target}: is the source itself; give another folder")
+    if _is_segmenter(place, allow_unverified):
+        module = load(source, allow_unverified=allow_unverified)
+        module.save(target, dtype=dtype)
+        return module
+    classifier = load_classifier(
+        source, architecture=architecture, preprocessing=preprocessing, allow_unverified=allow_unverified
+    )
+    dense = classifier.convolutionalize(pool)
+    dense.save(target, dtype=dtype)
+    return dense
+
+
+def _is_segmenter(place: sources.Source, allow_unverified: bool) -> bool:
+    if place.entry is not None:
+        return place.entry.kind == "segmenter"
+    if place.kind == "torchvision":
+        return "torchvision.models.segmentation" in type(sources.torchvision_member(place)).__module__
+    if place.kind == "folder":
+        try:
+            return artefact.read_config(place.address).kind != "classifier"
+        except (WeightsError, FileNotFoundError):
+            return False
+    if place.kind == "hub" and place.file is None:
+        config = sources.fetch(place, artefact.CONFIG, allow_unverified=allow_unverified)
+        try:
+            return artefact.read_config(config.path.parent).kind != "classifier"
+        except WeightsError:
+            return False
+    name = place.file or place.address
+    if not name.lower().endswith(".caffemodel"):
+        return False
+    from fullyconv.weights.caffemodel import read_caffemodel
+
+    layers = read_caffemodel(sources.fetch(place, allow_unverified=allow_unverified).path).layers
+    return any(layer.name.startswith("score_fr") for layer in layers)

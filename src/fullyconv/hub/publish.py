@@ -1,0 +1,156 @@
+"""``fullyconv.publish``: an artefact or a checkpoint goes to the Hugging Face Hub, with a card of measured numbers."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from fullyconv import artefact
+from fullyconv.classifier import Classifier, DenseScorer
+from fullyconv.errors import DownloadError, WeightsError
+from fullyconv.module import SegmentationModule
+from fullyconv.notices import tell
+from fullyconv.weights import sources
+
+if TYPE_CHECKING:
+    from fullyconv.data.datamodule import SegmentationDataModule
+
+PUBLISHED = (artefact.WEIGHTS, artefact.CONFIG, artefact.CARD)
+"""The files of an artefact that are uploaded; whatever else lies in the folder stays at home."""
+
+
+def publish(
+    source: str | Path,
+    repo: str,
+    *,
+    data: SegmentationDataModule | None = None,
+    split: Literal["val", "test"] = "test",
+    licence: str | None = None,
+    private: bool = False,
+    dtype: Literal["float32", "float16"] | None = None,
+    message: str | None = None,
+    token: str | None = None,
+) -> str:
+    """Upload a segmenter to the Hugging Face Hub.
+
+    The numbers in its card are those that were measured on the stored weights: now, where ``data`` is given, else those
+    that the artefact holds. Where nobody measured, the card says so.
+
+    Args:
+        source: the folder of an artefact, or a Lightning ``.ckpt`` (its optimiser is left out).
+        repo: "org/name"; it is made if it is not there.
+        data: the set to measure on.
+        split: its split to measure.
+        licence: of the weights; needed where the artefact does not state one.
+        private: whether a repository that is made is private.
+        dtype: of the stored weights; None keeps an artefact's own, and stores a checkpoint in float32.
+        message: of the commit.
+        token: of the hub; None takes the one of ``hf auth login`` or HF_TOKEN.
+
+    Returns:
+        The address that loads what was published, ``hf://ORG/NAME@COMMIT``.
+
+    Raises:
+        ValueError: if repo is no id, or no licence is stated.
+        FileNotFoundError: if there is no artefact.
+        WeightsError: if the artefact is damaged.
+        DownloadError: if the hub refuses or cannot be reached; nothing is published by halves.
+    """
+    if not sources.REPO.fullmatch(repo) or ".." in repo or "--" in repo:
+        raise ValueError(f"repo={repo!r}: write ORG/NAME, of letters, digits, '-', '_' and '.'")
+    place = Path(source).expanduser()
+    if not place.exists():
+        raise FileNotFoundError(f"source={str(source)!r}: not found; pass the folder of an artefact, or a .ckpt")
+    with tempfile.TemporaryDirectory() as name:
+        # A folder of that name, because the card bears the folder's.
+        folder = Path(name) / "artefact"
+        config = _prepare(place, folder, data, split, licence, dtype)
+        if config.licence in ("", "unstated"):
+            raise ValueError(
+                "licence: nobody states the licence of these weights; pass licence='...' (--licence). The licence of "
+                "the data they were trained on binds you, not that of fullyconv's code"
+            )
+        document = json.loads((folder / artefact.CONFIG).read_text(encoding="utf-8"))
+        notes = (place / artefact.NOTES).read_text(encoding="utf-8") if (place / artefact.NOTES).is_file() else ""
+        (folder / artefact.CARD).write_text(artefact.card(document, repo, notes), encoding="utf-8")
+        if not config.score:
+            tell(f"{repo}: nobody measured these weights, and the card says so; pass data (--data) to measure them")
+        commit = _upload(folder, repo, private, message or f"Upload {config.kind} with fullyconv", token)
+    return f"hf://{repo}@{commit}"
+
+
+def _prepare(
+    place: Path,
+    folder: Path,
+    data: SegmentationDataModule | None,
+    split: str,
+    licence: str | None,
+    dtype: Literal["float32", "float16"] | None,
+) -> artefact.Config:
+    """Write what is uploaded into a folder of its own: nothing else of the user's folder travels."""
+    if place.is_file():
+        if place.suffix.lower() != ".ckpt":
+            raise WeightsError(
+                f"{place}: is no .ckpt; publish takes a Lightning checkpoint or the folder of an artefact"
+            )
+        module: SegmentationModule | DenseScorer | Classifier = SegmentationModule.from_checkpoint(place)
+        stored: Literal["float32", "float16"] = dtype or "float32"
+    else:
+        config = artefact.read_config(place)
+        readers = {"segmenter": SegmentationModule, "classifier": Classifier, "dense_classifier": DenseScorer}
+        module = readers[config.kind].load(place)  # type: ignore[attr-defined]
+        stored = dtype or ("float16" if config.weights.get("dtype") == "float16" else "float32")
+        if data is None and licence is None and stored == config.weights.get("dtype"):
+            # as it is, byte for byte: what was measured is what is published
+            folder.mkdir()
+            for name in (artefact.WEIGHTS, artefact.CONFIG):
+                shutil.copyfile(place / name, folder / name)
+            return config
+    if licence is not None:
+        module.licence = licence
+    module.save(folder, dtype=stored)
+    if data is not None:
+        module = _measured(module, folder, data, split, stored)
+    return artefact.read_config(folder)
+
+
+def _measured(
+    module: SegmentationModule | DenseScorer | Classifier,
+    folder: Path,
+    data: SegmentationDataModule,
+    split: str,
+    dtype: Literal["float32", "float16"],
+) -> SegmentationModule:
+    """Measure what was stored, not what was in memory, and write the score beside it."""
+    if not isinstance(module, SegmentationModule):
+        raise ValueError(f"data: a {module.kind} cannot be measured on masks; publish it without data")
+    stored = SegmentationModule.load(folder)
+    result = stored.evaluate(data, split)
+    named = Path(str(data.hparams["data"])).name
+    score: dict[str, Any] = {"data": named, "split": split} | result.to_dict(stored.classes)
+    score |= {"measured_by": "us", "command": f"fullyconv test MODEL {named} --split {split}"}
+    module.save(folder, dtype=dtype, score=score)
+    return module
+
+
+def _upload(folder: Path, repo: str, private: bool, message: str, token: str | None) -> str:
+    from huggingface_hub import HfApi
+
+    api = HfApi(endpoint=sources.endpoint(), token=token, library_name="fullyconv")
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo, folder_path=folder, allow_patterns=list(PUBLISHED), commit_message=message
+        )
+    except Exception as error:  # the client's own, its transport's, or OSError: which one differs between releases
+        text = str(error).strip().splitlines()
+        raise DownloadError(
+            f"{repo}: the hub did not take it ({type(error).__name__}: {text[0][:300] if text else ''}); check the "
+            "name, and log in with a token that may write (hf auth login, or HF_TOKEN)"
+        ) from error
+    oid = str(getattr(commit, "oid", "") or "")
+    return oid if re.fullmatch(r"[0-9a-f]{40}", oid) else "main"

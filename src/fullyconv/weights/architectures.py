@@ -1,0 +1,107 @@
+"""Classifiers by name: torchvision's, timm's, and the few of this package. Built at random; nothing is downloaded."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from fullyconv.backbones.alexnet import caffenet_classifier
+from fullyconv.backbones.cifar import CifarResNet
+from fullyconv.backbones.resnet import resnet18_half_classifier
+from fullyconv.errors import near_miss
+
+CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {
+    "caffenet": caffenet_classifier,
+    "resnet18_half": resnet18_half_classifier,
+    "cifar_resnet20": partial(CifarResNet, 20),
+    "cifar_resnet56": partial(CifarResNet, 56),
+}
+"""The classifiers of this package: name -> function of the number of classes K."""
+
+INPUT_SIZES = {"caffenet": 227, "cifar_resnet20": 32, "cifar_resnet56": 32}
+"""Native height and width in pixels, where it is not 224."""
+
+MAX_CLASSES = 50_000
+
+
+def build_classifier(architecture: str, num_classes: int) -> nn.Module:
+    """Build a classifier, randomly initialised.
+
+    Args:
+        architecture: "torchvision/NAME", "timm/NAME", or a key of `CLASSIFIERS`.
+        num_classes: number of classes K.
+
+    Raises:
+        ValueError: if there is no such classifier.
+        ImportError: for "timm/NAME" without timm.
+
+    Example:
+        >>> build_classifier("torchvision/resnet18", 5).fc.out_features
+        5
+    """
+    if not 1 <= num_classes <= MAX_CLASSES:
+        raise ValueError(f"num_classes={num_classes}: must be in 1..{MAX_CLASSES}")
+    family, _, name = architecture.partition("/")
+    if family == "torchvision" and name:
+        return _torchvision(name, num_classes)
+    if family == "timm" and name:
+        return _timm(name, num_classes)
+    if architecture not in CLASSIFIERS:
+        known = [*CLASSIFIERS, "torchvision/NAME", "timm/NAME"]
+        raise ValueError(f"architecture={architecture!r}: no such classifier. {near_miss(architecture, known)}")
+    return CLASSIFIERS[architecture](num_classes)
+
+
+def input_size(architecture: str) -> int:
+    """Give the native height and width of a classifier in pixels, as its library states it; 224 where it does not.
+
+    Example:
+        >>> input_size("torchvision/inception_v3"), input_size("cifar_resnet20")
+        (299, 32)
+    """
+    family, _, name = architecture.partition("/")
+    if family == "torchvision":
+        from torchvision.models import get_model_weights
+
+        sizes = [getattr(member.transforms(), "crop_size", [224])[0] for member in get_model_weights(name)]
+        return int(sizes[0]) if sizes else 224
+    if family == "timm":
+        import timm
+
+        config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+        return int(config.input_size[-1]) if config is not None else 224
+    return INPUT_SIZES.get(architecture, 224)
+
+
+def _torchvision(name: str, num_classes: int) -> nn.Module:
+    import torchvision
+
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise ValueError(
+            f"architecture='torchvision/{name}': torchvision has no such classifier. {near_miss(name, known)}"
+        )
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        # The auxiliary heads serve training only; what their published weights do to the image is preprocessing here.
+        options = {"aux_logits": False, "init_weights": False}
+    elif name.startswith("vgg"):
+        options = {"init_weights": False}
+    network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
+    return network
+
+
+def _timm(name: str, num_classes: int) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(f"architecture='timm/{name}' needs timm: pip install 'fullyconv[timm]'") from error
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        raise ValueError(f"architecture='timm/{name}': timm has no such model.{hint}")
+    return timm.create_model(name, pretrained=False, num_classes=num_classes)

@@ -1,0 +1,363 @@
+"""What the zoo holds: the shipped models, and weights of others under a name. It needs neither torch nor network.
+
+It lies beside the sources and not in `hub`, because one string has to mean the same thing wherever weights are named:
+in ``fullyconv.load``, in ``load_backbone`` and in ``backbone_weights`` of a recipe.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from fullyconv import artefact, label_sets
+
+SHIPPED: dict[str, str] = {
+    "fcn4s_resnet18_half.camvid": "4837db1443e844c108e65e99bf25c82aa63e56cc36c664a7e0e546c296e00c56",
+}
+"""Names of the artefacts in ``zoo/`` (architecture, a dot, training data), and the sha256 of their weights."""
+
+ALIASES: dict[str, str] = {"street": "fcn4s_resnet18_half.camvid"}
+"""Short names for the best model of a domain; what they point at may change from release to release."""
+
+Kind = Literal["segmenter", "classifier"]
+Origin = Literal["shipped", "hub", "torchvision", "caffe"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of the zoo.
+
+    Args:
+        name: architecture, a dot, training data.
+        kind: "segmenter", or "classifier" for weights that a backbone starts from.
+        source: who keeps the weights: "shipped" with the package, "hub" (Hugging Face), "torchvision" or "caffe".
+        address: what `sources.fetch` takes; of a shipped model the folder.
+        label_set: name of its classes in `LABEL_SETS`; of a shipped model empty, its configuration has them.
+        licence: of the weights, as their publisher states it.
+        aliases: other names of it.
+        data: what was scored, and ``split``; ``mean_iu`` is in percent, None where nobody measured or published it.
+        measured_by: "us" or "publisher".
+        top1: published accuracy of a classifier in percent.
+        parameters: number of parameters, None where it is not known before the file is there.
+        bytes: size of the file, None where it is not known.
+        architecture: of a classifier, as `build_classifier` takes it; of a segmenter, the preset.
+        verified: whether the bytes are checked against a digest that this package or an installed library knows.
+        commit: pinned commit of a hub repository.
+        sha256: pinned digests, by file.
+        trained_on: the data the weights were trained on, where ``data`` is that of the score.
+        config: the configuration of a shipped model.
+    """
+
+    name: str
+    kind: Kind
+    source: Origin
+    address: str
+    licence: str
+    label_set: str = ""
+    aliases: tuple[str, ...] = ()
+    data: str | None = None
+    split: str | None = None
+    mean_iu: float | None = None
+    measured_by: str | None = None
+    top1: float | None = None
+    parameters: int | None = None
+    bytes: int | None = None
+    architecture: str | None = None
+    verified: bool = False
+    commit: str | None = None
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    trained_on: str | None = None
+    config: artefact.Config | None = None
+
+    @property
+    def classes(self) -> list[str]:
+        """The class names; of a model with several heads, those of the first head, then of the others."""
+        if self.config is not None:
+            return label_names(self.config.labels)
+        return list(LABEL_SETS[self.label_set]())
+
+    @property
+    def folder(self) -> Path:
+        """Where a shipped model is.
+
+        Raises:
+            ValueError: if it is not shipped.
+        """
+        if self.source != "shipped":
+            raise ValueError(f"{self.name}: is not shipped; it lies at {self.address}")
+        return Path(self.address)
+
+
+def label_names(labels: Mapping[str, Any]) -> list[str]:
+    """List the class names in the plain form of labels, those of several heads one head after the other."""
+    if "heads" in labels:
+        return [name for head in labels["heads"].values() for name in head["names"]]
+    return list(labels["names"])
+
+
+@cache
+def imagenet_classes() -> tuple[str, ...]:
+    """Give the 1000 class names of ImageNet (ILSVRC 2012) in the order of torchvision's and timm's classifiers."""
+    text = (importlib.resources.files("fullyconv.weights") / "imagenet_classes.txt").read_text(encoding="utf-8")
+    return tuple(text.splitlines())
+
+
+LABEL_SETS: dict[str, Any] = {
+    "imagenet": imagenet_classes,
+    "voc": lambda: label_sets.VOC,
+    "pascal_context": lambda: label_sets.PASCAL_CONTEXT,
+    "nyudv2": lambda: label_sets.NYUDV2,
+    "siftflow": lambda: (*label_sets.SIFT_FLOW_SEMANTIC, *label_sets.SIFT_FLOW_GEOMETRIC),
+}
+
+# ---- torchvision: address, size and digest prefix stand in its enums; tests compare this table with them -----------
+
+LICENCE_IMAGENET = "not stated by torchvision, whose code is BSD-3-Clause; the terms of ImageNet may bind"
+LICENCE_COCO = "not stated by torchvision, whose code is BSD-3-Clause; the terms of COCO may bind"
+
+
+def _tv_classifier(backbone: str, member: str, parameters: int, megabytes: float, top1: float | None) -> Entry:
+    tag = {"IMAGENET1K_V1": "", "IMAGENET1K_V2": "_v2", "IMAGENET1K_FEATURES": "_features"}[member.split(".")[1]]
+    return Entry(
+        f"{backbone}.imagenet{tag}",
+        "classifier",
+        "torchvision",
+        f"torchvision://{member}",
+        LICENCE_IMAGENET,
+        "imagenet",
+        top1=top1,
+        measured_by=None if top1 is None else "publisher",
+        parameters=parameters,
+        bytes=round(megabytes * 2**20),  # the enums count in MiB, rounded to thousandths
+        architecture=f"torchvision/{backbone}",
+        verified=True,
+        trained_on="ImageNet-1K",
+    )
+
+
+def _tv_segmenter(model: str, enum: str, parameters: int, megabytes: float, mean_iu: float) -> Entry:
+    return Entry(
+        f"{model}.coco_voc",
+        "segmenter",
+        "torchvision",
+        f"torchvision://{enum}.COCO_WITH_VOC_LABELS_V1",
+        LICENCE_COCO,
+        "voc",
+        data="COCO-val2017-VOC-labels",
+        split="val",
+        mean_iu=mean_iu,
+        measured_by="publisher",
+        parameters=parameters,
+        bytes=round(megabytes * 2**20),
+        architecture=model,
+        verified=True,
+        trained_on="COCO train2017, the 20 classes of VOC",
+    )
+
+
+TORCHVISION: tuple[Entry, ...] = (
+    _tv_segmenter("fcn_resnet50", "FCN_ResNet50_Weights", 35322218, 135.009, 60.5),
+    _tv_segmenter("fcn_resnet101", "FCN_ResNet101_Weights", 54314346, 207.711, 63.7),
+    _tv_segmenter("deeplabv3_resnet50", "DeepLabV3_ResNet50_Weights", 42004074, 160.515, 66.4),
+    _tv_segmenter("deeplabv3_resnet101", "DeepLabV3_ResNet101_Weights", 60996202, 233.217, 67.4),
+    _tv_segmenter("deeplabv3_mobilenet_v3_large", "DeepLabV3_MobileNet_V3_Large_Weights", 11029328, 42.301, 60.3),
+    _tv_segmenter("lraspp_mobilenet_v3_large", "LRASPP_MobileNet_V3_Large_Weights", 3221538, 12.49, 57.9),
+    _tv_classifier("vgg16", "VGG16_Weights.IMAGENET1K_V1", 138357544, 527.796, 71.592),
+    _tv_classifier("vgg16", "VGG16_Weights.IMAGENET1K_FEATURES", 138357544, 527.802, None),
+    _tv_classifier("vgg16_bn", "VGG16_BN_Weights.IMAGENET1K_V1", 138365992, 527.866, 73.36),
+    _tv_classifier("vgg19", "VGG19_Weights.IMAGENET1K_V1", 143667240, 548.051, 72.376),
+    _tv_classifier("vgg19_bn", "VGG19_BN_Weights.IMAGENET1K_V1", 143678248, 548.143, 74.218),
+    _tv_classifier("alexnet", "AlexNet_Weights.IMAGENET1K_V1", 61100840, 233.087, 56.522),
+    _tv_classifier("googlenet", "GoogLeNet_Weights.IMAGENET1K_V1", 6624904, 49.731, 69.778),
+    _tv_classifier("resnet18", "ResNet18_Weights.IMAGENET1K_V1", 11689512, 44.661, 69.758),
+    _tv_classifier("resnet34", "ResNet34_Weights.IMAGENET1K_V1", 21797672, 83.275, 73.314),
+    _tv_classifier("resnet50", "ResNet50_Weights.IMAGENET1K_V1", 25557032, 97.781, 76.13),
+    _tv_classifier("resnet50", "ResNet50_Weights.IMAGENET1K_V2", 25557032, 97.79, 80.858),
+    _tv_classifier("resnet101", "ResNet101_Weights.IMAGENET1K_V1", 44549160, 170.511, 77.374),
+    _tv_classifier("resnet101", "ResNet101_Weights.IMAGENET1K_V2", 44549160, 170.53, 81.886),
+    _tv_classifier("mobilenet_v3_small", "MobileNet_V3_Small_Weights.IMAGENET1K_V1", 2542856, 9.829, 67.668),
+    _tv_classifier("mobilenet_v3_large", "MobileNet_V3_Large_Weights.IMAGENET1K_V1", 5483032, 21.114, 74.042),
+    _tv_classifier("mobilenet_v3_large", "MobileNet_V3_Large_Weights.IMAGENET1K_V2", 5483032, 21.107, 75.274),
+)
+
+# ---- timm on the hub: no digest of these is known to an installed library, so none is pinned ------------------------
+
+
+def _timm(model: str, licence: str, parameters: int) -> Entry:
+    return Entry(
+        f"timm/{model}",
+        "classifier",
+        "hub",
+        f"hf://timm/{model}",
+        licence,
+        "imagenet",
+        parameters=parameters,
+        architecture=f"timm/{model.split('.')[0]}",
+        trained_on="ImageNet-1K",
+    )
+
+
+HUB: tuple[Entry, ...] = (
+    _timm("vgg16.tv_in1k", "bsd-3-clause", 138357544),
+    _timm("vgg16_bn.tv_in1k", "bsd-3-clause", 138365992),
+    _timm("vgg19.tv_in1k", "bsd-3-clause", 143667240),
+    _timm("vgg19_bn.tv_in1k", "bsd-3-clause", 143678248),
+    _timm("resnet18.tv_in1k", "bsd-3-clause", 11689512),
+    _timm("resnet18.a1_in1k", "apache-2.0", 11689512),
+    _timm("resnet34.tv_in1k", "bsd-3-clause", 21797672),
+    _timm("resnet34.a1_in1k", "apache-2.0", 21797672),
+    _timm("resnet50.tv_in1k", "bsd-3-clause", 25557032),
+    _timm("resnet50.tv2_in1k", "bsd-3-clause", 25557032),
+    _timm("resnet50.a1_in1k", "apache-2.0", 25557032),
+    _timm("resnet101.tv_in1k", "bsd-3-clause", 44549160),
+    _timm("resnet101.tv2_in1k", "bsd-3-clause", 44549160),
+    _timm("resnet101.a1h_in1k", "apache-2.0", 44549160),
+    _timm("mobilenetv3_small_100.lamb_in1k", "apache-2.0", 2542856),
+    _timm("mobilenetv3_large_100.ra_in1k", "apache-2.0", 5483032),
+)
+
+# ---- Caffe: the addresses stand in the caffemodel-url files of the reference repositories ----------------------------
+
+_BERKELEY = "http://dl.caffe.berkeleyvision.org"
+_OXFORD = "http://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe"
+_BVLC = "BVLC model licence: unrestricted use"
+_VGG = "Creative Commons, as the Visual Geometry Group states it at robots.ox.ac.uk/~vgg/research/very_deep"
+_SBD = "SBD train (8,498 pictures of VOC 2011)"
+
+
+def _caffe(
+    name: str, file: str, label_set: str, trained_on: str, mean_iu: float | None = None, aliases: tuple[str, ...] = ()
+) -> Entry:
+    scored = mean_iu is not None
+    return Entry(
+        name,
+        "segmenter",
+        "caffe",
+        f"{_BERKELEY}/{file}",
+        _BVLC,
+        label_set,
+        aliases=aliases,
+        data="VOC2011" if scored else None,
+        split="seg11valid" if scored else None,
+        mean_iu=mean_iu,
+        measured_by="publisher" if scored else None,
+        architecture=name.split(".")[0],
+        trained_on=trained_on,
+    )
+
+
+def _caffe_classifier(name: str, address: str, licence: str, architecture: str) -> Entry:
+    return Entry(
+        name,
+        "classifier",
+        "caffe",
+        address,
+        licence,
+        "imagenet",
+        architecture=architecture,
+        trained_on="ImageNet-1K",
+    )
+
+
+_NYUD = "NYUDv2, 795 pictures"
+_SIFT = "SIFT Flow, 2,486 pictures"
+_CONTEXT = "PASCAL-Context, 4,998 pictures"
+
+CAFFE: tuple[Entry, ...] = (
+    _caffe("fcn32s_vgg16.voc2011", "fcn32s-heavy-pascal.caffemodel", "voc", _SBD, 63.6, ("fcn32s_vgg16.voc2012",)),
+    _caffe("fcn16s_vgg16.voc2011", "fcn16s-heavy-pascal.caffemodel", "voc", _SBD, 65.0, ("fcn16s_vgg16.voc2012",)),
+    _caffe("fcn8s_vgg16.voc2011", "fcn8s-heavy-pascal.caffemodel", "voc", _SBD, 65.5, ("fcn8s_vgg16.voc2012",)),
+    _caffe("fcn8s_atonce_vgg16.voc2011", "fcn8s-atonce-pascal.caffemodel", "voc", _SBD, 65.4),
+    _caffe("fcn32s_caffenet.voc2011", "fcn-alexnet-pascal.caffemodel", "voc", _SBD, 48.0),
+    _caffe("fcn32s_vgg16.pascal_context", "pascalcontext-fcn32s-heavy.caffemodel", "pascal_context", _CONTEXT),
+    _caffe("fcn16s_vgg16.pascal_context", "pascalcontext-fcn16s-heavy.caffemodel", "pascal_context", _CONTEXT),
+    _caffe("fcn8s_vgg16.pascal_context", "pascalcontext-fcn8s-heavy.caffemodel", "pascal_context", _CONTEXT),
+    _caffe("fcn32s_vgg16.siftflow", "siftflow-fcn32s-heavy.caffemodel", "siftflow", _SIFT),
+    _caffe("fcn16s_vgg16.siftflow", "siftflow-fcn16s-heavy.caffemodel", "siftflow", _SIFT),
+    _caffe("fcn8s_vgg16.siftflow", "siftflow-fcn8s-heavy.caffemodel", "siftflow", _SIFT),
+    _caffe("fcn32s_vgg16.nyudv2_color", "nyud-fcn32s-color-heavy.caffemodel", "nyudv2", _NYUD),
+    _caffe("fcn32s_vgg16.nyudv2_hha", "nyud-fcn32s-hha-heavy.caffemodel", "nyudv2", _NYUD),
+    _caffe("fcn32s_vgg16_late.nyudv2_color_hha", "nyud-fcn32s-color-hha-heavy.caffemodel", "nyudv2", _NYUD),
+    _caffe_classifier("vgg16.imagenet_caffe", f"{_OXFORD}/VGG_ILSVRC_16_layers.caffemodel", _VGG, "torchvision/vgg16"),
+    _caffe_classifier("vgg19.imagenet_caffe", f"{_OXFORD}/VGG_ILSVRC_19_layers.caffemodel", _VGG, "torchvision/vgg19"),
+    _caffe_classifier("caffenet.imagenet_caffe", f"{_BERKELEY}/bvlc_reference_caffenet.caffemodel", _BVLC, "caffenet"),
+)
+"""The reference release has no address for the NYUDv2 network of early fusion; a file of it loads all the same."""
+
+
+def zoo_folder() -> Path:
+    """Find the folder of the shipped artefacts, in an installed wheel or beside the sources.
+
+    Raises:
+        FileNotFoundError: if the installation holds no zoo.
+    """
+    packed = Path(str(importlib.resources.files("fullyconv"))) / "zoo"
+    if packed.is_dir():
+        return packed
+    # An editable installation has src/ on the path, and the zoo two folders above this package.
+    beside = Path(__file__).resolve().parents[3]
+    if (beside / "zoo").is_dir() and (beside / "pyproject.toml").is_file():
+        return beside / "zoo"
+    raise FileNotFoundError(
+        "the zoo is missing from this installation of fullyconv; install the wheel again: "
+        "pip install --force-reinstall fullyconv"
+    )
+
+
+def shipped() -> list[Entry]:
+    """List the models that come with the package, in the order of SHIPPED."""
+    return [_shipped(name) for name in SHIPPED]
+
+
+def entries() -> list[Entry]:
+    """List all of the zoo: what is shipped, torchvision's, the reference networks, timm's."""
+    return [*shipped(), *TORCHVISION, *CAFFE, *HUB]
+
+
+def names() -> list[str]:
+    """List every name and alias."""
+    others = [name for entry in (*TORCHVISION, *CAFFE, *HUB) for name in (entry.name, *entry.aliases)]
+    return [*ALIASES, *SHIPPED, *others]
+
+
+def find(name: str) -> Entry | None:
+    """Give the model of a name or alias, or None."""
+    wanted = ALIASES.get(name, name)
+    if wanted in SHIPPED:
+        return _shipped(wanted)
+    others = (*TORCHVISION, *CAFFE, *HUB)
+    return next((entry for entry in others if wanted == entry.name or wanted in entry.aliases), None)
+
+
+def at_address(address: str) -> Entry | None:
+    """Give the model that lies at an address, or None."""
+    return next((entry for entry in (*TORCHVISION, *CAFFE, *HUB) if entry.address == address), None)
+
+
+def _shipped(name: str) -> Entry:
+    folder = zoo_folder() / name
+    config = artefact.read_config(folder)
+    score = config.score or {}
+    return Entry(
+        name,
+        "segmenter",
+        "shipped",
+        str(folder),
+        config.licence,
+        aliases=tuple(alias for alias, target in ALIASES.items() if target == name),
+        data=score.get("data"),
+        split=score.get("split"),
+        mean_iu=score.get("mean_iu"),
+        measured_by="us" if score else None,
+        parameters=config.parameters,
+        bytes=int(config.weights.get("bytes", 0)),
+        architecture=str(config.model.get("model")),
+        verified=True,
+        sha256={artefact.WEIGHTS: SHIPPED[name]},
+        trained_on=config.training.get("data"),
+        config=config,
+    )

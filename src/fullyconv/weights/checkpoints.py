@@ -1,0 +1,389 @@
+"""The key tables: weights under the names of torchvision, timm or Caffe, brought under those of a backbone.
+
+House backbones have the names of torchvision's classifiers (CaffeNet those of Caffe), so these are the middle that
+everything is translated to; "timm/NAME" has timm's. A translation renames, and once rescales: batch norms of another
+epsilon are made to compute the same numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fullyconv.backbones import BACKBONES, build_backbone
+from fullyconv.errors import WeightsError
+
+Naming = Literal["torchvision", "timm", "caffe", "fullyconv", "unknown"]
+
+TIMM = "timm/"
+
+FAMILIES = {
+    "vgg": "VGG",
+    "alexnet": "AlexNet",
+    "caffenet": "CaffeNet or AlexNet",
+    "googlenet": "GoogLeNet",
+    "resnet": "ResNet",
+    "mobilenet_v3": "MobileNetV3",
+    "efficientnet": "EfficientNet",
+    "densenet": "DenseNet",
+    "convnext": "ConvNeXt",
+}
+
+# Names that one network has elsewhere. Deprecated ones of timm stand in old files.
+ALIASES = {
+    "mobilenetv3_small_100": "mobilenet_v3_small",
+    "mobilenetv3_large_100": "mobilenet_v3_large",
+    "mobilenetv3_large_100_miil": "mobilenet_v3_large",
+    "mobilenetv3_large_100_miil_in21k": "mobilenet_v3_large",
+    "tv_resnet34": "resnet34",
+    "tv_resnet50": "resnet50",
+    "tv_resnet101": "resnet101",
+    "ssl_resnet18": "resnet18",
+    "ssl_resnet50": "resnet50",
+    "swsl_resnet18": "resnet18",
+    "swsl_resnet50": "resnet50",
+    "gluon_resnet18_v1b": "resnet18",
+    "gluon_resnet34_v1b": "resnet34",
+    "gluon_resnet50_v1b": "resnet50",
+    "gluon_resnet101_v1b": "resnet101",
+    "vgg_ilsvrc_16_layer": "vgg16",
+    "vgg_ilsvrc_16_layers": "vgg16",
+    "vgg_ilsvrc_19_layer": "vgg19",
+    "vgg_ilsvrc_19_layers": "vgg19",
+    "bvlc_reference_caffenet": "caffenet",
+    "bvlc_alexnet": "caffe's alexnet",  # normalises in front of its poolings, unlike CaffeNet and torchvision's AlexNet
+}
+
+# Endings of backbones that arrange the layers of the plain one otherwise: the same keys, the same weights.
+ARRANGEMENTS = ("_dilated", "_late")
+
+VGG_CONVOLUTIONS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
+VGG_TIMM = {"pre_logits.fc1": "classifier.0", "pre_logits.fc2": "classifier.3", "head.fc": "classifier.6"}
+
+# Blocks of each stage between the stem and the last convolution, and whether they are gated (squeeze and excitation):
+# Howard et al., ICCV 2019, tables 1 and 2. The first block has no expansion.
+MOBILENET_V3 = {
+    "mobilenet_v3_small": ((1, True), (2, False), (3, True), (2, True), (3, True)),
+    "mobilenet_v3_large": ((1, False), (2, False), (3, True), (4, False), (2, True), (3, True)),
+}
+MOBILENET_V3_EPSILON = {"torchvision": 1e-3, "timm": 1e-5}  # of all their batch norms
+
+# What Caffe's files have beside the classifier's layers: score layers of segmenters, losses.
+CAFFE_BESIDE = re.compile(r"(score|upscore|upsample|bigscore|fc8|loss|prob)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Whose names the tensors of a file have.
+
+    Args:
+        naming: "torchvision", "timm" or "caffe"; "fullyconv" for a model of this package; "unknown". A ResNet has the
+            same names in torchvision and timm.
+        family: "vgg", "resnet" and so on, a key of `FAMILIES`; "unknown".
+    """
+
+    naming: Naming
+    family: str
+
+    def __str__(self) -> str:
+        if self.naming == "unknown":
+            return "names of no known scheme"
+        family = FAMILIES.get(self.family, "network of an unknown kind")
+        if self.naming == "torchvision" and self.family in ("resnet", "densenet"):
+            return f"the names of torchvision and timm for a {family}"
+        owner = {"torchvision": "torchvision", "timm": "timm", "caffe": "Caffe", "fullyconv": "fullyconv"}[self.naming]
+        article = "an" if family[0] in "AE" else "a"
+        return f"{owner}'s names for {article} {family}"
+
+
+@dataclass(frozen=True)
+class Translation:
+    """Tensors under the keys that `Backbone.load_classifier` takes.
+
+    Args:
+        tensors: by those keys.
+        scheme: whose names they had.
+        origin: the file's key for each of them.
+        adapted: keys of the file whose tensors had to be changed.
+        unused: keys of the file that no classifier has a place for (the score layer of a segmenter).
+    """
+
+    tensors: dict[str, Tensor]
+    scheme: Scheme
+    origin: dict[str, str]
+    adapted: tuple[str, ...] = ()
+    unused: tuple[str, ...] = field(default=())
+
+
+def recognise(keys: Iterable[str]) -> Scheme:
+    """Tell whose names these are.
+
+    Args:
+        keys: names of tensors, without a wrapper's prefix.
+
+    Example:
+        >>> print(recognise(["features.0.weight", "pre_logits.fc1.weight"]))
+        timm's names for a VGG
+    """
+    have = set(keys)
+
+    def any_starts(*prefixes: str) -> bool:
+        return any(key.startswith(prefixes) for key in have)
+
+    if any_starts("backbone.") and any_starts("head."):
+        inner = recognise(key.removeprefix("backbone.") for key in have if key.startswith("backbone."))
+        return Scheme("fullyconv", inner.family)
+    if "conv1_1.weight" in have:
+        return Scheme("caffe", "vgg")
+    if any_starts("inception_3a", "conv1/7x7_s2"):
+        return Scheme("caffe", "googlenet")
+    if {"conv1.weight", "conv2.weight", "conv5.weight", "fc6.weight"} <= have:
+        return Scheme("caffe", "caffenet")
+    if "features.0.weight" in have:
+        if any_starts("pre_logits."):
+            return Scheme("timm", "vgg")
+        return Scheme("torchvision", "alexnet" if _is_alexnet(have) else "vgg")
+    if "features.conv0.weight" in have:
+        return Scheme("torchvision", "densenet")
+    if "features.1.block.0.0.weight" in have:
+        return Scheme("torchvision", "mobilenet_v3")
+    if "features.1.0.block.0.0.weight" in have:
+        return Scheme("torchvision", "efficientnet")
+    if "features.1.0.layer_scale" in have:
+        return Scheme("torchvision", "convnext")
+    if "inception3a.branch1.conv.weight" in have:
+        return Scheme("torchvision", "googlenet")
+    if {"conv1.weight", "layer1.0.conv1.weight"} <= have:
+        return Scheme("torchvision", "resnet")
+    if "conv_stem.weight" in have and any_starts("blocks.0.0."):
+        # MobileNetV3 ends with a plain convolution in a stage of its own
+        plain = any(re.fullmatch(r"blocks\.\d+\.0\.conv\.weight", key) for key in have)
+        return Scheme("timm", "mobilenet_v3" if plain else "efficientnet")
+    if any_starts("stages.0.blocks.0.gamma") and "stem.0.weight" in have:
+        return Scheme("timm", "convnext")
+    return Scheme("unknown", "unknown")
+
+
+def _is_alexnet(keys: set[str]) -> bool:
+    """Tell AlexNet from VGG: five convolutions, the third in a place where but VGG-11 has a ReLU or pooling."""
+    return "features.6.weight" in keys and "features.11.weight" not in keys
+
+
+def translate(backbone: str, tensors: Mapping[str, Tensor], architecture: str | None = None) -> Translation:
+    """Bring tensors under the keys of the classifier that a backbone is the trunk of.
+
+    What cannot be told from names and shapes is refused by the name of the architecture: some networks of timm have
+    those of another but pad, pool or normalise differently. Names that no table knows are kept; whether everything
+    fits is for `Backbone.load_classifier` to say.
+
+    Args:
+        backbone: a key of `BACKBONES`, or "timm/NAME".
+        tensors: by the names of torchvision, timm, Caffe or this package.
+        architecture: what the publisher calls the network, as "resnet50"; None where nobody said so.
+
+    Returns:
+        The tensors, with the file's name of each.
+
+    Raises:
+        WeightsError: if they are of a network that computes something else.
+    """
+    _check_architecture(backbone, architecture)
+    scheme = recognise(tensors)
+    names = {key: key for key in tensors}
+    unused: list[str] = []
+    if scheme.naming == "fullyconv":
+        unused = [key for key in tensors if not key.startswith("backbone.")]
+        names = {key: key.removeprefix("backbone.") for key in tensors if key.startswith("backbone.")}
+    elif scheme.naming == "caffe":
+        names, unused = _from_caffe(backbone, tensors, scheme)
+    to_timm = backbone.startswith(TIMM)
+    from_timm = scheme.naming == "timm"
+    if to_timm:
+        # a trunk of ours, saved under its own keys
+        own = [key for key, name in names.items() if name.startswith("trunk.")]
+        names |= {key: names[key].removeprefix("trunk.").removeprefix("model.") for key in own}
+    network = canonical(backbone)
+    if scheme.family == "vgg":
+        if from_timm and not to_timm:
+            names = _renamed(names, VGG_TIMM)
+        elif to_timm and not from_timm:
+            names = _renamed(names, {ours: theirs for theirs, ours in VGG_TIMM.items()})
+    elif scheme.family == "densenet":
+        names = {key: _densenet(name) for key, name in names.items()}
+    rescale: tuple[float, float] | None = None
+    if scheme.family == "mobilenet_v3" and network in MOBILENET_V3 and from_timm != to_timm:
+        table = _mobilenet_v3(network)
+        names = _renamed(names, table if from_timm else {ours: theirs for theirs, ours in table.items()})
+        epsilon = (MOBILENET_V3_EPSILON["timm"], MOBILENET_V3_EPSILON["torchvision"])
+        rescale = epsilon if from_timm else epsilon[::-1]
+    twice = [key for key, name in names.items() if name in names and name != key]
+    if len(set(names.values())) < len(names):
+        raise WeightsError(f"these weights have some layers under two names ({', '.join(twice[:6])}); keep one of them")
+    named = {name: tensors[key] for key, name in names.items()}
+    if scheme.naming == "caffe":
+        named = {name: _plain_shape(value) for name, value in named.items()}
+    rescaled = _same_epsilon(named, *rescale) if rescale else ()
+    origin = {name: key for key, name in names.items()}
+    return Translation(named, scheme, origin, tuple(origin[name] for name in rescaled), tuple(unused))
+
+
+def canonical(name: str) -> str:
+    """Give the one name that a network has here, whatever it is called elsewhere.
+
+    Example:
+        >>> canonical("timm/mobilenetv3_large_100.ra_in1k"), canonical("resnet50_dilated")
+        ('mobilenet_v3_large', 'resnet50')
+    """
+    plain = name.removeprefix(TIMM).split(".")[0].lower()
+    for arrangement in ARRANGEMENTS:
+        plain = plain.removesuffix(arrangement)
+    return ALIASES.get(plain, plain)
+
+
+def fitting(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Find the backbones that these weights fit: what to say to someone who chose another.
+
+    Args:
+        tensors: by the names of any scheme.
+
+    Returns:
+        Names of `BACKBONES`; of those that arrange the same layers otherwise, the plain one.
+    """
+    family = recognise(tensors).family
+    found = []
+    for name in BACKBONES:
+        if not name.startswith(family) or name.endswith(ARRANGEMENTS):
+            continue
+        try:
+            with torch.device("meta"):  # its structure alone: nothing is drawn and nothing allocated
+                backbone = build_backbone(name)
+            backbone.load_classifier(translate(name, tensors).tensors)
+        except (ValueError, RuntimeError, NotImplementedError):  # WeightsError is a ValueError
+            continue
+        found.append(name)
+    return found
+
+
+def _check_architecture(backbone: str, architecture: str | None) -> None:
+    if architecture is None or (backbone not in BACKBONES and not backbone.startswith(TIMM)):
+        return
+    own, theirs = canonical(backbone), canonical(architecture)
+    if own == theirs:
+        return
+    remedy = f"build {theirs!r}" if theirs in BACKBONES else f"take weights of {own}, or another backbone"
+    why = "it pads as TensorFlow does" if theirs.startswith("tf_") else "names and shapes may be the same"
+    raise WeightsError(
+        f"backbone={backbone!r} cannot take weights of {architecture[:100]!r}, which computes something else ({why}); "
+        f"{remedy}"
+    )
+
+
+# ---- the tables ----------------------------------------------------------------------------------------------------
+
+
+def _from_caffe(backbone: str, tensors: Mapping[str, Tensor], scheme: Scheme) -> tuple[dict[str, str], list[str]]:
+    """Bring Caffe's names under torchvision's, and tell which belong to no classifier."""
+    if scheme.family == "googlenet":
+        raise WeightsError(
+            f"backbone={backbone!r} cannot take Caffe's GoogLeNet: that one has no batch norm and normalises responses "
+            "instead, this one is torchvision's, with batch norm; use torchvision's weights (torchvision://"
+            "GoogLeNet_Weights.IMAGENET1K_V1)"
+        )
+    network = canonical(backbone)
+    if scheme.family == "vgg" and network.endswith("_bn"):
+        raise WeightsError(
+            f"backbone={backbone!r} has batch norm, Caffe's VGG has none; build {network.removesuffix('_bn')!r}"
+        )
+    table = _vgg_caffe(network) if scheme.family == "vgg" and network in VGG_CONVOLUTIONS else {}
+    known = set(table) | ({"fc8"} if scheme.family == "caffenet" else set())
+    unused = [key for key in tensors if CAFFE_BESIDE.match(key) and key.rpartition(".")[0] not in known]
+    return _renamed({key: key for key in tensors if key not in unused}, table), unused
+
+
+@cache
+def _vgg_caffe(network: str) -> dict[str, str]:
+    """Number the layers as torchvision does: a ReLU behind every convolution, a pooling behind every group."""
+    table: dict[str, str] = {}
+    index = 0
+    for group, convolutions in enumerate(VGG_CONVOLUTIONS[network], 1):
+        for convolution in range(1, convolutions + 1):
+            table[f"conv{group}_{convolution}"] = f"features.{index}"
+            index += 2
+        index += 1
+    return table | {"fc6": "classifier.0", "fc7": "classifier.3", "fc8": "classifier.6"}
+
+
+@cache
+def _mobilenet_v3(network: str) -> dict[str, str]:
+    """Give torchvision's name for each of timm's layers."""
+    table = {
+        "conv_stem": "features.0.0",
+        "bn1": "features.0.1",
+        "conv_head": "classifier.0",
+        "classifier": "classifier.3",
+    }
+    index = 1
+    for stage, (blocks, gated) in enumerate(MOBILENET_V3[network]):
+        for block in range(blocks):
+            theirs, ours = f"blocks.{stage}.{block}", f"features.{index}.block"
+            layers = ["conv_dw", "conv_pw"] if stage == 0 else ["conv_pw", "conv_dw", "conv_pwl"]
+            place = 0
+            for number, layer in enumerate(layers, 1):
+                if gated and layer == layers[-1]:  # the gate stands in front of the projection
+                    table[f"{theirs}.se.conv_reduce"] = f"{ours}.{place}.fc1"
+                    table[f"{theirs}.se.conv_expand"] = f"{ours}.{place}.fc2"
+                    place += 1
+                table[f"{theirs}.{layer}"] = f"{ours}.{place}.0"
+                table[f"{theirs}.bn{number}"] = f"{ours}.{place}.1"
+                place += 1
+            index += 1
+    last = f"blocks.{len(MOBILENET_V3[network])}.0"
+    return table | {f"{last}.conv": f"features.{index}.0", f"{last}.bn1": f"features.{index}.1"}
+
+
+def _renamed(names: Mapping[str, str], table: Mapping[str, str]) -> dict[str, str]:
+    """Rename layers; the last part of a key (weight, bias, running_mean) stays."""
+    renamed = {}
+    for key, name in names.items():
+        layer, _, kind = name.rpartition(".")
+        renamed[key] = f"{table[layer]}.{kind}" if layer in table else name
+    return renamed
+
+
+def _densenet(name: str) -> str:
+    """Join what torchvision's files still hold apart: ``denselayer1.norm.1.weight`` is ``denselayer1.norm1.weight``."""
+    return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=[12]\.)", r"\1", name)
+
+
+def _plain_shape(value: Tensor) -> Tensor:
+    """Drop the leading axes of one that Caffe's older files put in front of vectors and matrices."""
+    shape: Sequence[int] = value.shape
+    if len(shape) == 4 and shape[0] == shape[1] == 1:
+        return value.reshape(shape[3] if shape[2] == 1 else tuple(shape[2:]))
+    return value
+
+
+def _same_epsilon(tensors: dict[str, Tensor], before: float, after: float) -> tuple[str, ...]:
+    """Make batch norms with another epsilon compute the same numbers; name the tensors that were changed.
+
+    The weights are scaled and the statistics left alone. The other way, to move the difference into the variance, can
+    bring variances below 0, and in training would vanish with the first batch.
+    """
+    changed = []
+    for key, variance in tensors.items():
+        layer, _, kind = key.rpartition(".")
+        weight = tensors.get(f"{layer}.weight")
+        if kind == "running_var" and weight is not None and weight.shape == variance.shape:
+            exact = variance.double()
+            if exact.numel() and exact.min() < 0:
+                raise WeightsError(f"tensor {key!r} holds variances below 0; the file is damaged: use another")
+            factor = ((exact + after) / (exact + before)).sqrt()
+            tensors[f"{layer}.weight"] = (weight.double() * factor).to(weight.dtype)
+            changed.append(f"{layer}.weight")
+    return tuple(changed)

@@ -1,0 +1,611 @@
+"""One string to one verified file: the hub, torchvision, an https address, a file or a folder.
+
+Whoever loads weights gets bytes that somebody vouches for: a digest that this package or an installed library knows,
+the digest in the string itself, or the digest that was accepted at the first load and recorded in the lock file. The
+hub's client compares sizes only, so every file is read and digested here at each load.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from fullyconv import download as downloads
+from fullyconv.download import Digest, digest
+from fullyconv.errors import DownloadError, WeightsError, near_miss
+from fullyconv.notices import tell
+from fullyconv.weights import catalog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torchvision.models import WeightsEnum
+
+REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+REVISION = re.compile(r"[\w][\w./-]{0,200}", re.ASCII)
+DIGEST = re.compile(r"[0-9a-f]{64}")
+MAX_LOCK_BYTES = 16 * 2**20
+
+SCHEMES = ("hf://", "torchvision://", "https://", "http://")
+FORMS = (
+    "a name of the zoo (fullyconv list), hf://ORG/REPO[@REVISION][/FILE] or ORG/REPO, "
+    "torchvision://ENUM.MEMBER, https://HOST/FILE#sha256=DIGEST, a file, or a folder with config.json"
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a string means.
+
+    Args:
+        kind: "folder", "file", "hub", "torchvision" or "url".
+        address: canonical form without a digest: it is the key of the lock file. Of a folder or file its path.
+        repo: of the hub, "org/repo".
+        revision: of the hub: branch, tag or commit; None means main.
+        file: of the hub: path inside the repository, or None.
+        sha256: the digest that the string or the catalog names, of ``file``.
+        pins: digests by file that the catalog names.
+        entry: the model of the catalog that this is, or None.
+    """
+
+    kind: Literal["folder", "file", "hub", "torchvision", "url"]
+    address: str
+    repo: str | None = None
+    revision: str | None = None
+    file: str | None = None
+    sha256: str | None = None
+    pins: Mapping[str, str] | None = None
+    entry: catalog.Entry | None = None
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A verified file on this machine.
+
+    Args:
+        path: where it is.
+        digest: its size and sha256.
+        origin: where it came from, with the commit: what a receipt or a card says of it.
+        commit: of the hub, 40 hexadecimal digits.
+    """
+
+    path: Path
+    digest: Digest
+    origin: str
+    commit: str | None = None
+
+
+def read(text: str | Path) -> Source:
+    """Say what a string means. Nothing is fetched.
+
+    In this order: an explicit scheme; a path that starts with ``.``, ``/`` or ``~`` or ends in ``/``; a name or alias
+    of the catalog; an existing folder with ``config.json``, or an existing file; an id of the hub. Where a folder and
+    an id of the hub both fit, it is the folder, with a warning.
+
+    Args:
+        text: the string; a Path is always a file or folder.
+
+    Raises:
+        ValueError: if it means nothing; the nearest names are offered.
+        FileNotFoundError: if it is a path, and nothing is there.
+
+    Example:
+        >>> read("hf://timm/vgg16.tv_in1k@main/model.safetensors").file
+        'model.safetensors'
+    """
+    if isinstance(text, Path):
+        return _local(text, str(text))
+    if "\0" in text or len(text) > 4096:
+        raise ValueError(f"source={text[:60]!r}: is no source; give {FORMS}")
+    if text.startswith("hf://"):
+        return _hub(text)
+    if text.startswith("torchvision://"):
+        entry = catalog.at_address(text)
+        return Source("torchvision", text, entry=entry)
+    if text.startswith(("https://", "http://")):
+        return _url(text)
+    if "://" in text:
+        raise ValueError(f"source={text!r}: unknown scheme; known are {', '.join(SCHEMES)}")
+    if text.startswith((".", "/", "~")) or text.endswith("/") or (os.name == "nt" and Path(text).is_absolute()):
+        return _local(Path(text), text)
+    entry = catalog.find(text)
+    if entry is not None:
+        return of_entry(entry)
+    path = Path(text)
+    if text and (path / "config.json").is_file():
+        if REPO.fullmatch(text):
+            warnings.warn(
+                f"{text!r} is a folder here and could be a repository of the hub: the folder is taken; write "
+                f"hf://{text} for the hub, ./{text} for the folder",
+                stacklevel=3,
+            )
+        return Source("folder", text)
+    if text and path.is_file():
+        return Source("file", text)
+    if REPO.fullmatch(text) and not path.is_dir():
+        return _hub(f"hf://{text}")
+    raise ValueError(
+        f"source={text!r}: no model of the zoo and no folder with config.json. "
+        f"{near_miss(text, catalog.names())} Or give {FORMS}."
+    )
+
+
+def of_entry(entry: catalog.Entry) -> Source:
+    """Say where a model of the catalog lies."""
+    if entry.source == "shipped":
+        return Source("folder", entry.address, pins=entry.sha256, entry=entry)
+    if entry.source == "hub":
+        source = _hub(entry.address)
+        return replace(source, revision=entry.commit, pins=entry.sha256, entry=entry)
+    if entry.source == "torchvision":
+        return Source("torchvision", entry.address, entry=entry)
+    return Source("url", entry.address, entry=entry)
+
+
+def _hub(text: str) -> Source:
+    body, _, fragment = text.removeprefix("hf://").partition("#")
+    match = re.fullmatch(r"([^/@]+/[^/@]+)(?:@(refs/[^/]+/[^/]+|[^/]+))?(?:/(.+))?", body)
+    if match is None or not REPO.fullmatch(match[1]) or (match[2] and not REVISION.fullmatch(match[2])):
+        raise ValueError(f"source={text!r}: is no hub source; write hf://ORG/REPO[@REVISION][/FILE]")
+    if ".." in match[1] or "--" in match[1] or (match[2] and ".." in match[2]):
+        raise ValueError(f"source={text!r}: the hub admits no '..' and no '--' in names; write hf://ORG/REPO")
+    if match[3] is not None:
+        check_inside(match[3], text)
+    sha256 = _fragment(fragment, text)
+    if sha256 and match[3] is None:
+        raise ValueError(f"source={text!r}: a digest belongs to one file; write hf://ORG/REPO/FILE#sha256=DIGEST")
+    address = f"hf://{match[1]}" + (f"@{match[2]}" if match[2] else "")
+    entry = catalog.at_address(f"hf://{match[1]}") if match[2] is None else None
+    revision = match[2] or (entry.commit if entry else None)
+    return Source("hub", address, match[1], revision, match[3], sha256, entry.sha256 if entry else None, entry)
+
+
+def check_inside(name: str, of: str) -> None:
+    """Refuse a file name of a repository that could leave its folder.
+
+    Raises:
+        WeightsError: if it is absolute, climbs up, or holds what no file name should.
+    """
+    parts = name.split("/")
+    if any(part in ("", ".", "..") for part in parts) or not name.isprintable() or any(c in name for c in '\\:*?"<>|'):
+        raise WeightsError(f"{of}: {name!r} is no plain path inside a repository; it is not touched")
+
+
+def _url(text: str) -> Source:
+    address, _, fragment = text.partition("#")
+    sha256 = _fragment(fragment, text)
+    entry = catalog.at_address(address)
+    try:
+        downloads.check_url(address, plain_http=sha256 is not None or entry is not None)
+    except ValueError as error:
+        raise ValueError(f"source: {error}") from None
+    return Source("url", address, sha256=sha256, entry=entry)
+
+
+def _fragment(fragment: str, text: str) -> str | None:
+    if not fragment:
+        return None
+    key, _, value = fragment.partition("=")
+    if key != "sha256" or not DIGEST.fullmatch(value.lower()):
+        raise ValueError(f"source={text!r}: after # stands sha256= and 64 hexadecimal digits, nothing else")
+    return value.lower()
+
+
+def _local(path: Path, text: str) -> Source:
+    place = path.expanduser()
+    if place.is_file():
+        return Source("file", str(place))
+    if place.is_dir():
+        return Source("folder", str(place))
+    raise FileNotFoundError(f"source={text!r}: no such folder or file; pass the folder of an artefact, or a zoo name")
+
+
+# ---- fetching ------------------------------------------------------------------------------------------------------
+
+
+def fetch(source: Source, file: str | None = None, *, allow_unverified: bool = False) -> Fetched:
+    """Bring one file to this machine and verify it.
+
+    Args:
+        source: what `read` returned.
+        file: of a folder or a repository, which file; None takes ``source.file``.
+        allow_unverified: accept a file that nobody vouches for: commit, size and sha256 are told and recorded, and
+            every later load must match them.
+
+    Raises:
+        WeightsError: if the bytes are not those that were promised, or nobody vouches for them.
+        DownloadError: if it could not be fetched.
+        FileNotFoundError: if a local file is not there.
+    """
+    if source.kind in ("folder", "file"):
+        path = Path(source.address) if source.kind == "file" else Path(source.address) / (file or "")
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: not found")
+        found = digest(path)
+        _must_be(found, (source.pins or {}).get(file or ""), str(path), "install fullyconv again")
+        return Fetched(path, found, str(path))
+    if source.kind == "torchvision":
+        return _from_torchvision(source)
+    if source.kind == "url":
+        return _from_url(source, allow_unverified)
+    name = file or source.file
+    if name is None:
+        raise ValueError(f"{source.address}: name a file, {source.address}/FILE")
+    return _from_hub(source, name, allow_unverified)
+
+
+def _must_be(found: Digest, promised: str | None, what: str, remedy: str) -> None:
+    if promised is not None and not found.sha256.startswith(promised):
+        raise WeightsError(f"{what}: sha256 {found.sha256} ({found.bytes} bytes), expected {promised}; {remedy}")
+
+
+def torchvision_member(source: Source) -> WeightsEnum:
+    """Give the member of torchvision's enum that a source names.
+
+    Raises:
+        ValueError: if torchvision has none of that name.
+    """
+    from torchvision.models import get_weight, list_models
+
+    name = source.address.removeprefix("torchvision://")
+    try:
+        return get_weight(name)
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        from torchvision.models import get_model_weights
+
+        known = [str(member) for model in list_models() for member in get_model_weights(model)]
+        raise ValueError(
+            f"source={source.address!r}: torchvision has no weights of that name. {_nearest(name, known)}"
+        ) from error
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=3)
+    return (
+        f"Did you mean {' or '.join(close)}?"
+        if close
+        else "torchvision.models.list_models() and get_model_weights list them."
+    )
+
+
+def _from_torchvision(source: Source) -> Fetched:
+    import torch
+
+    member = torchvision_member(source)
+    url = str(member.url)
+    name = url.rsplit("/", 1)[-1]
+    match = re.search(r"-([0-9a-f]{8,64})\.", name)
+    if match is None:
+        raise WeightsError(f"{source.address}: its address {url} holds no digest, so that the file cannot be verified")
+    place = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if place.is_file():
+        found = digest(place)
+        if found.sha256.startswith(match[1]):
+            return Fetched(place, found, f"{source.address} ({url})")
+        tell(f"{place}: is not the file that torchvision published (sha256 {found.sha256[:16]}...); fetching it afresh")
+        place.unlink()
+    if _offline():
+        raise DownloadError(f"{source.address}: is not in the cache ({place}), and HF_HUB_OFFLINE forbids to fetch it")
+    tell(f"fetching {url}")
+    found = downloads.download(url, place, sha256=match[1])
+    return Fetched(place, found, f"{source.address} ({url})")
+
+
+def _from_url(source: Source, allow_unverified: bool) -> Fetched:
+    lock = read_lock()
+    record = lock.get(source.address, {}).get("files", {}).get("", {})
+    expected = source.sha256 or record.get("sha256")
+    if expected is None and not allow_unverified:
+        raise WeightsError(_unverified(source.address, "append #sha256=DIGEST if you know it, or "))
+    name = re.sub(r"[^\w.-]", "_", source.address.rsplit("/", 1)[-1]) or "file"
+    key = hashlib.sha256(source.address.encode()).hexdigest()[:16]
+    place = cache_folder() / "downloads" / key / name
+    if place.is_file():
+        found = digest(place)
+        if expected is not None and found.sha256 == expected:
+            return Fetched(place, found, source.address)
+        place.unlink()  # left by a load that was not accepted, changed since, or of another version
+    if _offline():
+        raise DownloadError(f"{source.address}: is not in the cache, and HF_HUB_OFFLINE forbids to fetch it")
+    tell(f"fetching {source.address}")
+    found = downloads.download(source.address, place, sha256=expected, plain_http=source.entry is not None)
+    if expected is None:
+        _record(source.address, None, "", found)
+    return Fetched(place, found, source.address)
+
+
+def _from_hub(source: Source, name: str, allow_unverified: bool) -> Fetched:
+    check_inside(name, source.address)
+    lock = read_lock().get(source.address, {})
+    record = lock.get("files", {}).get(name, {})
+    expected = (source.sha256 if name == source.file else None) or (source.pins or {}).get(name) or record.get("sha256")
+    if expected is None and not allow_unverified:
+        raise WeightsError(_unverified(f"{source.address}/{name}", ""))
+    # What was accepted once is asked for by its commit: a branch that moved since then does not change what is loaded.
+    revision = lock.get("commit") or source.revision
+    problem = ""
+    for afresh in (False, True):
+        path = _hub_download(source, name, revision, afresh, problem)
+        commit = _commit(path)
+        found = digest(path)
+        promised, kind = (expected, "sha256") if expected else _promise(path)
+        right = expected is None and promised is None
+        if promised is not None:
+            actual = found.sha256 if len(promised) == 64 else _git_sha1(path, found.bytes)
+            right = actual == promised
+        if right:
+            break
+        problem = f"sha256 {found.sha256} ({found.bytes} bytes), expected {kind} {promised}"
+    else:
+        _evict(path)
+        raise WeightsError(
+            f"{source.address}/{name}: {problem}; fetched twice with the same result, nothing was kept. "
+            f"The file was exchanged or is damaged at its source: do not use it{_lock_hint(record)}"
+        )
+    if expected is None:
+        _record(source.address, commit, name, found)
+    return Fetched(path, found, f"{source.address.split('@')[0]}@{commit or source.revision or 'main'}/{name}", commit)
+
+
+def _unverified(what: str, other: str) -> str:
+    return (
+        f"{what}: nobody vouches for this file: no digest of it is pinned. To fetch it all the same, {other}pass "
+        f"allow_unverified=True (--allow-unverified): commit, size and sha256 are then shown and recorded in "
+        f"{lock_file()}, and every later load must match them"
+    )
+
+
+def _lock_hint(record: Mapping[str, Any]) -> str:
+    return f", or, if you know why it changed, remove its entry from {lock_file()}" if record else ""
+
+
+def endpoint() -> str | None:
+    """Give the hub to talk to, as HF_ENDPOINT says; None is the client's own default."""
+    return os.environ.get("HF_ENDPOINT") or None
+
+
+def _offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def _hub_download(source: Source, name: str, revision: str | None, afresh: bool, problem: str) -> Path:
+    """Let the hub's client fetch a file into its cache; every way to fail becomes one of ours."""
+    from huggingface_hub import errors as hub
+    from huggingface_hub import hf_hub_download
+
+    assert source.repo is not None
+    repo, what = source.repo, f"{source.address}/{name}"
+
+    def ask(*, force: bool, cached: bool = False) -> Path:
+        return Path(
+            hf_hub_download(
+                repo,
+                name,
+                revision=revision,
+                endpoint=endpoint(),
+                force_download=force,
+                local_files_only=cached,
+                library_name="fullyconv",
+            )
+        )
+
+    def last_resort(error: Exception, message: str) -> Path:
+        """Take what an earlier load left in the cache: its digest is checked like any other."""
+        if afresh:
+            raise WeightsError(f"{what}: {problem}; it could not be fetched afresh: {message}") from error
+        with suppress(Exception):
+            return ask(force=False, cached=True)
+        raise DownloadError(f"{what}: {message}") from error
+
+    for attempt in (1, 2):
+        try:
+            # The second attempt begins anew, for some releases of the client go on from a half file that was no part of
+            # this one.
+            return ask(force=afresh or attempt == 2)
+        except hub.GatedRepoError as error:
+            raise DownloadError(
+                f"{what}: the repository asks for consent: accept its terms on its page, then log in (hf auth login) "
+                "or set HF_TOKEN"
+            ) from error
+        except hub.RepositoryNotFoundError as error:
+            raise DownloadError(
+                f"{what}: no such repository on the hub, or a private one: check the name, and log in (hf auth login) "
+                "or set HF_TOKEN if it is private"
+            ) from error
+        except hub.RevisionNotFoundError as error:
+            raise DownloadError(f"{what}: the repository has no revision {revision!r}") from error
+        except hub.RemoteEntryNotFoundError as error:
+            raise DownloadError(f"{what}: the repository has no such file{_files_hint(source, revision)}") from error
+        except hub.LocalEntryNotFoundError as error:
+            if afresh:
+                raise WeightsError(
+                    f"{what}: {problem}; it could not be fetched afresh: {_first_line(error)}"
+                ) from error
+            why = (
+                "HF_HUB_OFFLINE forbids to ask for it"
+                if _offline()
+                else "the hub could not be reached or gave no answer"
+            )
+            raise DownloadError(
+                f"{what}: is not in the cache, and {why}; try again with a network ({_first_line(error)})"
+            ) from error
+        except hub.OfflineModeIsEnabled as error:
+            raise WeightsError(f"{what}: {problem}; HF_HUB_OFFLINE forbids to fetch it afresh") from error
+        except hub.HfHubHTTPError as error:
+            raise DownloadError(f"{what}: the hub refuses: {_first_line(error)}") from error
+        except hub.HFValidationError as error:
+            raise ValueError(f"source={what!r}: {_first_line(error)}") from error
+        except OSError as error:
+            # Among others "Consistency check failed": more or fewer bytes than were promised.
+            if attempt == 2:
+                return last_resort(error, f"could not be fetched: {_first_line(error)}; nothing was kept")
+        except Exception as error:
+            # Broken connections surface as exceptions of the client's transport, which is another library from release
+            # to release.
+            if attempt == 2:
+                broke = f"the connection broke twice ({type(error).__name__}: {_first_line(error)})"
+                return last_resort(error, f"{broke}; try again later")
+    raise AssertionError("unreachable")
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return "".join(sign if sign.isprintable() else " " for sign in text.splitlines()[0])[:300] if text else ""
+
+
+def _files_hint(source: Source, revision: str | None) -> str:
+    try:
+        listing = list_files(source, revision)
+    except DownloadError:
+        return ""
+    shown = ", ".join(listing[:12]) + (f" and {len(listing) - 12} more" if len(listing) > 12 else "")
+    return f"; it has {shown}" if listing else "; it is empty"
+
+
+def list_files(source: Source, revision: str | None = None) -> list[str]:
+    """List the files of a hub repository; names that are no plain paths are left out.
+
+    Raises:
+        DownloadError: if the hub does not answer.
+    """
+    from huggingface_hub import HfApi
+
+    assert source.repo is not None
+    try:
+        listing = HfApi(endpoint=endpoint()).list_repo_files(source.repo, revision=revision or source.revision)
+    except Exception as error:
+        raise DownloadError(f"{source.address}: the hub does not list its files: {_first_line(error)}") from error
+    plain = []
+    for name in listing:
+        try:
+            check_inside(name, source.address)
+        except WeightsError:
+            continue
+        plain.append(name)
+    return sorted(plain)
+
+
+def _commit(path: Path) -> str | None:
+    """Read the commit off the path in the client's cache, .../snapshots/COMMIT/FILE."""
+    parts = path.parts
+    for before, part in pairwise(parts):
+        if before == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", part):
+            return part
+    return None
+
+
+def _promise(path: Path) -> tuple[str | None, str]:
+    """Give the digest that the hub itself promised: the client names its blobs by it, and checks only the size."""
+    name = path.resolve().name
+    if re.fullmatch(r"[0-9a-f]{64}", name):
+        return name, "sha256"
+    if re.fullmatch(r"[0-9a-f]{40}", name):
+        return name, "git's sha1"
+    return None, ""
+
+
+def _git_sha1(path: Path, size: int) -> str:
+    value = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(downloads.CHUNK):
+            value.update(block)
+    return value.hexdigest()
+
+
+def _evict(path: Path) -> None:
+    """Take a wrong file out of the client's cache, which would give it to everybody for ever."""
+    blob = path.resolve()
+    path.unlink(missing_ok=True)
+    blob.unlink(missing_ok=True)
+
+
+# ---- the lock file -------------------------------------------------------------------------------------------------
+
+
+def cache_folder() -> Path:
+    """Give the folder of downloads that no other cache holds: FULLYCONV_CACHE, or fullyconv in the user's cache."""
+    given = os.environ.get("FULLYCONV_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(given).expanduser() if given else Path(base).expanduser() / "fullyconv"
+
+
+def lock_file() -> Path:
+    """Give the file that records what was accepted unverified: FULLYCONV_LOCK, or lock.json in the user's settings."""
+    given = os.environ.get("FULLYCONV_LOCK")
+    base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return Path(given).expanduser() if given else Path(base).expanduser() / "fullyconv" / "lock.json"
+
+
+def read_lock() -> dict[str, dict[str, Any]]:
+    """Read what was accepted unverified: address -> commit and files, each with bytes and sha256.
+
+    Raises:
+        WeightsError: if the file is damaged: what was accepted once must not be forgotten in silence.
+    """
+    path = lock_file()
+    if not path.exists():
+        return {}
+    try:
+        if path.stat().st_size > MAX_LOCK_BYTES:
+            raise ValueError(f"{path.stat().st_size} bytes")
+        document = json.loads(path.read_text(encoding="utf-8"))
+        sources = document["sources"]
+        for entry in sources.values():
+            for record in entry["files"].values():
+                if not DIGEST.fullmatch(record["sha256"]):
+                    raise ValueError(f"sha256={record['sha256']!r}")
+            if entry.get("commit") is not None and not re.fullmatch(r"[0-9a-f]{40}", entry["commit"]):
+                raise ValueError(f"commit={entry['commit']!r}")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise WeightsError(
+            f"{path}: is damaged ({error}); it records which unverified weights were accepted. Mend it, or remove it "
+            "and accept them anew"
+        ) from error
+    return dict(sources)
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    """Keep other processes from writing the lock file at the same time."""
+    from filelock import FileLock  # a dependency of huggingface_hub
+
+    path = lock_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(path) + ".guard"):
+        yield
+
+
+def _record(address: str, commit: str | None, name: str, found: Digest) -> None:
+    """Tell and record what is accepted."""
+    with _locked():
+        sources = read_lock()
+        entry = sources.setdefault(address, {"commit": commit, "files": {}})
+        entry["files"][name] = {"bytes": found.bytes, "sha256": found.sha256}
+        path = lock_file()
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump({"format": 1, "sources": sources}, file, indent=2, sort_keys=True)
+                file.write("\n")
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+    what = f"{address}/{name}" if name else address
+    tell(
+        f"unverified: {what}\n  commit {commit or '-'}\n  {found.bytes} bytes\n  sha256 {found.sha256}\n"
+        f"  recorded in {path}: every later load must match"
+    )

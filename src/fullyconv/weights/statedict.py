@@ -1,0 +1,400 @@
+"""Read the tensors of a weight file. Nothing in a file is ever executed, and nothing of it is believed unseen.
+
+What a file is, is told by its first bytes, never by its name alone: a page of a server that wanted a login, the pointer
+of git-lfs in place of the file, or an archive under another suffix are the common accidents.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from fullyconv.errors import WeightsError
+
+TORCH_SUFFIXES = (".pth", ".pt", ".th", ".bin", ".ckpt", ".tar")
+SUFFIXES = (".safetensors", *TORCH_SUFFIXES, ".caffemodel")
+
+MAX_BYTES = 16 * 2**30
+MAX_PICKLE_BYTES = 64 * 2**20  # the names and shapes in a file of torch.save; a large network has less than one
+MAX_TENSORS = 100_000
+MAX_DEPTH = 4
+
+# Where training programs put the weights within their checkpoints. Averaged weights first: they are the ones that the
+# published figures belong to.
+ENTRIES = (
+    "state_dict_ema",
+    "model_ema",
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "module",
+    "weights",
+    "params",
+)
+WRAPPERS = ("module.", "model.", "backbone.", "_orig_mod.", "net.", "encoder.")
+
+FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+
+LEGACY = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the number that torch.save began with before it wrote zip archives
+
+Kind = Literal["safetensors", "archive", "legacy", "unknown"]
+
+
+@dataclass(frozen=True)
+class StateFile:
+    """What a weight file holds.
+
+    Args:
+        tensors: by name, without the prefixes that wrappers had put before all of them; on the CPU, finite, half
+            precision widened to float32. They may share memory with the file: copy them, do not write to them.
+        metadata: the strings of a safetensors header, or the plain entries beside the weights ("arch", "epoch").
+        path: the file.
+        entry: within which entries the weights were found, as ``state_dict``; empty if at the top.
+        prefix: what was taken off the names, as ``module.``.
+        ignored: names of entries beside the tensors that are none.
+    """
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+    path: Path
+    entry: str = ""
+    prefix: str = ""
+    ignored: tuple[str, ...] = field(default=())
+
+
+def read_state_dict(path: str | Path, *, without: Sequence[str] = ()) -> StateFile:
+    """Read the tensors of a weight file of any common kind.
+
+    Files of `torch.save` are read without their Python objects (``weights_only``), so that nothing in them runs. From
+    the checkpoint of a training program the weights alone are taken, averaged ones where there are any, and prefixes
+    that a wrapper (DataParallel, a compiler, Lightning) has put before every name are taken off.
+
+    Args:
+        path: a file with one of the suffixes .safetensors, .pth, .pt, .th, .bin, .ckpt, .tar or .caffemodel.
+        without: prefixes of names whose tensors are left out unseen, because they are known to hold nothing.
+
+    Returns:
+        The tensors, and what else is known of them.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        WeightsError: if it is damaged, too large, of another kind than its suffix says, holds Python objects, or
+            tensors that are not plain finite numbers. The message names the file, the rule and the remedy.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     place = Path(folder) / "weights.pth"
+        ...     torch.save({"epoch": 3, "state_dict": {"module.fc.bias": torch.zeros(2)}}, place)
+        ...     file = read_state_dict(place)
+        >>> file.tensors, file.entry, file.prefix, file.metadata
+        ({'fc.bias': tensor([0., 0.])}, 'state_dict', 'module.', {'epoch': '3'})
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: not found; pass a weight file ({', '.join(SUFFIXES)})")
+    if not path.is_file():
+        raise WeightsError(f"{path}: is a folder; pass the weight file in it ({', '.join(SUFFIXES)})")
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise WeightsError(f"{path}: suffix {suffix!r} is of no weight file; known are {', '.join(SUFFIXES)}")
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise WeightsError(f"{path}: {size} bytes; a weight file has at most {MAX_BYTES}")
+    kind, what = _kind(path, size)
+    if suffix == ".caffemodel":
+        if what:
+            raise WeightsError(f"{path}: is {what}, no .caffemodel; {_remedy(kind)}")
+        return _from_caffe(path, without)
+    if suffix == ".safetensors":
+        if kind in ("archive", "legacy") or what:
+            raise WeightsError(f"{path}: is {what}, no safetensors file; {_remedy(kind)}")
+        return _from_safetensors(path, without)
+    if kind not in ("archive", "legacy"):
+        found = what or "neither an archive of torch.save nor any other known kind of file"
+        raise WeightsError(f"{path}: is {found}, no file of torch.save; {_remedy(kind)}")
+    return _from_torch(path, kind, size, without)
+
+
+def _kind(path: Path, size: int) -> tuple[Kind, str]:
+    """Tell what a file is by its first bytes: the kind, and in words; no words for what only its reader can tell."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    if not head:
+        return "unknown", "empty"
+    if head.startswith(b"PK\x03\x04"):
+        return "archive", "a zip archive, as torch.save writes"
+    if head[:1] == b"\x80" and head[2:].startswith(LEGACY):
+        return "legacy", "a file of torch.save (a pickle)"
+    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05" and len(head) > 1:
+        return "unknown", "a pickle that torch.save did not write"
+    if head.startswith(b"version https://git-lfs"):
+        return "unknown", "the pointer of git-lfs in place of the file"
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<error")):
+        return "unknown", "a web page (HTML or XML)"
+    length = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and length < size:
+        return "safetensors", "" if path.suffix.lower() == ".safetensors" else "a safetensors file"
+    if head[257:262] == b"ustar":
+        return "unknown", "a tar archive"
+    for magic, words in MAGIC.items():
+        if head.startswith(magic):
+            return "unknown", words
+    if start.startswith((b"{", b"[")):
+        return "unknown", "JSON or other text"
+    return "unknown", ""
+
+
+MAGIC = {
+    b"\x1f\x8b": "compressed (gzip)",
+    b"BZh": "compressed (bzip2)",
+    b"\xfd7zXZ\x00": "compressed (xz)",
+    b"\x28\xb5\x2f\xfd": "compressed (zstd)",
+    b"7z\xbc\xaf": "compressed (7z)",
+    b"\x89HDF": "an HDF5 file (Keras)",
+    b"GGUF": "a GGUF file",
+    b"\x93NUMPY": "an array of NumPy",
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"%PDF": "a PDF document",
+}
+
+
+def _remedy(kind: Kind) -> str:
+    if kind == "safetensors":
+        return "rename it to .safetensors"
+    if kind in ("archive", "legacy"):
+        return "rename it to .pth"
+    return "fetch it again from where it is published, as the file itself"
+
+
+# ---- the three readers ---------------------------------------------------------------------------------------------
+
+
+def _from_safetensors(path: Path, without: Sequence[str]) -> StateFile:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = {_line(key): _line(value) for key, value in (file.metadata() or {}).items()}
+            names = [name for name in file.keys() if not name.startswith(tuple(without))]  # noqa: SIM118  not a mapping
+            _bound(len(names), path)
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+        raise WeightsError(f"{path}: is no sound safetensors file ({_first_line(error)}); fetch it again") from error
+    if not tensors:
+        raise WeightsError(f"{path}: holds no tensors; pass the file with the weights")
+    names_off, prefix = _unwrapped(tensors)
+    return StateFile(_checked(names_off, path), metadata, path, prefix=prefix)
+
+
+def _from_caffe(path: Path, without: Sequence[str]) -> StateFile:
+    from fullyconv.weights.caffe import caffe_classifier
+
+    classifier = caffe_classifier(path)
+    kept = {key: value for key, value in classifier.items() if not key.startswith(tuple(without))}
+    return StateFile(_checked(kept, path), {"network": classifier.network}, path)
+
+
+def _from_torch(path: Path, kind: Kind, size: int, without: Sequence[str]) -> StateFile:
+    if kind == "archive":
+        _check_archive(path, size)
+    try:
+        with warnings.catch_warnings():
+            # Of storages and layouts that are old or rare: what matters of them is refused below, by name.
+            warnings.simplefilter("ignore")
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "archive")
+    except Exception as error:  # whatever a damaged or hostile pickle brings about
+        raise WeightsError(f"{path}: {_reason(error)}") from error
+    return _unnested(loaded, path, size, without)
+
+
+def _check_archive(path: Path, size: int) -> None:
+    """Refuse archives that torch.save did not write, before anything of them is unpacked."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, EOFError) as error:
+        raise WeightsError(
+            f"{path}: its archive is damaged or cut off ({_first_line(error)}); fetch it again"
+        ) from error
+    _bound(len(entries), path)
+    names = [entry.filename for entry in entries]
+    if any(name.endswith("constants.pkl") for name in names):
+        raise WeightsError(
+            f"{path}: is a TorchScript program, not weights alone; save those: torch.save(model.state_dict(), ...)"
+        )
+    pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise WeightsError(
+            f"{path}: is a zip archive that torch.save did not write ({_some(names)}); unpack it, and pass the weight "
+            "file in it"
+        )
+    if pickles[0].file_size > MAX_PICKLE_BYTES:
+        raise WeightsError(
+            f"{path}: its list of tensors has {pickles[0].file_size} bytes, a weight file's at most {MAX_PICKLE_BYTES}"
+        )
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size:
+            raise WeightsError(
+                f"{path}: {_line(entry.filename)} within it is compressed, which torch.save never does; fetch it again"
+            )
+
+
+def _reason(error: Exception) -> str:
+    """Say why torch refuses a file. Its own words would recommend to load it with all that it may run."""
+    text = str(error)
+    blocked = re.search(r"GLOBAL ([\w.]+)", text)
+    if blocked:
+        return (
+            f"holds Python objects ({blocked[1]}) beside its tensors; loading those could run anything. Save the "
+            "tensors alone, where you trust the file: torch.save(model.state_dict(), ...)"
+        )
+    if "Weights only load failed" in text:
+        return (
+            "holds more than plain tensors, or is damaged; save the tensors alone: torch.save(model.state_dict(), ...)"
+        )
+    if isinstance(error, MemoryError):
+        return "asks for more memory than there is; fetch it again"
+    return f"is damaged or cut off ({_first_line(error)}); fetch it again"
+
+
+# ---- from what was read to tensors by name -------------------------------------------------------------------------
+
+
+def _unnested(loaded: object, path: Path, size: int, without: Sequence[str]) -> StateFile:
+    """Find the weights within the checkpoint of a training program."""
+    metadata: dict[str, str] = {}
+    within: list[str] = []
+    state = loaded
+    for _ in range(MAX_DEPTH):
+        if not isinstance(state, Mapping):
+            break
+        inner = next((entry for entry in ENTRIES if isinstance(state.get(entry), Mapping) and state[entry]), None)
+        if inner is None:
+            break
+        metadata |= _plain(state)
+        within.append(inner)
+        state = state[inner]
+    if not isinstance(state, Mapping):
+        raise WeightsError(
+            f"{path}: holds {_article(state)}, not tensors by name; save them so: torch.save(model.state_dict(), ...)"
+        )
+    _bound(len(state), path)
+    tensors: dict[str, Tensor] = {}
+    ignored: list[str] = []
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            ignored.append(_line(key))
+        elif not isinstance(key, str):
+            raise WeightsError(f"{path}: holds a tensor under {_line(key)!r}, which is no name")
+        elif not key.startswith(tuple(without)):
+            tensors[key] = value.detach()
+    if not tensors:
+        raise WeightsError(
+            f"{path}: holds no tensors{f' in {within[-1]!r}' if within else ''}, only {_some(ignored)}; "
+            "pass the file with the weights"
+        )
+    if not within:
+        metadata |= _plain(state)
+    names_off, prefix = _unwrapped(tensors)
+    checked = _checked(names_off, path, bound=size)
+    return StateFile(checked, metadata, path, ".".join(within), prefix, tuple(ignored))
+
+
+def _unwrapped(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Take off what a wrapper has put before all names."""
+    prefix = ""
+    while True:
+        wrapper = next((w for w in WRAPPERS if all(key.startswith(w) and key != w for key in tensors)), None)
+        if wrapper is None:
+            return tensors, prefix
+        prefix += wrapper
+        tensors = {key[len(wrapper) :]: value for key, value in tensors.items()}
+
+
+def _checked(tensors: Mapping[str, Tensor], path: Path, bound: int | None = None) -> dict[str, Tensor]:
+    """Refuse tensors that are no weights, and widen half precision."""
+    checked: dict[str, Tensor] = {}
+    total = 0
+    for key, value in tensors.items():
+        name = _line(key)
+        fault = _fault(value)
+        if fault:
+            raise WeightsError(f"{path}: tensor {name!r} is {fault}; save it as plain floating point numbers")
+        total += value.numel()
+        if bound is not None and total > max(bound, 2**20):  # tied weights count twice, but every weight has two bytes
+            raise WeightsError(f"{path}: its tensors have more numbers than the file has bytes; fetch it again")
+        if value.dtype in (torch.float16, torch.bfloat16):
+            value = value.float()
+        # Not isfinite, which would take a quarter of the file's size again. Minimum and maximum show NaN and infinity.
+        if (
+            value.is_floating_point()
+            and value.numel()
+            and not all(math.isfinite(float(extreme)) for extreme in value.aminmax())
+        ):
+            raise WeightsError(
+                f"{path}: tensor {name!r} holds values that are not finite; the training went wrong, or the file is "
+                "damaged: use another"
+            )
+        checked[key] = value
+    return checked
+
+
+def _fault(value: Tensor) -> str:
+    if value.layout != torch.strided:
+        return "sparse"
+    if value.is_quantized:
+        return "quantised"
+    if value.is_meta:
+        return "without data"
+    if value.is_complex():
+        return "complex"
+    if value.dtype not in FLOATING and value.dtype not in WHOLE:
+        return f"of type {str(value.dtype).removeprefix('torch.')}"
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        return "larger than what the file stores of it"  # a view that repeats few numbers: it would fill the memory
+    return ""
+
+
+def _plain(state: Mapping[Any, Any]) -> dict[str, str]:
+    entries = {key: value for key, value in state.items() if isinstance(key, str)}
+    return {
+        _line(key): _line(value) for key, value in list(entries.items())[:64] if isinstance(value, str | int | float)
+    }
+
+
+def _bound(count: int, path: Path) -> None:
+    if count > MAX_TENSORS:
+        raise WeightsError(f"{path}: has {count} entries; a weight file has at most {MAX_TENSORS}")
+
+
+def _article(value: object) -> str:
+    return f"a {type(value).__name__}" if value is not None else "nothing"
+
+
+def _some(names: Sequence[str], most: int = 6) -> str:
+    shown = ", ".join(map(_line, names[:most]))
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown or "nothing"
+
+
+def _line(value: object) -> str:
+    """Write a name from a file as one bounded printable line."""
+    return "".join(sign if sign.isprintable() else " " for sign in str(value)[:200])
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return _line(text.splitlines()[0])

@@ -1,0 +1,213 @@
+"""From a string to a folder: what torchvision, timm, Caffe and files give, loaded back as an artefact."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+import fullyconv
+from fullyconv import cli
+from fullyconv.classifier import DenseScorer
+from fullyconv.errors import DownloadError, WeightsError
+from fullyconv.module import SegmentationModule
+from fullyconv.preprocessing import IMAGENET
+from hub_server import FileServer
+
+
+@pytest.fixture(autouse=True)
+def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FULLYCONV_LOCK", str(tmp_path / "lock.json"))
+    monkeypatch.setenv("FULLYCONV_CACHE", str(tmp_path / "own_cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+
+def calibrated(network: nn.Module, size: int = 64) -> nn.Module:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        network.train()(torch.randn(4, 3, size, size))
+    return network.eval()
+
+
+def saved(network: nn.Module) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(network.state_dict(), buffer)
+    return buffer.getvalue()
+
+
+class Published:
+    """Let members of torchvision's enums name files of random weights: the real ones are out of reach of a test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.changed: list[tuple[Any, str]] = []
+
+    def put(
+        self, member: Any, data: bytes, url: str = "https://download.pytorch.org/models", cache: bool = True
+    ) -> str:
+        name = f"weights-{hashlib.sha256(data).hexdigest()[:8]}.pth"
+        self.changed.append((member.value, member.value.url))
+        object.__setattr__(member.value, "url", f"{url}/{name}")
+        if cache:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / name).write_bytes(data)
+        return f"torchvision://{member}"
+
+
+@pytest.fixture
+def published(tmp_path: Path, loopback: None) -> Iterator[Published]:
+    place = Published(tmp_path / "torch" / "hub" / "checkpoints")
+    yield place
+    for value, url in place.changed:
+        object.__setattr__(value, "url", url)
+
+
+def lraspp() -> nn.Module:
+    return calibrated(
+        torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=21)
+    )
+
+
+def test_a_segmenter_of_torchvision_loads_in_one_line_from_the_cache(published: Published, tmp_path: Path) -> None:
+    network = lraspp()
+    member = torchvision.models.segmentation.LRASPP_MobileNet_V3_Large_Weights.COCO_WITH_VOC_LABELS_V1
+    address = published.put(member, saved(network))
+    image = torch.rand(1, 3, 97, 131)
+    with torch.inference_mode():
+        expected = network(IMAGENET(image))["out"]
+        assert expected.std() > 1e-3
+        for source in (address, "lraspp_mobilenet_v3_large.coco_voc"):
+            loaded = fullyconv.load(source)
+            assert isinstance(loaded, SegmentationModule)
+            assert torch.allclose(loaded(image), expected, atol=1e-4 * float(expected.std()))
+    assert loaded.classes[:2] == ["background", "aeroplane"]
+    assert loaded.score is not None
+    assert (loaded.score["mean_iu"], loaded.score["measured_by"]) == (57.9, "publisher")
+    assert loaded.preprocessing.short_side == 520
+    assert "COCO" in (loaded.licence or "")
+    # what was loaded can be saved, and is the same after that
+    loaded.save(tmp_path / "mine")
+    again = fullyconv.load(tmp_path / "mine")
+    with torch.inference_mode():
+        assert torch.equal(again(image), loaded(image))
+    card = (tmp_path / "mine" / "README.md").read_text()
+    assert "As published, not measured by this package" in card
+
+
+def test_fine_tuning_starts_from_it_with_other_classes(published: Published) -> None:
+    member = torchvision.models.segmentation.LRASPP_MobileNet_V3_Large_Weights.COCO_WITH_VOC_LABELS_V1
+    published.put(member, saved(lraspp()))
+    loaded = fullyconv.load("lraspp_mobilenet_v3_large.coco_voc", classes=["crack", "wall"])
+    assert loaded.classes == ["crack", "wall"]
+    assert all(name.startswith("head.score.") for name in loaded.reinitialised)
+
+
+def test_a_classifier_of_torchvision_is_converted_from_the_network(
+    published: Published, files_server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = calibrated(torchvision.models.resnet18(weights=None))
+    data = saved(network)
+    member = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
+    address = published.put(member, data, files_server.endpoint, cache=False)
+    files_server.files[member.url.rsplit("/", 1)[-1]] = data
+    assert cli.main(["convert", address, "--to", str(tmp_path / "dense"), "--dtype", "float32"]) == 0
+    printed = capsys.readouterr().out
+    assert "stride                  32 x 32" in printed
+    assert "artefact written to" in printed
+    files_server.stop()
+    dense = fullyconv.load(tmp_path / "dense")
+    assert isinstance(dense, DenseScorer)
+    assert (len(dense.classes), dense.classes[0]) == (1000, "tench")
+    image = torch.rand(2, 3, 224, 224)
+    with torch.inference_mode():
+        expected = network(IMAGENET(image))
+        assert torch.allclose(dense.scores(image)[:, :, 0, 0], expected, atol=1e-4 * float(expected.std()))
+        assert dense.predict(torch.rand(3, 250, 300)).mask.dtype == "uint16"
+    document = json.loads((tmp_path / "dense" / "config.json").read_text())
+    assert document["training"]["sha256"] == hashlib.sha256(data).hexdigest()
+    assert address in document["training"]["source"]
+    card = (tmp_path / "dense" / "README.md").read_text()
+    assert address in card
+    assert hashlib.sha256(data).hexdigest() in card
+
+
+def test_a_backbone_starts_from_torchvision_and_brings_preprocessing_and_licence_along(published: Published) -> None:
+    network = calibrated(torchvision.models.resnet18(weights=None))
+    address = published.put(torchvision.models.ResNet18_Weights.IMAGENET1K_V1, saved(network))
+    backbone = fullyconv.load_backbone("resnet18", weights=address)
+    assert backbone.preprocessing == IMAGENET
+    assert backbone.receipt is not None
+    assert backbone.receipt.reinitialised == ()
+    image = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.allclose(network.fc(backbone.eval()(image)[32].mean((2, 3))), network(image), atol=1e-5)
+    module = SegmentationModule("fcn8s_resnet18", classes=["a", "b"], backbone_weights="resnet18.imagenet")
+    own = module.model.backbone.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in backbone.state_dict().items())
+    assert "backbone_weights" not in module.hparams
+    assert module.receipt == backbone.receipt
+    assert address in (module.origin or "")
+    assert module.preprocessing == IMAGENET
+
+
+def test_extra_channels_start_at_the_mean_of_the_colours_and_the_checkpoint_knows_their_preprocessing(
+    published: Published, tmp_path: Path
+) -> None:
+    network = torchvision.models.resnet18(weights=None)
+    published.put(torchvision.models.ResNet18_Weights.IMAGENET1K_V1, saved(network))
+    module = SegmentationModule(
+        "fcn32s_resnet18", classes=["a", "b"], in_channels=4, backbone_weights="resnet18.imagenet"
+    )
+    weight = module.model.backbone.state_dict()["conv1.weight"]
+    assert torch.equal(weight[:, :3], network.conv1.weight)
+    assert torch.allclose(weight[:, 3], network.conv1.weight.mean(1), atol=1e-6)
+    assert module.receipt is not None
+    assert module.receipt.adapted == ("conv1.weight",)
+    assert module.preprocessing.mean == (0.485, 0.456, 0.406, 0.449)
+    module.save(tmp_path / "mine", licence="CC0")
+    assert fullyconv.load(tmp_path / "mine").preprocessing == module.preprocessing
+
+
+def test_weights_of_another_network_are_refused_and_name_the_right_one(published: Published) -> None:
+    address = published.put(
+        torchvision.models.ResNet34_Weights.IMAGENET1K_V1, saved(torchvision.models.resnet34(weights=None))
+    )
+    with pytest.raises(WeightsError, match="looks like resnet34: build that backbone"):
+        fullyconv.load_backbone("resnet18", weights=address)
+    with pytest.raises(WeightsError, match="looks like resnet34"):
+        SegmentationModule("fcn8s_resnet18", classes=["a", "b"], backbone_weights=address)
+    with pytest.raises(WeightsError, match=r"holds a classifier, not a segmenter"):
+        fullyconv.load(address)
+
+
+def test_offline_what_is_not_in_the_cache_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DownloadError, match=r"is not in the cache .*HF_HUB_OFFLINE forbids to fetch it"):
+        fullyconv.load("fcn_resnet50.coco_voc")
+
+
+def test_a_target_that_cannot_be_is_refused_before_anything_is_fetched(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(NotADirectoryError, match="is a file; an artefact is a folder"):
+        fullyconv.convert("vgg16.imagenet", tmp_path / "file")
+    SegmentationModule("fcn32s_resnet18_half", classes=["a", "b"]).save(tmp_path / "mine")
+    with pytest.raises(ValueError, match="is the source itself; give another folder"):
+        fullyconv.convert(tmp_path / "mine", tmp_path / "mine")
+
+
+def test_the_command_line_says_what_is_wrong_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert cli.main(["convert", "hf://org/repo", "--to", str(tmp_path / "x")]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("fullyconv: hf://org/repo/config.json: nobody vouches for this file")
+    assert "--allow-unverified" in printed
+    assert not (tmp_path / "x").exists()

@@ -1,0 +1,170 @@
+"""Publishing to a hub on this machine, and loading back what was published."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+
+import fullyconv
+from fullyconv import cli
+from fullyconv.data.datamodule import SegmentationDataModule
+from fullyconv.errors import DownloadError, WeightsError
+from fullyconv.module import SegmentationModule
+from fullyconv.weights.catalog import zoo_folder
+from hub_server import HubServer
+
+STREET = "fcn4s_resnet18_half.camvid"
+
+
+@pytest.fixture(autouse=True)
+def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FULLYCONV_LOCK", str(tmp_path / "lock.json"))
+    monkeypatch.setenv("FULLYCONV_CACHE", str(tmp_path / "own_cache"))
+
+
+def trained(tree: Path, folder: Path) -> Path:
+    """Train for a step and keep the checkpoint, as Lightning writes it."""
+    data = SegmentationDataModule.from_folder(tree, batch_size=4, crop_size=None, num_workers=0)
+    module = SegmentationModule("fcn32s_resnet18_half", classes=list(data.classes), lr=0.05)
+    trainer = L.Trainer(
+        max_steps=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False
+    )
+    trainer.fit(module, data)
+    trainer.save_checkpoint(folder / "last.ckpt")
+    return folder / "last.ckpt"
+
+
+@pytest.mark.parametrize("mode", ["lfs", "regular"])
+def test_an_artefact_is_published_byte_for_byte_and_loads_back(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    hub.upload_mode = mode
+    address = fullyconv.publish(zoo_folder() / STREET, "someone/street")
+    files = hub.files("someone/street")
+    for name in ("model.safetensors", "config.json"):
+        assert files[name] == (zoo_folder() / STREET / name).read_bytes()
+    assert set(files) <= {"model.safetensors", "config.json", "README.md", ".gitattributes"}
+    assert address == f"hf://someone/street@{hub.log('someone/street')[0].oid}"
+    loaded, own = fullyconv.load(address, allow_unverified=True), fullyconv.load("street")
+    image = torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        assert torch.equal(loaded(image), own(image))
+
+
+def test_the_card_holds_the_measured_numbers_and_how_to_load(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import ModelCard
+
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    fullyconv.publish(zoo_folder() / STREET, "someone/street")
+    text = hub.files("someone/street")["README.md"].decode()
+    config = json.loads((zoo_folder() / STREET / "config.json").read_text())
+    assert 'fullyconv.load("someone/street", allow_unverified=True)' in text
+    assert f"mean IU {config['score']['mean_iu']:.2f}" in text
+    assert config["weights"]["sha256"] in text
+    assert "### Where it fails" in text
+    card = ModelCard(text)
+    assert card.data.license_name == config["licence"]
+    assert card.data.library_name == "fullyconv"
+    results = {result.metric_type: result for result in card.data.eval_results or []}
+    assert results["mean_iu"].metric_value == round(config["score"]["mean_iu"], 2)
+    assert (results["mean_iu"].dataset_name, results["mean_iu"].dataset_split) == ("camvid", "test")
+
+
+def test_a_checkpoint_is_measured_and_published_without_its_optimiser(
+    hub: HubServer, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    path = trained(tree, tmp_path)
+    assert "optimizer_states" in torch.load(path, weights_only=True)
+    words = [str(path), "someone/shapes", "--data", str(tree), "--licence", "CC0-1.0", "--private"]
+    assert cli.main(["publish", *words]) == 0
+    assert "published: fullyconv.load('hf://someone/shapes@" in capsys.readouterr().out
+    files = hub.files("someone/shapes")
+    assert set(files) <= {"model.safetensors", "config.json", "README.md", ".gitattributes"}
+    assert len(files["model.safetensors"]) < path.stat().st_size * 0.6
+    score = json.loads(files["config.json"])["score"]
+    assert (score["data"], score["split"], score["measured_by"]) == ("shapes", "test", "us")
+    loaded = fullyconv.load("someone/shapes", allow_unverified=True)
+    assert isinstance(loaded, SegmentationModule)
+    again = loaded.evaluate(SegmentationDataModule.from_folder(tree, num_workers=0), "test")
+    assert score["mean_iu"] == pytest.approx(100 * again.mean_iu, abs=0.01)
+    assert f"mean IU {score['mean_iu']:.2f}" in files["README.md"].decode()
+
+
+def test_nothing_is_published_without_a_licence(hub: HubServer, tmp_path: Path) -> None:
+    SegmentationModule("fcn32s_resnet18_half", classes=["a", "b"]).save(tmp_path / "mine")
+    with pytest.raises(ValueError, match=r"nobody states the licence of these weights; pass licence="):
+        fullyconv.publish(tmp_path / "mine", "someone/mine", token=hub.token)
+    assert hub.asked() == []
+
+
+def test_what_nobody_measured_is_said(hub: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    SegmentationModule("fcn32s_resnet18_half", classes=["a", "b"]).save(tmp_path / "mine", licence="CC0")
+    (tmp_path / "mine" / "secret.txt").write_text("stays at home")
+    with caplog.at_level("INFO", logger="fullyconv"):
+        fullyconv.publish(tmp_path / "mine", "someone/mine", token=hub.token)
+    assert "nobody measured these weights, and the card says so" in caplog.text
+    files = hub.files("someone/mine")
+    assert "Nobody measured these weights." in files["README.md"].decode()
+    assert "secret.txt" not in files
+
+
+@pytest.mark.parametrize("repo", ["", "mine", "a/b/c", "some one/x", "../x", "a/b--c", "a/../b", "hf://a/b"])
+def test_a_repository_name_that_is_none_is_refused(repo: str) -> None:
+    with pytest.raises(ValueError, match="write ORG/NAME"):
+        fullyconv.publish(zoo_folder() / STREET, repo)
+
+
+def test_a_source_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"pass the folder of an artefact, or a .ckpt"):
+        fullyconv.publish(tmp_path / "nowhere", "a/b")
+    with pytest.raises(FileNotFoundError, match=r"config.json: not found"):
+        fullyconv.publish(tmp_path, "a/b")
+    (tmp_path / "x.pth").write_bytes(b"")
+    with pytest.raises(WeightsError, match=r"is no .ckpt; publish takes a Lightning checkpoint or the folder"):
+        fullyconv.publish(tmp_path / "x.pth", "a/b")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "on", "kind", "options"),
+    [
+        ("/api/repos/create", "POST", "status", {"code": 401}),
+        ("/api/repos/create", "POST", "status", {"code": 403}),
+        ("/preupload/main", "POST", "status", {"code": 500}),
+        ("/objects/batch", "POST", "status", {"code": 403}),
+        ("/upload", "PUT", "status", {"code": 400}),
+        ("/commit/main", "POST", "status", {"code": 403}),
+        ("/commit/main", "POST", "hangup", {}),
+    ],
+)
+def test_a_hub_that_refuses_is_reported_and_nothing_is_published_by_halves(
+    hub: HubServer, suffix: str, on: str, kind: str, options: dict[str, int]
+) -> None:
+    hub.upload_mode = "lfs"
+    hub.fault(suffix, kind, times=None, on=on, **options)  # type: ignore[arg-type]
+    with pytest.raises(DownloadError, match=r"someone/street: the hub did not take it \(.*HF_TOKEN"):
+        fullyconv.publish(zoo_folder() / STREET, "someone/street", token=hub.token)
+    if "create" not in suffix:
+        assert "model.safetensors" not in hub.files("someone/street")
+
+
+def test_without_a_token_the_hub_refuses(hub: HubServer) -> None:
+    with pytest.raises(DownloadError, match="log in with a token that may write"):
+        fullyconv.publish(zoo_folder() / STREET, "someone/street")
+
+
+def test_a_classifier_is_not_measured_on_masks(hub: HubServer, tree: Path, tmp_path: Path) -> None:
+    from fullyconv.classifier import Classifier
+    from fullyconv.preprocessing import IMAGENET
+    from fullyconv.weights.architectures import build_classifier
+
+    network = build_classifier("cifar_resnet20", 2)
+    Classifier(network, ["a", "b"], IMAGENET, (32, 32), "cifar_resnet20", "CC0").save(tmp_path / "c")
+    data = SegmentationDataModule.from_folder(tree, num_workers=0)
+    with pytest.raises(ValueError, match="a classifier cannot be measured on masks"):
+        fullyconv.publish(tmp_path / "c", "someone/c", data=data, token=hub.token)
