@@ -6,20 +6,25 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
 from torch import nn
 
+import caffe_nets
 import fullyconv
 from fullyconv import cli
+from fullyconv.backbones import BACKBONES
 from fullyconv.classifier import DenseScorer
 from fullyconv.errors import DownloadError, WeightsError
 from fullyconv.module import SegmentationModule
 from fullyconv.preprocessing import IMAGENET
+from fullyconv.weights import catalog
 from hub_server import FileServer
 
 
@@ -211,3 +216,84 @@ def test_the_command_line_says_what_is_wrong_in_one_line(capsys: pytest.CaptureF
     assert printed.startswith("fullyconv: hf://org/repo/config.json: nobody vouches for this file")
     assert "--allow-unverified" in printed
     assert not (tmp_path / "x").exists()
+
+
+# ---- Caffe ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def thin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put thin trunks into the registry, so that a file of a few kilobytes is a whole network."""
+    monkeypatch.setitem(BACKBONES, "vgg16", caffe_nets.thin_vgg16)
+    monkeypatch.setitem(BACKBONES, "caffenet", caffe_nets.thin_caffenet)
+
+
+def reference(folder: Path, classes: int = 21, finest: int = 8, name: str = "net.caffemodel") -> Path:
+    net = caffe_nets.Net()
+    data = net.input("data", 3, (40, 56))
+    net.head(net.vgg(data, caffe_nets.WIDTHS, caffe_nets.FC), classes, finest, data)
+    return net.save(folder / name)
+
+
+@pytest.mark.usefixtures("thin")
+class TestCaffe:
+    def test_a_reference_network_loads_in_one_line_and_is_kept_as_an_artefact(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = reference(tmp_path)
+        loaded = fullyconv.load(path)
+        assert isinstance(loaded, SegmentationModule)
+        assert (loaded.hparams["model"], loaded.hparams["padding"], len(loaded.classes)) == ("fcn8s_vgg16", "paper", 21)
+        assert loaded.score is None  # the structure does not say who trained it
+        picture = np.random.default_rng(0).integers(0, 256, (45, 61, 3)).astype(np.uint8)
+        assert cli.main(["convert", str(path), "--to", str(tmp_path / "kept")]) == 0
+        assert "re-initialised     0" in capsys.readouterr().out
+        again = fullyconv.load(tmp_path / "kept")
+        assert (again.predict(picture).mask == loaded.predict(picture).mask).all()
+        assert hashlib.sha256(path.read_bytes()).hexdigest() in (tmp_path / "kept" / "README.md").read_text()
+
+    def test_at_the_address_of_the_catalog_it_has_the_published_score_after_a_word(
+        self, tmp_path: Path, files_server: FileServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        entry = catalog.find("fcn8s_vgg16.voc2012")
+        assert entry is not None
+        files_server.files["fcn8s-heavy-pascal.caffemodel"] = reference(tmp_path).read_bytes()
+        here = replace(entry, address=files_server.url("fcn8s-heavy-pascal.caffemodel"))
+        monkeypatch.setattr(catalog, "CAFFE", (here,))
+        with pytest.raises(WeightsError, match="nobody vouches for this file"):
+            fullyconv.load("fcn8s_vgg16.voc2012")
+        loaded = fullyconv.load("fcn8s_vgg16.voc2012", allow_unverified=True)
+        assert isinstance(loaded, SegmentationModule)
+        assert loaded.score == {"data": "VOC2011", "split": "seg11valid", "mean_iu": 65.5, "measured_by": "publisher"}
+        assert loaded.licence == "BVLC model licence: unrestricted use"
+        files_server.stop()
+        assert isinstance(fullyconv.load("fcn8s_vgg16.voc2011"), SegmentationModule)
+
+    def test_what_the_file_of_nyudv2_sees_is_told_by_its_name(self, tmp_path: Path) -> None:
+        color = fullyconv.load(reference(tmp_path, 40, 32, "nyud-fcn32s-color-heavy.caffemodel"))
+        hha = fullyconv.load(reference(tmp_path, 40, 32, "nyud-fcn32s-hha-heavy.caffemodel"))
+        assert (color.preprocessing.channel_order, hha.preprocessing.channel_order) == ("bgr", "rgb")
+        assert color.classes[:2] == hha.classes[:2] == ["wall", "floor"]
+
+    def test_two_heads_give_two_segmentations_and_survive_the_artefact(self, tmp_path: Path) -> None:
+        net = caffe_nets.Net()
+        data = net.input("data", 3, (40, 56))
+        fc7 = net.vgg(data, caffe_nets.WIDTHS, caffe_nets.FC)
+        net.head(fc7, 33, 8, data, suffix="_sem")
+        net.head(fc7, 3, 8, data, suffix="_geo")
+        loaded = fullyconv.load(net.save(tmp_path / "siftflow.caffemodel"))
+        picture = np.random.default_rng(0).integers(0, 256, (45, 61, 3)).astype(np.uint8)
+        result = loaded.predict(picture)
+        assert isinstance(result, dict)
+        assert {name: len(part.classes) for name, part in result.items()} == {"semantic": 33, "geometric": 3}
+        loaded.save(tmp_path / "kept")
+        again = fullyconv.load(tmp_path / "kept").predict(picture)
+        assert isinstance(again, dict)
+        assert all((again[name].mask == part.mask).all() for name, part in result.items())
+        assert "for head, segmentation in result.items():" in (tmp_path / "kept" / "README.md").read_text()
+
+    def test_a_file_that_is_damaged_is_refused(self, tmp_path: Path) -> None:
+        path = reference(tmp_path)
+        path.write_bytes(path.read_bytes()[:-1000])
+        with pytest.raises(WeightsError, match=r"net.caffemodel"):
+            fullyconv.load(path)
