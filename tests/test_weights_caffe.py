@@ -396,6 +396,18 @@ def test_network_of_another_kind_is_refused(tmp_path: Path) -> None:
         caffe_segmenter(tmp_path / "nothing")
 
 
+def test_combination_that_was_never_released_is_refused(tmp_path: Path) -> None:
+    net = vgg_net(21, 16)
+    net.layer("scale_pool4", "Scale", ["pool4"], [np.full(WIDTHS[3], 0.01)])
+    with pytest.raises(WeightsError, match="scores the strides 32, 16 of vgg16 behind fixed factors, which none of"):
+        caffe_segmenter(net.save(tmp_path / "scaled"))
+    for make, name in ((alexnet_net, "caffenet"), (late_net, "vgg16_late")):
+        net = make()
+        net.conv("score_pool4", net.input("pool4", 6, SIZE), 21, 1, relu=False)
+        with pytest.raises(WeightsError, match=f"scores the strides 32, 16 of {name}, which none of the reference"):
+            caffe_segmenter(net.save(tmp_path / name))
+
+
 def test_alexnet_is_not_taken_for_caffenet(tmp_path: Path) -> None:
     net = alexnet_net()
     for name, bottom in {"norm1": "conv1", "pool1": "norm1", "conv2": "pool1"}.items():

@@ -247,6 +247,7 @@ class SegmentationModule(L.LightningModule):
 
         found = fetch_classifier(source, allow_unverified=allow_unverified)
         self.receipt = apply(self.model.backbone, found.weights)
+        tell(f"backbone weights from {found.weights.source}\n{self.receipt.table()}")
         theirs = self.model.backbone.preprocessing
         if with_preprocessing:
             if theirs is None:

@@ -20,7 +20,6 @@ from fullyconv.data.samplers import EpochSampler, UnpaddedDistributedSampler
 from fullyconv.data.sources import check_labels, open_source
 from fullyconv.data.transforms import PAD_VALUE, Augmentation, training_transform
 from fullyconv.errors import DatasetError
-from fullyconv.images import image_size
 from fullyconv.labels import Labels
 
 
@@ -227,7 +226,9 @@ class SegmentationDataModule(L.LightningDataModule):
             DatasetError: if there is no such split.
         """
         transform = training_transform(self.augmentation, self.ignore_index) if split == "train" else None
-        return SegmentationFolder(self._pairs(split), self.labels, transform=transform, seed=self.seed)
+        return SegmentationFolder(
+            self._pairs(split), self.labels, reader=self.source.reader, transform=transform, seed=self.seed
+        )
 
     def setup(self, stage: str) -> None:
         """Check the masks that the stage will use; Lightning calls this."""
@@ -263,11 +264,11 @@ class SegmentationDataModule(L.LightningDataModule):
         Raises:
             DatasetError: if there is no such split.
         """
-        dataset = SegmentationFolder(self._pairs(split), self.labels, seed=self.seed)
+        dataset = SegmentationFolder(self._pairs(split), self.labels, reader=self.source.reader, seed=self.seed)
         batch_size = self.eval_batch_size
         if batch_size is None:
             # Padding would change what the network sees near the border, so mixed sizes go one by one.
-            one_size = len({image_size(pair.image) for pair in dataset.pairs}) == 1
+            one_size = len({self.source.reader.size(pair) for pair in dataset.pairs}) == 1
             batch_size = self.batch_size if one_size else 1
         return self._loader(dataset, UnpaddedDistributedSampler(dataset), batch_size, drop_last=False)
 

@@ -14,8 +14,9 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from fullyconv.data.pairs import Pair, match_pairs
+from fullyconv.data.readers import FileReader, Reader
 from fullyconv.errors import DatasetError
-from fullyconv.images import exif_orientation, read_image, read_mask
+from fullyconv.images import exif_orientation
 from fullyconv.labels import Labels
 
 LAYOUTS = """\
@@ -44,6 +45,7 @@ class SegmentationFolder(Dataset[dict[str, Any]]):
     Args:
         pairs: images and their masks.
         labels: what the values in the masks mean.
+        reader: how the files are read.
         transform: a joint transform of a uint8 image (C, H, W) and its mask (H, W), from `fullyconv.data.transforms`
             or any of torchvision's v2; none leaves both as they are.
         seed: seed of the transform's random numbers.
@@ -53,12 +55,19 @@ class SegmentationFolder(Dataset[dict[str, Any]]):
     """
 
     def __init__(
-        self, pairs: Sequence[Pair], labels: Labels, *, transform: Transform | None = None, seed: int = 0
+        self,
+        pairs: Sequence[Pair],
+        labels: Labels,
+        *,
+        reader: Reader | None = None,
+        transform: Transform | None = None,
+        seed: int = 0,
     ) -> None:
         if not pairs:
             raise DatasetError("pairs is empty: a data set has at least one image with its mask")
         self.pairs = list(pairs)
         self.labels = labels
+        self.reader = reader or FileReader()
         self.transform = transform
         self.seed = seed
 
@@ -68,7 +77,7 @@ class SegmentationFolder(Dataset[dict[str, Any]]):
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
         epoch, index = item if isinstance(item, tuple) else (None, item)
         pair = self.pairs[index]
-        image, mask = read_pair(pair, self.labels)
+        image, mask = read_pair(pair, self.labels, self.reader)
         # Memory stays (H, W, C), which torchvision resizes without a copy.
         picture = tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1))
         target = tv_tensors.Mask(torch.from_numpy(mask if mask.dtype == np.uint8 else mask.astype(np.int32)))
@@ -85,21 +94,24 @@ class SegmentationFolder(Dataset[dict[str, Any]]):
             torch.set_rng_state(state)
 
 
-def read_pair(pair: Pair, labels: Labels) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def read_pair(
+    pair: Pair, labels: Labels, reader: Reader | None = None
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Read an image and its mask and see that they fit.
 
     Args:
         pair: the two files.
         labels: what the values in the mask mean.
+        reader: how the files are read.
 
     Returns:
-        (H, W, 3) uint8 RGB, and (H, W) class indices.
+        (H, W, C) uint8, and (H, W) class indices.
 
     Raises:
         DatasetError: if a file is damaged, the sizes differ, or the mask holds a value that is not in the label map.
     """
-    image = read_image(pair.image)
-    mask = read_mask(pair.mask)
+    reader = reader or FileReader()
+    image, mask = reader.image(pair), reader.mask(pair)
     check_sizes(pair, (image.shape[0], image.shape[1]), (mask.shape[0], mask.shape[1]))
     return image, labels.encode(mask, pair.mask)
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import numpy as np
 from fullyconv.data import camvid
 from fullyconv.data.folder import LAYOUTS, check_sizes, find_splits
 from fullyconv.data.pairs import Pair
+from fullyconv.data.readers import FileReader, Reader
 from fullyconv.errors import DatasetError, near_miss
-from fullyconv.images import image_size, read_mask
 from fullyconv.labels import IGNORE, Labels
 
 PUBLIC_SETS = ("camvid",)
@@ -35,6 +36,7 @@ class Source:
         labels: classes and what the values in the masks mean.
         notes: what was found out or decided on the way, one sentence each, for people to read.
         counts: value -> pixels, of the masks that were read so far.
+        reader: how its files are read.
     """
 
     root: Path
@@ -43,6 +45,7 @@ class Source:
     labels: Labels
     notes: list[str] = field(default_factory=list)
     counts: dict[Path, dict[int, int]] = field(default_factory=dict, repr=False)
+    reader: Reader = field(default_factory=FileReader, repr=False)
 
 
 def dataset_root(data: str | Path) -> Path:
@@ -195,7 +198,7 @@ def count_values(source: Source, pairs: Iterable[Pair], threads: int | None = No
     """
     todo = [pair for pair in pairs if pair.mask not in source.counts]
     with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 16)) as pool:
-        for pair, counts in zip(todo, pool.map(_count, todo), strict=True):
+        for pair, counts in zip(todo, pool.map(partial(_count, source.reader), todo), strict=True):
             source.counts[pair.mask] = counts
 
 
@@ -240,9 +243,9 @@ def check_labels(source: Source, pairs: Sequence[Pair], threads: int | None = No
     return totals
 
 
-def _count(pair: Pair) -> dict[int, int]:
-    mask = read_mask(pair.mask)
-    check_sizes(pair, image_size(pair.image), (mask.shape[0], mask.shape[1]))
+def _count(reader: Reader, pair: Pair) -> dict[int, int]:
+    mask = reader.mask(pair)
+    check_sizes(pair, reader.size(pair), (mask.shape[0], mask.shape[1]))
     if mask.dtype == np.uint8:
         histogram = np.bincount(mask.reshape(-1), minlength=256)
         return {int(value): int(histogram[value]) for value in np.flatnonzero(histogram)}

@@ -132,8 +132,8 @@ def caffe_segmenter(
             None takes it from the data layer in the file, or from the file's name.
 
     Returns:
-        Everything a module is made of, under our names. Nobody knows by the structure who trained the weights, so that
-        there is no score, and the licence is that of the released files.
+        Everything a module is made of, under our names. The structure does not tell who trained the weights, so that
+        there is no score, and the licence says which one the released files have.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -160,6 +160,12 @@ def caffe_segmenter(
     known = _which_labels(file, counts, labels)
     seen = _which_inputs(file, counts, in_channels, inputs, given=labels is not None)
     at_once = any(name in file.layers for name in _SCALES.values())
+    if (backbone != "vgg16" and strides != (32,)) or (at_once and strides != (32, 16, 8)):
+        raise WeightsError(
+            f"{file.path}: scores the strides {', '.join(map(str, strides))} of {backbone}"
+            f"{' behind fixed factors' if at_once else ''}, which none of the reference networks does; "
+            "pass a file of one of them"
+        )
 
     tensors: dict[str, Tensor] = {}
     for name, module in _convolutions(trunk, suffixes, early=in_channels == 4):

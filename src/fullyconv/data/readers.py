@@ -1,0 +1,52 @@
+"""How the files of a data set become numbers: one reader a set, plain and picklable, for images and masks alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fullyconv.data.pairs import Pair
+from fullyconv.images import image_size, read_image, read_mask
+
+Array = npt.NDArray[Any]
+
+
+class Reader(Protocol):
+    """Read the two files of a pair. It travels to worker processes, so it holds plain values only."""
+
+    def image(self, pair: Pair) -> npt.NDArray[np.uint8]:
+        """Read the image as (H, W, C) uint8, the right way up.
+
+        Raises:
+            DatasetError: if a file is damaged; the message names it.
+        """
+
+    def size(self, pair: Pair) -> tuple[int, int]:
+        """Give height and width of the image in pixels, without decoding it where its header tells."""
+
+    def mask(self, pair: Pair) -> Array:
+        """Read the mask as (H, W) integers: the values in the file, which the label map explains.
+
+        Raises:
+            DatasetError: if a file is damaged or holds no labels; the message names it.
+        """
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """Read pictures as RGB, and masks that hold one number a pixel (index, palette, 16 bits)."""
+
+    def image(self, pair: Pair) -> npt.NDArray[np.uint8]:
+        """Read the image as (H, W, 3) uint8 RGB, the right way up."""
+        return read_image(pair.image)
+
+    def size(self, pair: Pair) -> tuple[int, int]:
+        """Give height and width of the image in pixels."""
+        return image_size(pair.image)
+
+    def mask(self, pair: Pair) -> Array:
+        """Read the mask as (H, W) integers."""
+        return read_mask(pair.mask)
