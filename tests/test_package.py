@@ -54,6 +54,7 @@ def data(path: str) -> SegmentationDataModule:
 
 
 reveal_type(fullyconv.load("street"))
+reveal_type(fullyconv.load("street", classes=["crack", "wall"]))
 '''
 
 
@@ -70,7 +71,9 @@ def test_a_downstream_project_passes_mypy_strict(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert 'Revealed type is "fullyconv.module.SegmentationModule"' in done.stdout
+    segmenter, dense = "fullyconv.module.SegmentationModule", "fullyconv.classifier.DenseScorer"
+    assert f'Revealed type is "{segmenter} | {dense}"' in done.stdout
+    assert f'Revealed type is "{segmenter}"' in done.stdout
 
 
 @pytest.mark.parametrize("name", MODULES)
