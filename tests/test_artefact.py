@@ -12,6 +12,7 @@ import pytest
 
 from fullyconv import artefact
 from fullyconv.errors import WeightsError
+from fullyconv.module import SegmentationModule
 
 TENSORS = {
     "a.weight": np.linspace(-3, 3, 24, dtype=np.float32).reshape(2, 3, 4),
@@ -282,3 +283,23 @@ def test_tensors_that_do_not_fit_give_a_receipt() -> None:
         "  unexpected (1): d",
         "  of another shape (1): b: model (2,), file (3,)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        ({"mean_iu": "high"}, r"score.mean_iu='high'; a figure is a number in 0..100"),
+        ({"mean_iu": {"a": 1}}, r"score.mean_iu=.*; a figure is a number in 0..100"),
+        ({"mean_iu": True}, r"score.mean_iu='True'"),
+        ({"pixel_accuracy": 1e308}, r"score.pixel_accuracy=.*; a figure is a number in 0..100"),
+        ({"mean_iu": 50.0, "iu": [1, 2]}, r"score.iu must be an object"),
+        ({"mean_iu": 50.0, "iu": {"road": "x"}}, r"score.iu.road='x'"),
+        ([], "'score' must be an object or null"),
+    ],
+)
+def test_a_score_whose_figures_are_none_is_refused(tmp_path: Path, score: object, message: str) -> None:
+    folder = SegmentationModule("fcn32s_resnet18_half", classes=["a", "b"]).save(tmp_path / "mine")
+    document = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(document | {"score": score}))
+    with pytest.raises(WeightsError, match=message):
+        artefact.read_config(folder)

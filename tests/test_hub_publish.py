@@ -168,3 +168,12 @@ def test_a_classifier_is_not_measured_on_masks(hub: HubServer, tree: Path, tmp_p
     data = SegmentationDataModule.from_folder(tree, num_workers=0)
     with pytest.raises(ValueError, match="a classifier cannot be measured on masks"):
         fullyconv.publish(tmp_path / "c", "someone/c", data=data, token=hub.token)
+
+
+def test_a_score_measured_on_other_numbers_is_not_claimed(hub: HubServer, tmp_path: Path) -> None:
+    module = SegmentationModule("fcn32s_resnet18_half", classes=["a", "b"])
+    module.save(tmp_path / "mine", score={"data": "x", "split": "test", "mean_iu": 50.0}, licence="CC0")
+    fullyconv.publish(tmp_path / "mine", "someone/mine", dtype="float16", token=hub.token)
+    assert json.loads(hub.files("someone/mine")["config.json"])["score"] is None
+    fullyconv.convert(tmp_path / "mine", tmp_path / "half", dtype="float16")
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["score"] is None

@@ -81,9 +81,12 @@ class TestReading:
             ("org/re--po", "admits no"),
             ("a\0b", "is no source"),
             ("x" * 5000, "is no source"),
+            (None, "of type NoneType: is no source; give a name of the zoo"),
+            (123, "of type int: is no source"),
+            ("mine.pth", "no such file here; check the path"),
         ],
     )
-    def test_what_means_nothing_is_refused(self, text: str, message: str) -> None:
+    def test_what_means_nothing_is_refused(self, text: Any, message: str) -> None:
         with pytest.raises(ValueError, match=message) as caught:
             read(text)
         assert "secret" not in str(caught.value)

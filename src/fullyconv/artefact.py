@@ -160,8 +160,7 @@ def read_config(folder: str | Path) -> Config:
     for key, kind in (kinds | {"weights": dict}).items():
         if not isinstance(document.get(key), kind):
             raise WeightsError(f"{path}: {key!r} is missing or no {kind.__name__}; fetch or save the artefact again")
-    if not isinstance(document.get("score"), dict | None):
-        raise WeightsError(f"{path}: 'score' must be an object or null")
+    _check_score(document.get("score"), path)
     if type(document.get("parameters", 0)) is not int:
         raise WeightsError(f"{path}: 'parameters' must be a whole number; fetch or save the artefact again")
     _check_model(document["kind"], document["model"], path)
@@ -380,6 +379,22 @@ def _store(name: str, value: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
             'save with dtype="float32", and look at the training if they are not finite there either'
         )
     return result
+
+
+def _check_score(score: Any, path: Path) -> None:
+    """Refuse a score whose figures are none: cards and lists print them."""
+    if score is None:
+        return
+    if not isinstance(score, dict):
+        raise WeightsError(f"{path}: 'score' must be an object or null")
+    figures = [(key, score[key]) for key in METRICS if score.get(key) is not None]
+    by_class = score.get("iu") or {}
+    if not isinstance(by_class, dict):
+        raise WeightsError(f"{path}: score.iu must be an object of class names and figures")
+    figures += [(f"iu.{_line(name)[:40]}", value) for name, value in by_class.items() if value is not None]
+    for key, value in figures:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
+            raise WeightsError(f"{path}: score.{key}={str(value)[:40]!r}; a figure is a number in 0..100, in percent")
 
 
 def _check_model(kind: str, model: dict[str, Any], path: Path) -> None:

@@ -146,6 +146,8 @@ class Labels:
         """
         if isinstance(names, str):
             raise ValueError(f'names={names!r} is one string; give a list of class names, such as ["{names}", "other"]')
+        if not isinstance(names, Iterable):
+            raise ValueError(f"names={names!r}: give a list of class names")
         names = tuple(names)
         _check_names(names)
         if ignore_index is None:

@@ -54,6 +54,8 @@ def convert(
         raise ValueError(f"--to {target}: is the source itself; give another folder")
     if _is_segmenter(place, allow_unverified):
         module = load(source, allow_unverified=allow_unverified)
+        if dtype == "float16" and module.score is not None and module.score.get("measured_by") != "publisher":
+            module.score = None  # it was measured on other numbers, if only a little
         module.save(target, dtype=dtype)
         return module
     classifier = load_classifier(

@@ -110,6 +110,8 @@ def _prepare(
             for name in (artefact.WEIGHTS, artefact.CONFIG):
                 shutil.copyfile(place / name, folder / name)
             return config
+        if stored != config.weights.get("dtype") and (module.score or {}).get("measured_by") != "publisher":
+            module.score = None  # it was measured on other numbers, if only a little
     if licence is not None:
         module.licence = licence
     module.save(folder, dtype=stored)

@@ -7,6 +7,7 @@ hub's client compares sizes only, so every file is read and digested here at eac
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fullyconv import download as downloads
 from fullyconv.download import Digest, digest
-from fullyconv.errors import DownloadError, WeightsError, near_miss
+from fullyconv.errors import DownloadError, WeightsError
 from fullyconv.notices import tell
 from fullyconv.weights import catalog
 
@@ -105,6 +106,8 @@ def read(text: str | Path) -> Source:
     """
     if isinstance(text, Path):
         return _local(text, str(text))
+    if not isinstance(text, str):
+        raise ValueError(f"source={text!r} of type {type(text).__name__}: is no source; give {FORMS}")
     if "\0" in text or len(text) > 4096:
         raise ValueError(f"source={text[:60]!r}: is no source; give {FORMS}")
     if text.startswith("hf://"):
@@ -134,9 +137,19 @@ def read(text: str | Path) -> Source:
         return Source("file", text)
     if REPO.fullmatch(text) and not path.is_dir():
         return _hub(f"hf://{text}")
-    raise ValueError(
-        f"source={text!r}: no model of the zoo and no folder with config.json. "
-        f"{near_miss(text, catalog.names())} Or give {FORMS}."
+    raise ValueError(_means_nothing(text))
+
+
+def _means_nothing(text: str) -> str:
+    if Path(text).suffix.lower() in (".safetensors", ".pth", ".pt", ".ckpt", ".caffemodel"):
+        return f"source={text!r}: no such file here; check the path"
+    names = catalog.names()
+    close = difflib.get_close_matches(text, names, n=3)
+    hint = f"Did you mean {' or '.join(close)}? " if close else ""
+    shipped = ", ".join([*catalog.ALIASES, *catalog.SHIPPED])
+    return (
+        f"source={text!r}: no model of the zoo and no folder with config.json. {hint}Choices: {shipped}, and "
+        f"{len(names)} names that 'fullyconv list' shows. Or give {FORMS}."
     )
 
 
@@ -270,8 +283,6 @@ def torchvision_member(source: Source) -> WeightsEnum:
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    import difflib
-
     close = difflib.get_close_matches(name, known, n=3)
     return (
         f"Did you mean {' or '.join(close)}?"
