@@ -157,8 +157,12 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock, loopback:
 
 
 @pytest.fixture
-def files_server(loopback: None) -> Iterator[FileServer]:
-    """A plain file server on the loopback interface: set ``files_server.files[PATH] = bytes``, ask `url` of PATH."""
+def files_server(monkeypatch: pytest.MonkeyPatch, loopback: None) -> Iterator[FileServer]:
+    """Plain downloads from this machine, also where the environment says that there is no network."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     with FileServer() as server:
         yield server
 
