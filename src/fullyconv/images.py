@@ -30,6 +30,9 @@ MAX_PIXELS = 89_478_485
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """What counts as a picture or a mask in a folder, whatever the case of its letters."""
 
+MASK_EXTENSIONS = (*EXTENSIONS, ".mat", ".seg")
+"""What counts as a mask: pictures, MATLAB files, and the run lengths of the Berkeley segmentation data set."""
+
 _ORIENTATION = 0x0112  # EXIF tag
 _PILLOW_BOUND = threading.Lock()
 
@@ -93,6 +96,30 @@ def exif_orientation(path: str | Path) -> int:
         return _orientation(image)
 
 
+def mask_mode(path: str | Path) -> str:
+    """Tell from the header what kind of numbers a mask file holds.
+
+    Args:
+        path: the file.
+
+    Returns:
+        "1" (one bit), "L" (8 bits), "P" (palette), "I" (16 or 32 bits), "F" (floating point), "RGB" (colours), or
+        "mat" and "seg" for the text and MATLAB files that are no pictures.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        DatasetError: if the file is no picture.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix in (".mat", ".seg"):
+        return suffix[1:]
+    with _opened(_as_path(path), None) as image:
+        mode = image.mode
+    if mode in ("1", "L", "P", "F"):
+        return mode
+    return "I" if mode.startswith("I") else "RGB"
+
+
 def read_mask(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Array:
     """Read the label values of a mask exactly as they stand in the file.
 
@@ -115,13 +142,17 @@ def read_mask(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Array:
         if image.format in ("JPEG", "MPO", "JPEG2000"):
             raise DatasetError(
                 f"{path}: a {image.format} mask; lossy compression changes label values near every border. "
-                "Export the masks as PNG with one value a class"
+                "Export the masks as PNG with one value a class, or give the values that are meant (values=), to which "
+                "every pixel is then snapped"
             )
         if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N"):
             raise DatasetError(
                 f"{path}: a mask of mode {image.mode} holds colours, and which colour is which class is not known. "
                 "Save the masks as PNG with one value a class (index or palette)"
             )
+        frames = int(getattr(image, "n_frames", 1))
+        if frames > 1:
+            raise DatasetError(f"{path}: holds {frames} pictures; a mask is one. Save the one that is meant as PNG")
         if image.format == "TIFF" and image.mode in ("1", "L") and _tiff_tag(image, 262) == 0:
             raise DatasetError(
                 f"{path}: a TIFF mask stored white-is-zero, which is read with inverted values. "

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -35,7 +35,12 @@ class SegmentationDataModule(L.LightningDataModule):
         data: a folder, or the name of a public set under the folder that FULLYCONV_DATA names. See
             `fullyconv.data.folder.LAYOUTS` for what a folder may look like.
         classes: class names in the order of the network's outputs; found from the data by default.
-        values: value in the mask file -> class name or "ignore"; by default value i is class i and 255 is ignored.
+        values: value in the mask file -> class name or "ignore"; by default value i is class i and 255 is ignored. A
+            value is a number, or a colour "#rrggbb".
+        images: folder of the pictures inside `data`, or a pattern of files, where it is not found by its name.
+        masks: folder of the masks inside `data`, or a pattern of files.
+        pairs: a CSV, TSV or JSON-lines file with the columns image, mask and, if you like, split.
+        unlabelled: "skip" leaves out pictures without a mask, "error" refuses them.
         batch_size: samples a training batch and process.
         crop_size: height and width of training crops in pixels; one number is a square, None the picture's own size.
         scale: range of the random scale.
@@ -63,7 +68,11 @@ class SegmentationDataModule(L.LightningDataModule):
         data: str,
         *,
         classes: list[str] | None = None,
-        values: dict[int, str] | None = None,
+        values: dict[int | str, str] | None = None,
+        images: str | None = None,
+        masks: str | None = None,
+        pairs: str | None = None,
+        unlabelled: Literal["error", "skip"] = "error",
         batch_size: int = 4,
         crop_size: int | tuple[int, int] | None = None,
         scale: tuple[float, float] = (0.5, 2.0),
@@ -93,7 +102,15 @@ class SegmentationDataModule(L.LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self.seed = seed
-        self.source = open_source(data, classes=classes, values=values)
+        self.source = open_source(
+            data,
+            classes=classes,
+            values=values,
+            images=images,
+            masks=masks,
+            pairs=pairs,
+            unlabelled=unlabelled,
+        )
         self.splits = self._with_validation(val_fraction, split_seed)
         self._check = check
         self._checked: set[str] = set()
@@ -104,7 +121,11 @@ class SegmentationDataModule(L.LightningDataModule):
         path: str | Path,
         *,
         classes: list[str] | None = None,
-        values: dict[int, str] | None = None,
+        values: dict[int | str, str] | None = None,
+        images: str | None = None,
+        masks: str | None = None,
+        pairs: str | None = None,
+        unlabelled: Literal["error", "skip"] = "error",
         batch_size: int = 4,
         crop_size: int | tuple[int, int] | None = None,
         scale: tuple[float, float] = (0.5, 2.0),
@@ -126,6 +147,10 @@ class SegmentationDataModule(L.LightningDataModule):
             path: the folder, or the name of a public set under FULLYCONV_DATA.
             classes: as in the constructor, like all that follow.
             values: value in the mask file -> class name or "ignore".
+            images: folder of the pictures inside `path`.
+            masks: folder of the masks inside `path`.
+            pairs: a file of pairs.
+            unlabelled: what becomes of pictures without a mask.
             batch_size: samples a training batch and process.
             crop_size: height and width of training crops in pixels.
             scale: range of the random scale.
@@ -148,6 +173,10 @@ class SegmentationDataModule(L.LightningDataModule):
             os.fspath(path),
             classes=classes,
             values=values,
+            images=images,
+            masks=masks,
+            pairs=pairs,
+            unlabelled=unlabelled,
             batch_size=batch_size,
             crop_size=crop_size,
             scale=scale,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fullyconv.errors import DatasetError
-from fullyconv.images import EXTENSIONS
+from fullyconv.images import EXTENSIONS, MASK_EXTENSIONS
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def match_pairs(images: str | Path, masks: str | Path) -> list[Pair]:
         DatasetError: if a picture has no mask or a mask no picture, if two files share a name, or if there are none.
     """
     images, masks = Path(images), Path(masks)
-    pictures, labels = _by_key(images), _by_key(masks)
+    pictures, labels = _by_key(images, EXTENSIONS), _by_key(masks, MASK_EXTENSIONS)
     if not pictures and not labels:
         raise DatasetError(f"{images}: no pictures in it; accepted are {', '.join(EXTENSIONS)}")
     if lonely := sorted(pictures.keys() - labels.keys()):
@@ -58,13 +58,13 @@ def match_pairs(images: str | Path, masks: str | Path) -> list[Pair]:
     return [Pair(pictures[key], labels[key], key) for key in sorted(pictures)]
 
 
-def _by_key(folder: Path) -> dict[str, Path]:
+def _by_key(folder: Path, extensions: Sequence[str]) -> dict[str, Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; check the name")
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
-        if path.suffix.lower() not in EXTENSIONS or any(part.startswith(".") for part in relative.parts):
+        if path.suffix.lower() not in extensions or any(part.startswith(".") for part in relative.parts):
             continue
         if not path.is_file():
             continue

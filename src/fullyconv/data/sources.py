@@ -14,6 +14,8 @@ import numpy as np
 
 from fullyconv.data import camvid
 from fullyconv.data.folder import LAYOUTS, check_sizes, find_splits
+from fullyconv.data.layouts import OPTIONS, Layout, ambiguous, find_layout
+from fullyconv.data.masks import reader_for
 from fullyconv.data.pairs import Pair
 from fullyconv.data.readers import FileReader, Reader
 from fullyconv.errors import DatasetError, near_miss
@@ -87,17 +89,28 @@ def dataset_root(data: str | Path) -> Path:
 
 
 def open_source(
-    data: str | Path, *, classes: Sequence[str] | None = None, values: Mapping[int, str] | None = None
+    data: str | Path,
+    *,
+    classes: Sequence[str] | None = None,
+    values: Mapping[int | str, str] | None = None,
+    images: str | None = None,
+    masks: str | None = None,
+    pairs: str | None = None,
+    unlabelled: str = "error",
 ) -> Source:
     """Find splits and labels of a data set.
 
-    The classes are, in this order: those given; those of a public set; the lines of `classes.txt`; the values that the
-    masks hold, named "class 0" and so on.
+    The classes are, in this order: those given; those of a public set; the lines of `classes.txt`; the values or
+    colours that the masks hold, named after them.
 
     Args:
         data: a folder or the name of a public set.
         classes: class names in the order of the network's outputs; by default value i in a mask is class i.
-        values: value in the mask file -> class name or "ignore".
+        values: value in the mask file -> class name or "ignore"; a value is a number, or a colour "#rrggbb".
+        images: folder of the pictures inside the data folder, or a pattern of files, where it is not found.
+        masks: folder of the masks inside the data folder, or a pattern of files, where it is not found.
+        pairs: a CSV, TSV or JSON-lines file with the columns image, mask and, if you like, split.
+        unlabelled: "skip" leaves out pictures without a mask, "error" refuses them.
 
     Returns:
         The source; `splits` as they are in the folder.
@@ -109,38 +122,92 @@ def open_source(
         ValueError: if `classes` or `values` break a rule of `Labels`.
     """
     root = dataset_root(data)
-    if camvid.has_layout(root):
-        layout, splits = "CamVid", camvid.find_splits(root)
-        own = camvid.CAMVID if camvid.is_camvid(root, splits) else None
+    values = _numbers(values)
+    own = None
+    if images is None and masks is None and pairs is None and camvid.has_layout(root):
+        layout = Layout("CamVid", camvid.find_splits(root))
+        own = camvid.CAMVID if camvid.is_camvid(root, layout.splits) else None
     else:
-        own = None
-        found = find_splits(root)
-        if found is None:
-            there = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in root.iterdir())
-            listed = ", ".join(there[:12]) + (", ..." if len(there) > 12 else "") if there else "nothing"
-            raise DatasetError(f"{root}: holds {listed}, which is no layout that is understood. Accepted:\n{LAYOUTS}")
-        layout, splits = found
-    _refuse_shared(splits)
-    source = Source(root, layout, splits, own if own is not None else Labels.of(["unknown"]))
+        layout = _layout(root, images, masks, pairs, unlabelled)
+    _refuse_shared(layout.splits)
+    source = Source(root, layout.name, layout.splits, own if own is not None else Labels.of(["unknown"]))
+    source.notes += layout.notes
+    every = [pair for split in layout.splits.values() for pair in split]
     listing = root / "classes.txt"
+    if own is not None:
+        numbers = _only_numbers(values)
+        if classes is not None:
+            source.labels = Labels.of(classes, values=numbers)
+        elif numbers:
+            source.labels = Labels(own.names, own.palette, own.ignore_index, {**own.values, **numbers})
+        return source
+    named = classes is not None or listing.is_file()
+    reader, labels, notes = reader_for(every, values, named=named)
+    source.reader = reader
+    source.notes += notes
+    if labels is not None:
+        source.labels = labels
+        if classes is not None and list(labels.names) != list(classes):
+            raise ValueError(
+                f"classes={list(classes)}: the masks hold colours, whose classes are {list(labels.names)}; name them "
+                'with values={"#rrggbb": name} instead'
+            )
+        return source
+    numbers = _only_numbers(values)
     if classes is not None:
-        source.labels = Labels.of(classes, values=values)
-    elif own is not None:
-        if values:
-            source.labels = Labels(own.names, own.palette, own.ignore_index, {**own.values, **values})
+        source.labels = Labels.of(classes, values=numbers)
     elif listing.is_file():
-        source.labels = _labels_from_listing(listing, values)
+        source.labels = _labels_from_listing(listing, numbers)
         source.notes.append(f"classes from {listing}")
-    elif values:
-        names = dict.fromkeys(name for _, name in sorted(values.items()) if name != IGNORE)
-        source.labels = Labels.of(tuple(names), values=values)
+    elif numbers:
+        names = dict.fromkeys(name for _, name in sorted(numbers.items()) if name != IGNORE)
+        source.labels = Labels.of(tuple(names), values=numbers)
     else:
-        pairs = [pair for split in splits.values() for pair in split]
-        count_values(source, pairs)
+        count_values(source, every)
         found_values = {value: path for path in source.counts for value in source.counts[path]}
         source.labels, note = labels_from_values(found_values)
         source.notes.append(note)
     return source
+
+
+def _layout(root: Path, images: str | None, masks: str | None, pairs: str | None, unlabelled: str) -> Layout:
+    """Take the names that everybody uses as they are, unless other folders could be meant as well."""
+    if images is None and masks is None and pairs is None and unlabelled == "error":
+        plain = find_splits(root) if not ambiguous(root) else None
+        if plain is not None:
+            return Layout(*plain)
+    try:
+        return find_layout(root, images=images, masks=masks, pairs=pairs, unlabelled=unlabelled)
+    except DatasetError as error:
+        if "no folder of pictures" not in str(error) and "no pictures in it" not in str(error):
+            raise
+        there = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in root.iterdir())
+        listed = ", ".join(there[:12]) + (", ..." if len(there) > 12 else "") if there else "nothing"
+        raise DatasetError(
+            f"{root}: holds {listed}, which is no layout that is understood. Accepted:\n{LAYOUTS}\nOr {OPTIONS}"
+        ) from error
+
+
+def _numbers(values: Mapping[int | str, str] | None) -> dict[int | str, str] | None:
+    """Read keys as numbers where they are: JSON, YAML and command lines write them as text."""
+    if values is None:
+        return None
+    if not isinstance(values, Mapping):
+        raise ValueError(f'values={values!r}: give a mapping of values in the mask files to names, {{0: "road"}}')
+    read: dict[int | str, str] = {}
+    for key, name in values.items():
+        text = str(key).strip()
+        read[int(text) if text.isascii() and text.isdigit() else text.lower()] = name
+    return read
+
+
+def _only_numbers(values: Mapping[int | str, str] | None) -> dict[int, str] | None:
+    if not values:
+        return None
+    bad = [key for key in values if not isinstance(key, int)]
+    if bad:
+        raise ValueError(f"values: {bad[0]!r} is no whole number, and these masks hold no colours")
+    return {int(value): name for value, name in values.items()}
 
 
 def labels_from_values(found: Mapping[int, Path]) -> tuple[Labels, str]:

@@ -1,0 +1,542 @@
+"""Find out how a folder is laid out: which folders hold pictures, which masks, which split each belongs to.
+
+Names of folders say it, where they are those that people use. Where two folders could be the masks of the same
+pictures, nothing is guessed: the candidates are listed, with the option to give.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fullyconv.data.pairs import Pair
+from fullyconv.errors import DatasetError
+from fullyconv.images import EXTENSIONS, MASK_EXTENSIONS
+
+# fmt: off
+IMAGE_WORDS = frozenset(
+    [
+        "image", "images", "img", "imgs", "jpegimages", "photo", "photos", "picture", "pictures", "raw", "rgb", "input",
+        "inputs", "frame", "frames", "scan", "scans"
+    ]
+)
+MASK_WORDS = frozenset(
+    [
+        "mask", "masks", "label", "labels", "labelled", "annotation", "annotations", "annot", "annots", "seg", "segs",
+        "segmentation", "segmentations", "segmentationclass", "gt", "groundtruth", "truth", "target", "targets",
+        "trimap", "trimaps"
+    ]
+)
+# fmt: on
+OBJECT_WORDS = frozenset(["segmentationobject", "instances", "instance"])  # which object, not which class
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+MAX_FILES = 2_000_000
+
+OPTIONS = (
+    "say which: images=FOLDER and masks=FOLDER (--images, --masks; inside the data folder, a pattern such as "
+    '"*/*_lesion/*.bmp" is fine), or pairs=FILE (--pairs, a CSV with the columns image, mask and, if you like, split)'
+)
+
+
+@dataclass
+class Layout:
+    """What was found.
+
+    Args:
+        name: the layout in words.
+        splits: "train", "val", "test" -> pairs, or "all" -> pairs.
+        notes: what was decided on the way, one sentence each.
+    """
+
+    name: str
+    splits: dict[str, list[Pair]]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """One folder with pictures in it, and what its path says."""
+
+    path: str  # relative to the root, "." for the root
+    role: str  # "image", "mask", "object" or ""
+    split: str  # or ""
+    group: tuple[str, ...]  # the words of the path that say neither
+    files: tuple[Path, ...]
+
+    @property
+    def stems(self) -> set[str]:
+        return {file.stem for file in self.files}
+
+
+def find_layout(
+    root: Path,
+    *,
+    images: str | None = None,
+    masks: str | None = None,
+    pairs: str | None = None,
+    unlabelled: str = "error",
+) -> Layout:
+    """Find the pairs and splits of a folder.
+
+    Args:
+        root: the folder.
+        images: folder of the pictures inside it, or a pattern of files; None finds it.
+        masks: folder of the masks inside it, or a pattern of files; None finds it.
+        pairs: a CSV, TSV or JSON-lines file of pairs, relative to root or absolute; then the two above are not used.
+        unlabelled: "error" refuses pictures without a mask, "skip" leaves them out and says so.
+
+    Returns:
+        The layout.
+
+    Raises:
+        FileNotFoundError: if a folder or file that was named is not there.
+        DatasetError: if there is no layout, or more than one; the message lists what there is and the option to give.
+        ValueError: if `unlabelled` is unknown, or options contradict each other.
+    """
+    if unlabelled not in ("error", "skip"):
+        raise ValueError(f'unlabelled={unlabelled!r}: choose "error" or "skip"')
+    if pairs is not None:
+        if images is not None or masks is not None:
+            raise ValueError("pairs: names every file itself; leave images and masks out")
+        return _from_table(root, pairs)
+    if images is not None and masks is not None:
+        return _from_patterns(root, images, masks, unlabelled)
+    folders = _folders(root)
+    if masks is not None:
+        chosen = [folder for folder in folders if folder.role == "image"]
+        return _from_patterns(root, _only_images(root, chosen, folders, masks), masks, unlabelled)
+    if images is not None:
+        chosen = [folder for folder in folders if folder.role == "mask"]
+        if len(chosen) != 1:
+            raise DatasetError(f"{root}: images={images!r} is given, and {_candidates(chosen or folders)}; {OPTIONS}")
+        return _from_patterns(root, images, chosen[0].path, unlabelled)
+    return _found(root, folders, unlabelled)
+
+
+def ambiguous(root: Path) -> bool:
+    """Tell whether some pictures could have their masks in more than one folder."""
+    folders = _folders(root)
+    return any(len(_candidates_of(folder, folders)) > 1 for folder in folders if folder.role == "image")
+
+
+def _only_images(root: Path, chosen: Sequence[_Folder], folders: Sequence[_Folder], masks: str) -> str:
+    beside = [folder for folder in chosen if Path(folder.path).parent == Path(masks).parent]
+    for some in (beside, chosen):
+        if len(some) == 1:
+            return some[0].path
+    raise DatasetError(f"{root}: masks={masks!r} is given, and {_candidates(chosen or folders)}; {OPTIONS}")
+
+
+def _folders(root: Path) -> list[_Folder]:
+    """Walk the tree once; links to folders are not followed, so that no circle can hold us."""
+    found: list[_Folder] = []
+    count = 0
+    for here, names, files in os.walk(root):
+        names[:] = sorted(name for name in names if not name.startswith((".", "__MACOSX")))
+        pictures = tuple(
+            Path(here) / name
+            for name in sorted(files)
+            if not name.startswith(".") and Path(name).suffix.lower() in MASK_EXTENSIONS
+        )
+        count += len(files)
+        if count > MAX_FILES:
+            raise DatasetError(f"{root}: holds more than {MAX_FILES} files; give the folder of one data set")
+        if pictures:
+            relative = Path(here).relative_to(root).as_posix()
+            found.append(_Folder(relative, *_meaning(relative), pictures))
+    return found
+
+
+def _meaning(relative: str) -> tuple[str, str, tuple[str, ...]]:
+    role, split, rest = "", "", []
+    for part in Path(relative).parts:
+        for word in re.findall(r"[A-Za-z0-9.]+", part):
+            lower = word.lower()
+            annotated = re.fullmatch(r"(train|val|test)(annot|masks?|labels?|images?)", lower)
+            if annotated:
+                split = SPLIT_WORDS[annotated[1]]
+                role = "image" if annotated[2].startswith("image") else "mask"
+            elif lower in OBJECT_WORDS:
+                role = "object"
+            elif lower in MASK_WORDS:
+                role = role if role == "object" else "mask"
+            elif lower in IMAGE_WORDS:
+                role = role or "image"
+            elif lower in SPLIT_WORDS:
+                split = SPLIT_WORDS[lower]
+            else:
+                rest.append(lower)
+    return role, split, tuple(rest)
+
+
+def _found(root: Path, folders: list[_Folder], unlabelled: str) -> Layout:
+    """Pair folders by what their names say."""
+    if not folders:
+        raise DatasetError(f"{root}: no pictures in it; accepted are {', '.join(EXTENSIONS)}")
+    images = [folder for folder in folders if folder.role == "image"]
+    notes: list[str] = []
+    splits: dict[str, list[Pair]] = defaultdict(list)
+    used: set[str] = set()
+    for folder in images:
+        inside = _both_in_one(folder)
+        if inside is not None:
+            splits[folder.split or "all"] += [_keyed(root, pair) for pair in inside]
+            used.add(folder.path)
+            continue
+        candidates = _candidates_of(folder, folders)
+        if not candidates:
+            notes.append(f"{folder.path}: {len(folder.files)} pictures without masks, left out")
+            continue
+        if len(candidates) > 1:
+            raise DatasetError(f"{root}: the masks of {folder.path}/ could be {_candidates(candidates)}; {OPTIONS}")
+        mask = candidates[0]
+        same = [other for other in images if other.path != folder.path and mask in _candidates_of(other, folders)]
+        if same:
+            raise DatasetError(
+                f"{root}: the pictures of {mask.path}/ could be in {_candidates([folder, *same])}; {OPTIONS}"
+            )
+        matched = match_files(folder.files, mask.files, f"{root}/{folder.path}", f"{root}/{mask.path}", unlabelled)
+        notes += matched.notes
+        splits[folder.split or "all"] += [_keyed(root, pair) for pair in matched.splits["all"]]
+        used |= {folder.path, mask.path}
+    if not splits:
+        raise DatasetError(
+            f"{root}: no folder of pictures with a folder of masks beside it, only {_candidates(folders)}; {OPTIONS}"
+        )
+    for folder in folders:
+        if folder.role == "mask" and folder.path not in used:
+            notes.append(f"{folder.path}: {len(folder.files)} masks without pictures, left out")
+    listed = _lists(root, splits)
+    if listed is not None:
+        splits, note = listed
+        notes.append(note)
+    if "all" in splits and len(splits) > 1:
+        raise DatasetError(
+            f"{root}: some folders belong to a split ({', '.join(sorted(set(splits) - {'all'}))}) and some to "
+            f"none; {OPTIONS}"
+        )
+    name = " + ".join(sorted(used)) if len(used) <= 6 else f"{len(used)} folders"
+    return Layout(name, dict(splits), notes)
+
+
+def _candidates_of(images: _Folder, folders: Sequence[_Folder]) -> list[_Folder]:
+    """List the folders that could be the masks of these pictures."""
+    stems = images.stems
+    beside = [folder for folder in folders if folder.path != images.path]
+    named = [
+        folder
+        for folder in beside
+        if folder.role == "mask" and folder.group == images.group and folder.split == images.split
+    ]
+    # A folder whose files are called as the pictures are could be theirs, whatever it is called itself.
+    alike = [
+        folder
+        for folder in beside
+        if folder not in named
+        and folder.role in ("", "mask")
+        and folder.split == images.split
+        and len(_common(stems, folder.stems)) >= 0.9 * len(stems)
+    ]
+    # Below the mask folder of the same name only, where every class or recording has a folder of its own.
+    deeper = [folder for folder in alike if folder.role == "mask" and folder.group != images.group]
+    if named and all(_nested(folder, images) for folder in deeper):
+        alike = [folder for folder in alike if folder not in deeper]
+    return [*named, *alike]
+
+
+def _nested(folder: _Folder, images: _Folder) -> bool:
+    """Tell whether a folder of masks belongs to other pictures, those of its own group."""
+    return bool(folder.group) and len(folder.group) == len(images.group)
+
+
+def _common(some: set[str], others: set[str]) -> set[str]:
+    exact = some & others
+    if exact:
+        return exact
+    one, two = _stripped(some), _stripped(others)
+    return set(one) & set(two) if len(one) == len(some) and len(two) == len(others) else set()
+
+
+def _both_in_one(folder: _Folder) -> list[Pair] | None:
+    """Pair a folder in which every picture lies beside its mask: x.jpg and x.png."""
+    by_stem: dict[str, list[Path]] = defaultdict(list)
+    for file in folder.files:
+        by_stem[file.stem].append(file)
+    if not all(len(files) == 2 for files in by_stem.values()):
+        return None
+    pairs = []
+    for stem, files in by_stem.items():
+        lossy = [file for file in files if file.suffix.lower() in (".jpg", ".jpeg")]
+        if len(lossy) != 1:  # a mask is never a JPEG beside a picture that is none
+            return None
+        (mask,) = [file for file in files if file not in lossy]
+        pairs.append(Pair(lossy[0], mask, stem))
+    return pairs
+
+
+def _keyed(root: Path, pair: Pair) -> Pair:
+    """Name a pair after its picture's place, without the words that say only that it is a picture."""
+    relative = pair.image.relative_to(root).with_suffix("")
+    empty = IMAGE_WORDS | set(SPLIT_WORDS)
+    parts = [part for part in relative.parent.parts if not set(re.findall(r"[a-z0-9.]+", part.lower())) <= empty]
+    return Pair(pair.image, pair.mask, "/".join([*parts, relative.name]))
+
+
+def match_files(
+    images: Sequence[Path], masks: Sequence[Path], images_at: str, masks_at: str, unlabelled: str = "error"
+) -> Layout:
+    """Pair files by their names without extension; what all names of one side begin or end with is taken off.
+
+    Where nothing but numbers is left, the numbers have to be equal: 04 goes with labels00000004.
+
+    Args:
+        images: pictures.
+        masks: masks.
+        images_at: where the pictures are, for messages.
+        masks_at: where the masks are, for messages.
+        unlabelled: "error" or "skip" for pictures without a mask.
+
+    Raises:
+        DatasetError: if a picture has no mask or a mask no picture, or two files share a name.
+    """
+    left, right = _by_stem(images), _by_stem(masks)
+    notes: list[str] = []
+    if not left.keys() & right.keys():
+        one, two = _stripped(left), _stripped(right)
+        if len(one) == len(left) and len(two) == len(right) and one.keys() & two.keys():
+            left = {key: left[stem] for key, stem in one.items()}
+            right = {key: right[stem] for key, stem in two.items()}
+            key = next(iter(one.keys() & two.keys()))
+            notes.append(f"paired by the part of the names that differs: {left[key].name} with {right[key].name}")
+    lonely, extra = sorted(left.keys() - right.keys()), sorted(right.keys() - left.keys())
+    if lonely and (unlabelled == "error" or len(lonely) == len(left)):
+        raise DatasetError(
+            f"{_listed([left[key] for key in lonely])}: no mask of the same name in {masks_at}; add the masks (the "
+            'name without its extension must be equal), remove the pictures, or leave them out (unlabelled="skip", '
+            "--unlabelled skip)"
+        )
+    if extra:
+        raise DatasetError(
+            f"{_listed([right[key] for key in extra])}: no picture of the same name in {images_at}; add the pictures "
+            "(the name without its extension must be equal) or remove the masks"
+        )
+    if lonely:
+        notes.append(f"{images_at}: {len(lonely)} pictures without a mask are left out")
+    pairs = [Pair(left[key], right[key], left[key].stem) for key in sorted(left.keys() & right.keys())]
+    return Layout(f"{images_at} + {masks_at}", {"all": pairs}, notes)
+
+
+def _by_stem(files: Iterable[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for file in files:
+        if file.stem in found:
+            raise DatasetError(f"{found[file.stem]} and {file} share one name; remove or rename one of them")
+        found[file.stem] = file
+    return found
+
+
+def _common_start(names: Sequence[str]) -> str:
+    first, last = min(names), max(names)
+    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return first[:length]
+
+
+def _stripped(stems: Iterable[str]) -> dict[str, str]:
+    """Give what tells the names of one side apart -> the name; digits are never cut in two."""
+    names = sorted(stems)
+    if len(names) < 2:
+        return {name: name for name in names}
+    prefix = _common_start(names)
+    suffix = _common_start([name[::-1] for name in names])[::-1]
+    prefix = re.sub(r"[0-9]+$", "", prefix)
+    suffix = re.sub(r"^[0-9]+", "", suffix)
+    cut = {name[len(prefix) : len(name) - len(suffix)] or name: name for name in names}
+    if all(key.isascii() and key.isdigit() for key in cut):
+        numbers = {str(int(key)): name for key, name in cut.items()}
+        return numbers if len(numbers) == len(cut) else cut
+    return cut
+
+
+# ---- what was named --------------------------------------------------------------------------------------------------
+
+
+def _from_patterns(root: Path, images: str, masks: str, unlabelled: str) -> Layout:
+    left, right = _named(root, images, "images"), _named(root, masks, "masks")
+    by_split: dict[str, dict[str, list[Path]]] = {}
+    for kind, files in (("image", left), ("mask", right)):
+        for file in files:
+            split = _meaning(file.relative_to(root).parent.as_posix())[1] or "all"
+            by_split.setdefault(split, {"image": [], "mask": []})[kind].append(file)
+    if any(not part["image"] or not part["mask"] for part in by_split.values()):
+        by_split = {"all": {"image": left, "mask": right}}
+    layout = Layout(f"{images} + {masks}", {})
+    for split, part in by_split.items():
+        matched = match_files(part["image"], part["mask"], images, masks, unlabelled)
+        layout.splits[split] = [_keyed(root, pair) for pair in matched.splits["all"]]
+        layout.notes += matched.notes
+    if layout.splits.keys() != {"all"} and "train" not in layout.splits:
+        layout.splits = {"all": [pair for part in layout.splits.values() for pair in part]}
+    listed = _lists(root, layout.splits)
+    if listed is not None:
+        layout.splits, note = listed
+        layout.notes.append(note)
+    return layout
+
+
+def _named(root: Path, given: str, option: str) -> list[Path]:
+    if Path(given).is_absolute() or ".." in Path(given).parts:
+        raise ValueError(f"{option}={given!r}: is looked for inside the data folder; give a path relative to {root}")
+    place = root / given
+    if place.is_dir():
+        files = [path for path in sorted(place.rglob("*")) if _is_file(path)]
+    elif any(sign in given for sign in "*?["):
+        files = [path for path in sorted(root.glob(given)) if _is_file(path)]
+        nested = [path for path in sorted(root.glob(given)) if path.is_dir()]
+        files += [path for folder in nested for path in sorted(folder.rglob("*")) if _is_file(path)]
+    else:
+        there = ", ".join(folder.path for folder in _folders(root)[:12])
+        raise FileNotFoundError(f"{option}={given!r}: no such folder in {root}; there are {there}")
+    if not files:
+        raise DatasetError(f"{option}={given!r}: no pictures there in {root}; accepted are {', '.join(EXTENSIONS)}")
+    return files
+
+
+def _is_file(path: Path) -> bool:
+    return path.suffix.lower() in MASK_EXTENSIONS and not path.name.startswith(".") and path.is_file()
+
+
+def _from_table(root: Path, given: str) -> Layout:
+    path = Path(given) if Path(given).is_absolute() else root / given
+    if not path.is_file():
+        raise FileNotFoundError(f"pairs={given!r}: no such file; give a CSV, TSV or JSON-lines file")
+    splits: dict[str, list[Pair]] = defaultdict(list)
+    for number, row in _rows(path):
+        files = {}
+        for column in ("image", "mask"):
+            name = row.get(column)
+            if not isinstance(name, str) or not name.strip():
+                raise DatasetError(f"{path}: line {number} has no {column}; every line has the columns image and mask")
+            place = path.parent / name.strip()
+            inside = root.resolve() in place.resolve().parents or path.parent.resolve() in place.resolve().parents
+            if not inside:
+                raise DatasetError(
+                    f"{path}: line {number}: {name!r} leads out of {path.parent}; keep the files of a set in its folder"
+                )
+            if not place.is_file():
+                raise DatasetError(f"{path}: line {number}: {place}: no such file; correct the line or remove it")
+            files[column] = place
+        word = str(row.get("split") or "all").strip().lower()
+        split = SPLIT_WORDS.get(word, word)
+        if split not in ("train", "val", "test", "all"):
+            raise DatasetError(f"{path}: line {number}: split={word!r}; choose train, val or test")
+        splits[split].append(Pair(files["image"], files["mask"], str(Path(row["image"].strip()).with_suffix(""))))
+    if not splits:
+        raise DatasetError(f"{path}: no pairs in it; write the columns image and mask, one pair a line")
+    if "all" in splits and len(splits) > 1:
+        raise DatasetError(f"{path}: {len(splits['all'])} lines name no split and others do; name it in every line")
+    return Layout(f"pairs of {path.name}", dict(splits))
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path}: not UTF-8 text; save it as UTF-8") from error
+    lines = text.splitlines()
+    if path.suffix.lower() in (".jsonl", ".ndjson", ".json"):
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise DatasetError(f"{path}: line {number} is no JSON ({error})") from error
+            if not isinstance(row, dict):
+                raise DatasetError(f"{path}: line {number} is no JSON object with image and mask")
+            yield number, row
+        return
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    reader = csv.DictReader(lines, delimiter=delimiter)
+    columns = [name.strip().lower() for name in reader.fieldnames or []]
+    if not {"image", "mask"} <= set(columns):
+        raise DatasetError(
+            f"{path}: its first line names the columns {columns}; it must name image and mask (and split, if you like)"
+        )
+    reader.fieldnames = columns
+    for number, row in enumerate(reader, 2):
+        yield number, row
+
+
+def _lists(root: Path, splits: Mapping[str, list[Pair]]) -> tuple[dict[str, list[Pair]], str] | None:
+    """Take the splits from files of names, ImageSets/Segmentation/train.txt or train.txt, where they fit the pairs."""
+    if set(splits) != {"all"}:
+        return None
+    pairs = splits["all"]
+    for place in sorted({root, *(pair.image.parent.parent for pair in pairs)}):
+        for folder in (place / "ImageSets" / "Segmentation", place):
+            lists = {split: folder / f"{split}.txt" for split in ("train", "val", "test")}
+            if not lists["train"].is_file() or not lists["val"].is_file():
+                continue
+            by_stem = {pair.image.stem: pair for pair in pairs}
+            found: dict[str, list[Pair]] = {}
+            gone: list[str] = []
+            for split, path in lists.items():
+                if not path.is_file():
+                    continue
+                names = [
+                    _first_name(line) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()
+                ]
+                missing = [name for name in names if name not in by_stem]
+                if missing:
+                    gone.append(
+                        f"{path.name} names {len(missing)} of {len(names)} that are not there ({missing[0]} ...)"
+                    )
+                there = [by_stem[name] for name in dict.fromkeys(names) if name in by_stem]
+                if there:
+                    found[split] = there
+            taken_by: dict[str, str] = {}
+            for split in ("test", "val", "train"):  # what is scored must not be trained on
+                both = [pair for pair in found.get(split, []) if pair.key in taken_by]
+                if both:
+                    found[split] = [pair for pair in found[split] if pair.key not in taken_by]
+                    gone.append(
+                        f"{len(both)} of {split}.txt are in another list as well ({both[0].key} ...): taken out of it"
+                    )
+                taken_by.update({pair.key: split for pair in found.get(split, [])})
+            if found.get("train") and found.get("val"):
+                taken = {pair.key for part in found.values() for pair in part}
+                rest = len(pairs) - len(taken)
+                more = f"; {rest} pairs are in no list and left out" if rest else ""
+                more += "".join(f"; {sentence}" for sentence in gone)
+                return found, f"splits from {folder.relative_to(root).as_posix()}/*.txt{more}"
+    return None
+
+
+def _first_name(line: str) -> str:
+    """Give the name in a line of a list: a stem, or the path of the picture, with or without that of its mask."""
+    return Path(line.split()[0].replace("\\", "/")).stem if "." in Path(line.split()[0]).name[-5:] else line.split()[0]
+
+
+def _candidates(folders: Sequence[_Folder]) -> str:
+    shown = [f"{folder.path}/ ({len(folder.files)} files, {folder.files[0].name} ...)" for folder in folders[:10]]
+    more = f" and {len(folders) - 10} more" if len(folders) > 10 else ""
+    return ", ".join(shown) + more
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    shown = ", ".join(str(path) for path in paths[:5])
+    return shown if len(paths) <= 5 else f"{shown} and {len(paths) - 5} more"

@@ -1,0 +1,309 @@
+"""Folders as people lay them out: found, or refused with the candidates and the option to give."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fullyconv.data.datamodule import SegmentationDataModule
+from fullyconv.data.layouts import find_layout, match_files
+from fullyconv.data.sources import open_source
+from fullyconv.errors import DatasetError
+
+
+def put(root: Path, *names: str) -> Path:
+    """Write pictures: a grey one for a mask name that ends in .png below a folder of masks would do as well."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture = np.zeros((8, 10), np.uint8)
+        picture[2:] = 1
+        Image.fromarray(picture).save(path)
+    return root
+
+
+def keys(root: Path, **options: Any) -> dict[str, list[str]]:
+    return {split: [pair.key for pair in pairs] for split, pairs in find_layout(root, **options).splits.items()}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("img/a.jpg", "img/b.jpg", "labels/a.png", "labels/b.png"), {"all": ["a", "b"]}),
+        (("Photos/a.jpg", "Annotations/a.png"), {"all": ["a"]}),
+        (("train/image/0.png", "train/label/0.png", "test/1.png"), {"train": ["0"]}),
+        (
+            ("images/training/1.jpg", "annotations/training/1.png", "images/test/2.jpg", "annotations/test/2.png"),
+            {"train": ["1"], "test": ["2"]},
+        ),
+        (
+            ("Train_RGB/1.bmp", "Train_Labels/1.bmp", "Val_RGB/2.bmp", "Val_Labels/2.bmp"),
+            {"train": ["1"], "val": ["2"]},
+        ),
+        (("JPEGImages/a.jpg", "SegmentationClass/a.png", "SegmentationObject/a.png"), {"all": ["a"]}),
+        (("one/Imgs/a.jpg", "one/Imgs/a.png", "two/Imgs/b.jpg", "two/Imgs/b.png"), {"all": ["one/a", "two/b"]}),
+        (("x/raw/berlin/a.png", "x/gt/berlin/a.png"), {"all": ["x/berlin/a"]}),
+        (("images/001_image.png", "images/002_image.png", "masks/001_mask.png", "masks/002_mask.png"), None),
+    ],
+)
+def test_a_layout_is_found_by_the_names_of_its_folders(
+    tmp_path: Path, names: tuple[str, ...], expected: dict[str, list[str]] | None
+) -> None:
+    put(tmp_path, *names)
+    assert keys(tmp_path) == (expected or {"all": ["001_image", "002_image"]})
+
+
+@pytest.mark.parametrize(
+    ("names", "candidates"),
+    [
+        (("images/a.png", "masks/a.png", "annotations/a.png"), ("annotations/", "masks/")),
+        (
+            ("raw/a.png", "raw/b.png", "labels/a.png", "labels/b.png", "cells/a.png", "cells/b.png"),
+            ("cells/", "labels/"),
+        ),
+        (("image/1.jpg", "groundTruth/1.png", "seg/1.png"), ("groundTruth/", "seg/")),
+    ],
+)
+def test_where_two_folders_could_be_the_masks_nothing_is_guessed(
+    tmp_path: Path, names: tuple[str, ...], candidates: tuple[str, ...]
+) -> None:
+    put(tmp_path, *names)
+    with pytest.raises(DatasetError, match=r"could be .*; say which: images=FOLDER and masks=FOLDER") as caught:
+        open_source(tmp_path)
+    assert all(candidate in str(caught.value) for candidate in candidates)
+    assert len(open_source(tmp_path, masks=candidates[0]).splits["all"]) >= 1
+
+
+def test_names_that_say_nothing_are_listed(tmp_path: Path) -> None:
+    put(tmp_path, "case1/photo_a/1.png", "case1/lesion/1.png")
+    (tmp_path / "case1" / "photo_a").rename(tmp_path / "case1" / "skin")
+    with pytest.raises(DatasetError, match=r"(?s)no layout that is understood.*masks=FOLDER"):
+        open_source(tmp_path)
+    assert keys(tmp_path, images="*/skin/*", masks="*/lesion/*") == {"all": ["case1/skin/1"]}
+
+
+class TestNames:
+    def test_exact_names_come_first(self, tmp_path: Path) -> None:
+        images = [tmp_path / f"{name}.jpg" for name in ("a_1", "a_2")]
+        masks = [tmp_path / f"{name}.png" for name in ("a_1", "a_2")]
+        assert match_files(images, masks, "i", "m").notes == []
+
+    @pytest.mark.parametrize(
+        ("images", "masks"),
+        [
+            (("001_image", "002_image"), ("001_mask", "002_mask")),
+            (("20_training", "28_training"), ("20_manual1", "28_manual1")),
+            (("00", "04", "12"), ("labels00000000", "labels00000004", "labels00000012")),
+            (("IMD002", "IMD035"), ("IMD002_lesion", "IMD035_lesion")),
+            (("frame1", "frame10"), ("1", "10")),
+        ],
+    )
+    def test_what_all_names_share_is_taken_off_and_numbers_are_compared_as_such(
+        self, tmp_path: Path, images: tuple[str, ...], masks: tuple[str, ...]
+    ) -> None:
+        layout = match_files(
+            [tmp_path / f"{name}.jpg" for name in images], [tmp_path / f"{name}.png" for name in masks], "i", "m"
+        )
+        found = {pair.image.stem: pair.mask.stem for pair in layout.splits["all"]}
+        assert found == dict(zip(images, masks, strict=True))
+        assert layout.notes[0].startswith("paired by the part of the names that differs")
+
+    def test_digits_are_never_cut_in_two(self, tmp_path: Path) -> None:
+        with pytest.raises(DatasetError, match="no mask of the same name"):
+            match_files(
+                [tmp_path / "im10.jpg", tmp_path / "im11.jpg"], [tmp_path / "m20.png", tmp_path / "m21.png"], "i", "m"
+            )
+
+    def test_pictures_without_a_mask_are_an_error_or_left_out_on_demand(self, tmp_path: Path) -> None:
+        put(tmp_path, "images/a.png", "images/b.png", "masks/a.png")
+        with pytest.raises(DatasetError, match=r"b\.png: no mask of the same name"):
+            open_source(tmp_path)
+        source = open_source(tmp_path, unlabelled="skip")
+        assert [pair.key for pair in source.splits["all"]] == ["a"]
+        assert any("1 pictures without a mask are left out" in note for note in source.notes)
+
+    def test_a_mask_without_a_picture_is_an_error(self, tmp_path: Path) -> None:
+        put(tmp_path, "img/a.png", "seg/a.png", "seg/b.png")
+        with pytest.raises(DatasetError, match=r"b\.png: no picture of the same name"):
+            open_source(tmp_path)
+
+
+class TestLists:
+    def voc(self, root: Path, **lists: str) -> Path:
+        names = [f"{folder}/{name}" for name in "abcd" for folder in ("JPEGImages", "SegmentationClass")]
+        put(root, *(f"{name}.{'jpg' if 'JPEG' in name else 'png'}" for name in names))
+        folder = root / "ImageSets" / "Segmentation"
+        folder.mkdir(parents=True)
+        for split, text in lists.items():
+            (folder / f"{split}.txt").write_text(text)
+        return root
+
+    def test_lists_of_names_are_the_splits(self, tmp_path: Path) -> None:
+        source = open_source(self.voc(tmp_path, train="a\nb\n", val="c\n"))
+        assert {split: [pair.key for pair in pairs] for split, pairs in source.splits.items()} == {
+            "train": ["a", "b"],
+            "val": ["c"],
+        }
+        assert any("1 pairs are in no list and left out" in note for note in source.notes)
+
+    def test_what_is_scored_is_not_trained_on_even_where_the_lists_say_so(self, tmp_path: Path) -> None:
+        source = open_source(self.voc(tmp_path, train="a\nb\nc\n", val="c\n", test="d\nb\n"))
+        assert {split: [pair.key for pair in pairs] for split, pairs in source.splits.items()} == {
+            "train": ["a"],
+            "val": ["c"],
+            "test": ["d", "b"],
+        }
+        assert any("2 of train.txt are in another list as well" in note for note in source.notes)
+
+    def test_stale_names_are_told(self, tmp_path: Path) -> None:
+        source = open_source(self.voc(tmp_path, train="a\n/old/place/b.jpg /old/place/b.png\nzzz\n", val="c\n"))
+        assert [pair.key for pair in source.splits["train"]] == ["a", "b"]
+        assert any("train.txt names 1 of 3 that are not there (zzz ...)" in note for note in source.notes)
+
+
+class TestTables:
+    def tree(self, root: Path) -> Path:
+        return put(root, "a.png", "b.png", "ma.png", "mb.png")
+
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("pairs.csv", "image,mask,split\na.png,ma.png,train\nb.png,mb.png,validation\n"),
+            ("pairs.tsv", "\ufeffmask\timage\tsplit\nma.png\ta.png\ttrain\nmb.png\tb.png\tval\n"),
+            (
+                "pairs.jsonl",
+                json.dumps({"image": "a.png", "mask": "ma.png", "split": "train"})
+                + "\n\n"
+                + json.dumps({"image": "b.png", "mask": "mb.png", "split": "val"}),
+            ),
+        ],
+    )
+    def test_a_table_names_pairs_and_splits(self, tmp_path: Path, name: str, text: str) -> None:
+        (self.tree(tmp_path) / name).write_text(text, encoding="utf-8")
+        assert keys(tmp_path, pairs=name) == {"train": ["a"], "val": ["b"]}
+
+    @pytest.mark.parametrize(
+        ("name", "text", "message"),
+        [
+            (
+                "p.csv",
+                "picture,mask\na.png,ma.png\n",
+                r"names the columns \['picture', 'mask'\]; it must name image and",
+            ),
+            ("p.csv", "", "it must name image and mask"),
+            ("p.csv", "image,mask\n", "no pairs in it"),
+            ("p.csv", "image,mask\na.png,\n", "line 2 has no mask"),
+            ("p.csv", "image,mask\na.png,gone.png\n", r"line 2: .*gone\.png: no such file"),
+            ("p.csv", "image,mask\n../../etc/passwd,ma.png\n", "line 2: .* leads out of"),
+            ("p.csv", "image,mask\n/etc/passwd,ma.png\n", "line 2: .* leads out of"),
+            ("p.csv", "image,mask,split\na.png,ma.png,holdout\n", "split='holdout'; choose train, val or test"),
+            ("p.csv", "image,mask,split\na.png,ma.png,train\nb.png,mb.png,\n", "1 lines name no split and others do"),
+            ("p.jsonl", "{no json", "line 1 is no JSON"),
+            ("p.jsonl", "[1]", "line 1 is no JSON object"),
+        ],
+    )
+    def test_a_table_gone_wrong_names_the_line(self, tmp_path: Path, name: str, text: str, message: str) -> None:
+        (self.tree(tmp_path) / name).write_text(text)
+        with pytest.raises(DatasetError, match=message):
+            open_source(tmp_path, pairs=name)
+
+    def test_bytes_that_are_no_text_are_told(self, tmp_path: Path) -> None:
+        (self.tree(tmp_path) / "p.csv").write_bytes(b"image,mask\n\xff\xfe\n")
+        with pytest.raises(DatasetError, match=r"p\.csv: not UTF-8 text"):
+            open_source(tmp_path, pairs="p.csv")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"masks": "../elsewhere"}, ValueError, "is looked for inside the data folder"),
+        ({"masks": "/etc"}, ValueError, "is looked for inside the data folder"),
+        ({"masks": "nowhere"}, FileNotFoundError, "masks='nowhere': no such folder in .*; there are images, masks"),
+        ({"masks": "*.tiff"}, DatasetError, "no pictures there"),
+        ({"pairs": "nowhere.csv"}, FileNotFoundError, "pairs='nowhere.csv': no such file"),
+        ({"pairs": "p.csv", "masks": "masks"}, ValueError, "leave images and masks out"),
+        ({"unlabelled": "drop"}, ValueError, 'choose "error" or "skip"'),
+    ],
+)
+def test_options_that_lead_nowhere_are_refused(
+    tmp_path: Path, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    put(tmp_path, "images/a.png", "masks/a.png")
+    with pytest.raises(error, match=message):
+        open_source(tmp_path, **options)
+
+
+def test_links_that_go_in_circles_hold_nobody(tmp_path: Path) -> None:
+    put(tmp_path, "images/a.png", "labels/a.png")
+    (tmp_path / "images" / "again").symlink_to(tmp_path, target_is_directory=True)
+    assert keys(tmp_path) == {"all": ["a"]}
+
+
+def test_what_is_hidden_is_no_picture(tmp_path: Path) -> None:
+    put(tmp_path, "img/a.png", "seg/a.png", "img/._b.png", "__MACOSX/img/a.png", ".cache/img/c.png")
+    (tmp_path / "img" / "Thumbs.db").write_bytes(b"x")
+    assert keys(tmp_path) == {"all": ["a"]}
+
+
+# ---- real sets -------------------------------------------------------------------------------------------------------
+
+PLAIN = {
+    "clothes_voc": (147, 51),
+    "em_membrane": (30, 2),
+    "faces_fasseg": (5, 6),
+    "magnetic_tile": (415, 2),
+    "neu_seg": (992, 4),
+    "pets128": (2400, 3),
+    "sci_16bit": (43, 6),
+    "suim_test8": (8, 6),
+    "camvid": (701, 11),
+}
+OPTIONS: dict[str, tuple[dict[str, Any], int, int]] = {
+    "crackforest": ({"masks": "groundTruth", "unlabelled": "skip"}, 118, 4),
+    "crop_weed": ({"masks": "annotations"}, 3, 3),
+    "em_vnc": (
+        {"masks": "stack1/labels", "values": {v: f"level {v}" for v in (0, 32, 64, 96, 128, 159, 191, 223, 255)}},
+        5,
+        9,
+    ),
+    "lesions_ph2": ({"images": "*/*_Dermoscopic_Image/*.bmp", "masks": "*/*_lesion/*.bmp"}, 3, 2),
+    "retina_drive": ({"masks": "DRIVE/training/1st_manual"}, 8, 2),
+    "voc2007_mini": ({"masks": "VOC2007/SegmentationClass"}, 48, 21),
+}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_real_set_opens_by_its_folder_alone(data_root: Path, name: str) -> None:
+    if not (data_root / name).is_dir():
+        pytest.skip(f"no {name} under FULLYCONV_DATA={data_root}")
+    data = SegmentationDataModule(str(data_root / name))
+    pairs, classes = PLAIN[name]
+    assert sum(map(len, data.splits.values())) == pairs
+    assert data.num_classes == classes
+    for split in data.splits:
+        sample = data.dataset(split)[0]
+        assert set(sample["mask"].unique().tolist()) <= {*range(classes), data.ignore_index}
+        assert sample["image"].shape[-2:] == sample["mask"].shape
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_real_set_in_doubt_is_refused_first_and_then_opens_with_two_options_at_most(
+    data_root: Path, name: str
+) -> None:
+    if not (data_root / name).is_dir():
+        pytest.skip(f"no {name} under FULLYCONV_DATA={data_root}")
+    with pytest.raises(DatasetError, match=r"images=FOLDER and masks=FOLDER \(--images, --masks"):
+        open_source(data_root / name)
+    options, pairs, classes = OPTIONS[name]
+    assert len(options) <= 2
+    data = SegmentationDataModule(str(data_root / name), **options)
+    assert sum(map(len, data.splits.values())) == pairs
+    assert data.num_classes == classes
+    assert sum(data.check().values()) > 0
