@@ -78,6 +78,21 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--overlay", action="store_true", help="write NAME.overlay.png beside each mask")
     predict.set_defaults(run=_predict)
 
+    doctor = commands.add_parser(
+        "doctor",
+        help="read every image and mask of a set once, and say what is wrong with it",
+        description="Exit status: 0 if training can start, 1 if there are errors (with --strict also warnings), 2 for "
+        "a wrong call.",
+    )
+    doctor.add_argument("data", metavar="DATA", help="folder, or name of a public set under FULLYCONV_DATA")
+    for option, text in DATA_OPTIONS.items():
+        doctor.add_argument(f"--{option}", help=text)
+    doctor.add_argument("--sheet", metavar="FILE", help="write a contact sheet of pictures and masks, a .png or .jpg")
+    doctor.add_argument("--json", action="store_true", help="for programs: one object")
+    doctor.add_argument("--strict", action="store_true", help="warnings are errors")
+    doctor.add_argument("--all", action="store_true", help="name every file, not five a finding")
+    doctor.set_defaults(run=_doctor)
+
     for name, split in (("test", "test"), ("validate", "val")):
         command = commands.add_parser(
             name,
@@ -122,6 +137,58 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("fit", help="train: fit [DATA] [--config YAML] [LightningCLI options]", add_help=False)
     return parser
+
+
+DATA_OPTIONS = {
+    "images": "folder of the pictures inside DATA, or a quoted pattern, where it is not found",
+    "masks": "folder of the masks inside DATA, or a quoted pattern, where it is not found",
+    "pairs": "CSV, TSV or JSON-lines file with the columns image, mask and, if you like, split",
+    "classes": "class names, separated by commas",
+    "values": "what values in the masks mean: 0=road,255=ignore or '#ff0000=road,#000000=ignore' (or JSON)",
+    "unlabelled": "skip leaves out pictures without a mask",
+}
+"""Options that say how a folder is read, of doctor and of fit."""
+
+
+def _read_values(text: str) -> dict[int | str, str]:
+    if text.lstrip().startswith("{"):
+        try:
+            read = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"--values {text}: is no JSON ({error}); write 0=road,255=ignore") from error
+        return dict(read)
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    if not pairs or not all(key.strip() and name.strip() for key, _, name in pairs):
+        raise ValueError(f"--values {text}: write VALUE=NAME, separated by commas, such as 0=road,255=ignore")
+    return {key.strip(): name.strip() for key, _, name in pairs}
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    _quiet_lightning()
+    from fullyconv.data.doctor import examine, sheet
+    from fullyconv.images import write_image
+
+    if arguments.sheet:
+        _check_target(Path(arguments.sheet), "--sheet")
+    diagnosis = examine(
+        arguments.data,
+        classes=[name.strip() for name in arguments.classes.split(",")] if arguments.classes else None,
+        values=_read_values(arguments.values) if arguments.values else None,
+        images=arguments.images,
+        masks=arguments.masks,
+        pairs=arguments.pairs,
+        unlabelled=arguments.unlabelled or "error",
+        progress=False if arguments.json else None,
+    )
+    if arguments.json:
+        print(json.dumps(diagnosis.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        print(diagnosis.text(None if arguments.all else 5))
+    if arguments.sheet and diagnosis.source is not None:
+        write_image(arguments.sheet, sheet(diagnosis))
+        if not arguments.json:
+            print(f"contact sheet written to {arguments.sheet}")
+    return 0 if diagnosis.healthy(strict=arguments.strict) else 1
 
 
 MODEL_HELP = "zoo name (fullyconv list), hub id, or folder of an artefact"
@@ -493,10 +560,10 @@ def _scored_split(data: SegmentationDataModule, run: RunOptions) -> str | None:
     return run.split
 
 
-def _check_target(path: Path) -> None:
+def _check_target(path: Path, option: str = "--out") -> None:
     """Refuse a file that cannot be written before minutes are spent on what it would hold."""
     if path.is_dir() or not path.resolve().parent.is_dir() or path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise ValueError(f"--out {path}: give a .png or .jpg file in a folder that exists")
+        raise ValueError(f"{option} {path}: give a .png or .jpg file in a folder that exists")
 
 
 def _hardware(device: Any) -> str:

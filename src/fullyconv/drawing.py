@@ -130,8 +130,10 @@ def _border(mask: Array) -> npt.NDArray[np.bool_]:
     return edge
 
 
-def _with_legend(picture: Image.Image, entries: Sequence[tuple[str, Colour, float]]) -> Image.Image:
-    size = min(max(round(min(picture.size) / 26), 12), 64)  # of the letters, in pixels
+def _with_legend(
+    picture: Image.Image, entries: Sequence[tuple[str, Colour, float]], letters: int | None = None
+) -> Image.Image:
+    size = letters or min(max(round(min(picture.size) / 26), 12), 64)  # of the letters, in pixels
     font = ImageFont.load_default(size)
     gap = round(size * 0.6)
     texts = [(name, _percent(share)) for name, _, share in entries]
@@ -159,3 +161,63 @@ def _with_legend(picture: Image.Image, entries: Sequence[tuple[str, Colour, floa
 
 def _percent(share: float) -> str:
     return f"{share:.1f} %" if share >= 0.05 else "<0.1 %"
+
+
+def contact_sheet(
+    samples: Sequence[tuple[Array, Array, str]], labels: Labels, *, columns: int = 4, side: int = 320
+) -> Image.Image:
+    """Draw pictures under their masks, side by side with their names, and one legend below.
+
+    Args:
+        samples: pictures (H, W, 3) uint8, masks (H, W) of class indices, and what to write below each.
+        labels: names and colours.
+        columns: pictures in a row.
+        side: pixels that the longer side of a picture is scaled to.
+
+    Returns:
+        An RGB image.
+
+    Raises:
+        ValueError: if there are no samples, or a mask does not fit its picture.
+    """
+    if not samples:
+        raise ValueError("samples is empty: give at least one picture with its mask")
+    font = ImageFont.load_default(13)
+    gap, line = 10, 20
+    tiles = []
+    seen: dict[str, list[float]] = {}
+    for picture, mask, title in samples:
+        for name, _, share in _count(_checked_mask(mask), labels):
+            seen.setdefault(name, []).append(share)
+        tile = overlay(picture, mask, labels, legend=False)
+        scale = side / max(tile.size)
+        size = (max(1, round(tile.width * scale)), max(1, round(tile.height * scale)))
+        tiles.append((tile.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST), title))
+    columns = min(columns, len(tiles))
+    rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
+    heights = [max(tile.height for tile, _ in row) + line for row in rows]
+    sheet = Image.new("RGB", (gap + columns * (side + gap), gap + sum(heights) + gap * len(rows)), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    top = gap
+    for row, height in zip(rows, heights, strict=True):
+        for column, (tile, title) in enumerate(row):
+            left = gap + column * (side + gap)
+            sheet.paste(tile, (left + (side - tile.width) // 2, top))
+            draw.text(
+                (left + side // 2, top + height - line + 3), _shortened(title, font, side), _INK, font, anchor="mt"
+            )
+        top += height + gap
+    entries = []
+    for name, colour in [*zip(labels.names, labels.palette, strict=True), ("ignored", _PAPER)]:
+        if name in seen:
+            entries.append((name, colour, sum(seen[name]) / len(samples)))
+    entries.sort(key=lambda entry: -entry[2])
+    return _with_legend(sheet, entries[:60], 15)
+
+
+def _shortened(text: str, font: Any, width: int) -> str:
+    """Cut the beginning of a name that is too long: its end tells files apart."""
+    plain = "".join(sign if sign.isprintable() else "?" for sign in text)
+    while len(plain) > 4 and font.getlength(plain) > width:
+        plain = "..." + plain[4:] if plain.startswith("...") else "..." + plain[3:]
+    return plain

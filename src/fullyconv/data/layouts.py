@@ -109,6 +109,11 @@ def find_layout(
     """
     if unlabelled not in ("error", "skip"):
         raise ValueError(f'unlabelled={unlabelled!r}: choose "error" or "skip"')
+    for option, given in (("images", images), ("masks", masks)):
+        if given is not None and (Path(given).is_absolute() or ".." in Path(given).parts):
+            raise ValueError(
+                f"{option}={given!r}: is looked for inside the data folder; give a path relative to {root}"
+            )
     if pairs is not None:
         if images is not None or masks is not None:
             raise ValueError("pairs: names every file itself; leave images and masks out")
@@ -398,8 +403,6 @@ def _from_patterns(root: Path, images: str, masks: str, unlabelled: str) -> Layo
 
 
 def _named(root: Path, given: str, option: str) -> list[Path]:
-    if Path(given).is_absolute() or ".." in Path(given).parts:
-        raise ValueError(f"{option}={given!r}: is looked for inside the data folder; give a path relative to {root}")
     place = root / given
     if place.is_dir():
         files = [path for path in sorted(place.rglob("*")) if _is_file(path)]
