@@ -35,7 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     # LightningCLI owns the grammar of fit, and of test and validate by recipe and checkpoint.
-    if words and (words[0] == "fit" or (words[0] in ("test", "validate") and _has_option(words, "--config"))):
+    if words and words[0] == "fit":
+        return _guard(lambda: _fit(words[1:]))
+    if words and words[0] in ("test", "validate") and _has_option(words, "--config"):
         return _guard(lambda: _lightning(words[0], words[1:]))
     arguments = _parser().parse_args(words)
     return _guard(lambda: int(arguments.run(arguments)))
@@ -443,13 +445,85 @@ class RunOptions:
     split: Literal["auto", "val", "test", "none"] = "auto"
 
 
-def _lightning(command: str, words: list[str]) -> int:
+def _fit(words: list[str]) -> int:
+    """Train: by a recipe, or from DATA alone with everything else chosen."""
+    if not words or words[0].startswith("-") or _has_option(words, "--config"):
+        return _lightning("fit", words)
+    parser = argparse.ArgumentParser(prog="fullyconv fit", allow_abbrev=False, add_help=False)
+    parser.add_argument("data")
+    parser.add_argument("--model", default="street")
+    parser.add_argument("--epochs", type=_positive)
+    parser.add_argument("--minutes", type=float)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out")
+    _add_unverified(parser)
+    for option in DATA_OPTIONS:
+        parser.add_argument(f"--{option}")
+    own, others = parser.parse_known_args(words)
+    for word, following in zip(others, [*others[1:], ""], strict=True):
+        if word == "--model.model" or word.startswith("--model.model="):
+            # A preset was asked for by name: nothing of another one could be kept.
+            own.model = "random:" + (following if word == "--model.model" else word.partition("=")[2])
+    _quiet_lightning()
+    from datetime import timedelta
+
+    from fullyconv.data.datamodule import SegmentationDataModule
+    from fullyconv.training import describe, plan, resume, write_state
+
+    reading: dict[str, Any] = {
+        option: getattr(own, option) for option in ("images", "masks", "pairs", "unlabelled") if getattr(own, option)
+    }
+    if own.values:
+        reading["values"] = _read_values(own.values)
+    if own.classes:
+        reading["classes"] = [name.strip() for name in own.classes.split(",")]
+    data = SegmentationDataModule(own.data, **reading)
+    folder = Path(own.out or f"runs/{Path(own.data).resolve().name}")
+    command = {
+        "data": str(data.source.root.resolve()),
+        "reading": json.loads(json.dumps(reading)),
+        "model": own.model,
+        "epochs": own.epochs,
+        "minutes": own.minutes,
+        "device": own.device,
+        "options": others,
+    }
+    going_on = resume(folder, command)
+    if going_on == "finished":
+        print(f"{folder}: this run is finished; its artefact is {folder / 'artefact'}. --epochs N with more goes on")
+        return 0
+    chosen = plan(
+        data,
+        model=own.model,
+        epochs=own.epochs,
+        minutes=own.minutes,
+        device=own.device,
+        allow_unverified=own.allow_unverified,
+    )
+    print(describe(chosen, data, folder, going_on is not None))
+    settings = ["--data.data", own.data]
+    for option, value in reading.items():
+        settings.append(f"--data.{option}={value if isinstance(value, str) else json.dumps(value)}")
+    settings += [*chosen.words(), f"--run.folder={folder}"]
+    if own.minutes is not None:
+        hours, rest = divmod(round(timedelta(minutes=own.minutes).total_seconds()), 3600)
+        settings.append(f"--trainer.max_time=00:{hours:02}:{rest // 60:02}:{rest % 60:02}")
+    if going_on is not None:
+        settings.append(f"--ckpt_path={going_on}")
+    write_state(folder, {"command": command, "finished": False})
+    status = _lightning("fit", [*settings, *others], start=chosen.segmenter if going_on is None else None, planned=True)
+    write_state(folder, {"command": command, "finished": True})
+    return status
+
+
+def _lightning(command: str, words: list[str], start: SegmentationModule | None = None, planned: bool = False) -> int:
     _quiet_lightning()
     import torch
-    from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
     from lightning.pytorch.loggers import CSVLogger
 
+    from fullyconv.checkpointing import AtomicCheckpointIO, EpochSeed
     from fullyconv.data.datamodule import SegmentationDataModule
     from fullyconv.module import SegmentationModule
 
@@ -465,7 +539,7 @@ def _lightning(command: str, words: list[str]) -> int:
 
         def instantiate_trainer(self, **kwargs: Any) -> Any:
             run = self._run()
-            own = [
+            own: list[Any] = [
                 ModelCheckpoint(
                     dirpath=Path(run["folder"]) / "checkpoints",
                     filename="best",
@@ -483,7 +557,15 @@ def _lightning(command: str, words: list[str]) -> int:
                 for callback, flag in zip(own, ("enable_checkpointing", "enable_progress_bar"), strict=True)
                 if trainer_config.get(flag) is not False
             ]
+            wanted.append(EpochSeed(int(self._get(self.config_init, "seed_everything", default=0) or 0)))
+            if planned:
+                from fullyconv.training import patience_of
+
+                patience = patience_of(int(trainer_config.get("max_epochs") or 1))
+                wanted.append(EarlyStopping(SegmentationModule.monitor, mode="max", patience=patience))
             trainer_config["callbacks"] = [*(trainer_config.get("callbacks") or []), *wanted]
+            if not trainer_config.get("plugins"):
+                trainer_config["plugins"] = [AtomicCheckpointIO()]
             if trainer_config.get("logger") in (None, True):
                 trainer_config["logger"] = CSVLogger(run["folder"], name="log")
             trainer_config["default_root_dir"] = trainer_config.get("default_root_dir") or run["folder"]
@@ -494,6 +576,8 @@ def _lightning(command: str, words: list[str]) -> int:
 
         def before_fit(self) -> None:
             _scored_split(self.datamodule, RunOptions(**self._run()))
+            if start is not None:
+                self.model.start_from(start)
 
         def after_fit(self) -> None:
             first = self.trainer.is_global_zero

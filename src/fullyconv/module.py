@@ -625,6 +625,25 @@ class SegmentationModule(L.LightningModule):
         module.origin = str(foreign.training.get("source", foreign.model))
         return module.eval()
 
+    def start_from(self, other: SegmentationModule) -> None:
+        """Take all weights of a segmenter of the same model and classes, and what binds them.
+
+        Args:
+            other: the segmenter, as ``fullyconv.load(NAME, classes=...)`` gives it.
+
+        Raises:
+            ValueError: if it is another model, or has other classes.
+        """
+        for key in ("model", "padding", "upsampling", "in_channels", "classes"):
+            if self.hparams[key] != other.hparams[key]:
+                raise ValueError(
+                    f"{key}={self.hparams[key]!r}: the start has {other.hparams[key]!r}; leave it as the start has it"
+                )
+        self.model.load_state_dict(other.model.state_dict(), strict=True)
+        self.reinitialised, self.receipt = other.reinitialised, other.receipt
+        self._descend(other)
+        self.licence, self.origin = other.licence, other.origin or self.origin
+
     def evaluate(self, data: SegmentationDataModule, split: str = "test") -> SegmentationScores:
         """Score the segmenter on one split, each image at its own size, on one device.
 

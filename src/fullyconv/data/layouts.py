@@ -121,6 +121,9 @@ def find_layout(
     if images is not None and masks is not None:
         return _from_patterns(root, images, masks, unlabelled)
     folders = _folders(root)
+    for option, given in (("images", images), ("masks", masks)):
+        if given is not None:
+            _named(root, given, option)  # refuses what is not there before anything else is said
     if masks is not None:
         chosen = [folder for folder in folders if folder.role == "image"]
         return _from_patterns(root, _only_images(root, chosen, folders, masks), masks, unlabelled)

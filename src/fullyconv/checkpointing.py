@@ -1,0 +1,48 @@
+"""Checkpoints that a kill at any moment leaves whole, and random numbers that a resumed run has again."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write a checkpoint beside its place and rename it when it is on the disk: a kill leaves the one before."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Save a checkpoint, all of it or nothing."""
+        if storage_options is not None:
+            raise TypeError("storage_options: checkpoints are written to this machine; leave it out")
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, target)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+
+class EpochSeed(Callback):
+    """Seed the random numbers of dropout and the like by the epoch: a resumed epoch draws what it drew before.
+
+    Args:
+        seed: of the run.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Seed for the epoch that begins."""
+        torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch)

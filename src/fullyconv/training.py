@@ -1,0 +1,213 @@
+"""What ``fullyconv fit DATA`` chooses by itself, and how a run goes on after an interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fullyconv.data.datamodule import SegmentationDataModule
+from fullyconv.hub.load import load
+from fullyconv.module import SegmentationModule
+
+STATE = "fit.json"
+RANDOM = "random:"
+FREE = ("epochs", "minutes")  # what may grow from one call to the next
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was chosen for a run, and why.
+
+    Args:
+        model: what training starts from, as `fullyconv.load` takes it, or "random:PRESET".
+        segmenter: the loaded start, with the classes of the data; None for random initialisation.
+        settings: options of the command line, as "--data.batch_size" -> value.
+        reasons: one sentence for each choice, for people to read.
+    """
+
+    model: str
+    segmenter: SegmentationModule | None
+    settings: dict[str, str]
+    reasons: list[str] = field(default_factory=list)
+
+    def words(self) -> list[str]:
+        """Give the settings as words of a command line."""
+        return [f"{option}={value}" for option, value in self.settings.items()]
+
+
+def plan(
+    data: SegmentationDataModule,
+    *,
+    model: str = "street",
+    epochs: int | None = None,
+    minutes: float | None = None,
+    device: str = "auto",
+    allow_unverified: bool = False,
+) -> Plan:
+    """Choose what a run needs from the data and the machine.
+
+    Args:
+        data: the opened data.
+        model: what to start from: a name of the zoo or anything else that `fullyconv.load` takes, or "random:PRESET"
+            for a preset of ``fullyconv.MODELS`` with random initialisation.
+        epochs: passes over the training pictures; None chooses.
+        minutes: wall-clock budget over all interruptions.
+        device: "auto", "cpu" or "cuda".
+        allow_unverified: accept weights that nobody vouches for.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ValueError: if an argument is out of its range, or the model cannot be trained further.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"--device {device}: choose auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: there is no CUDA device here; choose auto or cpu")
+    if epochs is not None and epochs < 1:
+        raise ValueError(f"--epochs {epochs}: at least 1")
+    if minutes is not None and not 0 < minutes < 60 * 24 * 365:
+        raise ValueError(f"--minutes {minutes}: a number of minutes above 0")
+    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    where = "CUDA" if cuda else "the CPU"
+    settings: dict[str, str] = {}
+    reasons: list[str] = []
+    segmenter: SegmentationModule | None = None
+    if model.startswith(RANDOM):
+        settings["--model.model"] = model.removeprefix(RANDOM)
+        reasons.append(f"model {model.removeprefix(RANDOM)}, RANDOM INITIALISATION: nothing learned elsewhere is used")
+    else:
+        segmenter = load(model, classes=data.labels, allow_unverified=allow_unverified)
+        hp = segmenter.hparams
+        if not isinstance(hp["classes"], list):
+            raise ValueError(f"--model {model}: has several heads; train it in Python, with masks for each")
+        for key in ("model", "padding", "upsampling", "in_channels"):
+            settings[f"--model.{key}"] = str(hp[key])
+        settings["--model.preprocessing"] = json.dumps(segmenter.preprocessing.to_dict())
+        anew = len(segmenter.reinitialised)
+        reasons.append(f"model {hp['model']}, started from {model}; {anew} tensors, those of the classes, start anew")
+    train = data.splits["train"]
+    crop, why = _crop(data, cuda)
+    settings["--data.crop_size"] = json.dumps(list(crop))
+    reasons.append(why)
+    batch = max(2, min(16 if cuda else 8, len(train) // 2)) if len(train) > 1 else 1
+    settings["--data.batch_size"] = str(batch)
+    reasons.append(f"batches of {batch} for {len(train)} training pictures on {where}")
+    workers = 0 if len(train) < 64 else min(8, max(0, (os.cpu_count() or 1) - 1))
+    settings["--data.num_workers"] = str(workers)
+    steps = max(1, len(train) // batch)
+    chosen = epochs or max(10, min(100, -(-(6000 if cuda else 1500) // steps)))
+    settings["--trainer.max_epochs"] = str(chosen)
+    settings["--model.optimizer"] = "adamw"
+    settings["--model.lr"] = "0.001"
+    settings["--model.weight_decay"] = "0.01"
+    settings["--model.warmup_steps"] = str(min(50, steps))
+    settings["--model.ema_decay"] = "0.99"
+    if minutes is not None and epochs is None:
+        # Nobody knows how many steps fit into the time: a constant rate, and averaged weights in place of its decay.
+        settings["--model.schedule"] = "constant"
+        settings["--trainer.max_epochs"] = "1000"
+        reasons.append(f"as many epochs as fit into {minutes:g} minutes, at a constant rate with averaged weights")
+    else:
+        settings["--model.schedule"] = "cosine"
+        patience = patience_of(chosen)
+        reasons.append(f"{chosen} epochs of {steps} steps; stops after {patience} without a better mean IU on val")
+    settings["--trainer.accelerator"] = "cuda" if cuda else "cpu"
+    settings["--trainer.devices"] = "1"
+    settings["--trainer.num_sanity_val_steps"] = "0"
+    settings["--trainer.log_every_n_steps"] = str(max(1, min(20, steps)))
+    settings["--trainer.enable_model_summary"] = "false"
+    return Plan(model, segmenter, settings, reasons)
+
+
+def patience_of(epochs: int) -> int:
+    """Give the epochs without improvement after which a planned run stops."""
+    return max(10, epochs // 3)
+
+
+def _crop(data: SegmentationDataModule, cuda: bool) -> tuple[tuple[int, int], str]:
+    """Choose the training crop: what the pictures have, as far as memory and time allow; multiples of 32."""
+    pairs = data.splits["train"]
+    some = pairs[:: max(1, len(pairs) // 200)]
+    sizes = [data.source.reader.size(pair) for pair in some]
+    middle = tuple(sorted(size[axis] for size in sizes)[len(sizes) // 2] for axis in (0, 1))
+    most = 512 if cuda else 320
+    crop = tuple(max(32, min(most, 32 * (side // 32))) for side in middle)
+    return (crop[0], crop[1]), (
+        f"crops of {crop[0]} x {crop[1]}: the median picture has {middle[0]} x {middle[1]} pixels, and {most} is the "
+        f"most that is taken on {'CUDA' if cuda else 'the CPU'}"
+    )
+
+
+# ---- a run that was interrupted --------------------------------------------------------------------------------------
+
+
+def resume(folder: Path, command: Mapping[str, Any]) -> str | None:
+    """Say where a run goes on.
+
+    Args:
+        folder: the run's folder.
+        command: what identifies the run: data, model and options.
+
+    Returns:
+        The checkpoint to go on from; None for a new run; "finished" where nothing is left to do.
+
+    Raises:
+        ValueError: if the folder holds another run.
+    """
+    state = read_state(folder)
+    last = folder / "checkpoints" / "last.ckpt"
+    if state is None:
+        if last.parent.is_dir() and any(last.parent.iterdir()):
+            raise ValueError(
+                f"--out {folder}: holds checkpoints of a run that this command did not start; give another folder"
+            )
+        return None
+    theirs = state.get("command", {})
+    for key in sorted({*theirs, *command}):
+        if key not in FREE and theirs.get(key) != command.get(key):
+            raise ValueError(
+                f"--out {folder}: holds another run ({key}: {theirs.get(key)!r}, now {command.get(key)!r}); give the "
+                "same command to go on with it, another folder (--out) for a new run, or remove it"
+            )
+    if state.get("finished") and all(theirs.get(key) == command.get(key) for key in FREE):
+        return "finished"
+    return str(last) if last.is_file() else None
+
+
+def read_state(folder: Path) -> dict[str, Any] | None:
+    """Read what a run's folder says of it; None where it says nothing."""
+    path = folder / STATE
+    if not path.is_file():
+        return None
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: is damaged ({error}); give another folder (--out), or remove this one") from error
+    return state if isinstance(state, dict) else None
+
+
+def write_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write what a run's folder says of it, all of it or nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=folder, prefix=f".{STATE}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(state, file, indent=2)
+        os.replace(name, folder / STATE)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def describe(plan: Plan, data: SegmentationDataModule, folder: Path, going_on: bool) -> str:
+    """Say aloud what was found and chosen, before minutes are spent on it."""
+    where = f"{'goes on in' if going_on else 'writes to'} {folder}; the same command goes on after an interruption"
+    return "\n".join([data.report, *plan.reasons, where])

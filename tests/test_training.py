@@ -1,0 +1,211 @@
+"""``fit DATA``: what it chooses, and that a run killed at any moment ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+
+import fullyconv
+from conftest import write_tree
+from fullyconv import cli
+from fullyconv.checkpointing import AtomicCheckpointIO
+from fullyconv.data.datamodule import SegmentationDataModule
+from fullyconv.module import SegmentationModule
+from fullyconv.training import plan, read_state, resume, write_state
+
+RANDOM = "random:fcn32s_resnet18_half"
+QUIET = "--trainer.enable_progress_bar=false"
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> Path:
+    return write_tree(tmp_path / "shapes", {"train": 8, "val": 4, "test": 2})
+
+
+class TestPlan:
+    def test_it_starts_from_the_street_model_unless_told_otherwise(self, shapes: Path) -> None:
+        chosen = plan(SegmentationDataModule.from_folder(shapes))
+        assert chosen.segmenter is not None
+        assert chosen.segmenter.classes == ["ground", "box", "sky"]
+        assert chosen.settings["--model.model"] == "fcn4s_resnet18_half"
+        assert any("started from street; 8 tensors, those of the classes, start anew" in r for r in chosen.reasons)
+
+    def test_random_initialisation_is_said_aloud(self, shapes: Path) -> None:
+        chosen = plan(SegmentationDataModule.from_folder(shapes), model=RANDOM)
+        assert chosen.segmenter is None
+        assert any("RANDOM INITIALISATION" in reason for reason in chosen.reasons)
+
+    def test_crop_batch_and_epochs_follow_the_data(self, tmp_path: Path) -> None:
+        small = SegmentationDataModule.from_folder(write_tree(tmp_path / "a", {"train": 5, "val": 2}, size=(40, 70)))
+        large = SegmentationDataModule.from_folder(write_tree(tmp_path / "b", {"train": 20, "val": 2}, size=(400, 700)))
+        one, two = plan(small, model=RANDOM, device="cpu"), plan(large, model=RANDOM, device="cpu")
+        assert (one.settings["--data.crop_size"], two.settings["--data.crop_size"]) == ("[32, 64]", "[320, 320]")
+        assert (one.settings["--data.batch_size"], two.settings["--data.batch_size"]) == ("2", "8")
+        assert one.settings["--trainer.max_epochs"] == "100"
+        assert plan(small, model=RANDOM, epochs=7).settings["--trainer.max_epochs"] == "7"
+
+    def test_a_budget_of_minutes_has_no_schedule_that_could_not_end(self, shapes: Path) -> None:
+        chosen = plan(SegmentationDataModule.from_folder(shapes), model=RANDOM, minutes=3)
+        assert chosen.settings["--model.schedule"] == "constant"
+        assert any("as fit into 3 minutes" in reason for reason in chosen.reasons)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"device": "tpu"}, "choose auto, cpu or cuda"),
+            ({"epochs": 0}, "at least 1"),
+            ({"minutes": -1.0}, "a number of minutes above 0"),
+            ({"minutes": float("nan")}, "a number of minutes above 0"),
+            ({"model": "nowhere"}, "no model of the zoo"),
+        ],
+    )
+    def test_what_cannot_be_is_refused(self, shapes: Path, options: dict[str, object], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            plan(SegmentationDataModule.from_folder(shapes), **options)  # type: ignore[arg-type]
+
+    def test_a_device_that_is_not_there_is_refused(self, shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(ValueError, match="there is no CUDA device here"):
+            plan(SegmentationDataModule.from_folder(shapes), device="cuda")
+
+
+class TestFolder:
+    COMMAND: ClassVar[dict[str, object]] = {"data": "a", "model": "street", "epochs": 3, "minutes": None, "options": []}
+
+    def test_a_new_folder_is_a_new_run(self, tmp_path: Path) -> None:
+        assert resume(tmp_path / "new", self.COMMAND) is None
+
+    def test_the_same_command_goes_on_and_a_finished_run_says_so(self, tmp_path: Path) -> None:
+        write_state(tmp_path, {"command": self.COMMAND, "finished": False})
+        assert resume(tmp_path, self.COMMAND) is None
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / "last.ckpt").touch()
+        assert resume(tmp_path, self.COMMAND) == str(tmp_path / "checkpoints" / "last.ckpt")
+        write_state(tmp_path, {"command": self.COMMAND, "finished": True})
+        assert resume(tmp_path, self.COMMAND) == "finished"
+        assert resume(tmp_path, self.COMMAND | {"epochs": 9}) == str(tmp_path / "checkpoints" / "last.ckpt")
+
+    def test_another_run_is_never_mixed_in(self, tmp_path: Path) -> None:
+        write_state(tmp_path, {"command": self.COMMAND, "finished": False})
+        with pytest.raises(ValueError, match=r"holds another run \(model: 'street', now 'other'\); give the same"):
+            resume(tmp_path, self.COMMAND | {"model": "other"})
+        (tmp_path / "strange" / "checkpoints").mkdir(parents=True)
+        (tmp_path / "strange" / "checkpoints" / "last.ckpt").touch()
+        with pytest.raises(ValueError, match="holds checkpoints of a run that this command did not start"):
+            resume(tmp_path / "strange", self.COMMAND)
+
+    def test_a_damaged_note_is_told(self, tmp_path: Path) -> None:
+        (tmp_path / "fit.json").write_text("{")
+        with pytest.raises(ValueError, match=r"fit\.json: is damaged"):
+            read_state(tmp_path)
+
+
+def test_a_start_of_another_kind_is_refused() -> None:
+    module = SegmentationModule("fcn32s_resnet18_half", classes=["a", "b"])
+    with pytest.raises(ValueError, match="model='fcn32s_resnet18_half': the start has 'fcn4s_resnet18_half'"):
+        module.start_from(fullyconv.load("street", classes=["a", "b"]))
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    io = AtomicCheckpointIO()
+    io.save_checkpoint({"a": torch.ones(3)}, tmp_path / "last.ckpt")
+    before = (tmp_path / "last.ckpt").read_bytes()
+
+    class Unwritable:
+        def __reduce__(self) -> None:
+            raise RuntimeError("the disk is full")
+
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        io.save_checkpoint({"a": Unwritable()}, tmp_path / "last.ckpt")
+    assert (tmp_path / "last.ckpt").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def fit(folder: Path, *words: str, kill_after: float | None = None) -> str:
+    """Run the command in a process of its own; perhaps kill it so many seconds after its first checkpoint."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fullyconv.cli", "fit", "shapes", QUIET, *words],
+        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    if kill_after is not None:
+        last = folder / "runs" / "shapes" / "checkpoints" / "last.ckpt"
+        while process.poll() is None and not last.exists():
+            time.sleep(0.01)
+        time.sleep(kill_after)
+        process.send_signal(signal.SIGKILL)
+    said, _ = process.communicate(timeout=240)
+    assert kill_after is not None or process.returncode == 0, said
+    return said
+
+
+def weights(folder: Path) -> str:
+    path = folder / "runs" / "shapes" / "artefact" / "model.safetensors"
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_run_killed_at_any_moment_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    for name in ("whole", "killed"):
+        write_tree(tmp_path / name / "shapes", {"train": 8, "val": 4, "test": 2})
+    words = ("--model", RANDOM, "--epochs", "40")
+    fit(tmp_path / "whole", *words)
+    for moment in (0.0, 0.35, 0.8):
+        fit(tmp_path / "killed", *words, kill_after=moment)
+    said = fit(tmp_path / "killed", *words)
+    assert "goes on in runs/shapes" in said or "is finished" in said
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+    one, two = (
+        json.loads((tmp_path / name / "runs" / "shapes" / "artefact" / "config.json").read_text())
+        for name in ("whole", "killed")
+    )
+    assert one["score"] == two["score"]
+    assert one["training"]["epochs"] == two["training"]["epochs"]
+    assert "is finished" in fit(tmp_path / "killed", *words)
+
+
+def test_fit_without_a_recipe_ends_with_a_scored_artefact(shapes: Path, tmp_path: Path) -> None:
+    words = ("--model", "street", "--epochs", "2", "--out", "mine", "--data.batch_size=4")
+    printed = fit(tmp_path, *words)
+    for said in ("3 classes: ground, box, sky", "started from street", "writes to mine", "artefact written to mine"):
+        assert said in printed
+    segmenter = fullyconv.load(tmp_path / "mine" / "artefact")
+    assert isinstance(segmenter, SegmentationModule)
+    assert segmenter.score is not None
+    assert "CamVid" in (segmenter.licence or "")  # what binds the start binds what was made of it
+    assert segmenter.training_record["started from"] == "fcn4s_resnet18_half.camvid"
+    assert "this run is finished" in fit(tmp_path, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fit", "nowhere"], "no such folder"),
+        (["fit", "shapes", "--model", "stret"], "Did you mean street?"),
+        (["fit", "shapes", "--epochs", "2", "--out", "taken"], "holds another run (data: 'x', now "),
+        (["fit", "shapes", "--masks", "nowhere"], "masks='nowhere': no such folder"),
+        (["fit", "shapes", "--values", "0"], "write VALUE=NAME"),
+        (["fit", "shapes", "--minutes", "0"], "a number of minutes above 0"),
+    ],
+)
+def test_a_wrong_call_is_answered_in_one_line(
+    words: list[str], message: str, shapes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(shapes.parent)
+    write_state(Path("taken"), {"command": {"data": "x", "epochs": 2}, "finished": False})
+    assert cli.main(words) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not Path("runs").exists()
