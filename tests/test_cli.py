@@ -112,6 +112,7 @@ def test_a_folder_without_splits_trains_in_one_command_and_is_scored_on_val(tmp_
     fast = ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
     done = run("fit", root, *options, *fast)
     assert "own, val split, measured on the stored artefact" in done.stdout
+    options[1] = tmp_path / "other"
     refused = run("fit", root, *options, *fast, "--run.split", "test", expect=2)
     assert "--run.split test: the data has train, val" in refused.stderr
 

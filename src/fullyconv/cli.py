@@ -460,10 +460,10 @@ def _fit(words: list[str]) -> int:
     for option in DATA_OPTIONS:
         parser.add_argument(f"--{option}")
     own, others = parser.parse_known_args(words)
-    for word, following in zip(others, [*others[1:], ""], strict=True):
-        if word == "--model.model" or word.startswith("--model.model="):
-            # A preset was asked for by name: nothing of another one could be kept.
-            own.model = "random:" + (following if word == "--model.model" else word.partition("=")[2])
+    preset = _option(others, "--model.model")
+    if preset is not None:
+        own.model = f"random:{preset}"  # a preset was asked for by name: nothing of another one could be kept
+    own.out = own.out or _option(others, "--run.folder")
     _quiet_lightning()
     from datetime import timedelta
 
@@ -676,6 +676,15 @@ def _quiet_lightning() -> Any:
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message="(?s).*Checkpoint directory .* exists and is not empty.*")
     return lightning
+
+
+def _option(words: Sequence[str], option: str) -> str | None:
+    """Give the value of an option in a command line, the last one; None where it is not there."""
+    found = None
+    for word, following in zip(words, [*words[1:], ""], strict=False):
+        if word == option or word.startswith(option + "="):
+            found = following if word == option else word.partition("=")[2]
+    return found
 
 
 def _has_option(words: Sequence[str], option: str) -> bool:
