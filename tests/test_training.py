@@ -209,3 +209,18 @@ def test_a_wrong_call_is_answered_in_one_line(
     assert message in said
     assert said.count("\n") == 1
     assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_run_killed_after_it_had_stopped_early_does_not_train_on(shapes: Path, tmp_path: Path) -> None:
+    words = ("--model", RANDOM, "--epochs", "40", "--model.lr=1e-12", "--model.ema_decay=null")
+    fit(tmp_path, *words)  # learns nothing, so that patience runs out
+    artefact = tmp_path / "runs" / "shapes" / "artefact"
+    first = json.loads((artefact / "config.json").read_text())["training"]
+    assert first["epochs"] < 40
+    state = read_state(tmp_path / "runs" / "shapes")
+    assert state is not None
+    write_state(tmp_path / "runs" / "shapes", state | {"finished": False})  # as if killed before the artefact was there
+    fit(tmp_path, *words)
+    assert json.loads((artefact / "config.json").read_text())["training"]["steps"] == first["steps"]

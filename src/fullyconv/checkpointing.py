@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -31,6 +31,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             os.replace(name, target)
         finally:
             Path(name).unlink(missing_ok=True)
+
+
+class PatientStop(EarlyStopping):
+    """Stop early, also in a run that was killed after it had decided to: the decision stands in the checkpoint."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop at once where patience had run out before the interruption."""
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
 
 
 class EpochSeed(Callback):

@@ -519,11 +519,11 @@ def _fit(words: list[str]) -> int:
 def _lightning(command: str, words: list[str], start: SegmentationModule | None = None, planned: bool = False) -> int:
     _quiet_lightning()
     import torch
-    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+    from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
     from lightning.pytorch.loggers import CSVLogger
 
-    from fullyconv.checkpointing import AtomicCheckpointIO, EpochSeed
+    from fullyconv.checkpointing import AtomicCheckpointIO, EpochSeed, PatientStop
     from fullyconv.data.datamodule import SegmentationDataModule
     from fullyconv.module import SegmentationModule
 
@@ -562,7 +562,7 @@ def _lightning(command: str, words: list[str], start: SegmentationModule | None 
                 from fullyconv.training import patience_of
 
                 patience = patience_of(int(trainer_config.get("max_epochs") or 1))
-                wanted.append(EarlyStopping(SegmentationModule.monitor, mode="max", patience=patience))
+                wanted.append(PatientStop(SegmentationModule.monitor, mode="max", patience=patience))
             trainer_config["callbacks"] = [*(trainer_config.get("callbacks") or []), *wanted]
             if not trainer_config.get("plugins"):
                 trainer_config["plugins"] = [AtomicCheckpointIO()]
