@@ -40,6 +40,7 @@ FLOORS: dict[str, int] = {
     "classifier": 4,
     "checkpointing": 4,
     "training": 5,
+    "report": 5,
     "hub": 5,
     "cli": 6,
     "__init__": 7,

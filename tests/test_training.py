@@ -180,6 +180,7 @@ def test_fit_without_a_recipe_ends_with_a_scored_artefact(shapes: Path, tmp_path
     printed = fit(tmp_path, *words)
     for said in ("3 classes: ground, box, sky", "started from street", "writes to mine", "artefact written to mine"):
         assert said in printed
+    assert "started from street" in (tmp_path / "mine" / "report.html").read_text()
     segmenter = fullyconv.load(tmp_path / "mine" / "artefact")
     assert isinstance(segmenter, SegmentationModule)
     assert segmenter.score is not None

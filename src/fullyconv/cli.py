@@ -107,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--split", choices=("train", "val", "test"), default=split)
         command.add_argument("--batch-size", type=_positive, default=4, help="images at a time (default: %(default)s)")
         command.add_argument("--json", action="store_true", help="for programs: one object, in percent")
+        command.add_argument("--report", metavar="FILE", help="write a page with scores, curves and the worst pictures")
         command.set_defaults(run=_test)
 
     converting = commands.add_parser(
@@ -364,7 +365,14 @@ def _test(arguments: argparse.Namespace) -> int:
     if isinstance(segmenter, DenseScorer):
         raise ValueError(f"MODEL {arguments.model}: a converted classifier has no masks to be tested on")
     data = SegmentationDataModule(arguments.data, classes=None, batch_size=arguments.batch_size)
-    result = segmenter.evaluate(data, arguments.split)
+    if arguments.report:
+        from fullyconv.report import write_report
+
+        words = f"fullyconv test {arguments.model} {arguments.data} --split {arguments.split}"
+        result = write_report(segmenter, data, arguments.split, arguments.report, command=words)
+        print(f"report written to {arguments.report}", file=sys.stderr)
+    else:
+        result = segmenter.evaluate(data, arguments.split)
     if arguments.json:
         print(json.dumps({"model": arguments.model, "data": Path(arguments.data).name, "split": arguments.split}
                          | result.to_dict(segmenter.classes), indent=2, ensure_ascii=False))  # fmt: skip
@@ -512,8 +520,22 @@ def _fit(words: list[str]) -> int:
         settings.append(f"--ckpt_path={going_on}")
     write_state(folder, {"command": command, "finished": False})
     status = _lightning("fit", [*settings, *others], start=chosen.segmenter if going_on is None else None, planned=True)
+    _write_report(folder, own.data, reading, chosen.reasons, " ".join(["fullyconv fit", *words]))
     write_state(folder, {"command": command, "finished": True})
     return status
+
+
+def _write_report(folder: Path, data: str, reading: dict[str, Any], told: list[str], command: str) -> None:
+    """Write the page of a run that is finished: of what was stored, on the split that was not trained on."""
+    from fullyconv.data.datamodule import SegmentationDataModule
+    from fullyconv.module import SegmentationModule
+    from fullyconv.report import write_report
+
+    source = SegmentationDataModule(data, **reading)
+    split = "test" if "test" in source.splits else "val"
+    stored = SegmentationModule.load(folder / "artefact")
+    write_report(stored, source, split, folder / "report.html", history=folder / "log", told=told, command=command)
+    print(f"report written to {folder / 'report.html'}")
 
 
 def _lightning(command: str, words: list[str], start: SegmentationModule | None = None, planned: bool = False) -> int:

@@ -1,0 +1,167 @@
+"""The page after training: the scores it states, and that nothing of it comes from or leads to elsewhere."""
+
+from __future__ import annotations
+
+import csv
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+
+import fullyconv
+from conftest import write_tree
+from fullyconv import cli
+from fullyconv.data.datamodule import SegmentationDataModule
+from fullyconv.module import SegmentationModule
+from fullyconv.report import write_report
+
+VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """The tags, attributes and text of a page; fails where tags do not close in order."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.sources: list[str] = []
+        self.words: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        assert not self.open
+        self.text = " ".join(self.words)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+        assert not any(name.startswith("on") for name, _ in attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data.strip())
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> Path:
+    return write_tree(tmp_path / "shapes", {"train": 3, "val": 9, "test": 2})
+
+
+def segmenter_for(data: SegmentationDataModule) -> SegmentationModule:
+    torch.manual_seed(0)
+    module = SegmentationModule("fcn32s_resnet18_half", classes=data.classes)
+    with torch.no_grad():  # scores that differ, which a new score layer of zeros does not give
+        module.model.head.score["32"].weight.normal_()
+    return module.eval()
+
+
+def test_the_scores_on_the_page_are_those_of_evaluate(shapes: Path, tmp_path: Path) -> None:
+    data = SegmentationDataModule.from_folder(shapes)
+    segmenter = segmenter_for(data)
+    told = write_report(segmenter, data, "val", tmp_path / "deep" / "page.html", told=["because"], command="a command")
+    assert told == segmenter.evaluate(data, "val")
+    page = Page(tmp_path / "deep" / "page.html")
+    assert f"{100 * told.mean_iu:.1f} %" in page.text
+    for k, name in enumerate(data.classes):
+        assert name in page.text
+        assert f"{100 * told.iu[k]:.1f}" in page.text
+    assert f"scored on the val split: 9 pictures, {told.pixels:,} pixels" in page.text
+    assert "because" in page.text
+    assert "a command" in page.text
+    assert page.tags.count("img") == 4 * 9  # six of the worst and the three others, each in four views
+    assert list((tmp_path / "deep").iterdir()) == [tmp_path / "deep" / "page.html"]
+
+
+def test_the_worst_pictures_come_first(shapes: Path, tmp_path: Path) -> None:
+    data = SegmentationDataModule.from_folder(shapes)
+    write_report(segmenter_for(data), data, "val", tmp_path / "page.html")
+    listed = re.findall(r"<figcaption>\S+: mean IU ([\d.]+) %", (tmp_path / "page.html").read_text())
+    values = [float(value) for value in listed]
+    assert values[:6] == sorted(values[:6])
+    assert values[6:] == sorted(values[6:], reverse=True)
+    assert max(values[:6]) <= min(values[6:])
+
+
+def test_the_page_stands_for_itself_and_escapes_what_comes_from_files(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "<b onclick=x>", {"train": 2, "val": 2})
+    (root / "classes.txt").write_text("<script>alert(1)</script>\n\"'&\n<img src=http://example.org/x>\n")
+    data = SegmentationDataModule.from_folder(root)
+    write_report(segmenter_for(data), data, "val", tmp_path / "page.html", title="</title><script>", command="<script>")
+    page = Page(tmp_path / "page.html")
+    assert "script" not in page.tags
+    assert "b" in page.tags  # ours, on the cards
+    assert page.sources
+    assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
+    assert "<script>alert(1)</script>" in page.text  # as text
+    assert "default-src 'none'" in (tmp_path / "page.html").read_text()
+
+
+def test_the_curves_run_through_all_parts_of_a_run(shapes: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    for version, epochs in {0: range(3), 2: range(3, 6), 10: range(6, 8)}.items():
+        (log / f"version_{version}").mkdir(parents=True)
+        with (log / f"version_{version}" / "metrics.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["epoch", "step", "train/loss", "val/mean_iu"])
+            writer.writerows(
+                [epoch, epoch * 10, "" if epoch == 1 else 2.0 - epoch / 10, epoch / 10] for epoch in epochs
+            )
+    with (log / "version_10" / "metrics.csv").open("a") as file:
+        file.write("8,8")  # what a killed process leaves
+    data = SegmentationDataModule.from_folder(shapes)
+    write_report(segmenter_for(data), data, "val", tmp_path / "page.html", history=log)
+    text = (tmp_path / "page.html").read_text()
+    points = {name: line.split() for name, line in re.findall(r"aria-label='([^']*)'.*?points='([^']*)'", text)}
+    assert {name: len(line) for name, line in points.items()} == {"train/loss": 7, "val/mean_iu": 8}
+    heights = [float(point.split(",")[1]) for point in points["val/mean_iu"]]
+    assert heights == sorted(heights, reverse=True)  # up the page, as it grew
+    assert ">epoch 1<" in text
+    assert ">8<" in text
+
+
+def test_without_logs_there_are_no_curves(shapes: Path, tmp_path: Path) -> None:
+    data = SegmentationDataModule.from_folder(shapes)
+    write_report(segmenter_for(data), data, "val", tmp_path / "page.html", history=tmp_path / "nothing")
+    assert "svg" not in Page(tmp_path / "page.html").tags
+
+
+def test_what_cannot_be_scored_writes_nothing(shapes: Path, tmp_path: Path) -> None:
+    data = SegmentationDataModule.from_folder(shapes)
+    segmenter = segmenter_for(data)
+    with pytest.raises(ValueError, match=r"ends in \.html"):
+        write_report(segmenter, data, "val", tmp_path / "page.txt")
+    with pytest.raises(ValueError, match="classes"):
+        write_report(fullyconv.load("street"), data, "val", tmp_path / "page.html")
+    (shapes / "val" / "masks").joinpath(next((shapes / "val" / "masks").iterdir()).name).write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="val"):
+        write_report(segmenter, SegmentationDataModule.from_folder(shapes), "val", tmp_path / "page.html")
+    assert not list(tmp_path.glob("*.html"))
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_the_module_is_as_it_was(shapes: Path, tmp_path: Path) -> None:
+    data = SegmentationDataModule.from_folder(shapes)
+    segmenter = segmenter_for(data).train()
+    before = {key: value.clone() for key, value in segmenter.state_dict().items()}
+    write_report(segmenter, data, "val", tmp_path / "page.html")
+    assert all(module.training for module in segmenter.modules())
+    assert all(torch.equal(value, before[key]) for key, value in segmenter.state_dict().items())
+
+
+def test_the_command_line_writes_it(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = SegmentationDataModule.from_folder(shapes)
+    segmenter_for(data).save(tmp_path / "mine", licence="CC BY 4.0")
+    page = tmp_path / "page.html"
+    assert cli.main(["test", str(tmp_path / "mine"), str(shapes), "--report", str(page)]) == 0
+    said = capsys.readouterr()
+    assert f"report written to {page}" in said.err
+    assert "mean IU" in said.out
+    assert "Licence of the weights: CC BY 4.0" in Page(page).text
