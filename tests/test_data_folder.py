@@ -54,6 +54,19 @@ def test_pairs_are_found_by_name_whatever_the_extension_and_sub_folder(tmp_path)
     assert keys(match_pairs(tmp_path / "i", tmp_path / "m")) == ["b", "berlin/a", "v1.2", "z"]
 
 
+def test_names_that_differ_on_one_side_only_pair_by_the_rest(simple):
+    for mask in (simple / "masks").iterdir():
+        mask.rename(mask.with_name(f"{mask.stem}_mask.png"))
+    source = open_source(simple)
+    assert [(pair.image.stem, pair.mask.stem, pair.key) for pair in source.splits["all"]] == [
+        (name, f"{name}_mask", name) for name in "abcde"
+    ]
+    assert "paired by the part of the names that differs: a.png with a_mask.png" in source.notes
+    (simple / "masks" / "c_mask.png").unlink()
+    with pytest.raises(DatasetError, match=r"images/c\.png: no mask of the same name"):
+        open_source(simple)
+
+
 def test_picture_without_mask_is_named(simple):
     (simple / "masks" / "b.png").unlink()
     with pytest.raises(DatasetError, match=r"images/b\.png: no mask of the same name in .*add the masks"):

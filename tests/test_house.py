@@ -43,6 +43,7 @@ FLOORS: dict[str, int] = {
     "report": 5,
     "hub": 5,
     "cli": 6,
+    "__main__": 7,
     "__init__": 7,
 }
 GROUND = {room for room, floor in FLOORS.items() if floor <= 1}

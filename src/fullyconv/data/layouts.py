@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fullyconv.data.pairs import Pair
+from fullyconv.data.pairs import Pair, distinct_parts
 from fullyconv.errors import DatasetError
 from fullyconv.images import EXTENSIONS, MASK_EXTENSIONS
 
@@ -275,7 +275,7 @@ def _common(some: set[str], others: set[str]) -> set[str]:
     exact = some & others
     if exact:
         return exact
-    one, two = _stripped(some), _stripped(others)
+    one, two = distinct_parts(some), distinct_parts(others)
     return set(one) & set(two) if len(one) == len(some) and len(two) == len(others) else set()
 
 
@@ -324,12 +324,12 @@ def match_files(
     left, right = _by_stem(images), _by_stem(masks)
     notes: list[str] = []
     if not left.keys() & right.keys():
-        one, two = _stripped(left), _stripped(right)
+        one, two = distinct_parts(left), distinct_parts(right)
         if len(one) == len(left) and len(two) == len(right) and one.keys() & two.keys():
             left = {key: left[stem] for key, stem in one.items()}
             right = {key: right[stem] for key, stem in two.items()}
             key = next(iter(one.keys() & two.keys()))
-            notes.append(f"paired by the part of the names that differs: {left[key].name} with {right[key].name}")
+            notes.append(paired_by_part(Pair(left[key], right[key], key)))
     lonely, extra = sorted(left.keys() - right.keys()), sorted(right.keys() - left.keys())
     if lonely and (unlabelled == "error" or len(lonely) == len(left)):
         raise DatasetError(
@@ -348,6 +348,11 @@ def match_files(
     return Layout(f"{images_at} + {masks_at}", {"all": pairs}, notes)
 
 
+def paired_by_part(pair: Pair) -> str:
+    """Say by an example that the names of images and masks were not equal."""
+    return f"paired by the part of the names that differs: {pair.image.name} with {pair.mask.name}"
+
+
 def _by_stem(files: Iterable[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for file in files:
@@ -355,28 +360,6 @@ def _by_stem(files: Iterable[Path]) -> dict[str, Path]:
             raise DatasetError(f"{found[file.stem]} and {file} share one name; remove or rename one of them")
         found[file.stem] = file
     return found
-
-
-def _common_start(names: Sequence[str]) -> str:
-    first, last = min(names), max(names)
-    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    return first[:length]
-
-
-def _stripped(stems: Iterable[str]) -> dict[str, str]:
-    """Give what tells the names of one side apart -> the name; digits are never cut in two."""
-    names = sorted(stems)
-    if len(names) < 2:
-        return {name: name for name in names}
-    prefix = _common_start(names)
-    suffix = _common_start([name[::-1] for name in names])[::-1]
-    prefix = re.sub(r"[0-9]+$", "", prefix)
-    suffix = re.sub(r"^[0-9]+", "", suffix)
-    cut = {name[len(prefix) : len(name) - len(suffix)] or name: name for name in names}
-    if all(key.isascii() and key.isdigit() for key in cut):
-        numbers = {str(int(key)): name for key, name in cut.items()}
-        return numbers if len(numbers) == len(cut) else cut
-    return cut
 
 
 # ---- what was named --------------------------------------------------------------------------------------------------

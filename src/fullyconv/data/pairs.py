@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,8 @@ class Pair:
 def match_pairs(images: str | Path, masks: str | Path) -> list[Pair]:
     """Pair the pictures of one folder with the masks of another by name, whatever their extensions.
 
-    Sub-folders count: `images/berlin/0001.jpg` goes with `masks/berlin/0001.png`.
+    Sub-folders count: `images/berlin/0001.jpg` goes with `masks/berlin/0001.png`. Where no two names are equal, what
+    all names of a side begin or end with is taken off: `001_image.jpg` goes with `001_mask.png`.
 
     Args:
         images: folder of pictures.
@@ -45,6 +47,13 @@ def match_pairs(images: str | Path, masks: str | Path) -> list[Pair]:
     pictures, labels = _by_key(images, EXTENSIONS), _by_key(masks, MASK_EXTENSIONS)
     if not pictures and not labels:
         raise DatasetError(f"{images}: no pictures in it; accepted are {', '.join(EXTENSIONS)}")
+    names = {key: key for key in pictures}
+    if not pictures.keys() & labels.keys():  # no name is equal: 001_image goes with 001_mask
+        one, two = distinct_parts(pictures), distinct_parts(labels)
+        if len(one) == len(pictures) and len(two) == len(labels) and one.keys() & two.keys():
+            names = one
+            pictures = {key: pictures[name] for key, name in one.items()}
+            labels = {key: labels[name] for key, name in two.items()}
     if lonely := sorted(pictures.keys() - labels.keys()):
         raise DatasetError(
             f"{_listed([pictures[key] for key in lonely])}: no mask of the same name in {masks}; "
@@ -55,7 +64,7 @@ def match_pairs(images: str | Path, masks: str | Path) -> list[Pair]:
             f"{_listed([labels[key] for key in extra])}: no picture of the same name in {images}; "
             "add the pictures (the name without its extension must be equal) or remove the masks"
         )
-    return [Pair(pictures[key], labels[key], key) for key in sorted(pictures)]
+    return [Pair(pictures[key], labels[key], names[key]) for key in sorted(pictures)]
 
 
 def _by_key(folder: Path, extensions: Sequence[str]) -> dict[str, Path]:
@@ -78,3 +87,25 @@ def _by_key(folder: Path, extensions: Sequence[str]) -> dict[str, Path]:
 def _listed(paths: Sequence[Path]) -> str:
     shown = ", ".join(str(path) for path in paths[:5])
     return shown if len(paths) <= 5 else f"{shown} and {len(paths) - 5} more"
+
+
+def _common_start(names: Sequence[str]) -> str:
+    first, last = min(names), max(names)
+    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return first[:length]
+
+
+def distinct_parts(stems: Iterable[str]) -> dict[str, str]:
+    """Give what tells the names of one side apart -> the name; digits are never cut in two."""
+    names = sorted(stems)
+    if len(names) < 2:
+        return {name: name for name in names}
+    prefix = _common_start(names)
+    suffix = _common_start([name[::-1] for name in names])[::-1]
+    prefix = re.sub(r"[0-9]+$", "", prefix)
+    suffix = re.sub(r"^[0-9]+", "", suffix)
+    cut = {name[len(prefix) : len(name) - len(suffix)] or name: name for name in names}
+    if all(key.isascii() and key.isdigit() for key in cut):
+        numbers = {str(int(key)): name for key, name in cut.items()}
+        return numbers if len(numbers) == len(cut) else cut
+    return cut

@@ -14,7 +14,7 @@ import numpy as np
 
 from fullyconv.data import camvid
 from fullyconv.data.folder import LAYOUTS, check_sizes, find_splits
-from fullyconv.data.layouts import OPTIONS, Layout, ambiguous, find_layout
+from fullyconv.data.layouts import OPTIONS, Layout, ambiguous, find_layout, paired_by_part
 from fullyconv.data.masks import reader_for
 from fullyconv.data.pairs import Pair
 from fullyconv.data.readers import FileReader, Reader
@@ -175,7 +175,8 @@ def _layout(root: Path, images: str | None, masks: str | None, pairs: str | None
     if images is None and masks is None and pairs is None and unlabelled == "error":
         plain = find_splits(root) if not ambiguous(root) else None
         if plain is not None:
-            return Layout(*plain)
+            unequal = [pair for found in plain[1].values() for pair in found if pair.image.stem != pair.mask.stem]
+            return Layout(*plain, [paired_by_part(unequal[0])] if unequal else [])
     try:
         return find_layout(root, images=images, masks=masks, pairs=pairs, unlabelled=unlabelled)
     except DatasetError as error:
