@@ -178,6 +178,7 @@ def test_a_run_killed_at_any_moment_ends_as_if_nothing_had_happened(tmp_path: Pa
 def test_fit_without_a_recipe_ends_with_a_scored_artefact(shapes: Path, tmp_path: Path) -> None:
     words = ("--model", "street", "--epochs", "2", "--out", "mine", "--data.batch_size=4")
     printed = fit(tmp_path, *words)
+    assert "instead of what was chosen, as you say: data.batch_size = 4" in printed
     for said in ("3 classes: ground, box, sky", "started from street", "writes to mine", "artefact written to mine"):
         assert said in printed
     assert "started from street" in (tmp_path / "mine" / "report.html").read_text()

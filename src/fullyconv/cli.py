@@ -508,6 +508,10 @@ def _fit(words: list[str]) -> int:
         device=own.device,
         allow_unverified=own.allow_unverified,
     )
+    mine = [f"{option.removeprefix('--')} = {_option(others, option)}" for option in chosen.settings
+            if _has_option(others, option)]  # fmt: skip
+    if mine:
+        chosen.reasons.append(f"instead of what was chosen, as you say: {', '.join(mine)}")
     print(describe(chosen, data, folder, going_on is not None))
     settings = ["--data.data", own.data]
     for option, value in reading.items():

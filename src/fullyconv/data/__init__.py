@@ -8,7 +8,7 @@ from fullyconv.data.folder import LAYOUTS, SegmentationFolder
 from fullyconv.data.pairs import Pair, match_pairs
 from fullyconv.data.samplers import EpochSampler, UnpaddedDistributedSampler
 from fullyconv.data.sources import PUBLIC_SETS, Source, check_labels, dataset_root, open_source
-from fullyconv.data.transforms import PAD_VALUE, Augmentation, RandomScaleCrop, training_transform
+from fullyconv.data.transforms import PAD_VALUE, Augmentation, TrainingTransform, training_transform
 
 __all__ = [
     "CAMVID",
@@ -18,10 +18,10 @@ __all__ = [
     "Augmentation",
     "EpochSampler",
     "Pair",
-    "RandomScaleCrop",
     "SegmentationDataModule",
     "SegmentationFolder",
     "Source",
+    "TrainingTransform",
     "UnpaddedDistributedSampler",
     "check_labels",
     "collate",

@@ -1,4 +1,4 @@
-"""Joint training transforms of image and mask, on torchvision's v2 transforms and tensors.
+"""The joint training transform of image and mask.
 
 The crop comes first: scale and position are drawn, only the part of the picture that ends up in the crop is resized,
 and colours are changed on the crop alone, all of them and the conversion to float by one affine map. That gives nearly
@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
-from torchvision.transforms import InterpolationMode, v2
-from torchvision.transforms.v2 import functional as F
 
 PAD_VALUE = 0.5
 """What fills an image of 0..1 beyond its border: mid grey, near the mean of photographs; masks get ignore."""
 
-_PAD_BYTE = 128
+_GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as torchvision and Pillow weigh it
+_BAND = 2**16  # pixels whose colours are changed at a time
 
 
 @dataclass(frozen=True)
@@ -73,105 +73,187 @@ class Augmentation:
             raise ValueError(f"hue={self.hue}: a share of the colour circle in 0..0.5; 0 leaves it alone")
 
 
-class RandomScaleCrop(v2.Transform):  # type: ignore[misc]  # torchvision is untyped
-    """Cut a window of random scale and position out of image and mask.
-
-    A window that reaches beyond the picture is filled with mid grey and ignore, the picture at a random place in it.
+@dataclass(frozen=True)
+class Draw:
+    """Hold what was drawn for one sample.
 
     Args:
-        crop_size: height and width of the result in pixels; None keeps the picture's own.
-        scale: range of the random scale of the picture.
-        ignore_index: what fills the mask.
+        window: top, left, height and width of the part of the picture that is used, in pixels of the picture.
+        place: top, left, height and width of where that part lies in the crop, in pixels of the crop.
+        crop_size: height and width of the crop; what the picture does not cover is filled.
+        flip: whether the part is turned from left to right.
+        brightness: factor.
+        contrast: factor of the distance from the mean grey.
+        saturation: factor of the distance from the pixel's own grey.
+        hue: share of the colour circle by which hue is turned.
     """
 
-    def __init__(
-        self, crop_size: tuple[int, int] | None, scale: tuple[float, float] = (1.0, 1.0), ignore_index: int = 255
-    ) -> None:
-        super().__init__()
-        self.crop_size = crop_size
-        self.scale = scale
+    window: tuple[int, int, int, int]
+    place: tuple[int, int, int, int]
+    crop_size: tuple[int, int]
+    flip: bool = False
+    brightness: float = 1.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+    hue: float = 0.0
+
+
+class TrainingTransform:
+    """Cut a window of random scale and position out of image and mask, flip it, and change its colours, all in one go.
+
+    What torchvision does with `ScaleJitter`, `RandomCrop`, `RandomHorizontalFlip` and `ColorJitter`, with these
+    differences: the window is cut before it is resized, so that its outermost pixels know nothing of what lies beyond;
+    colours change in a fixed order, by one affine map of each pixel, and are clamped to 0..1 once, at the end; contrast
+    is about the mean grey of the whole picture, taken from a thumbnail; hue turns about the grey axis of the RGB
+    cube and not around the HSV cone. Labels are never interpolated. A window that reaches beyond the picture is filled
+    with mid grey and ignore, the picture at a random place in it. `benchmarks/augmentation.py` prints what this costs
+    and how far it is from torchvision.
+
+    All random numbers come from torch's global generator. The result can be handed on to transforms of torchvision v2.
+
+    Args:
+        augmentation: its numbers.
+        ignore_index: what fills the mask.
+
+    Example:
+        >>> transform = TrainingTransform(Augmentation(crop_size=(32, 48)))
+        >>> image, mask = transform(torch.zeros(3, 90, 120, dtype=torch.uint8), torch.zeros(90, 120, dtype=torch.uint8))
+        >>> image.shape, image.dtype, mask.shape, mask.dtype
+        (torch.Size([3, 32, 48]), torch.float32, torch.Size([32, 48]), torch.uint8)
+    """
+
+    def __init__(self, augmentation: Augmentation, ignore_index: int = 255) -> None:
+        self.augmentation = augmentation
         self.ignore_index = ignore_index
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw scale and place once for image and mask together."""
-        height, width = v2.query_size(flat_inputs)
-        out_height, out_width = self.crop_size or (height, width)
-        scale = _uniform(*self.scale)
-        top, rows, out_top, out_rows = _window(height, out_height, scale)
-        left, columns, out_left, out_columns = _window(width, out_width, scale)
-        return {
-            "window": (top, left, rows, columns),
-            "size": (out_rows, out_columns),
-            # left, top, right, bottom
-            "padding": [out_left, out_top, out_width - out_columns - out_left, out_height - out_rows - out_top],
-        }
+    def __call__(self, image: Tensor, mask: Tensor) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+        """Draw, and apply what was drawn to both.
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Crop, resize and pad one of the two."""
-        top, left, rows, columns = params["window"]
-        piece = inpt.as_subclass(Tensor)[..., top : top + rows, left : left + columns]
-        mask = isinstance(inpt, tv_tensors.Mask)
-        if (rows, columns) != params["size"]:
-            # "nearest" takes the pixel above and to the left; "nearest exact" the one the image's filter is centred on.
-            how = InterpolationMode.NEAREST_EXACT if mask else InterpolationMode.BILINEAR
-            piece = piece[None] if mask else piece
-            if params["size"] == (1, 1):  # torch fails on planar bytes here: "num_channels == unpacked_output.size(0)"
-                piece = piece.to(torch.float32)
-            piece = F.resize(piece, list(params["size"]), interpolation=how, antialias=True).to(inpt.dtype)
-            piece = piece[0] if mask else piece
-        if any(params["padding"]):
-            left, top, right, bottom = params["padding"]
-            fill = self.ignore_index if mask else _PAD_BYTE if not inpt.is_floating_point() else PAD_VALUE
-            piece = torch.nn.functional.pad(piece, (left, right, top, bottom), value=fill)
-        return tv_tensors.wrap(piece, like=inpt)
+        Args:
+            image: (C, H, W) uint8, or floats in 0..1. Bytes that lie as (H, W, C) in memory are fastest.
+            mask: (H, W) integers.
+
+        Returns:
+            (C, h, w) float32 in 0..1 and (h, w) integers of the type of `mask`.
+        """
+        draw = self.draw(int(image.shape[-2]), int(image.shape[-1]))
+        return (
+            tv_tensors.Image(apply_to_image(image.as_subclass(Tensor), draw)),
+            tv_tensors.Mask(apply_to_mask(mask.as_subclass(Tensor), draw, self.ignore_index)),
+        )
+
+    def draw(self, height: int, width: int) -> Draw:
+        """Draw scale, place, flip and colours for a picture of that size.
+
+        Args:
+            height: of the picture, in pixels.
+            width: of the picture, in pixels.
+        """
+        how = self.augmentation
+        size = how.crop_size or (height, width)
+        assert not isinstance(size, int)  # made a pair on construction
+        # One call for all of them: each costs more than the arithmetic that follows.
+        at = torch.rand(8, dtype=torch.float64).tolist()
+        scale = how.scale[0] + (how.scale[1] - how.scale[0]) * at[0]
+        top, rows, out_top, out_rows = _window(height, size[0], scale, at[1])
+        left, columns, out_left, out_columns = _window(width, size[1], scale, at[2])
+        return Draw(
+            window=(top, left, rows, columns),
+            place=(out_top, out_left, out_rows, out_columns),
+            crop_size=size,
+            flip=at[3] < how.flip,
+            brightness=1.0 + how.brightness * (2.0 * at[4] - 1.0),
+            contrast=1.0 + how.contrast * (2.0 * at[5] - 1.0),
+            saturation=1.0 + how.saturation * (2.0 * at[6] - 1.0),
+            hue=how.hue * (2.0 * at[7] - 1.0),
+        )
 
 
-class ColourJitter(v2.Transform):  # type: ignore[misc]  # torchvision is untyped
-    """Vary brightness, contrast, saturation and hue at random, in one affine map of each pixel's colour.
-
-    The four are those of torchvision's `ColorJitter` with these differences: they come in a fixed order, values are
-    clamped to 0..1 once at the end instead of after each, the mean grey of the contrast is taken from every eighth
-    pixel, and hue turns about the grey axis of the RGB cube instead of going around the HSV cone. Images come out as
-    float32.
+def training_transform(augmentation: Augmentation, ignore_index: int = 255) -> TrainingTransform:
+    """Build the joint transform for training samples.
 
     Args:
-        brightness: brightness is multiplied by 1 - b .. 1 + b.
-        contrast: the same for the distance from the mean grey.
-        saturation: the same for the distance from the pixel's own grey.
-        hue: share of the colour circle, 0..0.5.
+        augmentation: its numbers.
+        ignore_index: what fills the mask beyond the border.
+
+    Returns:
+        A transform of (image, mask): uint8 (C, H, W) and integers (H, W).
     """
+    return TrainingTransform(augmentation, ignore_index)
 
-    def __init__(
-        self, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0, hue: float = 0.0
-    ) -> None:
-        super().__init__()
-        self.brightness = brightness
-        self.contrast = contrast
-        self.saturation = saturation
-        self.hue = hue
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw the four amounts."""
-        del flat_inputs
-        return {
-            "brightness": _uniform(1 - self.brightness, 1 + self.brightness),
-            "contrast": _uniform(1 - self.contrast, 1 + self.contrast),
-            "saturation": _uniform(1 - self.saturation, 1 + self.saturation),
-            "hue": _uniform(-self.hue, self.hue),
-        }
+def apply_to_image(image: Tensor, draw: Draw) -> Tensor:
+    """Crop, resize, flip and colour an image as drawn.
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Change the colours of an image; a mask stays as it is."""
-        if not isinstance(inpt, tv_tensors.Image):
-            return inpt
-        image = inpt.as_subclass(Tensor)
-        return tv_tensors.Image(change_colours(image, **params))
+    Args:
+        image: (C, H, W) uint8, or floats in 0..1.
+        draw: what was drawn.
+
+    Returns:
+        (C, h, w) float32 in 0..1, contiguous, filled with `PAD_VALUE` where the picture does not reach.
+    """
+    top, left, rows, columns = draw.window
+    out_top, out_left, out_rows, out_columns = draw.place
+    piece = image[:, top : top + rows, left : left + columns]
+    if (rows, columns) != (out_rows, out_columns):
+        if (out_rows, out_columns) == (1, 1):  # torch fails on bytes here: "num_channels == unpacked_output.size(0)"
+            piece = piece.to(torch.float32) / (1.0 if image.is_floating_point() else 255.0)
+        # Bytes that lie as (H, W, C) come out as planes, which the colours want; that saves a copy.
+        piece = torch.nn.functional.interpolate(
+            piece[None], (out_rows, out_columns), mode="bilinear", antialias=True, align_corners=False
+        )[0]
+    if draw.flip:
+        piece = piece.flip(-1)
+    colours = (draw.brightness, draw.contrast, draw.saturation, draw.hue)
+    mean = mean_grey(image) if draw.contrast != 1.0 else 0.0
+    if (out_rows, out_columns) == draw.crop_size:
+        return change_colours(piece, *colours, mean=mean)
+    crop = torch.full((image.shape[0], *draw.crop_size), PAD_VALUE)
+    inside = crop[:, out_top : out_top + out_rows, out_left : out_left + out_columns]
+    change_colours(piece, *colours, mean=mean, out=inside)
+    return crop
+
+
+def apply_to_mask(mask: Tensor, draw: Draw, ignore_index: int = 255) -> Tensor:
+    """Crop, resize and flip a mask as drawn: each pixel gets the label at its centre, and none is a mixture.
+
+    Args:
+        mask: (H, W) integers.
+        draw: what was drawn.
+        ignore_index: what fills the crop where the picture does not reach.
+
+    Returns:
+        (h, w) integers of the same type.
+    """
+    top, left, rows, columns = draw.window
+    out_top, out_left, out_rows, out_columns = draw.place
+    labels = mask.numpy()[top : top + rows, left : left + columns]
+    # Picking lines and then columns takes half the time of torch's resize, and the flip is part of it.
+    if rows > out_rows:
+        labels = labels[_centres(rows, out_rows)]
+    if columns != out_columns or draw.flip:
+        picked = _centres(columns, out_columns)
+        labels = labels.take(picked[::-1] if draw.flip else picked, axis=1)
+    if rows < out_rows:
+        labels = labels[_centres(rows, out_rows)]
+    if (out_rows, out_columns) == draw.crop_size:
+        return torch.from_numpy(labels if labels.base is None else labels.copy())
+    crop = np.full(draw.crop_size, ignore_index, dtype=labels.dtype)
+    crop[out_top : out_top + out_rows, out_left : out_left + out_columns] = labels
+    return torch.from_numpy(crop)
 
 
 def change_colours(
-    image: Tensor, brightness: float = 1.0, contrast: float = 1.0, saturation: float = 1.0, hue: float = 0.0
+    image: Tensor,
+    brightness: float = 1.0,
+    contrast: float = 1.0,
+    saturation: float = 1.0,
+    hue: float = 0.0,
+    *,
+    mean: float | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """Change brightness, contrast, saturation and hue by one affine map of each pixel's colour.
+    """Change brightness, contrast, saturation and hue, and convert to float, by one affine map of each pixel's colour.
 
     With x the colour, g the weights of grey, m the mean grey: brightness is b x, contrast c x + (1 - c) m, saturation
     s x + (1 - s) g.x, hue a rotation R about grey. All but the shift of the contrast are linear and leave grey grey, so
@@ -184,69 +266,80 @@ def change_colours(
         contrast: factor c.
         saturation: factor s.
         hue: share of the colour circle by which hue is turned.
+        mean: mean grey m in 0..1, such as that of the picture that the image is a part of; by default the image's own.
+        out: (C, H, W) float32 that the result is written to; it may be a part of a larger one.
 
     Returns:
         (C, H, W) float32, clamped to 0..1.
     """
-    channels, height, width = image.shape
-    unit = 1.0 if image.is_floating_point() else 1.0 / 255.0
-    if channels == 3:
-        grey = torch.tensor([0.299, 0.587, 0.114])
-        mix = saturation * torch.eye(3) + (1 - saturation) * grey.expand(3, 3)
-        matrix = contrast * brightness * (_hue_rotation(hue) @ mix)
-    else:
-        grey = torch.full((channels,), 1.0 / channels)
-        matrix = contrast * brightness * torch.eye(channels)
-    thumbnail = image[:, ::8, ::8].to(torch.float32)
-    mean = float(grey @ thumbnail.mean((1, 2))) * unit
-    offset = torch.full((channels, 1), (1 - contrast) * brightness * mean)
-    pixels = image.contiguous().view(channels, -1).to(torch.float32)
-    return torch.addmm(offset, matrix * unit, pixels).clamp_(0.0, 1.0).view(channels, height, width)
+    channels, height, width = (int(side) for side in image.shape)
+    if out is None:
+        out = torch.empty((channels, height, width))
+    full = 1.0 if image.is_floating_point() else 255.0
+    mixes = channels == 3 and (saturation != 1.0 or hue != 0.0)
+    if brightness == contrast == 1.0 and not mixes:
+        return out.copy_(image).div_(full).clamp_(0.0, 1.0)  # the very numbers of a picture that is not augmented
+    if mean is None:
+        mean = mean_grey(image) if contrast != 1.0 else 0.0
+    offset = torch.tensor((1.0 - contrast) * brightness * mean, dtype=torch.float32)
+    factor = contrast * brightness / full
+    if not mixes:
+        return torch.add(offset, out.copy_(image), alpha=factor, out=out).clamp_(0.0, 1.0)
+    matrix = [[factor * weight for weight in row] for row in _mix(saturation, hue)]
+    # Band after band: another array of the size of the crop would take longer to get from the system than to fill.
+    band = max(1, _BAND // max(width, 1))
+    planes = torch.empty((3, min(band, height), width))
+    for top in range(0, height, band):
+        part = out[:, top : top + band]
+        red, green, blue = planes[:, : part.shape[1]].copy_(image[:, top : top + band])
+        # Nine additions of planes: the product of a 3 x 3 matrix and a very long one takes BLAS twice as long.
+        for (of_red, of_green, of_blue), channel in zip(matrix, part, strict=True):
+            torch.add(offset, red, alpha=of_red, out=channel)
+            channel.add_(green, alpha=of_green).add_(blue, alpha=of_blue)
+        part.clamp_(0.0, 1.0)
+    return out
 
 
-def _hue_rotation(turn: float) -> Tensor:
-    """Rotate by a share of the full circle about the grey axis (1, 1, 1), by the formula of Rodrigues."""
-    angle = 2.0 * math.pi * turn
-    c, s = math.cos(angle), math.sin(angle)
-    cross = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3.0)
-    return c * torch.eye(3) + s * cross + (1.0 - c) / 3.0 * torch.ones(3, 3)
-
-
-def training_transform(augmentation: Augmentation, ignore_index: int = 255) -> v2.Transform:
-    """Build the joint transform for training samples.
+def mean_grey(image: Tensor) -> float:
+    """Take the mean grey level of an image from a thumbnail of at least 64 pixels a side: every so many pixels.
 
     Args:
-        augmentation: its numbers.
-        ignore_index: what fills the mask beyond the border.
+        image: (C, H, W) uint8, or floats in 0..1.
 
     Returns:
-        A transform of (image, mask), both tv_tensors: uint8 (C, H, W) and (H, W).
+        The mean of 0.299 R + 0.587 G + 0.114 B in 0..1, or of all channels if there are not three.
     """
-    crop_size = augmentation.crop_size
-    assert not isinstance(crop_size, int)  # made a pair on construction
-    steps: list[v2.Transform] = [RandomScaleCrop(crop_size, augmentation.scale, ignore_index)]
-    if augmentation.flip:
-        steps.append(v2.RandomHorizontalFlip(augmentation.flip))
-    if augmentation.brightness or augmentation.contrast or augmentation.saturation or augmentation.hue:
-        steps.append(
-            ColourJitter(augmentation.brightness, augmentation.contrast, augmentation.saturation, augmentation.hue)
-        )
-    return v2.Compose(steps)
+    step = max(1, min(int(image.shape[-2]), int(image.shape[-1])) // 64)
+    first = step // 2  # the same margin on both sides
+    means = image[:, first::step, first::step].to(torch.float32).mean((1, 2)).tolist()
+    weights = _GREY if len(means) == 3 else [1.0 / len(means)] * len(means)
+    grey = math.fsum(weight * level for weight, level in zip(weights, means, strict=True))
+    return grey if image.is_floating_point() else grey / 255.0
 
 
-def _window(length: int, out_length: int, scale: float) -> tuple[int, int, int, int]:
-    """Place a window along one axis: start and length in the picture, start and length in the crop (pixels)."""
+def _mix(saturation: float, hue: float) -> list[list[float]]:
+    """Compose saturation and a turn about the grey axis (1, 1, 1), the latter by the formula of Rodrigues."""
+    angle = 2.0 * math.pi * hue
+    along = (1.0 - math.cos(angle)) / 3.0
+    across = math.sin(angle) / math.sqrt(3.0)
+    same, after, before = math.cos(angle) + along, along - across, along + across
+    turn = ((same, after, before), (before, same, after), (after, before, same))
+    # The rows of a turn about grey sum to 1, so that what saturation takes from the pixel's grey goes through as it is.
+    return [[saturation * t + (1.0 - saturation) * g for t, g in zip(row, _GREY, strict=True)] for row in turn]
+
+
+def _window(length: int, out_length: int, scale: float, at: float) -> tuple[int, int, int, int]:
+    """Place a window along one axis: start and length in the picture, start and length in the crop (pixels).
+
+    `at` in 0..1 says where, of all places that are possible.
+    """
     wanted = max(round(out_length / scale), 1)
     if wanted <= length:
-        return _randint(length - wanted), wanted, 0, out_length
+        return int(at * (length - wanted + 1)), wanted, 0, out_length
     filled = min(max(round(length * scale), 1), out_length)
-    return 0, length, _randint(out_length - filled), filled
+    return 0, length, int(at * (out_length - filled + 1)), filled
 
 
-def _uniform(low: float, high: float) -> float:
-    return low + (high - low) * float(torch.rand(()))
-
-
-def _randint(high: int) -> int:
-    """Draw from 0..high, both included."""
-    return int(torch.randint(high + 1, ()))
+def _centres(length: int, out_length: int) -> npt.NDArray[np.int64]:
+    """Give the pixel that the centre of each pixel of the result lies in."""
+    return (2 * np.arange(out_length, dtype=np.int64) + 1) * length // (2 * out_length)
