@@ -4,8 +4,10 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from fullyconv.confusion import headline, scores
+from fullyconv.metrics import confusion_matrix
 
 # Six classes: four occur, class 4 is only predicted, class 5 occurs nowhere. Counted by hand.
 TOY = np.array(
@@ -75,3 +77,28 @@ def test_what_is_no_confusion_matrix_is_refused(matrix: np.ndarray, message: str
 def test_the_wrong_number_of_names_is_refused() -> None:
     with pytest.raises(ValueError, match="pass 6 names"):
         scores(TOY).table(["a"])
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 12, 32, 33, 64, 65, 128, 129, 200, 300])
+@pytest.mark.parametrize("ignore_index", [255, 300, -1, 65535])
+def test_every_layout_of_the_table_counts_the_same(num_classes: int, ignore_index: int) -> None:
+    if 0 <= ignore_index < num_classes:
+        return
+    rng = np.random.default_rng(num_classes)
+    for size in (1, 3, 4, 1001):
+        mask, prediction = rng.integers(0, num_classes, (2, size))
+        mask[rng.random(size) < 0.1] = ignore_index
+        expected = np.zeros((num_classes, num_classes), np.int64)
+        for true, predicted in zip(mask, prediction, strict=True):
+            if true != ignore_index:
+                expected[true, predicted] += 1
+        ours = confusion_matrix(torch.from_numpy(prediction), torch.from_numpy(mask), num_classes, ignore_index)
+        np.testing.assert_array_equal(ours.numpy(), expected)
+
+
+@pytest.mark.parametrize("stray", [3, 254, 256, 300, -1, 65536 + 1, -65536])
+def test_a_stray_label_is_named(stray: int) -> None:
+    mask = np.array([0, 1, stray, 255])
+    prediction = np.array([0, 1, 2, 0])
+    with pytest.raises(ValueError, match=rf"mask holds labels \[{stray}\]"):
+        confusion_matrix(torch.from_numpy(prediction), torch.from_numpy(mask), 3)

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from fullyconv.confusion import SegmentationScores, scores
+from fullyconv.confusion import SegmentationScores, Table, scores
 
 
 def confusion_matrix(prediction: Tensor, mask: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
     """Count the pixels of each true class (row) that were predicted to be each class (column).
 
-    Every pixel is counted by one ``bincount`` over rows as wide as the largest label, and the ignored rows are cut off
-    afterwards: masking first would copy both maps, which takes most of the time of the usual implementation.
+    Every pixel is counted by one ``bincount`` over 256 rows, and the ignored row is cut off afterwards: masking
+    first would copy both maps, which takes most of the time of the usual implementation. `Table` says the rest.
 
     Args:
         prediction: (N, H, W) or any shape, integers in 0..K-1.
@@ -34,31 +34,31 @@ def confusion_matrix(prediction: Tensor, mask: Tensor, num_classes: int, ignore_
         )
     if mask.numel() == 0:
         return torch.zeros(num_classes, num_classes, dtype=torch.int64, device=mask.device)
-    low, high = torch.aminmax(prediction)
-    if int(low) < 0 or int(high) >= num_classes:
+    low, high = (int(label) for label in torch.aminmax(prediction))
+    if low < 0 or high >= num_classes:
         raise ValueError(
-            f"prediction holds labels {int(low)}..{int(high)}: predictions must be 0..{num_classes - 1}; "
+            f"prediction holds labels {low}..{high}: predictions must be 0..{num_classes - 1}; "
             "take the argmax of K logits"
         )
-    if max(num_classes, ignore_index + 1) <= 256 and ignore_index >= 0:
-        width, rows = 256, mask
-    else:
-        # Rows as wide as a large ignore_index would take gigabytes, so that one is moved behind the classes.
-        width = num_classes + 1
-        rows = torch.where(mask == ignore_index, num_classes, mask)
+    table = Table.of(num_classes, ignore_index)
+    if table.renamed:
         if bool((((mask < 0) | (mask >= num_classes)) & (mask != ignore_index)).any()):
             raise _stray(mask, num_classes, ignore_index)
-    pairs = rows.to(torch.int64) * width + prediction
-    try:
-        counts = torch.bincount(pairs.flatten(), minlength=width * width)
-    except RuntimeError:  # torch names no label; this does
-        raise _stray(mask, num_classes, ignore_index) from None
-    full = counts[: width * width].view(width, width)
-    matrix = full[:num_classes, :num_classes]
-    ignored = full[ignore_index if width == 256 else num_classes].sum()
-    if int(matrix.sum() + ignored) != mask.numel():
+        mask = torch.where(mask == ignore_index, num_classes, mask)
+    elif mask.dtype != torch.uint8:
+        low, high = (int(label) for label in torch.aminmax(mask))
+        if low < 0 or high > 255:
+            raise _stray(mask, num_classes, ignore_index)
+    dtype = {16: torch.int16, 32: torch.int32, 64: torch.int64}[table.bits]
+    cells = mask.flatten().to(dtype, copy=True).mul_(table.width).add_(prediction.flatten().to(dtype))
+    if table.banks > 1:
+        words = cells[: cells.numel() - cells.numel() % table.banks]
+        words.view(torch.int32 if table.banks == 2 else torch.int64).bitwise_or_(table.apart)
+    full = torch.bincount(cells, minlength=table.size).view(table.banks, table.height, table.width)
+    matrix = full[:, :num_classes, :num_classes].sum(0)
+    if int(matrix.sum() + full[:, table.ignored].sum()) != mask.numel():
         raise _stray(mask, num_classes, ignore_index)
-    return matrix.clone()
+    return matrix
 
 
 def _stray(mask: Tensor, num_classes: int, ignore_index: int) -> ValueError:

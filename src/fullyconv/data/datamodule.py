@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from fullyconv.data.cache import DecodedCache
 from fullyconv.data.folder import SegmentationFolder, set_aside
 from fullyconv.data.pairs import Pair
 from fullyconv.data.samplers import EpochSampler, UnpaddedDistributedSampler
@@ -56,6 +57,9 @@ class SegmentationDataModule(L.LightningDataModule):
         eval_batch_size: samples a batch in evaluation; by default `batch_size` where all pictures have one size, else
             1.
         check: read all masks once before training and refuse what would break it; a second or so per thousand masks.
+        cache: where decoded pictures and masks are kept, so that only the first epoch decodes: a folder, which lasts
+            and serves all processes, or "memory", which each worker has for itself; None decodes every time.
+        cache_gigabytes: how much of them is kept at most, in 10^9 bytes; the workers share the memory out.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -87,6 +91,8 @@ class SegmentationDataModule(L.LightningDataModule):
         seed: int = 0,
         eval_batch_size: int | None = None,
         check: bool = True,
+        cache: str | None = None,
+        cache_gigabytes: float = 8.0,
     ) -> None:
         super().__init__()
         data = os.fspath(data)
@@ -113,6 +119,10 @@ class SegmentationDataModule(L.LightningDataModule):
         )
         self.splits = self._with_validation(val_fraction, split_seed)
         self._check = check
+        self.cache: DecodedCache | None = None
+        if cache is not None:
+            readers = max(num_workers, 1) if os.fspath(cache) == "memory" else 1
+            self.cache = DecodedCache(cache, self.labels, self.source.reader, cache_gigabytes / readers)
         self._checked: set[str] = set()
 
     @classmethod
@@ -140,6 +150,8 @@ class SegmentationDataModule(L.LightningDataModule):
         seed: int = 0,
         eval_batch_size: int | None = None,
         check: bool = True,
+        cache: str | None = None,
+        cache_gigabytes: float = 8.0,
     ) -> SegmentationDataModule:
         """Make a data module from a folder: CamVid, or images and masks in one of the general layouts.
 
@@ -165,6 +177,8 @@ class SegmentationDataModule(L.LightningDataModule):
             seed: seed of order and augmentation.
             eval_batch_size: samples a batch in evaluation.
             check: read all masks once before training.
+            cache: where decoded pictures and masks are kept.
+            cache_gigabytes: how much of them at most.
 
         Returns:
             The data module.
@@ -191,6 +205,8 @@ class SegmentationDataModule(L.LightningDataModule):
             seed=seed,
             eval_batch_size=eval_batch_size,
             check=check,
+            cache=cache,
+            cache_gigabytes=cache_gigabytes,
         )
 
     @property
@@ -256,7 +272,12 @@ class SegmentationDataModule(L.LightningDataModule):
         """
         transform = training_transform(self.augmentation, self.ignore_index) if split == "train" else None
         return SegmentationFolder(
-            self._pairs(split), self.labels, reader=self.source.reader, transform=transform, seed=self.seed
+            self._pairs(split),
+            self.labels,
+            reader=self.source.reader,
+            cache=self.cache,
+            transform=transform,
+            seed=self.seed,
         )
 
     def setup(self, stage: str) -> None:
@@ -293,7 +314,9 @@ class SegmentationDataModule(L.LightningDataModule):
         Raises:
             DatasetError: if there is no such split.
         """
-        dataset = SegmentationFolder(self._pairs(split), self.labels, reader=self.source.reader, seed=self.seed)
+        dataset = SegmentationFolder(
+            self._pairs(split), self.labels, reader=self.source.reader, cache=self.cache, seed=self.seed
+        )
         batch_size = self.eval_batch_size
         if batch_size is None:
             # Padding would change what the network sees near the border, so mixed sizes go one by one.

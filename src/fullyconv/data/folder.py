@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from fullyconv.data.cache import DecodedCache
 from fullyconv.data.pairs import Pair, match_pairs
 from fullyconv.data.readers import FileReader, Reader
+from fullyconv.data.transforms import TrainingTransform
 from fullyconv.errors import DatasetError
 from fullyconv.images import exif_orientation
 from fullyconv.labels import Labels
@@ -46,6 +48,7 @@ class SegmentationFolder(Dataset[dict[str, Any]]):
         pairs: images and their masks.
         labels: what the values in the masks mean.
         reader: how the files are read.
+        cache: where decoded pictures and masks are kept; made for the same labels and reader.
         transform: a joint transform of a uint8 image (C, H, W) and its mask (H, W), from `fullyconv.data.transforms`
             or any of torchvision's v2; none leaves both as they are.
         seed: seed of the transform's random numbers.
@@ -60,6 +63,7 @@ class SegmentationFolder(Dataset[dict[str, Any]]):
         labels: Labels,
         *,
         reader: Reader | None = None,
+        cache: DecodedCache | None = None,
         transform: Transform | None = None,
         seed: int = 0,
     ) -> None:
@@ -68,6 +72,7 @@ class SegmentationFolder(Dataset[dict[str, Any]]):
         self.pairs = list(pairs)
         self.labels = labels
         self.reader = reader or FileReader()
+        self.cache = cache
         self.transform = transform
         self.seed = seed
 
@@ -77,7 +82,7 @@ class SegmentationFolder(Dataset[dict[str, Any]]):
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
         epoch, index = item if isinstance(item, tuple) else (None, item)
         pair = self.pairs[index]
-        image, mask = read_pair(pair, self.labels, self.reader)
+        image, mask = self._read(pair)
         # Memory stays (H, W, C), which torchvision resizes without a copy.
         picture = tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1))
         target = tv_tensors.Mask(torch.from_numpy(mask if mask.dtype == np.uint8 else mask.astype(np.int32)))
@@ -92,6 +97,14 @@ class SegmentationFolder(Dataset[dict[str, Any]]):
             return _sample(*self.transform(picture, target), pair)
         finally:
             torch.set_rng_state(state)
+
+    def _read(self, pair: Pair) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        if self.cache is None:
+            return read_pair(pair, self.labels, self.reader)
+        image, mask = self.cache.read(pair, lambda: read_pair(pair, self.labels, self.reader))
+        if self.transform is None or isinstance(self.transform, TrainingTransform):
+            return image, mask
+        return image.copy(), mask.copy()  # other transforms may change what they are given
 
 
 def read_pair(

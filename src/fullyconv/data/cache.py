@@ -1,0 +1,217 @@
+"""Decoded pictures and masks, kept so that only the first epoch pays for PNG and JPEG."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import mmap
+import os
+import pickle
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fullyconv.data.pairs import Pair
+from fullyconv.data.readers import Reader
+from fullyconv.errors import DatasetError
+from fullyconv.labels import Labels
+from fullyconv.notices import tell
+
+Array = npt.NDArray[Any]
+Decoded = tuple[Array, Array]
+
+_FORM = 1  # of what is stored; another number makes all that is there unknown
+_RESERVE = (2**30, 0.05)  # bytes and share of a disk that stay free
+_LEFT_BEHIND = 3600.0  # seconds after which a half-written file is a dead process's
+
+
+class DecodedCache:
+    """Keep decoded images and encoded masks in memory or in a folder.
+
+    In a folder, image and mask are two `.npy` files, written under another name and moved into place, so that any
+    number of processes may read and write; they are mapped into memory, and only the pages that a crop needs are
+    read. In memory, every process keeps its own.
+
+    An entry is found by the path, size and time of change of the files, by the label map, and by how the files are
+    read: whatever changes leads to another entry, and what is out of date is never found again. Nothing is removed to
+    make room: pairs that come after the bound is reached are decoded each time. Deleting the folder is safe.
+
+    Args:
+        place: "memory", or a folder; it is made if there is none.
+        labels: what the values in the masks mean.
+        reader: how the files are read.
+        gigabytes: how much is kept at most, in 10^9 bytes; all that lies in the folder counts. Several processes that
+            fill it at once can exceed it by what they write in a second. A folder never takes the last twentieth of
+            a disk, nor its last GiB.
+
+    Raises:
+        ValueError: if `gigabytes` is not above 0.
+        DatasetError: if the folder cannot be made.
+
+    Example:
+        >>> from fullyconv.data.readers import FileReader
+        >>> cache = DecodedCache("memory", Labels.of(["road", "sky"]), FileReader(), gigabytes=0.5)
+    """
+
+    def __init__(self, place: str | Path, labels: Labels, reader: Reader, gigabytes: float = 8.0) -> None:
+        if not gigabytes > 0:
+            raise ValueError(f"cache_gigabytes={gigabytes!r}: a number above 0; cache=None keeps nothing")
+        self.folder = None if str(place) == "memory" else Path(place).expanduser().absolute() / "fullyconv-decoded"
+        if self.folder is not None:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise DatasetError(
+                    f'cache={str(place)!r}: {error}; give a folder that can be written, or "memory"'
+                ) from error
+        self.bound = int(gigabytes * 10**9)
+        words = labels.to_dict()
+        del words["palette"]  # how a class is drawn changes no mask
+        self._how = json.dumps(words, sort_keys=True).encode() + pickle.dumps(reader)
+        self._kept: dict[str, Decoded] = {}
+        self._used = 0
+        self._counted: float | None = None  # when the folder was last looked through
+        self._pause = 0.0
+        self._full = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A process that is started, not forked, begins with an empty memory instead of being sent all of it.
+        return self.__dict__ | ({"_kept": {}, "_used": 0, "_full": False} if self.folder is None else {})
+
+    def read(self, pair: Pair, decode: Callable[[], Decoded]) -> Decoded:
+        """Give what is kept of a pair; else decode it, and keep it if there is room.
+
+        Args:
+            pair: image and mask.
+            decode: reads and checks the files.
+
+        Returns:
+            (H, W, C) and (H, W). They belong to the cache: whoever changes them makes a copy.
+        """
+        try:
+            key = self._key(pair)
+        except OSError:
+            return decode()  # which says what is wrong with the file
+        found = self._kept.get(key) if self.folder is None else self._load(key)
+        if found is not None:
+            return found
+        decoded = decode()
+        if self._full or key != self._key(pair):  # the file was changed meanwhile: which of the two was read?
+            return decoded
+        if self._room_for(sum(array.nbytes for array in decoded)):
+            if self.folder is None:
+                self._kept[key] = decoded
+                self._used += sum(array.nbytes for array in decoded)
+            else:
+                self._store(key, decoded)
+        return decoded
+
+    def _key(self, pair: Pair) -> str:
+        digest = hashlib.blake2b(f"{_FORM}\n".encode(), digest_size=20)
+        for entry in dataclasses.fields(pair):
+            value = getattr(pair, entry.name)
+            if isinstance(value, Path):
+                state = value.stat()
+                value = (os.path.abspath(value), state.st_size, state.st_mtime_ns)
+            digest.update(f"{entry.name}={value!r}\n".encode())
+        digest.update(self._how)
+        return digest.hexdigest()
+
+    def _files(self, key: str) -> tuple[Path, Path]:
+        assert self.folder is not None
+        return self.folder / f"{key}.image.npy", self.folder / f"{key}.mask.npy"
+
+    def _load(self, key: str) -> Decoded | None:
+        image, mask = (_mapped(path) for path in self._files(key))
+        return None if image is None or mask is None or image.shape[:2] != mask.shape else (image, mask)
+
+    def _store(self, key: str, decoded: Decoded) -> None:
+        for path, array in zip(self._files(key), decoded, strict=True):
+            partial = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+            try:
+                with open(partial, "wb") as file:
+                    np.save(file, array, allow_pickle=False)
+                    file.flush()
+                    os.fsync(file.fileno())  # else a power cut can leave the name and not the content
+                    self._used += file.tell()
+                os.replace(partial, path)
+            except OSError as error:
+                with suppress(OSError):
+                    partial.unlink()
+                self._stop(f"{error}")
+                return
+
+    def _room_for(self, size: int) -> bool:
+        if self.folder is None:
+            if self._used + size > self.bound:
+                self._stop(f"{self.bound / 1e9:g} GB are kept in memory")
+            return not self._full
+        now = time.monotonic()
+        if self._counted is None or now - self._counted > self._pause:
+            self._used = sum(self._sizes())
+            self._counted = time.monotonic()
+            # Other processes write, too; looking through the folder never takes more than a twentieth of the time.
+            self._pause = max(1.0, 20.0 * (self._counted - now))
+        if self._used + size > self.bound:
+            self._stop(f"{self.folder} holds {self._used / 1e9:.3g} of {self.bound / 1e9:g} GB")
+            return False
+        try:
+            disk = shutil.disk_usage(self.folder)
+        except OSError as error:
+            self._stop(str(error))
+            return False
+        if disk.free - size < max(_RESERVE[0], _RESERVE[1] * disk.total):
+            self._stop(f"the disk of {self.folder} has {disk.free / 1e9:.3g} GB free")
+        return not self._full
+
+    def _sizes(self) -> Iterator[int]:
+        assert self.folder is not None
+        try:
+            entries = list(os.scandir(self.folder))
+        except OSError:
+            return  # somebody deleted it
+        for entry in entries:
+            with suppress(OSError):
+                state = entry.stat()
+                if entry.name.endswith(".part") and time.time() - state.st_mtime > _LEFT_BEHIND:
+                    os.unlink(entry.path)
+                    continue
+                yield state.st_size
+
+    def _stop(self, why: str) -> None:
+        self._full = True
+        tell(f"the cache of decoded pictures takes no more: {why}; further pairs are decoded in every epoch")
+
+
+def _mapped(path: Path) -> Array | None:
+    """Map a `.npy` file, privately: nobody who writes into the array changes the file. None where there is none."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(10)
+            head += file.read(int.from_bytes(head[8:10], "little"))
+            shape, dtype = _header(head)
+            # np.load would do, in five times as long.
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        return np.ndarray(shape, dtype, mapped, len(head))
+    except (OSError, ValueError, TypeError):  # missing, empty, cut short: decoded and written anew
+        return None
+
+
+@functools.lru_cache(maxsize=1024)
+def _header(head: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    stream = io.BytesIO(head)
+    np.lib.format.read_magic(stream)
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    if fortran or dtype.hasobject:
+        raise ValueError("not an array that DecodedCache writes")
+    return shape, dtype

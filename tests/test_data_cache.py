@@ -1,0 +1,178 @@
+"""Decoded pictures that are kept: the same samples, never an outdated one, and never more than is allowed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import write_tree
+from fullyconv.data.cache import DecodedCache
+from fullyconv.data.datamodule import SegmentationDataModule
+from fullyconv.data.folder import read_pair
+from fullyconv.data.pairs import Pair
+from fullyconv.data.readers import FileReader
+from fullyconv.errors import DatasetError
+from fullyconv.labels import Labels
+
+LABELS = Labels.of(["ground", "box", "sky"])
+
+
+class Counted:
+    """Decode, and count how often."""
+
+    def __init__(self, cache: DecodedCache, pair: Pair) -> None:
+        self.cache, self.pair, self.times = cache, pair, 0
+
+    def decode(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        self.times += 1
+        return read_pair(self.pair, LABELS, FileReader())
+
+    def read(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        return self.cache.read(self.pair, self.decode)
+
+
+@pytest.fixture(params=["memory", "folder"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return "memory" if request.param == "memory" else str(tmp_path / "cache")
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> Path:
+    return write_tree(tmp_path / "shapes", {"train": 4, "val": 2})
+
+
+def pair_of(root: Path, name: str = "000") -> Pair:
+    return Pair(root / "train" / "images" / f"{name}.png", root / "train" / "masks" / f"{name}.png", name)
+
+
+def samples(root: Path, **options: Any) -> list[dict[str, Any]]:
+    data = SegmentationDataModule.from_folder(root, crop_size=32, **options)
+    dataset = data.dataset("train")
+    return [dataset[(epoch, index)] for epoch in range(2) for index in range(len(dataset))]
+
+
+def test_training_samples_are_the_same_in_every_epoch(shapes: Path, place: str) -> None:
+    for plain, kept in zip(samples(shapes), samples(shapes, cache=place), strict=True):
+        assert torch.equal(plain["image"], kept["image"])
+        assert torch.equal(plain["mask"], kept["mask"])
+        assert plain["path"] == kept["path"]
+
+
+def test_a_pair_is_decoded_once(shapes: Path, place: str) -> None:
+    counted = Counted(DecodedCache(place, LABELS, FileReader()), pair_of(shapes))
+    first = counted.read()
+    second = counted.read()
+    assert counted.times == 1
+    for one, two in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, two)
+        assert one.dtype == two.dtype
+
+
+def test_a_folder_lasts_and_serves_others(shapes: Path, tmp_path: Path) -> None:
+    Counted(DecodedCache(tmp_path / "c", LABELS, FileReader()), pair_of(shapes)).read()
+    again = Counted(DecodedCache(tmp_path / "c", LABELS, FileReader()), pair_of(shapes))
+    again.read()
+    assert again.times == 0
+
+
+def test_a_changed_file_or_label_map_is_read_anew(shapes: Path, place: str) -> None:
+    cache, pair = DecodedCache(place, LABELS, FileReader()), pair_of(shapes)
+    counted = Counted(cache, pair)
+    counted.read()
+    mask = np.asarray(Image.open(pair.mask)).copy()
+    mask[0, 0] = 1
+    Image.fromarray(mask).save(pair.mask)
+    assert counted.read()[1][0, 0] == 1
+    assert counted.times == 2
+    other = Labels.of(["ground", "box", "sky"], values={0: "box", 1: "ground", 2: "sky", 255: "ignore"})
+    assert DecodedCache(place, other, FileReader())._key(pair) != cache._key(pair)
+
+
+def test_what_is_changed_by_a_reader_is_not_kept(shapes: Path, tmp_path: Path) -> None:
+    counted = Counted(DecodedCache(tmp_path / "c", LABELS, FileReader()), pair_of(shapes))
+    image, _ = counted.read()
+    kept, _ = counted.read()
+    kept[:] = 0  # mapped privately
+    np.testing.assert_array_equal(counted.read()[0], image)
+
+
+@pytest.mark.parametrize("damage", [b"", b"no array", None])
+def test_a_damaged_entry_is_decoded_again(shapes: Path, tmp_path: Path, damage: bytes | None) -> None:
+    counted = Counted(DecodedCache(tmp_path / "c", LABELS, FileReader()), pair_of(shapes))
+    image, mask = counted.read()
+    for entry in (tmp_path / "c").rglob("*.image.npy"):
+        entry.write_bytes(entry.read_bytes()[:-100] if damage is None else damage)
+    found = counted.read()
+    assert counted.times == 2
+    np.testing.assert_array_equal(found[0], image)
+    np.testing.assert_array_equal(found[1], mask)
+    counted.read()
+    assert counted.times == 2  # mended
+
+
+def test_an_entry_with_a_pickle_in_it_is_not_opened(shapes: Path, tmp_path: Path) -> None:
+    counted = Counted(DecodedCache(tmp_path / "c", LABELS, FileReader()), pair_of(shapes))
+    counted.read()
+    for entry in (tmp_path / "c").rglob("*.image.npy"):
+        np.save(entry, np.array([{}], dtype=object), allow_pickle=True)
+    assert counted.read()[0].dtype == np.uint8
+    assert counted.times == 2
+
+
+def test_no_more_is_kept_than_is_allowed(shapes: Path, place: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "fullyconv")
+    cache = DecodedCache(place, LABELS, FileReader(), gigabytes=20_000 / 1e9)  # one pair of 48 x 64 is 12 kB
+    one, two = (Counted(cache, pair_of(shapes, name)) for name in ("000", "001"))
+    for _ in range(3):
+        one.read()
+        two.read()
+    assert (one.times, two.times) == (1, 3)
+    assert caplog.text.count("the cache of decoded pictures takes no more") == 1
+
+
+def test_half_written_files_of_the_dead_are_removed(shapes: Path, tmp_path: Path) -> None:
+    cache = DecodedCache(tmp_path / "c", LABELS, FileReader())
+    (folder,) = (tmp_path / "c").iterdir()
+    old, new = folder / "a.part", folder / "b.part"
+    old.write_bytes(b"x")
+    new.write_bytes(b"x")
+    os.utime(old, (1, 1))
+    Counted(cache, pair_of(shapes)).read()
+    assert not old.exists()
+    assert new.exists()
+
+
+def test_errors_of_files_come_through(shapes: Path, place: str) -> None:
+    pair = pair_of(shapes)
+    pair.mask.write_bytes(b"no picture")
+    counted = Counted(DecodedCache(place, LABELS, FileReader()), pair)
+    for _ in range(2):
+        with pytest.raises(DatasetError, match=r"000\.png"):
+            counted.read()
+    pair.mask.unlink()
+    with pytest.raises((DatasetError, FileNotFoundError), match=r"000\.png"):
+        counted.read()
+
+
+def test_a_started_process_begins_with_an_empty_memory(shapes: Path) -> None:
+    cache = DecodedCache("memory", LABELS, FileReader())
+    Counted(cache, pair_of(shapes)).read()
+    copy = pickle.loads(pickle.dumps(cache))
+    again = Counted(copy, pair_of(shapes))
+    again.read()
+    assert again.times == 1
+
+
+def test_wrong_arguments_are_named(shapes: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cache_gigabytes=0"):
+        DecodedCache("memory", LABELS, FileReader(), gigabytes=0)
+    (tmp_path / "file").touch()
+    with pytest.raises(DatasetError, match=r"cache=.*give a folder that can be written"):
+        SegmentationDataModule.from_folder(shapes, cache=str(tmp_path / "file"))
