@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +179,61 @@ def test_wrong_arguments_are_named(shapes: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DatasetError, match=r"cache=.*give a folder that can be written"):
         SegmentationDataModule.from_folder(shapes, cache=str(tmp_path / "file"))
+
+
+@dataclass(frozen=True)
+class Doubling(FileReader):
+    """Read masks in a way that depends on what it holds."""
+
+    times: int = 1
+    only: frozenset[str] = frozenset()
+    table: tuple[tuple[str, int], ...] = ()
+
+    def mask(self, pair: Pair) -> np.ndarray[Any, Any]:
+        return np.minimum(super().mask(pair) * self.times, 2)
+
+
+def test_another_way_to_read_is_another_entry(shapes: Path, place: str, tmp_path: Path) -> None:
+    pair = pair_of(shapes)
+    keys = {
+        DecodedCache(place, LABELS, reader)._key(pair)
+        for reader in (
+            FileReader(),
+            Doubling(),
+            Doubling(times=2),
+            Doubling(only=frozenset({"a"})),
+            Doubling(table=(("a", 1),)),
+        )
+    }
+    assert len(keys) == 5
+
+
+def test_an_entry_has_the_same_name_in_every_process(shapes: Path) -> None:
+    """Sets and hashes of text differ between processes; what is kept is found all the same."""
+    code = (
+        "import sys; from pathlib import Path; import test_data_cache as t; "
+        "reader = t.Doubling(only=frozenset(map(str, range(20)))); "
+        "print(t.DecodedCache('memory', t.LABELS, reader)._key(t.pair_of(Path(sys.argv[1]))))"
+    )
+    names = {
+        subprocess.run(
+            [sys.executable, "-c", code, str(shapes)],
+            env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(names) == 1
+
+
+def test_a_reader_that_holds_more_than_values_is_refused() -> None:
+    class Odd(FileReader):
+        pass
+
+    odd = Odd()
+    object.__setattr__(odd, "lock", object())
+    # A plain subclass of a data class keeps what its fields are; anything else that it holds is looked at, too.
+    with pytest.raises(TypeError, match="cache=None"):
+        DecodedCache("memory", LABELS, odd)

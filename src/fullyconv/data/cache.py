@@ -9,11 +9,10 @@ import io
 import json
 import mmap
 import os
-import pickle
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -56,6 +55,7 @@ class DecodedCache:
 
     Raises:
         ValueError: if `gigabytes` is not above 0.
+        TypeError: if `reader` holds more than plain values.
         DatasetError: if the folder cannot be made.
 
     Example:
@@ -77,7 +77,7 @@ class DecodedCache:
         self.bound = int(gigabytes * 10**9)
         words = labels.to_dict()
         del words["palette"]  # how a class is drawn changes no mask
-        self._how = json.dumps(words, sort_keys=True).encode() + pickle.dumps(reader)
+        self._how = json.dumps([words, _plain(reader)], sort_keys=True).encode()
         self._kept: dict[str, Decoded] = {}
         self._used = 0
         self._counted: float | None = None  # when the folder was last looked through
@@ -191,6 +191,32 @@ class DecodedCache:
     def _stop(self, why: str) -> None:
         self._full = True
         tell(f"the cache of decoded pictures takes no more: {why}; further pairs are decoded in every epoch")
+
+
+def _plain(value: object) -> Any:
+    """Write a reader as JSON values, the same in every process, so that a reader that reads otherwise is another."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return sorted(([_plain(key), _plain(entry)] for key, entry in value.items()), key=repr)
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, set | frozenset):
+        return sorted((_plain(entry) for entry in value), key=repr)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, np.ndarray):
+        return [value.dtype.str, list(value.shape), hashlib.sha256(value.tobytes()).hexdigest()]
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    held = dict(getattr(value, "__dict__", {}))
+    if dataclasses.is_dataclass(value):
+        held |= {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)}
+    if callable(value) or not (held or hasattr(value, "__dict__")):
+        raise TypeError(
+            f"the cache cannot tell how {kind} reads: a reader holds plain values only (numbers, text, tuples, paths, "
+            "arrays, data classes); or give cache=None"
+        )
+    return [kind, _plain(held)]
 
 
 def _mapped(path: Path) -> Array | None:
