@@ -1,7 +1,7 @@
 """A table of files and folders gone wrong in one way each: the message names file and remedy, or it is handled.
 
-Every row goes through the doctor and through what `fit` does before its first step; no row ends in another exception,
-and none in a mask that is read wrongly.
+Every row goes through the doctor and through what `fit` does before its first step, pictures through `predict` as well;
+no row ends in another exception, and none in a mask that is read wrongly.
 """
 
 # ruff: noqa: E501
@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +22,12 @@ import pytest
 from PIL import Image
 
 from conftest import write_tree
+from fullyconv import cli
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.data.doctor import examine
 from fullyconv.errors import DatasetError
+from fullyconv.hub.load import load
+from fullyconv.images import read_image
 
 HTML = b"<!doctype html><html><body>Sign in to see this picture</body></html>"
 
@@ -124,6 +129,86 @@ def zero_and_255(root: Path) -> None:
         edit(path, lambda values: np.where(values == 1, 255, 0).astype(np.uint8))
 
 
+def both(root: Path, name: str) -> None:
+    rename(image(root), name)
+    rename(mask(root), name)
+
+
+def saved(path: Path, suffix: str, **options: object) -> None:
+    picture = Image.open(path)
+    picture.load()
+    path.unlink()
+    picture.save(path.with_suffix(suffix), **options)
+
+
+def upside_down(root: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    saved(image(root), ".jpg", exif=exif)
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def from_one(root: Path) -> None:
+    for path in all_masks(root):
+        edit(path, lambda values: np.where(values == 255, 255, values + 1).astype(np.uint8))
+
+
+def soft(root: Path) -> None:
+    for path in all_masks(root):
+        box = Image.fromarray((array(path) == 1).astype(np.uint8) * 255)
+        box.resize((640, 480), Image.Resampling.BICUBIC).resize((64, 48), Image.Resampling.BICUBIC).save(path)
+
+
+def coloured(root: Path) -> None:
+    for path in all_masks(root):
+        put(path, np.stack([array(path) * 80, array(path) % 3 * 40, array(path)], -1))
+
+
+def photographs(root: Path) -> None:
+    for path in all_masks(root):
+        shutil.copy(path.parent.parent / "images" / path.name, path)
+
+
+def nameless(damage: Callable[[Path], object]) -> Callable[[Path], None]:
+    def both_done(root: Path) -> None:
+        (root / "classes.txt").unlink()
+        damage(root)
+
+    return both_done
+
+
+def listed(**lists: bytes) -> Callable[[Path], None]:
+    """Make one split of the tree, with lists of names beside it."""
+
+    def damage(root: Path) -> None:
+        for kind in ("images", "masks"):
+            shutil.move(root / "train" / kind, root / kind)
+        for split in ("train", "val", "test"):
+            shutil.rmtree(root / split)
+        for split, text in lists.items():
+            (root / f"{split}.txt").write_bytes(text)
+
+    return damage
+
+
+def leave(root: Path, split: str, number: int) -> None:
+    for other in ("train", "val", "test"):
+        if other != split:
+            shutil.rmtree(root / other)
+    for path in (root / split).rglob("*.png"):
+        if int(path.stem) >= number:
+            path.unlink()
+
+
+def contradicted(root: Path) -> None:
+    shutil.copy(image(root), image(root, 90))
+    put(mask(root, 90), np.roll(array(mask(root)), 7, axis=1))
+
+
 def classes(text: str | bytes) -> Callable[[Path], object]:
     return lambda root: (root / "classes.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
 
@@ -144,7 +229,7 @@ ROWS = [
     Row("a mask one pixel short", lambda r: edit(mask(r), lambda v: v[:-1]), "differ in size", "47 x 64; both must be eq"),
     Row("a mask transposed", lambda r: edit(mask(r), np.transpose), "differ in size", "both must be equal"),
     Row("a picture turned by its camera", turned, "EXIF orientation and the mask is not", "EXIF orientation and the mask"),
-    Row("a value too many", stray(3), r"masks hold values that are not in the label map", r"label value 3 \(1 pixels\)"),
+    Row("a value too many", stray(3), r"mask holds values that are not in the label map", r"label value 3 \(1 pixels\)"),
     Row("a value far off", stray(200), r"000\.png: 200 \(1 pixels\)", "label value 200"),
     Row("a value in 16 bits", lambda r: put(mask(r), array(mask(r)).astype(np.uint16) + 256), "label value", "label value"),
     Row("32 bits below zero", lambda r: (put(mask(r).with_suffix(".tif"), array(mask(r)).astype(np.int32) - 1),
@@ -171,11 +256,11 @@ ROWS = [
     Row("no masks", lambda r: shutil.rmtree(r / "train" / "masks"), "no such folder", "no such folder"),
     Row("an empty folder", lambda r: [p.unlink() for p in (r / "train").rglob("*.png")], "no pictures in it", "no pict"),
     Row("a file in two splits", lambda r: shutil.copy(image(r), r / "val" / "images" / "000.png"),
-        "pictures are in more than one split", None),
+        "picture is in more than one split", None),
     Row("a link into another split", lambda r: ((r / "val" / "images" / "000.png").unlink(),
-        (r / "val" / "images" / "000.png").symlink_to(image(r))), "are one file, in the splits", "are one file, in the"),
+        (r / "val" / "images" / "000.png").symlink_to(image(r))), "picture is in more than one split", "are one file, in the"),
     Row("a picture twice", lambda r: (shutil.copy(image(r), image(r, 90)), shutil.copy(mask(r), mask(r, 90))),
-        "pictures are there more than once", None),
+        "picture is there more than once", None),
     Row("a broken link", lambda r: image(r).with_name("999.png").symlink_to(r / "nowhere.png"), None, None),
     Row("a link in a circle", lambda r: (r / "train" / "images" / "up").symlink_to(r, target_is_directory=True), None, None),
     Row("a folder called x.png", lambda r: image(r).with_name("folder.png").mkdir(), None, None),
@@ -187,19 +272,62 @@ ROWS = [
     Row("a class twice", classes("ground\nground\nsky\n"), "holds 'ground' twice", "holds 'ground' twice"),
     Row("no classes in the file", classes(""), r"classes\.txt: empty", r"classes\.txt: empty"),
     Row("too few classes", classes("ground\nbox\n"), "not in the label map", "label value 2"),
-    Row("a class too many", classes("ground\nbox\nsky\nmoon\n"), "1 classes never occur", None),
+    Row("a class too many", classes("ground\nbox\nsky\nmoon\n"), "1 class never occurs", None),
     Row("names in other scripts", classes("земля\n箱\nουρανός\n"), None, None),
     Row("tiny pictures", lambda r: (put(image(r), np.arange(3, dtype=np.uint8).reshape(1, 1, 3)),
-        put(mask(r), np.ones((1, 1), np.uint8))), "pictures are tiny", None, True),
-    Row("a picture of one colour", lambda r: edit(image(r), np.zeros_like), "pictures are of one colour", None),
+        put(mask(r), np.ones((1, 1), np.uint8))), "picture is tiny", None, True),
+    Row("a picture of one colour", lambda r: edit(image(r), np.zeros_like), "picture is of one colour", None),
     Row("a class only in test", lambda r: [edit(p, lambda v: np.where(v == 1, 0, v).astype(np.uint8))
-        for p in all_masks(r) if "train" in p.parts], "1 classes are not in train", None, True),
+        for p in all_masks(r) if "train" in p.parts], "1 class is not in train", None, True),
+    Row("a JPEG cut short", lambda r: (saved(image(r), ".jpg"), cut(image(r).with_suffix(".jpg"))),
+        "images that cannot be read", r"000\.jpg: damaged or truncated"),
+    Row("a pipe", lambda r: pipe(image(r)), "no picture of the same name", "no picture of the same name"),
+    Row("a picture of a telephone", lambda r: rename(image(r), "000.heic"), r"000\.heic is there, but \.heic is no form",
+        r"000\.heic is there, but \.heic is no format"),
+    Row("masks of NumPy", lambda r: [(np.save(p.with_suffix(".npy"), array(p)), p.unlink()) for p in all_masks(r)],
+        r"000\.npy is there, but \.npy is no format", r"000\.npy is there, but \.npy is no format"),
+    Row("capitals in one name", lambda r: (rename(image(r), "IMG_1.png"), rename(mask(r), "img_1.png")),
+        "img_1.png differs in upper and lower case only: rename one", "differs in upper and lower case only"),
+    Row("accents of macOS", lambda r: (rename(image(r), "u\u0308.png"), rename(mask(r), "\u00fc.png")), None, None),
+    Row("a name of other scripts", lambda r: both(r, "猫 и 犬.png"), None, None),
+    Row("a long name", lambda r: both(r, "a" * 240 + ".png"), None, None),
+    Row("a name of two lines", lambda r: both(r, "a\nb.png"), None, None),
+    Row("a name that is no text", lambda r: both(r, os.fsdecode(b"\xff\xfe.png")), None, None),
+    Row("a picture upside down", upside_down, "picture is turned by its EXIF orientation and its mask is not", None),
+    Row("labels counted from one", from_one, r"counted from 1\? Then give .*--values 1=ground,2=box,3=sky",
+        r"counted from 1\? Then give .*--values 1=ground,2=box,3=sky"),
+    Row("labels that are no numbers", lambda r: (put(mask(r).with_suffix(".tif"),
+        np.where(array(mask(r)) == 0, np.nan, 1).astype(np.float32)), mask(r).unlink()),
+        "a mask of mode F holds floating point numbers", "a mask of mode F holds floating point numbers"),
+    Row("soft edges under names", soft, "not in the label map", "is not in the label map"),
+    Row("soft edges", nameless(soft), "do not look like class indices", "do not look like class indices"),
+    Row("colours under names", coloured, r"hold 4 colours \(#000000 \d+", r"hold 4 colours \(#000000 \d+.*values="),
+    Row("photographs for masks", photographs, "photographs, or antialiased edges", "photographs, or antialiased edges"),
+    Row("masks of one class", lambda r: [edit(p, np.zeros_like) for p in all_masks(r)], "one class alone", None, True),
+    Row("masks of one value", nameless(lambda r: [edit(p, np.zeros_like) for p in all_masks(r)]),
+        "fewer than two classes", "fewer than two classes"),
+    Row("validation that ignores all", lambda r: [edit(p, lambda v: np.full_like(v, 255)) for p in all_masks(r)
+        if "val" in p.parts], "all masks of val are such", "all pixels of all masks are ignored"),
+    Row("12 bits in 16", lambda r: put(image(r), array(image(r))[..., 0].astype(np.uint16) * 16), "is nearly black", None),
+    Row("one picture with two masks", contradicted, "masks that contradict each other", None),
+    Row("one picture alone", lambda r: leave(r, "train", 1), "one image cannot be split", "one image cannot be split"),
+    Row("nothing but a test split", lambda r: leave(r, "test", 9), None, None),
+    Row("a file in place of the masks", lambda r: (shutil.rmtree(r / "train" / "masks"), (r / "train" / "masks").touch()),
+        "train/masks: no such folder", "train/masks: no such folder"),
+    Row("a folder of macOS", lambda r: ((r / "__MACOSX" / "train" / "images").mkdir(parents=True),
+        (r / "__MACOSX" / "train" / "images" / "._000.png").write_bytes(b"x")), None, None),
+    Row("a class called ignore", classes("ground\nignore\nsky\n"), None, None),
+    Row("lists of names", listed(train=b"000\n001\n002\n", val=b"003\n"), None, None, True),
+    Row("lists that are no text", listed(train=b"stra\xdfe\n", val=b"003\n"), r"train\.txt: not UTF-8", r"train\.txt: not U"),
+    Row("lists of places long gone", listed(train=b"/home/me/old/000.jpg\n/home/me/old/001.jpg\n", val=b"C:\\old\\002.jpg\n"),
+        None, None, True),
+    Row("lists of what is not there", listed(train=b"000\n001\n777\n", val=b"003\n"), None, None, True),
 ]  # fmt: skip
 
 
 def test_the_table_is_long_enough_and_names_every_row_once() -> None:
     names = [row.name for row in ROWS]
-    assert len(set(names)) == len(names) >= 40
+    assert len(set(names)) == len(names) >= 80
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name.replace(" ", "-"))
@@ -232,19 +360,178 @@ def test_a_folder_gone_wrong_in_one_way(row: Row, tmp_path: Path, capsys: pytest
             assert old is None or (data.source.reader.mask(pair) == old).all(), pair.mask
 
 
-def opened(root: Path) -> tuple[SegmentationDataModule | None, str]:
+def opened(root: Path, **options: str) -> tuple[SegmentationDataModule | None, str]:
     try:
-        data = SegmentationDataModule.from_folder(root)
+        data = SegmentationDataModule.from_folder(root, **options)
         data.check()
+        for split in data.splits:
+            data.check(split)
     except (DatasetError, FileNotFoundError) as error:
         return None, str(error)
     return data, ""
+
+
+# ---- files of pairs --------------------------------------------------------------------------------------------------
+
+GOOD = "".join(f"train/images/00{n}.png,train/masks/00{n}.png,{s}\n" for n, s in enumerate(["train"] * 4 + ["val"] * 2))
+PAIRS = [
+    ("columns of other names", b"image,label\na,b\n", "names the columns .'image', 'label'.; it must name image and mask"),
+    ("nothing", b"", "it must name image and mask"),
+    ("a line that is short", b"image,mask\ntrain/images/000.png\n", "line 2 has no mask"),
+    ("a way out", b"image,mask\n../../etc/passwd,train/masks/000.png\n", "line 2: '../../etc/passwd' leads out of"),
+    ("a place elsewhere", b"image,mask\n/etc/passwd,train/masks/000.png\n", "line 2: '/etc/passwd' leads out of"),
+    ("a place long gone", b"image,mask\ntrain/images/zzz.png,train/masks/000.png\n", r"zzz\.png: no such file; correct"),
+    ("a null byte", b"image,mask\ntrain/\0.png,train/masks/000.png\n", "line 2: .* is no name of a file"),
+    ("a name without end", b"image,mask\n" + b"a" * 5000 + b",train/masks/000.png\n", "line 2: .* is no name of a file"),
+    ("a field without end", b"image,mask\n" + b"a" * 200_000 + b",x\n", "cannot be read .field larger than"),
+    ("another encoding", "image,mask\nstraße.png,x\n".encode("latin1"), "not UTF-8 text; save it as UTF-8"),
+    ("a split of no name", b"image,mask,split\ntrain/images/000.png,train/masks/000.png,dev\n", "split='dev'; choose train"),
+    ("a split left out", f"image,mask,split\n{GOOD}test/images/000.png,test/masks/000.png,\n".encode(), "1 lines name no split"),
+    ("a picture in two splits", f"image,mask,split\n{GOOD}train/images/000.png,train/masks/000.png,val\n".encode(),
+     "picture is in more than one split|are one file, in the splits"),
+    ("semicolons", f"image,mask,split\n{GOOD}".replace(",", ";").encode(), None),
+    ("a mark and carriage returns", ("\ufeff" + f"Image, Mask ,split\n{GOOD}".replace("\n", "\r\n")).encode(), None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text", "message"), PAIRS, ids=[row[0].replace(" ", "-") for row in PAIRS])
+def test_a_file_of_pairs_gone_wrong(name: str, text: bytes, message: str | None, tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "shapes", {"train": 6, "test": 2})
+    (root / "pairs.csv").write_bytes(text)
+    diagnosis = examine(root, pairs="pairs.csv")
+    data, problem = opened(root, pairs="pairs.csv")
+    if message is None:
+        assert diagnosis.healthy(strict=True), diagnosis.text()
+        assert data is not None
+        assert {split: len(found) for split, found in data.splits.items()} == {"train": 4, "val": 2}
+        return
+    assert re.search(message, diagnosis.text()), diagnosis.text()
+    assert not diagnosis.healthy()
+    assert data is None
+    assert re.search(message, problem), problem
+
+
+# ---- pictures to be segmented ----------------------------------------------------------------------------------------
+
+
+def exif_turned(path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    saved(path, ".jpg", exif=exif)
+
+
+def wide(path: Path) -> None:
+    import struct
+    import zlib
+
+    data = struct.pack(">IIBBBBB", 200_000, 200_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + b"IHDR" + data + struct.pack(">I", zlib.crc32(b"IHDR" + data))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+
+
+def grey16(path: Path) -> None:
+    put(path, array(path)[..., 0].astype(np.uint16) * 257)
+
+
+def floats(path: Path) -> None:
+    put(path.with_suffix(".tif"), array(path)[..., 0] / np.float32(255))
+    path.unlink()
+
+
+PICTURES: list[tuple[str, Callable[[Path], object], str | None]] = [
+    ("cut short", cut, "damaged or truncated"),
+    ("a JPEG cut short", lambda p: (saved(p, ".jpg"), cut(p.with_suffix(".jpg"))), "damaged or truncated"),
+    ("of no bytes", lambda p: p.write_bytes(b""), "an empty file"),
+    ("a page", lambda p: p.write_bytes(HTML), "not a picture, or its beginning is damaged"),
+    ("a bomb", wide, "too large|not a picture"),
+    ("fractions", floats, "a picture of floating point numbers"),
+    ("noise", lambda p: p.write_bytes(np.random.default_rng(0).bytes(4000)), "not a picture"),
+    ("a JPEG called PNG", lambda p: Image.open(p).convert("RGB").save(p, "JPEG"), None),
+    ("CMYK", lambda p: (Image.open(p).convert("CMYK").save(p.with_suffix(".jpg")), p.unlink()), None),
+    ("that moves", lambda p: frames(p, ".gif"), None),
+    ("of two pages", lambda p: frames(p, ".tif"), None),
+    ("of 16 bits", grey16, None),
+    ("with alpha", lambda p: Image.open(p).convert("RGBA").save(p), None),
+    ("of one bit", lambda p: Image.open(p).convert("1").save(p), None),
+    ("of a palette", lambda p: Image.open(p).convert("P").save(p), None),
+    ("of one pixel", lambda p: put(p, np.zeros((1, 1, 3), np.uint8)), None),
+    ("one pixel high", lambda p: put(p, np.zeros((1, 70, 3), np.uint8)), None),
+    ("turned", exif_turned, None),
+    ("of a name that is no text", lambda p: p.rename(p.with_name(os.fsdecode(b"\xff.png"))), None),
+]
+
+
+def test_every_picture_is_segmented_at_its_own_size_or_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    segmenter = load("street")
+    monkeypatch.setattr(cli, "_load", lambda arguments: segmenter)
+    good, bad = 0, []
+    for number, (name, damage, message) in enumerate(PICTURES):
+        write_tree(tmp_path / "one", {"train": 1})
+        folder = tmp_path / "in" / f"{number:02}"
+        folder.mkdir(parents=True)
+        shutil.move(image(tmp_path / "one"), folder / "000.png")
+        damage(folder / "000.png")
+        (path,) = folder.iterdir()
+        if message is None:
+            assert segmenter.predict(path).mask.shape == read_image(path).shape[:2], name
+            good += 1
+        else:
+            with pytest.raises(DatasetError, match=message) as caught:
+                segmenter.predict(path)
+            assert str(path) in str(caught.value), name
+            bad.append(path.relative_to(tmp_path))
+    assert cli.main(["predict", "in", "--out", "out"]) == 1
+    said = capsys.readouterr().err
+    assert f"{len(bad)} of {len(PICTURES)} pictures could not be read" in said
+    assert all(f"skipped: {path}: " in said for path in bad), said
+    assert len(list((tmp_path / "out").rglob("*.png"))) == good
+
+
+def test_what_is_no_picture_is_not_read_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    segmenter = load("street")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "link.png")
+    (tmp_path / "folder.png").mkdir()
+    for name, message in (
+        ("pipe.png", "is no regular file"),
+        ("link.png", "no such file"),
+        ("folder.png", "a folder where a picture is expected"),
+        ("gone.png", "no such file"),
+    ):
+        with pytest.raises((DatasetError, FileNotFoundError), match=rf"{name}: {message}"):
+            segmenter.predict(tmp_path / name)
+    assert cli.main(["predict", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "no picture in the folder" in capsys.readouterr().err
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_tree(tmp_path / "shapes", {"train": 6, "val": 3})
+
+    def refused(path: Path, *rest: object) -> Image.Image:
+        if Path(path) == image(root):
+            raise PermissionError(13, "Permission denied", str(path))
+        return Image.open(path)
+
+    monkeypatch.setattr("fullyconv.images._open", refused)
+    diagnosis = examine(root)
+    assert re.search(r"000\.png: may not be read; change its permissions", diagnosis.text())
+    assert not diagnosis.healthy()
+
+
+# ---- the command line ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("doctor", "nowhere"), "no such folder"),
+        (("doctor", "shape"), "data='shape': no such folder"),
+        (("doctor", "shapes", "--masks", "mask"), "masks='mask': no such folder in shapes; there are"),
+        (("doctor", "shapes", "--pairs", "gone.csv"), "pairs='gone.csv': no such file"),
+        (("doctor", "shapes", "--values", "0=ground,1=bax", "--classes", "ground,box"), "Did you mean box?"),
         (("doctor", "file.zip"), "is a file: give the folder that holds images and masks"),
         (("doctor", "shapes", "--values", "0"), "write VALUE=NAME"),
         (("doctor", "shapes", "--values", "{0: x}"), "is no JSON"),
@@ -260,8 +547,6 @@ def test_a_wrong_call_is_answered_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from fullyconv import cli
-
     write_tree(tmp_path / "shapes", {"train": 4, "val": 2})
     (tmp_path / "file.zip").write_bytes(b"PK")
     monkeypatch.chdir(tmp_path)
@@ -269,4 +554,58 @@ def test_a_wrong_call_is_answered_in_one_line(
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
-    assert os.listdir(tmp_path) == ["shapes", "file.zip"] or set(os.listdir(tmp_path)) == {"shapes", "file.zip"}
+    assert set(os.listdir(tmp_path)) == {"shapes", "file.zip"}
+
+
+ROW = {row.name: row for row in ROWS}
+COMMANDS = [
+    "a mask missing",
+    "classes that are no text",
+    "one picture alone",
+    "photographs for masks",
+]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_fit_stops_with_one_line_before_anything_is_written(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_tree(tmp_path / "shapes", {"train": 6, "val": 3, "test": 2})
+    ROW[name].damage(root)
+    monkeypatch.chdir(tmp_path)
+    words = ["--model", "random:fcn32s_resnet18_half", "--epochs", "1", "--device", "cpu"]
+    assert cli.main(["fit", "shapes", *words, "--trainer.enable_progress_bar=false"]) == 2
+    assert re.search(ROW[name].stops or "", capsys.readouterr().err)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_fit_says_that_a_set_without_training_pictures_cannot_be_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_tree(tmp_path / "shapes", {"train": 6, "val": 3, "test": 2})
+    leave(root, "test", 9)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["fit", "shapes", "--model", "random:fcn32s_resnet18_half"]) == 2
+    assert "has no split 'train', only test" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["a mask cut short", "a JPEG cut short", "a value too many", "labels counted from one"]
+)
+@pytest.mark.parametrize("command", ["doctor", "fit"])
+def test_a_process_ends_with_a_message_and_no_traceback(command: str, name: str, tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "shapes", {"train": 6, "val": 3})
+    ROW[name].damage(root)
+    words = ["--model", "random:fcn32s_resnet18_half", "--epochs", "1"] if command == "fit" else []
+    done = subprocess.run(
+        [sys.executable, "-m", "fullyconv.cli", command, str(root), *words],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == (1 if command == "doctor" else 2), said
+    assert re.search(ROW[name].stops or "", said), said
+    assert "Traceback" not in said

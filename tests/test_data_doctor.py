@@ -15,6 +15,16 @@ from fullyconv.data.doctor import examine, sheet
 from fullyconv.errors import DatasetError
 
 
+def put_mask(path: Path, mask: np.ndarray) -> None:
+    Image.fromarray(mask).save(path)
+
+
+def stray(path: Path, value: int) -> None:
+    mask = np.array(Image.open(path))
+    mask[3, 4] = value
+    put_mask(path, mask)
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return write_tree(tmp_path / "shapes", {"train": 6, "val": 3})
@@ -45,6 +55,7 @@ def test_everything_is_found_in_one_go_the_worst_first(root: Path) -> None:
     diagnosis = examine(root)
     said = diagnosis.text()
     for rule in (
+        "1 x pictures without a mask",
         "no mask of the same name",
         "2 masks hold values that are not in the label map",
         r"001\.png: 9 \(1 pixels\)",
@@ -58,6 +69,71 @@ def test_everything_is_found_in_one_go_the_worst_first(root: Path) -> None:
     assert not diagnosis.healthy()
 
 
+def test_files_that_do_not_pair_hide_nothing(root: Path) -> None:
+    (root / "train" / "masks" / "000.png").unlink()
+    (root / "train" / "images" / "001.png").unlink()
+    shutil.copy(root / "train" / "images" / "002.png", root / "train" / "images" / "002.bmp")
+    stray(root / "train" / "masks" / "003.png", 9)
+    (root / "val" / "masks" / "000.png").write_bytes(b"")
+    diagnosis = examine(root)
+    rules = [finding.rule for finding in diagnosis.findings if finding.severity == "error"]
+    assert sorted(rules) == [
+        "1 mask holds values that are not in the label map",
+        "1 x masks that cannot be read",
+        "1 x masks without a picture",
+        "1 x pictures without a mask",
+        "2 x files that share one name",
+    ]
+    assert diagnosis.splits == {"train": 3, "val": 3}
+
+
+def test_masks_in_the_way_of_the_labels_hide_nothing(root: Path) -> None:
+    (root / "classes.txt").unlink()
+    (root / "train" / "masks" / "000.png").write_bytes(b"x")
+    put_mask(root / "train" / "masks" / "001.png", np.zeros((40, 64), np.uint8))
+    diagnosis = examine(root)
+    assert diagnosis.labels is not None
+    assert diagnosis.labels.names == ("class 0", "class 1", "class 2")
+    rules = {finding.rule for finding in diagnosis.findings if finding.severity == "error"}
+    assert rules == {"1 x masks that cannot be read", "1 x pairs whose image and mask differ in size"}
+
+
+def test_where_nobody_knows_what_the_values_mean_the_rest_is_looked_at(root: Path) -> None:
+    (root / "classes.txt").unlink()
+    for path in root.rglob("masks/*.png"):
+        mask = np.array(Image.open(path))
+        put_mask(path, np.where(mask == 1, 100, mask).astype(np.uint8))
+    (root / "train" / "images" / "000.png").write_bytes(b"x")
+    (root / "train" / "masks" / "001.png").write_bytes(b"x")
+    put_mask(root / "val" / "masks" / "001.png", np.zeros((40, 64), np.uint8))
+    shutil.copy(root / "train" / "images" / "003.png", root / "val" / "images" / "002.png")
+    diagnosis = examine(root)
+    assert diagnosis.labels is None
+    said = diagnosis.text()
+    for message in (
+        "do not look like class indices",
+        "1 x images that cannot be read",
+        "1 x masks that cannot be read",
+        "1 x pairs whose image and mask differ in size",
+        "1 picture is in more than one split",
+    ):
+        assert message in said, said
+    assert json.loads(json.dumps(diagnosis.to_dict()))["healthy"] is False
+
+
+def test_what_the_doctor_finds_does_not_hang_on_the_number_of_threads(root: Path) -> None:
+    stray(root / "train" / "masks" / "002.png", 7)
+    shutil.copy(root / "train" / "images" / "004.png", root / "val" / "images" / "001.png")
+    assert examine(root, threads=1).to_dict() == examine(root, threads=4).to_dict()
+
+
+def test_options_that_name_nothing_are_a_wrong_call(root: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="masks='gone': no such folder"):
+        examine(root, masks="gone")
+    with pytest.raises(FileNotFoundError, match=r"pairs='gone\.csv': no such file"):
+        examine(root, pairs="gone.csv")
+
+
 def test_long_lists_are_cut_unless_all_is_asked_for(root: Path) -> None:
     for path in (root / "train" / "masks").iterdir():
         Image.fromarray(np.full((48, 64), 9, np.uint8)).save(path)
@@ -66,16 +142,92 @@ def test_long_lists_are_cut_unless_all_is_asked_for(root: Path) -> None:
     assert "more (--all)" not in diagnosis.text(None)
 
 
-def test_look_alikes_across_splits_are_a_warning(root: Path) -> None:
-    picture = Image.open(root / "train" / "images" / "002.png")
-    picture.save(root / "val" / "images" / "000.png")
-    slightly = np.array(picture)
-    slightly[0, 0] ^= 1
-    Image.fromarray(slightly).save(root / "val" / "images" / "000.png")
-    diagnosis = examine(root)
-    assert any("look alike across splits" in finding.rule for finding in diagnosis.findings)
+def photograph(seed: int, noise: int = 0) -> np.ndarray:
+    """Make a picture that is like no other of another seed."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3)).astype(np.uint8)
+    smooth = np.array(Image.fromarray(coarse).resize((64, 48), Image.Resampling.BICUBIC)).astype(np.int16)
+    smooth += np.random.default_rng(seed + noise).integers(-noise, noise + 1, smooth.shape).astype(np.int16)
+    return smooth.clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def photographs(root: Path) -> Path:
+    for number, path in enumerate(sorted(root.rglob("images/*.png"))):
+        Image.fromarray(photograph(number)).save(path)
+    return root
+
+
+def test_look_alikes_across_splits_are_a_warning(photographs: Path) -> None:
+    assert examine(photographs).healthy(strict=True)
+    Image.fromarray(photograph(2, noise=4)).save(photographs / "val" / "images" / "000.png")
+    diagnosis = examine(photographs)
+    (finding,) = [finding for finding in diagnosis.findings if finding.severity == "warning"]
+    assert finding.rule == "2 pictures look alike across splits"
+    assert re.search(r"002\.png \(train\) ~ .*000\.png \(val\)", finding.files[0])
     assert diagnosis.healthy()
     assert not diagnosis.healthy(strict=True)
+
+
+def test_a_picture_saved_as_jpeg_looks_like_itself_and_a_darker_one_does_not(photographs: Path) -> None:
+    target = photographs / "val" / "images" / "000.png"
+    Image.fromarray(photograph(2)).save(target.with_suffix(".jpg"), quality=92)
+    target.unlink()
+    assert "2 pictures look alike across splits" in str(examine(photographs))
+    target.with_suffix(".jpg").unlink()
+    Image.fromarray(photograph(2) // 2).save(target)
+    assert "look alike" not in str(examine(photographs))
+
+
+def test_look_alikes_in_one_split_matter_where_a_part_of_it_will_be_drawn(photographs: Path) -> None:
+    for number in (1, 2, 3):
+        Image.fromarray(photograph(50, noise=number)).save(photographs / "train" / "images" / f"00{number}.png")
+    assert "look alike" not in str(examine(photographs))
+    shutil.rmtree(photographs / "val")
+    (finding,) = [finding for finding in examine(photographs).findings if "look alike" in finding.rule]
+    assert finding.rule == "3 pictures look alike and there is no val"
+    assert finding.files[0].count("~") == 2  # one group of three
+
+
+def test_one_picture_with_two_masks_contradicts_itself(root: Path) -> None:
+    shutil.copy(root / "train" / "images" / "000.png", root / "train" / "images" / "001.png")
+    shutil.copy(root / "train" / "masks" / "000.png", root / "train" / "masks" / "001.png")
+    assert "contradict" not in str(examine(root))
+    stray(root / "train" / "masks" / "001.png", 1)
+    assert "1 picture has masks that contradict each other" in str(examine(root))
+
+
+def test_weights_are_those_of_the_papers(root: Path) -> None:
+    for path in root.rglob("masks/*.png"):
+        mask = np.zeros((48, 64), np.uint8)
+        mask[:12] = 1
+        if path.stem == "000" and "train" in path.parts:
+            mask[12:24] = 2
+        put_mask(path, mask)
+    diagnosis = examine(root)
+    # Pixels of a class over the pixels of the masks that hold it: 35/36 of 3/4 + ..., 1/4, and 1/4 in the one mask.
+    frequency = {"ground": (8 * 0.75 + 0.5) / 9, "box": 0.25, "sky": 0.25}
+    assert diagnosis.weights == pytest.approx({name: 0.25 / value for name, value in frequency.items()}, abs=1e-3)
+    shares = np.array([6.5, 2.25, 0.25]) ** -0.5
+    assert list(diagnosis.soft_weights.values()) == pytest.approx(list(shares / shares.mean()), abs=1e-3)
+
+
+def test_formats_that_are_not_read_are_told(root: Path) -> None:
+    (root / "train" / "images" / "new.heic").touch()
+    (root / "train" / "images" / "notes.txt").touch()
+    (root / "train" / "images" / ".DS_Store").touch()
+    (finding,) = [finding for finding in examine(root).findings if "not read" in finding.rule]
+    assert finding.rule == "1 file is .heic, which is not read"
+    assert finding.severity == "note"
+
+
+def test_pictures_of_several_kinds_are_counted(root: Path) -> None:
+    for number, mode in ((0, "L"), (1, "L"), (2, "RGBA"), (3, "P")):
+        path = root / "train" / "images" / f"00{number}.png"
+        Image.open(path).convert(mode).save(path)
+    diagnosis = examine(root)
+    assert diagnosis.kinds == {"RGB": 5, "grey": 2, "RGB with alpha": 1, "palette": 1}
+    assert "pictures: 5 RGB, 2 grey, 1 RGB with alpha, 1 palette" in diagnosis.text()
+    assert diagnosis.healthy(strict=True)
 
 
 def test_the_sheet_shows_pictures_masks_names_and_legend(root: Path) -> None:
@@ -84,6 +236,24 @@ def test_the_sheet_shows_pictures_masks_names_and_legend(root: Path) -> None:
     assert drawn.width > 4 * 320
     colours = {colour for _, colour in drawn.getcolors(2**24) or []}
     assert (0, 128, 0) in colours  # the legend's sky
+
+
+def test_the_sheet_begins_with_what_is_suspicious_and_what_is_rare(root: Path) -> None:
+    stray(root / "train" / "masks" / "004.png", 77)
+    put_mask(root / "val" / "masks" / "001.png", np.full((48, 64), 255, np.uint8))
+    diagnosis = examine(root)
+    told = [(pair.image.parent.parent.name, pair.key, why) for pair, why in diagnosis.telling]
+    assert told[0] == ("train", "004", "a value that is no class")
+    assert told[1] == ("val", "001", "all ignored")
+    assert told[2][2] == "most box"
+    assert sheet(diagnosis).width > 4 * 320  # the stray value does not stop it
+
+
+def test_the_sheet_is_of_bounded_size_whatever_the_pictures(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "wide", {"train": 20, "val": 10}, size=(40, 900))
+    drawn = sheet(examine(root))
+    assert drawn.width < 1400
+    assert drawn.height < 500
 
 
 def test_a_set_without_a_readable_pair_has_no_sheet(root: Path) -> None:
@@ -106,6 +276,14 @@ def test_the_command_prints_writes_and_tells_programs(
     assert cli.main(["doctor", str(root), "--strict"]) == 1
     (root / "val" / "masks" / "000.png").write_bytes(b"")
     assert cli.main(["doctor", str(root)]) == 1
+    for path in root.rglob("*.png"):
+        path.write_bytes(b"")
+    capsys.readouterr()
+    assert cli.main(["doctor", str(root), "--json", "--sheet", str(tmp_path / "none.png")]) == 1
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["errors"] == 2
+    assert "no contact sheet: " in printed.err
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_options_say_how_the_folder_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

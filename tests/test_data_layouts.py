@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fullyconv.data.datamodule import SegmentationDataModule
-from fullyconv.data.layouts import find_layout, match_files
+from fullyconv.data.layouts import Lost, find_layout, match_files
 from fullyconv.data.sources import open_source
 from fullyconv.errors import DatasetError
 
@@ -307,3 +307,37 @@ def test_a_real_set_in_doubt_is_refused_first_and_then_opens_with_two_options_at
     assert sum(map(len, data.splits.values())) == pairs
     assert data.num_classes == classes
     assert sum(data.check().values()) > 0
+
+
+def test_lists_of_names_split_images_and_masks_of_the_plain_names_too(tmp_path: Path) -> None:
+    put(tmp_path, *(f"{kind}/{name}.png" for kind in ("images", "masks") for name in "abcde"))
+    (tmp_path / "train.txt").write_text("a\nb\n/old/place/c.jpg\n")
+    (tmp_path / "val.txt").write_text("d\nzzz\n")
+    data = SegmentationDataModule.from_folder(tmp_path)
+    assert {split: [pair.key for pair in pairs] for split, pairs in data.splits.items()} == {
+        "train": ["a", "b", "c"],
+        "val": ["d"],
+    }
+    assert "1 pairs are in no list and left out; val.txt names 1 of 2 that are not there (zzz ...)" in data.report
+
+
+def test_files_that_do_not_pair_are_told_instead_of_refused_where_that_is_asked_for(tmp_path: Path) -> None:
+    put(tmp_path, *(f"images/{name}.png" for name in "abcd"), *(f"masks/{name}.png" for name in "bcde"))
+    put(tmp_path, "images/c.bmp")
+    lost: list[Lost] = []
+    assert [pair.key for pair in find_layout(tmp_path, lost=lost).splits["all"]] == ["b", "d"]
+    assert [(one.rule, [Path(name).name for name in one.files]) for one in lost] == [
+        ("files that share one name", ["c.bmp", "c.png"]),
+        ("pictures without a mask", ["a.png"]),
+        ("masks without a picture", ["e.png"]),
+    ]
+    with pytest.raises(DatasetError, match="share one name"):
+        find_layout(tmp_path)
+
+
+def test_names_that_macos_wrote_go_with_names_that_others_wrote(tmp_path: Path) -> None:
+    put(tmp_path, "images/u\u0308.png", "images/b.png", "masks/\u00fc.png", "masks/b.png")
+    assert len(open_source(tmp_path).splits["all"]) == 2
+    put(tmp_path, "images/IMG_1.png", "masks/img_1.png")
+    with pytest.raises(DatasetError, match=r"img_1\.png differs in upper and lower case only: rename one"):
+        open_source(tmp_path)

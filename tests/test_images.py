@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,16 @@ import pytest
 from PIL import Image
 
 from fullyconv.errors import DatasetError
-from fullyconv.images import exif_orientation, find_images, image_size, read_image, read_mask, write_image, write_mask
+from fullyconv.images import (
+    exif_orientation,
+    find_images,
+    image_size,
+    may_be_cut,
+    read_image,
+    read_mask,
+    write_image,
+    write_mask,
+)
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -284,3 +294,23 @@ def test_no_picture_is_an_error_that_lists_what_is_accepted(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"give a file, a folder or a pattern of \.bmp"):
         find_images(source)
+
+
+def test_a_jpeg_without_its_end_is_told_from_its_bytes(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    path = write_image(tmp_path / "a.jpg", picture)
+    assert not may_be_cut(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"some program wrote this behind it")
+    assert not may_be_cut(path)
+    path.write_bytes(whole[:-700])
+    assert may_be_cut(path)
+    assert not may_be_cut(write_image(tmp_path / "a.png", picture))
+    assert not may_be_cut(tmp_path / "gone.jpg")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    for read in (read_image, read_mask, image_size):
+        with pytest.raises(DatasetError, match=r"a\.png: is no regular file"):
+            read(tmp_path / "a.png")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import io
 import json
 import logging
 import sys
@@ -34,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0 when everything was done, 1 when some input was not, 2 for a wrong call.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    # Names of files and classes may hold what the terminal's encoding lacks: no reason to stop half-way.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     # LightningCLI owns the grammar of fit, and of test and validate by recipe and checkpoint.
     if words and words[0] == "fit":
         return _guard(lambda: _fit(words[1:]))
@@ -187,10 +191,12 @@ def _doctor(arguments: argparse.Namespace) -> int:
         print(json.dumps(diagnosis.to_dict(), indent=2, ensure_ascii=False))
     else:
         print(diagnosis.text(None if arguments.all else 5))
-    if arguments.sheet and diagnosis.source is not None:
-        write_image(arguments.sheet, sheet(diagnosis))
-        if not arguments.json:
-            print(f"contact sheet written to {arguments.sheet}")
+    if arguments.sheet:
+        try:
+            write_image(arguments.sheet, sheet(diagnosis))
+            print(f"contact sheet written to {arguments.sheet}", file=sys.stderr if arguments.json else sys.stdout)
+        except DatasetError as error:  # what stands in its way was said
+            print(f"fullyconv: no contact sheet: {error}", file=sys.stderr)
     return 0 if diagnosis.healthy(strict=arguments.strict) else 1
 
 

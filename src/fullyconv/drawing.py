@@ -203,9 +203,8 @@ def contact_sheet(
         for column, (tile, title) in enumerate(row):
             left = gap + column * (side + gap)
             sheet.paste(tile, (left + (side - tile.width) // 2, top))
-            draw.text(
-                (left + side // 2, top + height - line + 3), _shortened(title, font, side), _INK, font, anchor="mt"
-            )
+            below = top + tile.height + 3
+            draw.text((left + side // 2, below), _shortened(title, font, side), _INK, font, anchor="mt")
         top += height + gap
     entries = []
     for name, colour in [*zip(labels.names, labels.palette, strict=True), ("ignored", _PAPER)]:

@@ -90,6 +90,24 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
+def may_be_cut(path: str | Path) -> bool:
+    """Tell whether a JPEG has lost its end, without decoding it: nothing marks an end in its last 64 KiB.
+
+    A header says nothing of it, so that such a picture would stop a training in the middle of an epoch.
+
+    Args:
+        path: the file; False for every other format, and for files that cannot be opened.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            if file.read(2) != b"\xff\xd8":
+                return False
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))
+            return b"\xff\xd9" not in file.read()
+    except OSError:
+        return False
+
+
 def exif_orientation(path: str | Path) -> int:
     """Read the EXIF orientation of a picture: 1 is upright, 2..8 are turned or mirrored."""
     with _opened(_as_path(path), None) as image:
@@ -144,6 +162,11 @@ def read_mask(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Array:
                 f"{path}: a {image.format} mask; lossy compression changes label values near every border. "
                 "Export the masks as PNG with one value a class, or give the values that are meant (values=), to which "
                 "every pixel is then snapped"
+            )
+        if image.mode == "F":
+            raise DatasetError(
+                f"{path}: a mask of mode F holds floating point numbers, and labels are whole ones. "
+                "Save the masks as PNG with one value a class (index or palette)"
             )
         if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N"):
             raise DatasetError(
@@ -287,6 +310,8 @@ def _as_path(source: str | Path) -> Path:
         )
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; check the name")
+    if not path.is_file():  # a pipe or a device: reading it might never end
+        raise DatasetError(f"{path}: is no regular file; replace it by a picture")
     return path
 
 
@@ -305,6 +330,8 @@ def _opened(path: Path, max_pixels: int | None) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         what = "an empty file" if path.stat().st_size == 0 else "not a picture, or its beginning is damaged"
         raise DatasetError(f"{path}: {what}; replace the file, accepted are {', '.join(EXTENSIONS)}") from error
+    except PermissionError as error:
+        raise DatasetError(f"{path}: may not be read; change its permissions") from error
     except Exception as error:  # decoders of damaged files raise OSError, SyntaxError, ValueError, struct.error, ...
         raise DatasetError(f"{path}: damaged or truncated ({error}); replace the file") from error
 

@@ -94,7 +94,7 @@ def plan(
         settings["--model.preprocessing"] = json.dumps(segmenter.preprocessing.to_dict())
         anew = len(segmenter.reinitialised)
         reasons.append(f"model {hp['model']}, started from {model}; {anew} tensors, those of the classes, start anew")
-    train = data.splits["train"]
+    train = data.dataset("train").pairs  # which says so where there is no such split
     crop, why = _crop(data, cuda)
     settings["--data.crop_size"] = json.dumps(list(crop))
     reasons.append(why)

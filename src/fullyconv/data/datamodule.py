@@ -353,6 +353,8 @@ class SegmentationDataModule(L.LightningDataModule):
         if "val" in splits:
             return splits
         name = "train" if "train" in splits else "all"
+        if name not in splits:
+            return splits  # a test split alone: enough to be tested on, and training says what it lacks
         train, val = set_aside(splits.pop(name), fraction, seed)
         self.source.notes.append(
             f"no validation split: {len(val)} of {len(train) + len(val)} pairs set aside for it "

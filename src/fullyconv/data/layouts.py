@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fullyconv.data.pairs import Pair, distinct_parts
+from fullyconv.data.pairs import Pair, distinct_parts, name_hint, plain_name
 from fullyconv.errors import DatasetError
 from fullyconv.images import EXTENSIONS, MASK_EXTENSIONS
 
@@ -68,6 +68,21 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Lost:
+    """What does not pair.
+
+    Args:
+        rule: what was looked for, in a few words.
+        message: what is wrong, and the remedy.
+        files: the files concerned.
+    """
+
+    rule: str
+    message: str
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class _Folder:
     """One folder with pictures in it, and what its path says."""
 
@@ -79,7 +94,7 @@ class _Folder:
 
     @property
     def stems(self) -> set[str]:
-        return {file.stem for file in self.files}
+        return {plain_name(file.stem) for file in self.files}
 
 
 def find_layout(
@@ -89,6 +104,7 @@ def find_layout(
     masks: str | None = None,
     pairs: str | None = None,
     unlabelled: str = "error",
+    lost: list[Lost] | None = None,
 ) -> Layout:
     """Find the pairs and splits of a folder.
 
@@ -98,6 +114,7 @@ def find_layout(
         masks: folder of the masks inside it, or a pattern of files; None finds it.
         pairs: a CSV, TSV or JSON-lines file of pairs, relative to root or absolute; then the two above are not used.
         unlabelled: "error" refuses pictures without a mask, "skip" leaves them out and says so.
+        lost: where it is given, files that do not pair are left out and told here, instead of an error.
 
     Returns:
         The layout.
@@ -117,22 +134,22 @@ def find_layout(
     if pairs is not None:
         if images is not None or masks is not None:
             raise ValueError("pairs: names every file itself; leave images and masks out")
-        return _from_table(root, pairs)
+        return _from_table(root, pairs, lost)
     if images is not None and masks is not None:
-        return _from_patterns(root, images, masks, unlabelled)
+        return _from_patterns(root, images, masks, unlabelled, lost)
     folders = _folders(root)
     for option, given in (("images", images), ("masks", masks)):
         if given is not None:
             _named(root, given, option)  # refuses what is not there before anything else is said
     if masks is not None:
         chosen = [folder for folder in folders if folder.role == "image"]
-        return _from_patterns(root, _only_images(root, chosen, folders, masks), masks, unlabelled)
+        return _from_patterns(root, _only_images(root, chosen, folders, masks), masks, unlabelled, lost)
     if images is not None:
         chosen = [folder for folder in folders if folder.role == "mask"]
         if len(chosen) != 1:
             raise DatasetError(f"{root}: images={images!r} is given, and {_candidates(chosen or folders)}; {OPTIONS}")
-        return _from_patterns(root, images, chosen[0].path, unlabelled)
-    return _found(root, folders, unlabelled)
+        return _from_patterns(root, images, chosen[0].path, unlabelled, lost)
+    return _found(root, folders, unlabelled, lost)
 
 
 def ambiguous(root: Path) -> bool:
@@ -155,11 +172,7 @@ def _folders(root: Path) -> list[_Folder]:
     count = 0
     for here, names, files in os.walk(root):
         names[:] = sorted(name for name in names if not name.startswith((".", "__MACOSX")))
-        pictures = tuple(
-            Path(here) / name
-            for name in sorted(files)
-            if not name.startswith(".") and Path(name).suffix.lower() in MASK_EXTENSIONS
-        )
+        pictures = tuple(Path(here) / name for name in sorted(files) if _is_file(Path(here) / name))
         count += len(files)
         if count > MAX_FILES:
             raise DatasetError(f"{root}: holds more than {MAX_FILES} files; give the folder of one data set")
@@ -191,7 +204,7 @@ def _meaning(relative: str) -> tuple[str, str, tuple[str, ...]]:
     return role, split, tuple(rest)
 
 
-def _found(root: Path, folders: list[_Folder], unlabelled: str) -> Layout:
+def _found(root: Path, folders: list[_Folder], unlabelled: str, lost: list[Lost] | None) -> Layout:
     """Pair folders by what their names say."""
     if not folders:
         raise DatasetError(f"{root}: no pictures in it; accepted are {', '.join(EXTENSIONS)}")
@@ -217,7 +230,9 @@ def _found(root: Path, folders: list[_Folder], unlabelled: str) -> Layout:
             raise DatasetError(
                 f"{root}: the pictures of {mask.path}/ could be in {_candidates([folder, *same])}; {OPTIONS}"
             )
-        matched = match_files(folder.files, mask.files, f"{root}/{folder.path}", f"{root}/{mask.path}", unlabelled)
+        matched = match_files(
+            folder.files, mask.files, f"{root}/{folder.path}", f"{root}/{mask.path}", unlabelled, lost
+        )
         notes += matched.notes
         splits[folder.split or "all"] += [_keyed(root, pair) for pair in matched.splits["all"]]
         used |= {folder.path, mask.path}
@@ -305,7 +320,12 @@ def _keyed(root: Path, pair: Pair) -> Pair:
 
 
 def match_files(
-    images: Sequence[Path], masks: Sequence[Path], images_at: str, masks_at: str, unlabelled: str = "error"
+    images: Sequence[Path],
+    masks: Sequence[Path],
+    images_at: str,
+    masks_at: str,
+    unlabelled: str = "error",
+    lost: list[Lost] | None = None,
 ) -> Layout:
     """Pair files by their names without extension; what all names of one side begin or end with is taken off.
 
@@ -317,10 +337,13 @@ def match_files(
         images_at: where the pictures are, for messages.
         masks_at: where the masks are, for messages.
         unlabelled: "error" or "skip" for pictures without a mask.
+        lost: where it is given, what does not pair is left out and told here, instead of an error.
 
     Raises:
         DatasetError: if a picture has no mask or a mask no picture, or two files share a name.
     """
+    if lost is not None:
+        images, masks = _without_twins(images, masks, lost)
     left, right = _by_stem(images), _by_stem(masks)
     notes: list[str] = []
     if not left.keys() & right.keys():
@@ -332,17 +355,26 @@ def match_files(
             notes.append(paired_by_part(Pair(left[key], right[key], key)))
     lonely, extra = sorted(left.keys() - right.keys()), sorted(right.keys() - left.keys())
     if lonely and (unlabelled == "error" or len(lonely) == len(left)):
-        raise DatasetError(
-            f"{_listed([left[key] for key in lonely])}: no mask of the same name in {masks_at}; add the masks (the "
-            'name without its extension must be equal), remove the pictures, or leave them out (unlabelled="skip", '
-            "--unlabelled skip)"
+        files = [left[key] for key in lonely]
+        hint = name_hint(files[0], masks)
+        remedy = (
+            f"no mask of the same name in {masks_at}{hint}; add the masks (the name without its extension must be "
+            'equal), remove the pictures, or leave them out (unlabelled="skip", --unlabelled skip)'
         )
+        if lost is None or len(lonely) == len(left):
+            raise DatasetError(f"{_listed(files)}: {remedy}")
+        lost.append(Lost("pictures without a mask", f"{files[0]}: {remedy}", tuple(map(str, files))))
     if extra:
-        raise DatasetError(
-            f"{_listed([right[key] for key in extra])}: no picture of the same name in {images_at}; add the pictures "
-            "(the name without its extension must be equal) or remove the masks"
+        files = [right[key] for key in extra]
+        hint = name_hint(files[0], images)
+        remedy = (
+            f"no picture of the same name in {images_at}{hint}; add the pictures (the name without its extension must "
+            "be equal) or remove the masks"
         )
-    if lonely:
+        if lost is None:
+            raise DatasetError(f"{_listed(files)}: {remedy}")
+        lost.append(Lost("masks without a picture", f"{files[0]}: {remedy}", tuple(map(str, files))))
+    if lonely and unlabelled == "skip":
         notes.append(f"{images_at}: {len(lonely)} pictures without a mask are left out")
     pairs = [Pair(left[key], right[key], left[key].stem) for key in sorted(left.keys() & right.keys())]
     return Layout(f"{images_at} + {masks_at}", {"all": pairs}, notes)
@@ -356,16 +388,34 @@ def paired_by_part(pair: Pair) -> str:
 def _by_stem(files: Iterable[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for file in files:
-        if file.stem in found:
-            raise DatasetError(f"{found[file.stem]} and {file} share one name; remove or rename one of them")
-        found[file.stem] = file
+        name = plain_name(file.stem)
+        if name in found:
+            raise DatasetError(f"{found[name]} and {file} share one name; remove or rename one of them")
+        found[name] = file
     return found
+
+
+def _without_twins(images: Sequence[Path], masks: Sequence[Path], lost: list[Lost]) -> tuple[list[Path], list[Path]]:
+    """Leave out every name that two pictures or two masks share."""
+    twins: set[str] = set()
+    for files in (images, masks):
+        by_name: dict[str, list[Path]] = defaultdict(list)
+        for file in files:
+            by_name[plain_name(file.stem)].append(file)
+        for name, same in by_name.items():
+            if len(same) > 1:
+                twins.add(name)
+                both = " and ".join(map(str, same))
+                message = f"{both} share one name; remove or rename one of them"
+                lost.append(Lost("files that share one name", message, tuple(map(str, same))))
+    kept = [[file for file in files if plain_name(file.stem) not in twins] for files in (images, masks)]
+    return kept[0], kept[1]
 
 
 # ---- what was named --------------------------------------------------------------------------------------------------
 
 
-def _from_patterns(root: Path, images: str, masks: str, unlabelled: str) -> Layout:
+def _from_patterns(root: Path, images: str, masks: str, unlabelled: str, lost: list[Lost] | None) -> Layout:
     left, right = _named(root, images, "images"), _named(root, masks, "masks")
     by_split: dict[str, dict[str, list[Path]]] = {}
     for kind, files in (("image", left), ("mask", right)):
@@ -376,7 +426,7 @@ def _from_patterns(root: Path, images: str, masks: str, unlabelled: str) -> Layo
         by_split = {"all": {"image": left, "mask": right}}
     layout = Layout(f"{images} + {masks}", {})
     for split, part in by_split.items():
-        matched = match_files(part["image"], part["mask"], images, masks, unlabelled)
+        matched = match_files(part["image"], part["mask"], images, masks, unlabelled, lost)
         layout.splits[split] = [_keyed(root, pair) for pair in matched.splits["all"]]
         layout.notes += matched.notes
     if layout.splits.keys() != {"all"} and "train" not in layout.splits:
@@ -408,36 +458,58 @@ def _is_file(path: Path) -> bool:
     return path.suffix.lower() in MASK_EXTENSIONS and not path.name.startswith(".") and path.is_file()
 
 
-def _from_table(root: Path, given: str) -> Layout:
+def _from_table(root: Path, given: str, lost: list[Lost] | None = None) -> Layout:
     path = Path(given) if Path(given).is_absolute() else root / given
     if not path.is_file():
         raise FileNotFoundError(f"pairs={given!r}: no such file; give a CSV, TSV or JSON-lines file")
     splits: dict[str, list[Pair]] = defaultdict(list)
+    bad: list[str] = []
     for number, row in _rows(path):
-        files = {}
-        for column in ("image", "mask"):
-            name = row.get(column)
-            if not isinstance(name, str) or not name.strip():
-                raise DatasetError(f"{path}: line {number} has no {column}; every line has the columns image and mask")
-            place = path.parent / name.strip()
-            inside = root.resolve() in place.resolve().parents or path.parent.resolve() in place.resolve().parents
-            if not inside:
-                raise DatasetError(
-                    f"{path}: line {number}: {name!r} leads out of {path.parent}; keep the files of a set in its folder"
-                )
-            if not place.is_file():
-                raise DatasetError(f"{path}: line {number}: {place}: no such file; correct the line or remove it")
-            files[column] = place
-        word = str(row.get("split") or "all").strip().lower()
-        split = SPLIT_WORDS.get(word, word)
-        if split not in ("train", "val", "test", "all"):
-            raise DatasetError(f"{path}: line {number}: split={word!r}; choose train, val or test")
-        splits[split].append(Pair(files["image"], files["mask"], str(Path(row["image"].strip()).with_suffix(""))))
+        try:
+            split, pair = _pair_of_row(root, path, number, row)
+        except DatasetError as error:
+            if lost is None:
+                raise
+            bad.append(str(error))
+            continue
+        splits[split].append(pair)
+    if lost is not None and bad:
+        lost.append(Lost(f"lines of {path.name} that name no pair", bad[0], tuple(bad)))
+    if not splits and bad:
+        raise DatasetError(bad[0])
     if not splits:
         raise DatasetError(f"{path}: no pairs in it; write the columns image and mask, one pair a line")
     if "all" in splits and len(splits) > 1:
         raise DatasetError(f"{path}: {len(splits['all'])} lines name no split and others do; name it in every line")
     return Layout(f"pairs of {path.name}", dict(splits))
+
+
+def _pair_of_row(root: Path, path: Path, number: int, row: Mapping[str, str]) -> tuple[str, Pair]:
+    files = {}
+    for column in ("image", "mask"):
+        name = row.get(column)
+        if not isinstance(name, str) or not name.strip():
+            raise DatasetError(f"{path}: line {number} has no {column}; every line has the columns image and mask")
+        place = path.parent / name.strip()
+        try:
+            real = place.resolve()
+            there = place.is_file()
+        except (OSError, ValueError, RuntimeError) as error:  # a name too long, a null byte, a circle of links
+            raise DatasetError(
+                f"{path}: line {number}: {name[:80]!r} is no name of a file ({type(error).__name__}); correct the line"
+            ) from error
+        if root.resolve() not in real.parents and path.parent.resolve() not in real.parents:
+            raise DatasetError(
+                f"{path}: line {number}: {name!r} leads out of {path.parent}; keep the files of a set in its folder"
+            )
+        if not there:
+            raise DatasetError(f"{path}: line {number}: {place}: no such file; correct the line or remove it")
+        files[column] = place
+    word = str(row.get("split") or "all").strip().lower()
+    split = SPLIT_WORDS.get(word, word)
+    if split not in ("train", "val", "test", "all"):
+        raise DatasetError(f"{path}: line {number}: split={word!r}; choose train, val or test")
+    return split, Pair(files["image"], files["mask"], str(Path(row["image"].strip()).with_suffix("")))
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
@@ -459,15 +531,22 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
             yield number, row
         return
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    if delimiter == "," and lines and "," not in lines[0] and ";" in lines[0]:
+        delimiter = ";"  # as spreadsheets write it where the comma is the decimal sign
     reader = csv.DictReader(lines, delimiter=delimiter)
-    columns = [name.strip().lower() for name in reader.fieldnames or []]
+    try:
+        columns = [name.strip().lower() for name in reader.fieldnames or []]
+    except csv.Error as error:
+        raise DatasetError(f"{path}: line 1 cannot be read ({error}); save it as CSV with one pair a line") from error
     if not {"image", "mask"} <= set(columns):
         raise DatasetError(
             f"{path}: its first line names the columns {columns}; it must name image and mask (and split, if you like)"
         )
     reader.fieldnames = columns
-    for number, row in enumerate(reader, 2):
-        yield number, row
+    try:
+        yield from enumerate(reader, 2)
+    except csv.Error as error:
+        raise DatasetError(f"{path}: cannot be read ({error}); save it as CSV with one pair a line") from error
 
 
 def _lists(root: Path, splits: Mapping[str, list[Pair]]) -> tuple[dict[str, list[Pair]], str] | None:
@@ -486,9 +565,11 @@ def _lists(root: Path, splits: Mapping[str, list[Pair]]) -> tuple[dict[str, list
             for split, path in lists.items():
                 if not path.is_file():
                     continue
-                names = [
-                    _first_name(line) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()
-                ]
+                try:
+                    text = path.read_text(encoding="utf-8-sig")
+                except UnicodeDecodeError as error:
+                    raise DatasetError(f"{path}: not UTF-8 text; save it as UTF-8, one name a line") from error
+                names = [_first_name(line) for line in text.splitlines() if line.strip()]
                 missing = [name for name in names if name not in by_stem]
                 if missing:
                     gone.append(
@@ -513,6 +594,15 @@ def _lists(root: Path, splits: Mapping[str, list[Pair]]) -> tuple[dict[str, list
                 more += "".join(f"; {sentence}" for sentence in gone)
                 return found, f"splits from {folder.relative_to(root).as_posix()}/*.txt{more}"
     return None
+
+
+def with_lists(root: Path, layout: Layout) -> Layout:
+    """Split a layout that has no splits by the lists of names beside it, if there are any."""
+    listed = _lists(root, layout.splits)
+    if listed is None:
+        return layout
+    splits, note = listed
+    return Layout(layout.name, splits, [*layout.notes, note])
 
 
 def _first_name(line: str) -> str:

@@ -233,8 +233,11 @@ def _from_colours(
         known = names | ({size: IGNORE} if border in counts else {})
         return MaskReader(table), Labels.of(list(names.values()), palette, known), [note]
     if named and values is None:
+        shown = ", ".join(f"{as_text(colour)} {count / pixels:.1%}" for colour, count in counts.most_common(12))
+        shown += " ..." if len(counts) > 12 else ""
+        shown = "photographs, or antialiased edges?" if len(counts) > MAX_COLOURS else shown
         raise DatasetError(
-            f"{path}: the masks hold {len(counts)} colours, and which is which class is not known; {remedy}"
+            f"{path}: the masks hold {len(counts)} colours ({shown}), and which is which class is not known; {remedy}"
         )
     kept = sorted(colour for colour, count in counts.items() if count >= 0.002 * pixels)
     off = pixels - sum(counts[colour] for colour in kept)

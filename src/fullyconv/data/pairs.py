@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,16 +56,49 @@ def match_pairs(images: str | Path, masks: str | Path) -> list[Pair]:
             pictures = {key: pictures[name] for key, name in one.items()}
             labels = {key: labels[name] for key, name in two.items()}
     if lonely := sorted(pictures.keys() - labels.keys()):
+        hint = name_hint(pictures[lonely[0]], labels.values(), masks)
         raise DatasetError(
-            f"{_listed([pictures[key] for key in lonely])}: no mask of the same name in {masks}; "
+            f"{_listed([pictures[key] for key in lonely])}: no mask of the same name in {masks}{hint}; "
             "add the masks (the name without its extension must be equal) or remove the pictures"
         )
     if extra := sorted(labels.keys() - pictures.keys()):
+        hint = name_hint(labels[extra[0]], pictures.values(), images)
         raise DatasetError(
-            f"{_listed([labels[key] for key in extra])}: no picture of the same name in {images}; "
+            f"{_listed([labels[key] for key in extra])}: no picture of the same name in {images}{hint}; "
             "add the pictures (the name without its extension must be equal) or remove the masks"
         )
     return [Pair(pictures[key], labels[key], names[key]) for key in sorted(pictures)]
+
+
+def plain_name(name: str) -> str:
+    """Write accented letters as one sign: macOS stores them as two, other systems as one."""
+    return unicodedata.normalize("NFC", name)
+
+
+def name_hint(file: Path, others: Iterable[Path], folder: Path | None = None) -> str:
+    """Say what a file without a partner was probably meant to go with; empty where nothing is near.
+
+    Args:
+        file: the file.
+        others: files that it could go with.
+        folder: where they are; by default that of the first of them.
+
+    Example:
+        >>> name_hint(Path("images/IMG_1.jpg"), [Path("masks/img_1.png")])
+        ' (masks/img_1.png differs in upper and lower case only: rename one)'
+    """
+    wanted = plain_name(file.stem)
+    others = list(others)
+    for other in others:
+        name = plain_name(other.stem)
+        if name != wanted and name.casefold() == wanted.casefold():
+            return f" ({other} differs in upper and lower case only: rename one)"
+    folder = folder or (others[0].parent if others else None)
+    if folder is not None and folder.is_dir():
+        for entry in sorted(folder.iterdir()):
+            if plain_name(entry.stem) == wanted and entry.suffix and entry.suffix.lower() not in MASK_EXTENSIONS:
+                return f" ({entry.name} is there, but {entry.suffix} is no format that is read: save it as PNG)"
+    return ""
 
 
 def _by_key(folder: Path, extensions: Sequence[str]) -> dict[str, Path]:
@@ -77,7 +111,7 @@ def _by_key(folder: Path, extensions: Sequence[str]) -> dict[str, Path]:
             continue
         if not path.is_file():
             continue
-        key = relative.with_suffix("").as_posix()
+        key = plain_name(relative.with_suffix("").as_posix())
         if key in found:
             raise DatasetError(f"{found[key]} and {path} share one name; remove or rename one of them")
         found[key] = path

@@ -14,11 +14,12 @@ import numpy as np
 
 from fullyconv.data import camvid
 from fullyconv.data.folder import LAYOUTS, check_sizes, find_splits
-from fullyconv.data.layouts import OPTIONS, Layout, ambiguous, find_layout, paired_by_part
+from fullyconv.data.layouts import OPTIONS, Layout, Lost, ambiguous, find_layout, paired_by_part, with_lists
 from fullyconv.data.masks import reader_for
-from fullyconv.data.pairs import Pair
+from fullyconv.data.pairs import Pair, plain_name
 from fullyconv.data.readers import FileReader, Reader
 from fullyconv.errors import DatasetError, near_miss
+from fullyconv.images import may_be_cut
 from fullyconv.labels import IGNORE, Labels
 
 PUBLIC_SETS = ("camvid",)
@@ -121,26 +122,79 @@ def open_source(
             do not tell what they mean.
         ValueError: if `classes` or `values` break a rule of `Labels`.
     """
+    source = find_source(data, images=images, masks=masks, pairs=pairs, unlabelled=unlabelled)
+    _refuse_shared(source.splits)
+    find_labels(source, classes=classes, values=values)
+    return source
+
+
+def find_source(
+    data: str | Path,
+    *,
+    images: str | None = None,
+    masks: str | None = None,
+    pairs: str | None = None,
+    unlabelled: str = "error",
+    lost: list[Lost] | None = None,
+) -> Source:
+    """Find the pairs of a data set, and no labels yet: the first half of `open_source`, whose arguments these are.
+
+    Args:
+        data: a folder or the name of a public set.
+        images: folder of the pictures, or a pattern.
+        masks: folder of the masks, or a pattern.
+        pairs: a file of pairs.
+        unlabelled: what becomes of pictures without a mask.
+        lost: where it is given, files that do not pair are left out and told here, instead of an error.
+
+    Returns:
+        The source, with stand-ins for labels and reader.
+    """
     root = dataset_root(data)
-    values = _numbers(values)
-    own = None
     if images is None and masks is None and pairs is None and camvid.has_layout(root):
-        layout = Layout("CamVid", camvid.find_splits(root))
-        own = camvid.CAMVID if camvid.is_camvid(root, layout.splits) else None
+        if lost is None:
+            layout = Layout("CamVid", camvid.find_splits(root))
+        else:
+            layout = Layout("CamVid", {})
+            for split in camvid.SPLITS:
+                both = split, f"{split}annot"
+                if all((root / name).is_dir() for name in both):
+                    found = find_layout(root, images=both[0], masks=both[1], unlabelled=unlabelled, lost=lost)
+                    layout.splits[split] = [pair for part in found.splits.values() for pair in part]
     else:
-        layout = _layout(root, images, masks, pairs, unlabelled)
-    _refuse_shared(layout.splits)
-    source = Source(root, layout.name, layout.splits, own if own is not None else Labels.of(["unknown"]))
-    source.notes += layout.notes
-    every = [pair for split in layout.splits.values() for pair in split]
+        layout = _layout(root, images, masks, pairs, unlabelled, lost)
+    return Source(root, layout.name, layout.splits, Labels.of(["unknown"]), list(layout.notes))
+
+
+def find_labels(
+    source: Source,
+    some: Sequence[Pair] | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    values: Mapping[int | str, str] | None = None,
+) -> None:
+    """Find labels and reader of a source: the second half of `open_source`.
+
+    Args:
+        source: where labels, reader and notes are set.
+        some: the pairs whose masks are looked at; by default all.
+        classes: class names.
+        values: value in the mask file -> class name or "ignore".
+    """
+    values = _numbers(values)
+    every = [pair for split in source.splits.values() for pair in split] if some is None else list(some)
+    root = source.root
     listing = root / "classes.txt"
-    if own is not None:
+    if source.layout == "CamVid" and camvid.is_camvid(root, source.splits):
+        own = camvid.CAMVID
         numbers = _only_numbers(values)
         if classes is not None:
             source.labels = Labels.of(classes, values=numbers)
         elif numbers:
             source.labels = Labels(own.names, own.palette, own.ignore_index, {**own.values, **numbers})
-        return source
+        else:
+            source.labels = own
+        return
     named = classes is not None or listing.is_file()
     reader, labels, notes = reader_for(every, values, named=named)
     source.reader = reader
@@ -152,7 +206,7 @@ def open_source(
                 f"classes={list(classes)}: the masks hold colours, whose classes are {list(labels.names)}; name them "
                 'with values={"#rrggbb": name} instead'
             )
-        return source
+        return
     numbers = _only_numbers(values)
     if classes is not None:
         source.labels = Labels.of(classes, values=numbers)
@@ -167,18 +221,26 @@ def open_source(
         found_values = {value: path for path in source.counts for value in source.counts[path]}
         source.labels, note = labels_from_values(found_values)
         source.notes.append(note)
-    return source
 
 
-def _layout(root: Path, images: str | None, masks: str | None, pairs: str | None, unlabelled: str) -> Layout:
+def _layout(
+    root: Path,
+    images: str | None,
+    masks: str | None,
+    pairs: str | None,
+    unlabelled: str,
+    lost: list[Lost] | None = None,
+) -> Layout:
     """Take the names that everybody uses as they are, unless other folders could be meant as well."""
-    if images is None and masks is None and pairs is None and unlabelled == "error":
+    if images is None and masks is None and pairs is None and unlabelled == "error" and lost is None:
         plain = find_splits(root) if not ambiguous(root) else None
         if plain is not None:
-            unequal = [pair for found in plain[1].values() for pair in found if pair.image.stem != pair.mask.stem]
-            return Layout(*plain, [paired_by_part(unequal[0])] if unequal else [])
+            every = [pair for found in plain[1].values() for pair in found]
+            unequal = [pair for pair in every if plain_name(pair.image.stem) != plain_name(pair.mask.stem)]
+            notes = [paired_by_part(unequal[0])] if unequal else []
+            return with_lists(root, Layout(*plain, notes))
     try:
-        return find_layout(root, images=images, masks=masks, pairs=pairs, unlabelled=unlabelled)
+        return find_layout(root, images=images, masks=masks, pairs=pairs, unlabelled=unlabelled, lost=lost)
     except DatasetError as error:
         if "no folder of pictures" not in str(error) and "no pictures in it" not in str(error):
             raise
@@ -293,27 +355,54 @@ def check_labels(source: Source, pairs: Sequence[Pair], threads: int | None = No
         others = [str(pair.mask) for pair in bad[1:5]]
         more = f" The same goes for {len(bad) - 1} more: {', '.join(others)}{', ...' if len(bad) > 5 else ''}."
         message = labels.stray_message(source.counts[bad[0].mask], bad[0].mask)
-        raise DatasetError(message + (more if others else ""))
+        values = {value for pair in pairs for value in source.counts[pair.mask]}
+        raise DatasetError(message + (more if others else "") + shifted_hint(labels, values))
     totals = dict.fromkeys([*labels.names, IGNORE], 0)
     seen: set[int] = set()
     for pair in pairs:
         for value, pixels in source.counts[pair.mask].items():
             totals[labels.values[value]] += pixels
             seen.add(value)
-    if seen == {0, 255} and labels.values[255] == IGNORE and labels.num_classes == 2:
-        first, second = labels.names
-        raise DatasetError(
-            f"{pairs[0].mask}: the masks hold 0 and 255 and nothing else, and 255 is ignored, so that {second!r} never "
-            f'occurs. Say what they mean: values={{0: "{first}", 255: "{second}"}}'
-        )
+    if hint := two_ends_hint(labels, seen):
+        raise DatasetError(f"{pairs[0].mask}: {hint}")
     if not any(totals[name] for name in labels.names):
         raise DatasetError(f"{pairs[0].mask}: all pixels of all masks are ignored; check the label map and the masks")
     return totals
 
 
+def two_ends_hint(labels: Labels, seen: set[int]) -> str:
+    """Say what masks of 0 and 255 mean where the label map ignores 255; empty where that is not so."""
+    if seen != {0, 255} or labels.values.get(255) != IGNORE or labels.num_classes != 2:
+        return ""
+    first, second = labels.names
+    return (
+        f"the masks hold 0 and 255 and nothing else, and 255 is ignored, so that {second!r} never occurs. Say what "
+        f'they mean: values={{0: "{first}", 255: "{second}"}} (--values "0={first},255={second}")'
+    )
+
+
+def shifted_hint(labels: Labels, seen: set[int]) -> str:
+    """Say that masks seem to count their classes from 1 where the label map counts from 0; empty where that is not so.
+
+    Example:
+        >>> shifted_hint(Labels.of(["a", "b"]), {1, 2, 255})
+        ' The masks hold 1..2 and never 0: counted from 1? Then give values={1: "a", 2: "b"} (--values 1=a,2=b)'
+    """
+    count = labels.num_classes
+    from_zero = all(labels.values.get(value) == name for value, name in enumerate(labels.names))
+    if not from_zero or 0 in seen or labels.unknown(seen) != [count]:
+        return ""
+    table = list(enumerate(labels.names, 1))
+    python = ", ".join(f'{value}: "{name}"' for value, name in table[:8]) + (", ..." if count > 8 else "")
+    words = ",".join(f"{value}={name}" for value, name in table[:8]) + (",..." if count > 8 else "")
+    return f" The masks hold 1..{count} and never 0: counted from 1? Then give values={{{python}}} (--values {words})"
+
+
 def _count(reader: Reader, pair: Pair) -> dict[int, int]:
     mask = reader.mask(pair)
     check_sizes(pair, reader.size(pair), (mask.shape[0], mask.shape[1]))
+    if may_be_cut(pair.image):
+        reader.image(pair)  # which names it, if it cannot be decoded
     if mask.dtype == np.uint8:
         histogram = np.bincount(mask.reshape(-1), minlength=256)
         return {int(value): int(histogram[value]) for value in np.flatnonzero(histogram)}
