@@ -17,12 +17,13 @@ from fullyconv.data.folder import LAYOUTS, check_sizes, find_splits
 from fullyconv.data.layouts import OPTIONS, Layout, Lost, ambiguous, find_layout, paired_by_part, with_lists
 from fullyconv.data.masks import reader_for
 from fullyconv.data.pairs import Pair, plain_name
+from fullyconv.data.public import PUBLIC, PublicSet, fetch, locate, recognise
 from fullyconv.data.readers import FileReader, Reader
 from fullyconv.errors import DatasetError, near_miss
 from fullyconv.images import may_be_cut
 from fullyconv.labels import IGNORE, Labels
 
-PUBLIC_SETS = ("camvid",)
+PUBLIC_SETS = tuple(PUBLIC)
 """Sets whose layout, classes and splits are known by name."""
 
 ENVIRONMENT = "FULLYCONV_DATA"
@@ -40,6 +41,7 @@ class Source:
         notes: what was found out or decided on the way, one sentence each, for people to read.
         counts: value -> pixels, of the masks that were read so far.
         reader: how its files are read.
+        known: the public set that it is, if it is one.
     """
 
     root: Path
@@ -49,6 +51,7 @@ class Source:
     notes: list[str] = field(default_factory=list)
     counts: dict[Path, dict[int, int]] = field(default_factory=dict, repr=False)
     reader: Reader = field(default_factory=FileReader, repr=False)
+    known: PublicSet | None = None
 
 
 def dataset_root(data: str | Path) -> Path:
@@ -81,6 +84,12 @@ def dataset_root(data: str | Path) -> Path:
         raise FileNotFoundError(
             f"{ENVIRONMENT}={root}: no such folder; set it to the folder that holds the public sets"
         )
+    if path.name in PUBLIC:
+        try:
+            return fetch(path.name, root, download=False)  # found, or unpacked from archives that lie there
+        except FileNotFoundError:
+            if not (Path(root) / path).is_dir():
+                raise  # a folder of that name that holds something else is taken as it is
     if (Path(root) / path).is_dir():
         return Path(root) / path
     there = [entry.name for entry in Path(root).iterdir() if entry.is_dir()]
@@ -151,7 +160,13 @@ def find_source(
         The source, with stand-ins for labels and reader.
     """
     root = dataset_root(data)
-    if images is None and masks is None and pairs is None and camvid.has_layout(root):
+    known: PublicSet | None = None
+    if images is None and masks is None and pairs is None:
+        known, root = _public(data, root)
+    if known is not None and (lost is None or known.name != "camvid"):
+        layout = Layout(known.facts.title, known.find_splits(root), list(known.facts.notes))
+        layout.notes += _fewer(layout.splits, known)
+    elif images is None and masks is None and pairs is None and camvid.has_layout(root):
         if lost is None:
             layout = Layout("CamVid", camvid.find_splits(root))
         else:
@@ -163,7 +178,7 @@ def find_source(
                     layout.splits[split] = [pair for part in found.splits.values() for pair in part]
     else:
         layout = _layout(root, images, masks, pairs, unlabelled, lost)
-    return Source(root, layout.name, layout.splits, Labels.of(["unknown"]), list(layout.notes))
+    return Source(root, layout.name, layout.splits, Labels.of(["unknown"]), list(layout.notes), known=known)
 
 
 def find_labels(
@@ -185,10 +200,14 @@ def find_labels(
     every = [pair for split in source.splits.values() for pair in split] if some is None else list(some)
     root = source.root
     listing = root / "classes.txt"
-    if source.layout == "CamVid" and camvid.is_camvid(root, source.splits):
-        own = camvid.CAMVID
+    known = source.known
+    if known is None and source.layout == "CamVid" and camvid.is_camvid(root, source.splits):
+        known = PUBLIC["camvid"]  # of which files are missing
+    if known is not None:
+        own = next(iter(known.labels.values()))
         numbers = _only_numbers(values)
-        if classes is not None:
+        source.reader = known.reader(root)
+        if classes is not None and tuple(classes) != own.names:
             source.labels = Labels.of(classes, values=numbers)
         elif numbers:
             source.labels = Labels(own.names, own.palette, own.ignore_index, {**own.values, **numbers})
@@ -221,6 +240,23 @@ def find_labels(
         found_values = {value: path for path in source.counts for value in source.counts[path]}
         source.labels, note = labels_from_values(found_values)
         source.notes.append(note)
+
+
+def _public(data: str | Path, root: Path) -> tuple[PublicSet | None, Path]:
+    """Tell which public set a folder is, and where in it the set lies: by the name that was given, or by its files."""
+    named = PUBLIC.get(str(data)) if Path(data) != root else None
+    if named is not None and (folder := locate(named, root)) is not None:
+        return named, folder
+    return recognise(root) or (None, root)
+
+
+def _fewer(splits: Mapping[str, Sequence[Pair]], known: PublicSet) -> list[str]:
+    """Say where a split is not as large as it was published."""
+    return [
+        f"{split}: {len(splits[split])} pairs, {count} were published"
+        for split, count in known.facts.counts.items()
+        if split in splits and len(splits[split]) != count
+    ]
 
 
 def _layout(

@@ -1,0 +1,297 @@
+"""Data for models with several heads: one image, a mask for each head.
+
+Files, caches, transforms and batches know one mask a sample. So the masks of all heads travel as one: the class indices
+of a pixel in all heads are the digits of a number, and that number is the pixel's label on the way. What comes out of
+the loaders is a dict by head. Nothing is interpolated on the way, and padding is ignored by all heads.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import lightning as L
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from fullyconv.data.datamodule import SegmentationDataModule, collate
+from fullyconv.data.pairs import Pair
+from fullyconv.data.public import PUBLIC
+from fullyconv.data.readers import Reader
+from fullyconv.errors import DatasetError
+from fullyconv.labels import Labels
+
+
+class MultiHeadReader(Reader, Protocol):
+    """Read the masks of all heads."""
+
+    def masks(self, pair: Pair) -> dict[str, npt.NDArray[Any]]:
+        """Read for each head the mask as (H, W) integers: the values in its file.
+
+        Raises:
+            DatasetError: if a file is damaged or holds no labels; the message names it.
+        """
+
+
+class HeadCodes:
+    """Write the labels of several heads as one, and read them back.
+
+    Args:
+        labels: for each head its classes; at most 4,096 combinations, and one `ignore_index`.
+
+    Raises:
+        ValueError: if there are more, or heads ignore different indices.
+
+    Example:
+        >>> codes = HeadCodes({"what": Labels.of(["sky", "road"]), "how": Labels.of(["far", "near", "flat"])})
+        >>> joint = codes.join({"what": np.array([[0, 1, 255]]), "how": np.array([[2, 255, 255]])})
+        >>> {head: mask.tolist() for head, mask in codes.split(torch.from_numpy(joint.astype(np.int64))).items()}
+        {'what': [[0, 1, 255]], 'how': [[2, 255, 255]]}
+    """
+
+    def __init__(self, labels: Mapping[str, Labels]) -> None:
+        if len({entry.ignore_index for entry in labels.values()}) != 1:
+            raise ValueError("labels: heads share their ignore_index; give each the same")
+        self.labels = dict(labels)
+        self.ignore_index = next(iter(labels.values())).ignore_index
+        sizes = [entry.num_classes + 1 for entry in labels.values()]
+        count = int(np.prod(sizes)) - 1  # all ignored is no combination, it is ignored
+        names = [
+            " / ".join(parts) for parts in itertools.product(*([*entry.names, "ignore"] for entry in labels.values()))
+        ]
+        self.joint = Labels.of(names[:count])
+        # Column h: the class of head h, for every joint label up to the ignored one.
+        digits = np.stack(np.unravel_index(np.arange(count), sizes), axis=1)
+        table = np.full((self.joint.ignore_index + 1, len(sizes)), self.ignore_index)
+        for index, size in enumerate(sizes):
+            table[:count, index] = np.where(digits[:, index] == size - 1, self.ignore_index, digits[:, index])
+        self._table = torch.from_numpy(table)
+        self._sizes = sizes
+
+    def join(self, masks: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """Write class indices of all heads as joint labels.
+
+        Args:
+            masks: for each head (H, W) class indices, of one size.
+
+        Returns:
+            (H, W) joint labels.
+        """
+        digits = [
+            np.where(mask == self.ignore_index, size - 1, mask).astype(np.int64)
+            for mask, size in zip((masks[head] for head in self.labels), self._sizes, strict=True)
+        ]
+        joint = np.ravel_multi_index(tuple(digits), tuple(self._sizes))
+        last = self.joint.num_classes
+        result: npt.NDArray[Any] = np.where(joint == last, self.joint.ignore_index, joint).astype(self.joint.dtype)
+        return result
+
+    def split(self, joint: Tensor) -> dict[str, Tensor]:
+        """Read the class indices of each head from joint labels.
+
+        Args:
+            joint: (..., H, W) int64.
+
+        Returns:
+            For each head the same shape, int64.
+        """
+        table = self._table.to(joint.device)
+        return {head: table[:, index][joint] for index, head in enumerate(self.labels)}
+
+
+@dataclass(frozen=True)
+class JointReader:
+    """Read the masks of all heads as joint labels.
+
+    Args:
+        reader: reads the files.
+        labels: for each head what the values in its masks mean.
+    """
+
+    reader: MultiHeadReader
+    labels: dict[str, Labels] = field(hash=False)
+
+    def image(self, pair: Pair) -> npt.NDArray[np.uint8]:
+        """Read the image as (H, W, C) uint8."""
+        return self.reader.image(pair)
+
+    def size(self, pair: Pair) -> tuple[int, int]:
+        """Give height and width of the image in pixels."""
+        return self.reader.size(pair)
+
+    def mask(self, pair: Pair) -> npt.NDArray[Any]:
+        """Read the masks as (H, W) joint labels.
+
+        Raises:
+            DatasetError: if masks differ in size, or one holds a value that is not in its label map.
+        """
+        masks = self.reader.masks(pair)
+        if len({mask.shape for mask in masks.values()}) > 1:
+            shapes = ", ".join(f"{head} {mask.shape}" for head, mask in masks.items())
+            raise DatasetError(f"{pair.mask}: the masks of the heads differ in size ({shapes}); replace them")
+        encoded = {}
+        for head, entry in self.labels.items():
+            try:
+                encoded[head] = entry.encode(masks[head], pair.mask)
+            except DatasetError as error:
+                raise DatasetError(f"head {head!r}: {error}") from error
+        return HeadCodes(self.labels).join(encoded)
+
+
+class MultiHeadDataModule(L.LightningDataModule):
+    """Load images with a mask for each head, for `MultiHeadModule`.
+
+    A batch is that of `SegmentationDataModule`, with `mask` a dict by head of (N, H, W) int64.
+
+    Args:
+        data: the name of a public set with several heads under the folder that FULLYCONV_DATA names, or its folder.
+        batch_size: samples a training batch and process; the arguments that follow are those of
+            `SegmentationDataModule`.
+        crop_size: height and width of training crops in pixels; None is the picture's own size.
+        scale: range of the random scale.
+        flip: probability of a flip from left to right.
+        brightness: how far brightness varies.
+        contrast: how far contrast varies.
+        saturation: how far saturation varies.
+        hue: how far hue varies.
+        num_workers: processes that read samples.
+        val_fraction: share of the training pairs set aside for validation where there is no such split.
+        split_seed: seed of that split.
+        seed: seed of order and augmentation.
+        eval_batch_size: samples a batch in evaluation.
+        check: read all masks once before training.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        DatasetError: if it is no public set with several heads.
+        ValueError: if an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        data: str,
+        *,
+        batch_size: int = 4,
+        crop_size: int | tuple[int, int] | None = None,
+        scale: tuple[float, float] = (0.5, 2.0),
+        flip: float = 0.5,
+        brightness: float = 0.25,
+        contrast: float = 0.25,
+        saturation: float = 0.25,
+        hue: float = 0.0,
+        num_workers: int = 0,
+        val_fraction: float = 0.2,
+        split_seed: int = 0,
+        seed: int = 0,
+        eval_batch_size: int | None = None,
+        check: bool = True,
+    ) -> None:
+        super().__init__()
+        data = os.fspath(data)
+        self.save_hyperparameters(logger=False)
+        self._joint = SegmentationDataModule(
+            data,
+            batch_size=batch_size,
+            crop_size=crop_size,
+            scale=scale,
+            flip=flip,
+            brightness=brightness,
+            contrast=contrast,
+            saturation=saturation,
+            hue=hue,
+            num_workers=num_workers,
+            val_fraction=val_fraction,
+            split_seed=split_seed,
+            seed=seed,
+            eval_batch_size=eval_batch_size,
+            check=check,
+        )
+        source = self._joint.source
+        known = source.known
+        if known is None or len(known.labels) < 2:
+            several = [name for name, entry in PUBLIC.items() if len(entry.labels) > 1]
+            raise DatasetError(
+                f"data={data!r}: has one mask an image; give a set with several heads ({', '.join(several)}), or use "
+                "SegmentationDataModule"
+            )
+        self.labels = known.labels
+        self._codes = HeadCodes(self.labels)
+        source.reader = JointReader(source.reader, self.labels)  # type: ignore[arg-type]
+        source.labels = self._codes.joint
+        source.counts.clear()
+        self._check = check
+        self._checked: set[str] = set()
+
+    @property
+    def classes(self) -> dict[str, list[str]]:
+        """For each head its class names, in the order of the network's outputs."""
+        return {head: list(entry.names) for head, entry in self.labels.items()}
+
+    @property
+    def ignore_index(self) -> int:
+        """Index of pixels that count for nothing, the same for all heads."""
+        return self._codes.ignore_index
+
+    @property
+    def splits(self) -> dict[str, list[Pair]]:
+        """Split -> pairs, with the mask of the first head."""
+        return self._joint.splits
+
+    @property
+    def batch_size(self) -> int:
+        """Samples a training batch and process."""
+        return self._joint.batch_size
+
+    @property
+    def report(self) -> str:
+        """Say where the data is, how it is laid out and split, and what the classes of each head are."""
+        source = self._joint.source
+        sizes = ", ".join(f"{split} {len(pairs)}" for split, pairs in self.splits.items())
+        lines = [f"{source.root}: layout {source.layout}; pairs: {sizes}"]
+        for head, entry in self.labels.items():
+            names = ", ".join(entry.names[:24]) + (", ..." if entry.num_classes > 24 else "")
+            lines.append(f"{head}: {entry.num_classes} classes: {names}")
+        return "\n".join([*lines, *source.notes])
+
+    def setup(self, stage: str) -> None:
+        """Check the masks that the stage will use; Lightning calls this."""
+        if stage == "fit":
+            rank_zero_info(self.report)
+        for split in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ()):
+            if self._check and split in self.splits and split not in self._checked:
+                self._joint.check(split)
+                self._checked.add(split)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Load augmented training samples, shuffled anew every epoch."""
+        return self._by_head(self._joint.train_dataloader())
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Load the validation split, every sample once, at its own size."""
+        return self._by_head(self._joint.val_dataloader())
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Load the test split, every sample once, at its own size."""
+        return self._by_head(self._joint.test_dataloader())
+
+    def _by_head(self, loader: DataLoader[Any]) -> DataLoader[Any]:
+        loader.collate_fn = _Collate(self._codes)
+        return loader
+
+
+class _Collate:
+    """Make a batch of samples with joint labels, and split them by head. It travels to worker processes."""
+
+    def __init__(self, codes: HeadCodes) -> None:
+        self.codes = codes
+
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        batch = collate(samples, ignore_index=self.codes.joint.ignore_index)
+        return {**batch, "mask": self.codes.split(batch["mask"])}

@@ -1,0 +1,227 @@
+"""Public data sets with their own layouts, classes, palettes, splits and quirks: one file a set.
+
+A set is asked for by its name, under the folder that FULLYCONV_DATA names, or known by its files where a folder is
+given. Options are fields: `dataclasses.replace(PUBLIC["nyudv2"], inputs="rgb-hha")`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from fullyconv.data.public.ade20k import Ade20k
+from fullyconv.data.public.archives import ENDINGS, fetch_archive, install
+from fullyconv.data.public.cityscapes import Cityscapes
+from fullyconv.data.public.coco_stuff import CocoStuff
+from fullyconv.data.public.description import Archive, Facts, PublicSet
+from fullyconv.data.public.nyudv2 import Nyudv2
+from fullyconv.data.public.oxford_pet import OxfordPet
+from fullyconv.data.public.pascal_context import PascalContext
+from fullyconv.data.public.sbd import Sbd
+from fullyconv.data.public.siftflow import SiftFlow
+from fullyconv.data.public.street import CamVid
+from fullyconv.data.public.voc import Voc
+from fullyconv.errors import DatasetError, DownloadError, near_miss
+from fullyconv.notices import tell
+
+__all__ = ["PUBLIC", "Archive", "Facts", "PublicSet", "describe", "fetch", "locate", "recognise", "set_named"]
+
+PUBLIC: dict[str, PublicSet] = {
+    "camvid": CamVid(),
+    "voc2007": Voc(2007),
+    "voc2008": Voc(2008),
+    "voc2009": Voc(2009),
+    "voc2010": Voc(2010),
+    "voc2011": Voc(2011),
+    "voc2012": Voc(2012),
+    "sbd": Sbd(),
+    "sbd_seg11valid": Sbd("sbd", "seg11valid"),
+    "sbd_noval": Sbd("noval", "voc2012"),
+    "voc2012_augmented": Sbd("augmented", "voc2012"),
+    "pascal_context": PascalContext(60),
+    "pascal_context59": PascalContext(59),
+    "nyudv2": Nyudv2(),
+    "nyudv2_depth": Nyudv2("depth"),
+    "nyudv2_hha": Nyudv2("hha"),
+    "nyudv2_rgb_depth": Nyudv2("rgb-depth"),
+    "nyudv2_rgb_hha": Nyudv2("rgb-hha"),
+    "siftflow": SiftFlow(),
+    "siftflow_geometric": SiftFlow(("geometric",)),
+    "cityscapes": Cityscapes(),
+    "ade20k": Ade20k(),
+    "oxford_pet": OxfordPet(),
+    "oxford_pet_border": OxfordPet(border=True),
+    "coco_stuff": CocoStuff(),
+}
+"""The sets by name; several of them are one with another option."""
+
+
+def set_named(name: str) -> PublicSet:
+    """Find a set by its name.
+
+    Raises:
+        ValueError: if there is none of that name; the message offers the nearest.
+
+    Example:
+        >>> set_named("voc2011").facts.counts
+        {'train': 1112, 'val': 1111}
+    """
+    if name not in PUBLIC:
+        raise ValueError(f"{name!r}: no such public set. {near_miss(name, PUBLIC)}")
+    return PUBLIC[name]
+
+
+def recognise(root: Path) -> tuple[PublicSet, Path] | None:
+    """Tell which public set a folder is, by what tells its files from those of any other set in the same layout.
+
+    Args:
+        root: the folder of the set, or one that holds nothing but what its archive unpacks to.
+
+    Returns:
+        The set and its own folder; None where it is none.
+
+    Raises:
+        DatasetError: if it is several; the message names them.
+    """
+    found: list[tuple[PublicSet, Path]] = []
+    for known in PUBLIC.values():
+        if any(type(known) is type(other) and known.is_set(folder) for other, folder in found):
+            continue  # the same files with another option
+        if (folder := _among([root], known)) is not None:
+            found.append((known, folder))
+    if len(found) > 1:  # the masks of PASCAL-Context lie in VOC 2010, which has its own; VOCdevkit holds many years
+        names = [known.name for known, _ in found]
+        raise DatasetError(
+            f"{root}: holds more than one public set: {', '.join(names)}. Say which by its name: set "
+            f"FULLYCONV_DATA={root} and give {names[0]!r}, or give the folder of one of them"
+        )
+    return found[0] if found else None
+
+
+def locate(known: PublicSet, base: Path) -> Path | None:
+    """Find the folder of a set in a folder of sets.
+
+    Args:
+        known: the set.
+        base: the folder, as a rule that of FULLYCONV_DATA.
+
+    Returns:
+        The set's own folder, or None.
+    """
+    return _among([base / name for name in (*known.facts.folders, ".")], known)
+
+
+def _among(folders: Iterable[Path], known: PublicSet) -> Path | None:
+    """Find the first of several folders that is a set, as it is or as its archive unpacks."""
+    for folder in folders:
+        for place in (".", *known.facts.inside):
+            try:
+                if known.is_set(folder / place):
+                    return folder / place
+            except (DatasetError, OSError):  # an empty list, a mask that is none, a folder that may not be read
+                continue
+    return None
+
+
+def fetch(name: str, base: str | Path, *, download: bool = True) -> Path:
+    """Make a set ready in a folder of sets: find it, else unpack its archives, else fetch them where that is allowed.
+
+    Nothing is half there: archives are checked and unpacked under another name, and moved into place.
+
+    Args:
+        name: the set.
+        base: the folder of sets, as a rule that of FULLYCONV_DATA. Archives are looked for in it, and in the folder in
+            it that is called after the set; what is unpacked goes into the latter.
+        download: whether to fetch archives that are not there.
+
+    Returns:
+        The set's own folder.
+
+    Raises:
+        ValueError: if there is no set of that name.
+        FileNotFoundError: if it is not there and cannot be fetched; the message says where to get it, whether that
+            needs a login, and which files are looked for.
+        DownloadError: if fetching failed.
+        DatasetError: if an archive is damaged or hostile.
+    """
+    known, base = set_named(name), Path(base)
+    folder = locate(known, base)
+    if folder is None or not _complete(known, folder):
+        for other in known.facts.needs:
+            fetch(other, base, download=download)
+        folder = locate(known, base)
+    if folder is not None:
+        return folder
+    home = base / known.facts.folders[0]
+    archives = known.archives()
+    there = {archive: _find([home, base], archive.file) for archive in archives}
+    wanted = [archive for archive in archives if there[archive] is not None or not archive.optional]
+    packed = next((path for ending in ENDINGS if (path := base / f"{known.name}{ending}").is_file()), None)
+    if packed is not None:  # somebody packed the whole set
+        wanted, there = [Archive(packed.name)], {Archive(packed.name): packed}
+    gone = [archive for archive in wanted if there[archive] is None]
+    if not wanted or (gone and not (download and all(archive.urls for archive in gone))):
+        raise FileNotFoundError(describe(known, base))
+    if gone:
+        tell(f"{known.facts.title}: {known.facts.licence}; fetched into {home}")
+    ready = [(archive, there[archive] or _fetched(archive, home)) for archive in wanted]
+    try:
+        install(ready, home)
+    except DatasetError:
+        if locate(known, base) is None:  # else another process was faster
+            raise
+    folder = locate(known, base)
+    if folder is None:
+        raise DatasetError(f"{home}: was unpacked and is not laid out as {known.facts.title}:\n{known.facts.layout}")
+    return folder
+
+
+def _complete(known: PublicSet, folder: Path) -> bool:
+    """Tell whether what a set needs of others is there."""
+    if not known.facts.needs:
+        return True
+    try:
+        known.find_splits(folder)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _find(folders: Iterable[Path], file: str) -> Path | None:
+    return next((folder / file for folder in folders if (folder / file).is_file()), None)
+
+
+def _fetched(archive: Archive, folder: Path) -> Path:
+    try:
+        return fetch_archive(archive, folder)
+    except DownloadError as error:
+        raise DownloadError(f"{error}. Fetch {archive.file} by hand and put it into {folder}") from error
+
+
+def describe(known: PublicSet, base: Path | None = None) -> str:
+    """Say where a set is to be had and how it has to lie.
+
+    Args:
+        known: the set.
+        base: the folder in which it was looked for.
+
+    Returns:
+        Several lines.
+    """
+    facts = known.facts
+    archives = known.archives()
+    where = "" if base is None else f" is not in {base}"
+    lines = [f"{known.name}: {facts.title}{where}. {'Page' if facts.login else 'Get it from'}: {facts.page}"]
+    if facts.login:
+        lines.append(
+            "Its files are given to people with an account there: log in, accept the terms, fetch them by hand."
+        )
+    if facts.needs:
+        lines.append(f"It needs {', '.join(facts.needs)} as well.")
+    if archives and all(archive.urls for archive in archives):
+        lines.append(f"It can be fetched: fullyconv.data.public.fetch({known.name!r}, FOLDER)")
+    if archives:
+        files = ", ".join(archive.file for archive in archives)
+        lines.append(f"Archives are unpacked where they lie in the folder: {files}, or {known.name}.zip or .tar")
+    lines += [f"Licence: {facts.licence}", "Its files, unpacked:", *(f"  {line}" for line in facts.layout.splitlines())]
+    return "\n".join(lines)

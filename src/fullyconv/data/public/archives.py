@@ -1,0 +1,228 @@
+"""Archives of public sets: checked, unpacked with nothing outside their folder, moved into place when whole."""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import os
+import shutil
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from fullyconv.data.public.description import Archive
+from fullyconv.download import download
+from fullyconv.errors import DatasetError, DownloadError, WeightsError
+from fullyconv.notices import tell
+
+MAX_BYTES = 2**38
+"""How much one archive may unpack to: 256 GiB, several times the largest of the sets."""
+
+MAX_RATIO = 100
+"""How many times its own size: pictures hardly shrink, and label maps by a factor of 10 or so."""
+
+MAX_FILES = 2_000_000
+
+ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+"""What archives are called."""
+
+_SLACK = 2**24  # bytes that are admitted whatever the ratio: tiny archives of flat masks
+_BLOCK = 2**20
+
+
+def extract(archive: Path, target: Path, *, max_bytes: int = MAX_BYTES, max_files: int = MAX_FILES) -> None:
+    """Unpack an archive into a folder: plain files and folders, none of them outside it, and no more than bounds say.
+
+    Times, owners and permissions are not taken over.
+
+    Args:
+        archive: a `.zip`, or a `.tar` as it is or packed by gzip, bzip2 or xz.
+        target: the folder; it is made if there is none. What is in it stays.
+        max_bytes: how much is unpacked at most.
+        max_files: how many files are unpacked at most.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        DatasetError: if the archive is damaged, or holds links, devices, names that lead out of the folder, the same
+            file twice, or more than the bounds admit. What was unpacked so far remains: give a folder that can go.
+    """
+    if not archive.is_file():
+        raise FileNotFoundError(f"{archive}: no such file")
+    bound = min(max_bytes, MAX_RATIO * archive.stat().st_size + _SLACK)
+    written = files = 0
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        for name, stream in _members(archive):
+            place = target / _inside(name, archive)
+            if stream is None:
+                place.mkdir(parents=True, exist_ok=True)
+                continue
+            files += 1
+            if files > max_files:
+                raise DatasetError(f"{archive}: holds more than {max_files} files; nothing of it is used")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                file = open(place, "xb")  # noqa: SIM115
+            except FileExistsError:
+                raise DatasetError(
+                    f"{archive}: holds {name!r} twice, or it is there already; unpack it by hand"
+                ) from None
+            with file, stream:
+                while block := stream.read(_BLOCK):
+                    written += len(block)
+                    if written > bound:
+                        raise DatasetError(
+                            f"{archive}: unpacks to more than {bound} bytes, which is more than {MAX_RATIO} times its "
+                            "size or the bound of all; no published set does. Nothing of it is used"
+                        )
+                    file.write(block)
+    except DatasetError:
+        raise
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise DatasetError(f"{archive}: holds a file where it also holds a folder ({error.filename})") from error
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
+        raise DatasetError(f"{archive}: damaged, or not whole ({error}); fetch it again") from error
+    if not files:
+        raise DatasetError(f"{archive}: holds no files; fetch it again")
+
+
+def _members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
+    """Give the name and the content of every member; no content for folders."""
+    if not archive.name.lower().endswith(ENDINGS):
+        raise DatasetError(f"{archive}: no archive that is understood; accepted are {', '.join(ENDINGS)}")
+    if archive.name.lower().endswith(".zip"):
+        with zipfile.ZipFile(archive) as packed:
+            for entry in packed.infolist():
+                kind = entry.external_attr >> 28  # the type of a file under Unix, where the archive was made there
+                if kind not in (0, 0o4, 0o10):
+                    raise DatasetError(f"{archive}: {entry.filename!r} is a link or a device, and not unpacked")
+                if entry.flag_bits & 1:
+                    raise DatasetError(f"{archive}: {entry.filename!r} is encrypted; unpack the archive by hand")
+                yield entry.filename, None if entry.is_dir() else packed.open(entry)
+        return
+    with tarfile.open(archive, "r:*") as tape:
+        for member in tape:
+            if member.isdir():
+                yield member.name, None
+            elif member.isreg():
+                stream = tape.extractfile(member)
+                assert stream is not None
+                yield member.name, stream
+            else:
+                raise DatasetError(f"{archive}: {member.name!r} is a link or a device, and not unpacked")
+
+
+def _inside(name: str, archive: Path) -> Path:
+    """Give the path of a member inside the folder, or refuse it."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+    absolute = name.startswith(("/", "\\")) or (parts and len(parts[0]) > 1 and parts[0][1] == ":")
+    if absolute or ".." in parts or "\0" in name:
+        raise DatasetError(
+            f"{archive}: {name!r} leads out of the folder that it is unpacked in; do not use this archive"
+        )
+    return Path(*parts) if parts else Path(".")
+
+
+def check_md5(path: Path, md5: str) -> None:
+    """See that a file is the published one. The digest proves it whole, not that nobody meant harm.
+
+    Args:
+        path: the file.
+        md5: 32 hexadecimal digits.
+
+    Raises:
+        DatasetError: if it is another file.
+    """
+    digest = hashlib.md5(usedforsecurity=False)
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    if digest.hexdigest() != md5:
+        raise DatasetError(
+            f"{path}: md5 {digest.hexdigest()}, published {md5}: not whole, or another release. Fetch it again, or "
+            "unpack it by hand if you know what it is"
+        )
+
+
+def fetch_archive(archive: Archive, folder: Path) -> Path:
+    """Fetch a published file, from the first of its addresses that gives the published bytes.
+
+    A connection that breaks is taken up again where the server proves that the file is still the same. The digest is
+    an md5, the only one that is published.
+
+    Args:
+        archive: the file.
+        folder: where it goes.
+
+    Returns:
+        Its path.
+
+    Raises:
+        DownloadError: if no address gives it; the message has the reason of each.
+    """
+    problems = []
+    for url in archive.urls if archive.md5 else ():
+        with _beside(folder) as place:
+            part = place / archive.file
+            try:
+                download(url, part)
+                check_md5(part, archive.md5 or "")
+            except (DownloadError, DatasetError, WeightsError) as error:
+                problems.append(str(error).replace(str(part), url))
+                continue
+            os.replace(part, folder / archive.file)
+            return folder / archive.file
+    raise DownloadError(f"{archive.file}: no address gives it: {'; '.join(problems) or 'it has to be fetched by hand'}")
+
+
+def install(archives: Sequence[tuple[Archive, Path]], target: Path) -> None:
+    """Unpack the archives of a set into its folder: all of them, or none.
+
+    Args:
+        archives: what each is, and where it lies.
+        target: the set's folder; where it is there already, what is unpacked goes beside what is in it.
+
+    Raises:
+        DatasetError: if an archive is damaged or hostile, or would overwrite something.
+    """
+    for archive, path in archives:
+        if archive.md5 is not None and path.name == archive.file:
+            check_md5(path, archive.md5)
+    with _beside(target.parent) as place:
+        for archive, path in archives:
+            tell(f"unpacking {path} into {target}")
+            extract(path, place / archive.into)
+        if not target.exists():
+            try:
+                os.rename(place, target)
+                return
+            except OSError:
+                if not target.is_dir():
+                    raise
+        entries = sorted(place.iterdir())
+        if there := [entry.name for entry in entries if (target / entry.name).exists()]:
+            raise DatasetError(f"{target / there[0]}: is there already, and the set is not whole; move it away")
+        for entry in entries:
+            os.rename(entry, target / entry.name)
+
+
+@contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """Make a folder that is gone afterwards, on the disk where its contents are to be moved to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        place = Path(tempfile.mkdtemp(dir=folder, prefix=".fullyconv-"))
+    except OSError as error:
+        raise DatasetError(
+            f"{folder}: cannot be written ({error}); unpack the set by hand elsewhere, and set FULLYCONV_DATA to that"
+        ) from error
+    place.chmod(0o755)
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)

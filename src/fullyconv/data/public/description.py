@@ -1,0 +1,100 @@
+"""What is known of a public data set: where it comes from, how it is laid out, what its files hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from fullyconv.data.pairs import Pair
+from fullyconv.data.readers import Reader
+from fullyconv.labels import Labels
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One file that a set is published as.
+
+    Args:
+        file: its name, as published.
+        urls: https addresses of the same bytes, the first tried first; empty where it has to be fetched by hand.
+        md5: digest by which its publishers, or torchvision, know it; proof against damage, not against malice.
+        into: folder that its contents go into, inside the set's own.
+        optional: whether the set is of use without it.
+    """
+
+    file: str
+    urls: tuple[str, ...] = ()
+    md5: str | None = None
+    into: str = "."
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a person should know of a set before using it.
+
+    Args:
+        title: its name in words.
+        source: the paper: authors, title, year.
+        page: where it is published.
+        licence: under what terms.
+        counts: split -> pairs, as published.
+        layout: the files that are looked for, one line each.
+        login: whether the page gives the files to people with an account only.
+        inside: folders that the set lies in where an archive was unpacked, such as "VOCdevkit/VOC2012".
+        folders: names that its folder has among other sets; `fetch` makes the first.
+        needs: names of other sets without which it is not whole.
+        notes: what is odd about it, one sentence each.
+    """
+
+    title: str
+    source: str
+    page: str
+    licence: str
+    counts: dict[str, int] = field(hash=False)
+    layout: str
+    login: bool = False
+    inside: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class PublicSet(Protocol):
+    """Know one public set. It holds plain values only: its options."""
+
+    @property
+    def name(self) -> str:
+        """The name by which the set is asked for."""
+
+    @property
+    def facts(self) -> Facts:
+        """What a person should know of it."""
+
+    @property
+    def labels(self) -> dict[str, Labels]:
+        """For each head its classes and what the values that `reader` gives mean; most sets have one head, "main"."""
+
+    def archives(self) -> tuple[Archive, ...]:
+        """Tell which files the set is published as; together they make it up."""
+
+    def has_layout(self, root: Path) -> bool:
+        """Tell whether a folder is laid out as the set is; another set may be, too."""
+
+    def is_set(self, root: Path) -> bool:
+        """Tell whether a folder is the set itself, by what tells its files from those of any other.
+
+        Options that the files cannot tell, such as which of them are read, do not count.
+        """
+
+    def find_splits(self, root: Path) -> dict[str, list[Pair]]:
+        """Pair the images and masks of every split that is there.
+
+        Raises:
+            FileNotFoundError: if a part of the set is missing; the message says which.
+            DatasetError: if a list names files that are not there.
+        """
+
+    def reader(self, root: Path) -> Reader:
+        """Give what reads the files."""

@@ -1,0 +1,268 @@
+"""NYU Depth V2 with 40 classes: 1,449 indoor scenes, in colour and depth.
+
+Source: Silberman et al., "Indoor segmentation and support inference from RGBD images", ECCV 2012; the classes, the
+crop and HHA are those of Gupta et al., "Perceptual organization and recognition of indoor scenes from RGB-D images",
+CVPR 2013, and "Learning rich features from RGB-D images", ECCV 2014, whose files have to be used to compare with
+published scores. Masks hold 1 to 40, and 0 is void.
+
+HHA is a picture of three channels: horizontal disparity, height above ground, angle with gravity. Depth is used as its
+natural logarithm. A sample is 8 bits a channel, so that it is stored as `log_depth_codes` says.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fullyconv import label_sets
+from fullyconv.data.pairs import Pair
+from fullyconv.data.public.description import Archive, Facts
+from fullyconv.data.public.lists import pairs_of, read_names
+from fullyconv.data.public.matlab import as_mask, read_matrix
+from fullyconv.data.readers import Reader
+from fullyconv.errors import DatasetError, near_miss
+from fullyconv.images import image_size, read_image, read_mask
+from fullyconv.labels import Labels
+
+Inputs = Literal["rgb", "depth", "hha", "rgb-depth", "rgb-hha"]
+
+CHANNELS: dict[str, int] = {"rgb": 3, "depth": 1, "hha": 3, "rgb-depth": 4, "rgb-hha": 6}
+"""Channels of a sample: "rgb-depth" is for early fusion, "rgb-hha" for late fusion by two trunks."""
+
+LOG_DEPTH = (6.0, 9.5)
+"""Natural logarithms of the depths in millimetres that codes 1 and 255 stand for: 0.40 m and 13.4 m."""
+
+_IMAGES = ("RGB", "rgb", "image", "images", "color")
+_LABELS = ("Label", "label", "labels", "label40", "labels_40", "masks")
+_DEPTH = ("Depth", "depth")
+_HHA = ("HHA", "hha")
+
+
+@dataclass(frozen=True)
+class Nyudv2:
+    """NYU Depth V2.
+
+    Args:
+        inputs: what a sample holds: "rgb", "depth" (logarithm, 1 channel), "hha", "rgb-depth" (4 channels, early
+            fusion), "rgb-hha" (6 channels, late fusion).
+        train: "train" keeps the published validation images apart, "trainval" trains on both.
+
+    Raises:
+        ValueError: if an option is none of these.
+    """
+
+    inputs: Inputs = "rgb"
+    train: Literal["train", "trainval"] = "train"
+
+    def __post_init__(self) -> None:
+        if self.inputs not in CHANNELS:
+            raise ValueError(f"inputs={self.inputs!r}: no such inputs. {near_miss(str(self.inputs), CHANNELS)}")
+        if self.train not in ("train", "trainval"):
+            raise ValueError(f'train={self.train!r}: choose "train" or "trainval"')
+
+    @property
+    def name(self) -> str:
+        """The name by which the set is asked for."""
+        return "nyudv2" if self.inputs == "rgb" else f"nyudv2_{self.inputs.replace('-', '_')}"
+
+    @property
+    def facts(self) -> Facts:
+        """What a person should know of it."""
+        return Facts(
+            title=f"NYUDv2, 40 classes, {self.inputs}",
+            source='Silberman et al., "Indoor segmentation and support inference from RGBD images", ECCV 2012; '
+            'classes of Gupta et al., "Perceptual organization and recognition of indoor scenes", CVPR 2013',
+            page="https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html",
+            licence="none stated; for research",
+            counts={"train": 381, "val": 414, "test": 654} if self.train == "train" else {"train": 795, "test": 654},
+            layout="""\
+data/images/img_NUMBER.png, data/depth/, data/hha/ (the same names)
+segmentation/img_NUMBER.mat                   segmentation: 1 to 40, 0 = ignore
+train.txt, val.txt, test.txt (one NUMBER a line)
+or, as pictures: RGB/NAME.png or .jpg, Label/NAME.png (0 = ignore), Depth/, HHA/, train.txt, test.txt""",
+            inside=("nyud",),
+            folders=("nyudv2", "nyud", "NYUDv2", "NYUDepthv2", "nyu_depth_v2"),
+        )
+
+    @property
+    def labels(self) -> dict[str, Labels]:
+        """The 40 classes; 0 is ignored."""
+        return {"main": label_sets.nyudv2()}
+
+    def archives(self) -> tuple[Archive, ...]:
+        """Tell which files the set is published as."""
+        return (Archive("nyud.tar.gz"),)
+
+    def has_layout(self, root: Path) -> bool:
+        """Tell whether a folder is laid out as the set is, in MATLAB files or pictures."""
+        return _is_gupta(root) or _is_plain(root)
+
+    def is_set(self, root: Path) -> bool:
+        """Tell NYUDv2 itself: the MATLAB layout is its own; pictures are, in a folder that is called so."""
+        return _is_gupta(root) or (_is_plain(root) and "nyu" in root.resolve().name.lower())
+
+    def find_splits(self, root: Path) -> dict[str, list[Pair]]:
+        """Pair the images and masks of every list that is there.
+
+        Args:
+            root: folder with the lists.
+
+        Returns:
+            Split -> pairs.
+
+        Raises:
+            FileNotFoundError: if a folder or list is missing, also one of the inputs.
+            DatasetError: if a list names files that are not there.
+        """
+        if not self.has_layout(root):
+            raise FileNotFoundError(f"{root}: is not laid out as NYUDv2:\n{self.facts.layout}")
+        there = {name: root / f"{name}.txt" for name in ("train", "val", "trainval", "test")}
+        names = {name: read_names(path) for name, path in there.items() if path.is_file()}
+        splits: dict[str, list[str]] = {}
+        if self.train == "trainval" or "train" not in names:
+            splits["train"] = names.get("trainval") or [*names.get("train", []), *names.get("val", [])]
+        else:
+            splits["train"] = names["train"]
+            if "val" in names:
+                splits["val"] = names["val"]
+        if "test" in names:
+            splits["test"] = names["test"]
+        if not splits["train"]:
+            raise FileNotFoundError(f"{root / 'train.txt'}: no such file; it lists the training images")
+        pairs = {split: self._pairs(root, listed, there.get(split, root)) for split, listed in splits.items()}
+        for kind in self.inputs.split("-"):
+            gone = [
+                pair for part in pairs.values() for pair in part if kind != "rgb" and _beside(pair.image, kind) is None
+            ]
+            if gone:
+                raise DatasetError(
+                    f"inputs={self.inputs!r}: {len(gone)} images have no {kind} ({gone[0].image}"
+                    f'{", ..." if len(gone) > 1 else ""}); unpack {kind} beside the images, or take inputs="rgb"'
+                )
+        return pairs
+
+    def _pairs(self, root: Path, names: list[str], listing: Path) -> list[Pair]:
+        if _is_gupta(root):
+            return pairs_of(
+                names,
+                lambda name: root / "data" / "images" / f"img_{name}.png",
+                lambda name: root / "segmentation" / f"img_{name}.mat",
+                listing,
+            )
+        images, labels = _first(root, _IMAGES), _first(root, _LABELS)
+        assert images is not None
+        assert labels is not None
+        stems = [Path(name).stem for name in names]
+        png = not (images / f"{stems[0]}.jpg").is_file()
+        return pairs_of(
+            stems,
+            lambda name: images / f"{name}{'.png' if png else '.jpg'}",
+            lambda name: labels / f"{name}.png",
+            listing,
+        )
+
+    def reader(self, root: Path) -> Reader:
+        """Give what reads the files: the inputs that were asked for, as one image."""
+        return NyudReader(self.inputs)
+
+
+@dataclass(frozen=True)
+class NyudReader:
+    """Read the inputs of a pair as one image of as many channels as they have.
+
+    Args:
+        inputs: as in `Nyudv2`.
+    """
+
+    inputs: Inputs = "rgb"
+
+    def image(self, pair: Pair) -> npt.NDArray[np.uint8]:
+        """Read the inputs as (H, W, C) uint8, in the order of the name: RGB before depth or HHA."""
+        parts = [self._part(pair, kind) for kind in self.inputs.split("-")]
+        sizes = {part.shape[:2] for part in parts}
+        if len(sizes) > 1:
+            raise DatasetError(f"{pair.image}: its {self.inputs} differ in size: {sorted(sizes)}; unpack them again")
+        return np.ascontiguousarray(np.concatenate(parts, axis=2))
+
+    def size(self, pair: Pair) -> tuple[int, int]:
+        """Give height and width in pixels."""
+        return image_size(pair.image)
+
+    def mask(self, pair: Pair) -> npt.NDArray[Any]:
+        """Read the mask as (H, W) integers: 1 to 40, and 0 for void."""
+        if pair.mask.suffix == ".mat":
+            return as_mask(read_matrix(pair.mask, "segmentation"), pair.mask)
+        return read_mask(pair.mask)
+
+    def _part(self, pair: Pair, kind: str) -> npt.NDArray[np.uint8]:
+        if kind == "rgb":
+            return read_image(pair.image)
+        path = _beside(pair.image, kind)
+        if path is None:
+            raise DatasetError(f"{pair.image}: has no {kind} beside it; unpack it, or take inputs='rgb'")
+        if kind == "hha":
+            return read_image(path)  # its channels are no colours: they stay in the order of the file
+        return log_depth_codes(read_mask(path))[..., None]
+
+
+def log_depth_codes(depth: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Write depth as its natural logarithm in 8 bits: steps of 1.4 %, as fine as the sensor at 5 m.
+
+    Args:
+        depth: (H, W) millimetres; 0 where the sensor saw nothing.
+
+    Returns:
+        (H, W) codes: 0 for nothing, 1 to 255 for the range of `LOG_DEPTH`, beyond which they stay at its ends.
+
+    Example:
+        >>> codes = log_depth_codes(np.array([[0, 403, 2550, 13360]]))
+        >>> codes.tolist()
+        [[0, 1, 135, 255]]
+        >>> round(float(log_depth(codes)[0, 2]), 1)
+        7.8
+    """
+    low, high = LOG_DEPTH
+    with np.errstate(divide="ignore"):
+        logs = np.log(depth.astype(np.float64))
+    steps = np.clip(np.rint((logs - low) / (high - low) * 254), 0, 254) + 1
+    result: npt.NDArray[np.uint8] = np.where(depth > 0, steps, 0).astype(np.uint8)
+    return result
+
+
+def log_depth(codes: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Give the natural logarithm of the depth in millimetres that codes stand for; nan for code 0.
+
+    A mean of it, such as the reference's 7.844, is code (7.844 - 6.0) / 3.5 x 254 + 1 = 135, which is 0.529 of 255.
+    """
+    low, high = LOG_DEPTH
+    logs: npt.NDArray[np.float64] = low + (codes.astype(np.float64) - 1) / 254 * (high - low)
+    return np.where(codes > 0, logs, math.nan)
+
+
+def _is_gupta(root: Path) -> bool:
+    return (root / "data" / "images").is_dir() and (root / "segmentation").is_dir()
+
+
+def _is_plain(root: Path) -> bool:
+    extra = _first(root, _DEPTH) or _first(root, _HHA)
+    lists = any((root / f"{name}.txt").is_file() for name in ("train", "trainval"))
+    return all((_first(root, _IMAGES), _first(root, _LABELS), extra, lists))
+
+
+def _first(root: Path, names: tuple[str, ...]) -> Path | None:
+    return next((root / name for name in names if (root / name).is_dir()), None)
+
+
+def _beside(image: Path, kind: str) -> Path | None:
+    """Find depth or HHA of a picture: in a folder beside its own, by the same stem."""
+    for name in _DEPTH if kind == "depth" else _HHA:
+        for suffix in (".png", ".jpg"):
+            path = image.parent.parent / name / f"{image.stem}{suffix}"
+            if path.is_file():
+                return path
+    return None

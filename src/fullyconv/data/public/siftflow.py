@@ -1,0 +1,168 @@
+"""SIFT Flow: 2,688 outdoor scenes of 256 x 256 with two labellings, 33 semantic and 3 geometric classes.
+
+Source: Liu, Yuen, Torralba, "Nonparametric scene parsing: label transfer via dense scene alignment", CVPR 2009; the
+geometric classes are those of Tighe and Lazebnik, "SuperParsing", ECCV 2010. Semantic labels count from 1 and 0 is
+void; geometric ones count from 1, and both 0 and -1 are void. Cow, desert and moon do not occur in the test images, so
+that 30 classes are scored of 33; two images have no annotation and are in no split.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fullyconv import label_sets
+from fullyconv.data.pairs import Pair
+from fullyconv.data.public.description import Archive, Facts
+from fullyconv.data.public.lists import pairs_of, read_names
+from fullyconv.data.public.matlab import as_mask, read_matrix
+from fullyconv.data.readers import FileReader, Reader
+from fullyconv.errors import near_miss
+from fullyconv.labels import Labels
+
+SCENES = "spatial_envelope_256x256_static_8outdoorcategories"
+"""The one folder in each of Images, SemanticLabels and GeoLabels."""
+
+UNANNOTATED = ("highway_bost181", "street_urb506")
+
+FOLDERS: dict[str, str] = {"semantic": "SemanticLabels", "geometric": "GeoLabels"}
+
+
+@dataclass(frozen=True)
+class SiftFlow:
+    """SIFT Flow with both labellings, or one of them.
+
+    Args:
+        heads: what is learnt; of several, a reader that gives one mask gives the first.
+
+    Raises:
+        ValueError: if a head is neither "semantic" nor "geometric", or there is none.
+    """
+
+    heads: tuple[Literal["semantic", "geometric"], ...] = ("semantic", "geometric")
+
+    def __post_init__(self) -> None:
+        if isinstance(self.heads, str) or not self.heads or len(set(self.heads)) != len(self.heads):
+            raise ValueError(f"heads={self.heads!r}: give a tuple of {' and '.join(FOLDERS)}, each once")
+        for head in self.heads:
+            if head not in FOLDERS:
+                raise ValueError(f"heads={self.heads!r}: no head {head!r}. {near_miss(str(head), FOLDERS)}")
+
+    @property
+    def name(self) -> str:
+        """The name by which the set is asked for."""
+        return "siftflow" if self.heads[0] == "semantic" else "siftflow_geometric"
+
+    @property
+    def facts(self) -> Facts:
+        """What a person should know of it."""
+        return Facts(
+            title="SIFT Flow" if self.heads[0] == "semantic" else "SIFT Flow, geometric classes",
+            source='Liu, Yuen, Torralba, "Nonparametric scene parsing: label transfer via dense scene alignment", '
+            "CVPR 2009",
+            page="http://www.cs.unc.edu/~jtighe/Papers/ECCV10/",
+            licence="photographs of LabelMe, none stated; for research",
+            counts={"train": 2486, "test": 200},
+            layout=f"""\
+Images/{SCENES}/NAME.jpg
+SemanticLabels/{SCENES}/NAME.mat              S: 1 to 33, 0 = ignore
+GeoLabels/{SCENES}/NAME.mat                   S: 1 to 3, 0 and -1 = ignore
+test.txt or TestSet1.txt (one NAME a line), and train.txt or trainval.txt; without the latter, all others""",
+            inside=("SiftFlowDataset",),
+            folders=("siftflow", "SiftFlow", "sift-flow"),
+            notes=("cow, desert and moon do not occur in the test images: 30 of the 33 classes are scored",)
+            if self.heads[0] == "semantic"
+            else (),
+        )
+
+    @property
+    def labels(self) -> dict[str, Labels]:
+        """For each head its classes; 0 is ignored."""
+        known = {"semantic": label_sets.sift_flow_semantic(), "geometric": label_sets.sift_flow_geometric()}
+        return {head: known[head] for head in self.heads}
+
+    def archives(self) -> tuple[Archive, ...]:
+        """Tell which files the set is published as."""
+        return (Archive("SiftFlowDataset.zip"),)
+
+    def has_layout(self, root: Path) -> bool:
+        """Tell whether a folder is laid out as SIFT Flow is."""
+        return all((root / name / SCENES).is_dir() for name in ("Images", *(FOLDERS[head] for head in self.heads)))
+
+    def is_set(self, root: Path) -> bool:
+        """Tell SIFT Flow itself: the layout is its own."""
+        return self.has_layout(root)
+
+    def find_splits(self, root: Path) -> dict[str, list[Pair]]:
+        """Pair the images with the masks of the first head; `SiftFlowReader` finds those of the other.
+
+        Args:
+            root: folder with Images, SemanticLabels and GeoLabels.
+
+        Returns:
+            Train and test, without the images that have no annotation.
+
+        Raises:
+            FileNotFoundError: if a folder, or the list of the test images, is missing.
+            DatasetError: if a list names files that are not there.
+        """
+        for name in ("Images", *(FOLDERS[head] for head in self.heads)):
+            if not (root / name / SCENES).is_dir():
+                raise FileNotFoundError(f"{root / name / SCENES}: no such folder; unpack all of SIFT Flow")
+        places = {name: root / f"{name}.txt" for name in ("test", "TestSet1", "train", "trainval")}
+        listing = next((places[name] for name in ("test", "TestSet1") if places[name].is_file()), places["test"])
+        test = [Path(name).stem for name in read_names(listing)]
+        wanted = next((places[name] for name in ("trainval", "train") if places[name].is_file()), None)
+        if wanted is not None:
+            train = [Path(name).stem for name in read_names(wanted)]
+        else:
+            train = sorted(path.stem for path in (root / "Images" / SCENES).glob("*.jpg"))
+        left_out = {*test, *UNANNOTATED}
+        names = {"train": [name for name in train if name not in left_out], "test": test}
+        lists = {"train": wanted or root / "Images" / SCENES, "test": listing}
+        splits = {split: self._pairs(root, names[split], lists[split], self.heads[0]) for split in names}
+        for head in self.heads[1:]:
+            for split in names:
+                self._pairs(root, names[split], lists[split], head)  # nothing is missing
+        return splits
+
+    def _pairs(self, root: Path, names: list[str], listing: Path, head: str) -> list[Pair]:
+        return pairs_of(
+            names,
+            lambda name: root / "Images" / SCENES / f"{name}.jpg",
+            lambda name: root / FOLDERS[head] / SCENES / f"{name}.mat",
+            listing,
+        )
+
+    def reader(self, root: Path) -> Reader:
+        """Give what reads the files."""
+        return SiftFlowReader(self.heads)
+
+
+@dataclass(frozen=True)
+class SiftFlowReader(FileReader):
+    """Read the masks of one head, or of all of them.
+
+    Args:
+        heads: as in `SiftFlow`.
+    """
+
+    heads: tuple[str, ...] = ("semantic", "geometric")
+
+    def mask(self, pair: Pair) -> npt.NDArray[Any]:
+        """Read the mask of the first head as (H, W) integers."""
+        return _read(pair.mask)
+
+    def masks(self, pair: Pair) -> dict[str, npt.NDArray[Any]]:
+        """Read the masks of all heads, each (H, W) integers."""
+        top = pair.mask.parents[2]
+        return {head: _read(top / FOLDERS[head] / SCENES / pair.mask.name) for head in self.heads}
+
+
+def _read(path: Path) -> npt.NDArray[np.integer]:
+    matrix = read_matrix(path, "S")
+    return as_mask(np.where(matrix == -1, 0, matrix), path)
