@@ -31,7 +31,8 @@ def run(data: str, start: str, arguments: argparse.Namespace, seed: int) -> dict
     kind = "random" if start.startswith("random:") else start.replace("/", "_")
     folder = Path(arguments.out) / f"{Path(data).name}-{kind}-{arguments.epochs}-{seed}"
     command = [sys.executable, "-m", "fullyconv", "fit", data, "--model", start, "--out", str(folder)]
-    command += ["--epochs", str(arguments.epochs), "--seed_everything", str(seed), *arguments.options]
+    command += ["--epochs", str(arguments.epochs), "--seed_everything", str(seed), f"--data.seed={seed}"]
+    command += arguments.options
     folder.mkdir(parents=True, exist_ok=True)
     with open(f"{folder}.log", "a") as log:
         begun = time.monotonic()

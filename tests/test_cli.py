@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import public_trees
 from conftest import write_tree
 from fullyconv import cli
 from fullyconv.module import SegmentationModule
@@ -270,7 +272,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     assert stopped.value.code == 0
     printed = capsys.readouterr().out
-    for command in ("list", "demo", "predict", "fit", "test", "validate", "convert", "publish"):
+    for command in ("list", "demo", "predict", "doctor", "fetch", "fit", "test", "validate", "convert", "publish"):
         assert command in printed
 
 
@@ -286,3 +288,49 @@ def test_the_shipped_street_model_has_the_score_of_its_card(camvid: Path, capsys
     assert measured["mean_iu"] == pytest.approx(entry.config.score["mean_iu"], abs=0.05)
     for name, value in entry.config.score["iu"].items():
         assert measured["iu"][name] == pytest.approx(value, abs=0.05)
+
+
+def test_fetch_lists_the_sets_and_says_where_those_are_that_are_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FULLYCONV_DATA", raising=False)
+    root = public_trees.voc(tmp_path / "VOCdevkit" / "VOC2012")
+    assert cli.main(["fetch", "--to", str(tmp_path)]) == 0
+    listed = capsys.readouterr().out
+    assert f"voc2012: PASCAL VOC 2012; train 1464, val 1449; {root}" in listed
+    assert "cityscapes: Cityscapes; train 2975, val 500; login" in listed
+    assert "oxford_pet: Oxford-IIIT Pet; train 3680, test 3669; download" in listed
+
+
+def test_fetch_unpacks_what_lies_there_and_says_how_to_use_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FULLYCONV_DATA", raising=False)
+    public_trees.cityscapes(tmp_path / "made")
+    shutil.make_archive(str(tmp_path / "sets" / "cityscapes"), "zip", tmp_path / "made")
+    assert cli.main(["fetch", "cityscapes", "--to", str(tmp_path / "sets")]) == 0
+    shown = capsys.readouterr().out
+    assert str(tmp_path / "sets" / "cityscapes") in shown
+    assert "fullyconv doctor cityscapes" in shown
+    assert (tmp_path / "sets" / "cityscapes" / "leftImg8bit").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fetch", "voc"], "no such public set"),
+        (["fetch", "camvid", "--to", "."], "camvid: CamVid is not in"),
+        (["fetch", "voc2012"], "set FULLYCONV_DATA"),
+    ],
+)
+def test_fetch_says_what_stops_it(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("FULLYCONV_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words) == 2
+    assert message in capsys.readouterr().err

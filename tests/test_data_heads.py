@@ -123,3 +123,15 @@ def test_reader_of_several_heads_travels_to_workers(siftflow: Path) -> None:
     again = pickle.loads(pickle.dumps(reader))
     assert (again.mask(pair) == reader.mask(pair)).all()
     assert again.size(pair) == trees.SIZE
+
+
+@pytest.mark.parametrize("place", ["memory", "folder"])
+def test_kept_masks_are_those_of_all_heads(siftflow: Path, tmp_path: Path, place: str) -> None:
+    cache = "memory" if place == "memory" else str(tmp_path / "cache")
+    plain = MultiHeadDataModule(str(siftflow), batch_size=2, crop_size=8)
+    kept = MultiHeadDataModule(str(siftflow), batch_size=2, crop_size=8, cache=cache)
+    for _ in range(2):
+        for one, other in zip(plain.train_dataloader(), kept.train_dataloader(), strict=True):
+            assert torch.equal(one["image"], other["image"])
+            for head in plain.labels:
+                assert torch.equal(one["mask"][head], other["mask"][head])

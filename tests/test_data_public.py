@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torchvision import datasets
 
 import public_trees as trees
 from fullyconv import label_sets
 from fullyconv.data import PUBLIC_SETS, SegmentationDataModule, dataset_root, open_source
+from fullyconv.data.pairs import Pair
 from fullyconv.data.public import PUBLIC, describe, fetch, locate, recognise, set_named
 from fullyconv.data.public.nyudv2 import CHANNELS, Nyudv2, log_depth, log_depth_codes
 from fullyconv.data.public.pascal_context import IDS, RENAMES, PascalContext
@@ -176,9 +178,7 @@ def test_missing_set_says_where_it_is_to_be_had_and_how_it_has_to_lie(
         "leftImg8bit/train/CITY/NAME_leftImg8bit.png",
     ):
         assert part in text
-    with pytest.raises(
-        FileNotFoundError, match=r"It can be fetched: fullyconv\.data\.public\.fetch\('voc2012', FOLDER"
-    ):
+    with pytest.raises(FileNotFoundError, match="It can be fetched: fullyconv fetch voc2012"):
         dataset_root("voc2012")
     trees.sbd(tmp_path / "sbd", ["2008_000002"], ["2008_000003"])
     with pytest.raises(FileNotFoundError, match="voc2011: PASCAL VOC 2011 is not in"):
@@ -680,3 +680,47 @@ def test_real_name_in_the_folder_of_real_sets(data_root: Path) -> None:
         pytest.skip(f"no camvid under FULLYCONV_DATA={data_root}")
     assert fetch("camvid", data_root, download=False) == data_root / "camvid"
     assert locate(PUBLIC["voc2012"], data_root) is None
+
+
+# Beside torchvision's classes
+
+
+def same_files(pairs: list[Pair], images: list[str], masks: list[str]) -> bool:
+    return sorted((str(pair.image), str(pair.mask)) for pair in pairs) == sorted(zip(images, masks, strict=True))
+
+
+@pytest.mark.parametrize("year", [2007, 2012])
+def test_voc_has_the_pairs_of_torchvision(tmp_path: Path, year: int) -> None:
+    root = trees.voc(tmp_path / "VOCdevkit" / f"VOC{year}")
+    splits = Voc(year).find_splits(root)
+    for split in ("train", "val"):
+        peer = datasets.VOCSegmentation(str(tmp_path), year=str(year), image_set=split)
+        assert same_files(splits[split], peer.images, peer.masks)
+        with Image.open(peer.masks[0]) as mask:
+            assert np.array_equal(Voc(year).reader(root).mask(splits[split][0]), np.asarray(mask))
+
+
+def test_sbd_has_the_pairs_and_masks_of_torchvision(tmp_path: Path) -> None:
+    root = trees.sbd(tmp_path, ["2008_000002", "2008_000003"], ["2008_000007"])
+    splits, reader = Sbd().find_splits(root), Sbd().reader(root)
+    for split in ("train", "val"):
+        peer = datasets.SBDataset(str(root), image_set=split, mode="segmentation")
+        assert same_files(splits[split], peer.images, peer.masks)
+        target = peer._get_segmentation_target(peer.masks[0])
+        assert np.array_equal(reader.mask(splits[split][0]), np.asarray(target))
+
+
+def test_cityscapes_has_the_pairs_of_torchvision(tmp_path: Path) -> None:
+    root = trees.cityscapes(tmp_path)
+    splits = PUBLIC["cityscapes"].find_splits(root)
+    for split in ("train", "val"):
+        peer = datasets.Cityscapes(str(root), split=split, target_type="semantic")
+        assert same_files(splits[split], peer.images, [targets[0] for targets in peer.targets])
+
+
+def test_pets_have_the_pairs_of_torchvision(tmp_path: Path) -> None:
+    root = trees.oxford_pet(tmp_path / "oxford-iiit-pet")
+    splits = PUBLIC["oxford_pet"].find_splits(root)
+    for split, name in (("train", "trainval"), ("test", "test")):
+        peer = datasets.OxfordIIITPet(str(tmp_path), split=name, target_types="segmentation")
+        assert same_files(splits[split], [str(path) for path in peer._images], [str(path) for path in peer._segs])

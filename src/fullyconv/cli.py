@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -98,6 +99,15 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--strict", action="store_true", help="warnings are errors")
     doctor.add_argument("--all", action="store_true", help="name every file, not five a finding")
     doctor.set_defaults(run=_doctor)
+
+    fetching = commands.add_parser(
+        "fetch",
+        help="list the public data sets, or make one ready: unpack its archives, and download what may be",
+        description="Without a name: the sets, their licences and how each is to be had.",
+    )
+    fetching.add_argument("name", nargs="?", metavar="NAME", help="of a public set")
+    fetching.add_argument("--to", metavar="FOLDER", help="folder of the sets (default: FULLYCONV_DATA)")
+    fetching.set_defaults(run=_fetch)
 
     for name, split in (("test", "test"), ("validate", "val")):
         command = commands.add_parser(
@@ -222,6 +232,30 @@ ORIGINS = {
     "caffe": "Caffe: the reference networks and their classifiers, fetched at the first load, unverified",
     "hub": "Hugging Face Hub: fetched at the first load, unverified",
 }
+
+
+def _fetch(arguments: argparse.Namespace) -> int:
+    from fullyconv.data.public import PUBLIC, fetch, locate, set_named
+    from fullyconv.data.sources import ENVIRONMENT
+
+    base = arguments.to or os.environ.get(ENVIRONMENT)
+    if arguments.name is None:
+        for name, known in PUBLIC.items():
+            facts, archives = known.facts, known.archives()
+            ways = "download" if archives and all(archive.urls for archive in archives) else "by hand"
+            where = None if base is None else locate(known, Path(base))
+            pairs = ", ".join(f"{split} {number}" for split, number in facts.counts.items())
+            print(f"{name}: {facts.title}; {pairs}; {where or ('login' if facts.login else ways)}")
+            print(f"    {facts.licence}; {facts.page}")
+        return 0
+    set_named(arguments.name)  # a name that is none is said before anything else
+    if base is None:
+        raise ValueError(f"--to FOLDER: say where the sets lie, or set {ENVIRONMENT} to that folder")
+    folder = fetch(arguments.name, Path(base).expanduser())
+    print(f"{arguments.name}: {folder}")
+    if arguments.to and Path(arguments.to).expanduser() != Path(os.environ.get(ENVIRONMENT, "")):
+        print(f"{ENVIRONMENT}={arguments.to} fullyconv doctor {arguments.name}")
+    return 0
 
 
 def _list(arguments: argparse.Namespace) -> int:

@@ -119,11 +119,25 @@ class SegmentationDataModule(L.LightningDataModule):
         )
         self.splits = self._with_validation(val_fraction, split_seed)
         self._check = check
-        self.cache: DecodedCache | None = None
-        if cache is not None:
-            readers = max(num_workers, 1) if os.fspath(cache) == "memory" else 1
-            self.cache = DecodedCache(cache, self.labels, self.source.reader, cache_gigabytes / readers)
         self._checked: set[str] = set()
+        self.cache: DecodedCache | None = None
+        self.keep_decoded(cache, cache_gigabytes)
+
+    def keep_decoded(self, cache: str | Path | None, gigabytes: float = 8.0) -> None:
+        """Keep decoded pictures and masks from now on, as labels and reader of `source` are now.
+
+        Args:
+            cache: a folder, "memory", or None to keep nothing.
+            gigabytes: how much is kept at most, in 10^9 bytes.
+
+        Raises:
+            ValueError: if `gigabytes` is not above 0.
+            DatasetError: if the folder cannot be made.
+        """
+        self.cache = None
+        if cache is not None:
+            readers = max(self.num_workers, 1) if os.fspath(cache) == "memory" else 1
+            self.cache = DecodedCache(cache, self.labels, self.source.reader, gigabytes / readers)
 
     @classmethod
     def from_folder(

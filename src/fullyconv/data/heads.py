@@ -167,6 +167,8 @@ class MultiHeadDataModule(L.LightningDataModule):
         seed: seed of order and augmentation.
         eval_batch_size: samples a batch in evaluation.
         check: read all masks once before training.
+        cache: where decoded pictures and masks are kept.
+        cache_gigabytes: how much of them at most.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -192,6 +194,8 @@ class MultiHeadDataModule(L.LightningDataModule):
         seed: int = 0,
         eval_batch_size: int | None = None,
         check: bool = True,
+        cache: str | None = None,
+        cache_gigabytes: float = 8.0,
     ) -> None:
         super().__init__()
         data = os.fspath(data)
@@ -226,6 +230,7 @@ class MultiHeadDataModule(L.LightningDataModule):
         source.reader = JointReader(source.reader, self.labels)  # type: ignore[arg-type]
         source.labels = self._codes.joint
         source.counts.clear()
+        self._joint.keep_decoded(cache, cache_gigabytes)  # as joint labels
         self._check = check
         self._checked: set[str] = set()
 

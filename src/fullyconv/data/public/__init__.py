@@ -219,7 +219,7 @@ def describe(known: PublicSet, base: Path | None = None) -> str:
     if facts.needs:
         lines.append(f"It needs {', '.join(facts.needs)} as well.")
     if archives and all(archive.urls for archive in archives):
-        lines.append(f"It can be fetched: fullyconv.data.public.fetch({known.name!r}, FOLDER)")
+        lines.append(f"It can be fetched: fullyconv fetch {known.name}")
     if archives:
         files = ", ".join(archive.file for archive in archives)
         lines.append(f"Archives are unpacked where they lie in the folder: {files}, or {known.name}.zip or .tar")
