@@ -1,100 +1,304 @@
-"""Augmentation of one training sample: fullyconv's transform against torchvision's v2 transforms on Pillow images.
+"""Time the training transform beside torchvision's, and measure how far the two are apart.
 
-    python benchmarks/augmentation.py                         # a generated picture
-    python benchmarks/augmentation.py --image street.jpg      # your own, resized to both sizes
+The peer is the usual pipeline, torchvision v2 on Pillow images: `ScaleJitter`, `RandomCrop`, `RandomHorizontalFlip`,
+`ColorJitter`, `ToImage`, `ToDtype`, with the same ranges and the same result: a float image in 0..1, a mask of int64.
+Where it jitters makes a difference, so it is timed twice: on the whole picture and on the crop. Every variant runs in
+turn within each repeat, on one core, in processor time; medians of the time a picture are printed, and the median
+of the ratios of each repeat.
 
-Both take a decoded picture and mask, scale them by 0.5 to 2, crop to the picture's own size, flip, vary brightness,
-contrast, saturation and, in the first two rows, hue, and give float32 (C, H, W) and int64 (H, W). torchvision gets a
-Pillow image, as its own data sets give it, and draws its four colour operations in random order; fullyconv gets an
-array. One thread; the two take turns, so that what else runs meets both; printed are medians and their ratio.
+The pictures are those given with --images, or those of CamVid where the environment variable FULLYCONV_DATA names a
+folder that holds it, else drawn. They are written as PNG, larger sizes by enlarging them.
+
+    python benchmarks/augmentation.py --repeats 9
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import platform
+import random
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import PIL
 import torch
 import torchvision
 from PIL import Image
+from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
 
-from fullyconv.data.transforms import Augmentation, TrainingTransform
+import fullyconv
+from fullyconv.data import Augmentation, Pair, SegmentationFolder, TrainingTransform
+from fullyconv.data.cache import DecodedCache
+from fullyconv.data.readers import FileReader
+from fullyconv.data.transforms import Draw, apply_to_image
+from fullyconv.images import read_image
+from fullyconv.labels import Labels
 
-SIZES = ((360, 480), (1024, 2048))
+Size = tuple[int, int]
 
-
-def picture(size: tuple[int, int], path: Path | None) -> Image.Image:
-    """Open a picture, or draw one: smooth colours with noise."""
-    height, width = size
-    if path is not None:
-        return Image.open(path).convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
-    rng = np.random.default_rng(0)
-    coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((width, height))
-    noise = rng.integers(-12, 13, (height, width, 3))
-    return Image.fromarray((np.asarray(coarse) + noise).clip(0, 255).astype(np.uint8))
-
-
-def usual(size: tuple[int, int], hue: float) -> v2.Transform:
-    """Compose what tutorials compose, from torchvision's own parts."""
-    return v2.Compose([
-        v2.ScaleJitter(size, (0.5, 2.0), antialias=True),
-        v2.RandomCrop(size, pad_if_needed=True, fill={tv_tensors.Mask: 255, "others": 128}),
-        v2.RandomHorizontalFlip(),
-        v2.ColorJitter(0.25, 0.25, 0.25, hue),
-        v2.ToImage(),
-        v2.ToDtype({tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.int64, "others": None}, scale=True),
-    ])  # fmt: skip
+CASES: dict[str, tuple[Size, Size]] = {  # picture and crop, each (H, W)
+    "480 x 360, crop 320 x 320": ((360, 480), (320, 320)),
+    "480 x 360, crop of that size": ((360, 480), (360, 480)),
+    "2048 x 1024, crop 512 x 512": ((1024, 2048), (512, 512)),
+    "2048 x 1024, crop of that size": ((1024, 2048), (1024, 2048)),
+}
+JITTER = 0.25  # brightness, contrast and saturation
+HUE = 0.1
+LABELS = Labels.of([f"class {index}" for index in range(12)])
 
 
-def measure(first: Callable[[], object], second: Callable[[], object], repeats: int) -> tuple[list[float], list[float]]:
-    """Time two functions in turns; milliseconds."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(3):
-        first()
-        second()
-    for _ in range(repeats):
-        for function, found in zip((first, second), times, strict=True):
-            begin = time.perf_counter()
-            function()
-            found.append(1000 * (time.perf_counter() - begin))
-    return times
+def drawn(count: int, size: Size = (360, 480)) -> list[Image.Image]:
+    """Draw pictures with the statistics of photographs: large regions, small ones, grain, few saturated colours."""
+    pictures = []
+    for seed in range(count):
+        rng = np.random.default_rng(seed)
+        picture = np.zeros((*size, 3), dtype=np.float32)
+        for cells, amount in ((3, 0.30), (8, 0.18), (24, 0.10), (90, 0.06)):
+            colours = rng.normal(0, amount, (cells, cells, 1)) + rng.normal(0, amount / 3, (cells, cells, 3))
+            for channel in range(3):
+                plane = Image.fromarray(colours[..., channel].astype(np.float32))
+                picture[..., channel] += np.asarray(plane.resize(size[::-1], Image.Resampling.BICUBIC))
+        picture += 0.42 + rng.normal(0, 0.02, picture.shape)
+        pictures.append(Image.fromarray((picture.clip(0, 1) * 255).astype(np.uint8)))
+    return pictures
+
+
+def photographs(count: int, given: Sequence[Path] = ()) -> tuple[list[Image.Image], str]:
+    """Read the pictures that are given, or those of CamVid, spread over the set; draw some where there is none."""
+    if given:
+        return [Image.fromarray(read_image(file)) for file in given], f"{len(given)} pictures"
+    root = os.environ.get("FULLYCONV_DATA")
+    files = sorted((Path(root) / "camvid" / "train").glob("*")) if root else []
+    if not files:
+        return drawn(min(count, 16)), "drawn pictures"
+    chosen = [files[index * len(files) // count] for index in range(min(count, len(files)))]
+    return [Image.fromarray(read_image(file)) for file in chosen], f"{len(chosen)} pictures of CamVid"
+
+
+def write_pairs(folder: Path, pictures: Sequence[Image.Image], size: Size) -> list[Pair]:
+    """Write the pictures at a size (H, W) as PNG, with masks of twelve classes whose regions are as smooth."""
+    pairs = []
+    for index, picture in enumerate(pictures):
+        image, mask = folder / f"{index}.png", folder / f"{index}-mask.png"
+        resized = picture.resize(size[::-1], Image.Resampling.BICUBIC)
+        grey = np.asarray(resized.convert("L").resize((size[1] // 8, size[0] // 8)).resize(size[::-1]))
+        resized.save(image)
+        Image.fromarray((grey // 22).astype(np.uint8)).save(mask)
+        pairs.append(Pair(image, mask, str(index)))
+    return pairs
+
+
+def usual(size: Size, crop: Size, hue: float, where: str) -> v2.Transform:
+    """Build the peer; `where` is "whole" or "crop"."""
+    jitter = [v2.ColorJitter(JITTER, JITTER, JITTER, hue)]
+    geometry = [
+        v2.ScaleJitter(size, scale_range=(0.5, 2.0)),
+        v2.RandomCrop(crop, pad_if_needed=True, fill={tv_tensors.Mask: 255, "others": 128}),
+        v2.RandomHorizontalFlip(0.5),
+    ]
+    result = [v2.ToImage(), v2.ToDtype({tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.int64}, scale=True)]
+    return v2.Compose([*jitter, *geometry, *result] if where == "whole" else [*geometry, *jitter, *result])
+
+
+def decoded(pair: Pair) -> tuple[Image.Image, tv_tensors.Mask]:
+    """Decode the usual way."""
+    with Image.open(pair.image) as image, Image.open(pair.mask) as mask:
+        return image.convert("RGB"), tv_tensors.Mask(torch.from_numpy(np.array(mask)))
+
+
+def variants(
+    pairs: Sequence[Pair], size: Size, crop: Size, hue: float, cache: DecodedCache
+) -> dict[str, list[tuple[str, Callable[[int], Any]]]]:
+    """Make what is timed, in groups whose first is ours, each called with the number of a picture."""
+    transform = TrainingTransform(Augmentation(crop, (0.5, 2.0), 0.5, JITTER, JITTER, JITTER, hue))
+    whole, late = (usual(size, crop, hue, where) for where in ("whole", "crop"))
+    pillow = [decoded(pair) for pair in pairs]
+    tensors = [(torch.from_numpy(np.array(image)).permute(2, 0, 1), mask) for image, mask in pillow]
+    plain = SegmentationFolder(pairs, LABELS, transform=transform)
+    cached = SegmentationFolder(pairs, LABELS, transform=transform, cache=cache)
+
+    def ours(index: int) -> tuple[Tensor, Tensor]:
+        image, mask = transform(*tensors[index])
+        return image, mask.to(torch.int64)
+
+    for index in range(len(pairs)):
+        sample = cached[0, index]  # fills the cache
+        results = [ours(index), whole(*pillow[index]), late(*pillow[index]), (sample["image"], sample["mask"])]
+        for image, mask in results:
+            assert (image.shape, mask.shape) == ((3, *crop), crop)
+            assert (image.dtype, mask.dtype) == (torch.float32, torch.int64)
+    return {
+        "already decoded": [
+            ("fullyconv", ours),
+            ("torchvision v2, jitter on the crop", lambda index: late(*pillow[index])),
+            ("torchvision v2, jitter on the whole picture", lambda index: whole(*pillow[index])),
+        ],
+        "from the files": [
+            ("fullyconv, decoded cache, whole data set", lambda index: cached[1, index]),
+            ("fullyconv, no cache, whole data set", lambda index: plain[1, index]),
+            ("torchvision v2, jitter on the crop", lambda index: late(*decoded(pairs[index]))),
+            ("torchvision v2, jitter on the whole picture", lambda index: whole(*decoded(pairs[index]))),
+        ],
+    }
+
+
+def time_all(repeats: int, pictures: Sequence[Image.Image], cases: Sequence[str]) -> None:
+    """Print a table for each case, with hue and without."""
+    for name in cases:
+        size, crop = CASES[name]
+        for hue in (HUE, 0.0):
+            with tempfile.TemporaryDirectory() as folder:
+                pairs = write_pairs(Path(folder), pictures, size)
+                cache = DecodedCache(Path(folder) / "cache", LABELS, FileReader())
+                print(f"\n{name}, {f'hue {hue}' if hue else 'no hue'}; median of {repeats} [min - max], ms a picture")
+                for group, timed in variants(pairs, size, crop, hue, cache).items():
+                    seconds: dict[str, list[float]] = {label: [] for label, _ in timed}
+                    for repeat in range(repeats + 1):
+                        for label, run in timed:
+                            torch.manual_seed(repeat)
+                            start = time.process_time()
+                            for index in range(len(pairs)):
+                                run(index)
+                            seconds[label].append((time.process_time() - start) / len(pairs))
+                    first = seconds[timed[0][0]][1:]
+                    print(f"| {group:45} | {'ms':>24} | {'times ours':>10} |\n|{'-' * 47}|{'-' * 26}|{'-' * 12}|")
+                    for label, all_runs in seconds.items():
+                        runs = all_runs[1:]  # the first one warms up
+                        middle, low, high = (1000 * v for v in (statistics.median(runs), min(runs), max(runs)))
+                        ratio = statistics.median(theirs / own for theirs, own in zip(runs, first, strict=True))
+                        figures = f"{middle:.2f} [{low:.2f} - {high:.2f}]"
+                        print(f"| {label:45} | {figures:>24} | {f'{ratio:.1f}x':>10} |", flush=True)
+
+
+def usual_image(picture: Image.Image, draw: Draw, order: Sequence[int]) -> Tensor:
+    """Do with torchvision's operations, on the whole picture and one after the other, what was drawn.
+
+    Args:
+        picture: the picture.
+        draw: what was drawn.
+        order: order of brightness, contrast, saturation and hue (0 .. 3), as `ColorJitter` draws it.
+
+    Returns:
+        (3, h, w) in 0..1: the part of the crop that the picture covers.
+    """
+    steps: list[Callable[[Image.Image], Image.Image]] = [
+        lambda image: F.adjust_brightness(image, draw.brightness),
+        lambda image: F.adjust_contrast(image, draw.contrast),
+        lambda image: F.adjust_saturation(image, draw.saturation),
+        lambda image: F.adjust_hue(image, draw.hue),
+    ]
+    for step in order:
+        picture = steps[step](picture)
+    top, left, rows, columns = draw.window
+    _, _, out_rows, out_columns = draw.place
+    height, width = round(picture.height * out_rows / rows), round(picture.width * out_columns / columns)
+    resized = F.resize(picture, [height, width], antialias=True)
+    image = F.to_dtype(F.to_image(resized), torch.float32, scale=True)
+    # Rounding may take the last line away.
+    first = min(round(top * out_rows / rows), height - out_rows)
+    second = min(round(left * out_columns / columns), width - out_columns)
+    cut = image[:, first : first + out_rows, second : second + out_columns]
+    return cut.flip(-1) if draw.flip else cut
+
+
+def hue_angle(image: Tensor) -> float:
+    """Compute the hue of the mean colour of an image in degrees; nan where it has hardly any."""
+    red, green, blue = image.double().mean((1, 2))
+    along, across = red - (green + blue) / 2, (green - blue) * 3**0.5 / 2
+    if float(torch.hypot(along, across)) < 0.02:
+        return float("nan")
+    return float(torch.rad2deg(torch.atan2(across, along)))
+
+
+def differences(
+    pictures: Sequence[Image.Image], draws: int, crop: Size, hue: float, seed: int = 0
+) -> dict[str, list[float]]:
+    """Augment pictures by the same draws in both ways and compare the results.
+
+    Returns:
+        For each draw the largest difference of the three channels' means and of their standard deviations, and the mean
+        difference of the pixels, in levels of 0..255; the difference of the hue in degrees, of the draws where both
+        have one.
+    """
+    transform = TrainingTransform(Augmentation(crop, (0.5, 2.0), 0.5, JITTER, JITTER, JITTER, hue))
+    found: dict[str, list[float]] = {"mean": [], "deviation": [], "pixels": [], "hue": []}
+    shuffled = random.Random(seed)
+    torch.manual_seed(seed)
+    for index in range(draws):
+        picture = pictures[index % len(pictures)]
+        draw = transform.draw(picture.height, picture.width)
+        tensor = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        top, left, rows, columns = draw.place
+        ours = apply_to_image(tensor, draw)[:, top : top + rows, left : left + columns]
+        theirs = usual_image(picture, draw, shuffled.sample(range(4), 4))
+        found["mean"].append(255 * float((ours.mean((1, 2)) - theirs.mean((1, 2))).abs().max()))
+        found["deviation"].append(255 * float((ours.std((1, 2)) - theirs.std((1, 2))).abs().max()))
+        found["pixels"].append(255 * float((ours - theirs).abs().mean()))
+        turn = hue_angle(ours) - hue_angle(theirs)
+        if turn == turn:
+            found["hue"].append(abs((turn + 180) % 360 - 180))
+    return found
+
+
+def compare_all(pictures: Sequence[Image.Image], draws: int, source: str) -> None:
+    """Print how far ours is from torchvision's operations."""
+    crop = (320, 320)
+    for hue in (HUE, 0.0):
+        found = differences(pictures, draws, crop, hue)
+        words = f"hue {hue}" if hue else "no hue"
+        print(f"\nDifference from torchvision's operations over {draws} draws on {source}, crop 320 x 320, {words}")
+        cells = " | ".join(f"{head:>8}" for head in ("median", "95 %", "largest"))
+        print(f"| {'':45} | {cells} |\n|{'-' * 47}|{'-' * 10}|{'-' * 10}|{'-' * 10}|")
+        for key, label in (
+            ("mean", "mean of a channel, of 255 levels"),
+            ("deviation", "deviation of a channel, of 255 levels"),
+            ("pixels", "pixels, mean of the absolute, of 255 levels"),
+            ("hue", "hue of the mean colour, degrees"),
+        ):
+            values = np.array(found[key])
+            cells = " | ".join(f"{value:8.2f}" for value in (*np.percentile(values, [50, 95]), values.max()))
+            print(f"| {label:45} | {cells} |")
+
+
+def machine() -> str:
+    """Name processor, cores and versions."""
+    model = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    versions = [f"Python {platform.python_version()}"]
+    versions += [f"{module.__name__} {module.__version__}" for module in (torch, torchvision, PIL, fullyconv)]
+    return f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{load}; {', '.join(versions)}"
 
 
 def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--image", type=Path, help="a photograph, instead of a generated picture")
-    parser.add_argument("--repeats", type=int, default=200, help="of each, in turns (default: %(default)s)")
-    chosen = parser.parse_args()
+    """Run both parts."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--repeats", type=int, default=9, help="runs of each variant; their median counts")
+    parser.add_argument("--images", type=Path, nargs="+", default=[], help="your own pictures")
+    parser.add_argument("--pictures", type=int, default=8, help="pictures of a run")
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--draws", type=int, default=1000, help="draws of the comparison; 0 leaves it out")
+    arguments = parser.parse_args()
+    if arguments.repeats < 1 or arguments.pictures < 1 or arguments.draws < 0:
+        parser.error("--repeats and --pictures must be at least 1, --draws at least 0")
     torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, one thread, {chosen.repeats} repeats")
-    print("| picture and crop | hue | torchvision v2, ms | fullyconv, ms | ratio |\n|---|---|---:|---:|---:|")
-    for hue in (0.05, 0.0):
-        for size in SIZES:
-            image = picture(size, chosen.image)
-            labels = np.random.default_rng(1).integers(0, 12, (size[0] // 8, size[1] // 8), dtype=np.uint8)
-            mask = torch.from_numpy(np.kron(labels, np.ones((8, 8), np.uint8)))
-            array = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-            theirs = usual(size, hue)
-            ours = TrainingTransform(Augmentation(size, hue=hue))
-            torch.manual_seed(0)
-
-            def one(theirs: v2.Transform = theirs, image: Image.Image = image, mask: torch.Tensor = mask) -> object:
-                return theirs(image, tv_tensors.Mask(mask))
-
-            def two(ours: TrainingTransform = ours, array: torch.Tensor = array, mask: torch.Tensor = mask) -> object:
-                moved, target = ours(array, mask)
-                return moved, target.to(torch.int64)
-
-            slow, fast = (statistics.median(found) for found in measure(one, two, chosen.repeats))
-            word = f"{hue:g}" if hue else "none"
-            print(f"| {size[1]} x {size[0]} | {word} | {slow:.1f} | {fast:.1f} | {slow / fast:.1f} |", flush=True)
+    pictures, source = photographs(arguments.pictures, arguments.images)
+    print(f"{machine()}\n{source}")
+    time_all(arguments.repeats, pictures, arguments.cases)
+    if arguments.draws:
+        pictures, source = photographs(64, arguments.images)
+        compare_all(pictures, arguments.draws, source)
 
 
 if __name__ == "__main__":

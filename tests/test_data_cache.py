@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from conftest import write_tree
 from fullyconv.data.cache import DecodedCache
 from fullyconv.data.datamodule import SegmentationDataModule
-from fullyconv.data.folder import read_pair
+from fullyconv.data.folder import SegmentationFolder, read_pair
+from fullyconv.data.masks import MaskReader
 from fullyconv.data.pairs import Pair
 from fullyconv.data.readers import FileReader
+from fullyconv.data.transforms import Augmentation, training_transform
 from fullyconv.errors import DatasetError
 from fullyconv.labels import Labels
 
@@ -237,3 +242,83 @@ def test_a_reader_that_holds_more_than_values_is_refused() -> None:
     # A plain subclass of a data class keeps what its fields are; anything else that it holds is looked at, too.
     with pytest.raises(TypeError, match="cache=None"):
         DecodedCache("memory", LABELS, odd)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_the_same_with_and_without_a_cache(shapes: Path, place: str, workers: int) -> None:
+    plain = SegmentationDataModule(str(shapes), crop_size=32, batch_size=2, hue=0.1)
+    kept = SegmentationDataModule(str(shapes), crop_size=32, batch_size=2, hue=0.1, cache=place, num_workers=workers)
+    loaders = plain.train_dataloader(), kept.train_dataloader()
+    for epoch in range(2):
+        for loader in loaders:
+            loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        for one, other in zip(*loaders, strict=True):
+            assert one["path"] == other["path"]
+            assert torch.equal(one["image"], other["image"])
+            assert torch.equal(one["mask"], other["mask"])
+    for one, other in zip(plain.val_dataloader(), kept.val_dataloader(), strict=True):
+        assert torch.equal(one["image"], other["image"])
+        assert torch.equal(one["mask"], other["mask"])
+
+
+def test_several_may_fill_one_folder_at_once(shapes: Path, tmp_path: Path) -> None:
+    pairs = [pair_of(shapes, f"{index:03}") for index in range(4)]
+
+    def fill(pairs: list[Pair]) -> int:  # each with a cache of its own, as processes have
+        dataset = SegmentationFolder(pairs, LABELS, cache=DecodedCache(tmp_path / "c", LABELS, FileReader()))
+        return sum(int(dataset[index]["mask"].sum()) for index in range(len(pairs)))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(fill, [pairs, pairs[::-1]] * 2))) == 1
+    assert sorted(path.suffix for path in (tmp_path / "c").rglob("*.*")) == [".npy"] * 8
+
+
+def test_another_reader_is_another_entry_and_another_palette_is_not(shapes: Path, place: str) -> None:
+    key = DecodedCache(place, LABELS, FileReader())._key(pair_of(shapes))
+    assert DecodedCache(place, LABELS, MaskReader(threshold=128))._key(pair_of(shapes)) != key
+    drawn_otherwise = Labels.of(LABELS.names, palette=[(1, 2, 3), (4, 5, 6), (7, 8, 9)])
+    assert DecodedCache(place, drawn_otherwise, FileReader())._key(pair_of(shapes)) == key
+
+
+def test_a_disk_that_is_nearly_full_is_left_alone(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "fullyconv")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(total=10**12, free=4 * 10**10))
+    Counted(DecodedCache(tmp_path / "c", LABELS, FileReader()), pair_of(shapes)).read()
+    assert not list((tmp_path / "c").rglob("*.*"))
+    assert "has 40 GB free" in caplog.text
+
+
+def test_a_write_that_fails_leaves_nothing_behind_and_stops_nobody(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    caplog.set_level("INFO", "fullyconv")
+    monkeypatch.setattr(os, "fsync", full)
+    assert Counted(DecodedCache(tmp_path / "c", LABELS, FileReader()), pair_of(shapes)).read()[1].shape == (48, 64)
+    assert not list((tmp_path / "c").rglob("*.*"))
+    assert "No space left on device" in caplog.text
+
+
+def test_transforms_that_change_their_input_do_not_change_what_is_kept(shapes: Path, place: str) -> None:
+    class Blackens(v2.Transform):  # type: ignore[misc]  # torchvision is untyped
+        def forward(self, image: Any, mask: Any) -> Any:
+            return image.zero_(), mask.fill_(1)
+
+    cache = DecodedCache(place, LABELS, FileReader())
+    dataset = SegmentationFolder([pair_of(shapes)], LABELS, cache=cache, transform=Blackens())
+    for _ in range(2):
+        assert dataset[0]["image"].max() == 0
+    dataset.transform = training_transform(Augmentation(None, (1, 1), 0, 0, 0, 0))
+    assert dataset[0]["image"].max() > 0
+    assert set(dataset[0]["mask"].unique().tolist()) > {0, 1}
+
+
+def test_workers_share_the_bound_of_the_memory_out(shapes: Path) -> None:
+    data = SegmentationDataModule(str(shapes), cache="memory", cache_gigabytes=6, num_workers=3)
+    assert data.cache is not None
+    assert data.cache.bound == 2 * 10**9

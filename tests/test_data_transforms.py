@@ -240,6 +240,43 @@ def hue_angle(image: Tensor) -> Tensor:
     return torch.rad2deg(torch.atan2(3**0.5 * (green - blue), 2 * red - green - blue))
 
 
+def test_drawn_pictures_stay_near_torchvision_in_mean_deviation_and_hue():
+    """As below, on few and small pictures, with the steps of torchvision in any order."""
+    generator = torch.Generator().manual_seed(0)
+    transform = TrainingTransform(Augmentation(None, scale=(1, 1), flip=0, hue=0.1))
+    torch.manual_seed(0)
+    means, deviations, angles = [], [], []
+    for _ in range(60):
+        base = 60 + 120 * torch.rand(3, 1, 1, generator=generator)
+        image = base + F.resize(torch.randn(3, 9, 12, generator=generator) * 25, [90, 120], antialias=True)
+        image = (image + torch.randn(3, 90, 120, generator=generator) * 6).clamp(0, 255).to(torch.uint8)
+        draw = transform.draw(90, 120)
+        ours = apply_to_image(image, draw)
+        theirs = F.to_dtype(image, torch.float32, scale=True)
+        steps = [
+            (F.adjust_brightness, draw.brightness),
+            (F.adjust_contrast, draw.contrast),
+            (F.adjust_saturation, draw.saturation),
+            (F.adjust_hue, draw.hue),
+        ]
+        for step in torch.randperm(4, generator=generator).tolist():
+            adjust, amount = steps[step]
+            theirs = adjust(theirs, amount)
+        means.append((ours.mean((1, 2)) - theirs.mean((1, 2))).abs().max())
+        deviations.append((ours.std((1, 2)) - theirs.std((1, 2))).abs().max())
+        chroma = theirs.mean((1, 2)).max() - theirs.mean((1, 2)).min()
+        if chroma > 0.05:
+            angles.append(((hue_angle(ours) - hue_angle(theirs) + 180) % 360 - 180).abs())
+    mean, deviation, angle = (torch.stack(values) for values in (means, deviations, angles))
+    assert len(angle) > 40
+    assert mean.median() < 0.015
+    assert mean.max() < 0.10
+    assert deviation.median() < 0.015
+    assert deviation.max() < 0.06
+    assert angle.median() < 1.0
+    assert angle.max() < 3.0
+
+
 @pytest.mark.slow
 @pytest.mark.data
 def test_a_thousand_draws_on_photographs_stay_near_torchvision(data_root):

@@ -21,11 +21,31 @@ def maps(classes: int, seed: int = 0, ignore: bool = True) -> tuple[torch.Tensor
     return prediction, mask
 
 
-@pytest.mark.parametrize("classes", [2, 11, 21, 150, 254])
+@pytest.mark.parametrize("classes", [2, 11, 21, 32, 33, 64, 65, 128, 129, 150, 254])
 def test_the_matrix_equals_that_of_torchmetrics(classes: int) -> None:
     prediction, mask = maps(classes)
     theirs = MulticlassConfusionMatrix(classes, ignore_index=255)(prediction, mask)
     assert torch.equal(confusion_matrix(prediction, mask, classes), theirs)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize("classes", [21, 50, 100, 200])
+def test_the_matrix_does_not_depend_on_the_type_of_the_maps(classes: int, kind: torch.dtype) -> None:
+    prediction, mask = maps(classes)
+    expected = confusion_matrix(prediction, mask, classes)
+    assert torch.equal(confusion_matrix(prediction.to(kind), mask, classes), expected)
+    assert torch.equal(confusion_matrix(prediction, mask.to(kind), classes), expected)
+    assert torch.equal(confusion_matrix(prediction.to(kind), mask.to(kind), classes), expected)
+
+
+def test_maps_that_lie_otherwise_in_memory_are_counted_alike_and_left_as_they_were() -> None:
+    prediction, mask = maps(11)
+    turned = confusion_matrix(prediction.transpose(1, 2), mask.transpose(1, 2), 11)
+    assert torch.equal(turned, confusion_matrix(prediction, mask, 11))
+    narrow = prediction.to(torch.int16), mask.to(torch.int16)
+    assert torch.equal(turned, confusion_matrix(*narrow, 11))
+    assert torch.equal(narrow[0].long(), prediction)
+    assert torch.equal(narrow[1].long(), mask)
 
 
 def test_more_than_255_classes_count_with_another_ignore_index() -> None:
