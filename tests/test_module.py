@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torchmetrics.classification import MulticlassJaccardIndex
 
+import fullyconv
 from conftest import NAMES, write_tree
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.errors import WeightsError
@@ -386,6 +387,16 @@ def test_two_processes_give_the_metrics_of_one(tmp_path: Path) -> None:
 def test_wrong_arguments_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         module(**changes)
+
+
+def test_labels_bring_palette_values_and_what_is_ignored_along(tmp_path: Path) -> None:
+    labels = Labels.of(["road", "sky"], palette=[(1, 2, 3), (4, 5, 6)], values={0: "ignore", 7: "road", 9: "sky"})
+    segmenter = SegmentationModule("fcn32s_resnet18_half", classes=labels)
+    assert segmenter.labels == labels
+    assert segmenter.hparams["classes"] == ["road", "sky"]
+    assert fullyconv.load(segmenter.save(tmp_path / "a")).labels == labels
+    with pytest.raises(ValueError, match="leave these out"):
+        SegmentationModule("fcn32s_resnet18_half", classes=labels, palette=[[0, 0, 0], [1, 1, 1]])
 
 
 def test_a_schedule_without_an_end_is_refused(tmp_path: Path, data: SegmentationDataModule) -> None:

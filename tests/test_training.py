@@ -12,14 +12,17 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import fullyconv
 from conftest import write_tree
 from fullyconv import cli
 from fullyconv.checkpointing import AtomicCheckpointIO
 from fullyconv.data.datamodule import SegmentationDataModule
+from fullyconv.images import read_mask
 from fullyconv.module import SegmentationModule
 from fullyconv.training import plan, read_state, resume, write_state
 
@@ -210,6 +213,18 @@ def test_a_wrong_call_is_answered_in_one_line(
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_a_mask_that_is_wrong_stops_a_run_before_anything_is_made(
+    shapes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = next((shapes / "test" / "masks").iterdir())
+    Image.fromarray(np.full_like(read_mask(mask), 77)).save(mask)
+    monkeypatch.chdir(shapes.parent)
+    assert cli.main(["fit", "shapes", "--epochs", "1"]) == 2
+    said = capsys.readouterr().err
+    assert f"{mask.name}: label value 77" in said
     assert not Path("runs").exists()
 
 

@@ -540,6 +540,9 @@ def _fit(words: list[str]) -> int:
     if going_on == "finished":
         print(f"{folder}: this run is finished; its artefact is {folder / 'artefact'}. --epochs N with more goes on")
         return 0
+    if _option(others, "--data.check") is None:
+        data.check()  # before a model is loaded and a folder made
+        reading["check"] = False
     chosen = plan(
         data,
         model=own.model,

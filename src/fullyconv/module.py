@@ -46,7 +46,8 @@ class SegmentationModule(L.LightningModule):
 
     Args:
         model: name of a preset of ``fullyconv.MODELS``, such as ``"fcn8s_vgg16"``, or ``"fcn8s_timm/NAME"``.
-        classes: the K class names, in the order of the labels. In a recipe they come from the data.
+        classes: the K class names, in the order of the labels; or the labels of a data module, which bring palette,
+            ignore_index and label_values along. In a recipe they come from the data.
         palette: K colours ``[red, green, blue]``; None gives the colours of PASCAL VOC.
         ignore_index: label of the pixels that count for nothing, in data, loss and metric alike.
         label_values: what values mean in the mask files of the training data: ``{value: class name or "ignore"}``.
@@ -90,7 +91,7 @@ class SegmentationModule(L.LightningModule):
     def __init__(
         self,
         model: str = "fcn8s_resnet18_half",
-        classes: list[str] | None = None,
+        classes: list[str] | Labels | None = None,
         palette: list[list[int]] | None = None,
         ignore_index: int = 255,
         label_values: dict[int, str] | None = None,
@@ -115,6 +116,12 @@ class SegmentationModule(L.LightningModule):
         allow_unverified: bool = False,
     ) -> None:
         super().__init__()
+        if isinstance(classes, Labels):
+            if palette is not None or label_values is not None:
+                raise ValueError("classes is Labels, which have palette and label_values: leave these out")
+            # What is saved are plain values.
+            palette, ignore_index = [list(colour) for colour in classes.palette], classes.ignore_index
+            label_values, classes = dict(classes.values), list(classes.names)
         if isinstance(classes, Mapping):
             raise ValueError(
                 f"classes={classes!r}: this module has one head and takes one list of names; use MultiHeadModule for "
