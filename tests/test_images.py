@@ -1,20 +1,27 @@
 from __future__ import annotations
 
 import os
+import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from fullyconv.errors import DatasetError
 from fullyconv.images import (
+    Encoded,
+    bands_size,
     exif_orientation,
     find_images,
     image_size,
     may_be_cut,
+    read_bands,
     read_image,
     read_mask,
+    visible,
     write_image,
     write_mask,
 )
@@ -314,3 +321,127 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     for read in (read_image, read_mask, image_size):
         with pytest.raises(DatasetError, match=r"a\.png: is no regular file"):
             read(tmp_path / "a.png")
+
+
+# ---- any number of bands ---------------------------------------------------------------------------------------------
+
+BANDS = RNG.integers(0, 256, (20, 30, 6), dtype=np.uint8)
+
+
+def test_three_bands_are_what_read_image_gives(tmp_path):
+    for array in (COLOUR, GREY, np.dstack([COLOUR, GREY])):
+        path = save(tmp_path / "a.png", array)
+        np.testing.assert_array_equal(read_bands(path, 3), read_image(path))
+
+
+def test_one_band_is_grey_and_grey_keeps_its_numbers(tmp_path):
+    np.testing.assert_array_equal(read_bands(save(tmp_path / "a.png", GREY), 1)[..., 0], GREY)
+    wide = GREY.astype(np.uint16) * 257
+    np.testing.assert_array_equal(read_bands(save(tmp_path / "b.png", wide), 1)[..., 0], GREY)
+    colour = read_bands(save(tmp_path / "c.png", COLOUR), 1)
+    np.testing.assert_array_equal(colour[..., 0], np.array(Image.fromarray(COLOUR).convert("L")))
+    assert colour.shape == (20, 30, 1)
+    for source in (Image.fromarray(COLOUR), COLOUR):
+        np.testing.assert_array_equal(read_bands(source, 1), colour)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+def test_a_fourth_band_is_not_laid_on_white(tmp_path, suffix):
+    array = np.dstack([COLOUR, GREY])
+    options = {"lossless": True, "exact": True} if suffix == "webp" else {}
+    path = save(tmp_path / f"a.{suffix}", array, **options)
+    np.testing.assert_array_equal(read_bands(path, 4), array)
+    assert (read_bands(path, 3) != array[..., :3]).any()
+
+
+def test_a_palette_with_a_transparent_colour_has_four_bands(tmp_path):
+    picture = Image.fromarray(COLOUR).quantize(8)
+    picture.save(tmp_path / "a.png", transparency=2)
+    found = read_bands(tmp_path / "a.png", 4)
+    np.testing.assert_array_equal(found[..., 3], np.where(np.array(picture) == 2, 0, 255))
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_many_bands_come_from_tiff_wherever_they_stand(tmp_path, planar, compression, dtype):
+    values = {np.uint8: BANDS, np.uint16: BANDS.astype(np.uint16) * 257, np.float32: BANDS / np.float32(255)}[dtype]
+    stored = values if planar == "contig" else values.transpose(2, 0, 1)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, stored, photometric="minisblack", planarconfig=planar, compression=compression)
+    np.testing.assert_array_equal(read_bands(path, 6), BANDS)
+    assert bands_size(path, 6) == (20, 30)
+    np.testing.assert_array_equal(read_bands(Encoded("in a table", path.read_bytes()), 6), BANDS)
+
+
+def test_a_fourth_band_beside_colours_is_found_where_pillow_hides_it(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, BANDS[..., :4], photometric="rgb", extrasamples=["unspecified"], planarconfig="contig")
+    np.testing.assert_array_equal(read_bands(path, 4), BANDS[..., :4])
+    np.testing.assert_array_equal(read_image(path), BANDS[..., :3])
+
+
+def test_a_page_for_each_band_is_a_picture_of_many(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", BANDS.transpose(2, 0, 1), photometric="minisblack")
+    np.testing.assert_array_equal(read_bands(tmp_path / "a.tif", 6), BANDS)
+    assert bands_size(tmp_path / "a.tif", 6) == (20, 30)
+
+
+def test_arrays_have_as_many_bands_as_are_wanted():
+    np.testing.assert_array_equal(read_bands(BANDS, 6), BANDS)
+    np.testing.assert_array_equal(read_bands(BANDS.astype(np.uint16) * 257, 6), BANDS)
+    with pytest.raises(ValueError, match=r"give \(H, W, 5\), the bands that the model wants"):
+        read_bands(BANDS, 5)
+
+
+def test_people_see_the_first_three_bands_or_the_first():
+    np.testing.assert_array_equal(visible(BANDS), BANDS[..., :3])
+    np.testing.assert_array_equal(visible(BANDS[..., :2]), BANDS[..., [0, 0, 0]])
+
+
+def write_tiff(path, array, **options) -> Path:
+    tifffile.imwrite(path, array, **{"photometric": "minisblack", "planarconfig": "contig"} | options)
+    return path
+
+
+def unpacked_without_end(path: Path) -> None:
+    """A strip of deflate that unpacks to a hundred megabytes, for a picture of 3,600 bytes."""
+    strips = iter([zlib.compress(bytes(100_000_000), 9)])
+    options = {"shape": BANDS.shape, "dtype": np.uint8, "compression": "zlib", "rowsperstrip": 20}
+    write_tiff(path, strips, **options)
+
+
+@pytest.mark.parametrize(
+    ("make", "channels", "message"),
+    [
+        (lambda p: save(p.with_suffix(".png"), COLOUR), 4, r"a\.png: has 3 bands \(mode RGB\), and in_channels=4"),
+        (lambda p: save(p.with_suffix(".png"), GREY), 2, r"has 1 band \(mode L\), and in_channels=2"),
+        (lambda p: write_tiff(p, BANDS), 5, r"a\.tif: has the shape 20 x 30 x 6, and in_channels=5"),
+        (lambda p: write_tiff(p, BANDS), 3, "give the number of bands, in_channels="),
+        (lambda p: write_tiff(p, BANDS.astype(np.int32)), 6, "numbers of type int32, of unknown range"),
+        (lambda p: write_tiff(p, BANDS.astype(np.float32)), 6, r"beyond 0\.\.1, of unknown range"),
+        (lambda p: write_tiff(p, np.full(BANDS.shape, np.nan, np.float32)), 6, r"beyond 0\.\.1"),
+        (lambda p: write_tiff(p, BANDS, extratags=[(274, 3, 1, 6, True)]), 6, "save it upright"),
+        (unpacked_without_end, 6, "a strip unpacks to more than the 3600 bytes"),
+        (lambda p: p.write_bytes(write_tiff(p, BANDS).read_bytes()[:300]), 6, "damaged"),
+        (lambda p: p.write_bytes(b"II*\0" + bytes(40)), 6, "damaged"),
+    ],
+)
+def test_bands_that_cannot_be_read_say_what_to_do(tmp_path, make, channels, message):
+    made = make(tmp_path / "a.tif")
+    path = made if isinstance(made, Path) else tmp_path / "a.tif"
+    with pytest.raises(DatasetError, match=message):
+        read_bands(path, channels)
+
+
+def test_a_large_tiff_is_refused_before_it_is_decoded(tmp_path):
+    path = write_tiff(tmp_path / "a.tif", BANDS)
+    with pytest.raises(DatasetError, match="the bound is max_pixels=100"):
+        read_bands(path, 6, max_pixels=100)
+
+
+def test_without_tifffile_the_extra_is_named(tmp_path, monkeypatch):
+    path = write_tiff(tmp_path / "a.tif", BANDS)
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    with pytest.raises(ImportError, match=r"pip install 'fullyconv\[tiff\]'"):
+        read_bands(path, 6)

@@ -94,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("data", metavar="DATA", help="folder, or name of a public set under FULLYCONV_DATA")
     for option, text in DATA_OPTIONS.items():
         doctor.add_argument(f"--{option}", help=text)
+    doctor.add_argument("--in-channels", type=_positive, default=3, metavar="C", help=CHANNELS_HELP)
     doctor.add_argument("--sheet", metavar="FILE", help="write a contact sheet of pictures and masks, a .png or .jpg")
     doctor.add_argument("--json", action="store_true", help="for programs: one object")
     doctor.add_argument("--strict", action="store_true", help="warnings are errors")
@@ -147,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     publishing.add_argument("repo", metavar="ORG/NAME")
     publishing.add_argument("--data", metavar="DATA", help="set to measure on: folder, or name under FULLYCONV_DATA")
     publishing.add_argument("--split", choices=("val", "test"), default="test", help="of DATA (default: %(default)s)")
+    publishing.add_argument("--in-channels", type=_positive, default=3, metavar="C", help=CHANNELS_HELP)
     publishing.add_argument("--licence", help="of the weights, where the artefact does not state it")
     publishing.add_argument("--private", action="store_true", help="a repository that is made is private")
     publishing.add_argument("--dtype", choices=("float32", "float16"), help="of the stored weights")
@@ -165,6 +167,8 @@ DATA_OPTIONS = {
     "unlabelled": "skip leaves out pictures without a mask",
 }
 """Options that say how a folder is read, of doctor and of fit."""
+
+CHANNELS_HELP = "bands of the pictures: 3 reads all as RGB, 1 as grey, else that of the files (default: 3)"
 
 
 def _read_values(text: str) -> dict[int | str, str]:
@@ -195,6 +199,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
         masks=arguments.masks,
         pairs=arguments.pairs,
         unlabelled=arguments.unlabelled or "error",
+        in_channels=arguments.in_channels,
         progress=False if arguments.json else None,
     )
     if arguments.json:
@@ -404,7 +409,12 @@ def _test(arguments: argparse.Namespace) -> int:
     segmenter = _load(arguments)
     if isinstance(segmenter, DenseScorer):
         raise ValueError(f"MODEL {arguments.model}: a converted classifier has no masks to be tested on")
-    data = SegmentationDataModule(arguments.data, classes=None, batch_size=arguments.batch_size)
+    data = SegmentationDataModule(
+        arguments.data,
+        classes=None,
+        in_channels=int(segmenter.hparams["in_channels"]),
+        batch_size=arguments.batch_size,
+    )
     if arguments.report:
         from fullyconv.report import write_report
 
@@ -448,7 +458,11 @@ def _publish(arguments: argparse.Namespace) -> int:
     from fullyconv.data.datamodule import SegmentationDataModule
     from fullyconv.hub.publish import publish
 
-    data = SegmentationDataModule(arguments.data, classes=None) if arguments.data else None
+    data = (
+        SegmentationDataModule(arguments.data, classes=None, in_channels=arguments.in_channels)
+        if arguments.data
+        else None
+    )
     address = publish(
         arguments.source,
         arguments.repo,
@@ -507,6 +521,7 @@ def _fit(words: list[str]) -> int:
     _add_unverified(parser)
     for option in DATA_OPTIONS:
         parser.add_argument(f"--{option}")
+    parser.add_argument("--in-channels", "--data.in_channels", type=_positive, dest="in_channels")
     own, others = parser.parse_known_args(words)
     preset = _option(others, "--model.model")
     if preset is not None:
@@ -523,6 +538,8 @@ def _fit(words: list[str]) -> int:
     }
     if own.values:
         reading["values"] = _read_values(own.values)
+    if own.in_channels:
+        reading["in_channels"] = own.in_channels
     if own.classes:
         reading["classes"] = [name.strip() for name in own.classes.split(",")]
     data = SegmentationDataModule(own.data, **reading)

@@ -8,12 +8,15 @@ change the numbers (JPEG, colours, scaled grey levels) is refused rather than gu
 from __future__ import annotations
 
 import glob
+import io
 import math
 import os
 import secrets
 import threading
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +38,30 @@ MASK_EXTENSIONS = (*EXTENSIONS, ".mat", ".seg")
 
 _ORIENTATION = 0x0112  # EXIF tag
 _PILLOW_BOUND = threading.Lock()
+_TIFF_COMPRESSIONS = (1, 5, 8, 32773, 32946)  # none, LZW, deflate, PackBits, deflate by its old number
 
 Array = npt.NDArray[Any]
 
 
-def read_image(source: str | Path | Image.Image | Array, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+@dataclass(frozen=True)
+class Encoded:
+    """Hold a picture file that lies inside another file: its bytes, and a name for messages.
+
+    Args:
+        name: what messages call it.
+        data: the bytes of the file.
+    """
+
+    name: str
+    data: bytes = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def read_image(
+    source: str | Path | Image.Image | Array | Encoded, *, max_pixels: int = MAX_PIXELS
+) -> npt.NDArray[np.uint8]:
     """Read a picture as 8-bit RGB.
 
     EXIF orientation is applied. Grey is repeated, palettes are expanded, alpha is laid on white. 16-bit grey keeps its
@@ -47,7 +69,7 @@ def read_image(source: str | Path | Image.Image | Array, *, max_pixels: int = MA
 
     Args:
         source: a file, a Pillow image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8, uint16, bool, or
-            floats in 0..1.
+            floats in 0..1; or the bytes of a file.
         max_pixels: pictures of more pixels are refused before they are decoded.
 
     Returns:
@@ -72,7 +94,62 @@ def read_image(source: str | Path | Image.Image | Array, *, max_pixels: int = MA
         return _rgb_from_pillow(_upright(image), str(source))
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
+def read_bands(
+    source: str | Path | Image.Image | Array | Encoded, channels: int, *, max_pixels: int = MAX_PIXELS
+) -> npt.NDArray[np.uint8]:
+    """Read a picture with any number of bands, as 8 bits each.
+
+    Three bands are what `read_image` gives, whatever the file holds. One band is the grey level of that (0.299 R +
+    0.587 G + 0.114 B). Any other number has to be that of the file: alpha is then a band, and not laid on white. What
+    Pillow cannot read of TIFF, more than four bands or a page for each, tifffile does (extra `tiff`). 16 bits are
+    divided by 257, floats in 0..1 multiplied by 255.
+
+    Args:
+        source: a file, the bytes of one, a Pillow image, or an array (H, W) or (H, W, C).
+        channels: number of bands C that are wanted, at least 1.
+        max_pixels: pictures of more pixels are refused before they are decoded.
+
+    Returns:
+        (H, W, C) uint8.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        DatasetError: if the file is damaged, too large, or has another number of bands; the message names it.
+        ImportError: if tifffile is needed and not installed.
+        ValueError: if an array has another number of bands, another type or range.
+
+    Example:
+        >>> read_bands(np.zeros((4, 6, 5), dtype=np.uint8), 5).shape
+        (4, 6, 5)
+    """
+    if channels == 3:
+        return read_image(source, max_pixels=max_pixels)
+    if isinstance(source, np.ndarray):
+        _bound(source.shape[:2], max_pixels, "source")
+        return _bands_of_array(source, channels)
+    if isinstance(source, Image.Image):
+        _bound(source.size[::-1], max_pixels, "source")
+        return _bands_of_pillow(source, channels, "source")
+    path = _as_path(source)
+    if not _by_tifffile(path, channels, max_pixels):
+        with _opened(path, max_pixels) as image:
+            return _bands_of_pillow(image, channels, str(path))
+    return _bands_of_tiff(path, channels, max_pixels)
+
+
+def visible(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Give what people can look at of a picture with any number of bands: the first three, or else the first as grey.
+
+    Args:
+        pixels: (H, W, C).
+
+    Returns:
+        (H, W, 3).
+    """
+    return pixels[..., :3] if pixels.shape[2] >= 3 else _repeat(pixels[..., 0])
+
+
+def image_size(path: str | Path | Encoded) -> tuple[int, int]:
     """Read height and width of a picture from its header, as `read_image` would give them (EXIF orientation applied).
 
     Args:
@@ -86,6 +163,29 @@ def image_size(path: str | Path) -> tuple[int, int]:
         DatasetError: if the file is no picture.
     """
     with _opened(_as_path(path), None) as image:
+        width, height = image.size
+        return (width, height) if _orientation(image) >= 5 else (height, width)
+
+
+def bands_size(path: str | Path | Encoded, channels: int) -> tuple[int, int]:
+    """Give height and width of a picture in pixels as `read_bands` would, without decoding it.
+
+    Args:
+        path: the file.
+        channels: number of bands that are wanted.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        DatasetError: if the file is no picture, or its header tells of another number of bands.
+    """
+    if channels == 3:
+        return image_size(path)
+    file = _as_path(path)
+    if _by_tifffile(file, channels, None):
+        with _tiff(file) as tiff:
+            return _shape_of_tiff(tiff, file, channels)[1:]
+    with _opened(file, None) as image:
+        _check_bands(image, channels, str(file))
         width, height = image.size
         return (width, height) if _orientation(image) >= 5 else (height, width)
 
@@ -108,13 +208,18 @@ def may_be_cut(path: str | Path) -> bool:
         return False
 
 
-def exif_orientation(path: str | Path) -> int:
+def exif_orientation(path: str | Path | Encoded) -> int:
     """Read the EXIF orientation of a picture: 1 is upright, 2..8 are turned or mirrored."""
     with _opened(_as_path(path), None) as image:
         return _orientation(image)
 
 
-def mask_mode(path: str | Path) -> str:
+def is_jpeg(path: str | Path | Encoded) -> bool:
+    """Tell by its first bytes whether a file is a JPEG, whatever it is called."""
+    return _head(_as_path(path), 3) == b"\xff\xd8\xff"
+
+
+def mask_mode(path: str | Path | Encoded) -> str:
     """Tell from the header what kind of numbers a mask file holds.
 
     Args:
@@ -128,7 +233,7 @@ def mask_mode(path: str | Path) -> str:
         FileNotFoundError: if there is no such file.
         DatasetError: if the file is no picture.
     """
-    suffix = Path(path).suffix.lower()
+    suffix = "" if isinstance(path, Encoded) else Path(path).suffix.lower()
     if suffix in (".mat", ".seg"):
         return suffix[1:]
     with _opened(_as_path(path), None) as image:
@@ -138,7 +243,7 @@ def mask_mode(path: str | Path) -> str:
     return "I" if mode.startswith("I") else "RGB"
 
 
-def read_mask(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Array:
+def read_mask(path: str | Path | Encoded, *, max_pixels: int = MAX_PIXELS) -> Array:
     """Read the label values of a mask exactly as they stand in the file.
 
     Palette files (mode P) give their indices, never their colours. 1-bit files give 0 and 1; grey files of 2 and 4 bits
@@ -181,7 +286,7 @@ def read_mask(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Array:
                 f"{path}: a TIFF mask stored white-is-zero, which is read with inverted values. "
                 "Save the masks as PNG with one value a class"
             )
-        bits = _grey_bits(image, Path(path))
+        bits = _grey_bits(image, _as_path(path))
         mask = np.array(_upright(image))
         if mask.dtype == np.bool_:
             return mask.astype(np.uint8)
@@ -297,7 +402,9 @@ def _is_picture(path: Path) -> bool:
     return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
 
 
-def _as_path(source: str | Path) -> Path:
+def _as_path(source: str | Path | Encoded) -> Path | Encoded:
+    if isinstance(source, Encoded):
+        return source
     try:
         path = Path(source)
     except TypeError:
@@ -316,7 +423,7 @@ def _as_path(source: str | Path) -> Path:
 
 
 @contextmanager
-def _opened(path: Path, max_pixels: int | None) -> Iterator[Image.Image]:
+def _opened(path: Path | Encoded, max_pixels: int | None) -> Iterator[Image.Image]:
     """Open a picture and turn everything that Pillow's decoders may raise into one error that names the file."""
     try:
         with _open(path, max_pixels) as image:
@@ -328,7 +435,13 @@ def _opened(path: Path, max_pixels: int | None) -> Iterator[Image.Image]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DatasetError(_too_large(str(path), str(error), MAX_PIXELS)) from error
     except UnidentifiedImageError as error:
-        what = "an empty file" if path.stat().st_size == 0 else "not a picture, or its beginning is damaged"
+        empty = not path.data if isinstance(path, Encoded) else path.stat().st_size == 0
+        what = "an empty file" if empty else "not a picture, or its beginning is damaged"
+        if not empty and _is_tiff(path):
+            what = (
+                "a TIFF that Pillow cannot read (more than four bands, or a rare compression?); give the number of "
+                "bands, in_channels= (--in-channels), if it is not 3"
+            )
         raise DatasetError(f"{path}: {what}; replace the file, accepted are {', '.join(EXTENSIONS)}") from error
     except PermissionError as error:
         raise DatasetError(f"{path}: may not be read; change its permissions") from error
@@ -336,15 +449,24 @@ def _opened(path: Path, max_pixels: int | None) -> Iterator[Image.Image]:
         raise DatasetError(f"{path}: damaged or truncated ({error}); replace the file") from error
 
 
-def _open(path: Path, max_pixels: int | None) -> Image.Image:
+def _open(path: Path | Encoded, max_pixels: int | None) -> Image.Image:
+    image = _open_any(path, max_pixels)
+    if len(image.getbands()) == 1 and _samples(image) > 2:  # it would show the first of many bands, and no word of it
+        image.close()
+        raise UnidentifiedImageError(f"{path}: more bands than Pillow reads")
+    return image
+
+
+def _open_any(path: Path | Encoded, max_pixels: int | None) -> Image.Image:
+    file = io.BytesIO(path.data) if isinstance(path, Encoded) else path
     pillow = Image.MAX_IMAGE_PIXELS
     if max_pixels is None or pillow is None or max_pixels <= pillow:
-        return Image.open(path)
+        return Image.open(file)
     # Pillow has its own bound, one number for the process; whoever asks for more gets it for this one call.
     with _PILLOW_BOUND:
         Image.MAX_IMAGE_PIXELS = max_pixels
         try:
-            return Image.open(path)
+            return Image.open(file)
         finally:
             Image.MAX_IMAGE_PIXELS = pillow
 
@@ -414,18 +536,161 @@ def _repeat(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return np.repeat(grey[:, :, None], 3, axis=2)
 
 
-def _grey_bits(image: Image.Image, path: Path) -> int | None:
+def _head(path: Path | Encoded, size: int) -> bytes:
+    if isinstance(path, Encoded):
+        return path.data[:size]
+    with path.open("rb") as file:
+        return file.read(size)
+
+
+def _is_tiff(path: Path | Encoded) -> bool:
+    return _head(path, 4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def _by_tifffile(path: Path | Encoded, channels: int, max_pixels: int | None) -> bool:
+    """Tell whether a file is a TIFF whose bands Pillow would not give: too many, or on pages."""
+    if not _is_tiff(path):
+        return False
+    try:
+        with _open(path, max_pixels) as image:
+            pages = int(getattr(image, "n_frames", 1))
+            return pages > 1 or (channels > 1 and _samples(image) > len(image.getbands()))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return False  # which it says itself
+    except Exception:  # whatever it raises for a file that it does not know
+        return True
+
+
+def _bands_of_array(array: Array, channels: int) -> npt.NDArray[np.uint8]:
+    if channels == 1 and array.ndim in (2, 3) and (array.ndim == 2 or array.shape[2] in (1, 3)):
+        return _grey_of(_rgb_from_array(array))
+    if array.ndim != 3 or array.shape[2] != channels or not array.size:
+        raise ValueError(f"source has shape {array.shape}: give (H, W, {channels}), the bands that the model wants")
+    return np.concatenate([_rgb_from_array(array[..., band])[..., :1] for band in range(channels)], axis=2)
+
+
+def _bands_of_pillow(image: Image.Image, channels: int, name: str) -> npt.NDArray[np.uint8]:
+    image = _upright(image)
+    if channels == 1:
+        return _grey_of(_rgb_from_pillow(image, name))
+    _check_bands(image, channels, name)
+    kept = len(image.getbands()) == channels and image.mode != "RGBa"
+    return np.array(image if kept else image.convert("RGBA"))
+
+
+def _check_bands(image: Image.Image, channels: int, name: str) -> None:
+    if channels == 1 or (channels == 4 and (image.mode in ("PA", "RGBa") or "transparency" in image.info)):
+        return
+    if image.mode in ("P", "CMYK", "LAB", "HSV", "YCbCr") or len(image.getbands()) != channels:
+        own = len(_rgb_bands(image))
+        raise DatasetError(
+            f"{name}: has {own} {'band' if own == 1 else 'bands'} (mode {image.mode}), and in_channels={channels} is "
+            "given; give the number that the files have, the same in all of them, or 3 to read them as RGB, 1 as grey"
+        )
+
+
+def _rgb_bands(image: Image.Image) -> tuple[str, ...]:
+    """Name the bands of a picture after its colours are RGB."""
+    return ("R", "G", "B") if image.mode in ("P", "CMYK", "LAB", "HSV", "YCbCr") else image.getbands()
+
+
+def _grey_of(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Make (H, W, 3) grey, (H, W, 1); what is grey already keeps its very numbers."""
+    if not (rgb != rgb[..., :1]).any():
+        return rgb[..., :1].copy()
+    return np.array(Image.fromarray(rgb).convert("L"))[..., None]
+
+
+@contextmanager
+def _tiff(path: Path | Encoded) -> Iterator[Any]:
+    """Open a TIFF file with tifffile, and turn everything that it may raise into one error that names the file."""
+    try:
+        import tifffile
+    except ImportError as error:
+        raise ImportError(f"{path}: TIFF files of many bands need tifffile: pip install 'fullyconv[tiff]'") from error
+    try:
+        with tifffile.TiffFile(io.BytesIO(path.data) if isinstance(path, Encoded) else path) as file:
+            yield file
+    except (DatasetError, MemoryError):
+        raise
+    except Exception as error:  # TiffFileError, ValueError, struct.error, KeyError of a codec that is not there, ...
+        raise DatasetError(
+            f"{path}: damaged, or a TIFF of a rare kind ({error}); save it anew, not compressed or with deflate"
+        ) from error
+
+
+def _shape_of_tiff(file: Any, path: Path | Encoded, channels: int) -> tuple[int, int, int]:
+    """Find the axis that holds the bands, and give it with height and width, before anything is decoded."""
+    shape = tuple(int(side) for side in file.series[0].shape)
+    sides = (*shape, 1) if len(shape) == 2 else shape
+    axes = [axis for axis in (2, 0) if len(sides) == 3 and sides[axis] == channels]
+    if not axes:
+        shown = " x ".join(map(str, shape))
+        raise DatasetError(
+            f"{path}: has the shape {shown}, and in_channels={channels} is given; give the number of bands that the "
+            "files have, the same in all of them"
+        )
+    height, width = (sides[0], sides[1]) if axes[0] == 2 else (sides[1], sides[2])
+    return axes[0], height, width
+
+
+def _bands_of_tiff(path: Path | Encoded, channels: int, max_pixels: int) -> npt.NDArray[np.uint8]:
+    with _tiff(path) as file:
+        axis, height, width = _shape_of_tiff(file, path, channels)
+        _bound((height, width), max_pixels, str(path))
+        for page in file.series[0].pages:
+            _bound_segments(page, file, path)
+            if page.tags.get(274) is not None and int(page.tags[274].value) != 1:
+                raise DatasetError(f"{path}: many bands, and turned by its Orientation tag; save it upright")
+        array = file.series[0].asarray()
+    array = np.moveaxis(array[..., None] if array.ndim == 2 else array, axis, 2)
+    if array.dtype == np.uint16:
+        array = array // 257
+    elif np.issubdtype(array.dtype, np.floating):
+        if not (float(array.min()) >= 0.0 and float(array.max()) <= 1.0):
+            raise DatasetError(f"{path}: floating point numbers beyond 0..1, of unknown range; save 8 or 16 bits")
+        array = np.rint(array * 255)
+    elif array.dtype == np.bool_:
+        array = array * np.uint8(255)
+    elif array.dtype != np.uint8:
+        raise DatasetError(f"{path}: numbers of type {array.dtype}, of unknown range; save 8 or 16 bits")
+    return np.ascontiguousarray(array.astype(np.uint8))
+
+
+def _bound_segments(page: Any, file: Any, path: Path | Encoded) -> None:
+    """Refuse strips that unpack to more than they hold: tifffile lets zlib unpack without a bound."""
+    kind = int(page.compression)
+    if kind not in _TIFF_COMPRESSIONS:
+        raise DatasetError(f"{path}: compressed in a rare way (TIFF {kind}); save it not compressed, or with deflate")
+    if kind not in (8, 32946):
+        return
+    rows, columns, depth = (int(side) for side in (*page.chunks, 1, 1)[:3])
+    held = rows * columns * depth * int(page.dtype.itemsize)
+    for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+        if count * 1032 <= held + 2**26:  # deflate packs no better than 1032 to 1
+            continue
+        file.filehandle.seek(offset)
+        if len(zlib.decompressobj().decompress(file.filehandle.read(count), held + 2**20)) > held + 2**16:
+            raise DatasetError(f"{path}: damaged: a strip unpacks to more than the {held} bytes of its pixels")
+
+
+def _grey_bits(image: Image.Image, path: Path | Encoded) -> int | None:
     """Bits of a grey pixel in the file, where Pillow does not say: it shows 2 and 4 bits stretched to 8."""
     if image.mode != "L":
         return None
     if image.format == "PNG":
-        with path.open("rb") as file:
-            header = file.read(25)  # signature (8), length and name of IHDR (8), width, height (8), bit depth (1)
+        header = _head(path, 25)  # signature (8), length and name of IHDR (8), width, height (8), bit depth (1)
         return header[24]
     if image.format == "TIFF":
         bits = _tiff_tag(image, 258)
         return int(bits[0] if isinstance(bits, tuple) else bits) if bits else None
     return None
+
+
+def _samples(image: Image.Image) -> int:
+    """Give the bands that a TIFF file says it has; 0 for other files."""
+    samples = _tiff_tag(image, 277) if image.format == "TIFF" else 0
+    return samples if isinstance(samples, int) else 0
 
 
 def _tiff_tag(image: Image.Image, tag: int) -> Any:

@@ -364,8 +364,9 @@ class SegmentationModule(L.LightningModule):
             data: a data module; one that does not tell its ``classes`` is taken as it is.
 
         Raises:
-            ValueError: if classes or ignore_index differ.
+            ValueError: if classes, ignore_index or the number of channels differ.
         """
+        self._check_channels(data)
         theirs = list(getattr(data, "classes", None) or [])
         if theirs and theirs != self.classes:
             raise ValueError(
@@ -377,6 +378,13 @@ class SegmentationModule(L.LightningModule):
         if ignored is not None and ignored != self.labels.ignore_index:
             raise ValueError(
                 f"the data ignores the label {ignored}, the model {self.labels.ignore_index}: use one ignore_index"
+            )
+
+    def _check_channels(self, data: object) -> None:
+        theirs, own = getattr(data, "in_channels", None), int(self.hparams["in_channels"])
+        if theirs is not None and theirs != own:
+            raise ValueError(
+                f"the data has pictures of {theirs} channels, the model takes {own}: give both the same in_channels"
             )
 
     def on_fit_start(self) -> None:
@@ -978,8 +986,9 @@ class MultiHeadModule(SegmentationModule):
             data: a data module; one that does not tell its ``classes`` is taken as it is.
 
         Raises:
-            ValueError: if classes or ignore_index differ.
+            ValueError: if classes, ignore_index or the number of channels differ.
         """
+        self._check_channels(data)
         theirs = getattr(data, "classes", None)
         if theirs and (not isinstance(theirs, Mapping) or dict(theirs) != self.classes):
             raise ValueError(

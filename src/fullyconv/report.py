@@ -25,6 +25,7 @@ from PIL import Image
 from fullyconv.confusion import SegmentationScores, scores
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.drawing import overlay
+from fullyconv.images import visible
 from fullyconv.labels import Labels
 from fullyconv.metrics import confusion_matrix
 from fullyconv.module import SegmentationModule
@@ -252,8 +253,7 @@ def _pictures(chosen: Sequence[_Result], dataset: Any, segmenter: SegmentationMo
     for result in chosen:
         sample = dataset[result.index]
         image = (sample["image"].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-        if image.shape[2] != 3:
-            image = np.repeat(image[..., :1], 3, axis=2)
+        image = visible(image)
         truth, prediction = sample["mask"].numpy(), _predicted(segmenter, sample["image"]).numpy()
         counted = truth != labels.ignore_index
         wrong = np.where((truth != prediction)[..., None] & counted[..., None], [214, 40, 40], image // 3 + 150)

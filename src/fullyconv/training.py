@@ -15,6 +15,7 @@ import torch
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.hub.load import load
 from fullyconv.module import SegmentationModule
+from fullyconv.preprocessing import IMAGENET
 
 STATE = "fit.json"
 RANDOM = "random:"
@@ -83,12 +84,27 @@ def plan(
     segmenter: SegmentationModule | None = None
     if model.startswith(RANDOM):
         settings["--model.model"] = model.removeprefix(RANDOM)
+        if data.in_channels != 3:
+            numbers = IMAGENET.for_channels(data.in_channels)
+            settings["--model.in_channels"] = str(data.in_channels)
+            settings["--model.preprocessing"] = json.dumps(numbers.to_dict())
+            reasons.append(
+                f"{data.in_channels} channels: the first three have ImageNet's mean and deviation, the others the mean "
+                "of these (--model.preprocessing)"
+                if data.in_channels > 3
+                else f"{data.in_channels} channels: each has the mean of ImageNet's means and deviations"
+            )
         reasons.append(f"model {model.removeprefix(RANDOM)}, RANDOM INITIALISATION: nothing learned elsewhere is used")
     else:
         segmenter = load(model, classes=data.labels, allow_unverified=allow_unverified)
         hp = segmenter.hparams
         if not isinstance(hp["classes"], list):
             raise ValueError(f"--model {model}: has several heads; train it in Python, with masks for each")
+        if hp["in_channels"] != data.in_channels:
+            raise ValueError(
+                f"--model {model}: takes pictures of {hp['in_channels']} channels, and in_channels={data.in_channels} "
+                f"is given for the data; start from a model of as many, or at random: --model {RANDOM}{hp['model']}"
+            )
         for key in ("model", "padding", "upsampling", "in_channels"):
             settings[f"--model.{key}"] = str(hp[key])
         settings["--model.preprocessing"] = json.dumps(segmenter.preprocessing.to_dict())

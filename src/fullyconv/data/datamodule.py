@@ -42,6 +42,8 @@ class SegmentationDataModule(L.LightningDataModule):
         masks: folder of the masks inside `data`, or a pattern of files.
         pairs: a CSV, TSV or JSON-lines file with the columns image, mask and, if you like, split.
         unlabelled: "skip" leaves out pictures without a mask, "error" refuses them.
+        in_channels: C of the pictures. 3 reads all as RGB, 1 as grey; any other number is that of the files, all of
+            them: 4 keeps alpha or a fourth band, TIFF files of more bands need the extra `tiff`.
         batch_size: samples a training batch and process.
         crop_size: height and width of training crops in pixels; one number is a square, None the picture's own size.
         scale: range of the random scale.
@@ -77,6 +79,7 @@ class SegmentationDataModule(L.LightningDataModule):
         masks: str | None = None,
         pairs: str | None = None,
         unlabelled: Literal["error", "skip"] = "error",
+        in_channels: int = 3,
         batch_size: int = 4,
         crop_size: int | tuple[int, int] | None = None,
         scale: tuple[float, float] = (0.5, 2.0),
@@ -116,6 +119,7 @@ class SegmentationDataModule(L.LightningDataModule):
             masks=masks,
             pairs=pairs,
             unlabelled=unlabelled,
+            in_channels=in_channels,
         )
         self.splits = self._with_validation(val_fraction, split_seed)
         self._check = check
@@ -150,6 +154,7 @@ class SegmentationDataModule(L.LightningDataModule):
         masks: str | None = None,
         pairs: str | None = None,
         unlabelled: Literal["error", "skip"] = "error",
+        in_channels: int = 3,
         batch_size: int = 4,
         crop_size: int | tuple[int, int] | None = None,
         scale: tuple[float, float] = (0.5, 2.0),
@@ -177,6 +182,7 @@ class SegmentationDataModule(L.LightningDataModule):
             masks: folder of the masks inside `path`.
             pairs: a file of pairs.
             unlabelled: what becomes of pictures without a mask.
+            in_channels: C of the pictures.
             batch_size: samples a training batch and process.
             crop_size: height and width of training crops in pixels.
             scale: range of the random scale.
@@ -205,6 +211,7 @@ class SegmentationDataModule(L.LightningDataModule):
             masks=masks,
             pairs=pairs,
             unlabelled=unlabelled,
+            in_channels=in_channels,
             batch_size=batch_size,
             crop_size=crop_size,
             scale=scale,
@@ -239,6 +246,11 @@ class SegmentationDataModule(L.LightningDataModule):
         return self.labels.num_classes
 
     @property
+    def in_channels(self) -> int:
+        """Channels C of the images."""
+        return self.source.in_channels
+
+    @property
     def ignore_index(self) -> int:
         """Index of pixels that count for nothing."""
         return self.labels.ignore_index
@@ -251,6 +263,7 @@ class SegmentationDataModule(L.LightningDataModule):
         lines = [
             f"{self.source.root}: layout {self.source.layout}; pairs: {sizes}",
             f"{self.num_classes} classes: {names}",
+            *([] if self.in_channels == 3 else [f"pictures of {self.in_channels} channels"]),
             f"values in the masks: {self.labels.describe_values()}",
             *self.source.notes,
         ]

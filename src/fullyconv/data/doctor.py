@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +32,7 @@ from fullyconv.data.sources import (
 )
 from fullyconv.drawing import contact_sheet
 from fullyconv.errors import DatasetError
-from fullyconv.images import MASK_EXTENSIONS, image_size, mask_mode, read_image, read_mask
+from fullyconv.images import MASK_EXTENSIONS, mask_mode, read_image, read_mask, visible
 from fullyconv.labels import IGNORE, Labels
 
 Severity = Literal["error", "warning", "note"]
@@ -219,6 +220,7 @@ def examine(
     masks: str | None = None,
     pairs: str | None = None,
     unlabelled: str = "error",
+    in_channels: int = 3,
     threads: int | None = None,
     progress: bool | None = None,
 ) -> Diagnosis:
@@ -236,6 +238,7 @@ def examine(
         masks: folder of the masks, or a pattern.
         pairs: a file of pairs.
         unlabelled: what becomes of pictures without a mask.
+        in_channels: C of the pictures.
         threads: number of threads; by default the number of processors, at most 16.
         progress: show a progress bar; by default on a terminal.
 
@@ -252,14 +255,20 @@ def examine(
     """
     dataset_root(data)  # a folder that is not there is a wrong call, not a finding
     diagnosis = Diagnosis(str(data))
-    options: dict[str, Any] = {"images": images, "masks": masks, "pairs": pairs, "unlabelled": unlabelled}
+    options: dict[str, Any] = {
+        "images": images,
+        "masks": masks,
+        "pairs": pairs,
+        "unlabelled": unlabelled,
+        "in_channels": in_channels,
+    }
     threads = threads or min(os.cpu_count() or 1, 16)
     source = _opened(data, options, diagnosis)
     if source is None:
         return diagnosis
     every = [(split, pair) for split, found in source.splits.items() for pair in found]
     labels, stopped = _labels(source, [pair for _, pair in every], classes, values, threads)
-    reader: Reader = source.reader if labels is not None else _AnyReader()
+    reader: Reader = source.reader if labels is not None else _AnyReader(channels=in_channels)
     diagnosis.source, diagnosis.root, diagnosis.layout = source, str(source.root), source.layout
     diagnosis.splits = {split: len(found) for split, found in source.splits.items()}
     diagnosis.labels = labels
@@ -347,7 +356,8 @@ def _labels(
     except DatasetError as error:
         stopped = str(error)
     with ThreadPoolExecutor(threads) as pool:
-        sound = [pair for pair, good in zip(pairs, pool.map(_is_sound, pairs), strict=True) if good]
+        good = pool.map(partial(_is_sound, _AnyReader(channels=source.in_channels)), pairs)
+        sound = [pair for pair, is_good in zip(pairs, good, strict=True) if is_good]
     if not 0 < len(sound) < len(pairs):
         return None, stopped
     try:
@@ -363,16 +373,16 @@ class _AnyReader(FileReader):
 
     def mask(self, pair: Pair) -> npt.NDArray[Any]:
         if pair.mask.suffix.lower() in (".mat", ".seg"):
-            return np.zeros(image_size(pair.image), np.uint8)
+            return np.zeros(self.size(pair), np.uint8)
         if mask_mode(pair.mask) == "RGB" or pair.mask.suffix.lower() in (".jpg", ".jpeg"):
             return np.zeros(read_image(pair.mask).shape[:2], np.uint8)
         return read_mask(pair.mask)
 
 
-def _is_sound(pair: Pair) -> bool:
+def _is_sound(reader: Reader, pair: Pair) -> bool:
     try:
-        mask = _AnyReader().mask(pair)
-        check_sizes(pair, image_size(pair.image), (mask.shape[0], mask.shape[1]))
+        mask = reader.mask(pair)
+        check_sizes(pair, reader.size(pair), (mask.shape[0], mask.shape[1]))
     except (DatasetError, OSError):
         return False
     return True
@@ -448,8 +458,7 @@ def _counts(mask: npt.NDArray[Any]) -> dict[int, int]:
 
 def _look(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Give the thumbnail by which pictures are compared."""
-    colour = image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
-    small = Image.fromarray(np.ascontiguousarray(colour)).resize((LOOK, LOOK), Image.Resampling.BOX)
+    small = Image.fromarray(np.ascontiguousarray(visible(image))).resize((LOOK, LOOK), Image.Resampling.BOX)
     return np.asarray(small)
 
 
@@ -842,7 +851,7 @@ def sheet(diagnosis: Diagnosis, cells: int = SHEET_CELLS) -> Image.Image:
             check_sizes(pair, (image.shape[0], image.shape[1]), (mask.shape[0], mask.shape[1]))
         except (DatasetError, OSError):
             continue
-        shown.append((image[..., :3], _drawn(mask, labels), f"{pair.key}: {why}" if why else pair.key))
+        shown.append((visible(image), _drawn(mask, labels), f"{pair.key}: {why}" if why else pair.key))
     if not shown:
         raise DatasetError(f"{diagnosis.root}: no pair can be drawn; see the findings")
     return contact_sheet(shown, labels, columns=SHEET_COLUMNS, side=SHEET_SIDE)

@@ -227,11 +227,11 @@ def _from_colours(
         table = tuple(voc[:size]) + ((border,) if border in counts else ())
         note = f"the masks have the colours of PASCAL VOC's map: colour i is read as value i ({len(present)} occur)"
         if values is not None or named:
-            return MaskReader(table), None, [note]
+            return MaskReader(colours=table), None, [note]
         names = {value: f"class {value}" for value in present}
         palette = [_bytes(voc[value]) for value in present]
         known = names | ({size: IGNORE} if border in counts else {})
-        return MaskReader(table), Labels.of(list(names.values()), palette, known), [note]
+        return MaskReader(colours=table), Labels.of(list(names.values()), palette, known), [note]
     if named and values is None:
         shown = ", ".join(f"{as_text(colour)} {count / pixels:.1%}" for colour, count in counts.most_common(12))
         shown += " ..." if len(counts) > 12 else ""
@@ -261,7 +261,7 @@ def _from_colours(
         [_bytes(colour) for colour in kept],
         {**{value: as_text(colour) for value, colour in enumerate(kept)}, UNKNOWN: IGNORE},
     )
-    return MaskReader(tuple(kept), snap=bool(off)), labels, notes
+    return MaskReader(colours=tuple(kept), snap=bool(off)), labels, notes
 
 
 def _by_table(
@@ -293,7 +293,7 @@ def _by_table(
             f"{off / pixels:.1%} of the pixels have none of the colours given ({why}): read as the nearest within "
             f"{SNAP:g}, else ignored"
         )
-    return MaskReader(tuple(colours), snap=bool(off)), labels, notes
+    return MaskReader(colours=tuple(colours), snap=bool(off)), labels, notes
 
 
 def _given_colours(values: Mapping[int | str, str] | None) -> list[int]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from fullyconv.data.pairs import Pair
-from fullyconv.images import image_size, read_image, read_mask
+from fullyconv.images import Encoded, bands_size, read_bands, read_mask
 
 Array = npt.NDArray[Any]
 
@@ -37,16 +38,31 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class FileReader:
-    """Read pictures as RGB, and masks that hold one number a pixel (index, palette, 16 bits)."""
+    """Read pictures, and masks that hold one number a pixel (index, palette, 16 bits).
+
+    Args:
+        channels: C of the pictures; 3 is RGB, whatever the files hold.
+    """
+
+    # By its name alone: readers made from this one have arguments of their own.
+    channels: int = field(default=3, kw_only=True)
+
+    def image_file(self, pair: Pair) -> Path | Encoded:
+        """Give the file of the image."""
+        return pair.image
+
+    def mask_file(self, pair: Pair) -> Path | Encoded:
+        """Give the file of the mask."""
+        return pair.mask
 
     def image(self, pair: Pair) -> npt.NDArray[np.uint8]:
-        """Read the image as (H, W, 3) uint8 RGB, the right way up."""
-        return read_image(pair.image)
+        """Read the image as (H, W, C) uint8, the right way up."""
+        return read_bands(self.image_file(pair), self.channels)
 
     def size(self, pair: Pair) -> tuple[int, int]:
         """Give height and width of the image in pixels."""
-        return image_size(pair.image)
+        return bands_size(self.image_file(pair), self.channels)
 
     def mask(self, pair: Pair) -> Array:
         """Read the mask as (H, W) integers."""
-        return read_mask(pair.mask)
+        return read_mask(self.mask_file(pair))

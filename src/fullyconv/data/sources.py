@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ PUBLIC_SETS = tuple(PUBLIC)
 
 ENVIRONMENT = "FULLYCONV_DATA"
 
+MAX_CHANNELS = 1024  # what an artefact holds at most
+
 
 @dataclass
 class Source:
@@ -42,6 +44,7 @@ class Source:
         counts: value -> pixels, of the masks that were read so far.
         reader: how its files are read.
         known: the public set that it is, if it is one.
+        in_channels: C of the pictures.
     """
 
     root: Path
@@ -52,6 +55,7 @@ class Source:
     counts: dict[Path, dict[int, int]] = field(default_factory=dict, repr=False)
     reader: Reader = field(default_factory=FileReader, repr=False)
     known: PublicSet | None = None
+    in_channels: int = 3
 
 
 def dataset_root(data: str | Path) -> Path:
@@ -107,6 +111,7 @@ def open_source(
     masks: str | None = None,
     pairs: str | None = None,
     unlabelled: str = "error",
+    in_channels: int = 3,
 ) -> Source:
     """Find splits and labels of a data set.
 
@@ -121,6 +126,7 @@ def open_source(
         masks: folder of the masks inside the data folder, or a pattern of files, where it is not found.
         pairs: a CSV, TSV or JSON-lines file with the columns image, mask and, if you like, split.
         unlabelled: "skip" leaves out pictures without a mask, "error" refuses them.
+        in_channels: C of the pictures; 3 reads all as RGB, 1 as grey, any other number has to be that of the files.
 
     Returns:
         The source; `splits` as they are in the folder.
@@ -129,9 +135,9 @@ def open_source(
         FileNotFoundError: if there is no such folder.
         DatasetError: if the layout is none that is understood, images and masks do not pair, or the values in the masks
             do not tell what they mean.
-        ValueError: if `classes` or `values` break a rule of `Labels`.
+        ValueError: if `classes` or `values` break a rule of `Labels`, or `in_channels` is no number of bands.
     """
-    source = find_source(data, images=images, masks=masks, pairs=pairs, unlabelled=unlabelled)
+    source = find_source(data, images=images, masks=masks, pairs=pairs, unlabelled=unlabelled, in_channels=in_channels)
     _refuse_shared(source.splits)
     find_labels(source, classes=classes, values=values)
     return source
@@ -144,6 +150,7 @@ def find_source(
     masks: str | None = None,
     pairs: str | None = None,
     unlabelled: str = "error",
+    in_channels: int = 3,
     lost: list[Lost] | None = None,
 ) -> Source:
     """Find the pairs of a data set, and no labels yet: the first half of `open_source`, whose arguments these are.
@@ -154,11 +161,14 @@ def find_source(
         masks: folder of the masks, or a pattern.
         pairs: a file of pairs.
         unlabelled: what becomes of pictures without a mask.
+        in_channels: C of the pictures.
         lost: where it is given, files that do not pair are left out and told here, instead of an error.
 
     Returns:
         The source, with stand-ins for labels and reader.
     """
+    if isinstance(in_channels, bool) or not isinstance(in_channels, int) or not 1 <= in_channels <= MAX_CHANNELS:
+        raise ValueError(f"in_channels={in_channels!r}: the number of bands of the pictures, 1..{MAX_CHANNELS}")
     root = dataset_root(data)
     known: PublicSet | None = None
     if images is None and masks is None and pairs is None:
@@ -178,7 +188,10 @@ def find_source(
                     layout.splits[split] = [pair for part in found.splits.values() for pair in part]
     else:
         layout = _layout(root, images, masks, pairs, unlabelled, lost)
-    return Source(root, layout.name, layout.splits, Labels.of(["unknown"]), list(layout.notes), known=known)
+    source = Source(root, layout.name, layout.splits, Labels.of(["unknown"]), list(layout.notes), known=known)
+    source.in_channels = in_channels
+    source.reader = with_channels(source.reader, in_channels)
+    return source
 
 
 def find_labels(
@@ -206,7 +219,8 @@ def find_labels(
     if known is not None:
         own = next(iter(known.labels.values()))
         numbers = _only_numbers(values)
-        source.reader = known.reader(root)
+        source.reader = with_channels(known.reader(root), source.in_channels)
+        source.in_channels = int(getattr(source.reader, "channels", source.in_channels))
         if classes is not None and tuple(classes) != own.names:
             source.labels = Labels.of(classes, values=numbers)
         elif numbers:
@@ -216,7 +230,7 @@ def find_labels(
         return
     named = classes is not None or listing.is_file()
     reader, labels, notes = reader_for(every, values, named=named)
-    source.reader = reader
+    source.reader = with_channels(reader, source.in_channels)
     source.notes += notes
     if labels is not None:
         source.labels = labels
@@ -307,6 +321,24 @@ def _only_numbers(values: Mapping[int | str, str] | None) -> dict[int, str] | No
     if bad:
         raise ValueError(f"values: {bad[0]!r} is no whole number, and these masks hold no colours")
     return {int(value): name for value, name in values.items()}
+
+
+def with_channels(reader: Reader, in_channels: int) -> Reader:
+    """Make a reader of files read pictures of another number of bands.
+
+    Args:
+        reader: the reader; one that combines files, such as colour and depth, has a number of its own.
+        in_channels: C of the pictures; 3, the default everywhere, leaves such a reader as it is.
+
+    Raises:
+        ValueError: if the reader gives another number of bands and cannot be told to.
+    """
+    if isinstance(reader, FileReader):
+        return replace(reader, channels=in_channels)
+    own = getattr(reader, "channels", None)
+    if in_channels not in (3, own):
+        raise ValueError(f"in_channels={in_channels}: the pictures of this set have {own or 'their own'}; leave it out")
+    return reader
 
 
 def labels_from_values(found: Mapping[int, Path]) -> tuple[Labels, str]:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from fullyconv.images import read_image
+from fullyconv.images import read_bands, visible
 from fullyconv.inference.segmentation import Segmentation
 from fullyconv.labels import Labels
 
@@ -42,7 +42,7 @@ def segment(
         source: a path, a PIL image, an array (H, W[, C]) uint8, or a tensor (C, H, W), uint8 or float in 0..1.
         labels: of the K classes.
         device: where ``logits`` computes.
-        in_channels: C that ``logits`` expects.
+        in_channels: C that ``logits`` expects; pictures are read as `fullyconv.images.read_bands` does.
         dtype: floating type that ``logits`` expects.
         short_side: pixels that the shorter side is scaled to; None leaves the picture as it is.
 
@@ -50,12 +50,7 @@ def segment(
         FileNotFoundError, DatasetError: if the picture cannot be read.
         ValueError: if a tensor has the wrong shape, type or range.
     """
-    pixels = read_pixels(source)
-    if pixels.shape[2] != in_channels:
-        raise ValueError(
-            f"source has {pixels.shape[2]} channels, this model wants {in_channels}: pictures are read as RGB; call "
-            "segmenter(images) with a (N, C, H, W) tensor of your own instead"
-        )
+    pixels = read_pixels(source, in_channels)
     image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
     own = (pixels.shape[0], pixels.shape[1])
     seen = own if short_side is None else scaled_size(own, short_side)
@@ -67,7 +62,7 @@ def segment(
         scores = F.interpolate(scores, size=own, mode="bilinear", align_corners=False)
     prediction = scores.argmax(dim=1)[0]
     mask: npt.NDArray[np.unsignedinteger[Any]] = prediction.to("cpu").numpy().astype(labels.dtype)
-    return Segmentation(mask, labels, pixels)
+    return Segmentation(mask, labels, visible(pixels))
 
 
 def scaled_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
@@ -92,14 +87,15 @@ def scaled_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
     return new if size[0] <= size[1] else (new[1], new[0])
 
 
-def read_pixels(source: Source) -> npt.NDArray[np.uint8]:
+def read_pixels(source: Source, in_channels: int = 3) -> npt.NDArray[np.uint8]:
     """Read one picture of any form that `segment` takes, as (H, W, C) uint8."""
     if not isinstance(source, Tensor):
-        return read_image(source)
-    if source.ndim != 3 or source.shape[0] not in (1, 3) or 0 in source.shape:
+        return read_bands(source, in_channels)
+    taken = (1, 3) if in_channels == 3 else (in_channels,)
+    if source.ndim != 3 or source.shape[0] not in taken or 0 in source.shape:
         raise ValueError(
-            f"source is a tensor of shape {tuple(source.shape)}: expected (C, H, W) with C 1 or 3; take the images of "
-            "a batch one by one"
+            f"source is a tensor of shape {tuple(source.shape)}: expected (C, H, W) with C "
+            f"{' or '.join(map(str, taken))}; take the images of a batch one by one"
         )
     image = source.detach().cpu()
     if image.is_floating_point():
@@ -111,4 +107,4 @@ def read_pixels(source: Source) -> npt.NDArray[np.uint8]:
         image = (image * 255).round()
     elif image.dtype != torch.uint8:
         raise ValueError(f"source is a tensor of type {image.dtype}: expected uint8, or floating values in 0..1")
-    return image.to(torch.uint8).expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+    return image.to(torch.uint8).expand(in_channels, -1, -1).permute(1, 2, 0).contiguous().numpy()

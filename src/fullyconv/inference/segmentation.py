@@ -22,7 +22,7 @@ class Segmentation:
     Args:
         mask: (H, W) uint8, or uint16 with more than 255 classes: index of the class of each pixel.
         labels: names and colours of the classes.
-        image: (H, W, 3) uint8, the picture as it was read.
+        image: (H, W, 3) uint8, the picture as it was read; of more bands the first three.
     """
 
     mask: npt.NDArray[np.unsignedinteger[Any]]

@@ -181,6 +181,11 @@ class NyudReader:
 
     inputs: Inputs = "rgb"
 
+    @property
+    def channels(self) -> int:
+        """Channels C of an image."""
+        return sum({"rgb": 3, "depth": 1, "hha": 3}[kind] for kind in self.inputs.split("-"))
+
     def image(self, pair: Pair) -> npt.NDArray[np.uint8]:
         """Read the inputs as (H, W, C) uint8, in the order of the name: RGB before depth or HHA."""
         parts = [self._part(pair, kind) for kind in self.inputs.split("-")]
