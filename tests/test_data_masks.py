@@ -11,12 +11,14 @@ import pytest
 import scipy.io
 from PIL import Image
 
+from fullyconv.data.doctor import examine, sheet
 from fullyconv.data.folder import read_pair
 from fullyconv.data.pairs import Pair
 from fullyconv.data.sources import Source, open_source
 from fullyconv.errors import DatasetError
 from fullyconv.images import mask_mode
 from fullyconv.labels import default_palette
+from fullyconv.module import SegmentationModule
 
 SIZE = (24, 30)
 LABEL = np.zeros(SIZE, np.uint8)
@@ -128,6 +130,32 @@ class TestColours:
         source = open_source(tree(tmp_path, (LABEL > 0).astype(np.uint8) * 255, mode="RGB"))
         assert source.labels.values == {0: "background", 255: "foreground"}
         assert (encoded(source) == (LABEL > 0)).all()
+
+    def test_reports_print_colours_and_no_numbers(self, tmp_path: Path) -> None:
+        values = {"#0a141e": "ground", "#ff0000": "box", "#008000": "ignore"}
+        root = tree(tmp_path, coloured(COLOURS), coloured(COLOURS), coloured(COLOURS))
+        source = open_source(root, values=values)
+        assert source.labels.describe_values() == "{#008000=ignore, #0a141e=ground, #ff0000=box, other=ignore}"
+        diagnosis = examine(root, values=values)
+        assert "values in the masks: {#008000=ignore, #0a141e=ground, #ff0000=box, other=ignore}" in diagnosis.text()
+        assert diagnosis.pixels["box"] == 3 * int((LABEL == 1).sum())
+        sheet(diagnosis)
+
+    def test_colours_like_none_have_the_class_that_is_given_to_others(self, tmp_path: Path) -> None:
+        source = open_source(tree(tmp_path, coloured(COLOURS)), values={"#ff0000": "box", "other": "rest"})
+        assert source.labels.names == ("box", "rest")
+        assert (encoded(source) == np.array([1, 0, 1])[LABEL]).all()
+        assert any("as rest" in note for note in source.notes)
+
+    def test_a_module_keeps_colours_as_values(self, tmp_path: Path) -> None:
+        values: dict[int | str, str] = {"#0a141e": "ground", "#ff0000": "box", "#008000": "ignore"}
+        labels = open_source(tree(tmp_path / "set", coloured(COLOURS)), values=values).labels
+        module = SegmentationModule("fcn32s_resnet18_half", classes=labels)
+        module.save(tmp_path / "artefact")
+        assert SegmentationModule.load(tmp_path / "artefact").labels == labels
+        grown = module.expand_classes(["tree"]).labels
+        assert grown.by_colour
+        assert set(grown.values) - set(labels.values) == {"#{:02x}{:02x}{:02x}".format(*grown.palette[2])}
 
 
 class TestNumbers:

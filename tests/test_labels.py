@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fullyconv.errors import DatasetError
-from fullyconv.labels import Labels, default_palette
+from fullyconv.labels import NO_COLOUR, Labels, count_values_of, default_palette, packed
 
 
 def test_voc_palette_is_computed_as_published():
@@ -137,3 +137,49 @@ def test_broken_entry_is_named(entry, message):
 def test_palette_of_no_colour_is_refused():
     with pytest.raises(ValueError, match="n=0"):
         default_palette(0)
+
+
+class TestColours:
+    LABELS = Labels.of(["road", "sky"], values={"#808080": "road", "#0000FF": "sky", "#000000": "ignore"})
+
+    def test_a_value_may_be_a_colour_and_others_are_ignored(self):
+        assert self.LABELS.by_colour
+        assert self.LABELS.values == {"#808080": "road", "#0000ff": "sky", "#000000": "ignore", "other": "ignore"}
+        assert not Labels.of(["road", "sky"]).by_colour
+
+    def test_pixels_and_packed_numbers_encode_alike(self):
+        pixels = np.array([[[128, 128, 128], [0, 0, 255]], [[0, 0, 0], [0, 0, 255]]], np.uint8)
+        expected = [[0, 1], [255, 1]]
+        assert self.LABELS.encode(pixels).tolist() == expected
+        assert self.LABELS.encode(packed(pixels)).tolist() == expected
+        assert self.LABELS.encode(np.array([[NO_COLOUR]])).tolist() == [[255]]
+
+    def test_a_colour_like_none_may_have_a_class(self):
+        labels = Labels.of(["road", "rest"], values={"#808080": "road", "other": "rest"})
+        assert labels.encode(np.array([[0x808080, NO_COLOUR]])).tolist() == [[0, 1]]
+
+    def test_messages_name_colours(self):
+        with pytest.raises(DatasetError, match=r'a\.png: colour #010203 \(1 pixels\) .*#000000=ignore.*"#010203": "ig'):
+            self.LABELS.encode(np.array([[[1, 2, 3], [0, 0, 255]]], np.uint8), "a.png")
+
+    def test_they_survive_json(self):
+        again = Labels.from_dict(json.loads(json.dumps(self.LABELS.to_dict())))
+        assert again == self.LABELS
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ({"#ff0000": "road", 0: "sky"}, r"mixes numbers and colours \(0 and #ff0000\)"),
+            ({"#ff0000": "road", "#FF0000": "sky"}, "holds the colour #ff0000 twice"),
+            ({"red": "road"}, 'or colours written "#rrggbb"'),
+            ({"other": "road"}, "names no colour"),
+            ({"#ff0000": "rod"}, "Did you mean road"),
+        ],
+    )
+    def test_values_that_break_a_rule_are_refused(self, values, message):
+        with pytest.raises(ValueError, match=message):
+            Labels.of(["road", "sky"], values=values)
+
+
+def test_runs_and_counts_of_an_empty_mask_are_empty():
+    assert count_values_of(np.zeros((0, 4), np.int32)) == {}

@@ -1,7 +1,8 @@
 """Class names, palette and label map: the words that data, module, inference and artefact share.
 
 A mask file holds values; a network knows class indices 0 .. K-1. The one thing that stands between the two is
-`Labels.values`: `{value in the file: class name or "ignore"}`. There is no shift and no second map.
+`Labels.values`: `{value in the file: class name or "ignore"}`. A value is a number, or a colour "#rrggbb". There is no
+shift and no second map.
 """
 
 from __future__ import annotations
@@ -19,6 +20,12 @@ from fullyconv.errors import DatasetError, near_miss
 
 IGNORE = "ignore"
 """The word that stands in a label map for pixels that count for nothing."""
+
+OTHER = "other"
+"""The word that stands in a label map of colours for pixels that are like none of them."""
+
+NO_COLOUR = 1 << 24
+"""The number that such pixels have where colours are numbers: one above the last, white."""
 
 VOID_COLOUR = (224, 224, 192)
 """How PASCAL VOC draws index 255."""
@@ -60,6 +67,87 @@ def default_palette(n: int) -> tuple[Colour, ...]:
     return tuple(palette)
 
 
+def packed(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
+    """Write colours as numbers 0xRRGGBB.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+
+    Returns:
+        (H, W) int32.
+
+    Example:
+        >>> hex(int(packed(np.array([[[255, 0, 16]]], np.uint8))[0, 0]))
+        '0xff0010'
+    """
+    wide = pixels.astype(np.int32)
+    result: npt.NDArray[np.int32] = (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
+    return result
+
+
+def packed_colour(colour: Sequence[int]) -> int:
+    """Write one colour as a number 0xRRGGBB."""
+    red, green, blue = colour
+    return (red << 16) | (green << 8) | blue
+
+
+def as_text(colour: int) -> str:
+    """Write a colour as #rrggbb.
+
+    Example:
+        >>> as_text(0xff0010)
+        '#ff0010'
+    """
+    return OTHER if colour == NO_COLOUR else f"#{colour:06x}"
+
+
+def parse_colour(text: str) -> int | None:
+    """Read #rrggbb, or "other"; None if it is neither.
+
+    Example:
+        >>> parse_colour("#FF0010") == 0xff0010, parse_colour("red")
+        (True, None)
+    """
+    digits = text.removeprefix("#").lower()
+    if text == OTHER:
+        return NO_COLOUR
+    if not text.startswith("#") or len(digits) != 6 or set(digits) - set("0123456789abcdef"):
+        return None
+    return int(digits, 16)
+
+
+def runs_of(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """Give the values of the runs of equal pixels, row by row, and their lengths: masks have few of them.
+
+    Example:
+        >>> values, lengths = runs_of(np.array([[7, 7], [7, 2]]))
+        >>> values.tolist(), lengths.tolist()
+        ([7, 2], [3, 1])
+    """
+    flat = values.ravel()
+    starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]])[: flat.size])
+    return flat[starts], np.diff(np.concatenate([starts, [flat.size]]))
+
+
+def count_values_of(mask: npt.NDArray[Any]) -> dict[int, int]:
+    """Count the pixels of every value.
+
+    Args:
+        mask: integers of any shape.
+
+    Example:
+        >>> count_values_of(np.array([[7, 7], [7, 2]]))
+        {2: 1, 7: 3}
+    """
+    if mask.dtype == np.uint8:
+        histogram = np.bincount(mask.reshape(-1), minlength=256)
+        return {int(value): int(histogram[value]) for value in np.flatnonzero(histogram)}
+    runs, lengths = runs_of(mask)
+    found, inverse = np.unique(runs, return_inverse=True)
+    counts = np.bincount(inverse.ravel(), weights=lengths, minlength=len(found))
+    return {int(value): int(count) for value, count in zip(found, counts, strict=True)}
+
+
 @dataclass(frozen=True)
 class Labels:
     """Hold the classes of a segmentation task: names, colours, and what the values in mask files mean.
@@ -68,8 +156,9 @@ class Labels:
         names: class names in the order of the network's outputs; unique, none of them empty or "ignore".
         palette: one (red, green, blue) colour in 0..255 per class.
         ignore_index: index of pixels that count for nothing in loss, metric and padding; never the index of a class.
-        values: value in the mask file -> class name or "ignore". Empty means value = class index and
-            `ignore_index` = ignore. Several values may share a class.
+        values: value in the mask file -> class name or "ignore". A value is a number, or, for masks of colours, a
+            colour "#rrggbb"; "other" then stands for all that are not named, and is ignored unless it is given. Empty
+            means value = class index and `ignore_index` = ignore. Several values may share a class.
 
     Raises:
         ValueError: if one of the rules above is broken.
@@ -78,12 +167,15 @@ class Labels:
         >>> labels = Labels.of(["road", "sky"], values={7: "road", 23: "sky", 0: "ignore"})
         >>> labels.encode(np.array([[7, 23], [0, 7]], dtype=np.uint8)).tolist()
         [[0, 1], [255, 0]]
+        >>> labels = Labels.of(["road", "sky"], values={"#808080": "road", "#0000ff": "sky"})
+        >>> labels.encode(np.array([[[128, 128, 128], [0, 0, 255]]], dtype=np.uint8)).tolist()
+        [[0, 1]]
     """
 
     names: tuple[str, ...]
     palette: tuple[Colour, ...]
     ignore_index: int = 255
-    values: dict[int, str] = field(default_factory=dict, hash=False)
+    values: dict[int | str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         _check_names(self.names)
@@ -105,23 +197,44 @@ class Labels:
         if self.ignore_index > _MAX_VALUE:
             raise ValueError(f"ignore_index={self.ignore_index}: masks hold 16 bits; give one up to {_MAX_VALUE}")
         if not self.values:
-            default = dict(enumerate(self.names))
+            default: dict[int | str, str] = dict(enumerate(self.names))
             default[self.ignore_index] = IGNORE
             object.__setattr__(self, "values", default)
+        read: dict[int | str, str] = {}
         for value, name in self.values.items():
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_VALUE:
-                raise ValueError(f"values={{{value!r}: {name!r}}}: a mask holds integers in 0..{_MAX_VALUE}")
+            code = parse_colour(value) if isinstance(value, str) else None
+            if code is not None:
+                value = as_text(code)
+                if value in read:
+                    raise ValueError(f"values holds the colour {value} twice; remove one")
+            elif not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_VALUE:
+                raise ValueError(
+                    f"values={{{value!r}: {name!r}}}: a mask holds integers in 0..{_MAX_VALUE}, or colours written "
+                    '"#rrggbb"'
+                )
             if name != IGNORE and name not in self.names:
                 raise ValueError(
-                    f"values={{{value}: {name!r}}} names no class. {near_miss(str(name), [*self.names, IGNORE])}"
+                    f"values={{{value!r}: {name!r}}} names no class. {near_miss(str(name), [*self.names, IGNORE])}"
                 )
+            read[value] = name
+        texts = [value for value in read if isinstance(value, str)]
+        if texts and len(texts) < len(read):
+            number = next(value for value in read if not isinstance(value, str))
+            raise ValueError(
+                f"values mixes numbers and colours ({number} and {texts[0]}): masks of one set hold one or the other"
+            )
+        if texts:
+            if texts == [OTHER]:
+                raise ValueError(f'values={read!r}: names no colour; give at least one, such as "#ff0000"')
+            read.setdefault(OTHER, IGNORE)
+        object.__setattr__(self, "values", read)
 
     @classmethod
     def of(
         cls,
         names: Sequence[str],
         palette: Sequence[Sequence[int]] | None = None,
-        values: Mapping[int, str] | None = None,
+        values: Mapping[int, str] | Mapping[str, str] | Mapping[int | str, str] | None = None,
         ignore_index: int | None = None,
     ) -> Labels:
         """Make labels from names alone, with the VOC palette and value = class index unless told otherwise.
@@ -131,7 +244,7 @@ class Labels:
             palette: one colour per class; the PASCAL VOC colour map by default.
             values: value in the mask file -> class name or "ignore"; by default value i is class i and 255 (65535 with
                 more than 255 classes) is ignored. Where given, 255 means what `values` says, and is ignored if it
-                says nothing.
+                says nothing. A value may be a colour "#rrggbb"; then all are.
             ignore_index: index of pixels that count for nothing; 255, or 65535 with more than 255 classes, by default.
 
         Returns:
@@ -153,8 +266,8 @@ class Labels:
         if ignore_index is None:
             ignore_index = 255 if len(names) <= 255 else _MAX_VALUE
         colours = default_palette(len(names)) if palette is None else tuple(_colour(colour) for colour in palette)
-        table = dict(values) if values else {}
-        if table and ignore_index >= 0:
+        table: dict[int | str, str] = dict(values.items()) if values else {}
+        if table and ignore_index >= 0 and not any(isinstance(value, str) for value in table):
             table.setdefault(ignore_index, IGNORE)
         return cls(names, colours, ignore_index, table)
 
@@ -168,16 +281,42 @@ class Labels:
         """Tell the type of an encoded mask: uint8 up to 255 classes, uint16 beyond."""
         return np.uint8 if self.num_classes <= 255 and 0 <= self.ignore_index <= 255 else np.uint16
 
+    @property
+    def by_colour(self) -> bool:
+        """Tell whether the values are colours."""
+        return OTHER in self.values
+
+    @cached_property
+    def meaning(self) -> dict[int, str]:
+        """The label map by number: `values`, with colours as 0xRRGGBB and `NO_COLOUR` for those that are not named.
+
+        Example:
+            >>> labels = Labels.of(["sky"], values={"#0000ff": "sky"})
+            >>> labels.meaning == {0x0000ff: "sky", NO_COLOUR: "ignore"}
+            True
+        """
+        return {
+            value if isinstance(value, int) else parse_colour(value) or 0: name for value, name in self.values.items()
+        }
+
+    @cached_property
+    def _colour_table(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+        """The colours in increasing order and the class index of each."""
+        index = {name: i for i, name in enumerate(self.names)} | {IGNORE: self.ignore_index}
+        colours = sorted(self.meaning)
+        indices = np.array([index[self.meaning[colour]] for colour in colours], dtype=self.dtype)
+        return np.array(colours, np.int64), indices
+
     @cached_property
     def _table(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
         """Look-up tables over the values of a file: the class index, and whether the value is known at all."""
         index = {name: i for i, name in enumerate(self.names)}
         index[IGNORE] = self.ignore_index
-        size = max(256, max(self.values) + 1)
+        size = max(256, max(self.meaning) + 1)
         encoded = np.zeros(size, dtype=self.dtype)
         known = np.zeros(size, dtype=np.bool_)
-        for value, name in self.values.items():
-            encoded[value] = index[name] & 0xFFFF if name == IGNORE else index[name]
+        for value, name in self.meaning.items():
+            encoded[value] = index[name]
             known[value] = True
         return encoded, known
 
@@ -185,7 +324,8 @@ class Labels:
         """Turn the values of a mask file into class indices.
 
         Args:
-            mask: (H, W) integers as they stand in the file.
+            mask: (H, W) integers as they stand in the file; for a label map of colours (H, W, 3) uint8, or (H, W)
+                integers 0xRRGGBB, where `NO_COLOUR` marks what is like none of the colours.
             path: the file, for the message.
 
         Returns:
@@ -197,6 +337,8 @@ class Labels:
             ValueError: if `mask` is not an array of integers with two axes.
         """
         mask = np.asarray(mask)
+        if self.by_colour and mask.ndim == 3 and mask.shape[2] == 3 and mask.dtype == np.uint8:
+            mask = packed(mask)
         if mask.ndim != 2 or not (np.issubdtype(mask.dtype, np.integer) or mask.dtype == np.bool_):
             raise ValueError(
                 f"mask has shape {mask.shape} and type {mask.dtype}: a mask is (H, W) integers; "
@@ -204,6 +346,8 @@ class Labels:
             )
         if mask.dtype == np.bool_:
             mask = mask.view(np.uint8)
+        if self.by_colour:
+            return self._encode_colours(mask, path)
         encoded, known = self._table
         if mask.dtype != np.uint8 and mask.size and (int(mask.min()) < 0 or int(mask.max()) >= len(known)):
             raise DatasetError(self._stray(mask, path))
@@ -212,51 +356,65 @@ class Labels:
         result: npt.NDArray[Any] = encoded.take(mask)
         return result
 
+    def _encode_colours(self, mask: npt.NDArray[Any], path: str | Path | None) -> npt.NDArray[Any]:
+        colours, indices = self._colour_table
+        runs, lengths = runs_of(mask)
+        places = np.searchsorted(colours, runs).clip(max=len(colours) - 1)
+        if (colours[places] != runs).any():
+            raise DatasetError(self._stray(mask, path))
+        result: npt.NDArray[Any] = np.repeat(indices[places], lengths).reshape(mask.shape)
+        return result
+
     def unknown(self, values: Iterable[int]) -> list[int]:
-        """List the values that the label map does not know, in increasing order.
+        """List the values that the label map does not know, in increasing order; colours as 0xRRGGBB.
 
         Example:
             >>> Labels.of(["road", "sky"]).unknown([0, 1, 2, 255])
             [2]
         """
-        return sorted({int(value) for value in values} - set(self.values))
+        return sorted({int(value) for value in values} - set(self.meaning))
+
+    def value_text(self, value: int) -> str:
+        """Write a value as a user would: a number, or a colour "#rrggbb"."""
+        return as_text(value) if self.by_colour and 0 <= value <= NO_COLOUR else str(value)
 
     def stray_message(self, counts: Mapping[int, int], path: str | Path | None = None) -> str:
         """Say which values of a mask are not in the label map and what to do.
 
         Args:
-            counts: value in the file -> number of pixels.
+            counts: value in the file -> number of pixels; colours as 0xRRGGBB.
             path: the file.
 
         Returns:
             One sentence about the file, one about the remedy.
         """
         stray = self.unknown(counts)
-        shown = ", ".join(f"{value} ({counts[value]} pixels)" for value in stray[:8])
+        shown = ", ".join(f"{self.value_text(value)} ({counts[value]} pixels)" for value in stray[:8])
         more = f" and {len(stray) - 8} more" if len(stray) > 8 else ""
         where = "mask" if path is None else str(path)
-        remedy = f'correct the mask, or say what it means: values={{{stray[0]}: "ignore"}} or a class name'
+        first = f'"{self.value_text(stray[0])}"' if self.by_colour else str(stray[0])
+        remedy = f'correct the mask, or say what it means: values={{{first}: "ignore"}} or a class name'
         hint = ""
         if 255 in counts and self.values.get(255) == IGNORE and len(stray) > 20:
             hint = " So many values look like grey levels or antialiased borders, which are no labels."
-        return f"{where}: label value {shown}{more} is not in the label map {self.describe_values()}; {remedy}.{hint}"
+        what = "colour" if self.by_colour else "label value"
+        return f"{where}: {what} {shown}{more} is not in the label map {self.describe_values()}; {remedy}.{hint}"
 
     def describe_values(self) -> str:
         """Write the label map on one line, at most a dozen entries of it."""
-        items = [f"{value}={name}" for value, name in sorted(self.values.items())]
+        items = [f"{self.value_text(value)}={name}" for value, name in sorted(self.meaning.items())]
         if len(items) > 14:
             items = [*items[:10], "...", *items[-2:]]
         return "{" + ", ".join(items) + "}"
 
     def _stray(self, mask: npt.NDArray[Any], path: str | Path | None) -> str:
-        found, counts = np.unique(mask, return_counts=True)
-        return self.stray_message(dict(zip(found.tolist(), counts.tolist(), strict=True)), path)
+        return self.stray_message(count_values_of(mask), path)
 
     def to_dict(self) -> dict[str, Any]:
         """Write as plain JSON values; `from_dict` reads them back.
 
         Returns:
-            Names, palette, ignore index and values (with keys as strings, as JSON wants them).
+            Names, palette, ignore index and values (with keys as text, as JSON wants them).
         """
         return {
             "names": list(self.names),
@@ -295,9 +453,9 @@ class Labels:
         palette = entry.get("palette")
         values = entry.get("values") or {}
         try:
-            table = {int(value): name for value, name in values.items()}
+            table = {_value(value): name for value, name in values.items()}
         except (AttributeError, TypeError, ValueError):
-            raise ValueError(f"values={values!r}: give a mapping of integers to class names") from None
+            raise ValueError(f"values={values!r}: give a mapping of integers or colours to class names") from None
         _check_names(tuple(names))  # before a palette is made for them
         if palette is not None and (isinstance(palette, str) or not isinstance(palette, Sequence)):
             raise ValueError(f"palette={palette!r}: give a list of colours, one a class")
@@ -328,6 +486,10 @@ def _check_names(names: tuple[str, ...]) -> None:
         if name in seen:
             raise ValueError(f"names holds {name!r} twice: class names are unique; rename one")
         seen.add(name)
+
+
+def _value(value: int | str) -> int | str:
+    return value if isinstance(value, str) and parse_colour(value) is not None else int(value)
 
 
 def _colour(colour: Sequence[int]) -> Colour:

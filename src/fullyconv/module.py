@@ -26,7 +26,7 @@ from fullyconv.confusion import SegmentationScores
 from fullyconv.errors import WeightsError
 from fullyconv.inference.predict import read_pixels, segment
 from fullyconv.inference.segmentation import Segmentation
-from fullyconv.labels import Labels, default_palette
+from fullyconv.labels import Labels, as_text, default_palette, packed_colour
 from fullyconv.losses import build_loss
 from fullyconv.metrics import ConfusionMatrix
 from fullyconv.models import FCN, MODELS, MultiHeadFCN, build_model, with_heads
@@ -50,7 +50,8 @@ class SegmentationModule(L.LightningModule):
             ignore_index and label_values along. In a recipe they come from the data.
         palette: K colours ``[red, green, blue]``; None gives the colours of PASCAL VOC.
         ignore_index: label of the pixels that count for nothing, in data, loss and metric alike.
-        label_values: what values mean in the mask files of the training data: ``{value: class name or "ignore"}``.
+        label_values: what values mean in the mask files of the training data: ``{value: class name or "ignore"}``,
+            with numbers or colours ``"#rrggbb"`` for values.
         preprocessing: plain form of ``Preprocessing``; None means ImageNet's mean and deviation on RGB in 0..1.
         padding: ``"same"`` covers images of any size; ``"paper"`` pads 100 pixels and crops, as the reference networks.
         upsampling: ``"bilinear"`` (fixed), ``"learned"`` (transposed convolution from bilinear) or ``"frozen"``; for
@@ -94,7 +95,7 @@ class SegmentationModule(L.LightningModule):
         classes: list[str] | Labels | None = None,
         palette: list[list[int]] | None = None,
         ignore_index: int = 255,
-        label_values: dict[int, str] | None = None,
+        label_values: dict[int | str, str] | None = None,
         preprocessing: dict[str, Any] | None = None,
         padding: Literal["same", "paper"] = "same",
         upsampling: Literal["bilinear", "learned", "frozen", "stretch"] = "bilinear",
@@ -752,11 +753,15 @@ class SegmentationModule(L.LightningModule):
         every = [*self.classes, *names]
         palette = [list(colour) for colour in self.labels.palette]
         taken = {tuple(colour) for colour in palette}
-        spare = (colour for colour in default_palette(len(every) + len(taken)) if colour not in taken)
-        palette += [list(colour) for colour, _ in zip(spare, names, strict=False)]
         values = dict(self.labels.values)
+        many = default_palette(len(every) + len(taken) + len(values))
+        spare = (colour for colour in many if colour not in taken and as_text(packed_colour(colour)) not in values)
+        palette += [list(colour) for colour, _ in zip(spare, names, strict=False)]
         for index, name in enumerate(names, len(self.classes)):
-            values[next(value for value in count(index) if value not in values)] = name
+            if self.labels.by_colour:
+                values[as_text(packed_colour(palette[index]))] = name
+            else:
+                values[next(value for value in count(index) if value not in values)] = name
         return Labels.of(every, palette, values, self.labels.ignore_index)
 
     reinitialised: tuple[str, ...] = ()
@@ -833,7 +838,7 @@ class MultiHeadModule(SegmentationModule):
         classes: dict[str, list[str]] | None = None,
         palette: dict[str, list[list[int]]] | None = None,
         ignore_index: int = 255,
-        label_values: dict[str, dict[int, str]] | None = None,
+        label_values: dict[str, dict[int | str, str]] | None = None,
         preprocessing: dict[str, Any] | None = None,
         padding: Literal["same", "paper"] = "same",
         upsampling: Literal["bilinear", "learned", "frozen", "stretch"] = "bilinear",

@@ -33,7 +33,7 @@ from fullyconv.data.sources import (
 from fullyconv.drawing import contact_sheet
 from fullyconv.errors import DatasetError
 from fullyconv.images import MASK_EXTENSIONS, mask_mode, read_image, read_mask, visible
-from fullyconv.labels import IGNORE, Labels
+from fullyconv.labels import IGNORE, Labels, count_values_of
 
 Severity = Literal["error", "warning", "note"]
 
@@ -430,7 +430,7 @@ def _look_at(item: tuple[str, Pair], reader: Reader) -> _Seen:
     rule = "masks that cannot be read"
     try:
         mask = reader.mask(pair)
-        seen.counts = _counts(mask)
+        seen.counts = count_values_of(mask)
         seen.labelled = _digest(mask)
         if seen.digest:
             rule = "pairs whose image and mask differ in size"
@@ -446,14 +446,6 @@ def _look_at(item: tuple[str, Pair], reader: Reader) -> _Seen:
 def _digest(array: npt.NDArray[Any]) -> bytes:
     shape = repr(array.shape).encode()
     return hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=16, key=shape).digest()
-
-
-def _counts(mask: npt.NDArray[Any]) -> dict[int, int]:
-    if mask.dtype == np.uint8:
-        histogram = np.bincount(mask.reshape(-1), minlength=256)
-        return {int(value): int(histogram[value]) for value in np.flatnonzero(histogram)}
-    found, counts = np.unique(mask, return_counts=True)
-    return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
 
 def _look(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -512,7 +504,7 @@ def _stray(seen: Sequence[_Seen], labels: Labels) -> list[Finding]:
     files = []
     for result in bad:
         unknown = labels.unknown(result.counts)
-        shown = ", ".join(map(str, unknown[:8])) + (" ..." if len(unknown) > 8 else "")
+        shown = ", ".join(map(labels.value_text, unknown[:8])) + (" ..." if len(unknown) > 8 else "")
         files.append(f"{result.pair.mask}: {shown} ({sum(result.counts[value] for value in unknown)} pixels)")
     message = labels.stray_message(bad[0].counts, bad[0].pair.mask)
     message += shifted_hint(labels, {value for result in seen for value in result.counts})
@@ -521,13 +513,13 @@ def _stray(seen: Sequence[_Seen], labels: Labels) -> list[Finding]:
 
 
 def _classes_in(result: _Seen, labels: Labels) -> list[str]:
-    return sorted({labels.values[value] for value in result.counts if value in labels.values} - {IGNORE})
+    return sorted({labels.meaning[value] for value in result.counts if value in labels.meaning} - {IGNORE})
 
 
 def _empty(seen: Sequence[_Seen], labels: Labels) -> list[Finding]:
     findings: list[Finding] = []
     read = [result for result in seen if result.counts]
-    ignored = [result for result in read if all(labels.values.get(value, "") == IGNORE for value in result.counts)]
+    ignored = [result for result in read if all(labels.meaning.get(value, "") == IGNORE for value in result.counts)]
     if ignored:
         whole = {result.split for result in read} - {result.split for result in read if result not in ignored}
         message = "nothing is learned from them: correct the masks or the label map, or remove the pairs"
@@ -766,8 +758,8 @@ def _statistics(diagnosis: Diagnosis, seen: Sequence[_Seen], labels: Labels | No
         total = sum(result.counts.values())
         names: Counter[str] = Counter()
         for value, number in result.counts.items():
-            if value in labels.values:
-                names[labels.values[value]] += number
+            if value in labels.meaning:
+                names[labels.meaning[value]] += number
         pixels.update(names)
         for name in names:
             images[name] += 1
@@ -808,7 +800,7 @@ def _telling(seen: Sequence[_Seen], labels: Labels | None) -> list[tuple[Pair, s
     best: dict[str, tuple[int, _Seen]] = {}
     for result in drawable:
         for value, number in result.counts.items():
-            name = labels.values.get(value, IGNORE)
+            name = labels.meaning.get(value, IGNORE)
             pixels[name] += number
             if name != IGNORE and number > best.get(name, (0, result))[0]:
                 best[name] = (number, result)
@@ -858,7 +850,7 @@ def sheet(diagnosis: Diagnosis, cells: int = SHEET_CELLS) -> Image.Image:
 
 
 def _drawn(mask: npt.NDArray[Any], labels: Labels) -> npt.NDArray[Any]:
-    known = np.isin(mask, list(labels.values))
-    some = next(iter(labels.values))
+    known = np.isin(mask, list(labels.meaning))
+    some = next(iter(labels.meaning))
     result: npt.NDArray[Any] = np.where(known, labels.encode(np.where(known, mask, some)), labels.ignore_index)
     return result

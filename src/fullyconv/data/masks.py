@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,20 @@ import numpy.typing as npt
 from fullyconv.data.pairs import Pair
 from fullyconv.data.readers import FileReader
 from fullyconv.errors import DatasetError
-from fullyconv.images import mask_mode, read_image, read_mask
-from fullyconv.labels import IGNORE, Labels, default_palette
+from fullyconv.images import Encoded, is_jpeg, mask_mode, read_image, read_mask
+from fullyconv.labels import (
+    IGNORE,
+    NO_COLOUR,
+    OTHER,
+    Labels,
+    as_text,
+    count_values_of,
+    default_palette,
+    packed,
+    packed_colour,
+    parse_colour,
+    runs_of,
+)
 
 Array = npt.NDArray[Any]
 
@@ -29,10 +41,7 @@ SNAP = 64.0
 """Largest distance in RGB at which a colour counts as one of the table: a quarter of the range of a channel."""
 
 MAX_COLOURS = 256
-UNKNOWN = 65535
-"""The value of pixels whose colour is like none of the table."""
-
-_LOSSY = (".jpg", ".jpeg")
+_VOID = 0xE0E0C0  # the border that PASCAL VOC draws, index 255
 
 
 @dataclass(frozen=True)
@@ -40,100 +49,95 @@ class MaskReader(FileReader):
     """Read masks of one set as integers, whatever kind of file they are.
 
     Args:
-        colours: 0xRRGGBB of each value 0, 1, ...; empty where masks hold numbers.
-        snap: whether a colour that is none of the table counts as the nearest within `SNAP`, else it is an error.
+        channels: C of the pictures.
+        colours: 0xRRGGBB of every colour that masks may hold; empty where masks hold numbers.
+        codes: the value of each of these colours; empty where the colour itself is the value.
+        snap: whether a colour that is none of them counts as the nearest within `SNAP`, else as `NO_COLOUR`; without
+            it, such a colour is an error.
         threshold: grey levels from here on are 255, those below 0; None keeps them.
         bit_value: what a set pixel of a 1-bit file means.
         levels: values that lossy masks are snapped to; empty refuses them.
     """
 
     colours: tuple[int, ...] = ()
+    codes: tuple[int, ...] = ()
     snap: bool = False
     threshold: int | None = None
     bit_value: int = 1
     levels: tuple[int, ...] = ()
 
     def mask(self, pair: Pair) -> Array:
-        """Read the mask as (H, W) integers."""
-        suffix = pair.mask.suffix.lower()
+        """Read the mask as (H, W) integers: numbers as they stand in the file, or colours as 0xRRGGBB."""
+        file = self.mask_file(pair)
+        suffix = file.suffix.lower() if isinstance(file, Path) else ""
         if suffix == ".mat":
             return _read_mat(pair.mask)
         if suffix == ".seg":
             return _read_seg(pair.mask)
         if self.colours:
-            return self._values_of(read_image(pair.mask), pair.mask)
-        if suffix in _LOSSY:
-            if not self.levels:
-                return read_mask(pair.mask)  # which refuses it and says why
-            grey = read_image(pair.mask)[..., 1].astype(np.int32)
+            return self._by_colour(read_image(file), str(file))
+        if self.levels and is_jpeg(file):
+            grey = read_image(file)[..., 1].astype(np.int32)
             levels = np.array(self.levels)
             nearest: Array = levels[np.abs(grey[..., None] - levels).argmin(-1)].astype(np.uint16)
             return nearest
-        mode = mask_mode(pair.mask)
-        if mode == "RGB":
-            mask = _grey(read_image(pair.mask), pair.mask)
+        mode = mask_mode(file)
+        if mode == "RGB" and not is_jpeg(file):
+            mask = _grey(read_image(file), str(file))
         else:
-            mask = read_mask(pair.mask)
+            mask = read_mask(file)  # which refuses a JPEG and says why
             if mode == "1" and self.bit_value != 1:
                 mask = mask * np.uint8(self.bit_value)
         if self.threshold is not None:
             mask = np.where(mask >= self.threshold, 255, 0).astype(np.uint8)
         return mask
 
-    def _values_of(self, pixels: npt.NDArray[np.uint8], path: Path) -> Array:
-        runs, lengths = _runs(packed(pixels))
+    def _by_colour(self, pixels: npt.NDArray[np.uint8], name: str) -> Array:
+        runs, lengths = runs_of(packed(pixels))
         found, inverse = np.unique(runs, return_inverse=True)
-        table = np.array(self.colours, np.int64)
-        own = {int(colour): value for value, colour in enumerate(self.colours)}
-        stray = [int(colour) for colour in found if int(colour) not in own]
-        if stray and not self.snap:
-            more = f" and {len(stray) - 1} more" if len(stray) > 1 else ""
-            known = ", ".join(map(as_text, self.colours[:8])) + (" ..." if len(table) > 8 else "")
+        own = dict(zip(self.colours, self.codes or self.colours, strict=True))
+        values = np.array([own.get(int(colour), -1) for colour in found], np.int32)
+        missing = np.flatnonzero(values < 0)
+        if len(missing) and not self.snap:
+            first = int(found[missing[0]])
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            known = ", ".join(map(as_text, self.colours[:8])) + (" ..." if len(self.colours) > 8 else "")
             raise DatasetError(
-                f"{path}: holds the colour {as_text(stray[0])}{more}, which is none of the label map ({known}); "
+                f"{name}: holds the colour {as_text(first)}{more}, which is none of the label map ({known}); "
                 "correct the mask, or give the colour a class in values="
             )
-        values = np.array([own.get(int(colour), -1) for colour in found])
-        if stray:
-            missing = np.flatnonzero(values < 0)
-            distance = np.sqrt(((_rgb(found[missing])[:, None] - _rgb(table)[None]) ** 2).sum(-1))
-            values[missing] = np.where(distance.min(1) <= SNAP, distance.argmin(1), UNKNOWN)
-        result: Array = np.repeat(values[inverse.ravel()].astype(np.uint16), lengths).reshape(pixels.shape[:2])
-        return result if (result > 255).any() else result.astype(np.uint8)
+        if len(missing):
+            nearest, near = _nearest(found[missing], self.colours)
+            codes = np.array(self.codes or self.colours, np.int32)
+            values[missing] = np.where(near, codes[nearest], NO_COLOUR)
+        result: Array = np.repeat(values[inverse.ravel()], lengths).reshape(pixels.shape[:2])
+        return result if not self.codes or NO_COLOUR in values else result.astype(np.uint8)
 
 
-def packed(pixels: npt.NDArray[np.uint8]) -> Array:
-    """Pack colours (H, W, 3) as 0xRRGGBB.
-
-    Example:
-        >>> hex(int(packed(np.array([[[255, 0, 16]]], np.uint8))[0, 0]))
-        '0xff0010'
-    """
-    wide = pixels.astype(np.int32)
-    result: Array = (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
-    return result
-
-
-def as_text(colour: int) -> str:
-    """Write a colour as #rrggbb.
-
-    Example:
-        >>> as_text(0xff0010)
-        '#ff0010'
-    """
-    return f"#{colour:06x}"
+def _nearest(colours: Array, table: Sequence[int]) -> tuple[Array, Array]:
+    """Give for each colour the place of the nearest in a table, and whether it is near enough to count as it."""
+    places = np.zeros(len(colours), np.int64)
+    near = np.zeros(len(colours), np.bool_)
+    for start in range(0, len(colours), 4096):  # a photograph has as many colours as pixels
+        part = slice(start, start + 4096)
+        distance = ((_rgb(colours[part])[:, None] - _rgb(np.array(table))[None]) ** 2).sum(-1)
+        places[part] = distance.argmin(1)
+        near[part] = distance.min(1) <= SNAP**2
+    return places, near
 
 
-def parse_colour(text: str) -> int | None:
-    """Read #rrggbb; None if it is none."""
-    digits = text.removeprefix("#")
-    if not text.startswith("#") or len(digits) != 6 or set(digits.lower()) - set("0123456789abcdef"):
-        return None
-    return int(digits, 16)
+Reading = TypeVar("Reading", bound=MaskReader)
 
 
 def reader_for(
-    pairs: Sequence[Pair], values: Mapping[int | str, str] | None, *, named: bool, threads: int | None = None
+    pairs: Sequence[Pair],
+    values: Mapping[int | str, str] | None,
+    *,
+    named: bool,
+    base: Reading | None = None,
+    count: Callable[[MaskReader, Pair], dict[int, int]] | None = None,
+    counts: dict[Pair, dict[int, int]] | None = None,
+    threads: int | None = None,
 ) -> tuple[MaskReader, Labels | None, list[str]]:
     """Look at the masks of a set and find out how to read them.
 
@@ -141,6 +145,9 @@ def reader_for(
         pairs: the pairs.
         values: the label map if it is given; its keys are numbers, or colours "#rrggbb".
         named: whether class names are given elsewhere (classes.txt, classes=).
+        base: the reader to start from, which knows where the files are.
+        count: counts the values of the mask of a pair.
+        counts: where the counts of masks are kept that had to be read anyway.
         threads: number of threads.
 
     Returns:
@@ -150,88 +157,106 @@ def reader_for(
         DatasetError: if masks hold colours or levels that do not tell what they mean; it says what to give.
         ValueError: if `values` mixes numbers and colours, or a colour is none.
     """
+    reader: MaskReader = MaskReader() if base is None else base
     colours = _given_colours(values)
-    lossy = [pair for pair in pairs if pair.mask.suffix.lower() in _LOSSY]
+    counts = {} if counts is None else counts
     with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 16)) as pool:
-        modes = list(pool.map(lambda pair: mask_mode(pair.mask), pairs))
+        kinds = list(pool.map(lambda pair: _kind(reader.mask_file(pair)), pairs))
+        modes = [mode for mode, _ in kinds]
+        lossy = [pair for pair, (_, is_lossy) in zip(pairs, kinds, strict=True) if is_lossy]
         coloured = [pair for pair, mode in zip(pairs, modes, strict=True) if mode == "RGB"]
         if colours:
-            return _by_table(pairs, colours, values or {}, bool(lossy), pool)
+            return _by_table(reader, pairs, colours, values or {}, bool(lossy), pool)
         if lossy and values:
             levels = tuple(sorted(int(value) for value in values if int(value) <= 255))
-            note = f"{len(lossy)} masks are JPEG, which changes values near borders: snapped to the nearest of {levels}"
-            return MaskReader(levels=levels), None, [note]
+            note = (
+                f"{len(lossy)} masks are JPEG, which changes values near borders: snapped to the nearest of "
+                f"{', '.join(map(str, levels))}"
+            )
+            return replace(reader, levels=levels), None, [note]
         if lossy:
-            read_mask(lossy[0].mask)  # which refuses it and says why
-        counts: Counter[int] = Counter()
+            read_mask(reader.mask_file(lossy[0]))  # which refuses it and says why
+        totals: Counter[int] = Counter()
         if coloured:
-            for found in pool.map(_count_colours, coloured):
-                counts.update(found)
-        if coloured and not all(_is_grey(colour) for colour in counts):
+            for found in pool.map(lambda pair: _count_colours(reader, pair), coloured):
+                totals.update(found)
+        if coloured and not all(_is_grey(colour) for colour in totals):
             if len(coloured) < len(pairs):
                 other = next(pair for pair, mode in zip(pairs, modes, strict=True) if mode != "RGB")
                 raise DatasetError(
                     f"{coloured[0].mask} holds colours and {other.mask} numbers: masks of one set are of one kind; "
                     "convert one of them"
                 )
-            return _from_colours(counts, values, named, coloured[0].mask)
-        reader = MaskReader()
-        notes: list[str] = []
+            return _from_colours(reader, totals, values, named, coloured[0].mask)
         if values is None and not named:
-            return _from_levels(reader, pairs, modes, notes, pool)
+            return _from_levels(reader, pairs, modes, count or _count, counts, pool)
         if "1" in modes and values is not None and 255 in values and 1 not in values:
-            reader = replace(reader, bit_value=255)
-            notes.append("1-bit masks: a set pixel is read as 255")
-        return reader, None, notes
+            note = "1-bit masks: a set pixel is read as 255"
+            return replace(reader, bit_value=255), None, [note]
+        return reader, None, []
+
+
+def _kind(file: Path | Encoded) -> tuple[str, bool]:
+    mode = mask_mode(file)
+    return mode, mode in ("L", "RGB") and is_jpeg(file)
+
+
+def _count(reader: MaskReader, pair: Pair) -> dict[int, int]:
+    return count_values_of(reader.mask(pair))
 
 
 def _from_levels(
-    reader: MaskReader, pairs: Sequence[Pair], modes: Sequence[str], notes: list[str], pool: ThreadPoolExecutor
+    reader: MaskReader,
+    pairs: Sequence[Pair],
+    modes: Sequence[str],
+    count: Callable[[MaskReader, Pair], dict[int, int]],
+    counts: dict[Pair, dict[int, int]],
+    pool: ThreadPoolExecutor,
 ) -> tuple[MaskReader, Labels | None, list[str]]:
     """See whether grey levels are soft edges between 0 and 255, and what 1-bit files stand beside."""
     if not set(modes) & {"L", "RGB", "1"}:
-        return reader, None, notes
+        return reader, None, []
     total: Counter[int] = Counter()
     other: Counter[int] = Counter()  # of the files that are not 1-bit
-    for (values, counts), mode in zip(pool.map(lambda pair: _levels(reader, pair), pairs), modes, strict=True):
-        total.update(dict(zip(values, counts, strict=True)))
+    read: dict[Pair, dict[int, int]] = {}
+    for pair, found, mode in zip(pairs, pool.map(lambda pair: count(reader, pair), pairs), modes, strict=True):
+        read[pair] = found
+        total.update(found)
         if mode != "1":
-            other.update(dict(zip(values, counts, strict=True)))
+            other.update(found)
     if "1" in modes and set(other) and set(other) <= {0, 255}:
-        notes.append("some masks have 1 bit and some hold 0 and 255: a set pixel is read as 255")
-        return replace(reader, bit_value=255), None, notes
+        note = "some masks have 1 bit and some hold 0 and 255: a set pixel is read as 255"
+        return replace(reader, bit_value=255), None, [note]
     pixels = sum(total.values())
-    ends = sum(count for value, count in total.items() if value <= 16 or value >= 240)
+    ends = sum(number for value, number in total.items() if value <= 16 or value >= 240)
     levels = [value for value in total if 16 < value < 240]
     if len(total) > 32 and levels and ends >= 0.97 * pixels and max(total) <= 255:
         soft = 1 - (total.get(0, 0) + total.get(255, 0)) / pixels
-        notes.append(
+        note = (
             f"the masks hold {len(total)} grey levels between 0 and 255 (soft edges, {soft:.1%} of the pixels): "
             "cut at 128"
         )
-        return replace(reader, threshold=128), None, notes
-    return reader, None, notes
+        return replace(reader, threshold=128), None, [note]
+    counts.update(read)
+    return reader, None, []
 
 
 def _from_colours(
-    counts: Counter[int], values: Mapping[int | str, str] | None, named: bool, path: Path
+    reader: MaskReader, counts: Counter[int], values: Mapping[int | str, str] | None, named: bool, path: Path
 ) -> tuple[MaskReader, Labels | None, list[str]]:
     """Find the colours that are classes among those that occur."""
     remedy = 'give every colour its class: values={"#ff0000": "name", "#000000": "ignore", ...} (--values)'
     pixels = sum(counts.values())
-    voc = [(red << 16) | (green << 8) | blue for red, green, blue in default_palette(256)]
-    border = 0xE0E0C0
-    if set(counts) <= {*voc, border} and len(counts) > 2:
-        present = sorted(voc.index(colour) for colour in counts if colour != border)
-        size = max(present) + 1
-        table = tuple(voc[:size]) + ((border,) if border in counts else ())
+    voc = [packed_colour(colour) for colour in default_palette(256)]
+    if set(counts) <= {*voc, _VOID} and len(counts) > 2:
+        present = sorted(voc.index(colour) for colour in counts if colour != _VOID)
+        reader = replace(reader, colours=(*voc[:255], _VOID), codes=(*range(255), 255))
         note = f"the masks have the colours of PASCAL VOC's map: colour i is read as value i ({len(present)} occur)"
         if values is not None or named:
-            return MaskReader(colours=table), None, [note]
+            return reader, None, [note]
         names = {value: f"class {value}" for value in present}
         palette = [_bytes(voc[value]) for value in present]
-        known = names | ({size: IGNORE} if border in counts else {})
-        return MaskReader(colours=table), Labels.of(list(names.values()), palette, known), [note]
+        return reader, Labels.of(list(names.values()), palette, names), [note]
     if named and values is None:
         shown = ", ".join(f"{as_text(colour)} {count / pixels:.1%}" for colour, count in counts.most_common(12))
         shown += " ..." if len(counts) > 12 else ""
@@ -256,15 +281,13 @@ def _from_colours(
             f"{off / pixels:.1%} of the pixels have one of {others} other colours (antialiased edges?): read as the "
             f"nearest colour within {SNAP:g}, else ignored"
         )
-    labels = Labels.of(
-        [as_text(colour) for colour in kept],
-        [_bytes(colour) for colour in kept],
-        {**{value: as_text(colour) for value, colour in enumerate(kept)}, UNKNOWN: IGNORE},
-    )
-    return MaskReader(colours=tuple(kept), snap=bool(off)), labels, notes
+    texts = [as_text(colour) for colour in kept]
+    labels = Labels.of(texts, [_bytes(colour) for colour in kept], {text: text for text in texts})
+    return replace(reader, colours=tuple(kept), snap=bool(off)), labels, notes
 
 
 def _by_table(
+    reader: MaskReader,
     pairs: Sequence[Pair],
     colours: Sequence[int],
     values: Mapping[int | str, str],
@@ -276,24 +299,33 @@ def _by_table(
     by_name: dict[str, int] = {}
     for colour in colours:
         by_name.setdefault(values[as_text(colour)], colour)
-    labels = Labels.of(
-        names,
-        [_bytes(by_name[name]) for name in names],
-        {**{value: values[as_text(colour)] for value, colour in enumerate(colours)}, UNKNOWN: IGNORE},
-    )
+    unseen = (colour for colour in map(packed_colour, default_palette(4096)) if colour not in colours)
+    palette = [_bytes(by_name[name] if name in by_name else next(unseen)) for name in names]
+    labels = Labels.of(names, palette, values)
     counts: Counter[int] = Counter()
-    for found in pool.map(_count_colours, pairs):
+    for found in pool.map(lambda pair: _count_colours(reader, pair), pairs):
         counts.update(found)
     pixels = sum(counts.values())
-    off = pixels - sum(counts[colour] for colour in colours)
+    strays = np.array([colour for colour in counts if colour not in set(colours)], np.int64)
+    off = sum(counts[int(colour)] for colour in strays)
     notes = []
     if off:
+        _, near = _nearest(strays, colours)
+        far = Counter({int(colour): counts[int(colour)] for colour in strays[~near]})
+        lost = sum(far.values())
+        shown = ", ".join(f"{as_text(colour)} {number / pixels:.1%}" for colour, number in far.most_common(3))
+        meaning = values.get(OTHER, IGNORE)
+        if lost > 0.5 * pixels and OTHER not in values:
+            raise DatasetError(
+                f"{pairs[0].mask}: {lost / pixels:.0%} of the pixels of all masks have none of the colours of values= "
+                f"and are near none of them ({shown}); give every colour its class, or correct values="
+            )
         why = "JPEG changes colours near borders" if lossy else "antialiased edges?"
         notes.append(
-            f"{off / pixels:.1%} of the pixels have none of the colours given ({why}): read as the nearest within "
-            f"{SNAP:g}, else ignored"
+            f"{off / pixels:.2%} of the pixels ({off}) have none of the colours given ({why}): {off - lost} of them "
+            f"are read as the nearest within {SNAP:g}, {lost} as {meaning}" + (f" ({shown} ...)" if lost else "")
         )
-    return MaskReader(colours=tuple(colours), snap=bool(off)), labels, notes
+    return replace(reader, colours=tuple(colours), snap=bool(off) or OTHER in values), labels, notes
 
 
 def _given_colours(values: Mapping[int | str, str] | None) -> list[int]:
@@ -306,37 +338,25 @@ def _given_colours(values: Mapping[int | str, str] | None) -> list[int]:
         raise ValueError(f"values={dict(values)!r}: mixes numbers and colours; masks hold one or the other")
     colours = []
     for text in texts:
-        colour = parse_colour(text.lower())
+        colour = parse_colour(text)
         if colour is None:
             raise ValueError(f'values: {text!r} is no number and no colour; write #rrggbb, such as "#ff0000"')
-        colours.append(colour)
+        if colour != NO_COLOUR:
+            colours.append(colour)
+    if not colours:
+        raise ValueError(f'values={dict(values)!r}: names no colour; give at least one, such as "#ff0000"')
     return colours
 
 
-def _levels(reader: MaskReader, pair: Pair) -> tuple[list[int], list[int]]:
-    found, counts = np.unique(reader.mask(pair), return_counts=True)
-    return found.tolist(), counts.tolist()
-
-
-def _count_colours(pair: Pair) -> dict[int, int]:
-    runs, lengths = _runs(packed(read_image(pair.mask)))
-    found, inverse = np.unique(runs, return_inverse=True)
-    counts = np.bincount(inverse.ravel(), weights=lengths)
-    return {int(colour): int(count) for colour, count in zip(found, counts, strict=True)}
-
-
-def _runs(values: Array) -> tuple[Array, Array]:
-    """Give the values of the runs of equal pixels, row by row, and their lengths: masks have few of them."""
-    flat = values.ravel()
-    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
-    return flat[starts], np.diff(np.concatenate([starts, [flat.size]]))
+def _count_colours(reader: MaskReader, pair: Pair) -> dict[int, int]:
+    return count_values_of(packed(read_image(reader.mask_file(pair))))
 
 
 def _is_grey(colour: int) -> bool:
     return colour >> 16 == (colour >> 8) & 255 == colour & 255
 
 
-def _grey(pixels: npt.NDArray[np.uint8], path: Path) -> Array:
+def _grey(pixels: npt.NDArray[np.uint8], path: str) -> Array:
     if (pixels[..., 0] != pixels[..., 1]).any() or (pixels[..., 1] != pixels[..., 2]).any():
         raise DatasetError(
             f'{path}: holds colours where the other masks hold grey levels; give values={{"#rrggbb": ...}}'

@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fullyconv.data import camvid
 from fullyconv.data.folder import LAYOUTS, check_sizes, find_splits
 from fullyconv.data.layouts import OPTIONS, Layout, Lost, ambiguous, find_layout, paired_by_part, with_lists
@@ -21,7 +19,7 @@ from fullyconv.data.public import PUBLIC, PublicSet, fetch, locate, recognise
 from fullyconv.data.readers import FileReader, Reader
 from fullyconv.errors import DatasetError, near_miss
 from fullyconv.images import may_be_cut
-from fullyconv.labels import IGNORE, Labels
+from fullyconv.labels import IGNORE, Labels, count_values_of
 
 PUBLIC_SETS = tuple(PUBLIC)
 """Sets whose layout, classes and splits are known by name."""
@@ -224,7 +222,7 @@ def find_labels(
         if classes is not None and tuple(classes) != own.names:
             source.labels = Labels.of(classes, values=numbers)
         elif numbers:
-            source.labels = Labels(own.names, own.palette, own.ignore_index, {**own.values, **numbers})
+            source.labels = Labels(own.names, own.palette, own.ignore_index, {**own.values, **dict(numbers.items())})
         else:
             source.labels = own
         return
@@ -429,7 +427,7 @@ def check_labels(source: Source, pairs: Sequence[Pair], threads: int | None = No
     seen: set[int] = set()
     for pair in pairs:
         for value, pixels in source.counts[pair.mask].items():
-            totals[labels.values[value]] += pixels
+            totals[labels.meaning[value]] += pixels
             seen.add(value)
     if hint := two_ends_hint(labels, seen):
         raise DatasetError(f"{pairs[0].mask}: {hint}")
@@ -471,11 +469,7 @@ def _count(reader: Reader, pair: Pair) -> dict[int, int]:
     check_sizes(pair, reader.size(pair), (mask.shape[0], mask.shape[1]))
     if may_be_cut(pair.image):
         reader.image(pair)  # which names it, if it cannot be decoded
-    if mask.dtype == np.uint8:
-        histogram = np.bincount(mask.reshape(-1), minlength=256)
-        return {int(value): int(histogram[value]) for value in np.flatnonzero(histogram)}
-    found, counts = np.unique(mask, return_counts=True)
-    return dict(zip(found.tolist(), counts.tolist(), strict=True))
+    return count_values_of(mask)
 
 
 def _labels_from_listing(path: Path, values: Mapping[int, str] | None) -> Labels:
