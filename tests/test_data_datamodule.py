@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DistributedSampler
 
+from conftest import write_tree
 from fullyconv.data import SegmentationDataModule, collate
 from fullyconv.errors import DatasetError
 from fullyconv.images import write_image, write_mask
@@ -262,3 +263,19 @@ def test_argument_out_of_range_is_named(folder, arguments, message):
 def test_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such folder"):
         SegmentationDataModule.from_folder(tmp_path / "nothing")
+
+
+def test_what_is_tested_with_is_set_aside_before_anything_else(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "all", {"train": 20})
+    with_test = SegmentationDataModule.from_folder(root, test_fraction=0.25, val_fraction=0.2)
+    assert {split: len(pairs) for split, pairs in with_test.splits.items()} == {"train": 12, "val": 3, "test": 5}
+    names = [pair.key for pairs in with_test.splits.values() for pair in pairs]
+    assert len(set(names)) == 20
+    assert "no test split: 5 of 20 pairs set aside for it (test_fraction=0.25, split_seed=0)" in with_test.report
+    other = SegmentationDataModule.from_folder(root, test_fraction=0.25, val_fraction=0.5)
+    assert [pair.key for pair in other.splits["test"]] == [pair.key for pair in with_test.splits["test"]]
+    assert "test" not in SegmentationDataModule.from_folder(root).splits
+    own = write_tree(tmp_path / "own", {"train": 4, "val": 2, "test": 3})
+    assert len(SegmentationDataModule.from_folder(own, test_fraction=0.5).splits["test"]) == 3
+    with pytest.raises(ValueError, match="test_fraction=1"):
+        SegmentationDataModule.from_folder(root, test_fraction=1.0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,11 +136,11 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def fit(folder: Path, *words: str, kill_after: float | None = None) -> str:
+def fit(folder: Path, *words: str, kill_after: float | None = None, data: str = "shapes") -> str:
     """Run the command in a process of its own; perhaps kill it so many seconds after its first checkpoint."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "fullyconv.cli", "fit", "shapes", QUIET, *words],
+        [sys.executable, "-m", "fullyconv.cli", "fit", data, QUIET, *words],
         cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     if kill_after is not None:
@@ -214,6 +216,31 @@ def test_a_wrong_call_is_answered_in_one_line(
     assert message in said
     assert said.count("\n") == 1
     assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_command_of_the_score_gives_the_score(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever was said of how the folder is read and split, it stands in the command, and the split is that of fit."""
+    root = tmp_path / "odd one"
+    for kind in ("pictures", "truth"):
+        (root / kind).mkdir(parents=True)
+    for index, mask in enumerate(sorted((shapes / "train" / "masks").iterdir())):
+        shutil.copy(shapes / "train" / "images" / mask.name, root / "pictures" / f"{index}.png")
+        Image.fromarray(read_mask(mask) * np.uint8(40)).save(root / "truth" / f"{index}.png")
+    said = ("--masks", "truth", "--values", "0=ground,40=a box,80=sky,216=ignore", "--test-fraction", "0.4")
+    fit(tmp_path, *said, "--data.split_seed=3", "--model", RANDOM, "--epochs", "1", "--out", "mine", data="odd one")
+    monkeypatch.chdir(tmp_path)
+    score = json.loads((tmp_path / "mine" / "artefact" / "config.json").read_text())["score"]
+    assert score["split"] == "test"
+    words = shlex.split(score["command"])
+    assert words[-2:] == ["--split-seed", "3"]
+    assert cli.main([*words[1:], "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["mean_iu"] == pytest.approx(score["mean_iu"], abs=1e-3)
+    assert again["pixels"] == score["pixels"]
 
 
 def test_a_mask_that_is_wrong_stops_a_run_before_anything_is_made(

@@ -8,9 +8,10 @@ import io
 import json
 import logging
 import os
+import shlex
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -92,8 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         "a wrong call.",
     )
     doctor.add_argument("data", metavar="DATA", help="folder, or name of a public set under FULLYCONV_DATA")
-    for option, text in DATA_OPTIONS.items():
-        doctor.add_argument(f"--{option}", help=text)
+    _add_reading(doctor)
     doctor.add_argument("--in-channels", type=_positive, default=3, metavar="C", help=CHANNELS_HELP)
     doctor.add_argument("--sheet", metavar="FILE", help="write a contact sheet of pictures and masks, a .png or .jpg")
     doctor.add_argument("--json", action="store_true", help="for programs: one object")
@@ -120,6 +120,8 @@ def _parser() -> argparse.ArgumentParser:
         _add_unverified(command)
         command.add_argument("data", metavar="DATA", help="folder, or name of a public set under FULLYCONV_DATA")
         command.add_argument("--split", choices=("train", "val", "test"), default=split)
+        _add_reading(command)
+        _add_fractions(command)
         command.add_argument("--batch-size", type=_positive, default=4, help="images at a time (default: %(default)s)")
         command.add_argument("--json", action="store_true", help="for programs: one object, in percent")
         command.add_argument("--report", metavar="FILE", help="write a page with scores, curves and the worst pictures")
@@ -148,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     publishing.add_argument("repo", metavar="ORG/NAME")
     publishing.add_argument("--data", metavar="DATA", help="set to measure on: folder, or name under FULLYCONV_DATA")
     publishing.add_argument("--split", choices=("val", "test"), default="test", help="of DATA (default: %(default)s)")
+    _add_reading(publishing)
     publishing.add_argument("--in-channels", type=_positive, default=3, metavar="C", help=CHANNELS_HELP)
     publishing.add_argument("--licence", help="of the weights, where the artefact does not state it")
     publishing.add_argument("--private", action="store_true", help="a repository that is made is private")
@@ -166,9 +169,61 @@ DATA_OPTIONS = {
     "values": "what values in the masks mean: 0=road,255=ignore or '#ff0000=road,#000000=ignore' (or JSON)",
     "unlabelled": "skip leaves out pictures without a mask",
 }
-"""Options that say how a folder is read, of doctor and of fit."""
+"""Options that say how a folder is read, of doctor, fit, test and validate."""
+
+FRACTIONS = {
+    "val-fraction": (float, "share of the training pairs set aside where there is no val (default: 0.2)"),
+    "test-fraction": (float, "share of the pairs set aside where there is no test (default: 0, none)"),
+    "split-seed": (int, "seed of what is set aside (default: 0)"),
+}
+"""Options that say what a set without splits is tested with, of fit and of test."""
 
 CHANNELS_HELP = "bands of the pictures: 3 reads all as RGB, 1 as grey, else that of the files (default: 3)"
+
+
+def _add_reading(command: argparse.ArgumentParser) -> None:
+    for option, text in DATA_OPTIONS.items():
+        command.add_argument(f"--{option}", help=text)
+
+
+def _add_fractions(command: argparse.ArgumentParser) -> None:
+    for option, (form, text) in FRACTIONS.items():
+        key = option.replace("-", "_")
+        # The second spelling is that of the whole LightningCLI.
+        command.add_argument(f"--{option}", f"--data.{key}", dest=key, type=form, help=text)
+
+
+def _reading(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Give what a data module has to be told, of what stands in a command line."""
+    told = {option: getattr(arguments, option) for option in ("images", "masks", "pairs", "unlabelled")}
+    reading: dict[str, Any] = {option: value for option, value in told.items() if value}
+    if arguments.values:
+        reading["values"] = _read_values(arguments.values)
+    if arguments.classes:
+        reading["classes"] = [name.strip() for name in arguments.classes.split(",")]
+    for option in FRACTIONS:
+        key = option.replace("-", "_")
+        if (value := getattr(arguments, key, None)) is not None:
+            reading[key] = value
+    return reading
+
+
+def _reading_words(settings: Mapping[str, Any]) -> str:
+    """Write the options of `_reading` as words of a command line, those that are not left as they are."""
+    words = []
+    for key in ("images", "masks", "pairs", "unlabelled", "values", "classes", "val_fraction", "test_fraction",
+                "split_seed"):  # fmt: skip
+        value = settings.get(key)
+        if value is None or value == {"unlabelled": "error", "val_fraction": 0.2}.get(key, 0):
+            continue
+        if isinstance(value, Mapping):
+            plain = not any(set(f"{number}{name}") & set(",={") for number, name in value.items())
+            joined = ",".join(f"{number}={name}" for number, name in value.items())
+            value = joined if plain else json.dumps(dict(value), ensure_ascii=False)
+        elif isinstance(value, list | tuple):
+            value = ",".join(map(str, value))
+        words += [f"--{key.replace('_', '-')}", shlex.quote(str(value))]
+    return "".join(f" {word}" for word in words)
 
 
 def _read_values(text: str) -> dict[int | str, str]:
@@ -193,12 +248,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
         _check_target(Path(arguments.sheet), "--sheet")
     diagnosis = examine(
         arguments.data,
-        classes=[name.strip() for name in arguments.classes.split(",")] if arguments.classes else None,
-        values=_read_values(arguments.values) if arguments.values else None,
-        images=arguments.images,
-        masks=arguments.masks,
-        pairs=arguments.pairs,
-        unlabelled=arguments.unlabelled or "error",
+        **_reading(arguments),
         in_channels=arguments.in_channels,
         progress=False if arguments.json else None,
     )
@@ -409,16 +459,14 @@ def _test(arguments: argparse.Namespace) -> int:
     segmenter = _load(arguments)
     if isinstance(segmenter, DenseScorer):
         raise ValueError(f"MODEL {arguments.model}: a converted classifier has no masks to be tested on")
+    reading = _reading(arguments)
     data = SegmentationDataModule(
-        arguments.data,
-        classes=None,
-        in_channels=int(segmenter.hparams["in_channels"]),
-        batch_size=arguments.batch_size,
+        arguments.data, in_channels=int(segmenter.hparams["in_channels"]), batch_size=arguments.batch_size, **reading
     )
     if arguments.report:
         from fullyconv.report import write_report
 
-        words = f"fullyconv test {arguments.model} {arguments.data} --split {arguments.split}"
+        words = f"fullyconv test {arguments.model} {arguments.data} --split {arguments.split}{_reading_words(reading)}"
         result = write_report(segmenter, data, arguments.split, arguments.report, command=words)
         print(f"report written to {arguments.report}", file=sys.stderr)
     else:
@@ -459,7 +507,7 @@ def _publish(arguments: argparse.Namespace) -> int:
     from fullyconv.hub.publish import publish
 
     data = (
-        SegmentationDataModule(arguments.data, classes=None, in_channels=arguments.in_channels)
+        SegmentationDataModule(arguments.data, in_channels=arguments.in_channels, **_reading(arguments))
         if arguments.data
         else None
     )
@@ -519,8 +567,8 @@ def _fit(words: list[str]) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out")
     _add_unverified(parser)
-    for option in DATA_OPTIONS:
-        parser.add_argument(f"--{option}")
+    _add_reading(parser)
+    _add_fractions(parser)
     parser.add_argument("--in-channels", "--data.in_channels", type=_positive, dest="in_channels")
     own, others = parser.parse_known_args(words)
     preset = _option(others, "--model.model")
@@ -533,15 +581,9 @@ def _fit(words: list[str]) -> int:
     from fullyconv.data.datamodule import SegmentationDataModule
     from fullyconv.training import describe, plan, resume, write_state
 
-    reading: dict[str, Any] = {
-        option: getattr(own, option) for option in ("images", "masks", "pairs", "unlabelled") if getattr(own, option)
-    }
-    if own.values:
-        reading["values"] = _read_values(own.values)
+    reading = _reading(own)
     if own.in_channels:
         reading["in_channels"] = own.in_channels
-    if own.classes:
-        reading["classes"] = [name.strip() for name in own.classes.split(",")]
     data = SegmentationDataModule(own.data, **reading)
     folder = Path(own.out or f"runs/{Path(own.data).resolve().name}")
     command = {
@@ -711,7 +753,11 @@ def _keep_artefact(trainer: Any, module: SegmentationModule, data: SegmentationD
         stored = SegmentationModule.load(folder)
         result = stored.evaluate(data, split)
         score = {"data": module.training_record["data"], "split": split} | result.to_dict(stored.classes)
-        score["command"] = f"fullyconv test {folder} {data.hparams['data']} --split {split}"
+        words = _reading_words(data.hparams)
+        # A folder is never taken for a repository of the hub where it begins with a dot.
+        place = str(folder) if folder.is_absolute() else f"./{folder}"
+        where = f"{shlex.quote(place)} {shlex.quote(str(data.hparams['data']))}"
+        score["command"] = f"fullyconv test {where} --split {split}{words}"
         module.save(folder, dtype=run.dtype, licence=run.licence, score=score)
         print(f"{score['data']}, {split} split, measured on the stored artefact")
         print(result.table(stored.classes))

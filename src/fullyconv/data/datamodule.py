@@ -54,7 +54,7 @@ class SegmentationDataModule(L.LightningDataModule):
         hue: how far hue varies, 0..0.5.
         num_workers: processes that read samples; 0 reads in the training process.
         val_fraction: share of the training pairs set aside for validation where the data has no validation split.
-        split_seed: seed of that split.
+        split_seed: seed of that split, and of that for testing.
         seed: seed of order and augmentation. The same seed gives the same batches, with any number of workers.
         eval_batch_size: samples a batch in evaluation; by default `batch_size` where all pictures have one size, else
             1.
@@ -62,6 +62,8 @@ class SegmentationDataModule(L.LightningDataModule):
         cache: where decoded pictures and masks are kept, so that only the first epoch decodes: a folder, which lasts
             and serves all processes, or "memory", which each worker has for itself; None decodes every time.
         cache_gigabytes: how much of them is kept at most, in 10^9 bytes; the workers share the memory out.
+        test_fraction: share of the pairs set aside for testing, before any for validation, where the data has no test
+            split; 0 sets none aside.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -96,6 +98,7 @@ class SegmentationDataModule(L.LightningDataModule):
         check: bool = True,
         cache: str | None = None,
         cache_gigabytes: float = 8.0,
+        test_fraction: float = 0.0,
     ) -> None:
         super().__init__()
         data = os.fspath(data)
@@ -121,7 +124,7 @@ class SegmentationDataModule(L.LightningDataModule):
             unlabelled=unlabelled,
             in_channels=in_channels,
         )
-        self.splits = self._with_validation(val_fraction, split_seed)
+        self.splits = self._drawn(test_fraction, val_fraction, split_seed)
         self._check = check
         self._checked: set[str] = set()
         self.cache: DecodedCache | None = None
@@ -171,6 +174,7 @@ class SegmentationDataModule(L.LightningDataModule):
         check: bool = True,
         cache: str | None = None,
         cache_gigabytes: float = 8.0,
+        test_fraction: float = 0.0,
     ) -> SegmentationDataModule:
         """Make a data module from a folder: CamVid, or images and masks in one of the general layouts.
 
@@ -199,6 +203,7 @@ class SegmentationDataModule(L.LightningDataModule):
             check: read all masks once before training.
             cache: where decoded pictures and masks are kept.
             cache_gigabytes: how much of them at most.
+            test_fraction: share of the pairs set aside for testing.
 
         Returns:
             The data module.
@@ -228,6 +233,7 @@ class SegmentationDataModule(L.LightningDataModule):
             check=check,
             cache=cache,
             cache_gigabytes=cache_gigabytes,
+            test_fraction=test_fraction,
         )
 
     @property
@@ -375,19 +381,26 @@ class SegmentationDataModule(L.LightningDataModule):
             )
         return self.splits[split]
 
-    def _with_validation(self, fraction: float, seed: int) -> dict[str, list[Pair]]:
+    def _drawn(self, test_fraction: float, val_fraction: float, seed: int) -> dict[str, list[Pair]]:
+        """Set aside what is to be tested and validated with, where the data says nothing of it."""
+        if not 0.0 <= test_fraction < 1.0:
+            raise ValueError(f"test_fraction={test_fraction}: a share between 0 and 1, such as 0.2, or 0 for none")
         splits = dict(self.source.splits)
-        if "val" in splits:
-            return splits
         name = "train" if "train" in splits else "all"
         if name not in splits:
             return splits  # a test split alone: enough to be tested on, and training says what it lacks
-        train, val = set_aside(splits.pop(name), fraction, seed)
-        self.source.notes.append(
-            f"no validation split: {len(val)} of {len(train) + len(val)} pairs set aside for it "
-            f"(val_fraction={fraction}, split_seed={seed})"
-        )
-        return {"train": train, "val": val, **splits}
+        drawn: dict[str, list[Pair]] = {}
+        for split, fraction, word in (("test", test_fraction, "test"), ("val", val_fraction, "validation")):
+            if split not in splits and (split == "val" or fraction):
+                every = len(splits[name])
+                splits[name], drawn[split] = set_aside(splits[name], fraction, seed)
+                self.source.notes.append(
+                    f"no {word} split: {len(drawn[split])} of {every} pairs set aside for it "
+                    f"({split}_fraction={fraction}, split_seed={seed})"
+                )
+        train = splits.pop(name)
+        every_split = {"train": train, **splits, **drawn}
+        return {split: every_split[split] for split in ("train", "val", "test") if split in every_split}
 
 
 def collate(samples: Sequence[dict[str, Any]], *, ignore_index: int = 255) -> dict[str, Any]:

@@ -169,6 +169,7 @@ class MultiHeadDataModule(L.LightningDataModule):
         check: read all masks once before training.
         cache: where decoded pictures and masks are kept.
         cache_gigabytes: how much of them at most.
+        test_fraction: share of the pairs set aside for testing where there is no such split.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -196,6 +197,7 @@ class MultiHeadDataModule(L.LightningDataModule):
         check: bool = True,
         cache: str | None = None,
         cache_gigabytes: float = 8.0,
+        test_fraction: float = 0.0,
     ) -> None:
         super().__init__()
         data = os.fspath(data)
@@ -212,6 +214,7 @@ class MultiHeadDataModule(L.LightningDataModule):
             hue=hue,
             num_workers=num_workers,
             val_fraction=val_fraction,
+            test_fraction=test_fraction,
             split_seed=split_seed,
             seed=seed,
             eval_batch_size=eval_batch_size,
