@@ -19,6 +19,7 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "googlenet": googlenet.googlenet,
     "resnet18": resnet.resnet18,
     "resnet18_half": resnet.resnet18_half,
+    "resnet18_quarter": resnet.resnet18_quarter,
     "resnet34": resnet.resnet34,
     "resnet50": resnet.resnet50,
     "resnet101": resnet.resnet101,

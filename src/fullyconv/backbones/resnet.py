@@ -109,6 +109,32 @@ def resnet18_half(*, in_channels: int = 3, padding: Padding = "same") -> ResNet:
     return ResNet("resnet18_half", resnet18_half_classifier(num_classes=1), in_channels=in_channels)
 
 
+def resnet18_quarter_classifier(num_classes: int = 1000) -> ResNet18:
+    """Build the classifier that `resnet18_quarter` is the trunk of: 16, 32, 64 and 128 channels.
+
+    Args:
+        num_classes: number of classes K.
+
+    Returns:
+        The classifier, randomly initialised.
+    """
+    return ResNet18(width=16, num_classes=num_classes)
+
+
+def resnet18_quarter(*, in_channels: int = 3, padding: Padding = "same") -> ResNet:
+    """Build a ResNet-18 of a quarter of the width (0.7 million parameters), for two classes and few pictures.
+
+    Args:
+        in_channels: channels of the input.
+        padding: "same" only.
+
+    Returns:
+        The backbone, randomly initialised.
+    """
+    is_paper(padding, "resnet18_quarter")
+    return ResNet("resnet18_quarter", resnet18_quarter_classifier(num_classes=1), in_channels=in_channels)
+
+
 def resnet18(*, in_channels: int = 3, padding: Padding = "same") -> ResNet:
     """Build the trunk of torchvision's ResNet-18; see `resnet18_half` for the arguments."""
     is_paper(padding, "resnet18")
