@@ -756,6 +756,8 @@ def _keep_artefact(trainer: Any, module: SegmentationModule, data: SegmentationD
         words = _reading_words(data.hparams)
         # A folder is never taken for a repository of the hub where it begins with a dot.
         place = str(folder) if folder.is_absolute() else f"./{folder}"
+        if folder.name == f"{module.hparams['model']}.{module.training_record['data']}":
+            place = folder.name  # called as models of the zoo are
         where = f"{shlex.quote(place)} {shlex.quote(str(data.hparams['data']))}"
         score["command"] = f"fullyconv test {where} --split {split}{words}"
         module.save(folder, dtype=run.dtype, licence=run.licence, score=score)

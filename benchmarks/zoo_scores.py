@@ -1,0 +1,78 @@
+"""Measure every shipped model again, by the command that stands beside its score, and compare.
+
+Each figure of the artefact (four metrics and the IU of every class) is measured on this machine and must be within 0.05
+points of what is stored. Data that is not there is an error: nothing is passed unseen.
+
+    FULLYCONV_DATA=FOLDER python benchmarks/zoo_scores.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import shlex
+import sys
+import time
+from typing import Any
+
+from fullyconv import cli
+from fullyconv.weights.catalog import shipped
+
+METRICS = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu")
+
+
+def measure(command: str) -> dict[str, Any]:
+    """Run the command of a score and read what it prints."""
+    words = shlex.split(command)
+    if words[:2] != ["fullyconv", "test"]:
+        raise SystemExit(f"{command}: is not a command of fullyconv test")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        status = cli.main([*words[1:], "--json"])
+    if status:
+        raise SystemExit(f"{command}: ended with {status}")
+    found: dict[str, Any] = json.loads(printed.getvalue())
+    return found
+
+
+def distance(stored: dict[str, Any], found: dict[str, Any]) -> tuple[float, str]:
+    """Find the figure that differs most, in points."""
+    both = [(key, stored[key], found[key]) for key in METRICS]
+    both += [(name, value, found["iu"].get(name)) for name, value in stored["iu"].items()]
+    apart = []
+    for name, one, other in both:
+        missing = (one is None) != (other is None)  # a class that occurs nowhere has no IU
+        apart.append((float("inf") if missing else abs((one or 0.0) - (other or 0.0)), name))
+    return max(apart)
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these models")
+    parser.add_argument("--within", type=float, default=0.05, help="points (default: %(default)s)")
+    arguments = parser.parse_args()
+    failed = 0
+    print("| model | data, split | mean IU, stored | measured | largest difference, points | s |")
+    print("|---|---|---|---|---|---|")
+    for entry in shipped():
+        if arguments.names and entry.name not in arguments.names:
+            continue
+        score = (entry.config.score if entry.config else None) or {}
+        begun = time.monotonic()
+        found = measure(score["command"])
+        apart, where = distance(score, found)
+        fine = apart <= arguments.within and found["pixels"] == score["pixels"]
+        failed += not fine
+        print(
+            f"| {entry.name} | {score['data']}, {score['split']} | {score['mean_iu']:.2f} | {found['mean_iu']:.2f} | "
+            f"{apart:.4f} ({where}){'' if fine else ' FAILED'} | {time.monotonic() - begun:.0f} |",
+            flush=True,
+        )
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
