@@ -41,7 +41,8 @@ table{border-collapse:collapse}td,th{padding:.2em .6em;text-align:right;white-sp
 td:first-child,th:first-child{text-align:left}tr:nth-child(even) td{background:#f6f8fa}
 .cards{display:flex;gap:1em;flex-wrap:wrap}.card{border:1px solid #d5dade;border-radius:8px;padding:.6em 1.2em}
 .card b{display:block;font-size:1.7em}.swatch{display:inline-block;width:.9em;height:.9em;border:1px solid #0004;
-margin-right:.5em;vertical-align:-1px}.bar{display:inline-block;height:.7em;background:#3b7dd8;margin-left:.5em}
+margin-right:.5em;vertical-align:-1px}.track{display:inline-block;width:90px;margin-left:.6em;text-align:left}
+.bar{display:inline-block;height:.7em;background:#3b7dd8}
 .rows figure{margin:0 0 1.4em}.rows img{max-width:24%;margin-right:.5%;image-rendering:auto;vertical-align:top}
 figcaption{font-size:.9em}pre{background:#f6f8fa;padding:.8em;overflow:auto;white-space:pre-wrap}
 .matrix td,.matrix th{padding:.15em .4em;font-size:.85em}
@@ -174,7 +175,8 @@ def _classes(whole: SegmentationScores, total: npt.NDArray[np.int64], labels: La
         iu = 0.0 if math.isnan(whole.iu[k]) else whole.iu[k]
         rows.append(
             f"<tr><td>{_swatch(labels, k)}{_e(labels.names[k])}</td><td>{_percent(whole.iu[k])}"
-            f"<span class='bar' style='width:{iu * 90:.0f}px'></span></td><td>{_percent(whole.accuracy[k])}</td>"
+            f"<span class='track'><span class='bar' style='width:{iu * 90:.0f}px'></span></span></td>"
+            f"<td>{_percent(whole.accuracy[k])}</td>"
             f"<td>{int(total[k].sum()):,}</td><td>{100 * total[k].sum() / pixels:.2f} %</td></tr>"
         )
     head = "<tr><th>class, the worst first</th><th>IU %</th><th>accuracy %</th><th>pixels</th><th>share</th></tr>"
