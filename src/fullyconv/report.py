@@ -193,9 +193,11 @@ def _matrix(total: npt.NDArray[np.int64], labels: Labels) -> str:
         cells = []
         for j in kept:
             value = share[i, j]
-            colour = f"59,125,216,{value / 100:.2f}" if i == j else f"214,69,65,{min(1.0, value / 50):.2f}"
+            depth = value / 100 if i == j else min(1.0, value / 50)
+            colour = f"{'59,125,216' if i == j else '214,69,65'},{depth:.2f}"
             text = f"{value:.0f}" if value >= 0.5 else ""
-            cells.append(f"<td style='background:rgba({colour})'>{text}</td>")
+            ink = ";color:#fff" if depth > 0.6 else ""
+            cells.append(f"<td style='background:rgba({colour}){ink}'>{text}</td>")
         rows.append(f"<tr><td>{_swatch(labels, i)}{_e(labels.names[i])}</td>{''.join(cells)}</tr>")
     note = "" if len(kept) == labels.num_classes else f"<p class='dim'>The {len(kept)} largest classes.</p>"
     about = "<p class='dim'>Rows are the truth, columns the prediction, in percent of the row.</p>"
