@@ -16,11 +16,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from annotated_trees import SIZE, SQUARE, annotation, coco_tree, labelme, labelme_tree, picture, shape
 from conftest import write_tree
 from fullyconv import cli
 from fullyconv.data.datamodule import SegmentationDataModule
@@ -409,6 +411,86 @@ def test_a_file_of_pairs_gone_wrong(name: str, text: bytes, message: str | None,
     assert not diagnosis.healthy()
     assert data is None
     assert re.search(message, problem), problem
+
+
+# ---- annotations in JSON ---------------------------------------------------------------------------------------------
+
+
+def coco_with(segmentation: Any, **more: Any) -> Callable[[Path], Any]:
+    return lambda root: coco_tree(root, annotation(77, 0, 3, segmentation, **more), annotation(2, 1, 7, [SQUARE]))
+
+
+def coco_text(change: Callable[[str], str]) -> Callable[[Path], Any]:
+    def damage(root: Path) -> None:
+        path = coco_tree(root) / "annotations.json"
+        path.write_text(change(path.read_text()))
+
+    return damage
+
+
+def labelme_with(points: Any, kind: str = "polygon", **more: Any) -> Callable[[Path], Any]:
+    return lambda root: (labelme_tree(root), labelme(root / "002.json", shape("weed", points, kind), **more))
+
+
+def rle(size: list[int], counts: Any) -> dict[str, Any]:
+    return {"size": size, "counts": counts}
+
+
+GONE_WRONG: list[tuple[str, Callable[[Path], Any], str]] = [
+    ("a polygon of two points", coco_with([[1, 2, 3, 4]]), r"json: annotation 77 .*at least three points"),
+    ("a polygon of odd length", coco_with([[1, 2, 3, 4, 5, 6, 7]]), r"annotation 77 .*at least three points"),
+    ("a polygon of words", coco_with([["1", "2", "3", "4", "5", "6"]]), r"annotation 77 .*list x, y"),
+    ("a polygon that is not finite", coco_with([[1, 2, float("nan"), 4, 5, 6]]), r"annotation 77 .*is not finite"),
+    ("a polygon without end", coco_with([[0, 0, 1e12, 0, 5, 6]]), r"annotation 77 .*outline is longer than"),
+    ("a box alone", coco_with([], bbox=[1, 2, 3, 4]), r"annotation 77 .*a box is no mask"),
+    ("runs of another size", coco_with(rle([30, 30], [900])), r"annotation 77 .*run lengths are for \[30, 30\] pixels"),
+    ("runs too long", coco_with(rle([*SIZE], [10, 10**9])), r"annotation 77 .*do not add up"),
+    ("runs below zero", coco_with(rle([*SIZE], [-1, 2401])), r"annotation 77 .*do not add up"),
+    ("runs beyond 64 bits", coco_with(rle([*SIZE], [10**30])), r"annotation 77 .*whole numbers"),
+    ("packed runs that are damaged", coco_with(rle([*SIZE], "\u00e4\u00e4")), r"annotation 77 .*are damaged"),
+    ("packed runs cut short", coco_with(rle([*SIZE], "oooo")), r"annotation 77 .*cut short"),
+    ("an object of no picture", lambda r: coco_tree(r, annotation(77, 99, 3, [SQUARE])), "annotation 77 belongs to the"),
+    ("an object of no category", lambda r: coco_tree(r, annotation(77, 0, 9, [SQUARE])), "annotation 77 has the category 9"),
+    ("a picture twice", coco_text(lambda t: t.replace('"id": 1, "file', '"id": 0, "file')), "picture 0 is there twice"),
+    ("a file twice", coco_text(lambda t: t.replace("001.png", "000.png")), "picture 1 has the file of picture 0"),
+    ("a picture of no size", coco_text(lambda t: t.replace('"width": 60', '"width": Infinity')), "is no number of pixels"),
+    ("a picture outside", coco_text(lambda t: t.replace("003.png", "../../etc/passwd")), r"picture 3: .*leads out of its"),
+    ("a picture elsewhere", coco_text(lambda t: t.replace("003.png", "C:/x.png")), r"picture 3: .*leads out of its"),
+    ("a picture that is gone", lambda r: (coco_tree(r) / "images/003.png").unlink(), "1 of 4 pictures are not there"),
+    ("a picture of another size", lambda r: picture(coco_tree(r) / "images/000.png", (30, 30)), "both must be equal"),
+    ("a picture without end", coco_text(lambda t: t.replace('"height": 40', '"height": 4000000')), "too large"),
+    ("a picture of fractions", coco_text(lambda t: t.replace('"width": 60', '"width": 60.5')), "no number of pixels"),
+    ("a category without a name", coco_text(lambda t: t.replace('"cat"', "null")), "category 3: 'None' is no name of a cl"),
+    ("annotations cut short", coco_text(lambda t: t[:-30]), r"annotations\.json: is no JSON"),
+    ("lists without end", coco_text(lambda t: t[:-1] + ', "x": ' + "[" * 200_000), r"annotations\.json: is no JSON"),
+    ("a shape of two points", labelme_with([[1, 1], [2, 2]]), r"002\.json: shape 0 \(weed\): a polygon has at least three"),
+    ("a circle without end", labelme_with([[1, 1], [90000, 2]], "circle"), r"shape 0 \(weed\): its radius is larger"),
+    ("a line", labelme_with([[1, 1], [2, 2]], "line"), r"002\.json: shape 0 \(weed\): a line covers no area"),
+    ("a shape that is not finite", labelme_with([[1, float("inf")], [2, 2], [3, 3]]), r"shape 0 .*is not finite"),
+    ("a shape far off", labelme_with([[1, 1e9], [2, 2], [3, 3]]), r"shape 0 \(weed\): lies 1e\+09 pixels off"),
+    ("points that are none", labelme_with([[1, 2, 3], [2, 2]]), r"shape 0 \(weed\): its points are no list of \[x, y\]"),
+    ("a mask that is none", lambda r: (labelme_tree(r), labelme(r / "002.json", shape("weed", [[1, 1], [5, 5]], "mask",
+        mask="AAAA"))), r"shape 0 \(weed\): not a picture"),
+    ("a label that is none", lambda r: (labelme_tree(r), labelme(r / "002.json", shape("", [[1, 1]]))), r"shape 0: '' is no"),
+    ("a picture outside of it", labelme_with([[1, 1], [9, 1], [9, 9]], imagePath="../../x.png"), r"002\.json: imagePath=.*leads"),
+    ("a picture of root", labelme_with([[1, 1], [9, 1], [9, 9]], imagePath="/etc/x.png"), r"002\.json: imagePath=.*leads out"),
+    ("a file cut short", lambda r: (labelme_tree(r) / "002.json").write_text('{"shapes": [{'), r"002\.json: is no JSON"),
+    ("a file of nothing", lambda r: (labelme_tree(r) / "002.json").write_text(""), r"002\.json: is no JSON"),
+    ("another size", labelme_with([[1, 1], [9, 1], [9, 9]], imageHeight=41), "both must be equal"),
+    ("a size that is none", labelme_with([[1, 1], [9, 1], [9, 9]], imageHeight="40"), "imageHeight and imageWidth are '40'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"), GONE_WRONG, ids=[row[0].replace(" ", "-") for row in GONE_WRONG]
+)
+def test_annotations_gone_wrong(name: str, damage: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
+    damage(tmp_path)
+    with pytest.raises(DatasetError, match=message):
+        SegmentationDataModule.from_folder(tmp_path).check()
+    diagnosis = examine(tmp_path)
+    assert not diagnosis.healthy()
+    assert re.search(message, diagnosis.text(None)), diagnosis.text(None)
 
 
 # ---- pictures to be segmented ----------------------------------------------------------------------------------------

@@ -163,7 +163,8 @@ def _parser() -> argparse.ArgumentParser:
 
 DATA_OPTIONS = {
     "images": "folder of the pictures inside DATA, or a quoted pattern, where it is not found",
-    "masks": "folder of the masks inside DATA, or a quoted pattern, where it is not found",
+    "masks": "folder of the masks inside DATA, or a quoted pattern, where it is not found; JSON file of annotations; "
+    "column of a table",
     "pairs": "CSV, TSV or JSON-lines file with the columns image, mask and, if you like, split",
     "classes": "class names, separated by commas",
     "values": "what values in the masks mean: 0=road,255=ignore or '#ff0000=road,#000000=ignore' (or JSON)",

@@ -190,7 +190,7 @@ def bands_size(path: str | Path | Encoded, channels: int) -> tuple[int, int]:
         return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
-def may_be_cut(path: str | Path) -> bool:
+def may_be_cut(path: str | Path | Encoded) -> bool:
     """Tell whether a JPEG has lost its end, without decoding it: nothing marks an end in its last 64 KiB.
 
     A header says nothing of it, so that such a picture would stop a training in the middle of an epoch.
@@ -198,6 +198,8 @@ def may_be_cut(path: str | Path) -> bool:
     Args:
         path: the file; False for every other format, and for files that cannot be opened.
     """
+    if isinstance(path, Encoded):
+        return path.data[:2] == b"\xff\xd8" and b"\xff\xd9" not in path.data[-65536:]
     try:
         with Path(path).open("rb") as file:
             if file.read(2) != b"\xff\xd8":

@@ -121,7 +121,7 @@ class DecodedCache:
         for entry in dataclasses.fields(pair):
             value = getattr(pair, entry.name)
             if isinstance(value, Path):
-                state = value.stat()
+                state = (value.parent if value.parent.is_file() else value).stat()  # FILE/NAME lies inside FILE
                 value = (os.path.abspath(value), state.st_size, state.st_mtime_ns)
             digest.update(f"{entry.name}={value!r}\n".encode())
         digest.update(self._how)

@@ -39,7 +39,8 @@ class SegmentationDataModule(L.LightningDataModule):
         values: value in the mask file -> class name or "ignore"; by default value i is class i and 255 is ignored. A
             value is a number, or a colour "#rrggbb".
         images: folder of the pictures inside `data`, or a pattern of files, where it is not found by its name.
-        masks: folder of the masks inside `data`, or a pattern of files.
+        masks: folder of the masks inside `data`, or a pattern of files; of annotations their JSON file or a pattern, of
+            a table the column.
         pairs: a CSV, TSV or JSON-lines file with the columns image, mask and, if you like, split.
         unlabelled: "skip" leaves out pictures without a mask, "error" refuses them.
         in_channels: C of the pictures. 3 reads all as RGB, 1 as grey; any other number is that of the files, all of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import sys
 from collections import Counter, defaultdict
@@ -32,7 +33,7 @@ from fullyconv.data.sources import (
 )
 from fullyconv.drawing import contact_sheet
 from fullyconv.errors import DatasetError
-from fullyconv.images import MASK_EXTENSIONS, mask_mode, read_image, read_mask, visible
+from fullyconv.images import MASK_EXTENSIONS, Encoded, mask_mode, read_image, read_mask, visible
 from fullyconv.labels import IGNORE, Labels, count_values_of
 
 Severity = Literal["error", "warning", "note"]
@@ -268,7 +269,7 @@ def examine(
         return diagnosis
     every = [(split, pair) for split, found in source.splits.items() for pair in found]
     labels, stopped = _labels(source, [pair for _, pair in every], classes, values, threads)
-    reader: Reader = source.reader if labels is not None else _AnyReader(channels=in_channels)
+    reader = source.reader if labels is not None or source.annotated is not None else _AnyReader(channels=in_channels)
     diagnosis.source, diagnosis.root, diagnosis.layout = source, str(source.root), source.layout
     diagnosis.splits = {split: len(found) for split, found in source.splits.items()}
     diagnosis.labels = labels
@@ -356,7 +357,9 @@ def _labels(
     except DatasetError as error:
         stopped = str(error)
     with ThreadPoolExecutor(threads) as pool:
-        good = pool.map(partial(_is_sound, _AnyReader(channels=source.in_channels)), pairs)
+        any_reader = _AnyReader(channels=source.in_channels)
+        reader: Reader = any_reader if source.annotated is None else source.reader
+        good = pool.map(partial(_is_sound, reader), pairs)
         sound = [pair for pair, is_good in zip(pairs, good, strict=True) if is_good]
     if not 0 < len(sound) < len(pairs):
         return None, stopped
@@ -390,6 +393,8 @@ def _is_sound(reader: Reader, pair: Pair) -> bool:
 
 def _unread(source: Source) -> list[Finding]:
     """Say which files beside the pictures and masks are of formats that are not read."""
+    if source.annotated is not None:
+        return []
     folders = {path.parent for found in source.splits.values() for pair in found for path in (pair.image, pair.mask)}
     by_suffix: dict[str, list[str]] = defaultdict(list)
     for folder in sorted(folders):
@@ -424,7 +429,7 @@ def _look_at(item: tuple[str, Pair], reader: Reader) -> _Seen:
         seen.look = _look(image)
         seen.highest = int(image.max())
         seen.constant = bool((image == image[:1, :1]).all())
-        seen.kind, orientation = _header(pair.image)
+        seen.kind, orientation = _header(reader.image_file(pair) if isinstance(reader, FileReader) else pair.image)
     except (DatasetError, OSError) as error:
         seen.problems.append(("images that cannot be read", str(pair.image), str(error)))
     rule = "masks that cannot be read"
@@ -437,7 +442,8 @@ def _look_at(item: tuple[str, Pair], reader: Reader) -> _Seen:
             check_sizes(pair, seen.size, (mask.shape[0], mask.shape[1]))
         # Half a turn, a mirror, or a quarter turn of a square: the sizes fit, and nothing else would tell.
         hidden = orientation in (2, 3, 4) or (orientation != 1 and seen.size[0] == seen.size[1])
-        seen.turned = hidden and _header(pair.mask)[1] != orientation
+        file = reader.mask_file(pair) if isinstance(reader, FileReader) else pair.mask
+        seen.turned = hidden and _header(file)[1] != orientation
     except (DatasetError, OSError) as error:
         seen.problems.append((rule, str(pair.mask), str(error)))
     return seen
@@ -454,10 +460,10 @@ def _look(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return np.asarray(small)
 
 
-def _header(path: Path) -> tuple[str, int]:
+def _header(path: Path | Encoded) -> tuple[str, int]:
     """Tell kind and EXIF orientation of a picture file; nothing and 1 for files that are no pictures."""
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(path.data) if isinstance(path, Encoded) else path) as image:
             orientation = image.getexif().get(0x0112, 1)
             mode = image.mode
     except (OSError, ValueError, SyntaxError):

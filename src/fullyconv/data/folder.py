@@ -27,7 +27,9 @@ LAYOUTS = """\
   images/train/ + masks/train/, the same with val, test  (val and test may be missing)
   train/ + trainannot/, val/ + valannot/, ...            (CamVid)
 with masks of one channel (index or palette PNG), each named like its image up to the extension,
-and optionally classes.txt: one class name a line, the first line for value 0"""
+and optionally classes.txt: one class name a line, the first line for value 0; or pictures with annotations of COCO
+(annotations/instances_train.json, train/_annotations.coco.json) or labelme (x.json beside x.jpg), or a set that
+Hugging Face's datasets saved"""
 
 _SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
@@ -134,7 +136,7 @@ def check_sizes(pair: Pair, image: tuple[int, int], mask: tuple[int, int]) -> No
     if image == mask:
         return
     hint = ""
-    if image == mask[::-1] and exif_orientation(pair.image) != 1:
+    if image == mask[::-1] and pair.image.is_file() and exif_orientation(pair.image) != 1:
         hint = " The image is turned by its EXIF orientation and the mask is not: turn the mask, or strip the tag"
     raise DatasetError(
         f"{pair.image} has {image[0]} x {image[1]} pixels (H x W) and its mask {pair.mask} {mask[0]} x {mask[1]}; "

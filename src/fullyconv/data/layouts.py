@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fullyconv.data.pairs import Pair, distinct_parts, name_hint, plain_name
+from fullyconv.data.readers import FileReader
 from fullyconv.errors import DatasetError
 from fullyconv.images import EXTENSIONS, MASK_EXTENSIONS
+from fullyconv.labels import Labels
 
 # fmt: off
 IMAGE_WORDS = frozenset(
@@ -60,11 +62,15 @@ class Layout:
         name: the layout in words.
         splits: "train", "val", "test" -> pairs, or "all" -> pairs.
         notes: what was decided on the way, one sentence each.
+        reader: reads the files, where these are no pictures of masks.
+        labels: the classes, where the files name them.
     """
 
     name: str
     splits: dict[str, list[Pair]]
     notes: list[str] = field(default_factory=list)
+    reader: FileReader | None = None
+    labels: Labels | None = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,12 @@ def find_layout(
     return _found(root, folders, unlabelled, lost)
 
 
+def mask_places(root: Path) -> list[str]:
+    """List the folders that seem to hold pictures of masks, by their names, or beside the pictures."""
+    folders = _folders(root)
+    return [folder.path for folder in folders if folder.role == "mask" or _both_in_one(folder) is not None]
+
+
 def ambiguous(root: Path) -> bool:
     """Tell whether some pictures could have their masks in more than one folder."""
     folders = _folders(root)
@@ -178,11 +190,23 @@ def _folders(root: Path) -> list[_Folder]:
             raise DatasetError(f"{root}: holds more than {MAX_FILES} files; give the folder of one data set")
         if pictures:
             relative = Path(here).relative_to(root).as_posix()
-            found.append(_Folder(relative, *_meaning(relative), pictures))
+            found.append(_Folder(relative, *meaning_of(relative), pictures))
     return found
 
 
-def _meaning(relative: str) -> tuple[str, str, tuple[str, ...]]:
+def meaning_of(relative: str) -> tuple[str, str, tuple[str, ...]]:
+    """Tell what the words of a path say.
+
+    Args:
+        relative: the path of a folder inside the data folder, or the name of a column.
+
+    Returns:
+        The role ("image", "mask", "object" or ""), the split (or ""), and the words that say neither.
+
+    Example:
+        >>> meaning_of("training/camera_a/labels")
+        ('mask', 'train', ('camera', 'a'))
+    """
     role, split, rest = "", "", []
     for part in Path(relative).parts:
         for word in re.findall(r"[A-Za-z0-9.]+", part):
@@ -420,7 +444,7 @@ def _from_patterns(root: Path, images: str, masks: str, unlabelled: str, lost: l
     by_split: dict[str, dict[str, list[Path]]] = {}
     for kind, files in (("image", left), ("mask", right)):
         for file in files:
-            split = _meaning(file.relative_to(root).parent.as_posix())[1] or "all"
+            split = meaning_of(file.relative_to(root).parent.as_posix())[1] or "all"
             by_split.setdefault(split, {"image": [], "mask": []})[kind].append(file)
     if any(not part["image"] or not part["mask"] for part in by_split.values()):
         by_split = {"all": {"image": left, "mask": right}}
@@ -464,9 +488,9 @@ def _from_table(root: Path, given: str, lost: list[Lost] | None = None) -> Layou
         raise FileNotFoundError(f"pairs={given!r}: no such file; give a CSV, TSV or JSON-lines file")
     splits: dict[str, list[Pair]] = defaultdict(list)
     bad: list[str] = []
-    for number, row in _rows(path):
+    for number, row in rows_of(path):
         try:
-            split, pair = _pair_of_row(root, path, number, row)
+            split, pair = pair_of_row(root, path, number, row)
         except DatasetError as error:
             if lost is None:
                 raise
@@ -484,7 +508,21 @@ def _from_table(root: Path, given: str, lost: list[Lost] | None = None) -> Layou
     return Layout(f"pairs of {path.name}", dict(splits))
 
 
-def _pair_of_row(root: Path, path: Path, number: int, row: Mapping[str, str]) -> tuple[str, Pair]:
+def pair_of_row(root: Path, path: Path, number: int, row: Mapping[str, str]) -> tuple[str, Pair]:
+    """Make a pair of a line with image, mask and, if there is one, split.
+
+    Args:
+        root: the data folder.
+        path: the file of the line; names are relative to its folder.
+        number: of the line, for messages.
+        row: column -> what stands in it.
+
+    Returns:
+        The split, or "all", and the pair.
+
+    Raises:
+        DatasetError: if a name is missing, leads out of both folders, or is that of no file.
+    """
     files = {}
     for column in ("image", "mask"):
         name = row.get(column)
@@ -512,7 +550,19 @@ def _pair_of_row(root: Path, path: Path, number: int, row: Mapping[str, str]) ->
     return split, Pair(files["image"], files["mask"], str(Path(row["image"].strip()).with_suffix("")))
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
+def rows_of(path: Path, needed: Sequence[str] = ("image", "mask")) -> Iterator[tuple[int, Mapping[str, str]]]:
+    """Read the lines of a CSV, TSV or JSON-lines file.
+
+    Args:
+        path: the file.
+        needed: columns that a CSV or TSV file has to have.
+
+    Yields:
+        The number of the line, and column -> what stands in it.
+
+    Raises:
+        DatasetError: if the file is damaged, or a column is missing.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -538,7 +588,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
         columns = [name.strip().lower() for name in reader.fieldnames or []]
     except csv.Error as error:
         raise DatasetError(f"{path}: line 1 cannot be read ({error}); save it as CSV with one pair a line") from error
-    if not {"image", "mask"} <= set(columns):
+    if not set(needed) <= set(columns):
         raise DatasetError(
             f"{path}: its first line names the columns {columns}; it must name image and mask (and split, if you like)"
         )

@@ -16,6 +16,8 @@ from fullyconv.images import EXTENSIONS, MASK_EXTENSIONS
 class Pair:
     """Name an image and the mask that labels it.
 
+    What lies inside a file, such as a row of a table, is called FILE/NAME.
+
     Args:
         image: the picture.
         mask: its mask, of the same height and width.

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from fullyconv.data import camvid
+from fullyconv.data.annotated import find_annotated
+from fullyconv.data.annotated.documents import read_json
 from fullyconv.data.folder import LAYOUTS, check_sizes, find_splits
 from fullyconv.data.layouts import OPTIONS, Layout, Lost, ambiguous, find_layout, paired_by_part, with_lists
-from fullyconv.data.masks import reader_for
+from fullyconv.data.masks import MaskReader, reader_for
 from fullyconv.data.pairs import Pair, plain_name
 from fullyconv.data.public import PUBLIC, PublicSet, fetch, locate, recognise
 from fullyconv.data.readers import FileReader, Reader
@@ -43,6 +45,7 @@ class Source:
         reader: how its files are read.
         known: the public set that it is, if it is one.
         in_channels: C of the pictures.
+        annotated: the layout, where its labels are no pictures of masks.
     """
 
     root: Path
@@ -54,6 +57,7 @@ class Source:
     reader: Reader = field(default_factory=FileReader, repr=False)
     known: PublicSet | None = None
     in_channels: int = 3
+    annotated: Layout | None = None
 
 
 def dataset_root(data: str | Path) -> Path:
@@ -121,7 +125,8 @@ def open_source(
         classes: class names in the order of the network's outputs; by default value i in a mask is class i.
         values: value in the mask file -> class name or "ignore"; a value is a number, or a colour "#rrggbb".
         images: folder of the pictures inside the data folder, or a pattern of files, where it is not found.
-        masks: folder of the masks inside the data folder, or a pattern of files, where it is not found.
+        masks: folder of the masks inside the data folder, or a pattern of files, where it is not found; of annotations
+            their JSON file or a pattern, of a table the column.
         pairs: a CSV, TSV or JSON-lines file with the columns image, mask and, if you like, split.
         unlabelled: "skip" leaves out pictures without a mask, "error" refuses them.
         in_channels: C of the pictures; 3 reads all as RGB, 1 as grey, any other number has to be that of the files.
@@ -185,10 +190,13 @@ def find_source(
                     found = find_layout(root, images=both[0], masks=both[1], unlabelled=unlabelled, lost=lost)
                     layout.splits[split] = [pair for part in found.splits.values() for pair in part]
     else:
-        layout = _layout(root, images, masks, pairs, unlabelled, lost)
+        options = {"images": images, "masks": masks, "unlabelled": unlabelled}
+        annotated = None if pairs is not None else find_annotated(root, **_checked(options, root), lost=lost)
+        layout = annotated or _layout(root, images, masks, pairs, unlabelled, lost)
     source = Source(root, layout.name, layout.splits, Labels.of(["unknown"]), list(layout.notes), known=known)
     source.in_channels = in_channels
-    source.reader = with_channels(source.reader, in_channels)
+    source.annotated = layout if layout.reader is not None else None
+    source.reader = with_channels(layout.reader or source.reader, in_channels)
     return source
 
 
@@ -226,8 +234,16 @@ def find_labels(
         else:
             source.labels = own
         return
+    if source.annotated is not None and source.annotated.labels is not None:
+        source.labels = _renamed(source.annotated.labels, classes, _only_numbers(values))
+        return
+    numbered = root / "id2label.json"
+    if values is None and classes is None and not listing.is_file() and numbered.is_file():
+        values = _numbers(read_json(numbered, 2**20))
+        source.notes.append(f"classes from {numbered}")
     named = classes is not None or listing.is_file()
-    reader, labels, notes = reader_for(every, values, named=named)
+    base = source.reader if isinstance(source.reader, MaskReader) else None
+    reader, labels, notes = reader_for(every, values, named=named, base=base)
     source.reader = with_channels(reader, source.in_channels)
     source.notes += notes
     if labels is not None:
@@ -319,6 +335,32 @@ def _only_numbers(values: Mapping[int | str, str] | None) -> dict[int, str] | No
     if bad:
         raise ValueError(f"values: {bad[0]!r} is no whole number, and these masks hold no colours")
     return {int(value): name for value, name in values.items()}
+
+
+def _checked(options: dict[str, Any], root: Path) -> dict[str, Any]:
+    """Refuse options before anything is looked for, as `find_layout` does."""
+    if options["unlabelled"] not in ("error", "skip"):
+        raise ValueError(f'unlabelled={options["unlabelled"]!r}: choose "error" or "skip"')
+    for name in ("images", "masks"):
+        given = options[name]
+        if given is not None and (Path(given).is_absolute() or ".." in Path(given).parts):
+            raise ValueError(f"{name}={given!r}: is looked for inside the data folder; give a path relative to {root}")
+    return options
+
+
+def _renamed(own: Labels, classes: Sequence[str] | None, numbers: Mapping[int, str] | None) -> Labels:
+    """Take the classes that annotations name, unless values are given other names."""
+    if classes is not None and not numbers and tuple(classes) != own.names:
+        raise ValueError(
+            f"classes={list(classes)}: the annotations name the classes {list(own.names)}; rename or join them by "
+            f"their values ({own.describe_values()}): values={{1: name, ...}} (--values)"
+        )
+    if not numbers:
+        return own
+    table: dict[int | str, str] = dict(own.values)
+    table.update(numbers.items())
+    names = classes or list(dict.fromkeys(name for name in table.values() if name != IGNORE))
+    return Labels.of(names, values=table)
 
 
 def with_channels(reader: Reader, in_channels: int) -> Reader:
@@ -467,7 +509,7 @@ def shifted_hint(labels: Labels, seen: set[int]) -> str:
 def _count(reader: Reader, pair: Pair) -> dict[int, int]:
     mask = reader.mask(pair)
     check_sizes(pair, reader.size(pair), (mask.shape[0], mask.shape[1]))
-    if may_be_cut(pair.image):
+    if may_be_cut(reader.image_file(pair) if isinstance(reader, FileReader) else pair.image):
         reader.image(pair)  # which names it, if it cannot be decoded
     return count_values_of(mask)
 

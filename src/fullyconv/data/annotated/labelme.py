@@ -1,0 +1,297 @@
+"""labelme files: shapes with names, one JSON file a picture, drawn as labelme itself draws them.
+
+Later shapes cover earlier ones. The copy of the picture that such a file may hold is never looked at.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from fullyconv.data.annotated.documents import BACKGROUND, class_name, classes_of, read_json
+from fullyconv.data.layouts import Layout, Lost, meaning_of
+from fullyconv.data.pairs import Pair, plain_name
+from fullyconv.data.readers import FileReader
+from fullyconv.errors import DatasetError, near_miss
+from fullyconv.images import MAX_PIXELS, Encoded, read_mask
+from fullyconv.labels import IGNORE
+
+Array = npt.NDArray[Any]
+Points = list[tuple[float, float]]
+
+MAX_JSON = 2**28
+"""Bytes of one file: it may hold a copy of its picture, as text."""
+
+_FARTHEST = 2**20  # pixels from the origin, beyond which a coordinate is a mistake and Pillow's integers end
+_LISTS = ("labels.txt", "classes.txt")
+
+
+@dataclass(frozen=True)
+class LabelmeReader(FileReader):
+    """Draw the shapes of labelme files.
+
+    Args:
+        channels: C of the pictures.
+        values: name of a class -> value of its pixels.
+    """
+
+    values: Mapping[str, int] = field(default_factory=dict, hash=False)
+
+    def mask(self, pair: Pair) -> Array:
+        """Draw the mask as (H, W) integers; what no shape covers is background.
+
+        Raises:
+            DatasetError: if the file is damaged or a shape cannot be drawn; the message names file and shape.
+        """
+        content = _content(pair.mask)
+        size = _size(content, pair.mask) or self.size(pair)
+        wide = max(self.values.values()) > 255
+        picture = Image.new("I" if wide else "L", (size[1], size[0]), self.values[BACKGROUND])
+        for number, shape in enumerate(content["shapes"]):
+            name, where = _label(shape, number, pair.mask)
+            if name not in self.values:
+                raise DatasetError(f"{where}: no class of the set. {near_miss(name, self.values)}")
+            _draw(picture, shape, self.values[name], where)
+        return np.array(picture).astype(np.uint16 if wide else np.uint8)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    content = read_json(path, MAX_JSON)
+    if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
+        raise DatasetError(f"{path}: has no list of shapes, as labelme writes it; save it anew")
+    return content
+
+
+def _size(content: Mapping[str, Any], path: Path) -> tuple[int, int] | None:
+    sides = [content.get("imageHeight"), content.get("imageWidth")]
+    if sides == [None, None]:
+        return None
+    for side in sides:
+        if isinstance(side, bool) or not isinstance(side, int) or side < 1:
+            raise DatasetError(f"{path}: imageHeight and imageWidth are {sides[0]!r} and {sides[1]!r}; save it anew")
+    height, width = (int(side or 0) for side in sides)
+    if height * width > MAX_PIXELS:
+        raise DatasetError(f"{path}: too large ({height} x {width} pixels), the bound is {MAX_PIXELS}")
+    return height, width
+
+
+def _label(shape: object, number: int, path: Path) -> tuple[str, str]:
+    where = f"{path}: shape {number}"
+    if not isinstance(shape, dict):
+        raise DatasetError(f"{where} is no object with label and points; save it anew")
+    name = class_name(shape.get("label"), where)
+    return name, f"{where} ({name})"
+
+
+def _draw(picture: Image.Image, shape: Mapping[str, Any], value: int, where: str) -> None:
+    kind = shape.get("shape_type") or "polygon"
+    points = _points(shape.get("points"), where)
+    draw = ImageDraw.Draw(picture)
+    if kind == "polygon":
+        _need(len(points) >= 3, "a polygon has at least three points", where)
+        draw.polygon(points, fill=value, outline=value)
+    elif kind == "rectangle":
+        _need(len(points) == 2, "a rectangle has two points", where)
+        (x0, y0), (x1, y1) = points
+        draw.rectangle([min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)], fill=value, outline=value)
+    elif kind == "circle":
+        _need(len(points) == 2, "a circle has two points, its centre and one on it", where)
+        (x, y), (edge_x, edge_y) = points
+        radius = math.hypot(x - edge_x, y - edge_y)
+        # Pillow would take half a minute for one that is a hundred times as large
+        _need(radius <= sum(picture.size), "its radius is larger than the picture", where)
+        draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=value, outline=value)
+    elif kind == "mask":
+        _need(len(points) == 2, "a mask has two points, its corners", where)
+        _paste(picture, shape.get("mask"), points, value, where)
+    else:
+        raise DatasetError(
+            f"{where}: a {str(kind)[:40]} covers no area, and how thick it is meant nobody knows; draw a polygon, or "
+            "remove the shape"
+        )
+
+
+def _points(given: object, where: str) -> Points:
+    try:
+        points = np.asarray(given)
+    except ValueError:  # of different lengths
+        points = np.array("")
+    if points.ndim != 2 or points.shape[1] != 2 or points.dtype.kind not in "iuf":
+        raise DatasetError(f"{where}: its points are no list of [x, y]; correct or remove it")
+    if not np.isfinite(points).all():
+        raise DatasetError(f"{where}: a coordinate is not finite; correct or remove it")
+    if np.abs(points.astype(np.float64)).max() > _FARTHEST:
+        raise DatasetError(f"{where}: lies {np.abs(points).max():g} pixels off; correct or remove it")
+    return [(float(x), float(y)) for x, y in points]
+
+
+def _need(is_so: bool, rule: str, where: str) -> None:
+    if not is_so:
+        raise DatasetError(f"{where}: {rule}; correct or remove it")
+
+
+def _paste(picture: Image.Image, text: object, points: Points, value: int, where: str) -> None:
+    try:
+        data = base64.b64decode(text if isinstance(text, str) else "", validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise DatasetError(f"{where}: its mask is no base64 ({error}); save it anew") from error
+    inside = read_mask(Encoded(where, data)) > 0
+    left, top = (int(min(axis)) for axis in zip(*points, strict=True))
+    picture.paste(value, (left, top), Image.fromarray((inside * 255).astype(np.uint8)))
+
+
+# ---- the layout ------------------------------------------------------------------------------------------------------
+
+
+def labelme_layout(
+    root: Path,
+    files: Sequence[Path],
+    pictures: Sequence[Path],
+    *,
+    unlabelled: str = "error",
+    lost: list[Lost] | None = None,
+) -> Layout:
+    """Pair pictures with labelme files, and find the classes: the names of all shapes, in the order of the alphabet.
+
+    Where `labels.txt` or `classes.txt` lies in the folder, its lines are the classes, and no shape may have another.
+
+    Args:
+        root: the data folder.
+        files: the labelme files.
+        pictures: all pictures in the data folder.
+        unlabelled: "error" refuses pictures without a file, "skip" leaves them out.
+        lost: where it is given, files that cannot be read and pictures without one are told here, instead of an error.
+
+    Returns:
+        The layout, with reader and labels.
+
+    Raises:
+        DatasetError: if a file is damaged, names no picture or one outside of root, or pictures have no file.
+    """
+    by_name: dict[str, list[Path]] = defaultdict(list)
+    for picture in pictures:
+        by_name[plain_name(picture.stem)].append(picture)
+    there = set(pictures)
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
+        work = [pool.submit(_told, path) for path in files]
+    layout = Layout("labelme files beside pictures", {})
+    labels: dict[str, str] = {}
+    taken: dict[Path, Path] = {}
+    bad: list[str] = []
+    splits: dict[str, list[Pair]] = defaultdict(list)
+    for path, read in zip(files, work, strict=True):
+        try:
+            image_path, found = read.result()
+            image = _picture(root, path, image_path, there, by_name)
+            if image in taken:
+                raise DatasetError(f"{path} and {taken[image]} both label {image}; remove one")
+        except DatasetError as error:
+            if lost is None:
+                raise
+            bad.append(str(error))
+            continue
+        taken[image] = path
+        labels |= {name: where for name, where in found.items() if name not in labels}
+        _, split, _ = meaning_of(image.relative_to(root).parent.as_posix())
+        splits[split or "all"].append(Pair(image, path, image.relative_to(root).with_suffix("").as_posix()))
+    if bad and lost is not None:
+        lost.append(Lost("labelme files that cannot be read", bad[0], tuple(bad)))
+    if not splits:
+        raise DatasetError(bad[0] if bad else f"{root}: no labelme files")
+    _without(root, pictures, taken, unlabelled, lost, layout)
+    if "all" in splits and len(splits) > 1:
+        raise DatasetError(
+            f"{root}: some pictures lie in the folder of a split and some in none ({splits['all'][0].image} ...); move "
+            "them, or leave them out"
+        )
+    layout.splits = {split: sorted(pairs, key=lambda pair: pair.key) for split, pairs in splits.items()}
+    names = _names(root, labels, layout)
+    layout.labels, values = classes_of(names)
+    if layout.labels.num_classes < 2:
+        raise DatasetError(f"{files[0]}: no shape of any file has a name that is a class; draw some")
+    layout.reader = LabelmeReader(values=values)
+    layout.notes.append("where shapes overlap the later one is on top; what is in none is background")
+    return layout
+
+
+def _told(path: Path) -> tuple[object, dict[str, str]]:
+    """Give the picture that a file names, and its labels, each with where it stands."""
+    content = _content(path)
+    return content.get("imagePath"), dict(_label(shape, at, path) for at, shape in enumerate(content["shapes"]))
+
+
+def _picture(root: Path, path: Path, given: object, there: set[Path], by_name: Mapping[str, Sequence[Path]]) -> Path:
+    named = path
+    if given is not None and given != "":
+        if not isinstance(given, str) or "\0" in given or len(given) > 4096:
+            raise DatasetError(f"{path}: imagePath={str(given)[:80]!r} is no name of a file; correct it")
+        parts = PureWindowsPath(given)  # which splits at both slashes
+        named = Path(os.path.normpath(path.parent.joinpath(*parts.parts)))
+        if parts.drive or parts.root or root not in named.parents:
+            raise DatasetError(
+                f"{path}: imagePath={given[:200]!r} leads out of {root}; give the name of the picture, relative to "
+                "this file"
+            )
+        if named in there:
+            return named
+    beside = [picture for picture in by_name.get(plain_name(path.stem), []) if picture.parent == path.parent]
+    for some in (beside, by_name.get(plain_name(named.stem), [])):
+        if len(some) == 1:
+            return some[0]
+        if some:
+            shown = ", ".join(str(picture) for picture in some[:4])
+            raise DatasetError(f"{path}: its picture could be {shown}; name it in imagePath")
+    raise DatasetError(f"{path}: its picture {named.name} is not there; add it, correct imagePath, or remove the file")
+
+
+def _without(
+    root: Path,
+    pictures: Sequence[Path],
+    taken: Mapping[Path, Path],
+    unlabelled: str,
+    lost: list[Lost] | None,
+    layout: Layout,
+) -> None:
+    folders = {image.parent for image in taken}
+    lonely = [picture for picture in pictures if picture not in taken and picture.parent in folders]
+    if not lonely:
+        return
+    if unlabelled == "skip":
+        layout.notes.append(f"{len(lonely)} pictures without a labelme file are left out")
+        return
+    message = (
+        f"{lonely[0]}: no labelme file names it; label it (a file without shapes is all background), remove it, or "
+        'leave such pictures out (unlabelled="skip", --unlabelled skip)'
+    )
+    if lost is None:
+        raise DatasetError(message)
+    lost.append(Lost("pictures without a labelme file", message, tuple(map(str, lonely))))
+
+
+def _names(root: Path, labels: Mapping[str, str], layout: Layout) -> list[str]:
+    for listing in (root / name for name in _LISTS):
+        if not listing.is_file():
+            continue
+        try:
+            lines = listing.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise DatasetError(f"{listing}: not UTF-8 text; save it as UTF-8, one class name a line") from error
+        names = [class_name(line, str(listing)) for line in lines if line.strip()]
+        for name, where in labels.items():
+            if name not in (*names, BACKGROUND, IGNORE):
+                raise DatasetError(f"{where}: is no class of {listing}. {near_miss(name, names)}")
+        layout.notes.append(f"classes from {listing}")
+        return names
+    return sorted(labels)

@@ -1,0 +1,300 @@
+"""Tables of Hugging Face: sets that `datasets` saved, parquet files that hold pictures, and metadata beside pictures.
+
+All is read from the folder, and nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fullyconv.data.annotated.documents import read_json, safe_parts
+from fullyconv.data.layouts import SPLIT_WORDS, Layout, Lost, meaning_of, pair_of_row, rows_of
+from fullyconv.data.masks import MaskReader
+from fullyconv.data.pairs import Pair
+from fullyconv.errors import DatasetError
+from fullyconv.images import Encoded
+
+STATE = "state.json"
+METADATA = ("metadata.csv", "metadata.jsonl")
+_FILE_NAMES = ("_file_name", "_filename", "_file", "_path")
+_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True)
+class TableReader(MaskReader):
+    """Read pictures and masks that lie in the rows of tables. A pair is called after its table and its row.
+
+    Args:
+        channels: C of the pictures.
+        image_column: the column of the pictures.
+        mask_column: the column of the masks.
+    """
+
+    image_column: str = field(default="image", kw_only=True)
+    mask_column: str = field(default="mask", kw_only=True)
+
+    def image_file(self, pair: Pair) -> Path | Encoded:
+        """Give the bytes of the picture, or its file."""
+        return _cell(pair.image, self.image_column)
+
+    def mask_file(self, pair: Pair) -> Path | Encoded:
+        """Give the bytes of the mask, or its file."""
+        return _cell(pair.mask, self.mask_column)
+
+
+def _cell(place: Path, column: str) -> Path | Encoded:
+    where = f"{place.parent}: row {place.name}, column {column}"
+    try:
+        state = place.parent.stat()
+    except OSError as error:
+        raise DatasetError(f"{place.parent}: cannot be read ({error.strerror}); replace it") from error
+    with _LOCK:
+        table = _column(str(place.parent), column, state.st_mtime_ns)
+    try:
+        cell = table[int(place.name)][column]
+    except Exception as error:  # of pyarrow, for tables that are damaged
+        raise DatasetError(f"{where}: cannot be read ({error}); save the set anew") from error
+    if isinstance(cell, Mapping) and isinstance(cell.get("bytes"), bytes):
+        return Encoded(where, cell["bytes"])
+    if not isinstance(cell, Mapping) or cell.get("path") is None:
+        raise DatasetError(f"{where}: is empty; remove the row, or fill it")
+    file = place.parent.parent.joinpath(*safe_parts(cell["path"], where))
+    if place.parent.parent.resolve() not in file.resolve().parents:
+        raise DatasetError(f"{where}: {cell['path']!r} leads out of its folder; save the set with its pictures inside")
+    if not file.is_file():
+        raise DatasetError(f"{where}: {file}: no such file; save the set with its pictures inside")
+    return file
+
+
+@functools.lru_cache(maxsize=256)
+def _column(name: str, column: str, changed: int) -> Any:
+    import datasets
+
+    table = open_table(Path(name)).select_columns([column])
+    return table.cast_column(column, datasets.Image(decode=False))
+
+
+def open_table(path: Path) -> Any:
+    """Open a table without reading it: the `state.json` of a saved set, or a parquet file.
+
+    Raises:
+        DatasetError: if it is damaged, or names files outside of its folder.
+        ImportError: if `datasets` is not installed.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(f"{path}: such a set needs datasets: pip install 'fullyconv[datasets]'") from error
+    if path.name == STATE:
+        state = read_json(path)
+        found = (
+            [state.get(key) or [] for key in ("_data_files", "_indices_data_files")] if isinstance(state, dict) else []
+        )
+        files = [entry for some in found if isinstance(some, list) for entry in some]
+        if not files or not all(isinstance(entry, dict) for entry in files):
+            raise DatasetError(f"{path}: does not name the files of the set; save it anew")
+        for entry in files:
+            safe_parts(entry.get("filename"), str(path))
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        if path.name == STATE:
+            return datasets.load_from_disk(str(path.parent)).with_format(None)
+        return datasets.Dataset.from_parquet(str(path))
+    except Exception as error:  # of pyarrow and datasets, whatever is wrong with the files
+        raise DatasetError(f"{path}: cannot be read as a table ({error}); save the set anew") from error
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
+def table_layout(root: Path, tables: Sequence[Path], *, images: str | None = None, masks: str | None = None) -> Layout:
+    """Make pairs of the rows of tables.
+
+    Args:
+        root: the data folder.
+        tables: `state.json` files of saved sets, or parquet files.
+        images: name of the column of pictures, where it is not found.
+        masks: name of the column of masks, where it is not found.
+
+    Returns:
+        The layout, with reader; what the masks mean is for others to find out.
+
+    Raises:
+        DatasetError: if a table is damaged, or its columns do not tell which is which.
+    """
+    by_split: dict[str, list[Path]] = defaultdict(list)
+    folders = set()
+    for table in tables:
+        by_split[_split_of(table.relative_to(root))].append(table)
+        inner = table.parent.parent if table.name == STATE else table.parent
+        while inner != root and meaning_of(inner.name)[1]:
+            inner = inner.parent
+        folders.add(inner)
+    if len(folders) > 1:
+        shown = ", ".join(f"{folder.relative_to(root).as_posix()}/" for folder in sorted(folders))
+        raise DatasetError(f"{root}: holds more than one set, in {shown}; give the folder of one of them")
+    if "all" in by_split and len(by_split) > 1:
+        raise DatasetError(f"{root}: {by_split['all'][0]} is of no split and others are; name it train, val or test")
+    layout = Layout("table of pictures and masks", {})
+    columns: set[tuple[str, str]] = set()
+    for split, some in by_split.items():
+        pairs = []
+        for table in some:
+            content = open_table(table)
+            columns.add(_columns(content.features, table, images, masks))
+            key = table.parent.name if table.name == STATE else table.stem
+            pairs += [Pair(table / str(row), table / str(row), f"{key}/{row}") for row in range(len(content))]
+        layout.splits[split] = pairs
+    if len(columns) > 1:
+        raise DatasetError(
+            f"{root}: its tables have different columns, {sorted(columns)}; say which by images= and masks="
+        )
+    if not any(layout.splits.values()):
+        raise DatasetError(f"{tables[0]}: has no rows; save the set anew")
+    layout.splits = {split: pairs for split, pairs in layout.splits.items() if pairs}
+    (both,) = columns
+    layout.name += f" (columns {both[0]} and {both[1]})"
+    layout.reader = TableReader(image_column=both[0], mask_column=both[1])
+    return layout
+
+
+def _columns(features: Mapping[str, Any], table: Path, images: str | None, masks: str | None) -> tuple[str, str]:
+    """Tell which columns hold pictures and masks."""
+    import datasets
+
+    pictures = []
+    for name, feature in features.items():
+        binary = getattr(feature, "dtype", "") in ("binary", "large_binary")
+        if isinstance(feature, datasets.Image) or binary or (isinstance(feature, dict) and "bytes" in feature):
+            pictures.append(name)
+    found = []
+    for role, given, option in (("image", images, "images"), ("mask", masks, "masks")):
+        if given is not None and given not in pictures:
+            raise DatasetError(f"{table}: {option}={given!r}: no column of pictures; there are {', '.join(pictures)}")
+        some = [given] if given is not None else [name for name in pictures if _role(name) == role]
+        if len(some) != 1:
+            every = ", ".join(f"{name} ({_kind(feature)})" for name, feature in features.items())
+            raise DatasetError(
+                f"{table}: which column holds the {role}s is not known: {', '.join(some) or 'none is called so'}, of "
+                f"the columns {every}; say which by images=COLUMN and masks=COLUMN (--images, --masks)"
+            )
+        found.append(some[0])
+    if found[0] == found[1]:
+        raise DatasetError(f"{table}: images and masks are both {found[0]!r}; name two columns")
+    return found[0], found[1]
+
+
+def _role(column: str) -> str:
+    return "image" if column == "pixel_values" else meaning_of(column)[0]  # as processors of transformers call it
+
+
+def _kind(feature: Any) -> str:
+    return str(getattr(feature, "dtype", None) or type(feature).__name__)
+
+
+def _split_of(relative: Path) -> str:
+    parts = relative.parts[:-1] if relative.name == STATE else (*relative.parts[:-1], relative.name.split("-")[0])
+    for part in reversed(parts):
+        word = Path(part).stem.lower()
+        if word in SPLIT_WORDS:
+            return SPLIT_WORDS[word]
+    return "all"
+
+
+def saved_tables(root: Path) -> list[Path]:
+    """List the tables of a set that `datasets` saved: one, or one a split."""
+    listing = root / "dataset_dict.json"
+    if (root / STATE).is_file() and (root / "dataset_info.json").is_file():
+        return [root / STATE]
+    if not listing.is_file():
+        return []
+    content = read_json(listing, 2**20)
+    splits = content.get("splits") if isinstance(content, dict) else None
+    if not isinstance(splits, list) or not splits:
+        raise DatasetError(f"{listing}: names no splits; save the set anew")
+    tables = [root.joinpath(*safe_parts(split, str(listing)), STATE) for split in splits]
+    for table in tables:
+        if not table.is_file():
+            raise DatasetError(
+                f"{listing}: names the split {table.parent.name}, and {table} is not there; save it anew"
+            )
+    return tables
+
+
+# ---- metadata beside pictures ----------------------------------------------------------------------------------------
+
+
+def metadata_layout(root: Path, files: Iterable[Path], lost: list[Lost] | None = None) -> Layout | None:
+    """Make pairs of the lines of `metadata.csv` or `metadata.jsonl`, as `datasets` wants them in a folder of pictures.
+
+    The column of a picture is `file_name` or `image_file_name`; that of its mask is called after masks, labels,
+    annotations or segmentations, with or without `_file_name`.
+
+    Args:
+        root: the data folder.
+        files: the metadata files in it.
+        lost: where it is given, lines that name no pair are left out and told here, instead of an error.
+
+    Returns:
+        The layout, or None where no file has a column of masks.
+
+    Raises:
+        DatasetError: if several columns could be the masks, or a line names files that are not there or leads out.
+    """
+    splits: dict[str, list[Pair]] = defaultdict(list)
+    bad: list[str] = []
+    used = []
+    for path in sorted(files):
+        rows = list(rows_of(path, ()))
+        columns = _metadata_columns(path, [name for _, row in rows[:1] for name in row])
+        if columns is None:
+            continue
+        used.append(path.relative_to(root).as_posix())
+        _, folder_split, _ = meaning_of(path.relative_to(root).parent.as_posix())
+        for number, row in rows:
+            named = {"image": row.get(columns[0]) or "", "mask": row.get(columns[1]) or ""}
+            try:
+                split, pair = pair_of_row(root, path, number, named | {"split": row.get("split") or folder_split})
+            except DatasetError as error:
+                if lost is None:
+                    raise
+                bad.append(str(error))
+                continue
+            splits[split].append(pair)
+    if bad and lost is not None:
+        lost.append(Lost("lines of metadata that name no pair", bad[0], tuple(bad)))
+    if not splits and bad:
+        raise DatasetError(bad[0])
+    if not splits:
+        return None
+    if "all" in splits and len(splits) > 1:
+        raise DatasetError(f"{root}: some lines of {', '.join(used)} name a split and some do not; name it in all")
+    return Layout("pairs of " + ", ".join(used), dict(splits))
+
+
+def _metadata_columns(path: Path, names: Sequence[str]) -> tuple[str, str] | None:
+    plain = {}
+    for name in names:
+        word = name.strip().lower()
+        for ending in _FILE_NAMES:
+            word = word.removesuffix(ending)
+        plain[name] = word
+    files = [name for name in names if name.strip().lower() in ("file_name", "image_file_name", "image_filename")]
+    masks = [name for name in names if name not in files and meaning_of(plain[name])[0] == "mask"]
+    # "label" alone is, as a rule, the class of a whole picture.
+    masks = [name for name in masks if plain[name] not in ("label", "labels") or plain[name] != name.strip().lower()]
+    if len(files) != 1 or not masks:
+        return None
+    if len(masks) > 1:
+        raise DatasetError(
+            f"{path}: the masks could be in the columns {', '.join(masks)}; give the pairs by pairs=FILE (--pairs), "
+            "with the columns image and mask"
+        )
+    return files[0], masks[0]
