@@ -14,11 +14,12 @@ from fullyconv.backbones import BACKBONES, Backbone, build_backbone
 from fullyconv.backbones.alexnet import caffenet_classifier
 from fullyconv.backbones.base import Receipt
 from fullyconv.backbones.resnet import resnet18_half_classifier, resnet18_quarter_classifier
-from fullyconv.backbones.vgg import vgg16_bn
+from fullyconv.backbones.vgg import vgg11_quarter_classifier, vgg16_bn
 from fullyconv.errors import WeightsError
 from fullyconv.geometry import Geometry
 
 CHANNELS = {
+    "vgg11_quarter": {4: 32, 8: 64, 16: 128, 32: 128},
     "vgg16": {4: 128, 8: 256, 16: 512, 32: 4096},
     "vgg16_bn": {4: 128, 8: 256, 16: 512, 32: 4096},
     "vgg16_late": {4: 256, 8: 512, 16: 1024, 32: 8192},
@@ -178,6 +179,7 @@ def middle_cell(score: nn.Linear, map: Tensor) -> Tensor:
 PARITY: dict[str, tuple[int, Callable[[], nn.Module], Callable[[nn.Module, Tensor], Tensor]]] = {
     # name: native size, classifier, its own head on the features at stride 32
     "vgg16": (224, lambda: torchvision.models.vgg16(num_classes=7), lambda c, f: middle_cell(c.classifier[6], f)),
+    "vgg11_quarter": (224, lambda: vgg11_quarter_classifier(7), lambda c, f: middle_cell(c.classifier[6], f)),
     "vgg16_bn": (224, lambda: torchvision.models.vgg16_bn(num_classes=7), lambda c, f: middle_cell(c.classifier[6], f)),
     "vgg19": (224, lambda: torchvision.models.vgg19(num_classes=7), lambda c, f: middle_cell(c.classifier[6], f)),
     "vgg19_bn": (224, lambda: torchvision.models.vgg19_bn(num_classes=7), lambda c, f: middle_cell(c.classifier[6], f)),

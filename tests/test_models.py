@@ -242,6 +242,7 @@ def test_every_preset_is_named_after_its_builder_and_its_backbone() -> None:
         ("deeplabv3_mobilenet_v3_large", "bilinear", "same"),
         ("same_convolutions", "bilinear", "same"),
         ("pool_unpool", "bilinear", "same"),
+        ("segnet_vgg11_quarter", "bilinear", "same"),
         pytest.param("segnet_vgg16_bn", "bilinear", "same", marks=pytest.mark.slow),
     ],
 )
@@ -384,10 +385,12 @@ def test_baselines_take_their_sizes_as_arguments() -> None:
     assert widths == [4, 4, 6, 6, 6, 4, 4, 4, 5]
 
 
-@pytest.mark.parametrize("name", ["pool_unpool", pytest.param("segnet_vgg16_bn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["pool_unpool", "segnet_vgg11_quarter", pytest.param("segnet_vgg16_bn", marks=pytest.mark.slow)]
+)
 def test_unpooled_logit_sees_no_more_than_its_receptive_field(name: str) -> None:
     torch.manual_seed(0)
-    model = build_model(name, 1) if name == "segnet_vgg16_bn" else pool_unpool(1, channels=(4, 4, 4), depth=1)
+    model = build_model(name, 1) if name.startswith("segnet") else pool_unpool(1, channels=(4, 4, 4), depth=1)
     model = random_scores(calibrated(model)).double()
     reach = round(model.geometry.receptive_field[0])
     long = reach + 96

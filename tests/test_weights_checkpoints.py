@@ -15,6 +15,7 @@ import fullyconv
 from fullyconv.backbones import BACKBONES, Backbone, build_backbone
 from fullyconv.backbones.alexnet import caffenet_classifier
 from fullyconv.backbones.resnet import resnet18_half_classifier, resnet18_quarter_classifier
+from fullyconv.backbones.vgg import vgg11_quarter_classifier
 from fullyconv.errors import WeightsError
 from fullyconv.preprocessing import CAFFE, IMAGENET, Preprocessing
 from fullyconv.weights import checkpoints
@@ -113,6 +114,7 @@ Case = tuple[str, int, Callable[[], nn.Module], Callable[[nn.Module, Tensor], Te
 CASES: dict[str, Case] = {
     # torchvision's classifiers (and our own two) into the backbones named after them
     "vgg16": ("vgg16", 224, lambda: models.vgg16(num_classes=7), fc7),
+    "vgg11_quarter": ("vgg11_quarter", 224, lambda: vgg11_quarter_classifier(7), fc7),
     "vgg16_bn": ("vgg16_bn", 224, lambda: models.vgg16_bn(num_classes=7), fc7),
     "vgg19": ("vgg19", 224, lambda: models.vgg19(num_classes=7), fc7),
     "vgg19_bn": ("vgg19_bn", 224, lambda: models.vgg19_bn(num_classes=7), fc7),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fullyconv.backbones import Backbone, Padding, build_backbone
 from fullyconv.backbones.plain import PlainConvolutions
-from fullyconv.backbones.vgg import vgg16_bn
+from fullyconv.backbones.vgg import vgg11_quarter, vgg16_bn
 from fullyconv.errors import near_miss
 from fullyconv.geometry import Geometry
 from fullyconv.heads import ASPPHead, LRASPPHead, PlainHead, SkipHead, UnpoolHead, Upsampling
@@ -480,12 +480,18 @@ def lraspp(
     return FCN(trunk, head, stretch=stretch)
 
 
-def segnet_vgg16_bn(
-    num_classes: int, *, in_channels: int = 3, padding: Padding = "same", upsampling: Upsampling = "bilinear"
+def segnet(
+    backbone: str,
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    padding: Padding = "same",
+    upsampling: Upsampling = "bilinear",
 ) -> FCN:
-    """Build a SegNet: the 13 convolutions of VGG-16 with batch norm, and their mirror image with unpooling.
+    """Build a SegNet: the convolutions of a VGG with batch norm, and their mirror image with unpooling.
 
     Args:
+        backbone: "vgg16_bn", whose 13 convolutions are those of SegNet, or "vgg11_quarter".
         num_classes: number of classes K.
         in_channels: channels of the input.
         padding: "same" only.
@@ -497,15 +503,13 @@ def segnet_vgg16_bn(
     Raises:
         ValueError: for another padding or upsampling.
     """
-    _only("segnet_vgg16_bn", padding, upsampling)
-    trunk = vgg16_bn(in_channels=in_channels, fc=False, switches=True)
-    head = UnpoolHead(
-        {2: 64, 4: 128, 8: 256, 16: 512, 32: 512},
-        num_classes,
-        depths={2: 1, 4: 2, 8: 3, 16: 3, 32: 3},
-        geometry=trunk.geometry[32],
-    )
-    return FCN(trunk, head)
+    _only(f"segnet_{backbone}", padding, upsampling)
+    build, channels, depths = {
+        "vgg16_bn": (vgg16_bn, {2: 64, 4: 128, 8: 256, 16: 512, 32: 512}, {2: 1, 4: 2, 8: 3, 16: 3, 32: 3}),
+        "vgg11_quarter": (vgg11_quarter, {2: 16, 4: 32, 8: 64, 16: 128, 32: 128}, {2: 1, 4: 1, 8: 2, 16: 2, 32: 2}),
+    }[backbone]
+    trunk = build(in_channels=in_channels, fc=False, switches=True)
+    return FCN(trunk, UnpoolHead(channels, num_classes, depths=depths, geometry=trunk.geometry[32]))
 
 
 def same_convolutions(
@@ -574,6 +578,7 @@ def pool_unpool(
 
 
 MODELS: dict[str, Callable[..., FCN]] = {
+    "fcn32s_vgg11_quarter": partial(fcn32s, "vgg11_quarter"),
     "fcn32s_vgg16": partial(fcn32s, "vgg16"),
     "fcn32s_vgg16_bn": partial(fcn32s, "vgg16_bn"),
     "fcn32s_vgg16_late": partial(fcn32s, "vgg16_late"),
@@ -590,6 +595,7 @@ MODELS: dict[str, Callable[..., FCN]] = {
     "fcn32s_resnet101": partial(fcn32s, "resnet101"),
     "fcn32s_mobilenet_v3_small": partial(fcn32s, "mobilenet_v3_small"),
     "fcn32s_mobilenet_v3_large": partial(fcn32s, "mobilenet_v3_large"),
+    "fcn16s_vgg11_quarter": partial(fcn16s, "vgg11_quarter"),
     "fcn16s_vgg16": partial(fcn16s, "vgg16"),
     "fcn16s_vgg16_bn": partial(fcn16s, "vgg16_bn"),
     "fcn16s_vgg19": partial(fcn16s, "vgg19"),
@@ -605,6 +611,7 @@ MODELS: dict[str, Callable[..., FCN]] = {
     "fcn16s_resnet101": partial(fcn16s, "resnet101"),
     "fcn16s_mobilenet_v3_small": partial(fcn16s, "mobilenet_v3_small"),
     "fcn16s_mobilenet_v3_large": partial(fcn16s, "mobilenet_v3_large"),
+    "fcn8s_vgg11_quarter": partial(fcn8s, "vgg11_quarter"),
     "fcn8s_vgg16": partial(fcn8s, "vgg16"),
     "fcn8s_vgg16_bn": partial(fcn8s, "vgg16_bn"),
     "fcn8s_vgg19": partial(fcn8s, "vgg19"),
@@ -620,6 +627,7 @@ MODELS: dict[str, Callable[..., FCN]] = {
     "fcn8s_resnet101": partial(fcn8s, "resnet101"),
     "fcn8s_mobilenet_v3_small": partial(fcn8s, "mobilenet_v3_small"),
     "fcn8s_mobilenet_v3_large": partial(fcn8s, "mobilenet_v3_large"),
+    "fcn4s_vgg11_quarter": partial(fcn4s, "vgg11_quarter"),
     "fcn4s_vgg16": partial(fcn4s, "vgg16"),
     "fcn4s_vgg16_bn": partial(fcn4s, "vgg16_bn"),
     "fcn4s_vgg19": partial(fcn4s, "vgg19"),
@@ -632,6 +640,7 @@ MODELS: dict[str, Callable[..., FCN]] = {
     "fcn4s_resnet101": partial(fcn4s, "resnet101"),
     "fcn4s_mobilenet_v3_small": partial(fcn4s, "mobilenet_v3_small"),
     "fcn4s_mobilenet_v3_large": partial(fcn4s, "mobilenet_v3_large"),
+    "fcn8s_atonce_vgg11_quarter": partial(fcn8s_atonce, "vgg11_quarter"),
     "fcn8s_atonce_vgg16": partial(fcn8s_atonce, "vgg16"),
     "fcn8s_atonce_vgg16_bn": partial(fcn8s_atonce, "vgg16_bn"),
     "fcn8s_atonce_vgg19": partial(fcn8s_atonce, "vgg19"),
@@ -647,6 +656,7 @@ MODELS: dict[str, Callable[..., FCN]] = {
     "fcn8s_atonce_resnet101": partial(fcn8s_atonce, "resnet101"),
     "fcn8s_atonce_mobilenet_v3_small": partial(fcn8s_atonce, "mobilenet_v3_small"),
     "fcn8s_atonce_mobilenet_v3_large": partial(fcn8s_atonce, "mobilenet_v3_large"),
+    "plain_vgg11_quarter": partial(plain, "vgg11_quarter"),
     "plain_vgg16": partial(plain, "vgg16"),
     "plain_vgg16_bn": partial(plain, "vgg16_bn"),
     "plain_vgg19": partial(plain, "vgg19"),
@@ -668,7 +678,8 @@ MODELS: dict[str, Callable[..., FCN]] = {
     "deeplabv3_resnet101": partial(deeplabv3, "resnet101_dilated"),
     "deeplabv3_mobilenet_v3_large": partial(deeplabv3, "mobilenet_v3_large_dilated"),
     "lraspp_mobilenet_v3_large": partial(lraspp, "mobilenet_v3_large_dilated"),
-    "segnet_vgg16_bn": segnet_vgg16_bn,
+    "segnet_vgg16_bn": partial(segnet, "vgg16_bn"),
+    "segnet_vgg11_quarter": partial(segnet, "vgg11_quarter"),
     "same_convolutions": same_convolutions,
     "pool_unpool": pool_unpool,
 }

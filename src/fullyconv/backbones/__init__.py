@@ -9,6 +9,7 @@ from fullyconv.backbones.base import Backbone, Features, Padding, Receipt, Switc
 from fullyconv.errors import near_miss
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {
+    "vgg11_quarter": vgg.vgg11_quarter,
     "vgg16": vgg.vgg16,
     "vgg16_bn": vgg.vgg16_bn,
     "vgg16_late": fusion.vgg16_late,

@@ -30,7 +30,7 @@ class VGG(Backbone):
 
     Args:
         name: the name it is built by.
-        classifier: torchvision's classifier; its layers are taken over, not copied.
+        classifier: torchvision's classifier, or a smaller one with its layers; they are taken over, not copied.
         in_channels: channels of the input.
         padding: "same" pads fc6 by 3 cells, so that its cells lie at 32 i + 15.5 pixels and cover the image; "paper"
             pads the first convolution by 100 pixels and fc6 not at all (Long et al., reference networks).
@@ -41,7 +41,7 @@ class VGG(Backbone):
     def __init__(
         self,
         name: str,
-        classifier: torchvision.models.VGG,
+        classifier: torchvision.models.VGG | SmallVGG,
         *,
         in_channels: int = 3,
         padding: Padding = "same",
@@ -50,9 +50,10 @@ class VGG(Backbone):
     ) -> None:
         paper = is_paper(padding, name, paper=True)
         unused = ("classifier.6.",) if fc else ("classifier.",)
-        super().__init__(
-            name, {4: 128, 8: 256, 16: 512, 32: 4096 if fc else 512}, in_channels=in_channels, unused=unused
-        )
+        channels = _pooled_channels(classifier.features)
+        if fc:
+            channels[32] = cast(nn.Linear, classifier.classifier[3]).out_features
+        super().__init__(name, channels, in_channels=in_channels, unused=unused)
         self.switches = switches
         layers: list[nn.Module] = [
             nn.MaxPool2d(2, ceil_mode=True, return_indices=switches) if isinstance(layer, nn.MaxPool2d) else layer
@@ -90,6 +91,92 @@ class VGG(Backbone):
         if self.classifier is not None:
             maps[32] = cast(Tensor, self.classifier(x))
         return Features(maps, size, switches)
+
+
+def _pooled_channels(features: nn.Module) -> dict[int, int]:
+    """Give the channels behind the poolings, by stride from 4 on."""
+    channels, found, stride = 0, {}, 1
+    for layer in features.children():
+        if isinstance(layer, nn.Conv2d):
+            channels = layer.out_channels
+        elif isinstance(layer, nn.MaxPool2d):
+            stride *= 2
+            found[stride] = channels
+    return {stride: number for stride, number in found.items() if stride >= 4}
+
+
+class SmallVGG(nn.Module):
+    """VGG-11 with batch norm at any width: torchvision's layers, key names and initialisation.
+
+    Args:
+        width: channels of the first convolution, which the stages multiply by 1, 2, 4, 8 and 8; 64 is torchvision's.
+        hidden: outputs of fc6 and fc7; 4096 in torchvision's.
+        num_classes: number of classes K.
+    """
+
+    def __init__(self, width: int = 64, hidden: int = 4096, num_classes: int = 1000) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 3
+        for factor, depth in ((1, 1), (2, 1), (4, 2), (8, 2), (8, 2)):
+            for _ in range(depth):
+                layers += [
+                    nn.Conv2d(before, factor * width, kernel_size=3, padding=1),
+                    nn.BatchNorm2d(factor * width),
+                    nn.ReLU(inplace=True),
+                ]
+                before = factor * width
+            layers.append(nn.MaxPool2d(kernel_size=2, stride=2))
+        self.features = nn.Sequential(*layers)
+        self.avgpool = nn.AdaptiveAvgPool2d((7, 7))
+        self.classifier = nn.Sequential(
+            nn.Linear(before * 7 * 7, hidden),
+            nn.ReLU(inplace=True),
+            nn.Dropout(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(inplace=True),
+            nn.Dropout(),
+            nn.Linear(hidden, num_classes),
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(cast(Tensor, module.bias))
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, 0, 0.01)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Score images (N, 3, H, W) as (N, K)."""
+        return cast(Tensor, self.classifier(self.avgpool(self.features(x)).flatten(1)))
+
+
+def vgg11_quarter_classifier(num_classes: int = 1000) -> SmallVGG:
+    """Build the classifier that `vgg11_quarter` is the trunk of: 16 to 128 channels, and 128 outputs of fc6 and fc7.
+
+    Args:
+        num_classes: number of classes K.
+
+    Returns:
+        The classifier, randomly initialised.
+    """
+    return SmallVGG(width=16, hidden=128, num_classes=num_classes)
+
+
+def vgg11_quarter(*, in_channels: int = 3, padding: Padding = "same", fc: bool = True, switches: bool = False) -> VGG:
+    """Build a VGG-11 with batch norm at a quarter of the width (1.4 million parameters), to be trained from scratch.
+
+    Args:
+        in_channels: channels of the input.
+        padding: "same" covers any image without waste; "paper" puts 100 pixels around it.
+        fc: keep fc6 and fc7.
+        switches: record the positions of the maxima for max unpooling.
+
+    Returns:
+        The backbone, randomly initialised.
+    """
+    classifier = vgg11_quarter_classifier(num_classes=1)
+    return VGG("vgg11_quarter", classifier, in_channels=in_channels, padding=padding, fc=fc, switches=switches)
 
 
 def vgg16(*, in_channels: int = 3, padding: Padding = "same", fc: bool = True, switches: bool = False) -> VGG:
