@@ -1,0 +1,203 @@
+"""Does learning the upsampling help? Table 2 of Long et al. (2015) on CamVid, with one small backbone from scratch.
+
+Nine networks are trained with the same data, augmentation, optimiser and number of epochs, from random initialisation,
+several seeds each: FCN-32s, 16s, 8s and 4s in stages, 8s at once, 8s with learned transposed convolution in stages and
+at once, the plain head, and max unpooling (SegNet). Staged networks share their epochs out over their stages. Weights
+are averaged (EMA), and those of the last epoch are scored once on test: nothing is chosen. The time is that of one
+image of 360 x 480 on one thread.
+
+Every epoch is a checkpoint: the same command goes on where it was stopped, and prints what is finished.
+
+    FULLYCONV_DATA=FOLDER python benchmarks/reference_experiment.py --epochs 24 --seeds 1 2 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import statistics
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+import fullyconv
+from fullyconv import SegmentationDataModule, SegmentationModule
+from fullyconv.checkpointing import AtomicCheckpointIO, EpochSeed
+
+# 1 / ln(1.1 + frequency) of the training masks, the bounded weighting of ENet (Paszke et al. 2016), mean 1
+WEIGHTS = [0.578, 0.478, 1.345, 0.393, 1.027, 0.767, 1.322, 1.327, 0.941, 1.387, 1.434]
+METRICS = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network of the table.
+
+    Args:
+        title: how the table calls it.
+        model: the preset that training starts with, without the backbone.
+        upsampling: how it upsamples.
+        grows: strides that are added in stages.
+    """
+
+    title: str
+    model: str
+    upsampling: Literal["bilinear", "learned"] = "bilinear"
+    grows: tuple[int, ...] = ()
+
+
+ROWS = {
+    "32s": Row("FCN-32s", "fcn32s"),
+    "16s": Row("FCN-16s, staged", "fcn32s", grows=(16,)),
+    "8s": Row("FCN-8s, staged", "fcn32s", grows=(16, 8)),
+    "4s": Row("FCN-4s, staged", "fcn32s", grows=(16, 8, 4)),
+    "8s_atonce": Row("FCN-8s at once", "fcn8s_atonce"),
+    "8s_learned": Row("FCN-8s, staged, learned transposed convolution", "fcn32s", "learned", (16, 8)),
+    "8s_atonce_learned": Row("FCN-8s at once, learned transposed convolution", "fcn8s_atonce", "learned"),
+    "plain": Row("plain head", "plain"),
+    "segnet": Row("max unpooling (SegNet)", "segnet"),
+}
+
+
+def stage(module: SegmentationModule, epochs: int, seed: int, folder: Path) -> None:
+    """Train one stage, or go on with it."""
+    data = SegmentationDataModule("camvid", batch_size=6, crop_size=(256, 352), scale=(0.6, 1.6), seed=seed)
+    last = folder / "last.ckpt"
+    trainer = L.Trainer(
+        max_epochs=epochs,
+        accelerator="auto",
+        devices=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        callbacks=[ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_epochs=1), EpochSeed(seed)],
+        plugins=[AtomicCheckpointIO()],
+    )
+    trainer.fit(module, train_dataloaders=_prepared(data), ckpt_path=last if last.is_file() else None)
+    # The averaged weights of the last epoch, whether this call trained it or found it trained.
+    module.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
+
+
+def _prepared(data: SegmentationDataModule) -> Any:
+    data.setup("fit")
+    return data.train_dataloader()
+
+
+def train(row: Row, backbone: str, epochs: int, seed: int, folder: Path, lr: float) -> SegmentationModule:
+    """Train all stages of a row."""
+    data = SegmentationDataModule("camvid")
+    torch.manual_seed(seed)
+    module = SegmentationModule(
+        f"{row.model}_{backbone}",
+        classes=data.labels,
+        upsampling=row.upsampling,
+        class_weights=WEIGHTS,
+        optimizer="adamw",
+        lr=lr,
+        weight_decay=0.02,
+        schedule="cosine",
+        warmup_steps=50,
+        ema_decay=0.99,
+    )
+    stages = len(row.grows) + 1
+    for number in range(stages):
+        if number:
+            module = module.grow(row.grows[number - 1])
+        # The remainder goes to the first stage, which has the most to learn.
+        share = epochs // stages + (epochs % stages if number == 0 else 0)
+        stage(module, share, seed, folder / f"stage{number}")
+    return module
+
+
+def milliseconds(module: SegmentationModule, repeats: int = 15) -> float:
+    """Time one image on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    image = torch.zeros(1, 3, 360, 480)
+    times = []
+    try:
+        with torch.inference_mode():
+            for _ in range(repeats + 3):
+                begun = time.perf_counter()
+                module.eval()(image)
+                times.append(1000 * (time.perf_counter() - begun))
+    finally:
+        torch.set_num_threads(threads)
+    return statistics.median(times[3:])
+
+
+def result(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Give the scores of one network and seed; train it if it was not."""
+    folder = Path(arguments.out) / f"{name}-{arguments.epochs}-{seed}"
+    written = folder / "result.json"
+    if not written.is_file():
+        begun = time.monotonic()
+        module = train(ROWS[name], arguments.backbone, arguments.epochs, seed, folder, arguments.lr)
+        data = SegmentationDataModule("camvid", eval_batch_size=4)
+        found = module.evaluate(data, "test").to_dict(module.classes)
+        found |= {"parameters": sum(p.numel() for p in module.model.parameters())}
+        found |= {"minutes of the last call": round((time.monotonic() - begun) / 60, 1)}
+        partial = written.with_suffix(".part")
+        partial.write_text(json.dumps(found))
+        partial.replace(written)
+        print(f"{name}, seed {seed}: mean IU {found['mean_iu']:.2f}", flush=True)
+    loaded: dict[str, Any] = json.loads(written.read_text())
+    return loaded
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all")
+    parser.add_argument("--epochs", type=int, default=24, help="of each network, over all its stages")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--backbone", default="vgg11_quarter")
+    parser.add_argument("--lr", type=float, default=0.002)
+    parser.add_argument("--out", default="runs/reference_experiment", metavar="FOLDER", help="where the runs lie")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore", ".*(does not have many workers|No `val_dataloader`|skipping|validation).*")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    names = arguments.rows or list(ROWS)
+    print(
+        f"{platform.machine()}, {os.cpu_count()} processors, {torch.get_num_threads()} threads, torch "
+        f"{torch.__version__}, fullyconv {fullyconv.__version__}; {arguments.backbone}, {arguments.epochs} epochs of "
+        f"CamVid's 367 training images, seeds {', '.join(map(str, arguments.seeds))}",
+        flush=True,
+    )
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for seed in arguments.seeds:  # a whole table of one seed before the next
+        for name in names:
+            found[name].append(result(name, seed, arguments))
+    print("\n| network | pixel acc. | mean acc. | mean IU (each seed) | f.w. IU | parameters | ms an image |")
+    print("|---|---|---|---|---|---|---|")
+    for name, scores in found.items():
+        means = {key: statistics.mean(score[key] for score in scores) for key in METRICS}
+        spread = statistics.stdev(score["mean_iu"] for score in scores) if len(scores) > 1 else 0.0
+        each = ", ".join(f"{score['mean_iu']:.1f}" for score in scores)
+        row = ROWS[name]
+        last = f"fcn{row.grows[-1]}s" if row.grows else row.model
+        module = SegmentationModule(
+            f"{last}_{arguments.backbone}",
+            classes=[f"class {index}" for index in range(11)],
+            upsampling=row.upsampling,
+        )
+        print(
+            f"| {row.title} | {means['pixel_accuracy']:.1f} | {means['mean_accuracy']:.1f} | "
+            f"{means['mean_iu']:.1f} +- {spread:.1f} ({each}) | {means['frequency_weighted_iu']:.1f} | "
+            f"{scores[0]['parameters'] / 1e6:.2f} M | {milliseconds(module):.0f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
