@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
     kept = parser.add_mutually_exclusive_group()
     kept.add_argument("--out", type=Path, metavar="DIR", help="write executed copies there")
     kept.add_argument("--write", action="store_true", help="write the outputs back in place")
-    parser.add_argument("--timeout", type=int, default=300, metavar="SECONDS", help="for one cell (default: 300)")
+    parser.add_argument("--timeout", type=int, default=900, metavar="SECONDS", help="for one cell (default: 900)")
     chosen = parser.parse_args(arguments)
 
     # on a new machine matplotlib makes its font cache at first use and says so on stderr: here, not in a notebook

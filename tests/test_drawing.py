@@ -29,6 +29,11 @@ def test_overlay_without_legend_is_the_blend_at_the_pictures_size():
     np.testing.assert_allclose(result[:, 41:59], expected, atol=0.51)
 
 
+def test_a_black_background_leaves_the_picture_visible():
+    result = np.asarray(overlay(PICTURE, MASK, LABELS, alpha=0.5, legend=False, borders=False))
+    np.testing.assert_allclose(result[:, :40], 0.875 * PICTURE[:, :40], atol=0.51)
+
+
 def test_ignored_pixels_show_the_picture_as_it_is():
     result = np.asarray(overlay(PICTURE, MASK, LABELS, legend=False))
     np.testing.assert_array_equal(result[:, 60:], PICTURE[:, 60:])

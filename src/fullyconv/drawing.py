@@ -57,7 +57,8 @@ def overlay(
 ) -> Image.Image:
     """Lay a mask in colour over its picture, and list the classes in it below.
 
-    Ignored pixels show the picture as it is.
+    Ignored pixels show the picture as it is. Black, the usual colour of a background, is laid on with the cube of
+    `alpha`: what is in no class of interest stays visible.
 
     Args:
         image: what `fullyconv.images.read_image` takes.
@@ -84,7 +85,8 @@ def overlay(
     counts = _count(mask, labels)
     colours = colour_mask(mask, labels.palette)
     blended = picture.astype(np.float32)
-    blended += np.float32(alpha) * (colours - blended)
+    weight = np.where(colours.any(axis=2, keepdims=True), np.float32(alpha), np.float32(alpha**3))
+    blended += weight * (colours - blended)
     counted = mask != labels.ignore_index
     blended = np.where(counted[..., None], blended, picture)
     if borders and alpha > 0.0 and min(mask.shape) >= 128:
