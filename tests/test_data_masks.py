@@ -11,12 +11,13 @@ import pytest
 import scipy.io
 from PIL import Image
 
+from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.data.doctor import examine, sheet
 from fullyconv.data.folder import read_pair
 from fullyconv.data.pairs import Pair
 from fullyconv.data.sources import Source, open_source
 from fullyconv.errors import DatasetError
-from fullyconv.images import mask_mode
+from fullyconv.images import mask_mode, write_image
 from fullyconv.labels import default_palette
 from fullyconv.module import SegmentationModule
 
@@ -292,3 +293,13 @@ def test_a_reader_travels_to_worker_processes(tmp_path: Path) -> None:
     reader = pickle.loads(pickle.dumps(source.reader))
     pair: Pair = source.splits["all"][0]
     assert (reader.mask(pair) == source.reader.mask(pair)).all()
+
+
+def test_numbers_for_masks_that_hold_colours_are_refused(tmp_path: Path) -> None:
+    for name in "ab":
+        write_image(tmp_path / "images" / f"{name}.png", np.zeros((8, 8, 3), np.uint8))
+        mask = np.zeros((8, 8, 3), np.uint8)
+        mask[:4] = (10, 200, 30)
+        write_image(tmp_path / "masks" / f"{name}.png", mask)
+    with pytest.raises(DatasetError, match=r"hold 2 colours .* which is which class is not known; give every colour"):
+        SegmentationDataModule(str(tmp_path), values={0: "soil", 1: "leaf"})

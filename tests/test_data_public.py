@@ -724,3 +724,48 @@ def test_pets_have_the_pairs_of_torchvision(tmp_path: Path) -> None:
     for split, name in (("train", "trainval"), ("test", "test")):
         peer = datasets.OxfordIIITPet(str(tmp_path), split=name, target_types="segmentation")
         assert same_files(splits[split], [str(path) for path in peer._images], [str(path) for path in peer._segs])
+
+
+# Their label maps for folders of one's own
+
+
+def own_folder(root: Path, names: tuple[str, ...] = ("a", "b", "c"), *, colours: bool = False) -> Path:
+    palette = np.array(label_sets.voc().palette, np.uint8)
+    for name in names:
+        write_image(root / "images" / f"{name}.png", trees.picture())
+        mask = trees.spread([0, 1, 15])
+        write_image(root / "masks" / f"{name}.png", palette[mask]) if colours else write_mask(
+            root / "masks" / f"{name}.png", mask
+        )
+    return root
+
+
+@pytest.mark.parametrize("colours", [False, True])
+def test_label_map_of_a_public_set_is_taken_by_its_name(tmp_path: Path, colours: bool) -> None:
+    data = SegmentationDataModule(str(own_folder(tmp_path, colours=colours)), values="voc2012")
+    assert data.labels.names == label_sets.voc().names
+    assert data.labels.palette == label_sets.voc().palette
+    assert set(data.dataset("val")[0]["mask"].unique().tolist()) == {0, 1, 15}
+    assert "label map of voc2012, 21 classes" in data.report
+
+
+def test_colours_of_a_public_set_are_read_by_its_palette(tmp_path: Path) -> None:
+    own = next(iter(PUBLIC["cityscapes"].labels.values()))
+    palette = np.array([*own.palette, (0, 0, 0)], np.uint8)
+    write_image(tmp_path / "images" / "a.png", trees.picture())
+    write_image(tmp_path / "images" / "b.png", trees.picture())
+    for name in "ab":
+        write_image(tmp_path / "masks" / f"{name}.png", palette[trees.spread([0, 13, 19])])
+    data = SegmentationDataModule(str(tmp_path), values="cityscapes")
+    assert data.labels.names == own.names
+    assert set(data.dataset("val")[0]["mask"].unique().tolist()) == {0, 13, 255}
+
+
+def test_label_map_that_is_none_or_does_not_fit_is_named(tmp_path: Path) -> None:
+    root = str(own_folder(tmp_path))
+    with pytest.raises(ValueError, match=r"or the name of a public set\. Did you mean"):
+        SegmentationDataModule(root, values="voc212")
+    with pytest.raises(ValueError, match="leave classes= out"):
+        SegmentationDataModule(root, values="voc2012", classes=["a", "b"])
+    with pytest.raises(DatasetError, match=r"\.png: label value 15"):
+        SegmentationDataModule(root, values="camvid").check()

@@ -167,7 +167,8 @@ DATA_OPTIONS = {
     "column of a table",
     "pairs": "CSV, TSV or JSON-lines file with the columns image, mask and, if you like, split",
     "classes": "class names, separated by commas",
-    "values": "what values in the masks mean: 0=road,255=ignore or '#ff0000=road,#000000=ignore' (or JSON)",
+    "values": "what values in the masks mean: 0=road,255=ignore or '#ff0000=road,#000000=ignore' (or JSON); or the "
+    "name of a public set with that label map, such as voc2012",
     "unlabelled": "skip leaves out pictures without a mask",
 }
 """Options that say how a folder is read, of doctor, fit, test and validate."""
@@ -227,7 +228,11 @@ def _reading_words(settings: Mapping[str, Any]) -> str:
     return "".join(f" {word}" for word in words)
 
 
-def _read_values(text: str) -> dict[int | str, str]:
+def _read_values(text: str) -> dict[int | str, str] | str:
+    from fullyconv.data.public import PUBLIC
+
+    if text in PUBLIC:
+        return text
     if text.lstrip().startswith("{"):
         try:
             read = json.loads(text)

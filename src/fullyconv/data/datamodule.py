@@ -37,7 +37,7 @@ class SegmentationDataModule(L.LightningDataModule):
             `fullyconv.data.folder.LAYOUTS` for what a folder may look like.
         classes: class names in the order of the network's outputs; found from the data by default.
         values: value in the mask file -> class name or "ignore"; by default value i is class i and 255 is ignored. A
-            value is a number, or a colour "#rrggbb".
+            value is a number, or a colour "#rrggbb". Or the name of a public set ("voc2012"), whose label map is taken.
         images: folder of the pictures inside `data`, or a pattern of files, where it is not found by its name.
         masks: folder of the masks inside `data`, or a pattern of files; of annotations their JSON file or a pattern, of
             a table the column.
@@ -77,7 +77,7 @@ class SegmentationDataModule(L.LightningDataModule):
         data: str,
         *,
         classes: list[str] | None = None,
-        values: dict[int | str, str] | None = None,
+        values: dict[int | str, str] | str | None = None,
         images: str | None = None,
         masks: str | None = None,
         pairs: str | None = None,
@@ -153,7 +153,7 @@ class SegmentationDataModule(L.LightningDataModule):
         path: str | Path,
         *,
         classes: list[str] | None = None,
-        values: dict[int | str, str] | None = None,
+        values: dict[int | str, str] | str | None = None,
         images: str | None = None,
         masks: str | None = None,
         pairs: str | None = None,

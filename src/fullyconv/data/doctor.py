@@ -216,7 +216,7 @@ def examine(
     data: str | Path,
     *,
     classes: Sequence[str] | None = None,
-    values: Mapping[int | str, str] | None = None,
+    values: Mapping[int | str, str] | str | None = None,
     images: str | None = None,
     masks: str | None = None,
     pairs: str | None = None,
@@ -234,7 +234,7 @@ def examine(
     Args:
         data: a folder or the name of a public set, like all that follow as `open_source` takes it.
         classes: class names.
-        values: value in the mask file -> class name or "ignore".
+        values: value in the mask file -> class name or "ignore", or the name of a public set.
         images: folder of the pictures, or a pattern.
         masks: folder of the masks, or a pattern.
         pairs: a file of pairs.
@@ -347,7 +347,7 @@ def _labels(
     source: Source,
     pairs: Sequence[Pair],
     classes: Sequence[str] | None,
-    values: Mapping[int | str, str] | None,
+    values: Mapping[int | str, str] | str | None,
     threads: int,
 ) -> tuple[Labels | None, str]:
     """Find the labels; where single masks are in the way, from the others. Say what stopped it, too."""

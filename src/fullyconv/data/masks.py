@@ -248,16 +248,17 @@ def _from_colours(
     remedy = 'give every colour its class: values={"#ff0000": "name", "#000000": "ignore", ...} (--values)'
     pixels = sum(counts.values())
     voc = [packed_colour(colour) for colour in default_palette(256)]
-    if set(counts) <= {*voc, _VOID} and len(counts) > 2:
+    numbered = named or values is not None
+    if set(counts) <= {*voc, _VOID} and (len(counts) > 2 or numbered):
         present = sorted(voc.index(colour) for colour in counts if colour != _VOID)
         reader = replace(reader, colours=(*voc[:255], _VOID), codes=(*range(255), 255))
         note = f"the masks have the colours of PASCAL VOC's map: colour i is read as value i ({len(present)} occur)"
-        if values is not None or named:
+        if numbered:
             return reader, None, [note]
         names = {value: f"class {value}" for value in present}
         palette = [_bytes(voc[value]) for value in present]
         return reader, Labels.of(list(names.values()), palette, names), [note]
-    if named and values is None:
+    if numbered:
         shown = ", ".join(f"{as_text(colour)} {count / pixels:.1%}" for colour, count in counts.most_common(12))
         shown += " ..." if len(counts) > 12 else ""
         shown = "photographs, or antialiased edges?" if len(counts) > MAX_COLOURS else shown

@@ -21,7 +21,7 @@ from fullyconv.data.public import PUBLIC, PublicSet, fetch, locate, recognise
 from fullyconv.data.readers import FileReader, Reader
 from fullyconv.errors import DatasetError, near_miss
 from fullyconv.images import may_be_cut
-from fullyconv.labels import IGNORE, Labels, count_values_of
+from fullyconv.labels import IGNORE, Labels, as_text, count_values_of, packed_colour
 
 PUBLIC_SETS = tuple(PUBLIC)
 """Sets whose layout, classes and splits are known by name."""
@@ -108,7 +108,7 @@ def open_source(
     data: str | Path,
     *,
     classes: Sequence[str] | None = None,
-    values: Mapping[int | str, str] | None = None,
+    values: Mapping[int | str, str] | str | None = None,
     images: str | None = None,
     masks: str | None = None,
     pairs: str | None = None,
@@ -123,7 +123,8 @@ def open_source(
     Args:
         data: a folder or the name of a public set.
         classes: class names in the order of the network's outputs; by default value i in a mask is class i.
-        values: value in the mask file -> class name or "ignore"; a value is a number, or a colour "#rrggbb".
+        values: value in the mask file -> class name or "ignore"; a value is a number, or a colour "#rrggbb". Or the
+            name of a public set, "voc2012", whose label map is taken.
         images: folder of the pictures inside the data folder, or a pattern of files, where it is not found.
         masks: folder of the masks inside the data folder, or a pattern of files, where it is not found; of annotations
             their JSON file or a pattern, of a table the column.
@@ -205,7 +206,7 @@ def find_labels(
     some: Sequence[Pair] | None = None,
     *,
     classes: Sequence[str] | None = None,
-    values: Mapping[int | str, str] | None = None,
+    values: Mapping[int | str, str] | str | None = None,
 ) -> None:
     """Find labels and reader of a source: the second half of `open_source`.
 
@@ -213,8 +214,11 @@ def find_labels(
         source: where labels, reader and notes are set.
         some: the pairs whose masks are looked at; by default all.
         classes: class names.
-        values: value in the mask file -> class name or "ignore".
+        values: value in the mask file -> class name or "ignore", or the name of a public set.
     """
+    if isinstance(values, str):
+        _take_preset(source, some, classes, values)
+        return
     values = _numbers(values)
     every = [pair for split in source.splits.values() for pair in split] if some is None else list(some)
     root = source.root
@@ -268,6 +272,32 @@ def find_labels(
         found_values = {value: path for path in source.counts for value in source.counts[path]}
         source.labels, note = labels_from_values(found_values)
         source.notes.append(note)
+
+
+def _take_preset(source: Source, some: Sequence[Pair] | None, classes: Sequence[str] | None, name: str) -> None:
+    """Read masks by the label map of a public set: by its numbers or, where they hold colours, by its colours."""
+    if classes is not None:
+        raise ValueError(f"values={name!r} names a public set, whose classes are known; leave classes= out")
+    if name not in PUBLIC:
+        raise ValueError(
+            f"values={name!r}: give a mapping, value in the mask -> class name, or the name of a public set. "
+            f"{near_miss(name, PUBLIC)}"
+        )
+    own = next(iter(PUBLIC[name].labels.values()))
+    notes = list(source.notes)
+    try:
+        find_labels(source, some, values=dict(own.values.items()))
+        source.labels = own
+    except DatasetError as error:
+        source.notes[:] = notes
+        palette = {as_text(packed_colour(colour)): text for text, colour in zip(own.names, own.palette, strict=True)}
+        if len(palette) < len(own.names):
+            raise  # two classes share a colour
+        try:
+            find_labels(source, some, values=dict(palette.items()))
+        except DatasetError:
+            raise error from None
+    source.notes.append(f"label map of {name}, {own.num_classes} classes")
 
 
 def _public(data: str | Path, root: Path) -> tuple[PublicSet | None, Path]:

@@ -17,6 +17,7 @@ from fullyconv import artefact, label_sets
 
 SHIPPED: dict[str, str] = {
     "fcn4s_resnet18_half.camvid": "4837db1443e844c108e65e99bf25c82aa63e56cc36c664a7e0e546c296e00c56",
+    "fcn4s_resnet18_quarter.neu_seg": "4d8c47096ae8613f85c61fed36dd555385d769234a15c07b2cfeb9c94f064fec",
 }
 """Names of the artefacts in ``zoo/`` (architecture, a dot, training data), and the sha256 of their weights."""
 
