@@ -18,10 +18,21 @@ from fullyconv import artefact, label_sets
 SHIPPED: dict[str, str] = {
     "fcn4s_resnet18_half.camvid": "4837db1443e844c108e65e99bf25c82aa63e56cc36c664a7e0e546c296e00c56",
     "fcn4s_resnet18_quarter.neu_seg": "4d8c47096ae8613f85c61fed36dd555385d769234a15c07b2cfeb9c94f064fec",
+    "fcn4s_resnet18_quarter.crackforest": "3b747a40091398da6d2da8e1247ec8180611d31f4ed67f47dabe8f7316fa9dc2",
+    "fcn4s_resnet18_quarter.retina_drive": "e86449b2171f968909c8146c398fe96d68fbf62eff38c8031868a4e5b1bd55c8",
+    "fcn4s_resnet18_half.pets128": "175771816230bc369a4b0f074b784589f6b6a75a134d010a97037af5f27e60c3",
+    "fcn4s_resnet18_quarter.em_membrane": "aab4534464ad8405798edf03fd27196333ab3f7f7c0170ff3099ac4831aab241",
 }
 """Names of the artefacts in ``zoo/`` (architecture, a dot, training data), and the sha256 of their weights."""
 
-ALIASES: dict[str, str] = {"street": "fcn4s_resnet18_half.camvid"}
+ALIASES: dict[str, str] = {
+    "street": "fcn4s_resnet18_half.camvid",
+    "steel_defects": "fcn4s_resnet18_quarter.neu_seg",
+    "cracks": "fcn4s_resnet18_quarter.crackforest",
+    "vessels": "fcn4s_resnet18_quarter.retina_drive",
+    "membranes": "fcn4s_resnet18_quarter.em_membrane",
+    "pets": "fcn4s_resnet18_half.pets128",
+}
 """Short names for the best model of a domain; what they point at may change from release to release."""
 
 Kind = Literal["segmenter", "classifier"]
