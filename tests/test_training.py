@@ -26,7 +26,7 @@ from fullyconv.checkpointing import AtomicCheckpointIO
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.images import read_mask
 from fullyconv.module import SegmentationModule
-from fullyconv.training import plan, read_state, resume, write_state
+from fullyconv.training import plan, read_state, resume, split_digest, write_state
 
 RANDOM = "random:fcn32s_resnet18_half"
 QUIET = "--trainer.enable_progress_bar=false"
@@ -100,8 +100,26 @@ class TestFolder:
         assert resume(tmp_path, self.COMMAND) == "finished"
         assert resume(tmp_path, self.COMMAND | {"epochs": 9}) == str(tmp_path / "checkpoints" / "last.ckpt")
 
+    def test_a_call_that_went_wrong_before_training_binds_nobody(self, tmp_path: Path) -> None:
+        write_state(tmp_path, {"command": self.COMMAND, "finished": False})
+        assert resume(tmp_path, self.COMMAND | {"options": ["--trainer.max_epoch=3"]}) is None
+
+    def test_fewer_epochs_than_were_asked_for_are_refused(self, tmp_path: Path) -> None:
+        write_state(tmp_path, {"command": self.COMMAND, "finished": True})
+        with pytest.raises(ValueError, match=r"--epochs 2: the run in .* has 3; give as many or more"):
+            resume(tmp_path, self.COMMAND | {"epochs": 2})
+
+    def test_further_pictures_are_another_run(self, shapes: Path) -> None:
+        first = split_digest(SegmentationDataModule.from_folder(shapes).splits)
+        assert first.startswith("train 8, val 4, test 2 (")
+        (shapes / "train" / "images" / "000.png").rename(shapes / "train" / "images" / "new.png")
+        (shapes / "train" / "masks" / "000.png").rename(shapes / "train" / "masks" / "new.png")
+        assert split_digest(SegmentationDataModule.from_folder(shapes).splits) != first
+
     def test_another_run_is_never_mixed_in(self, tmp_path: Path) -> None:
         write_state(tmp_path, {"command": self.COMMAND, "finished": False})
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / "last.ckpt").touch()
         with pytest.raises(ValueError, match=r"holds another run \(model: 'street', now 'other'\); give the same"):
             resume(tmp_path, self.COMMAND | {"model": "other"})
         (tmp_path / "strange" / "checkpoints").mkdir(parents=True)
@@ -204,13 +222,17 @@ def test_fit_without_a_recipe_ends_with_a_scored_artefact(shapes: Path, tmp_path
         (["fit", "shapes", "--masks", "nowhere"], "masks='nowhere': no such folder"),
         (["fit", "shapes", "--values", "0"], "write VALUE=NAME"),
         (["fit", "shapes", "--minutes", "0"], "a number of minutes above 0"),
+        (["fit", "shapes", "--values", "0=a,0=b"], "0 is there twice"),
+        (["fit", "shapes", "--values", '{"0": "a", "0": "b"}'], "0 is there twice"),
+        (["fit", "shapes", "--values", '{"0": ["a"], "1": "b"}'], "a class name is text"),
+        (["fit", "shapes", "--data", "{}"], "DATA is given already"),
     ],
 )
 def test_a_wrong_call_is_answered_in_one_line(
     words: list[str], message: str, shapes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(shapes.parent)
-    write_state(Path("taken"), {"command": {"data": "x", "epochs": 2}, "finished": False})
+    write_state(Path("taken"), {"command": {"data": "x", "epochs": 2}, "finished": True})
     assert cli.main(words) == 2
     said = capsys.readouterr().err
     assert message in said
@@ -230,13 +252,16 @@ def test_the_command_of_the_score_gives_the_score(
     for index, mask in enumerate(sorted((shapes / "train" / "masks").iterdir())):
         shutil.copy(shapes / "train" / "images" / mask.name, root / "pictures" / f"{index}.png")
         Image.fromarray(read_mask(mask) * np.uint8(40)).save(root / "truth" / f"{index}.png")
-    said = ("--masks", "truth", "--values", "0=ground,40=a box,80=sky,216=ignore", "--test-fraction", "0.4")
+    said = ("--data.masks", "truth", "--data.values", "0=ground,40=a box,80=sky,216=ignore", "--test-fraction", "0.4")
     fit(tmp_path, *said, "--data.split_seed=3", "--model", RANDOM, "--epochs", "1", "--out", "mine", data="odd one")
     monkeypatch.chdir(tmp_path)
     score = json.loads((tmp_path / "mine" / "artefact" / "config.json").read_text())["score"]
     assert score["split"] == "test"
     words = shlex.split(score["command"])
     assert words[-2:] == ["--split-seed", "3"]
+    page = (tmp_path / "mine" / "report.html").read_text()  # scored on the same pictures
+    assert f"{score['mean_iu']:.1f} %" in page
+    assert "--data.values" in page
     assert cli.main([*words[1:], "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert again["mean_iu"] == pytest.approx(score["mean_iu"], abs=1e-3)

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words and words[0] == "fit":
         return _guard(lambda: _fit(words[1:]))
     if words and words[0] in ("test", "validate") and _has_option(words, "--config"):
-        return _guard(lambda: _lightning(words[0], words[1:]))
+        return _guard(lambda: _done(_lightning(words[0], words[1:])))
     arguments = _parser().parse_args(words)
     return _guard(lambda: int(arguments.run(arguments)))
 
@@ -185,13 +185,13 @@ CHANNELS_HELP = "bands of the pictures: 3 reads all as RGB, 1 as grey, else that
 
 def _add_reading(command: argparse.ArgumentParser) -> None:
     for option, text in DATA_OPTIONS.items():
-        command.add_argument(f"--{option}", help=text)
+        # The second spelling is that of the whole LightningCLI.
+        command.add_argument(f"--{option}", f"--data.{option}", dest=option, help=text)
 
 
 def _add_fractions(command: argparse.ArgumentParser) -> None:
     for option, (form, text) in FRACTIONS.items():
         key = option.replace("-", "_")
-        # The second spelling is that of the whole LightningCLI.
         command.add_argument(f"--{option}", f"--data.{key}", dest=key, type=form, help=text)
 
 
@@ -202,7 +202,7 @@ def _reading(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.values:
         reading["values"] = _read_values(arguments.values)
     if arguments.classes:
-        reading["classes"] = [name.strip() for name in arguments.classes.split(",")]
+        reading["classes"] = _read_classes(arguments.classes)
     for option in FRACTIONS:
         key = option.replace("-", "_")
         if (value := getattr(arguments, key, None)) is not None:
@@ -223,9 +223,18 @@ def _reading_words(settings: Mapping[str, Any]) -> str:
             joined = ",".join(f"{number}={name}" for number, name in value.items())
             value = joined if plain else json.dumps(dict(value), ensure_ascii=False)
         elif isinstance(value, list | tuple):
-            value = ",".join(map(str, value))
+            value = json.dumps(list(value), ensure_ascii=False) if "," in "".join(value) else ",".join(value)
         words += [f"--{key.replace('_', '-')}", shlex.quote(str(value))]
     return "".join(f" {word}" for word in words)
+
+
+def _read_classes(text: str) -> list[str]:
+    if not text.lstrip().startswith("["):
+        return [name.strip() for name in text.split(",")]
+    read = _read_json("--classes", text)
+    if not isinstance(read, list) or not all(isinstance(name, str) for name in read):
+        raise ValueError(f"--classes {text}: give names separated by commas, or a JSON list of names")
+    return read
 
 
 def _read_values(text: str) -> dict[int | str, str] | str:
@@ -234,15 +243,29 @@ def _read_values(text: str) -> dict[int | str, str] | str:
     if text in PUBLIC:
         return text
     if text.lstrip().startswith("{"):
-        try:
-            read = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"--values {text}: is no JSON ({error}); write 0=road,255=ignore") from error
+        read = _read_json("--values", text)
         return dict(read)
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
     if not pairs or not all(key.strip() and name.strip() for key, _, name in pairs):
         raise ValueError(f"--values {text}: write VALUE=NAME, separated by commas, such as 0=road,255=ignore")
-    return {key.strip(): name.strip() for key, _, name in pairs}
+    return dict(_once("--values", [(key.strip(), name.strip()) for key, _, name in pairs]))
+
+
+def _read_json(option: str, text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=lambda pairs: dict(_once(option, pairs)))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{option} {text}: is no JSON ({error}); write 0=road,255=ignore") from error
+
+
+def _once(option: str, pairs: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    """Refuse a key that is there twice, of which a dict would keep the last."""
+    seen = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise ValueError(f"{option}: {key} is there twice; give each value once")
+        seen.add(key)
+    return pairs
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -563,8 +586,8 @@ class RunOptions:
 
 def _fit(words: list[str]) -> int:
     """Train: by a recipe, or from DATA alone with everything else chosen."""
-    if not words or words[0].startswith("-") or _has_option(words, "--config"):
-        return _lightning("fit", words)
+    if not words or words[0].startswith("-") or _has_option(words, "--config") or {"-h", "--help"} & set(words):
+        return _done(_lightning("fit", words))
     parser = argparse.ArgumentParser(prog="fullyconv fit", allow_abbrev=False, add_help=False)
     parser.add_argument("data")
     parser.add_argument("--model", default="street")
@@ -581,11 +604,11 @@ def _fit(words: list[str]) -> int:
     if preset is not None:
         own.model = f"random:{preset}"  # a preset was asked for by name: nothing of another one could be kept
     own.out = own.out or _option(others, "--run.folder")
+    if _has_option(others, "--data"):
+        raise ValueError("--data: DATA is given already; give its options one by one, such as --data.split_seed 5")
     _quiet_lightning()
-    from datetime import timedelta
-
     from fullyconv.data.datamodule import SegmentationDataModule
-    from fullyconv.training import describe, plan, resume, write_state
+    from fullyconv.training import describe, plan, resume, split_digest, write_state
 
     reading = _reading(own)
     if own.in_channels:
@@ -600,6 +623,8 @@ def _fit(words: list[str]) -> int:
         "minutes": own.minutes,
         "device": own.device,
         "options": others,
+        # Further pictures would move some between what is trained on and what is scored.
+        "splits": split_digest(data.splits),
     }
     going_on = resume(folder, command)
     if going_on == "finished":
@@ -626,31 +651,37 @@ def _fit(words: list[str]) -> int:
         settings.append(f"--data.{option}={value if isinstance(value, str) else json.dumps(value)}")
     settings += [*chosen.words(), f"--run.folder={folder}"]
     if own.minutes is not None:
-        hours, rest = divmod(round(timedelta(minutes=own.minutes).total_seconds()), 3600)
-        settings.append(f"--trainer.max_time=00:{hours:02}:{rest // 60:02}:{rest % 60:02}")
+        seconds = max(1, round(60 * own.minutes))
+        days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
+        settings.append(f"--trainer.max_time={days:02}:{hours:02}:{minutes:02}:{seconds % 60:02}")
     if going_on is not None:
         settings.append(f"--ckpt_path={going_on}")
     write_state(folder, {"command": command, "finished": False})
-    status = _lightning("fit", [*settings, *others], start=chosen.segmenter if going_on is None else None, planned=True)
-    _write_report(folder, own.data, reading, chosen.reasons, " ".join(["fullyconv fit", *words]))
+    used = _lightning("fit", [*settings, *others], start=chosen.segmenter if going_on is None else None, planned=True)
+    _write_report(folder, used, chosen.reasons, shlex.join(["fullyconv", "fit", *words]))
     write_state(folder, {"command": command, "finished": True})
-    return status
+    return 0
 
 
-def _write_report(folder: Path, data: str, reading: dict[str, Any], told: list[str], command: str) -> None:
+def _done(_: object) -> int:
+    return 0
+
+
+def _write_report(folder: Path, data: SegmentationDataModule, told: list[str], command: str) -> None:
     """Write the page of a run that is finished: of what was stored, on the split that was not trained on."""
-    from fullyconv.data.datamodule import SegmentationDataModule
     from fullyconv.module import SegmentationModule
     from fullyconv.report import write_report
 
-    source = SegmentationDataModule(data, **reading)
-    split = "test" if "test" in source.splits else "val"
+    split = "test" if "test" in data.splits else "val"
     stored = SegmentationModule.load(folder / "artefact")
-    write_report(stored, source, split, folder / "report.html", history=folder / "log", told=told, command=command)
+    write_report(stored, data, split, folder / "report.html", history=folder / "log", told=told, command=command)
     print(f"report written to {folder / 'report.html'}")
 
 
-def _lightning(command: str, words: list[str], start: SegmentationModule | None = None, planned: bool = False) -> int:
+def _lightning(
+    command: str, words: list[str], start: SegmentationModule | None = None, planned: bool = False
+) -> SegmentationDataModule:
+    """Run Lightning's command line, and give the data that it used."""
     _quiet_lightning()
     import torch
     from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
@@ -722,14 +753,15 @@ def _lightning(command: str, words: list[str], start: SegmentationModule | None 
             if first:
                 _keep_artefact(self.trainer, self.model, self.datamodule, RunOptions(**self._run()))
 
-    CLI(
+    done = CLI(
         SegmentationModule,
         SegmentationDataModule,
         args=[command, *words],
         parser_kwargs={"prog": "fullyconv"},
         seed_everything_default=0,
     )
-    return 0
+    used: SegmentationDataModule = done.datamodule
+    return used
 
 
 def _keep_artefact(trainer: Any, module: SegmentationModule, data: SegmentationDataModule, run: RunOptions) -> None:

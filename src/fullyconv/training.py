@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from fullyconv.data.datamodule import SegmentationDataModule
+from fullyconv.data.pairs import Pair
 from fullyconv.hub.load import load
 from fullyconv.module import SegmentationModule
 from fullyconv.preprocessing import IMAGENET
@@ -188,15 +190,29 @@ def resume(folder: Path, command: Mapping[str, Any]) -> str | None:
             )
         return None
     theirs = state.get("command", {})
+    if not state.get("finished") and not (last.parent.is_dir() and any(last.parent.iterdir())):
+        return None  # nothing was trained: a call that had gone wrong
     for key in sorted({*theirs, *command}):
         if key not in FREE and theirs.get(key) != command.get(key):
             raise ValueError(
                 f"--out {folder}: holds another run ({key}: {theirs.get(key)!r}, now {command.get(key)!r}); give the "
                 "same command to go on with it, another folder (--out) for a new run, or remove it"
             )
+    before, now = theirs.get("epochs"), command.get("epochs")
+    if isinstance(before, int) and isinstance(now, int) and now < before:
+        raise ValueError(f"--epochs {now}: the run in {folder} has {before}; give as many or more, or another --out")
     if state.get("finished") and all(theirs.get(key) == command.get(key) for key in FREE):
         return "finished"
     return str(last) if last.is_file() else None
+
+
+def split_digest(splits: Mapping[str, Sequence[Pair]]) -> str:
+    """Say in short which pictures are in which split."""
+    digest = hashlib.blake2b(digest_size=6)
+    for split, pairs in splits.items():
+        digest.update(json.dumps([split, [pair.key for pair in pairs]]).encode())
+    sizes = ", ".join(f"{split} {len(pairs)}" for split, pairs in splits.items())
+    return f"{sizes} ({digest.hexdigest()})"
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:

@@ -353,8 +353,13 @@ def _numbers(values: Mapping[int | str, str] | None) -> dict[int | str, str] | N
         raise ValueError(f'values={values!r}: give a mapping of values in the mask files to names, {{0: "road"}}')
     read: dict[int | str, str] = {}
     for key, name in values.items():
+        if not isinstance(name, str):
+            raise ValueError(f"values={{{key!r}: {str(name)[:80]!r}}}: a class name is text")
         text = str(key).strip()
-        read[int(text) if text.isascii() and text.isdigit() else text.lower()] = name
+        value: int | str = int(text) if text.isascii() and text.isdigit() else text.lower()
+        if value in read:
+            raise ValueError(f"values: {value} is there twice ({read[value]} and {name}); give each value once")
+        read[value] = name
     return read
 
 
