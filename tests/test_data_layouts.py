@@ -165,6 +165,72 @@ class TestLists:
         assert [pair.key for pair in source.splits["train"]] == ["a", "b"]
         assert any("train.txt names 1 of 3 that are not there (zzz ...)" in note for note in source.notes)
 
+    def plain(self, root: Path, *names: str, **lists: str) -> Path:
+        put(root, *(f"{kind}/{name}.png" for kind in ("images", "masks") for name in names))
+        for split, text in lists.items():
+            (root / f"{split}.txt").write_text(text)
+        return root
+
+    def test_without_a_list_for_validation_the_test_pictures_are_not_trained_on(self, tmp_path: Path) -> None:
+        root = self.plain(tmp_path, *"abcdef", train="a\nb\nc\nd\n", test="e\nf\n")
+        assert keys(root) == {"train": ["a", "b", "c", "d"], "test": ["e", "f"]}
+        splits = SegmentationDataModule(str(root)).splits
+        assert [pair.key for pair in splits["test"]] == ["e", "f"]
+        assert {pair.key for split in ("train", "val") for pair in splits[split]} == set("abcd")
+
+    @pytest.mark.parametrize(
+        ("names", "train", "val"),
+        [
+            (("my photo 0", "my photo 1"), "my photo 0", "images/my photo 1.png"),
+            (("frame.003", "frame.004"), "frame.003", "frame.004.png"),
+            (("a b", "a c"), "/old/my place/a b.jpg", "/old/my place/a c.jpg"),
+            (("x/a", "y/a"), "x/a.png", "images\\y\\a"),
+            (("y/a", "x/a"), "y/a", "/old/images/x/a.png masks/x/a.png"),
+        ],
+    )
+    def test_a_line_is_a_path_a_name_or_several_words(
+        self, tmp_path: Path, names: tuple[str, str], train: str, val: str
+    ) -> None:
+        root = self.plain(tmp_path, *names, train=train, val=val)
+        splits = open_source(root).splits
+        assert {split: [pair.key for pair in pairs] for split, pairs in splits.items()} == {
+            "train": [names[0]],
+            "val": [names[1]],
+        }
+
+    @pytest.mark.parametrize(
+        ("lists", "message"),
+        [
+            ({"train": "x0", "val": "x1"}, r"train\.txt: none of its 1 names .*'x0' .*correct the names, or remove or"),
+            ({"train": "b", "val": "x1"}, r"val\.txt: none of its 1 names .*'x1'"),
+            ({"train": "b", "val": "\na"}, r"val\.txt: line 2: 'a' could be .*x/a\.png, .*y/a\.png; write the path"),
+            ({"train": "b", "val": "z/a.png"}, r"val\.txt: line 1: 'z/a\.png' could be "),
+            ({"train": "b", "test": "b"}, r"train\.txt: all its pictures are in another list as well"),
+        ],
+    )
+    def test_lists_that_do_not_fit_are_refused_and_not_replaced(
+        self, tmp_path: Path, lists: dict[str, str], message: str
+    ) -> None:
+        root = self.plain(tmp_path, "x/a", "y/a", "b", **lists)
+        with pytest.raises(DatasetError, match=message):
+            open_source(root)
+
+    def test_lists_that_do_not_fit_are_told_where_that_is_asked_for(self, tmp_path: Path) -> None:
+        root = self.plain(tmp_path, *"abc", train="x0", val="x1")
+        lost: list[Lost] = []
+        assert len(find_layout(root, lost=lost).splits["all"]) == 3
+        with pytest.raises(DatasetError, match=r"train\.txt: none of its 1 names"):
+            find_layout(root, images="images", masks="masks")
+        assert [(one.rule, Path(one.files[0]).name) for one in lost] == [
+            ("lists of names that fit no picture", "train.txt")
+        ]
+
+    def test_a_list_of_pictures_without_masks_is_told(self, tmp_path: Path) -> None:
+        root = put(self.plain(tmp_path, *"abc", train="a\nb", val="c", test="d"), "images/d.png")
+        source = open_source(root, unlabelled="skip")
+        assert set(source.splits) == {"train", "val"}
+        assert any("test.txt names 1 of 1 that are not there" in note for note in source.notes)
+
 
 class TestTables:
     def tree(self, root: Path) -> Path:
@@ -333,6 +399,25 @@ def test_files_that_do_not_pair_are_told_instead_of_refused_where_that_is_asked_
     ]
     with pytest.raises(DatasetError, match="share one name"):
         find_layout(tmp_path)
+
+
+def test_a_split_without_masks_does_not_mix_the_others(tmp_path: Path) -> None:
+    put(tmp_path, *(f"{kind}/{name}.png" for kind in ("images", "masks") for name in ("train/a", "val/b")))
+    put(tmp_path, "images/test/c.png")
+    given: dict[str, Any] = {"images": "images", "masks": "masks"}
+    with pytest.raises(DatasetError, match=r"c\.png: pictures of the split 'test', where masks has no masks; .*skip"):
+        find_layout(tmp_path, **given)
+    expected = {"train": ["a"], "val": ["b"]}
+    assert keys(tmp_path, **given, unlabelled="skip") == expected
+    notes = find_layout(tmp_path, **given, unlabelled="skip").notes
+    assert "images: 1 pictures of the split 'test' are without masks and left out" in notes
+    lost: list[Lost] = []
+    assert keys(tmp_path, **given, lost=lost) == expected
+    assert [(one.rule, [Path(name).name for name in one.files]) for one in lost] == [
+        ("pictures without a mask", ["c.png"])
+    ]
+    put(tmp_path, "labels/a.png", "labels/b.png", "labels/c.png")  # the masks of every split in one folder
+    assert keys(tmp_path, images="images", masks="labels") == {"all": ["a", "b", "c"]}
 
 
 def test_names_that_macos_wrote_go_with_names_that_others_wrote(tmp_path: Path) -> None:

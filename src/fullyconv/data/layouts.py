@@ -267,7 +267,7 @@ def _found(root: Path, folders: list[_Folder], unlabelled: str, lost: list[Lost]
     for folder in folders:
         if folder.role == "mask" and folder.path not in used:
             notes.append(f"{folder.path}: {len(folder.files)} masks without pictures, left out")
-    listed = _lists(root, splits)
+    listed = _lists(root, splits, lost)
     if listed is not None:
         splits, note = listed
         notes.append(note)
@@ -446,20 +446,49 @@ def _from_patterns(root: Path, images: str, masks: str, unlabelled: str, lost: l
         for file in files:
             split = meaning_of(file.relative_to(root).parent.as_posix())[1] or "all"
             by_split.setdefault(split, {"image": [], "mask": []})[kind].append(file)
-    if any(not part["image"] or not part["mask"] for part in by_split.values()):
+    if not any(part["image"] and part["mask"] for part in by_split.values()):
         by_split = {"all": {"image": left, "mask": right}}
     layout = Layout(f"{images} + {masks}", {})
+    layout.notes += _one_sided(by_split, images, masks, unlabelled, lost)
+    by_split = {split: part for split, part in by_split.items() if part["image"] and part["mask"]}
     for split, part in by_split.items():
         matched = match_files(part["image"], part["mask"], images, masks, unlabelled, lost)
         layout.splits[split] = [_keyed(root, pair) for pair in matched.splits["all"]]
         layout.notes += matched.notes
     if layout.splits.keys() != {"all"} and "train" not in layout.splits:
         layout.splits = {"all": [pair for part in layout.splits.values() for pair in part]}
-    listed = _lists(root, layout.splits)
+    listed = _lists(root, layout.splits, lost)
     if listed is not None:
         layout.splits, note = listed
         layout.notes.append(note)
     return layout
+
+
+def _one_sided(
+    by_split: Mapping[str, Mapping[str, list[Path]]], images: str, masks: str, unlabelled: str, lost: list[Lost] | None
+) -> list[str]:
+    """Refuse splits that have pictures only or masks only, or tell them; a split is never mixed with another."""
+    notes = []
+    for split, part in by_split.items():
+        if part["image"] and part["mask"]:
+            continue
+        where = f"of the split {split!r}" if split != "all" else "outside the folders of the splits"
+        if part["image"] and unlabelled == "skip":
+            notes.append(f"{images}: {len(part['image'])} pictures {where} are without masks and left out")
+            continue
+        if part["image"]:
+            files, rule = part["image"], "pictures without a mask"
+            remedy = (
+                f"pictures {where}, where {masks} has no masks; add the masks, remove the pictures, or leave them out "
+                '(unlabelled="skip", --unlabelled skip)'
+            )
+        else:
+            files, rule = part["mask"], "masks without a picture"
+            remedy = f"masks {where}, where {images} has no pictures; add the pictures or remove the masks"
+        if lost is None:
+            raise DatasetError(f"{_listed(files)}: {remedy}")
+        lost.append(Lost(rule, f"{files[0]}: {remedy}", tuple(map(str, files))))
+    return notes
 
 
 def _named(root: Path, given: str, option: str) -> list[Path]:
@@ -599,51 +628,154 @@ def rows_of(path: Path, needed: Sequence[str] = ("image", "mask")) -> Iterator[t
         raise DatasetError(f"{path}: cannot be read ({error}); save it as CSV with one pair a line") from error
 
 
-def _lists(root: Path, splits: Mapping[str, list[Pair]]) -> tuple[dict[str, list[Pair]], str] | None:
-    """Take the splits from files of names, ImageSets/Segmentation/train.txt or train.txt, where they fit the pairs."""
+def _lists(
+    root: Path, splits: Mapping[str, list[Pair]], lost: list[Lost] | None = None
+) -> tuple[dict[str, list[Pair]], str] | None:
+    """Take the splits from files of names, ImageSets/Segmentation/train.txt or train.txt with val.txt or test.txt.
+
+    Lists that do not fit the pairs are refused, or told in `lost`: another split than theirs is never made of them.
+    """
     if set(splits) != {"all"}:
         return None
     pairs = splits["all"]
-    for place in sorted({root, *(pair.image.parent.parent for pair in pairs)}):
+    names = _Names(root, pairs)
+    wrong: list[Lost] = []
+    places = {root, *(pair.image.parent.parent for pair in pairs)}
+    for place in sorted(place for place in places if place == root or root in place.parents):
         for folder in (place / "ImageSets" / "Segmentation", place):
-            lists = {split: folder / f"{split}.txt" for split in ("train", "val", "test")}
-            if not lists["train"].is_file() or not lists["val"].is_file():
+            paths = [folder / f"{split}.txt" for split in ("train", "val", "test")]
+            lists = {path.stem: lines for path in paths if path.is_file() and (lines := _lines(path))}
+            if "train" not in lists or len(lists) < 2:
                 continue
-            by_stem = {pair.image.stem: pair for pair in pairs}
-            found: dict[str, list[Pair]] = {}
-            gone: list[str] = []
-            for split, path in lists.items():
-                if not path.is_file():
-                    continue
-                try:
-                    text = path.read_text(encoding="utf-8-sig")
-                except UnicodeDecodeError as error:
-                    raise DatasetError(f"{path}: not UTF-8 text; save it as UTF-8, one name a line") from error
-                names = [_first_name(line) for line in text.splitlines() if line.strip()]
-                missing = [name for name in names if name not in by_stem]
-                if missing:
-                    gone.append(
-                        f"{path.name} names {len(missing)} of {len(names)} that are not there ({missing[0]} ...)"
-                    )
-                there = [by_stem[name] for name in dict.fromkeys(names) if name in by_stem]
-                if there:
-                    found[split] = there
-            taken_by: dict[str, str] = {}
-            for split in ("test", "val", "train"):  # what is scored must not be trained on
-                both = [pair for pair in found.get(split, []) if pair.key in taken_by]
-                if both:
-                    found[split] = [pair for pair in found[split] if pair.key not in taken_by]
-                    gone.append(
-                        f"{len(both)} of {split}.txt are in another list as well ({both[0].key} ...): taken out of it"
-                    )
-                taken_by.update({pair.key: split for pair in found.get(split, [])})
-            if found.get("train") and found.get("val"):
-                taken = {pair.key for part in found.values() for pair in part}
-                rest = len(pairs) - len(taken)
-                more = f"; {rest} pairs are in no list and left out" if rest else ""
-                more += "".join(f"; {sentence}" for sentence in gone)
-                return found, f"splits from {folder.relative_to(root).as_posix()}/*.txt{more}"
+            listed = _listed_pairs(folder, place, lists, names)
+            if isinstance(listed, Lost):
+                wrong.append(listed)
+                continue
+            found, gone = listed
+            taken = {pair for part in found.values() for pair in part}
+            rest = len(pairs) - len(taken)
+            more = f"; {rest} pairs are in no list and left out" if rest else ""
+            more += "".join(f"; {sentence}" for sentence in gone)
+            return found, f"splits from {folder.relative_to(root).as_posix()}/*.txt{more}"
+    if wrong and lost is None:
+        raise DatasetError(wrong[0].message)
+    if lost is not None:
+        lost += wrong[:1]
     return None
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    """Read the lines of a list that are not empty, with their numbers."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path}: not UTF-8 text; save it as UTF-8, one name a line") from error
+    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+
+
+def _listed_pairs(
+    folder: Path, place: Path, lists: Mapping[str, list[tuple[int, str]]], names: _Names
+) -> tuple[dict[str, list[Pair]], list[str]] | Lost:
+    """Give the pairs of every list of a folder, and what was decided; or what is wrong with a list."""
+    found: dict[str, list[Pair]] = {}
+    gone: list[str] = []
+    for split, lines in lists.items():
+        path = folder / f"{split}.txt"
+        there: dict[Pair, None] = {}
+        missing: list[str] = []
+        for number, line in lines:
+            hits = names.find(line, place)
+            if len(hits) > 1:
+                candidates = ", ".join(str(pair.image) for pair in hits[:5]) + (", ..." if len(hits) > 5 else "")
+                message = (
+                    f"{path}: line {number}: {line!r} could be {candidates}; write the path of the picture in the "
+                    f"list, or remove or rename {path.name}"
+                )
+                return Lost("lists of names that fit several pictures", message, (str(path),))
+            if hits:
+                there[hits[0]] = None
+            else:
+                missing.append(line)
+        if missing:
+            gone.append(f"{path.name} names {len(missing)} of {len(lines)} that are not there ({missing[0]} ...)")
+        if there:
+            found[split] = list(there)
+        elif split == "train" or not names.without_mask(missing):
+            message = (
+                f"{path}: none of its {len(lines)} names is that of a picture with a mask ({missing[0]!r} ...); "
+                f"correct the names, or remove or rename {path.name} to have the pictures split at random"
+            )
+            return Lost("lists of names that fit no picture", message, (str(path),))
+    taken: set[Pair] = set()
+    for split in ("test", "val", "train"):  # what is scored must not be trained on
+        both = [pair for pair in found.get(split, []) if pair in taken]
+        if both:
+            found[split] = [pair for pair in found[split] if pair not in taken]
+            gone.append(f"{len(both)} of {split}.txt are in another list as well ({both[0].key} ...): taken out of it")
+        taken.update(found.get(split, []))
+    if not found["train"]:
+        path = folder / "train.txt"
+        message = f"{path}: all its pictures are in another list as well; take them out of one, or rename {path.name}"
+        return Lost("lists that leave nothing to train on", message, (str(path),))
+    return {split: part for split, part in found.items() if part}, gone
+
+
+class _Names:
+    """Find the pair that a line of a list means.
+
+    Args:
+        root: the data folder.
+        pairs: every pair, the pictures inside root.
+    """
+
+    def __init__(self, root: Path, pairs: Sequence[Pair]) -> None:
+        self._whole: dict[str, dict[Pair, None]] = defaultdict(dict)
+        self._tails: dict[str, dict[Pair, None]] = defaultdict(dict)
+        self._folders = {pair.image.parent for pair in pairs}
+        for pair in pairs:
+            suffix = pair.image.suffix
+            for path in (pair.image.relative_to(root).as_posix().removesuffix(suffix), pair.key):
+                parts = plain_name(path).split("/")
+                for start in range(len(parts)):
+                    tail = "/".join(parts[start:])
+                    for form in (tail, tail + suffix):
+                        self._tails[form][pair] = None
+                        if start == 0:
+                            self._whole[form][pair] = None
+
+    def find(self, line: str, place: Path) -> list[Pair]:
+        """Give the pairs that a line may mean: by the path or name in it first, then by the end of its path.
+
+        Args:
+            line: the name or path of a picture, with or without that of its mask behind it.
+            place: where the list belongs; its own pictures come first.
+        """
+        whole, first = ([part for part in _posix(text).split("/") if part] for text in (line, line.split()[0]))
+        tries = [(whole, 0), (first, 0)]  # a name may have a blank in it, and the second word may be the mask
+        tries += [(parts, start) for parts in (first, whole) for start in range(1, len(parts))]
+        for parts, start in tries:
+            for form in _forms("/".join(parts[start:])):
+                hits = list(self._whole.get(form, {}) if not start else {}) or list(self._tails.get(form, {}))
+                near = [pair for pair in hits if place in pair.image.parents]
+                if hits:
+                    return near if len(near) == 1 else hits
+        return []
+
+    def without_mask(self, lines: Iterable[str]) -> bool:
+        """Tell whether some line names a picture that lies beside the others and has no mask."""
+        stems = {plain_name(file.stem) for folder in self._folders for file in folder.iterdir() if _is_file(file)}
+        texts = (_posix(text).rsplit("/", 1)[-1] for line in lines for text in (line, line.split()[0]))
+        return any(form in stems for text in texts for form in _forms(text))
+
+
+def _posix(text: str) -> str:
+    return plain_name(text.replace("\\", "/")).removeprefix("./")
+
+
+def _forms(name: str) -> list[str]:
+    """Give a name as it is, and without its extension."""
+    cut = name.rsplit(".", 1)[0]
+    return [name, cut] if cut and "." in name.rsplit("/", 1)[-1][-5:] else [name]
 
 
 def with_lists(root: Path, layout: Layout) -> Layout:
@@ -653,11 +785,6 @@ def with_lists(root: Path, layout: Layout) -> Layout:
         return layout
     splits, note = listed
     return Layout(layout.name, splits, [*layout.notes, note])
-
-
-def _first_name(line: str) -> str:
-    """Give the name in a line of a list: a stem, or the path of the picture, with or without that of its mask."""
-    return Path(line.split()[0].replace("\\", "/")).stem if "." in Path(line.split()[0]).name[-5:] else line.split()[0]
 
 
 def _candidates(folders: Sequence[_Folder]) -> str:
