@@ -453,3 +453,51 @@ def test_fit_takes_annotations_by_the_path_of_the_folder_alone(make: Callable[..
     assert "classes: background, " in done.stdout
     assert (tmp_path / "runs/set/report.html").is_file()
     assert fullyconv.load(tmp_path / "runs/set/artefact").classes[0] == "background"
+
+
+def test_outlines_of_coco_are_bounded_by_the_picture_and_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far = open_source(coco_tree(tmp_path / "far", annotation(7, 0, 3, [[0, 0, 9000, 0, 9000, 10]]), count=2))
+    with pytest.raises(DatasetError, match=r"annotation 7 .*: lies 9000 pixels off.*correct or remove it"):
+        encoded(far)
+    monkeypatch.setattr("fullyconv.data.annotated.coco._MOST_OUTLINE", 1000)
+    many = [annotation(number, 0, 3, [[0, 0, 20, 0, 20, 20, 0, 20]]) for number in range(40)]
+    together = open_source(coco_tree(tmp_path / "many", *many, count=2))
+    with pytest.raises(DatasetError, match=r"annotation 30 .*: the outlines of its picture are longer than 2400 "):
+        encoded(together)
+
+
+def test_labelme_files_are_bounded_before_they_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_source(labelme_tree(tmp_path))
+    path = source.splits["all"][0].mask
+    shape = {"label": "weed", "points": [[1, 1], [9, 1], [9, 9]], "shape_type": "polygon"}
+    labelme(path, shape, imageHeight=9000, imageWidth=9000)
+    with pytest.raises(DatasetError, match=r"is for 9000 x 9000 pixels, .* \(H x W\); both must be equal"):
+        encoded(source)
+    monkeypatch.setattr("fullyconv.data.annotated.labelme.MOST_POINTS", 5)
+    labelme(path, shape, shape)
+    with pytest.raises(DatasetError, match="shape 1: the file has more than 5 points"):
+        encoded(source)
+
+
+def plain_tree(root: Path) -> Path:
+    for folder, mode in (("images", "RGB"), ("masks", "L")):
+        (root / folder).mkdir(parents=True)
+        for number in range(2):
+            Image.new(mode, (8, 6), number).save(root / folder / f"{number}.png")
+    return root
+
+
+def test_a_cell_too_many_in_metadata_is_not_looked_at(tmp_path: Path) -> None:
+    root = plain_tree(tmp_path)
+    lines = [f"images/{number}.png,masks/{number}.png,more" for number in range(2)]
+    (root / "metadata.csv").write_text("\n".join(["file_name,mask_file_name", *lines]))
+    source = open_source(root)
+    assert len(source.splits["all"]) == 2
+
+
+def test_metadata_that_is_no_text_does_not_hide_plain_masks(tmp_path: Path) -> None:
+    root = plain_tree(tmp_path)
+    (root / "metadata.csv").write_bytes("file_name,place\nimages/0.png,Köln\n".encode("latin-1"))
+    assert len(open_source(root).splits["all"]) == 2

@@ -313,3 +313,16 @@ def test_real_sets_are_healthy(data_root: Path, name: str) -> None:
         pytest.skip(f"no {name} under FULLYCONV_DATA={data_root}")
     diagnosis = examine(data_root / name)
     assert diagnosis.healthy(), diagnosis.text()
+
+
+def test_copies_are_drawn_into_validation_where_there_is_no_val(root: Path) -> None:
+    for folder in ("images", "masks"):
+        first = min((root / "train" / folder).iterdir())
+        shutil.copy(first, first.with_stem("copy"))
+
+    def told() -> str:
+        return next(found.message for found in examine(root).findings if "there more than once" in found.rule)
+
+    assert "set aside at random" not in told()
+    shutil.rmtree(root / "val")
+    assert "a part is set aside at random for validation" in told()

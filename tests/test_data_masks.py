@@ -303,3 +303,66 @@ def test_numbers_for_masks_that_hold_colours_are_refused(tmp_path: Path) -> None
         write_image(tmp_path / "masks" / f"{name}.png", mask)
     with pytest.raises(DatasetError, match=r"hold 2 colours .* which is which class is not known; give every colour"):
         SegmentationDataModule(str(tmp_path), values={0: "soil", 1: "leaf"})
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_masks_with_alpha_hold_what_is_stored(tmp_path: Path, mode: str) -> None:
+    alpha = Image.fromarray(np.where(LABEL == 0, 0, 255).astype(np.uint8))
+    mask = Image.fromarray(LABEL).convert(mode)
+    mask.putalpha(alpha)
+    source = open_source(tree(tmp_path, mask))
+    assert (encoded(source) == LABEL).all()
+
+
+def test_a_transparent_colour_is_the_colour_that_is_stored(tmp_path: Path) -> None:
+    root = tree(tmp_path, coloured([(1, 2, 3), *COLOURS[1:]]), transparency=(1, 2, 3))
+    source = open_source(root, values={"#010203": "ground", "#ff0000": "box", "#008000": "tree"})
+    assert (encoded(source) == LABEL).all()
+
+
+def test_lossy_webp_is_treated_as_jpeg_is_and_lossless_is_read(tmp_path: Path) -> None:
+    levels = np.array([0, 90, 200], np.uint8)[LABEL]
+    lossy = tree(tmp_path / "a", levels, suffix=".webp", quality=80)
+    with pytest.raises(DatasetError, match=r"a lossy WebP mask; lossy compression .*or give the values that are meant"):
+        open_source(lossy)
+    source = open_source(lossy, values={0: "a", 90: "b", 200: "c"})
+    assert (encoded(source) == LABEL).mean() > 0.9
+    assert any("masks are lossy WebP, which changes values near borders" in note for note in source.notes)
+    assert (encoded(open_source(tree(tmp_path / "b", LABEL, suffix=".webp", lossless=True))) == LABEL).all()
+
+
+def test_names_alone_do_not_say_what_one_bit_is_beside_0_and_255(tmp_path: Path) -> None:
+    inside = LABEL == 1
+    root = tree(tmp_path, Image.fromarray(inside), np.where(inside, 255, 0).astype(np.uint8))
+    (root / "classes.txt").write_text("ground\nbox\n")
+    with pytest.raises(DatasetError, match=r"0\.png has 1 bit, .*1\.png holds 0 and 255: .*give values=\{0:"):
+        open_source(root)
+    source = open_source(root, values={0: "ground", 255: "box"})
+    assert (encoded(source, 0) == inside).all()
+    assert (encoded(source, 1) == inside).all()
+
+
+@pytest.mark.parametrize("content", [{"m": None}, {"groundTruth": {"Segmentation": None}}])
+def test_matlab_masks_are_bounded_before_they_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("fullyconv.data.masks.MAX_PIXELS", 2000)
+    for name in ("loaded", "refused"):
+        size = SIZE if name == "loaded" else (6000, 8000)
+        mask = np.zeros(size, np.uint8)
+        mask[0] = 1
+        root = tree(tmp_path / name, LABEL)
+        (root / "masks" / "0.png").unlink()
+        full = {key: {"Segmentation": mask} if value else mask for key, value in content.items()}
+        scipy.io.savemat(root / "masks" / "0.mat", full, do_compression=True)
+    assert encoded(open_source(tmp_path / "loaded")).shape == SIZE
+    with pytest.raises(DatasetError, match=r"0\.mat: .*too large .*the bound is 2000"):
+        open_source(tmp_path / "refused")
+
+
+def test_bsds_masks_are_bounded(tmp_path: Path) -> None:
+    root = tree(tmp_path, LABEL)
+    (root / "masks" / "0.png").unlink()
+    (root / "masks" / "0.seg").write_text("format ascii cr\nwidth 12000\nheight 12000\ndata\n0 0 0 11999\n")
+    with pytest.raises(DatasetError, match="12000 x 12000 pixels"):
+        open_source(root)

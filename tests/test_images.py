@@ -17,8 +17,10 @@ from fullyconv.images import (
     exif_orientation,
     find_images,
     image_size,
+    lossy_format,
     may_be_cut,
     read_bands,
+    read_colours,
     read_image,
     read_mask,
     visible,
@@ -445,3 +447,26 @@ def test_without_tifffile_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tifffile", None)
     with pytest.raises(ImportError, match=r"pip install 'fullyconv\[tiff\]'"):
         read_bands(path, 6)
+
+
+def test_colours_of_a_mask_are_those_stored_whatever_their_alpha(tmp_path):
+    rgba = np.zeros((4, 5, 4), np.uint8)
+    rgba[..., :3] = (10, 20, 30)
+    assert (read_colours(save(tmp_path / "a.png", rgba)) == (10, 20, 30)).all()
+    assert (read_image(tmp_path / "a.png") == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options", "kind"),
+    [
+        (".jpg", {}, "JPEG"),
+        (".webp", {}, "lossy WebP"),
+        (".webp", {"exif": b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0"}, "lossy WebP"),
+        (".webp", {"lossless": True}, ""),
+        (".png", {}, ""),
+    ],
+)
+def test_lossy_files_are_told_by_their_bytes(tmp_path, suffix, options, kind):
+    path = save(tmp_path / f"a{suffix}", np.zeros((4, 5, 3), np.uint8), **options)
+    assert lossy_format(path) == kind
+    assert lossy_format(Encoded("a", path.read_bytes())) == kind

@@ -94,6 +94,34 @@ def read_image(
         return _rgb_from_pillow(_upright(image), str(source))
 
 
+def read_colours(path: str | Path | Encoded, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+    """Read a mask that holds colours, as 8-bit RGB: what `read_image` gives, but alpha is dropped.
+
+    A mask means what is stored; laid on white, its transparent pixels would be of another colour than the file holds.
+
+    Args:
+        path: the file, or its bytes.
+        max_pixels: masks of more pixels are refused before they are decoded.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        DatasetError: if the file is no picture, is damaged or truncated, or is too large; the message names it.
+    """
+    with _opened(_as_path(path), max_pixels) as image:
+        image = _upright(image)
+        if image.mode == "LA":
+            return _repeat(np.array(image)[..., 0])
+        if image.mode in ("RGBA", "PA"):
+            return np.array(image.convert("RGBA"))[..., :3].copy()
+        if "transparency" in image.info:
+            image.load()  # decoders may add to it
+            del image.info["transparency"]
+        return _rgb_from_pillow(image, str(path))
+
+
 def read_bands(
     source: str | Path | Image.Image | Array | Encoded, channels: int, *, max_pixels: int = MAX_PIXELS
 ) -> npt.NDArray[np.uint8]:
@@ -216,9 +244,30 @@ def exif_orientation(path: str | Path | Encoded) -> int:
         return _orientation(image)
 
 
-def is_jpeg(path: str | Path | Encoded) -> bool:
-    """Tell by its first bytes whether a file is a JPEG, whatever it is called."""
-    return _head(_as_path(path), 3) == b"\xff\xd8\xff"
+def lossy_format(path: str | Path | Encoded) -> str:
+    """Tell by its bytes whether the compression of a file changes its values, whatever it is called.
+
+    Returns:
+        "JPEG" or "lossy WebP"; empty for other files.
+    """
+    file = _as_path(path)
+    head = _head(file, 12)
+    if head[:3] == b"\xff\xd8\xff":
+        return "JPEG"
+    return "lossy WebP" if head[:4] == b"RIFF" and head[8:] == b"WEBP" and _has_vp8(file) else ""
+
+
+def _has_vp8(path: Path | Encoded) -> bool:
+    """Go through the chunks of a WebP file, and of its frames, for one of the lossy kind."""
+    with io.BytesIO(path.data) if isinstance(path, Encoded) else path.open("rb") as file:
+        file.seek(12)
+        for _ in range(4096):  # no picture has as many
+            chunk = file.read(8)
+            if len(chunk) < 8 or chunk[:4] in (b"VP8 ", b"VP8L"):
+                return chunk[:4] == b"VP8 "
+            size = int.from_bytes(chunk[4:], "little")
+            file.seek(16 if chunk[:4] == b"ANMF" else size + size % 2, os.SEEK_CUR)
+    return True
 
 
 def mask_mode(path: str | Path | Encoded) -> str:
@@ -261,12 +310,14 @@ def read_mask(path: str | Path | Encoded, *, max_pixels: int = MAX_PIXELS) -> Ar
 
     Raises:
         FileNotFoundError: if there is no such file.
-        DatasetError: if the file is no picture, is damaged, is a JPEG (which changes label values) or holds colours.
+        DatasetError: if the file is no picture, is damaged, is a JPEG or lossy WebP (which change label values)
+            or holds colours.
     """
     with _opened(_as_path(path), max_pixels) as image:
-        if image.format in ("JPEG", "MPO", "JPEG2000"):
+        kind = image.format if image.format in ("JPEG", "MPO", "JPEG2000") else lossy_format(path)
+        if kind:
             raise DatasetError(
-                f"{path}: a {image.format} mask; lossy compression changes label values near every border. "
+                f"{path}: a {kind} mask; lossy compression changes label values near every border. "
                 "Export the masks as PNG with one value a class, or give the values that are meant (values=), to which "
                 "every pixel is then snapped"
             )

@@ -583,7 +583,15 @@ def _twins(seen: Sequence[_Seen]) -> list[Finding]:
     if within:
         files = tuple(" = ".join(str(result.pair.image) for result in group) for group in within)
         rule = f"{_many(len(within), 'picture is', 'pictures are')} there more than once"
-        findings.append(Finding("warning", rule, "each counts as often as it is there: keep one", files))
+        message = "each counts as often as it is there: keep one"
+        if not any(result.split == "val" for result in seen) and any(
+            group[0].split in ("train", "all") for group in within
+        ):
+            message += (
+                ". There is no val: a part is set aside at random for validation, and would hold copies of what is "
+                "trained on"
+            )
+        findings.append(Finding("warning", rule, message, files))
     if contradicting:
         files = tuple(" / ".join(str(result.pair.mask) for result in group) for group in contradicting)
         rule = f"{_many(len(contradicting), 'picture has', 'pictures have')} masks that contradict each other"

@@ -6,13 +6,15 @@ table, soft edges cut at the middle, colours snapped to the nearest one. What is
 
 from __future__ import annotations
 
+import math
 import os
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +22,7 @@ import numpy.typing as npt
 from fullyconv.data.pairs import Pair
 from fullyconv.data.readers import FileReader
 from fullyconv.errors import DatasetError
-from fullyconv.images import Encoded, is_jpeg, mask_mode, read_image, read_mask
+from fullyconv.images import MAX_PIXELS, Encoded, lossy_format, mask_mode, read_colours, read_mask
 from fullyconv.labels import (
     IGNORE,
     NO_COLOUR,
@@ -75,17 +77,17 @@ class MaskReader(FileReader):
         if suffix == ".seg":
             return _read_seg(pair.mask)
         if self.colours:
-            return self._by_colour(read_image(file), str(file))
-        if self.levels and is_jpeg(file):
-            grey = read_image(file)[..., 1].astype(np.int32)
+            return self._by_colour(read_colours(file), str(file))
+        if self.levels and lossy_format(file):
+            grey = read_colours(file)[..., 1].astype(np.int32)
             levels = np.array(self.levels)
             nearest: Array = levels[np.abs(grey[..., None] - levels).argmin(-1)].astype(np.uint16)
             return nearest
         mode = mask_mode(file)
-        if mode == "RGB" and not is_jpeg(file):
-            mask = _grey(read_image(file), str(file))
+        if mode == "RGB" and not lossy_format(file):
+            mask = _grey(read_colours(file), str(file))
         else:
-            mask = read_mask(file)  # which refuses a JPEG and says why
+            mask = read_mask(file)  # which refuses lossy files and says why
             if mode == "1" and self.bit_value != 1:
                 mask = mask * np.uint8(self.bit_value)
         if self.threshold is not None:
@@ -166,11 +168,12 @@ def reader_for(
         lossy = [pair for pair, (_, is_lossy) in zip(pairs, kinds, strict=True) if is_lossy]
         coloured = [pair for pair, mode in zip(pairs, modes, strict=True) if mode == "RGB"]
         if colours:
-            return _by_table(reader, pairs, colours, values or {}, bool(lossy), pool)
+            return _by_table(reader, pairs, colours, values or {}, next((kind for _, kind in kinds if kind), ""), pool)
         if lossy and values:
+            formats = " and ".join(sorted({kind for _, kind in kinds if kind}))
             levels = tuple(sorted(int(value) for value in values if int(value) <= 255))
             note = (
-                f"{len(lossy)} masks are JPEG, which changes values near borders: snapped to the nearest of "
+                f"{len(lossy)} masks are {formats}, which changes values near borders: snapped to the nearest of "
                 f"{', '.join(map(str, levels))}"
             )
             return replace(reader, levels=levels), None, [note]
@@ -190,19 +193,39 @@ def reader_for(
             return _from_colours(reader, totals, values, named, coloured[0].mask)
         if values is None and not named:
             return _from_levels(reader, pairs, modes, count or _count, counts, pool)
+        if "1" in modes and values is None:
+            _check_bits(reader, pairs, modes, count or _count, pool)
         if "1" in modes and values is not None and 255 in values and 1 not in values:
             note = "1-bit masks: a set pixel is read as 255"
             return replace(reader, bit_value=255), None, [note]
         return reader, None, []
 
 
-def _kind(file: Path | Encoded) -> tuple[str, bool]:
+def _kind(file: Path | Encoded) -> tuple[str, str]:
     mode = mask_mode(file)
-    return mode, mode in ("L", "RGB") and is_jpeg(file)
+    return mode, lossy_format(file) if mode in ("L", "RGB") else ""
 
 
 def _count(reader: MaskReader, pair: Pair) -> dict[int, int]:
     return count_values_of(reader.mask(pair))
+
+
+def _check_bits(
+    reader: MaskReader,
+    pairs: Sequence[Pair],
+    modes: Sequence[str],
+    count: Callable[[MaskReader, Pair], dict[int, int]],
+    pool: ThreadPoolExecutor,
+) -> None:
+    """Refuse 1-bit files beside files of 0 and 255: by the names alone a set pixel is 1 in these, ignored in those."""
+    others = [pair for pair, mode in zip(pairs, modes, strict=True) if mode != "1"]
+    found = list(pool.map(lambda pair: count(reader, pair), others))
+    full = [pair for pair, values in zip(others, found, strict=True) if 255 in values]
+    if full and all(set(values) <= {0, 255} for values in found):
+        raise DatasetError(
+            f"{pairs[modes.index('1')].mask} has 1 bit, {full[0].mask} holds 0 and 255: class names alone do not say "
+            'that a set pixel is the same in both; give values={0: "name", 255: "name"} (--values), and it is'
+        )
 
 
 def _from_levels(
@@ -292,7 +315,7 @@ def _by_table(
     pairs: Sequence[Pair],
     colours: Sequence[int],
     values: Mapping[int | str, str],
-    lossy: bool,
+    lossy: str,
     pool: ThreadPoolExecutor,
 ) -> tuple[MaskReader, Labels, list[str]]:
     """Take the colours that were given; what is none of them is snapped, and counted."""
@@ -321,7 +344,7 @@ def _by_table(
                 f"{pairs[0].mask}: {lost / pixels:.0%} of the pixels of all masks have none of the colours of values= "
                 f"and are near none of them ({shown}); give every colour its class, or correct values="
             )
-        why = "JPEG changes colours near borders" if lossy else "antialiased edges?"
+        why = f"{lossy} changes colours near borders" if lossy else "antialiased edges?"
         notes.append(
             f"{off / pixels:.2%} of the pixels ({off}) have none of the colours given ({why}): {off - lost} of them "
             f"are read as the nearest within {SNAP:g}, {lost} as {meaning}" + (f" ({shown} ...)" if lost else "")
@@ -350,7 +373,7 @@ def _given_colours(values: Mapping[int | str, str] | None) -> list[int]:
 
 
 def _count_colours(reader: MaskReader, pair: Pair) -> dict[int, int]:
-    return count_values_of(packed(read_image(reader.mask_file(pair))))
+    return count_values_of(packed(read_colours(reader.mask_file(pair))))
 
 
 def _is_grey(colour: int) -> bool:
@@ -376,11 +399,14 @@ def _bytes(colour: int) -> tuple[int, int, int]:
 def _read_mat(path: Path) -> Array:
     """Read the label matrix of a MATLAB file: groundTruth.Segmentation (BSDS), GTcls.Segmentation (SBD), or the one."""
     try:
-        from scipy.io import loadmat
+        from scipy.io import loadmat, whosmat
     except ImportError as error:
         raise ImportError(f"{path}: MATLAB masks need SciPy: pip install 'fullyconv[mat]'") from error
     try:
+        _bound_mat(path, whosmat(str(path)))
         content = loadmat(str(path))
+    except DatasetError:
+        raise
     except Exception as error:  # NotImplementedError for v7.3, ValueError, struct.error ... for damaged ones
         raise DatasetError(
             f"{path}: cannot be read as a MATLAB file of version 7 or older ({error}); save it as PNG"
@@ -395,6 +421,41 @@ def _read_mat(path: Path) -> Array:
             "as PNG"
         )
     return matrices[0]
+
+
+def _bound_mat(path: Path, variables: Sequence[tuple[str, tuple[int, ...], str]]) -> None:
+    """Refuse matrices of too many pixels, and files that unpack to more than one of those, before they are loaded."""
+    remedy = f"the bound is {MAX_PIXELS}; save a smaller mask, as PNG"
+    for name, shape, _ in variables:
+        if math.prod(shape) > MAX_PIXELS:
+            raise DatasetError(f"{path}: {name} is too large ({' x '.join(map(str, shape))} pixels), {remedy}")
+    left = 8 * MAX_PIXELS + 2**24  # of the widest numbers
+    if path.stat().st_size * 1032 <= left:  # deflate packs no better than 1032 to 1
+        return
+    with path.open("rb") as file:
+        head = file.read(128)
+        if head[126:128] not in (b"IM", b"MI"):
+            return  # of version 4, which packs nothing
+        order: Literal["little", "big"] = "little" if head[126:128] == b"IM" else "big"
+        while len(tag := file.read(8)) == 8:
+            kind, size = int.from_bytes(tag[:4], order), int.from_bytes(tag[4:], order)
+            if kind != 15:  # not packed
+                file.seek(size, os.SEEK_CUR)
+                left -= size
+            else:
+                left -= _unpacked_bytes(file.read(size), left)
+            if left < 0:
+                raise DatasetError(f"{path}: too large when it is unpacked, {remedy}")
+
+
+def _unpacked_bytes(data: bytes, most: int) -> int:
+    """Count the bytes that zlib would unpack, and stop beyond a number of them."""
+    unpack = zlib.decompressobj()
+    count = 0
+    while data and count <= most and not unpack.eof:
+        count += len(unpack.decompress(data, 2**22))
+        data = unpack.unconsumed_tail
+    return count
 
 
 def _collect(value: Any, found: list[Array], depth: int) -> None:
@@ -421,7 +482,7 @@ def _read_seg(path: Path) -> Array:
         head, _, body = path.read_text(encoding="ascii", errors="strict").partition("\ndata\n")
         fields = dict(line.split(maxsplit=1) for line in head.splitlines() if len(line.split(maxsplit=1)) == 2)
         height, width = int(fields["height"]), int(fields["width"])
-        if not (0 < height <= 65536 and 0 < width <= 65536 and height * width <= 2**28):
+        if not (0 < height <= 65536 and 0 < width <= 65536 and height * width <= MAX_PIXELS):
             raise ValueError(f"{height} x {width} pixels")
         runs = np.array(body.split(), dtype=np.int64).reshape(-1, 4)
     except (ValueError, KeyError, OSError, UnicodeError) as error:

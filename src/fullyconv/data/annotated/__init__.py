@@ -69,6 +69,9 @@ def find_annotated(
     if not found.documents and not found.metadata:
         return None
     if images is None and found.metadata:
+        unread = [path for path in found.metadata if not _is_utf8(path)]
+        if unread and mask_places(root):  # the masks are found without it
+            found.metadata = [path for path in found.metadata if path not in unread]
         named = metadata_layout(root, found.metadata, lost)
         if named is not None:
             return named
@@ -89,6 +92,14 @@ def find_annotated(
     if coco:
         return coco_layout(root, coco, found.pictures, images=images, lost=lost)
     return labelme_layout(root, labelme, found.pictures, unlabelled=unlabelled, lost=lost)
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class _Files:

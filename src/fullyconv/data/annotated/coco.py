@@ -28,7 +28,7 @@ from fullyconv.labels import IGNORE
 
 Array = npt.NDArray[Any]
 
-_MOST_OUTLINE = 2**24  # pixels along the outline of an object: more is no outline, and would take memory without end
+_MOST_OUTLINE = 2**22  # pixels along outlines: more are none, and would take time and memory without end
 _LOCK = threading.Lock()
 
 
@@ -92,9 +92,17 @@ class CocoReader(FileReader):
         size = (height, width) if height else self.size(pair)
         objects = document.annotations.get(pair.mask.name, ())
         drawn: list[tuple[bool, int, int, Array]] = []
+        outlines, most = 0.0, max(_MOST_OUTLINE, size[0] * size[1])
         for annotation in objects:
             where = f"{pair.mask.parent}: annotation {annotation.number} (of {pair.image.name})"
             runs = runs_of(annotation.segmentation, size, where)
+            if not isinstance(annotation.segmentation, Mapping):
+                outlines += sum(_outline(np.asarray(polygon, np.float64)) for polygon in annotation.segmentation)
+            if outlines > most:
+                raise DatasetError(
+                    f"{where}: the outlines of its picture are longer than {most} pixels together; remove what is "
+                    "there more than once, or export run lengths"
+                )
             name = IGNORE if annotation.crowd else document.names[annotation.category]
             drawn.append((not annotation.crowd, -int(runs[1::2].sum()), self.values[name], runs))
         drawn.sort(key=lambda entry: entry[:2])  # stable: of two of one size the later comes later
@@ -133,7 +141,9 @@ def runs_of(segmentation: object, size: tuple[int, int], where: str) -> Array:
         raise DatasetError(
             f"{where}: has no segmentation, and a box is no mask; export polygons or run lengths, or remove it"
         )
-    polygons = [_checked_polygon(entry, where) for entry in segmentation]
+    polygons = [_checked_polygon(entry, size, where) for entry in segmentation]
+    if sum(map(_outline, polygons)) > _MOST_OUTLINE:
+        raise DatasetError(f"{where}: its outline is longer than {_MOST_OUTLINE} pixels; correct or remove it")
     try:
         from pycocotools import mask as coco_mask
     except ImportError as error:
@@ -142,7 +152,7 @@ def runs_of(segmentation: object, size: tuple[int, int], where: str) -> Array:
     return _checked_runs(unpack(packed["counts"].decode("ascii"), where), size, where)
 
 
-def _checked_polygon(entry: object, where: str) -> Array:
+def _checked_polygon(entry: object, size: tuple[int, int], where: str) -> Array:
     try:
         points = np.asarray(entry)
     except ValueError:  # lists of different lengths
@@ -154,12 +164,19 @@ def _checked_polygon(entry: object, where: str) -> Array:
     points = points.astype(np.float64)
     if not np.isfinite(points).all():
         raise DatasetError(f"{where}: a coordinate is not finite; correct or remove it")
-    corners = points.reshape(-1, 2)
-    if np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1).sum() > _MOST_OUTLINE:
+    if _outline(points) > _MOST_OUTLINE:
         raise DatasetError(f"{where}: its outline is longer than {_MOST_OUTLINE} pixels; correct or remove it")
-    if np.abs(points).max() > _MOST_OUTLINE:
-        raise DatasetError(f"{where}: lies {np.abs(points).max():g} pixels off; correct or remove it")
+    if np.abs(points).max() > 8 * max(size) + 1000:
+        raise DatasetError(
+            f"{where}: lies {np.abs(points).max():g} pixels off, its picture has {size[0]} x {size[1]} (H x W); "
+            "correct or remove it"
+        )
     return points
+
+
+def _outline(points: Array) -> float:
+    corners = points.reshape(-1, 2)
+    return float(np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1).sum())
 
 
 def _checked_runs(counts: object, size: tuple[int, int], where: str) -> Array:

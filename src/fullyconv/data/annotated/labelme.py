@@ -34,6 +34,9 @@ Points = list[tuple[float, float]]
 MAX_JSON = 2**28
 """Bytes of one file: it may hold a copy of its picture, as text."""
 
+MOST_POINTS = 200_000
+"""Points of one file: Pillow goes through all that a shape has for every row of it."""
+
 _FARTHEST = 2**20  # pixels from the origin, beyond which a coordinate is a mistake and Pillow's integers end
 _LISTS = ("labels.txt", "classes.txt")
 
@@ -56,7 +59,16 @@ class LabelmeReader(FileReader):
             DatasetError: if the file is damaged or a shape cannot be drawn; the message names file and shape.
         """
         content = _content(pair.mask)
-        size = _size(content, pair.mask) or self.size(pair)
+        size = self.size(pair)
+        said = _size(content, pair.mask) or size
+        if said != size:
+            raise DatasetError(
+                f"{pair.mask}: is for {said[0]} x {said[1]} pixels, {pair.image} has {size[0]} x {size[1]} (H x W); "
+                "both must be equal: label the picture that is there, or replace it"
+            )
+        if math.prod(size) > MAX_PIXELS:
+            raise DatasetError(f"{pair.image}: too large ({size[0]} x {size[1]} pixels), the bound is {MAX_PIXELS}")
+        _bound_points(content["shapes"], pair.mask)
         wide = max(self.values.values()) > 255
         picture = Image.new("I" if wide else "L", (size[1], size[0]), self.values[BACKGROUND])
         for number, shape in enumerate(content["shapes"]):
@@ -72,6 +84,18 @@ def _content(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise DatasetError(f"{path}: has no list of shapes, as labelme writes it; save it anew")
     return content
+
+
+def _bound_points(shapes: Sequence[Any], path: Path) -> None:
+    points = 0
+    for number, shape in enumerate(shapes):
+        given = shape.get("points") if isinstance(shape, dict) else None
+        points += len(given) if isinstance(given, list) else 0
+        if points > MOST_POINTS:
+            raise DatasetError(
+                f"{path}: shape {number}: the file has more than {MOST_POINTS} points up to here; draw with fewer, or "
+                "remove shapes"
+            )
 
 
 def _size(content: Mapping[str, Any], path: Path) -> tuple[int, int] | None:

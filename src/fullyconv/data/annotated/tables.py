@@ -253,7 +253,7 @@ def metadata_layout(root: Path, files: Iterable[Path], lost: list[Lost] | None =
     used = []
     for path in sorted(files):
         rows = list(rows_of(path, ()))
-        columns = _metadata_columns(path, [name for _, row in rows[:1] for name in row])
+        columns = _metadata_columns(path, [name for _, row in rows[:1] for name in row if name is not None])
         if columns is None:
             continue
         used.append(path.relative_to(root).as_posix())
