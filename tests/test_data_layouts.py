@@ -325,7 +325,7 @@ PLAIN = {
     "magnetic_tile": (415, 2),
     "neu_seg": (992, 4),
     "pets128": (2400, 3),
-    "sci_16bit": (43, 6),
+    "sci_16bit": (50, 6),  # names with dots, which are no extensions
     "suim_test8": (8, 6),
     "camvid": (701, 11),
 }

@@ -22,6 +22,7 @@ SHIPPED: dict[str, str] = {
     "fcn4s_resnet18_quarter.retina_drive": "e86449b2171f968909c8146c398fe96d68fbf62eff38c8031868a4e5b1bd55c8",
     "fcn4s_resnet18_half.pets128": "175771816230bc369a4b0f074b784589f6b6a75a134d010a97037af5f27e60c3",
     "fcn4s_resnet18_quarter.em_membrane": "aab4534464ad8405798edf03fd27196333ab3f7f7c0170ff3099ac4831aab241",
+    "fcn4s_resnet18_quarter.clothes_voc": "e0f421cb93dba9d0f2ee0a21e34501c9d7bb4382858aa4aa1fbad6b80ad25510",
 }
 """Names of the artefacts in ``zoo/`` (architecture, a dot, training data), and the sha256 of their weights."""
 
@@ -31,6 +32,7 @@ ALIASES: dict[str, str] = {
     "cracks": "fcn4s_resnet18_quarter.crackforest",
     "vessels": "fcn4s_resnet18_quarter.retina_drive",
     "membranes": "fcn4s_resnet18_quarter.em_membrane",
+    "clothes": "fcn4s_resnet18_quarter.clothes_voc",
     "pets": "fcn4s_resnet18_half.pets128",
 }
 """Short names for the best model of a domain; what they point at may change from release to release."""
