@@ -501,3 +501,12 @@ def test_metadata_that_is_no_text_does_not_hide_plain_masks(tmp_path: Path) -> N
     root = plain_tree(tmp_path)
     (root / "metadata.csv").write_bytes("file_name,place\nimages/0.png,Köln\n".encode("latin-1"))
     assert len(open_source(root).splits["all"]) == 2
+
+
+def test_a_list_of_classes_beside_coco_is_told_to_be_of_no_use(tmp_path: Path) -> None:
+    root = coco_tree(tmp_path / "set")
+    assert "classes.txt is not used" not in SegmentationDataModule(str(root)).report
+    (root / "classes.txt").write_text("kitty\nhound\n")
+    data = SegmentationDataModule(str(root))
+    assert data.classes == ["background", "cat", "dog"]
+    assert "classes.txt is not used: the annotations name the classes" in data.report

@@ -240,6 +240,8 @@ def find_labels(
         return
     if source.annotated is not None and source.annotated.labels is not None:
         source.labels = _renamed(source.annotated.labels, classes, _only_numbers(values))
+        if listing.is_file() and f"classes from {listing}" not in source.notes:
+            source.notes.append(f"{listing} is not used: the annotations name the classes; values= renames them")
         return
     numbered = root / "id2label.json"
     if values is None and classes is None and not listing.is_file() and numbered.is_file():
