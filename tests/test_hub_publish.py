@@ -69,7 +69,7 @@ def test_the_card_holds_the_measured_numbers_and_how_to_load(hub: HubServer, mon
     assert "### Where it fails" in text
     card = ModelCard(text)
     assert card.data.license_name == config["licence"]
-    assert card.data.library_name == "fullyconv"
+    assert card.data.to_dict()["library_name"] == "fullyconv"
     results = {result.metric_type: result for result in card.data.eval_results or []}
     assert results["mean_iu"].metric_value == round(config["score"]["mean_iu"], 2)
     assert (results["mean_iu"].dataset_name, results["mean_iu"].dataset_split) == ("camvid", "test")
