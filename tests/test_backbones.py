@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from fullyconv.backbones import BACKBONES, Backbone, build_backbone
 from fullyconv.backbones.alexnet import caffenet_classifier
 from fullyconv.backbones.base import Receipt
-from fullyconv.backbones.resnet import resnet18_half_classifier, resnet18_quarter_classifier
+from fullyconv.backbones.resnet import resnet18_half_classifier, resnet18_quarter_classifier, resnet18_slim_classifier
 from fullyconv.backbones.vgg import vgg11_quarter_classifier, vgg16_bn
 from fullyconv.errors import WeightsError
 from fullyconv.geometry import Geometry
@@ -31,6 +31,7 @@ CHANNELS = {
     "resnet18": {4: 64, 8: 128, 16: 256, 32: 512},
     "resnet18_half": {4: 32, 8: 64, 16: 128, 32: 256},
     "resnet18_quarter": {4: 16, 8: 32, 16: 64, 32: 128},
+    "resnet18_slim": {4: 32, 8: 64, 16: 128, 32: 128},
     "resnet34": {4: 64, 8: 128, 16: 256, 32: 512},
     "resnet50": {4: 256, 8: 512, 16: 1024, 32: 2048},
     "resnet101": {4: 256, 8: 512, 16: 1024, 32: 2048},
@@ -193,6 +194,7 @@ PARITY: dict[str, tuple[int, Callable[[], nn.Module], Callable[[nn.Module, Tenso
     "resnet18": (224, lambda: torchvision.models.resnet18(num_classes=7), lambda c, f: c.fc(f.mean((2, 3)))),
     "resnet18_half": (224, lambda: resnet18_half_classifier(7), lambda c, f: c.fc(f.mean((2, 3)))),
     "resnet18_quarter": (224, lambda: resnet18_quarter_classifier(7), lambda c, f: c.fc(f.mean((2, 3)))),
+    "resnet18_slim": (224, lambda: resnet18_slim_classifier(7), lambda c, f: c.fc(f.mean((2, 3)))),
     "resnet34": (224, lambda: torchvision.models.resnet34(num_classes=7), lambda c, f: c.fc(f.mean((2, 3)))),
     "resnet50": (224, lambda: torchvision.models.resnet50(num_classes=7), lambda c, f: c.fc(f.mean((2, 3)))),
     "resnet101": (224, lambda: torchvision.models.resnet101(num_classes=7), lambda c, f: c.fc(f.mean((2, 3)))),

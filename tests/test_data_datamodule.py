@@ -265,6 +265,18 @@ def test_missing_folder_is_named(tmp_path):
         SegmentationDataModule.from_folder(tmp_path / "nothing")
 
 
+def test_the_last_training_may_take_val_too_and_then_nothing_is_validated_on(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "own", {"train": 4, "val": 2, "test": 3})
+    apart = SegmentationDataModule.from_folder(root)
+    both = SegmentationDataModule.from_folder(root, train_on="train+val")
+    assert both.splits == {"train": apart.splits["train"] + apart.splits["val"], "test": apart.splits["test"]}
+    assert "trains on train+val" in both.report
+    with pytest.raises(DatasetError, match="has no split 'val', only train, test"):
+        both.val_dataloader()
+    with pytest.raises(ValueError, match=r'train_on=.all.: choose "train" or "train\+val"'):
+        SegmentationDataModule.from_folder(root, train_on="all")  # type: ignore[arg-type]
+
+
 def test_what_is_tested_with_is_set_aside_before_anything_else(tmp_path: Path) -> None:
     root = write_tree(tmp_path / "all", {"train": 20})
     with_test = SegmentationDataModule.from_folder(root, test_fraction=0.25, val_fraction=0.2)

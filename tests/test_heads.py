@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fullyconv.backbones import Backbone, Features, Switch
 from fullyconv.backbones.vgg import VGG
 from fullyconv.geometry import Geometry
-from fullyconv.heads import ASPPHead, LRASPPHead, PlainHead, SkipHead, UnpoolHead, score_layer
+from fullyconv.heads import ASPPHead, LadderHead, LRASPPHead, PlainHead, SkipHead, UnpoolHead, score_layer
 from fullyconv.models import FCN
 from fullyconv.upsampling import TransposedConvUpsampling
 
@@ -311,6 +311,26 @@ def test_lraspp_head_sums_its_scores_at_the_same_place_of_the_image(centres: dic
     torch.testing.assert_close(scores[0, 1, 3, inner], x[inner] / 2, rtol=0, atol=1e-2)
 
 
+@pytest.mark.parametrize("centres", [VGG_SAME, RESNET])
+def test_ladder_head_brings_its_features_to_the_same_place_of_the_image(centres: dict[int, float]) -> None:
+    """Coarse features that are the y (or x) coordinate of their cells come out as that of the fine cells."""
+    head = LadderHead(dict.fromkeys((16, 8, 4), 2), 2, grids(centres), strides=(16, 8, 4), inner=2).eval()
+    for block in (*head.lateral.values(), *head.blend.values()):
+        kernel = block[0].weight  # type: ignore[index]
+        nn.init.dirac_(kernel)
+    head.score["4"].weight.data[:, :, 0, 0] = torch.eye(2)
+    y, x = (torch.arange(n) * 16 + centres[16] for n in (8, 10))
+    coarse = torch.stack([y[:, None].expand(8, 10), x[None].expand(8, 10)])[None].float()
+    maps = {16: coarse, 8: torch.zeros(1, 2, 16, 20), 4: torch.zeros(1, 2, 32, 40)}
+    scores = head(Features(maps, (128, 160)))
+    assert head.geometry.stride == (4, 4)
+    assert not head.geometry.global_context
+    inner = slice(6, -6)
+    y, x = (torch.arange(n) * 4 + centres[4] for n in (32, 40))
+    torch.testing.assert_close(scores[0, 0, inner, 9], y[inner], rtol=0, atol=1e-2)
+    torch.testing.assert_close(scores[0, 1, 9, inner], x[inner], rtol=0, atol=1e-2)
+
+
 def switches_of(x: Tensor, poolings: int) -> tuple[Tensor, dict[int, Switch]]:
     switches = {}
     for power in range(1, poolings + 1):
@@ -393,6 +413,11 @@ def test_errors_name_argument_rule_and_remedy() -> None:
         LRASPPHead(channels, 3, geometry, (8, 16))
     with pytest.raises(ValueError, match=r"upsampling='learned' is not known. Choose 'bilinear' or 'stretch'"):
         LRASPPHead(channels, 3, geometry, upsampling="learned")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"num_classes=0 must be at least 1"):
+        LadderHead(channels, 0, geometry)
+    for strides in ((8,), (8, 16), (16, 5)):
+        with pytest.raises(ValueError, match=r"must be two or more of \[4, 8, 16, 32\], coarsest first"):
+            LadderHead(channels, 3, geometry, strides)
     with pytest.raises(ValueError, match=r"strides must halve down to 2"):
         UnpoolHead({8: 4, 4: 4}, 3, depths={8: 1, 4: 1}, geometry=geometry[8])
     with pytest.raises(ValueError, match=r"must give a number of convolutions for each of the strides"):

@@ -213,6 +213,20 @@ def test_fit_without_a_recipe_ends_with_a_scored_artefact(shapes: Path, tmp_path
     assert "this run is finished" in fit(tmp_path, *words)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_trained_on_train_and_val_the_weights_of_the_last_epoch_are_kept(shapes: Path, tmp_path: Path) -> None:
+    words = ("--model", RANDOM, "--epochs", "2", "--out", "mine", "--data.train_on=train+val")
+    assert "artefact written" in fit(tmp_path, *words)
+    kept = torch.load(tmp_path / "mine" / "checkpoints" / "best.ckpt", weights_only=True)
+    assert (kept["epoch"], kept["global_step"]) == (1, 2 * (12 // 4))
+    segmenter = fullyconv.load(tmp_path / "mine" / "artefact")
+    assert segmenter.score is not None
+    assert segmenter.score["split"] == "test"
+    name = "backbone.conv1.weight"
+    torch.testing.assert_close(segmenter.model.state_dict()[name], kept["state_dict"][f"model.{name}"])  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import fullyconv
 from fullyconv.backbones import BACKBONES, Backbone, build_backbone
 from fullyconv.backbones.alexnet import caffenet_classifier
-from fullyconv.backbones.resnet import resnet18_half_classifier, resnet18_quarter_classifier
+from fullyconv.backbones.resnet import resnet18_half_classifier, resnet18_quarter_classifier, resnet18_slim_classifier
 from fullyconv.backbones.vgg import vgg11_quarter_classifier
 from fullyconv.errors import WeightsError
 from fullyconv.preprocessing import CAFFE, IMAGENET, Preprocessing
@@ -124,6 +124,7 @@ CASES: dict[str, Case] = {
     "resnet18": ("resnet18", 96, lambda: models.resnet18(num_classes=7), fc),
     "resnet18_half": ("resnet18_half", 96, lambda: resnet18_half_classifier(7), fc),
     "resnet18_quarter": ("resnet18_quarter", 96, lambda: resnet18_quarter_classifier(7), fc),
+    "resnet18_slim": ("resnet18_slim", 96, lambda: resnet18_slim_classifier(7), fc),
     "resnet34": ("resnet34", 96, lambda: models.resnet34(num_classes=7), fc),
     "resnet50": ("resnet50", 96, lambda: models.resnet50(num_classes=7), fc),
     "resnet101": ("resnet101", 96, lambda: models.resnet101(num_classes=7), fc),

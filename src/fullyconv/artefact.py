@@ -304,10 +304,11 @@ def card(document: Mapping[str, Any], name: str, notes: str = "") -> str:
         ]
         if score.get("command"):
             lines += ["Printed by:", "", "```", _line(score["command"]), "```", ""]
-        if score.get("iu"):
-            lines += ["| class | IU % |", "|---|---|"]
-            for key, iu in score["iu"].items():
-                lines.append(f"| {_line(key)} | {'-' if iu is None else f'{iu:.2f}'} |")
+        for key, title in (("iu", "IU"), ("accuracy", "accuracy")):
+            if isinstance(score.get(key), dict):
+                lines += [f"| class | {title} % |", "|---|---|"]
+                for each, value in score[key].items():
+                    lines.append(f"| {_line(each)} | {'-' if value is None else f'{value:.2f}'} |")
     if training:
         lines += ["", "## Where it comes from" if "source" in training else "## Training", ""]
         lines += [f"- {_line(key)}: {_line(value)}" for key, value in training.items()]

@@ -387,7 +387,7 @@ def _print_model(row: dict[str, Any]) -> None:
     if row["mean_iu"] is not None:
         score = f"mean IU {row['mean_iu']:.1f} on {row['data']} {row['split']}{by}"
     elif row["top1"] is not None:
-        score = f"top-1 {row['top1']:.1f} on ImageNet{by}"
+        score = f"top-1 {row['top1']:.1f} on {row['data'] or 'ImageNet'}{by}"
     else:
         score = "no score known"
     size = f"{row['bytes'] / 1e6:.1f} MB" if row["bytes"] else "size unknown"
@@ -672,7 +672,10 @@ def _write_report(folder: Path, data: SegmentationDataModule, told: list[str], c
     from fullyconv.module import SegmentationModule
     from fullyconv.report import write_report
 
-    split = "test" if "test" in data.splits else "val"
+    split = next((split for split in ("test", "val") if split in data.splits), None)
+    if split is None:
+        print("no report: every picture was trained on")
+        return
     stored = SegmentationModule.load(folder / "artefact")
     write_report(stored, data, split, folder / "report.html", history=folder / "log", told=told, command=command)
     print(f"report written to {folder / 'report.html'}")
@@ -704,26 +707,30 @@ def _lightning(
 
         def instantiate_trainer(self, **kwargs: Any) -> Any:
             run = self._run()
+            config = self._get(self.config_init, "trainer", default={})
+            trainer_config = dict(config)
+            chosen_on_val = "val" in self.datamodule.splits
+            if not chosen_on_val:
+                trainer_config["limit_val_batches"] = 0
             own: list[Any] = [
                 ModelCheckpoint(
                     dirpath=Path(run["folder"]) / "checkpoints",
                     filename="best",
-                    monitor=SegmentationModule.monitor,
+                    monitor=SegmentationModule.monitor if chosen_on_val else None,  # None: the last epoch
                     mode="max",
                     save_last=True,
+                    save_on_train_epoch_end=None if chosen_on_val else True,
                     enable_version_counter=False,
                 ),
                 TQDMProgressBar(refresh_rate=10),
             ]
-            config = self._get(self.config_init, "trainer", default={})
-            trainer_config = dict(config)
             wanted = [
                 callback
                 for callback, flag in zip(own, ("enable_checkpointing", "enable_progress_bar"), strict=True)
                 if trainer_config.get(flag) is not False
             ]
             wanted.append(EpochSeed(int(self._get(self.config_init, "seed_everything", default=0) or 0)))
-            if planned:
+            if planned and chosen_on_val:
                 from fullyconv.training import patience_of
 
                 patience = patience_of(int(trainer_config.get("max_epochs") or 1))
@@ -808,7 +815,7 @@ def _scored_split(data: SegmentationDataModule, run: RunOptions) -> str | None:
     if run.split == "none":
         return None
     if run.split == "auto":
-        return "test" if "test" in data.splits else "val"
+        return next((split for split in ("test", "val") if split in data.splits), None)
     if run.split not in data.splits:
         raise ValueError(
             f"--run.split {run.split}: the data has {', '.join(data.splits)}; name one of them, or leave it out"

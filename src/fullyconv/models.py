@@ -17,7 +17,7 @@ from fullyconv.backbones.plain import PlainConvolutions
 from fullyconv.backbones.vgg import vgg11_quarter, vgg16_bn
 from fullyconv.errors import near_miss
 from fullyconv.geometry import Geometry
-from fullyconv.heads import ASPPHead, LRASPPHead, PlainHead, SkipHead, UnpoolHead, Upsampling
+from fullyconv.heads import ASPPHead, LadderHead, LRASPPHead, PlainHead, SkipHead, UnpoolHead, Upsampling
 from fullyconv.upsampling import resample
 
 
@@ -31,7 +31,8 @@ class FCN(nn.Module):
 
     Args:
         backbone: gives features by stride.
-        head: a `SkipHead`, `PlainHead`, `ASPPHead`, `LRASPPHead` or `UnpoolHead` made for the backbone's channels.
+        head: a `SkipHead`, `PlainHead`, `ASPPHead`, `LRASPPHead`, `LadderHead` or `UnpoolHead` made for the backbone's
+            channels.
         stretch: stretch the scores over the image whatever the centres of their cells, as torchvision's segmenters do:
             `interpolate(align_corners=False)` to the image's size. It asks for a network with ceil(H / stride) cells
             for H pixels.
@@ -46,7 +47,7 @@ class FCN(nn.Module):
     def __init__(
         self,
         backbone: Backbone,
-        head: SkipHead | PlainHead | ASPPHead | LRASPPHead | UnpoolHead,
+        head: SkipHead | PlainHead | ASPPHead | LRASPPHead | LadderHead | UnpoolHead,
         *,
         stretch: bool = False,
     ) -> None:
@@ -480,6 +481,20 @@ def lraspp(
     return FCN(trunk, head, stretch=stretch)
 
 
+def ladder(
+    backbone: str,
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    padding: Padding = "same",
+    upsampling: Upsampling = "bilinear",
+) -> FCN:
+    """Build a model with a ladder of convolutions from stride 32 up to 4, after SwiftNet; see `plain`."""
+    _only("ladder", padding, upsampling)
+    trunk = build_backbone(backbone, in_channels=in_channels)
+    return FCN(trunk, LadderHead(trunk.channels, num_classes, trunk.geometry))
+
+
 def segnet(
     backbone: str,
     num_classes: int,
@@ -590,6 +605,7 @@ MODELS: dict[str, Callable[..., FCN]] = {
     "fcn32s_resnet18": partial(fcn32s, "resnet18"),
     "fcn32s_resnet18_half": partial(fcn32s, "resnet18_half"),
     "fcn32s_resnet18_quarter": partial(fcn32s, "resnet18_quarter"),
+    "fcn32s_resnet18_slim": partial(fcn32s, "resnet18_slim"),
     "fcn32s_resnet34": partial(fcn32s, "resnet34"),
     "fcn32s_resnet50": partial(fcn32s, "resnet50"),
     "fcn32s_resnet101": partial(fcn32s, "resnet101"),
@@ -606,6 +622,7 @@ MODELS: dict[str, Callable[..., FCN]] = {
     "fcn16s_resnet18": partial(fcn16s, "resnet18"),
     "fcn16s_resnet18_half": partial(fcn16s, "resnet18_half"),
     "fcn16s_resnet18_quarter": partial(fcn16s, "resnet18_quarter"),
+    "fcn16s_resnet18_slim": partial(fcn16s, "resnet18_slim"),
     "fcn16s_resnet34": partial(fcn16s, "resnet34"),
     "fcn16s_resnet50": partial(fcn16s, "resnet50"),
     "fcn16s_resnet101": partial(fcn16s, "resnet101"),
@@ -622,6 +639,7 @@ MODELS: dict[str, Callable[..., FCN]] = {
     "fcn8s_resnet18": partial(fcn8s, "resnet18"),
     "fcn8s_resnet18_half": partial(fcn8s, "resnet18_half"),
     "fcn8s_resnet18_quarter": partial(fcn8s, "resnet18_quarter"),
+    "fcn8s_resnet18_slim": partial(fcn8s, "resnet18_slim"),
     "fcn8s_resnet34": partial(fcn8s, "resnet34"),
     "fcn8s_resnet50": partial(fcn8s, "resnet50"),
     "fcn8s_resnet101": partial(fcn8s, "resnet101"),
@@ -635,6 +653,7 @@ MODELS: dict[str, Callable[..., FCN]] = {
     "fcn4s_resnet18": partial(fcn4s, "resnet18"),
     "fcn4s_resnet18_half": partial(fcn4s, "resnet18_half"),
     "fcn4s_resnet18_quarter": partial(fcn4s, "resnet18_quarter"),
+    "fcn4s_resnet18_slim": partial(fcn4s, "resnet18_slim"),
     "fcn4s_resnet34": partial(fcn4s, "resnet34"),
     "fcn4s_resnet50": partial(fcn4s, "resnet50"),
     "fcn4s_resnet101": partial(fcn4s, "resnet101"),
@@ -651,6 +670,7 @@ MODELS: dict[str, Callable[..., FCN]] = {
     "fcn8s_atonce_resnet18": partial(fcn8s_atonce, "resnet18"),
     "fcn8s_atonce_resnet18_half": partial(fcn8s_atonce, "resnet18_half"),
     "fcn8s_atonce_resnet18_quarter": partial(fcn8s_atonce, "resnet18_quarter"),
+    "fcn8s_atonce_resnet18_slim": partial(fcn8s_atonce, "resnet18_slim"),
     "fcn8s_atonce_resnet34": partial(fcn8s_atonce, "resnet34"),
     "fcn8s_atonce_resnet50": partial(fcn8s_atonce, "resnet50"),
     "fcn8s_atonce_resnet101": partial(fcn8s_atonce, "resnet101"),
@@ -667,6 +687,7 @@ MODELS: dict[str, Callable[..., FCN]] = {
     "plain_resnet18": partial(plain, "resnet18"),
     "plain_resnet18_half": partial(plain, "resnet18_half"),
     "plain_resnet18_quarter": partial(plain, "resnet18_quarter"),
+    "plain_resnet18_slim": partial(plain, "resnet18_slim"),
     "plain_resnet34": partial(plain, "resnet34"),
     "plain_resnet50": partial(plain, "resnet50"),
     "plain_resnet101": partial(plain, "resnet101"),
@@ -678,6 +699,12 @@ MODELS: dict[str, Callable[..., FCN]] = {
     "deeplabv3_resnet101": partial(deeplabv3, "resnet101_dilated"),
     "deeplabv3_mobilenet_v3_large": partial(deeplabv3, "mobilenet_v3_large_dilated"),
     "lraspp_mobilenet_v3_large": partial(lraspp, "mobilenet_v3_large_dilated"),
+    "ladder_resnet18": partial(ladder, "resnet18"),
+    "ladder_resnet18_half": partial(ladder, "resnet18_half"),
+    "ladder_resnet18_slim": partial(ladder, "resnet18_slim"),
+    "ladder_resnet18_quarter": partial(ladder, "resnet18_quarter"),
+    "ladder_resnet34": partial(ladder, "resnet34"),
+    "ladder_resnet50": partial(ladder, "resnet50"),
     "segnet_vgg16_bn": partial(segnet, "vgg16_bn"),
     "segnet_vgg11_quarter": partial(segnet, "vgg11_quarter"),
     "same_convolutions": same_convolutions,

@@ -21,6 +21,7 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "resnet18": resnet.resnet18,
     "resnet18_half": resnet.resnet18_half,
     "resnet18_quarter": resnet.resnet18_quarter,
+    "resnet18_slim": resnet.resnet18_slim,
     "resnet34": resnet.resnet34,
     "resnet50": resnet.resnet50,
     "resnet101": resnet.resnet101,

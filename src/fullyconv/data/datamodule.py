@@ -65,6 +65,8 @@ class SegmentationDataModule(L.LightningDataModule):
         cache_gigabytes: how much of them is kept at most, in 10^9 bytes; the workers share the memory out.
         test_fraction: share of the pairs set aside for testing, before any for validation, where the data has no test
             split; 0 sets none aside.
+        train_on: "train", or "train+val" for the last training of a model whose settings were chosen on val: there is
+            nothing to validate on then, and a command of training keeps the weights of its last epoch.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -100,6 +102,7 @@ class SegmentationDataModule(L.LightningDataModule):
         cache: str | None = None,
         cache_gigabytes: float = 8.0,
         test_fraction: float = 0.0,
+        train_on: Literal["train", "train+val"] = "train",
     ) -> None:
         super().__init__()
         data = os.fspath(data)
@@ -125,7 +128,13 @@ class SegmentationDataModule(L.LightningDataModule):
             unlabelled=unlabelled,
             in_channels=in_channels,
         )
+        if train_on not in ("train", "train+val"):
+            raise ValueError(f'train_on={train_on!r}: choose "train" or "train+val"')
         self.splits = self._drawn(test_fraction, val_fraction, split_seed)
+        if train_on == "train+val" and "train" in self.splits:
+            # A score on pictures that were trained on would look like one that means something.
+            self.splits["train"] = self.splits["train"] + self.splits.pop("val", [])
+            self.source.notes.append(f"trains on {train_on}: nothing to validate on; the last epoch's weights are kept")
         self._check = check
         self._checked: set[str] = set()
         self.cache: DecodedCache | None = None
@@ -176,6 +185,7 @@ class SegmentationDataModule(L.LightningDataModule):
         cache: str | None = None,
         cache_gigabytes: float = 8.0,
         test_fraction: float = 0.0,
+        train_on: Literal["train", "train+val"] = "train",
     ) -> SegmentationDataModule:
         """Make a data module from a folder: CamVid, or images and masks in one of the general layouts.
 
@@ -205,6 +215,7 @@ class SegmentationDataModule(L.LightningDataModule):
             cache: where decoded pictures and masks are kept.
             cache_gigabytes: how much of them at most.
             test_fraction: share of the pairs set aside for testing.
+            train_on: the splits that are trained on.
 
         Returns:
             The data module.
@@ -235,6 +246,7 @@ class SegmentationDataModule(L.LightningDataModule):
             cache=cache,
             cache_gigabytes=cache_gigabytes,
             test_fraction=test_fraction,
+            train_on=train_on,
         )
 
     @property

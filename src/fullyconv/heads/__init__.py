@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from fullyconv.heads.aspp import ASPPHead
+from fullyconv.heads.ladder import LadderHead
 from fullyconv.heads.lraspp import LRASPPHead
 from fullyconv.heads.plain import PlainHead
 from fullyconv.heads.skip import SkipHead, Upsampling, score_layer
 from fullyconv.heads.unpool import UnpoolHead
 
-__all__ = ["ASPPHead", "LRASPPHead", "PlainHead", "SkipHead", "UnpoolHead", "Upsampling", "score_layer"]
+__all__ = ["ASPPHead", "LRASPPHead", "LadderHead", "PlainHead", "SkipHead", "UnpoolHead", "Upsampling", "score_layer"]

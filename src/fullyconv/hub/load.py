@@ -246,12 +246,19 @@ def load_classifier(
         tell(f"{what}: says nothing of its preprocessing; ImageNet's mean and deviation are assumed")
         expected = IMAGENET
     side = input_size(name)
-    training: dict[str, Any] = {"source": what}
+    training: dict[str, Any] = dict(found.training or {}) | {"source": what}
     digests = list((found.digests or {}).values())
     if digests:
         training["sha256"] = digests[-1]
     return Classifier(
-        network, named, expected, found.input_size or (side, side), name, weights.licence or "unstated", training
+        network,
+        named,
+        expected,
+        found.input_size or (side, side),
+        name,
+        weights.licence or "unstated",
+        training,
+        dict(found.score) if found.score and named == found.classes else None,
     ).eval()
 
 

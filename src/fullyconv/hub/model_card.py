@@ -15,12 +15,14 @@ INTRODUCTION = """\
 # Model card
 
 Every model that `fullyconv` ships, one section each, and every set of weights of others that it loads by a name. The
-scores of shipped models are what `fullyconv test` printed for the stored weights, in percent, from one confusion matrix
-over the whole split at the images' own size; pixels labelled void count for nothing. The licence of the weights follows
-from the data they were trained on. **It is never that of the code.**
+scores of shipped segmenters are what `fullyconv test` printed for the stored weights, in percent, from one confusion
+matrix over the whole split at the images' own size; pixels labelled void count for nothing. The licence of the weights
+follows from the data they were trained on. **It is never that of the code.**
 
 This file is written by `python -m fullyconv.hub.model_card > MODEL_CARD.md`.
 """
+
+TRAINED = {"segmenter": "fullyconv", "classifier": "python zoo/classifier.py"}
 
 OTHERS = """\
 # Weights of others
@@ -59,16 +61,19 @@ def _section(entry: Entry) -> str:
         f"- **Size**: {(entry.bytes or 0) / 1e6:.1f} MB on disk ({config.weights['dtype']})",
         f"- **Classes** ({len(names)}): {', '.join(names)}",
         f"- **Licence of the weights**: {config.licence}",
-        f"- **Recipe**: `fullyconv fit --config zoo/{entry.name}/recipe.yaml`",
+        f"- **Recipe**: `{TRAINED[entry.kind]} fit --config zoo/{entry.name}/recipe.yaml`",
         *(f"- **{key.capitalize()}**: {value}" for key, value in config.training.items()),
         "",
         f"On {score.get('data')}, {score.get('split')} split: {headline(score)}.",
         "",
         f"    {score.get('command')}",
         "",
-        "| class | IU % |",
+        f"| class | {'IU' if entry.kind == 'segmenter' else 'accuracy'} % |",
         "|---|---|",
-        *(f"| {name} | {'-' if iu is None else f'{iu:.2f}'} |" for name, iu in (score.get("iu") or {}).items()),
+        *(
+            f"| {name} | {'-' if value is None else f'{value:.2f}'} |"
+            for name, value in (score.get("iu") or score.get("accuracy") or {}).items()
+        ),
         "",
     ]
     notes = entry.folder / NOTES

@@ -11,12 +11,16 @@ from torch import nn
 
 from fullyconv.backbones.alexnet import caffenet_classifier
 from fullyconv.backbones.cifar import CifarResNet
-from fullyconv.backbones.resnet import resnet18_half_classifier
+from fullyconv.backbones.resnet import resnet18_half_classifier, resnet18_quarter_classifier, resnet18_slim_classifier
+from fullyconv.backbones.vgg import vgg11_quarter_classifier
 from fullyconv.errors import near_miss
 
 CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {
     "caffenet": caffenet_classifier,
     "resnet18_half": resnet18_half_classifier,
+    "resnet18_slim": resnet18_slim_classifier,
+    "resnet18_quarter": resnet18_quarter_classifier,
+    "vgg11_quarter": vgg11_quarter_classifier,
     "cifar_resnet20": partial(CifarResNet, 20),
     "cifar_resnet56": partial(CifarResNet, 56),
 }

@@ -55,7 +55,7 @@ class Entry:
         aliases: other names of it.
         data: what was scored, and ``split``; ``mean_iu`` is in percent, None where nobody measured or published it.
         measured_by: "us" or "publisher".
-        top1: published accuracy of a classifier in percent.
+        top1: accuracy of a classifier in percent.
         parameters: number of parameters, None where it is not known before the file is there.
         bytes: size of the file, None where it is not known.
         architecture: of a classifier, as `build_classifier` takes it; of a segmenter, the preset.
@@ -358,7 +358,7 @@ def _shipped(name: str) -> Entry:
     score = config.score or {}
     return Entry(
         name,
-        "segmenter",
+        "classifier" if config.kind == "classifier" else "segmenter",
         "shipped",
         str(folder),
         config.licence,
@@ -367,9 +367,10 @@ def _shipped(name: str) -> Entry:
         split=score.get("split"),
         mean_iu=score.get("mean_iu"),
         measured_by="us" if score else None,
+        top1=score.get("top1"),
         parameters=config.parameters,
         bytes=int(config.weights.get("bytes", 0)),
-        architecture=str(config.model.get("model")),
+        architecture=str(config.model.get("model") or config.model.get("architecture")),
         verified=True,
         sha256={artefact.WEIGHTS: SHIPPED[name]},
         trained_on=config.training.get("data"),

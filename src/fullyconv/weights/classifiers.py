@@ -32,6 +32,8 @@ class FetchedClassifier:
         classes: the K class names; None where they are not known.
         input_size: height and width it classifies at, in pixels; None where it is not known.
         digests: sha256 of every file that was read, by its address.
+        training: what an artefact says of its training.
+        score: what an artefact says was measured, in percent.
     """
 
     weights: ClassifierWeights
@@ -39,6 +41,8 @@ class FetchedClassifier:
     classes: tuple[str, ...] | None = None
     input_size: tuple[int, int] | None = None
     digests: Mapping[str, str] | None = None
+    training: Mapping[str, Any] | None = None
+    score: Mapping[str, Any] | None = None
 
 
 def load_backbone(
@@ -131,6 +135,8 @@ def _torchvision(place: sources.Source) -> FetchedClassifier:
 
 def _folder(folder: Path, place: sources.Source) -> FetchedClassifier:
     document = _json(folder / artefact.CONFIG)
+    if place.pins:
+        sources.fetch(place, artefact.WEIGHTS)  # the shipped weights are those of the catalog, or nothing is loaded
     if "kind" in document:
         return _artefact(folder, f"{folder}")
     weights = folder / artefact.WEIGHTS
@@ -179,6 +185,8 @@ def _artefact(folder: Path, origin: str, digests: dict[str, str] | None = None) 
         tuple(catalog.label_names(config.labels)),
         (height, width),
         digests or {origin: str(config.weights["sha256"])},
+        config.training,
+        config.score,
     )
 
 
