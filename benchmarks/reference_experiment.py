@@ -8,7 +8,7 @@ image of 360 x 480 on one thread.
 
 Every epoch is a checkpoint: the same command goes on where it was stopped, and prints what is finished.
 
-    FULLYCONV_DATA=FOLDER python benchmarks/reference_experiment.py --epochs 12 --seeds 1 2 3
+    FULLYCONV_DATA=FOLDER python benchmarks/reference_experiment.py --epochs 9 --seeds 1 2 3
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all")
-    parser.add_argument("--epochs", type=int, default=12, help="of each network, over all its stages")
+    parser.add_argument("--epochs", type=int, default=9, help="of each network, over all its stages")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--backbone", default="vgg11_quarter")
     parser.add_argument("--crop", type=int, nargs=2, default=[176, 240], help="height and width of training crops")

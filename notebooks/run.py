@@ -4,7 +4,9 @@
     python notebooks/run.py --out DIR            # executed copies in DIR, the checkout untouched
     python notebooks/run.py 02_upsampling --write    # one notebook, its outputs written back in place
 
-A notebook passes if no cell fails and none writes to stderr: outputs are kept, and a warning is no result.
+A notebook passes if no cell fails and none writes to stderr: outputs are kept, and a warning is no result. One with a
+cell that is tagged `needs-data` is left out where FULLYCONV_DATA is not set, and says so. What a cell tagged
+`shows-data` draws is shown and never written back: pictures of data sets are not ours to keep.
 """
 
 from __future__ import annotations
@@ -86,7 +88,7 @@ def execute(notebook: NotebookNode, timeout: int) -> None:
             raise NotebookError(f"cell {number} writes to stderr:\n\n{cell.source}\n\n{_plain(''.join(said))}")
 
 
-def strip(notebook: NotebookNode) -> None:
+def strip(notebook: NotebookNode, shown: bool) -> None:
     """Remove what differs from run to run or machine to machine, so that a diff shows results only."""
     notebook.metadata = NotebookNode(
         kernelspec={"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -95,6 +97,8 @@ def strip(notebook: NotebookNode) -> None:
     for number, cell in enumerate(notebook.cells, 1):
         cell.id = f"cell-{number:02d}"
         cell.metadata = NotebookNode({key: value for key, value in cell.metadata.items() if key == "tags"})
+        if not shown and "shows-data" in cell.metadata.get("tags", []):
+            cell.outputs = []
         for output in cell.get("outputs", []):
             output.pop("transient", None)
             if "metadata" in output:
@@ -124,6 +128,10 @@ def main(arguments: list[str] | None = None) -> int:
         notebook = nbformat.read(path, as_version=4)
         bare = [n for n, cell in enumerate(notebook.cells, 1) if cell.get("execution_count", 0) is None]
         start = time.monotonic()
+        tags = {tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])}
+        if "needs-data" in tags and not os.environ.get("FULLYCONV_DATA"):
+            print(f"{path.name}: left out, it needs data: set FULLYCONV_DATA to the folder that holds it", flush=True)
+            continue
         try:
             execute(notebook, chosen.timeout)
             if bare and not chosen.write:
@@ -131,7 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
         except NotebookError as error:
             failed.append(path.name)
             print(f"\n{path.name}: {error}\n", file=sys.stderr)
-        strip(notebook)
+        strip(notebook, shown=not chosen.write)
         print(f"{path.name}: {'FAILED' if path.name in failed else 'ok'}, {time.monotonic() - start:.1f} s", flush=True)
         if chosen.out:  # also a failed one: to look at
             chosen.out.mkdir(parents=True, exist_ok=True)

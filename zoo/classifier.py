@@ -61,7 +61,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
             (torch.from_numpy(data.source.reader.image(pair)).permute(2, 0, 1), folders.index(_first(pair.image, root)))
             for pair in data.splits[split]
         ]
-        turned = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(), v2.ColorJitter(0.3, 0.3)]
+        turned = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(), v2.ColorJitter(0.2, 0.2)]
         part = v2.RandomResizedCrop(size, scale=(area or 1.0, 1.0), ratio=(0.6, 1.6), antialias=True)
         resized = v2.Resize((size, size), antialias=True)
         self.transform = v2.Compose([v2.ToDtype(torch.float32, scale=True), *([part, *turned] if area else [resized])])

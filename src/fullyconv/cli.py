@@ -157,6 +157,18 @@ def _parser() -> argparse.ArgumentParser:
     publishing.add_argument("--dtype", choices=("float32", "float16"), help="of the stored weights")
     publishing.set_defaults(run=_publish)
 
+    serving = commands.add_parser(
+        "serve",
+        help="a web page that segments the pictures dropped on it",
+        description="The page offers the models named here, or those that come with the package. Nothing that is "
+        "uploaded is kept.",
+    )
+    serving.add_argument("models", nargs="*", metavar="MODEL", help=MODEL_HELP)
+    serving.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
+    serving.add_argument("--port", type=int, default=8000, help="(default: %(default)s)")
+    _add_unverified(serving)
+    serving.set_defaults(run=_serve)
+
     commands.add_parser("fit", help="train: fit [DATA] [--config YAML] [LightningCLI options]", add_help=False)
     return parser
 
@@ -339,6 +351,14 @@ def _fetch(arguments: argparse.Namespace) -> int:
     print(f"{arguments.name}: {folder}")
     if arguments.to and Path(arguments.to).expanduser() != Path(os.environ.get(ENVIRONMENT, "")):
         print(f"{ENVIRONMENT}={arguments.to} fullyconv doctor {arguments.name}")
+    return 0
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    _quiet_lightning()
+    from fullyconv.serve import serve
+
+    serve(arguments.models, host=arguments.host, port=arguments.port, allow_unverified=arguments.allow_unverified)
     return 0
 
 

@@ -1,0 +1,190 @@
+"""The web page: what it answers, what it refuses, and how it looks to a browser."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fullyconv
+from fullyconv import serve as room
+from fullyconv.serve import Offer, app, is_loopback, offers
+
+pytest.importorskip("starlette")
+pytest.importorskip("httpx")
+from starlette.testclient import TestClient
+
+HERE = {"host": "127.0.0.1:8000"}
+
+
+def picture(height: int = 60, width: int = 80, kind: str = "PNG") -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[TestClient]:
+    with TestClient(app(offers(), hosts=["127.0.0.1"]), base_url="http://127.0.0.1:8000") as found:
+        yield found
+
+
+def test_the_page_and_its_parts_are_served_with_a_policy(client: TestClient) -> None:
+    for path, kind in (("/", "text/html"), ("/page.js", "text/javascript"), ("/page.css", "text/css")):
+        got = client.get(path)
+        assert got.status_code == 200
+        assert got.headers["content-type"].startswith(kind)
+        assert "default-src 'none'" in got.headers["content-security-policy"]
+    assert "<script src=" in client.get("/").text
+
+
+def test_the_page_offers_what_ships(client: TestClient) -> None:
+    rows = client.get("/models").json()
+    names = [row["name"] for row in rows]
+    assert names[0] == "street"
+    assert {"pets", "steel_defects"} <= set(names)
+    assert all(row["licence"] for row in rows)
+
+
+def test_a_picture_is_answered_with_what_predict_gives(client: TestClient) -> None:
+    sent = picture()
+    got = client.post("/segment?model=street", content=sent)
+    assert got.status_code == 200
+    found = got.json()
+    expected = fullyconv.load("street").predict(Image.open(io.BytesIO(sent)))
+    mask = Image.open(io.BytesIO(base64.b64decode(found["mask"])))
+    assert mask.mode == "P"
+    assert np.array_equal(np.asarray(mask), expected.mask)
+    assert (found["width"], found["height"]) == (80, 60)
+    assert Image.open(io.BytesIO(base64.b64decode(found["overlay"]))).size == (80, 60)
+    shares = {one["name"]: one["share"] for one in found["classes"]}
+    assert shares == {name: share for name, share in expected.shares().items() if share > 0}
+
+
+@pytest.mark.parametrize(
+    ("query", "content", "status", "message"),
+    [
+        ("model=/etc/passwd", picture(), 404, "no such model here; there are street"),
+        ("model=../zoo", picture(), 404, "no such model"),
+        ("", picture(), 404, "no such model"),
+        ("model=street", b"", 400, "no picture was sent"),
+        ("model=street", b"/etc/passwd", 422, "the picture"),
+        ("model=street", b"GIF89a" + bytes(40), 422, "the picture"),
+        ("model=street", picture()[:200], 422, "the picture"),
+    ],
+)
+def test_what_is_no_picture_or_no_model_is_refused(
+    client: TestClient, query: str, content: bytes, status: int, message: str
+) -> None:
+    got = client.post(f"/segment?{query}", content=content)
+    assert got.status_code == status
+    assert message in got.json()["error"]
+
+
+def test_an_upload_and_a_picture_are_bounded(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "MAX_PIXELS", 4000)
+    got = client.post("/segment?model=street", content=picture(200, 200))
+    assert got.status_code == 422
+    assert "40000" in got.json()["error"] or "200 x 200" in got.json()["error"]
+    monkeypatch.setattr(room, "MAX_UPLOAD", 1000)
+    assert client.post("/segment?model=street", content=picture()).status_code == 413
+
+
+def test_other_sites_and_other_names_of_the_server_are_refused(client: TestClient) -> None:
+    sent = picture(8, 8)
+    assert client.post("/segment?model=street", content=sent, headers={"origin": "http://evil.test"}).status_code == 403
+    own = {"origin": "http://127.0.0.1:8000", **HERE}
+    assert client.post("/segment?model=street", content=sent, headers=own).status_code == 200
+    assert client.get("/models", headers={"host": "evil.test"}).status_code == 400
+    assert client.get("/../pyproject.toml").status_code == 404
+    assert client.get("/web/page.html").status_code == 404
+    assert client.get("/segment").status_code == 405
+
+
+def test_few_models_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+
+    class Fake:
+        def predict(self, pixels: Any) -> str:
+            return "done"
+
+    monkeypatch.setattr(room, "load", lambda source, **_: loaded.append(source) or Fake())
+    desk = room.Desk([Offer(name, name, "", "") for name in "abcd"])
+    for name in "abacadbb":
+        assert desk.segment(name, picture(4, 4)) == "done"  # type: ignore[comparison-overlap]
+    assert loaded == ["a", "b", "c", "d", "b"]
+
+
+def test_only_this_machines_addresses_are_loopback() -> None:
+    assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "10.0.0.1", "a.test")] == [
+        True, True, True, False, False, False,
+    ]  # fmt: skip
+
+
+def test_own_models_can_be_offered() -> None:
+    assert [offer.name for offer in offers(["pets", "runs/mine/"])] == ["pets", "mine"]
+
+
+# ---- in a browser ----------------------------------------------------------------------------------------------------
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_person_drops_a_picture_and_sees_what_is_where(tmp_path: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    import uvicorn
+
+    server = uvicorn.Server(uvicorn.Config(app(offers(), hosts=["127.0.0.1"]), port=0, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    path = tmp_path / "a street.png"
+    path.write_bytes(picture(120, 160))
+    try:
+        with playwright.sync_playwright() as driver:
+            browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            page = browser.new_page()
+            wrong: list[str] = []
+            page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+            page.on("pageerror", lambda error: wrong.append(str(error)))
+            page.goto(f"http://127.0.0.1:{port}/")
+            page.wait_for_selector("#model option", state="attached")
+            page.set_input_files("#file", str(path))
+            page.wait_for_selector("#result:not([hidden])", timeout=60_000)
+            assert "160 x 120 pixels" in page.inner_text("#state")
+            rows = page.locator("#shares tr")
+            expected = fullyconv.load("street").predict(path)
+            named = [row.split("\t")[0].strip() for row in rows.all_inner_texts()]
+            assert named == [name for name, share in expected.shares().items() if share > 0]
+            with page.expect_download() as caught:
+                page.click("#save")
+            assert caught.value.suggested_filename == "a street.mask.png"
+            kept = tmp_path / "mask.png"
+            caught.value.save_as(kept)
+            assert np.array_equal(np.asarray(Image.open(kept)), expected.mask)
+            page.select_option("#model", "pets")  # the same picture, another model
+            page.get_by_role("cell", name=re.compile("background|pet")).first.wait_for()
+            page.set_input_files("#file", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"no picture"})
+            page.wait_for_selector("#state.wrong")
+            assert "422" in "".join(wrong)
+            assert [text for text in wrong if "422" not in text] == []
+            browser.close()
+    finally:
+        server.should_exit = True
+        thread.join(10)
