@@ -129,6 +129,7 @@ def test_libraries_stay_in_their_rooms(path: Path) -> None:
         "timm": {"backbones", "weights"},
         "huggingface_hub": {"weights", "hub"},
         "lightning": {"module", "checkpointing", "data", "cli"},
+        "numba": {"inference"},
     }
     for name, _ in imports(path):
         library = name.split(".")[0]

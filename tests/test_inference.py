@@ -9,9 +9,12 @@ from PIL import Image
 from torch import Tensor
 
 from fullyconv.errors import DatasetError
+from fullyconv.geometry import Geometry
+from fullyconv.inference import predict
 from fullyconv.inference.predict import scaled_size, segment
 from fullyconv.inference.segmentation import Segmentation
 from fullyconv.labels import Labels
+from fullyconv.models import FCN, build_model
 
 LABELS = Labels.of(["dark", "bright"])
 CPU = torch.device("cpu")
@@ -155,3 +158,68 @@ def test_a_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
         segment(brightness, tmp_path / "x.jpg", LABELS, CPU)
     with pytest.raises(FileNotFoundError, match=r"y.jpg"):
         segment(brightness, tmp_path / "y.jpg", LABELS, CPU)
+
+
+def clearly(logits: Tensor) -> np.ndarray:
+    """Tell where the best class wins by more than rounding, (H, W)."""
+    top = logits.topk(2, 1).values[0]
+    return ((top[0] - top[1]) > 1e-4 * (logits.max() - logits.min())).numpy()
+
+
+def random_model(name: str, upsampling: str) -> FCN:
+    """Build a model of five classes whose score layers are not zero."""
+    torch.manual_seed(0)
+    model = build_model(name, 5, upsampling=upsampling).eval()  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in model.head.parameters():
+            if parameter.ndim == 4 and not parameter.any():
+                parameter.normal_(std=0.3)
+    return model
+
+
+MODELS = [
+    ("fcn8s_resnet18_quarter", "bilinear"),
+    ("fcn32s_vgg11_quarter", "bilinear"),
+    ("fcn8s_resnet18_quarter", "learned"),
+    ("lraspp_mobilenet_v3_large", "stretch"),
+    ("segnet_vgg11_quarter", "bilinear"),
+]
+
+
+@pytest.mark.parametrize(("name", "upsampling"), MODELS)
+@pytest.mark.parametrize("short_side", [None, 40, 100])
+def test_scores_and_their_geometry_give_the_mask_of_the_logits(
+    name: str, upsampling: str, short_side: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = random_model(name, upsampling)
+    labels = Labels.of(list("abcde"))
+    pixels = np.random.default_rng(0).integers(0, 256, (67, 90, 3), dtype=np.uint8)
+    logits: list[Tensor] = []
+
+    def watched(image: Tensor) -> Tensor:
+        logits.append(model(image))
+        return logits[-1]
+
+    with torch.inference_mode():
+        expected = segment(watched, pixels, labels, CPU, short_side=short_side).mask
+        whole = torch.nn.functional.interpolate(logits[0], (67, 90), mode="bilinear", align_corners=False)
+        clear = clearly(whole)
+        np.testing.assert_array_equal(expected[clear], whole.argmax(1)[0].numpy()[clear])
+        for band_bytes in (predict.BAND_BYTES, 10000):
+            monkeypatch.setattr(predict, "BAND_BYTES", band_bytes)
+            mask = segment(model.scores, pixels, labels, CPU, short_side=short_side, geometry=model.geometry_for).mask
+            np.testing.assert_array_equal(mask[clear], expected[clear])
+    assert clear.mean() > 0.98
+    assert len(np.unique(expected)) > 1
+
+
+def test_no_mask_is_made_of_scores_that_are_no_numbers() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        segment(lambda image: brightness(image) * float("nan"), np.zeros((4, 4, 3), np.uint8), LABELS, CPU)
+
+
+def test_a_coarse_map_lies_where_its_geometry_says() -> None:
+    scores = torch.tensor([[0.0, 0.0], [-1.0, 1.0]]).view(1, 2, 1, 2)
+    at = Geometry((8.0, 8.0), (3.5, 3.5), (8.0, 8.0))
+    mask = segment(lambda _: scores, np.zeros((8, 16, 3), np.uint8), LABELS, CPU, geometry=lambda _: at).mask
+    np.testing.assert_array_equal(mask, np.arange(16)[None].repeat(8, 0) >= 8)

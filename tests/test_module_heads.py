@@ -126,7 +126,7 @@ def test_loss_is_the_sum_of_the_losses_of_the_heads() -> None:
 def test_prediction_runs_once_and_gives_a_segmentation_for_each_head() -> None:
     module = make(preprocessing={"mean": [0.5] * 3, "std": [0.5] * 3, "short_side": 24})
     calls: list[int] = []
-    module.model.register_forward_hook(lambda *_: calls.append(1))
+    module.model.backbone.register_forward_hook(lambda *_: calls.append(1))
     picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     result = module.predict(picture)
     assert len(calls) == 1

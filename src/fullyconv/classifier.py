@@ -19,6 +19,7 @@ from fullyconv.conversion import convolutionalize
 from fullyconv.conversion.network import DenseClassifier
 from fullyconv.errors import WeightsError
 from fullyconv.geometry import Geometry
+from fullyconv.inference.argmax import upsample_argmax
 from fullyconv.inference.predict import read_pixels
 from fullyconv.inference.segmentation import Segmentation
 from fullyconv.labels import Labels
@@ -29,7 +30,7 @@ from fullyconv.weights.architectures import build_classifier
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-BAND_BYTES = 2**26  # of logits at a time: a thousand classes at every pixel of a photograph would take gigabytes
+BAND_BYTES: int | None = None  # worked on at a time by `predict`; None leaves it to `upsample_argmax`
 
 Size = tuple[int, int]
 N = TypeVar("N", bound=nn.Module)
@@ -247,15 +248,9 @@ class DenseScorer(nn.Module):
         image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None].to(parameter.device)
         with _evaluating(self), torch.inference_mode():
             scores = self.scores((image.float() / 255).to(parameter.dtype))
-            height, width = image.shape[2:]
-            rows = max(1, BAND_BYTES // (scores.element_size() * scores.shape[1] * width))
-            mask = np.empty((height, width), self.labels.dtype)
-            for top in range(0, height, rows):
-                bottom = min(height, top + rows)
-                # the pixels of a band are a grid whose first cell lies at row `top`
-                band = Geometry((1.0, 1.0), (float(top), 0.0), (1.0, 1.0))
-                logits = resample(scores, self.geometry, band, (bottom - top, width))
-                mask[top:bottom] = logits.argmax(1)[0].cpu().numpy()
+            size = (int(image.shape[2]), int(image.shape[3]))
+            prediction = upsample_argmax(scores, self.geometry, size, band_bytes=BAND_BYTES)[0]
+        mask: npt.NDArray[np.unsignedinteger[Any]] = prediction.cpu().numpy().astype(self.labels.dtype)
         return Segmentation(mask, self.labels, pixels)
 
     def save(self, folder: str | Path, dtype: Literal["float32", "float16"] = "float32") -> Path:

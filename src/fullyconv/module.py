@@ -24,6 +24,9 @@ from fullyconv import artefact
 from fullyconv.backbones import Receipt
 from fullyconv.confusion import SegmentationScores
 from fullyconv.errors import WeightsError
+from fullyconv.geometry import Geometry
+from fullyconv.heads import UnpoolHead
+from fullyconv.inference.folding import fingerprint, fold
 from fullyconv.inference.predict import read_pixels, segment
 from fullyconv.inference.segmentation import Segmentation
 from fullyconv.labels import Labels, as_text, default_palette, packed_colour
@@ -225,15 +228,37 @@ class SegmentationModule(L.LightningModule):
             DatasetError: if it is not a picture.
         """
         with self._evaluating():
+            model = self._folded_model()
+            own = type(self).scores is not SegmentationModule.scores  # a subclass has the last word
             return segment(
-                self,
+                self.scores if own else lambda image: model.scores(self.preprocessing(image)),
                 source,
                 self.labels,
                 self.device,
                 int(self.hparams["in_channels"]),
                 self._floating,
                 self.preprocessing.short_side,
+                self.model.geometry_for,
             )
+
+    def _folded_model(self) -> FCN:
+        """Give the model with its batch norms folded into its convolutions, made anew when a weight was changed.
+
+        The model itself where that could be seen: with hooks, which would not fire; in half precision, which would
+        round the products; with unpooling, whose maxima may change places by rounding.
+        """
+        model = self.model
+        watched = any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
+        if watched or self._floating != torch.float32 or isinstance(getattr(model, "head", None), UnpoolHead):
+            return model
+        now = fingerprint(model)
+        if self._folded is None or self._folded[0] != now:
+            generator = torch.Generator().manual_seed(0)
+            example = torch.randn(1, int(self.hparams["in_channels"]), 64, 64, generator=generator).to(self.device)
+            self._folded = (now, fold(model, lambda one: one.scores(example)))
+        return self._folded[1] or model
+
+    _folded: tuple[object, FCN | None] | None = None  # in a tuple: no part of the module, its state or its parameters
 
     @property
     def _floating(self) -> torch.dtype:
@@ -964,14 +989,18 @@ class MultiHeadModule(SegmentationModule):
         """
         pixels = read_pixels(source)
         known: dict[str, Tensor] = {}
+        grids = self.model.geometry
 
         def of_head(name: str) -> Callable[[Tensor], Tensor]:
-            def logits(image: Tensor) -> Tensor:
+            def scores(image: Tensor) -> Tensor:
                 if not known:
-                    known.update(self(image))
+                    known.update(self.scores(image))
                 return known[name]
 
-            return logits
+            return scores
+
+        def on_grid(name: str) -> Callable[[tuple[int, int]], Geometry]:
+            return lambda size: grids[name]
 
         with self._evaluating():
             return {
@@ -983,6 +1012,7 @@ class MultiHeadModule(SegmentationModule):
                     int(self.hparams["in_channels"]),
                     self._floating,
                     self.preprocessing.short_side,
+                    on_grid(name),
                 )
                 for name, labels in self.labels.items()
             }
