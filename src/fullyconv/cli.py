@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fullyconv.data.datamodule import SegmentationDataModule
     from fullyconv.labels import Labels
     from fullyconv.module import SegmentationModule
+    from fullyconv.runtime import ExportedSegmenter
 
 DESCRIPTION = "Semantic segmentation with fully convolutional networks: pretrained models, fine-tuning, conversion."
 
@@ -80,8 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
 
     predict = commands.add_parser("predict", help="segment pictures and folders of pictures")
-    predict.add_argument("input", nargs="+", metavar="INPUT", help="picture, folder or quoted glob")
-    _add_model(predict)
+    predict.add_argument(
+        "input", nargs="+", metavar="INPUT", help="picture, folder or quoted glob; a first FILE.onnx is the model"
+    )
+    _add_model(predict, PREDICTING_HELP)
     predict.add_argument("--out", default="masks", metavar="DIR", help="folder of the masks (default: %(default)s)")
     predict.add_argument("--overlay", action="store_true", help="write NAME.overlay.png beside each mask")
     predict.set_defaults(run=_predict)
@@ -168,6 +171,29 @@ def _parser() -> argparse.ArgumentParser:
     serving.add_argument("--port", type=int, default=8000, help="(default: %(default)s)")
     _add_unverified(serving)
     serving.set_defaults(run=_serve)
+
+    exporting = commands.add_parser(
+        "export",
+        help="write a segmenter as one ONNX file, for onnxruntime and predictions without torch",
+        description="The file takes images (N, H, W, 3) of bytes, of any size, and gives the class of every pixel. It "
+        "is compared with the model first, and not written where it differs.",
+    )
+    exporting.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    exporting.add_argument("--to", required=True, metavar="FILE", help="the .onnx file to write")
+    exporting.add_argument(
+        "--labels",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="give the class of every pixel (default); --no-labels leaves the argmax out",
+    )
+    exporting.add_argument("--scores", action="store_true", help="give the scores of every class, too")
+    exporting.add_argument("--int8", action="store_true", help="compute convolutions in int8; needs --calibrate")
+    exporting.add_argument("--calibrate", metavar="FOLDER", help="pictures to measure the ranges for --int8 on")
+    exporting.add_argument("--score", metavar="DATA", help="set to measure the file on, beside the model")
+    exporting.add_argument("--split", choices=("train", "val", "test"), default="test", help="of DATA (%(default)s)")
+    _add_reading(exporting)
+    _add_unverified(exporting)
+    exporting.set_defaults(run=_export)
 
     commands.add_parser("fit", help="train: fit [DATA] [--config YAML] [LightningCLI options]", add_help=False)
     return parser
@@ -307,10 +333,11 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 MODEL_HELP = "zoo name (fullyconv list), hub id, or folder of an artefact"
+PREDICTING_HELP = f"{MODEL_HELP}, or .onnx file that export wrote"
 
 
-def _add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", default="street", help=f"{MODEL_HELP} (default: %(default)s)")
+def _add_model(command: argparse.ArgumentParser, text: str = MODEL_HELP) -> None:
+    command.add_argument("--model", default="street", help=f"{text} (default: %(default)s)")
     _add_unverified(command)
 
 
@@ -454,6 +481,8 @@ def _sample_photograph() -> Path:
 def _predict(arguments: argparse.Namespace) -> int:
     from fullyconv.images import find_images, write_image
 
+    if len(arguments.input) > 1 and Path(arguments.input[0]).suffix.lower() == ".onnx":
+        arguments.model = arguments.input.pop(0)
     pictures: list[tuple[Path, Path]] = []
     out = Path(arguments.out)
     if out.exists() and not out.is_dir():
@@ -481,7 +510,13 @@ def _predict(arguments: argparse.Namespace) -> int:
             raise ValueError(
                 f"--out {arguments.out}: {path} would be overwritten by its own mask; choose another folder"
             )
-    segmenter = _load(arguments)
+    segmenter: SegmentationModule | DenseScorer | ExportedSegmenter
+    if Path(arguments.model).suffix.lower() == ".onnx":
+        from fullyconv.runtime import load  # which needs no torch
+
+        segmenter = load(arguments.model)
+    else:
+        segmenter = _load(arguments)
     failed = 0
     for number, (path, target) in enumerate(pictures, 1):
         try:
@@ -570,6 +605,37 @@ def _publish(arguments: argparse.Namespace) -> int:
         dtype=arguments.dtype,
     )
     print(f"published: fullyconv.load({address!r}, allow_unverified=True)")
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    _quiet_lightning()
+    from fullyconv.data.datamodule import SegmentationDataModule
+    from fullyconv.export import export
+    from fullyconv.module import SegmentationModule
+
+    if arguments.int8 != (arguments.calibrate is not None):
+        raise ValueError("--int8 and --calibrate FOLDER: give both, pictures to measure the ranges of int8 on, or none")
+    segmenter = _load(arguments)
+    if not isinstance(segmenter, SegmentationModule):
+        raise ValueError(f"MODEL {arguments.model}: a converted classifier cannot be exported; export a segmenter")
+    data = (
+        SegmentationDataModule(
+            arguments.score, in_channels=int(segmenter.hparams["in_channels"]), **_reading(arguments)
+        )
+        if arguments.score
+        else None
+    )
+    made = export(
+        segmenter,
+        arguments.to,
+        labels=arguments.labels,
+        scores=arguments.scores,
+        calibrate=arguments.calibrate,
+        data=data,
+        split=arguments.split,
+    )
+    print(made.report())
     return 0
 
 

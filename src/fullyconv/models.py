@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import cast, overload
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ from fullyconv.backbones.vgg import vgg11_quarter, vgg16_bn
 from fullyconv.errors import near_miss
 from fullyconv.geometry import Geometry
 from fullyconv.heads import ASPPHead, LadderHead, LRASPPHead, PlainHead, SkipHead, UnpoolHead, Upsampling
-from fullyconv.upsampling import resample
+from fullyconv.upsampling import grown_to, resample
 
 
 class FCN(nn.Module):
@@ -263,8 +264,12 @@ def _padded(backbone: Backbone, x: Tensor) -> Tensor:
     if x.ndim != 4 or min(x.shape[2:]) < 1:
         raise ValueError(f"x of shape {tuple(x.shape)} must be (N, {backbone.in_channels}, H, W) with H, W >= 1.")
     divisor, least = backbone.size_divisor, backbone.min_size
-    bottom, right = (-(-max(n, least) // divisor) * divisor - n for n in x.shape[2:])
-    return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+    if divisor == 1 and least <= 1:
+        return x
+    # any size reaches the first multiple of the divisor, so that the least size asks for no decision
+    sides = [n if least <= divisor else cast(int, torch.sym_max(n, least)) for n in x.shape[2:]]
+    height, width = ((n + divisor - 1) // divisor * divisor for n in sides)  # never negative, where rounding may differ
+    return grown_to(x, (height, width))
 
 
 def _grown(old: nn.Module, backbone: Backbone, stride: int) -> SkipHead:

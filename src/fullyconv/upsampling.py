@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import torch
@@ -27,6 +29,25 @@ Border = Literal["replicate", "zero"]
 # Positions are sums and quotients of half pixels; what differs from a whole number by less than this many cells is
 # rounding.
 _ROUNDING = 1e-6
+
+_open_sizes = False
+
+
+@contextmanager
+def open_sizes() -> Iterator[None]:
+    """Let sizes stay open inside, for an exporter: whatever depends on the size of the image is one operator.
+
+    How many cells are needed and where a map is cropped are decisions about numbers, which a trace would freeze.
+    Inside, `resample`, `TransposedConvUpsampling`, `BilinearUpsampling`, `MaxUnpooling` and `grown_to` call operators
+    ``fullyconv::resample``, ``continued``, ``window`` and ``unpool``, for which the exporter has translations; the
+    values are the same.
+    """
+    global _open_sizes
+    before, _open_sizes = _open_sizes, True
+    try:
+        yield
+    finally:
+        _open_sizes = before
 
 
 def bilinear_taps(factor: int, phase: float | None = None, size: int | None = None) -> Tensor:
@@ -122,15 +143,31 @@ def resample(scores: Tensor, source: Geometry, target: Geometry, size: tuple[int
         >>> resample(torch.ones(1, 21, 12, 16), vgg, Geometry.IDENTITY, (375, 500)).shape
         torch.Size([1, 21, 375, 500])
     """
+    if _open_sizes:
+        return _resample_openly(scores, source, target, size, clamp=True)
     _check(scores, size)
-    axes = [_Axis.of(source, target, axis, scores.shape[2 + axis], size[axis]) for axis in (0, 1)]
-    if all(axis.whole and round(axis.ratio) == 1 for axis in axes):
-        return _shift(scores, axes)
-    if all(axis.half for axis in axes):
-        return _interpolate(scores, axes, align_corners=False)
-    if all(axis.whole for axis in axes):
-        return _interpolate(scores, axes, align_corners=True)
-    return _multiply(scores, axes, clamp=True)
+    return _resample([_Axis.of(source, target, axis, scores.shape[2 + axis], size[axis]) for axis in (0, 1)], scores)
+
+
+def grown_to(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Continue a map at the bottom and right by its border cells.
+
+    Args:
+        x: (N, C, h, w) values.
+        size: height and width of the result, not below those of x.
+
+    Returns:
+        (N, C, *size) values; x itself where it has that size.
+
+    Example:
+        >>> grown_to(torch.tensor([[[[1.0, 2.0]]]]), (1, 4)).tolist()
+        [[[[1.0, 2.0, 2.0, 2.0]]]]
+    """
+    if _open_sizes:
+        continued: Tensor = torch.ops.fullyconv.continued(x, [0, 0], list(size))
+        return continued
+    bottom, right = size[0] - x.shape[2], size[1] - x.shape[3]
+    return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
 
 
 class BilinearUpsampling(nn.Module):
@@ -167,6 +204,8 @@ class BilinearUpsampling(nn.Module):
         """
         if self.border == "replicate":
             return resample(x, self.source, self.target, size)
+        if _open_sizes:
+            return _resample_openly(x, self.source, self.target, size, clamp=False)
         _check(x, size)
         axes = [_Axis.of(self.source, self.target, axis, x.shape[2 + axis], size[axis]) for axis in (0, 1)]
         return _multiply(x, axes, clamp=False)
@@ -288,17 +327,30 @@ class TransposedConvUpsampling(nn.Module):
         Returns:
             (N, C, *size) values.
         """
+        if _open_sizes:
+            return self._forward_openly(x, size)
         _check(x, size)
         axes = [_Axis.of(self.source, self.target, axis, x.shape[2 + axis], size[axis]) for axis in (0, 1)]
         starts = [0, 0]
         if self.border == "replicate":
             rows, columns = axes[0].needed(), axes[1].needed()
             x, starts = _take(x, rows, columns), [rows[0], columns[0]]
-        up = self.whole(x)
+        return _window(self.whole(x), self._crop(starts), size)
+
+    def _forward_openly(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        starts = [0, 0]
+        if self.border == "replicate":
+            starts = [math.floor(phase + _ROUNDING) for phase in self._phase]
+            counts = [_cells(m, f, p) for m, f, p in zip(size, self.factor, self._phase, strict=True)]
+            x = torch.ops.fullyconv.continued(x, starts, counts)
+        window: Tensor = torch.ops.fullyconv.window(self.whole(x), self._crop(starts), list(size))
+        return window
+
+    def _crop(self, starts: Sequence[int]) -> list[int]:
+        """Cells to cut off from `whole` of a map that begins with the cells `starts`."""
         # `whole` begins with the first tap of its first cell, which lies at target cell factor * start + first
         first = [_support(f, p)[0] for f, p in zip(self.factor, self._phase, strict=True)]
-        crop = [-(f * start + lead) for f, start, lead in zip(self.factor, starts, first, strict=True)]
-        return _window(up, crop, size)
+        return [-(f * start + lead) for f, start, lead in zip(self.factor, starts, first, strict=True)]
 
     def extra_repr(self) -> str:
         """Say the sizes in the printed module."""
@@ -357,14 +409,11 @@ class MaxUnpooling(nn.Module):
                 f"positions of shape {tuple(positions.shape)} for x of shape {tuple(x.shape)}: every value needs its "
                 f"position. Pass what the mirrored pool returned, and as many channels as it had."
             )
-        height, width = size
-        out = x.new_full((*x.shape[:2], height * width), self.fill)
-        values, index = x.flatten(2), positions.flatten(2)
-        if self.kernel_size > self.stride:
-            out = out.scatter_reduce(2, index, values, "amax", include_self=False)
-        else:
-            out = out.scatter(2, index, values)
-        return out.view(*x.shape[:2], height, width)
+        overlapping = self.kernel_size > self.stride
+        if _open_sizes:
+            unpooled: Tensor = torch.ops.fullyconv.unpool(x, positions, list(size), self.fill, overlapping)
+            return unpooled
+        return _unpool(x, positions, size, self.fill, overlapping)
 
     def extra_repr(self) -> str:
         """Say the sizes in the printed module."""
@@ -465,6 +514,16 @@ def _take(x: Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
     return F.pad(x, pads, mode="replicate") if any(pads) else x
 
 
+def _resample(axes: list[_Axis], scores: Tensor) -> Tensor:
+    if all(axis.whole and round(axis.ratio) == 1 for axis in axes):
+        return _shift(scores, axes)
+    if all(axis.half for axis in axes):
+        return _interpolate(scores, axes, align_corners=False)
+    if all(axis.whole for axis in axes):
+        return _interpolate(scores, axes, align_corners=True)
+    return _multiply(scores, axes, clamp=True)
+
+
 def _shift(x: Tensor, axes: list[_Axis]) -> Tensor:
     y, x_ = axes
     top, left = round(y.phase), round(x_.phase)
@@ -508,6 +567,129 @@ def _window(x: Tensor, start: list[int], size: tuple[int, int]) -> Tensor:
     if top >= h or left >= w or top + m <= 0 or left + n <= 0:
         return x.new_zeros((*x.shape[:2], m, n))
     return F.pad(x, (-left, left + n - w, -top, top + m - h))
+
+
+def _unpool(x: Tensor, positions: Tensor, size: Sequence[int], fill: float, overlapping: bool) -> Tensor:
+    height, width = size
+    out = x.new_full((*x.shape[:2], height * width), fill)
+    values, index = x.flatten(2), positions.flatten(2)
+    if overlapping:
+        out = out.scatter_reduce(2, index, values, "amax", include_self=False)
+    else:
+        out = out.scatter(2, index, values)
+    return out.view(*x.shape[:2], height, width)
+
+
+def _cells(m: int, factor: int, phase: float) -> int:
+    """Source cells, from floor(phase) on, that m target cells lie at or between; m may be symbolic."""
+    lead = math.ceil(phase * factor - _ROUNDING)  # whole target cells, so that the rest is arithmetic of whole numbers
+    # ONNX rounds towards zero, so whole factors are lent to stay above it
+    lent = max(0, -(lead // factor))
+    return (m + lead + factor - 2 + lent * factor) // factor - lent + 1 - math.floor(phase + _ROUNDING)
+
+
+class AxisPlan(NamedTuple):
+    """How `resample` goes along one axis by `interpolate`, whatever the sizes.
+
+    Args:
+        ratio: target cells per source cell.
+        start: first source cell that is needed; below 0 it is a replica of the border.
+        lead: the last one is ceil((m - 1 + lead) / ratio) for m target cells.
+        tail: the same beyond the map, where interpolation itself continues the border for half a cell.
+        drop: cells to cut off in front of the result.
+    """
+
+    ratio: int
+    start: int
+    lead: int
+    tail: int
+    drop: int
+
+
+class ResamplingPlan(NamedTuple):
+    """How `resample` goes by `interpolate`, whatever the sizes.
+
+    Args:
+        axes: the plans of both axes.
+        align_corners: whether centres of cells coincide; else their borders do.
+        shift: whether cells are only moved.
+    """
+
+    axes: tuple[AxisPlan, AxisPlan]
+    align_corners: bool
+    shift: bool
+
+
+def resampling_plan(ratios: Sequence[float], phases: Sequence[float]) -> ResamplingPlan | None:
+    """Say how `resample` goes by `interpolate`; None where the phase asks for a product with matrices.
+
+    Args:
+        ratios: target cells per source cell of both axes.
+        phases: position of target cell 0 in source cells of both axes.
+
+    Example:
+        >>> resampling_plan((32, 32), (-15.5 / 32, -15.5 / 32)).axes[0]                     # VGG to pixels
+        AxisPlan(ratio=32, start=0, lead=-15, tail=-31, drop=0)
+    """
+    axes = [_Axis(0, 0, ratio, phase) for ratio, phase in zip(ratios, phases, strict=True)]
+    half = all(axis.half for axis in axes)
+    if not half and not all(axis.whole for axis in axes):
+        return None
+    plans = []
+    for axis in axes:
+        r, start = round(axis.ratio), math.floor(axis.phase + _ROUNDING)
+        overhang = 0.5 - 0.5 / r if half else 0.0
+        if start < 0:
+            start = min(0, math.floor(axis.phase + overhang + _ROUNDING))
+        lead, tail = (math.ceil((axis.phase - over) * r - _ROUNDING) for over in (0.0, overhang))
+        phase = axis.phase - start
+        plans.append(AxisPlan(r, start, lead, tail, round((phase + 0.5) * r - 0.5 if half else phase * r)))
+    shift = all(axis.whole and round(axis.ratio) == 1 for axis in axes)
+    return ResamplingPlan((plans[0], plans[1]), not half, shift)
+
+
+def _resample_openly(x: Tensor, source: Geometry, target: Geometry, size: tuple[int, int], *, clamp: bool) -> Tensor:
+    axes = [_Axis.of(source, target, axis, 0, 0) for axis in (0, 1)]
+    ratios, phases = [axis.ratio for axis in axes], [axis.phase for axis in axes]
+    resampled: Tensor = torch.ops.fullyconv.resample(x, list(size), ratios, phases, clamp)
+    return resampled
+
+
+# The operators of `open_sizes`. What they compute is what the functions above compute; they may not return a view.
+
+
+@torch.library.custom_op("fullyconv::resample", mutates_args=())
+def _resample_operator(
+    x: Tensor, size: Sequence[int], ratios: Sequence[float], phases: Sequence[float], clamp: bool
+) -> Tensor:
+    axes = [_Axis(n, m, ratio, phase) for n, m, ratio, phase in zip(x.shape[2:], size, ratios, phases, strict=True)]
+    return (_resample(axes, x) if clamp else _multiply(x, axes, clamp=False)).clone()
+
+
+@torch.library.custom_op("fullyconv::continued", mutates_args=())
+def _continued_operator(x: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
+    return _take(x, (start[0], start[0] + size[0]), (start[1], start[1] + size[1])).clone()
+
+
+@torch.library.custom_op("fullyconv::window", mutates_args=())
+def _window_operator(x: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
+    return _window(x, list(start), (size[0], size[1])).clone()
+
+
+@torch.library.custom_op("fullyconv::unpool", mutates_args=())
+def _unpool_operator(x: Tensor, positions: Tensor, size: Sequence[int], fill: float, overlapping: bool) -> Tensor:
+    return _unpool(x, positions, size, fill, overlapping)
+
+
+def _of_size(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Give a tensor without values, of the size that an operator was asked for."""
+    return x.new_empty((*x.shape[:2], *size))
+
+
+_resample_operator.register_fake(lambda x, size, ratios, phases, clamp: _of_size(x, size))
+_continued_operator.register_fake(lambda x, start, size: _of_size(x, size))
+_window_operator.register_fake(lambda x, start, size: _of_size(x, size))
+_unpool_operator.register_fake(lambda x, positions, size, fill, overlapping: _of_size(x, size))
 
 
 def _check(x: Tensor, size: tuple[int, int]) -> None:

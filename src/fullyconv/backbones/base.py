@@ -253,7 +253,7 @@ class Backbone(nn.Module, ABC):
                 f"x of shape {tuple(x.shape)}: backbone={self.name!r} takes (N, {self.in_channels}, H, W). "
                 f"Add a batch dimension, or build it with in_channels=C for images of C channels."
             )
-        height, width = int(x.shape[2]), int(x.shape[3])
+        height, width = x.shape[2], x.shape[3]  # no int(): it would freeze a size that an exporter leaves open
         if min(height, width) < self.min_size:
             raise ValueError(
                 f"x of {height} x {width} pixels: backbone={self.name!r} needs {self.min_size} x {self.min_size}. "

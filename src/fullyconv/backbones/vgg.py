@@ -81,7 +81,7 @@ class VGG(Backbone):
                 continue
             stride *= 2
             if self.switches:
-                before = (int(x.shape[2]), int(x.shape[3]))
+                before = (x.shape[2], x.shape[3])
                 x, positions = layer(x)
                 switches[stride] = Switch(positions, before)
             else:

@@ -17,13 +17,12 @@ from torch import Tensor
 from fullyconv.geometry import Geometry
 from fullyconv.images import read_bands, visible
 from fullyconv.inference.argmax import upsample_argmax
+from fullyconv.inference.scaling import scaled_size
 from fullyconv.inference.segmentation import Segmentation
 from fullyconv.labels import Labels
 from fullyconv.upsampling import resample
 
 BAND_BYTES = 2**26  # of logits at a time, where a picture was seen scaled
-
-_MOST_ENLARGED = 4096  # pixels along the longer side; a 10 x 10000 strip would become 520 x 520000
 
 Source = str | Path | Image.Image | npt.NDArray[Any] | Tensor
 
@@ -95,28 +94,6 @@ def _stretched(scores: Tensor, grid: Geometry, seen: tuple[int, int], own: tuple
         stretched = Geometry((y, x), ((y - 1) / 2 + y * first, (x - 1) / 2), (1.0, 1.0))
         labels.append(upsample_argmax(logits, stretched, (bottom - top, own[1]), origin=(top, 0)))
     return torch.cat(labels, 1)
-
-
-def scaled_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
-    """Give the size at which a picture's shorter side has the pixels asked for, as torchvision's ``resize`` does.
-
-    Args:
-        size: height and width of the picture, in pixels.
-        short_side: pixels of the shorter side, at least 1.
-
-    Returns:
-        Height and width in the same proportion; the longer side rounded down. Where enlarging would make the longer
-        side exceed 4096 pixels it ends there, and a picture that is longer already keeps its size.
-
-    Example:
-        >>> scaled_size((1000, 1501), 520), scaled_size((240, 320), 520), scaled_size((10, 1000), 520)
-        ((520, 780), (520, 693), (40, 4096))
-    """
-    short, long = min(size), max(size)
-    new = (short_side, short_side * long // short)
-    if short_side > short and new[1] > _MOST_ENLARGED:
-        new = (max(1, short * _MOST_ENLARGED // long), _MOST_ENLARGED) if long < _MOST_ENLARGED else (short, long)
-    return new if size[0] <= size[1] else (new[1], new[0])
 
 
 def read_pixels(source: Source, in_channels: int = 3) -> npt.NDArray[np.uint8]:

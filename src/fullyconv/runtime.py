@@ -1,0 +1,436 @@
+"""Predict from a file that `fullyconv export` wrote, with onnxruntime, numpy and Pillow: there is no torch here.
+
+Everything that prediction needs stands in the file: names and colours of the classes, the scale that the network was
+trained at, the licence. The file comes from anywhere, so it is looked through before onnxruntime sees it: its size is
+bounded, it may not name other files, and its metadata is checked like an artefact's ``config.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from fullyconv.errors import WeightsError
+from fullyconv.images import read_bands, visible
+from fullyconv.inference.scaling import scaled_size
+from fullyconv.inference.segmentation import Segmentation
+from fullyconv.labels import Labels
+from fullyconv.preprocessing import Preprocessing
+
+FORMAT = 1
+KEY = "fullyconv"
+"""The entry of the file's metadata that describes it, as JSON."""
+MAX_BYTES = 2**31 - 1  # a protocol buffer holds no more
+MAX_METADATA_BYTES = 4 * 2**20
+MAX_CHANNELS = 1024
+
+Source = str | Path | Image.Image | npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the metadata of an exported file says.
+
+    Args:
+        labels: classes of the network.
+        preprocessing: what the graph does with an image before the network, and the scale it wants to see.
+        in_channels: channels C of the image.
+        outputs: ``labels``, ``scores`` or both.
+        model: name of the preset.
+        licence: licence of the weights, "unstated" where nobody said.
+        score: what was measured, in percent, or None.
+        parity: how much the file differed from the model that it was made of: ``sizes``, ``pixels`` (share of the
+            pixels with another class), ``scores`` (largest difference over the largest score) and ``scores_beyond``
+            (share of the pixels where it is more than a thousandth).
+        precision: ``float32`` or ``int8``.
+        version: version of fullyconv that wrote the file.
+    """
+
+    labels: Labels
+    preprocessing: Preprocessing
+    in_channels: int
+    outputs: tuple[str, ...]
+    model: str
+    licence: str
+    score: dict[str, Any] | None
+    parity: dict[str, Any]
+    precision: str
+    version: str
+
+    def to_json(self) -> str:
+        """Write as the JSON that stands in the file; `read_description` reads it back."""
+        return json.dumps(
+            {
+                "format": FORMAT,
+                "labels": self.labels.to_dict(),
+                "preprocessing": self.preprocessing.to_dict(),
+                "in_channels": self.in_channels,
+                "outputs": list(self.outputs),
+                "model": self.model,
+                "licence": self.licence,
+                "score": self.score,
+                "parity": self.parity,
+                "precision": self.precision,
+                "version": self.version,
+            },
+            ensure_ascii=False,
+            allow_nan=False,
+        )
+
+
+class ExportedSegmenter:
+    """A segmenter that is an ONNX file; `load` makes it.
+
+    Args:
+        path: the file.
+        content: its bytes, looked through already.
+        description: what its metadata says.
+        threads: threads of onnxruntime; None leaves the number to it.
+    """
+
+    def __init__(self, path: Path, content: bytes, description: Description, threads: int | None = None) -> None:
+        runtime = _onnxruntime(path)
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has a dozen exceptions without a common base
+            raise WeightsError(
+                f"{path}: onnxruntime does not load it ({_first_line(error)}); export it again, or install a newer "
+                "onnxruntime"
+            ) from error
+        self.path = path
+        self.description = description
+        scaled = description.preprocessing.short_side is not None
+        _check_ports(self._session, description, ["image", "size"] if scaled else ["image"], path)
+
+    @property
+    def labels(self) -> Labels:
+        """Names, colours and ignore index of the classes."""
+        return self.description.labels
+
+    @property
+    def classes(self) -> list[str]:
+        """The K class names."""
+        return list(self.labels.names)
+
+    @property
+    def licence(self) -> str:
+        """Licence of the weights, as stated by whoever trained them."""
+        return self.description.licence
+
+    def predict(self, source: Source) -> Segmentation:
+        """Segment one picture.
+
+        Args:
+            source: a path, a PIL image, or an array (H, W[, C]) uint8.
+
+        Returns:
+            The mask at the picture's own size, with names, shares and an overlay.
+
+        Raises:
+            FileNotFoundError: if the file is not there.
+            DatasetError: if it is not a picture.
+            WeightsError: if the network fails on it, or answers with what is no class.
+        """
+        pixels = read_bands(source, self.description.in_channels)
+        name = "labels" if "labels" in self.description.outputs else "scores"
+        answer = self._run(pixels, name)
+        mask = answer[0].argmax(0) if name == "scores" else answer[0]
+        if mask.shape != pixels.shape[:2] or int(mask.max()) >= self.labels.num_classes:
+            raise WeightsError(
+                f"{self.path}: answers a picture of {pixels.shape[:2]} pixels with a mask of {mask.shape} and classes "
+                f"up to {int(mask.max())}, and has {self.labels.num_classes} classes; export it again"
+            )
+        return Segmentation(mask.astype(self.labels.dtype), self.labels, visible(pixels))
+
+    def scores(self, source: Source) -> npt.NDArray[np.float32]:
+        """Give the scores of every class, before softmax, at every pixel of a picture.
+
+        Args:
+            source: as `predict` takes it.
+
+        Returns:
+            (K, H, W) float32.
+
+        Raises:
+            ValueError: if the file was exported without scores.
+        """
+        if "scores" not in self.description.outputs:
+            raise ValueError(f"{self.path}: gives labels alone; export it with scores=True (--scores)")
+        scores: npt.NDArray[np.float32] = self._run(read_bands(source, self.description.in_channels), "scores")[0]
+        return scores
+
+    def _run(self, pixels: npt.NDArray[np.uint8], output: str) -> npt.NDArray[Any]:
+        own = (pixels.shape[0], pixels.shape[1])
+        short_side = self.description.preprocessing.short_side
+        feeds = {"image": np.ascontiguousarray(pixels[None])}
+        if short_side is not None:
+            feeds = {"image": scaled(pixels, scaled_size(own, short_side))[None], "size": np.array(own, np.int64)}
+        return self.run(feeds, output)
+
+    def run(self, feeds: Mapping[str, npt.NDArray[Any]], output: str) -> npt.NDArray[Any]:
+        """Run the graph itself.
+
+        Args:
+            feeds: ``image`` (N, H, W, C) uint8, for a network with a scale of its own also ``size`` (2,) int64.
+            output: ``labels`` or ``scores``.
+
+        Returns:
+            (N, H, W) labels or (N, K, H, W) scores.
+
+        Raises:
+            WeightsError: if the network fails on it.
+        """
+        try:
+            answer: npt.NDArray[Any] = self._session.run([output], dict(feeds))[0]
+        except Exception as error:
+            shape = feeds["image"].shape
+            raise WeightsError(
+                f"{self.path}: fails on an image of {shape[2]} x {shape[1]} pixels ({_first_line(error)})"
+            ) from error
+        return answer
+
+
+def load(path: str | Path, *, threads: int | None = None) -> ExportedSegmenter:
+    """Load a file that `fullyconv.export` wrote.
+
+    Args:
+        path: an ``.onnx`` file.
+        threads: threads of onnxruntime; None leaves the number to it, one a core.
+
+    Returns:
+        The segmenter; its ``predict`` gives what that of a `SegmentationModule` gives.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        WeightsError: if it is too large, damaged, not of this package, or names other files.
+        ImportError: if onnxruntime is not installed.
+        ValueError: if threads is below 1.
+
+    Example:
+        >>> import fullyconv.runtime
+        >>> fullyconv.runtime.load("nowhere.onnx")  # doctest: +IGNORE_EXCEPTION_DETAIL
+        Traceback (most recent call last):
+            ...
+        FileNotFoundError: nowhere.onnx: not found; pass an .onnx file that 'fullyconv export' wrote
+    """
+    place = Path(path)
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise ValueError(f"threads={threads!r}: give a whole number of at least 1, or None")
+    if not place.is_file():
+        raise FileNotFoundError(f"{place}: not found; pass an .onnx file that 'fullyconv export' wrote")
+    size = place.stat().st_size
+    if size > MAX_BYTES:
+        raise WeightsError(f"{place}: {size} bytes; an ONNX file has at most {MAX_BYTES}")
+    content = place.read_bytes()
+    return ExportedSegmenter(place, content, read_description(content, place), threads)
+
+
+def read_description(content: bytes, path: str | Path) -> Description:
+    """Look an ONNX file through, without running anything, and read its metadata.
+
+    Args:
+        content: the bytes of the file.
+        path: where they come from, for the message.
+
+    Raises:
+        WeightsError: if it is no ONNX file, names other files for its tensors, or has no valid metadata.
+    """
+    try:
+        metadata = _look_through(content)
+    except (IndexError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: is no ONNX file that can be read alone ({error}); export it again") from error
+    if metadata is None:
+        raise WeightsError(
+            f"{path}: has no entry {KEY!r} in its metadata, so nobody knows its classes; only files that 'fullyconv "
+            "export' wrote are loaded here"
+        )
+    if len(metadata) > MAX_METADATA_BYTES:
+        raise WeightsError(f"{path}: {len(metadata)} bytes of metadata; at most {MAX_METADATA_BYTES} are read")
+    try:
+        document = json.loads(metadata.decode(), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: its metadata is no JSON ({error}); export it again") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        found = document.get("format") if isinstance(document, dict) else None
+        raise WeightsError(f"{path}: format={str(found)[:40]!r}, this version reads format {FORMAT}; export it again")
+    return _description(document, path)
+
+
+def scaled(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Scale a picture bilinearly, with a filter that is as wide as the pixels when it shrinks, and round once.
+
+    Args:
+        pixels: (H, W, C) uint8.
+        size: height and width of the result.
+
+    Returns:
+        (height, width, C) uint8: what ``torch.nn.functional.interpolate(antialias=True)`` gives, but for rounding.
+    """
+    if pixels.shape[:2] == size:
+        return np.ascontiguousarray(pixels)
+    # In floating point: of bytes, Pillow rounds after each of its two passes.
+    bands = [
+        np.asarray(
+            Image.fromarray(pixels[..., band].astype(np.float32)).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+        )
+        for band in range(pixels.shape[2])
+    ]
+    rounded: npt.NDArray[np.uint8] = np.stack(bands, 2).round().clip(0, 255).astype(np.uint8)
+    return rounded
+
+
+def _description(document: Mapping[str, Any], path: str | Path) -> Description:
+    kinds = {"labels": dict, "preprocessing": dict, "in_channels": int, "outputs": list, "model": str, "licence": str,
+             "parity": dict, "precision": str, "version": str}  # fmt: skip
+    for key, kind in kinds.items():
+        if type(document.get(key)) is not kind:
+            raise WeightsError(f"{path}: {key!r} of its metadata is missing or no {kind.__name__}; export it again")
+    outputs, channels, score = document["outputs"], document["in_channels"], document.get("score")
+    if outputs not in (["labels"], ["scores"], ["labels", "scores"]):
+        raise WeightsError(f"{path}: outputs={str(outputs)[:60]}: must be labels, scores or both; export it again")
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise WeightsError(f"{path}: in_channels={channels}: must be in 1..{MAX_CHANNELS}; export it again")
+    if score is not None and not isinstance(score, dict):
+        raise WeightsError(f"{path}: 'score' of its metadata must be an object or null; export it again")
+    try:
+        labels = Labels.from_dict(document["labels"])
+        preprocessing = Preprocessing.from_dict(document["preprocessing"])
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise WeightsError(f"{path}: its metadata does not describe a segmenter: {error}") from error
+    if preprocessing.in_channels != channels:
+        raise WeightsError(
+            f"{path}: in_channels={channels}, and its preprocessing has {preprocessing.in_channels}; export it again"
+        )
+    return Description(
+        labels,
+        preprocessing,
+        channels,
+        tuple(outputs),
+        document["model"],
+        document["licence"],
+        score,
+        document["parity"],
+        document["precision"],
+        document["version"],
+    )
+
+
+def _check_ports(session: Any, description: Description, inputs: list[str], path: Path) -> None:
+    """Compare what the graph takes and gives with what its metadata says."""
+    taken = {port.name: port for port in session.get_inputs()}
+    given = [port.name for port in session.get_outputs()]
+    if sorted(taken) != sorted(inputs) or given != list(description.outputs):
+        raise WeightsError(
+            f"{path}: its graph takes {', '.join(taken)} and gives {', '.join(given)}, its metadata says "
+            f"{', '.join(inputs)} and {', '.join(description.outputs)}; export it again"
+        )
+    image = taken["image"]
+    if image.type != "tensor(uint8)" or len(image.shape) != 4 or image.shape[3] != description.in_channels:
+        raise WeightsError(
+            f"{path}: its image is {image.type} of shape {image.shape}, not uint8 (N, H, W, {description.in_channels});"
+            " export it again"
+        )
+
+
+# Where the messages lie that may hold tensors: name -> {field: name of the message in it}.
+_MESSAGES: dict[str, dict[int, str]] = {
+    "Model": {7: "Graph", 14: "Entry", 20: "Training", 25: "Function"},
+    "Training": {1: "Graph", 2: "Graph"},
+    "Graph": {1: "Node", 5: "Tensor", 15: "Sparse"},
+    "Function": {7: "Node", 11: "Attribute"},
+    "Node": {5: "Attribute"},
+    "Attribute": {5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "Sparse", 23: "Sparse"},
+    "Sparse": {1: "Tensor", 2: "Tensor"},
+}
+_EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # fields of a tensor
+_DEEPEST = 32
+
+
+def _look_through(content: bytes) -> bytes | None:
+    """Refuse tensors whose values lie in other files, and give our entry of the metadata."""
+    found: bytes | None = None
+    graphs = 0
+    todo: list[tuple[str, memoryview, int]] = [("Model", memoryview(content), 0)]
+    while todo:
+        kind, message, depth = todo.pop()
+        if depth > _DEEPEST:
+            raise ValueError("graphs within graphs, deeper than any network")
+        for number, value in _fields(message):
+            if kind == "Tensor" and (number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0)):
+                raise ValueError("a tensor has its values in another file, which is never read; export into one file")
+            inner = _MESSAGES.get(kind, {}).get(number)
+            if inner is None or not isinstance(value, memoryview):
+                continue
+            graphs += inner == "Graph"
+            if inner != "Entry":
+                todo.append((inner, value, depth + 1))
+                continue
+            entry = {field: part for field, part in _fields(value) if isinstance(part, memoryview)}
+            if bytes(entry.get(1, b"")) == KEY.encode():
+                found = bytes(entry.get(2, b""))
+    if not graphs:
+        raise ValueError("it holds no graph")
+    return found
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Go through the fields of a message of protocol buffers: number, and value or bytes."""
+    place, end = 0, len(message)
+    while place < end:
+        key, place = _varint(message, place)
+        number, wire = key >> 3, key & 7
+        if wire == 0:
+            value, place = _varint(message, place)
+            yield number, value
+            continue
+        if wire == 2:
+            length, place = _varint(message, place)
+        elif wire in (1, 5):
+            length = 8 if wire == 1 else 4
+        else:
+            raise ValueError(f"a field of the wire type {wire}, which is none of ONNX")
+        if length > end - place:
+            raise ValueError("it is cut off, or damaged")
+        yield number, message[place : place + length]
+        place += length
+
+
+def _varint(message: memoryview, place: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if place >= len(message):
+            raise ValueError("it is cut off, or damaged")
+        byte = message[place]
+        place += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, place
+    raise ValueError("a number of more than 64 bits")
+
+
+def _onnxruntime(path: Path) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(f"{path}: exported files need onnxruntime: pip install onnxruntime") from error
+    return onnxruntime
+
+
+def _first_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text[:200] or type(error).__name__
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"holds {name}, which is no JSON")

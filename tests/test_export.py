@@ -1,0 +1,287 @@
+"""Exported files do what their segmenters do, at any size; what differs is not written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fullyconv
+from conftest import NAMES, write_tree
+from fullyconv import SegmentationModule, runtime
+from fullyconv.cli import main
+from fullyconv.geometry import Geometry
+from fullyconv.upsampling import (
+    BilinearUpsampling,
+    MaxUnpooling,
+    TransposedConvUpsampling,
+    grown_to,
+    open_sizes,
+    resample,
+)
+
+onnx = pytest.importorskip("onnx")
+ort = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+from fullyconv import export as room  # noqa: E402
+from fullyconv.export import export  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def segmenter(preset: str = "fcn32s_resnet18_quarter", **options: Any) -> SegmentationModule:
+    """Make a segmenter whose scores are not all zero."""
+    torch.manual_seed(0)
+    module = SegmentationModule(preset, classes=["road", "sky", "tree"], **options).eval()
+    for name, parameter in module.model.named_parameters():
+        if ".score." in name:
+            nn.init.normal_(parameter, std=0.05)
+    return module
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[SegmentationModule, room.Export]:
+    module = segmenter(preprocessing={"mean": [0.5, 0.4, 0.3], "std": [0.2] * 3, "channel_order": "bgr"})
+    return module, export(module, tmp_path_factory.mktemp("made") / "m.onnx", scores=True)
+
+
+def test_file_and_segmenter_agree_at_sizes_that_were_not_compared(
+    made: tuple[SegmentationModule, room.Export],
+) -> None:
+    module, written = made
+    session = ort.InferenceSession(str(written.path))
+    rng = np.random.default_rng(0)
+    for size in ((1, 1), (1, 70), (31, 33), (160, 129)):
+        image = rng.integers(0, 256, (2, *size, 3), dtype=np.uint8)
+        labels, scores = session.run(["labels", "scores"], {"image": image})
+        with torch.inference_mode():
+            expected = module(torch.from_numpy(image).permute(0, 3, 1, 2).float() / 255)
+        assert labels.dtype == np.uint8
+        assert labels.shape == (2, *size)
+        torch.testing.assert_close(torch.from_numpy(scores), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_file_is_one_and_describes_itself(made: tuple[SegmentationModule, room.Export]) -> None:
+    module, written = made
+    assert [path.name for path in written.path.parent.iterdir()] == ["m.onnx"]
+    proto = onnx.load(str(written.path), load_external_data=False)
+    document = json.loads({entry.key: entry.value for entry in proto.metadata_props}["fullyconv"])
+    assert document["labels"] == module.labels.to_dict()
+    assert document["preprocessing"] == module.preprocessing.to_dict()
+    assert document["licence"] == "unstated"
+    assert document["parity"]["pixels"] <= room.MAX_PIXELS
+    assert document["parity"]["scores"] <= room.MAX_DIFFERENCE
+    assert document["version"] == fullyconv.__version__
+    assert [(s.domain, s.version) for s in proto.opset_import if not s.domain] == [("", room.OPSET)]
+    assert "pixels differ" in written.report()
+
+
+def test_a_file_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_parity", lambda *_: {"sizes": [], "pixels": 0.2, "scores": 0.3, "scores_beyond": 0.1})
+    target = tmp_path / "m.onnx"
+    target.write_bytes(b"the last one")
+    with pytest.raises(ValueError, match=r"nothing was written.*20\.000% of the pixels differ"):
+        export(segmenter(), target)
+    assert target.read_bytes() == b"the last one"
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": False}, "would give nothing"),
+        ({"path": "m.pt"}, "give an .onnx file in a folder that exists"),
+        ({"path": "nowhere/m.onnx"}, "give an .onnx file in a folder that exists"),
+        ({"model": nn.Identity()}, "only segmenters are exported"),
+        ({"calibrate": []}, "holds no picture"),
+    ],
+)
+def test_wrong_calls_say_what_to_do(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    call = {"model": segmenter(), "path": "m.onnx"} | options
+    with pytest.raises(ValueError, match=message):
+        export(call.pop("model"), tmp_path / call.pop("path"), **call)
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_heads_are_refused(tmp_path: Path) -> None:
+    heads = fullyconv.MultiHeadModule("fcn32s_resnet18_quarter", {"a": ["x", "y"], "b": ["v", "w"]})
+    with pytest.raises(ValueError, match="has the heads a, b"):
+        export(heads, tmp_path / "m.onnx")
+
+
+class _Upsampled(nn.Module):
+    """One of our functions alone, from a map to the size of a second map."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        result: Tensor = self.function(x, (target.shape[2], target.shape[3]))
+        return result
+
+
+def exported(module: nn.Module, *examples: Tensor) -> Any:
+    """Export a module of some maps, all sides open, as `export` does."""
+    operators = torch.ops.fullyconv
+    free = torch.export.Dim.DYNAMIC
+    with open_sizes(), room._quiet():
+        program = torch.onnx.export(
+            module,
+            examples,
+            dynamo=True,
+            opset_version=room.OPSET,
+            external_data=False,
+            dynamic_shapes=tuple({2: free, 3: free} for _ in examples),
+            verbose=False,
+            custom_translation_table={
+                operators.resample.default: room._translate_resample,
+                operators.continued.default: room._translate_continued,
+                operators.window.default: room._translate_window,
+                operators.unpool.default: room._translate_unpool,
+            },
+        )
+    assert program is not None
+    return ort.InferenceSession(program.model_proto.SerializeToString())
+
+
+def answer(session: Any, *inputs: Tensor) -> Tensor:
+    names = [port.name for port in session.get_inputs()]
+    return torch.from_numpy(session.run(None, dict(zip(names, [x.numpy() for x in inputs], strict=True)))[0])
+
+
+def grid(stride: float, centre: float) -> Geometry:
+    return Geometry((stride, stride), (centre, centre), (404, 404))
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        (grid(32, 15.5), Geometry.IDENTITY),  # VGG: half
+        (grid(8, 0), Geometry.IDENTITY),  # ResNet: whole
+        (grid(32, 15.5), grid(16, 7.5)),
+        (grid(8, 3), grid(8, -13)),  # moved
+        (grid(8, -21), grid(8, 3)),
+        (grid(8, 3.25), Geometry.IDENTITY),  # a matrix
+        (grid(7.5, 2), grid(3.7, 1)),
+        (grid(4, -30), Geometry.IDENTITY),  # all of the target lies beyond the map
+    ],
+)
+def test_resampling_is_the_same_at_every_size(source: Geometry, target: Geometry) -> None:
+    session = exported(
+        _Upsampled(lambda x, size: resample(x, source, target, size)), torch.rand(1, 2, 5, 6), torch.rand(1, 1, 40, 50)
+    )
+    for cells in ((1, 1), (2, 7), (12, 9)):
+        for size in ((1, 1), (3, 61), (130, 33)):
+            x = torch.rand(1, 2, *cells)
+            torch.testing.assert_close(
+                answer(session, x, torch.zeros(1, 1, *size)), resample(x, source, target, size), atol=2e-5, rtol=1e-4
+            )
+
+
+@pytest.mark.parametrize("border", ["replicate", "zero"])
+@pytest.mark.parametrize("kind", [BilinearUpsampling, TransposedConvUpsampling])
+def test_both_borders_are_the_same_at_every_size(kind: Any, border: str) -> None:
+    source = grid(8, 3.5)
+    channels: Sequence[int] = [2] if kind is TransposedConvUpsampling else []
+    up = kind(*channels, source, Geometry.IDENTITY, border=border).requires_grad_(False)
+    session = exported(_Upsampled(up), torch.rand(1, 2, 5, 6), torch.rand(1, 1, 40, 50))
+    for cells in ((1, 1), (4, 7)):
+        for size in ((1, 1), (3, 61), (50, 33)):
+            x = torch.rand(1, 2, *cells)
+            torch.testing.assert_close(answer(session, x, torch.zeros(1, 1, *size)), up(x, size), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("kernel", "fill"), [(2, 0.0), (3, -1.0)])
+def test_unpooling_is_the_same_at_every_size(kernel: int, fill: float) -> None:
+    unpool = MaxUnpooling(kernel, 2, fill=fill)
+
+    class Roundtrip(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            values, positions = F.max_pool2d(x, kernel, stride=2, ceil_mode=True, return_indices=True)
+            result: Tensor = unpool(values, positions, (x.shape[2], x.shape[3]))
+            return result
+
+    session = exported(Roundtrip(), torch.rand(2, 3, 9, 12))
+    for size in ((3, 3), (4, 9), (17, 10)):
+        x = torch.rand(2, 3, *size)
+        torch.testing.assert_close(answer(session, x), Roundtrip()(x))
+
+
+def test_open_sizes_change_no_value() -> None:
+    x = torch.rand(2, 3, 4, 5)
+    source = grid(8, 3.5)
+    learned = TransposedConvUpsampling(3, source, Geometry.IDENTITY).requires_grad_(False)
+
+    def values() -> list[Tensor]:
+        return [resample(x, source, Geometry.IDENTITY, (30, 41)), learned(x, (30, 41)), grown_to(x, (6, 5))]
+
+    plain = values()
+    with open_sizes():
+        for mine, theirs in zip(values(), plain, strict=True):
+            torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("preset", "options"),
+    [
+        ("fcn4s_resnet18_half", {}),
+        ("fcn16s_resnet18_half", {"upsampling": "frozen"}),
+        ("fcn8s_vgg11_quarter", {"upsampling": "learned"}),
+        ("fcn8s_vgg11_quarter", {"padding": "paper"}),
+        ("fcn32s_vgg11_quarter", {"in_channels": 4, "preprocessing": {"mean": [0.5] * 4, "std": [0.2] * 4}}),
+        ("plain_resnet18_quarter", {}),
+        ("ladder_resnet18_slim", {}),
+        ("segnet_vgg11_quarter", {}),
+        ("pool_unpool", {}),
+        ("lraspp_mobilenet_v3_large", {}),
+        ("lraspp_mobilenet_v3_large", {"upsampling": "stretch"}),
+        ("deeplabv3_mobilenet_v3_large", {}),
+    ],
+)
+def test_presets_can_be_exported(tmp_path: Path, preset: str, options: dict[str, Any]) -> None:
+    written = export(segmenter(preset, **options), tmp_path / "m.onnx")
+    assert written.description.parity["scores_beyond"] <= (
+        1e-3 if preset in ("segnet_vgg11_quarter", "pool_unpool") else 0
+    )
+    assert written.description.parity["pixels"] < 1e-4
+
+
+@pytest.mark.slow
+def test_a_scale_of_its_own_is_kept(tmp_path: Path) -> None:
+    module = segmenter(preprocessing={"mean": [0.5] * 3, "std": [0.2] * 3, "short_side": 40})
+    written = export(module, tmp_path / "m.onnx")
+    picture = np.random.default_rng(0).integers(0, 256, (61, 90, 3), dtype=np.uint8)
+    mine, theirs = runtime.load(written.path).predict(picture), module.predict(picture)
+    assert mine.mask.shape == (61, 90)
+    assert (mine.mask != theirs.mask).mean() < 0.002
+
+
+@pytest.mark.slow
+def test_the_command_quantises_and_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_tree(tmp_path / "set", {"train": 2, "val": 1, "test": 3})
+    torch.manual_seed(0)
+    module = SegmentationModule("fcn32s_resnet18_quarter", classes=NAMES)
+    for name, parameter in module.model.named_parameters():
+        if ".score." in name:
+            nn.init.normal_(parameter, std=0.05)
+    module.eval().save(tmp_path / "model")
+    words = ["export", str(tmp_path / "model"), "--to", str(tmp_path / "m.onnx")]
+    assert main([*words, "--int8"]) == 2
+    calibrate = str(data / "train" / "images")
+    assert main([*words, "--int8", "--calibrate", calibrate, "--score", str(data)]) == 0
+    told = capsys.readouterr().out
+    assert "int8" in told
+    assert "mean IU" in told
+    small = runtime.load(tmp_path / "m.onnx")
+    assert small.description.precision == "int8"
+    assert (tmp_path / "m.onnx").stat().st_size < 0.5 * (tmp_path / "model" / "model.safetensors").stat().st_size
