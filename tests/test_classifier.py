@@ -17,6 +17,8 @@ from torch import Tensor, nn
 import fullyconv
 from fullyconv.classifier import Classifier, DenseScorer
 from fullyconv.errors import WeightsError
+from fullyconv.images import read_mask
+from fullyconv.inference.tiles import Options, plan
 from fullyconv.preprocessing import CAFFE, IMAGENET
 from fullyconv.weights.architectures import CLASSIFIERS, build_classifier, input_size
 from hub_server import HubServer
@@ -76,7 +78,7 @@ def test_bands_of_a_large_picture_join_without_a_seam(classifier: Classifier, mo
     dense = classifier.convolutionalize()
     pixels = np.random.default_rng(1).integers(0, 256, (70, 61, 3)).astype(np.uint8)
     whole = dense.predict(pixels).mask
-    monkeypatch.setattr(fullyconv.classifier, "BAND_BYTES", 7 * 61 * 10 * 4)  # seven rows at a time
+    monkeypatch.setattr("fullyconv.inference.tiles.BAND_BYTES", 7 * 61 * 10 * 4)  # seven rows at a time
     assert (dense.predict(pixels).mask == whole).all()
 
 
@@ -321,3 +323,20 @@ def test_dense_scores_of_a_real_mosaic_point_at_the_right_places(
     print(
         f"{hit:.0%} of 64 windows right in place, {(centres == truth).float().mean().item():.0%} of the mask's centres"
     )
+
+
+def test_a_picture_that_does_not_fit_is_cut_into_tiles_without_a_seam(classifier: Classifier, tmp_path: Path) -> None:
+    dense = classifier.convolutionalize()
+    pixels = np.random.default_rng(1).integers(0, 256, (900, 61, 3)).astype(np.uint8)
+    whole = dense.predict(pixels, probabilities="all")
+    network = dense._network()
+    memory = next(
+        n * 10**5
+        for n in range(500, 1, -1)
+        if len(plan(network, (900, 61), Options(n * 10**5, probabilities="all")).tiles) > 3
+    )
+    cut = dense.predict(pixels, memory=memory, probabilities="all")
+    np.testing.assert_allclose(cut.probabilities.astype(float), whole.probabilities.astype(float), atol=2e-3)
+    assert (cut.mask != whole.mask).mean() < 1e-3
+    written = dense.predict_to(pixels, tmp_path / "m.png", memory=memory)
+    assert (read_mask(written.path) != whole.mask).mean() < 1e-3

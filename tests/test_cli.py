@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -140,6 +141,90 @@ def test_a_broken_picture_is_reported_and_the_rest_goes_on(
     assert "aa.jpg" in printed.err
     assert "1 of 4 pictures could not be read" in printed.err
     assert len(list((tmp_path / "masks").rglob("*.png"))) == 3
+
+
+def test_a_restart_skips_what_is_done_unless_told_otherwise(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["predict", str(pictures), "--out", str(tmp_path / "m")]
+    assert cli.main([*words, "--model", "streeet"]) == 2
+    assert not (tmp_path / "m").exists()
+    assert cli.main(["predict", str(pictures / "a.jpg"), *words[1:]]) == 0  # a picture that is named twice
+    (tmp_path / "m" / "b.png").unlink()
+    capsys.readouterr()
+    assert cli.main(words) == 0
+    printed = capsys.readouterr().out
+    assert "2 of 3 pictures were done before; --overwrite segments them again" in printed
+    assert printed.count(" -> ") == 1
+    assert cli.main(words) == 0  # all done: no model is loaded
+    assert " -> " not in capsys.readouterr().out
+    for further in (["--overwrite"], ["--flip"], ["--overlay", "--flip"]):  # other settings give other masks
+        assert cli.main(words + further) == 0
+        assert capsys.readouterr().out.count(" -> ") == 3
+    for mask in (tmp_path / "m").rglob("*.png"):  # as if the run with the new settings had been cut short before them
+        os.utime(mask, (1e9, 1e9))
+    os.utime(tmp_path / "m" / "b.overlay.png")
+    for picture in pictures.rglob("*.*"):
+        os.utime(picture, (1e9, 1e9))
+    assert cli.main([*words, "--overlay", "--flip"]) == 0
+    assert capsys.readouterr().out.count(" -> ") == 3
+    os.utime(pictures / "a.jpg", (4e9, 4e9))  # a picture that was changed after its mask was written
+    assert cli.main([*words, "--overlay", "--flip"]) == 0
+    assert capsys.readouterr().out.count(" -> ") == 1
+
+
+def test_probabilities_polygons_and_averaged_looks_on_the_command_line(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m"
+    words = ["predict", str(pictures / "a.jpg"), "--out", str(out), "--flip", "--scales", "0.75", "1"]
+    assert cli.main([*words, "--probabilities", "all", "--polygons", "geojson"]) == 0
+    with np.load(out / "a.npz") as stored:
+        assert stored["probabilities"].shape == (40, 56, 11)
+        np.testing.assert_array_equal(stored["probabilities"].argmax(2), np.array(Image.open(out / "a.png")))
+    areas = [f["properties"]["area"] for f in json.loads((out / "a.geojson").read_text())["features"]]
+    assert sum(areas) == 40 * 56
+    assert cli.main([*words, "--probabilities", "top", "--polygons", "coco"]) == 0
+    with np.load(out / "a.npz") as stored:
+        assert stored["probabilities"].shape == (40, 56)
+    assert json.loads((out / "a.coco.json").read_text())["images"][0]["file_name"] == "a.jpg"
+
+
+def test_a_large_tiff_is_segmented_in_bands_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    pixels = np.random.default_rng(0).integers(0, 255, (70, 90, 3)).astype(np.uint8)
+    (tmp_path / "p").mkdir()
+    tifffile.imwrite(tmp_path / "p" / "big.tif", pixels, photometric="rgb", tile=(32, 32), compression="zlib")
+    words = ["predict", str(tmp_path / "p"), "--memory", "2GB", "--probabilities", "top"]
+    assert cli.main([*words, "--out", str(tmp_path / "whole")]) == 0
+    monkeypatch.setattr(cli, "LARGE", 100)
+    assert cli.main([*words, "--out", str(tmp_path / "bands")]) == 0
+    for name in ("whole", "bands"):
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == [cli.SETTINGS, "big.npz", "big.png"]
+    with Image.open(tmp_path / "whole" / "big.png") as one, Image.open(tmp_path / "bands" / "big.png") as other:
+        np.testing.assert_array_equal(np.array(one), np.array(other))
+        assert one.getpalette() == other.getpalette()
+    monkeypatch.setattr("fullyconv.images.MAX_PIXELS", 100)
+    monkeypatch.setattr("fullyconv.inference.predict._PREVIEW", 30)
+    assert cli.main([*words, "--out", str(tmp_path / "over"), "--overlay"]) == 0
+    assert "big.tif: its overlay is thinned to 30 x 24 pixels" in capsys.readouterr().err
+    assert (tmp_path / "over" / "big.overlay.png").is_file()
+    assert cli.main([*words, "--out", str(tmp_path / "over"), "--polygons", "coco"]) == 1
+    assert "too large for polygons" in capsys.readouterr().err
+
+
+def test_wrong_amounts_of_memory_and_halos_are_refused(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["predict", str(pictures), "--out", str(tmp_path / "m")]
+    assert cli.main([*words, "--memory", "lots"]) == 2
+    assert "memory='lots': give a number of bytes" in capsys.readouterr().err
+    assert cli.main([*words, "--scales", "0"]) == 2
+    assert "one or more numbers above 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main([*words, "--halo", "wide"])
+    assert "give exact, or a number of pixels" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
 
 
 def test_two_pictures_that_would_share_a_mask_are_refused(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
@@ -19,9 +19,9 @@ from fullyconv.conversion import convolutionalize
 from fullyconv.conversion.network import DenseClassifier
 from fullyconv.errors import WeightsError
 from fullyconv.geometry import Geometry
-from fullyconv.inference.argmax import upsample_argmax
-from fullyconv.inference.predict import read_pixels
-from fullyconv.inference.segmentation import Segmentation
+from fullyconv.inference.predict import segment_tiled, segment_to
+from fullyconv.inference.segmentation import Segmentation, Written
+from fullyconv.inference.tiles import Halo, Network, Options, Probabilities
 from fullyconv.labels import Labels
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.upsampling import resample
@@ -29,8 +29,6 @@ from fullyconv.weights.architectures import build_classifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-BAND_BYTES: int | None = None  # worked on at a time by `predict`; None leaves it to `upsample_argmax`
 
 Size = tuple[int, int]
 N = TypeVar("N", bound=nn.Module)
@@ -230,11 +228,27 @@ class DenseScorer(nn.Module):
         size = (int(image.shape[2]), int(image.shape[3]))
         return resample(self.scores(image), self.geometry, Geometry.IDENTITY, size)
 
-    def predict(self, source: str | Path | Image.Image | npt.NDArray[Any] | Tensor) -> Segmentation:
-        """Say which class wins at each pixel of one picture.
+    def predict(
+        self,
+        source: str | Path | Image.Image | npt.NDArray[Any] | Tensor,
+        *,
+        memory: int | str | None = None,
+        halo: Halo = "exact",
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
+        probabilities: Probabilities | None = None,
+    ) -> Segmentation:
+        """Say which class wins at each pixel of one picture of any size.
 
         Args:
             source: a path, a PIL image, an array (H, W[, C]) uint8, or a tensor (C, H, W), uint8 or float in 0..1.
+            memory: bytes, or a word such as "2GB", that the prediction may take beside the network, the picture and the
+                mask; a picture whose one pass takes more is segmented in tiles. None is half of what is free.
+            halo: "exact" reads around each tile all that its scores depend on, so that there are no seams; a number of
+                pixels is faster, and seams are possible.
+            flip: average the probabilities with those of the mirrored picture.
+            scales: average the probabilities over the picture at these sizes.
+            probabilities: "top" gives that of the winning class too, "all" those of every class.
 
         Returns:
             The mask at the picture's own size, with names, shares and an overlay.
@@ -242,16 +256,39 @@ class DenseScorer(nn.Module):
         Raises:
             FileNotFoundError: if the file is not there.
             DatasetError: if it is not a picture.
+            ValueError: if the memory does not hold the smallest tile, or an option is none.
         """
-        pixels = read_pixels(source)
-        parameter = next(self.parameters())
-        image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None].to(parameter.device)
+        options = Options(memory, halo, flip, tuple(scales), probabilities)
         with _evaluating(self), torch.inference_mode():
-            scores = self.scores((image.float() / 255).to(parameter.dtype))
-            size = (int(image.shape[2]), int(image.shape[3]))
-            prediction = upsample_argmax(scores, self.geometry, size, band_bytes=BAND_BYTES)[0]
-        mask: npt.NDArray[np.unsignedinteger[Any]] = prediction.cpu().numpy().astype(self.labels.dtype)
-        return Segmentation(mask, self.labels, pixels)
+            # the tiles' way for every size: a thousand classes at every pixel of a photograph would take gigabytes
+            return segment_tiled(self._network(), source, self.labels, options)
+
+    def predict_to(
+        self,
+        source: str | Path | Image.Image | npt.NDArray[Any] | Tensor,
+        target: str | Path,
+        *,
+        memory: int | str | None = None,
+        halo: Halo = "exact",
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
+        probabilities: tuple[Probabilities, str | Path] | None = None,
+        preview: bool = False,
+    ) -> Written:
+        """Say which class wins at each pixel of one picture, into a file; see `SegmentationModule.predict_to`."""
+        wanted, beside = probabilities or (None, None)
+        options = Options(memory, halo, flip, tuple(scales), wanted)
+        with _evaluating(self), torch.inference_mode():
+            return segment_to(self._network(), source, target, self.labels, options, None, beside, preview)
+
+    def _network(self) -> Network:
+        """Give what has to be known to run the network on tiles."""
+        parameter = next(self.parameters())
+        align = math.lcm(*(math.ceil(stride) for stride in self.geometry.stride))
+        return Network(
+            self, self.scores, self.geometry, lambda _: self.geometry, len(self.classes), align,
+            max(self.network.min_size), self.network.in_channels, parameter.device, parameter.dtype,
+        )  # fmt: skip
 
     def save(self, folder: str | Path, dtype: Literal["float32", "float16"] = "float32") -> Path:
         """Write the dense network as an artefact, which `fullyconv.load` reads.

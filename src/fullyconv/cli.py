@@ -21,6 +21,7 @@ from fullyconv.errors import DatasetError
 if TYPE_CHECKING:
     from fullyconv.classifier import DenseScorer
     from fullyconv.data.datamodule import SegmentationDataModule
+    from fullyconv.inference.segmentation import Segmentation
     from fullyconv.labels import Labels
     from fullyconv.module import SegmentationModule
     from fullyconv.runtime import ExportedSegmenter
@@ -87,6 +88,37 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(predict, PREDICTING_HELP)
     predict.add_argument("--out", default="masks", metavar="DIR", help="folder of the masks (default: %(default)s)")
     predict.add_argument("--overlay", action="store_true", help="write NAME.overlay.png beside each mask")
+    predict.add_argument(
+        "--probabilities",
+        choices=("top", "all"),
+        help="write NAME.npz beside each mask: that of the winning class, or those of all classes, float16",
+    )
+    predict.add_argument(
+        "--polygons", choices=("geojson", "coco"), help="write NAME.geojson or NAME.coco.json beside each mask"
+    )
+    predict.add_argument("--flip", action="store_true", help="average with the mirrored picture")
+    predict.add_argument(
+        "--scales",
+        type=float,
+        nargs="+",
+        default=[1.0],
+        metavar="S",
+        help="average over the picture at these sizes, such as 0.75 1 1.25",
+    )
+    predict.add_argument(
+        "--memory",
+        metavar="AMOUNT",
+        help="what a prediction may take beside the model, such as 2GB; larger pictures are cut into tiles without "
+        "seams (default: half of what is free)",
+    )
+    predict.add_argument(
+        "--halo",
+        type=_halo,
+        default="exact",
+        metavar="PIXELS",
+        help="pixels around a tile that are read; fewer than exact may leave seams (default: %(default)s)",
+    )
+    predict.add_argument("--overwrite", action="store_true", help="segment pictures again whose masks are there")
     predict.set_defaults(run=_predict)
 
     doctor = commands.add_parser(
@@ -479,7 +511,8 @@ def _sample_photograph() -> Path:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from fullyconv.images import find_images, write_image
+    from fullyconv.images import find_images
+    from fullyconv.inference.budget import parse_memory
 
     if len(arguments.input) > 1 and Path(arguments.input[0]).suffix.lower() == ".onnx":
         arguments.model = arguments.input.pop(0)
@@ -497,9 +530,7 @@ def _predict(arguments: argparse.Namespace) -> int:
             inside = path.relative_to(root) if root.is_dir() else Path(path.name)
             pictures.append((path, out / inside.with_suffix(".png")))
     claimed: dict[Path, Path] = {}
-    targets = list(pictures)
-    if arguments.overlay:
-        targets += [(path, target.with_suffix(".overlay.png")) for path, target in pictures]
+    targets = [(path, each) for path, target in pictures for each in _beside(target, arguments)]
     for path, target in targets:
         other = claimed.setdefault(target, path)
         if other != path:
@@ -510,30 +541,207 @@ def _predict(arguments: argparse.Namespace) -> int:
             raise ValueError(
                 f"--out {arguments.out}: {path} would be overwritten by its own mask; choose another folder"
             )
-    segmenter: SegmentationModule | DenseScorer | ExportedSegmenter
+    if arguments.memory is not None:
+        parse_memory(arguments.memory)  # a wrong word is said before the model is loaded
     if Path(arguments.model).suffix.lower() == ".onnx":
+        plain = {"memory": None, "halo": "exact", "flip": False, "scales": [1.0], "probabilities": None}
+        beyond = [f"--{key}" for key, value in plain.items() if getattr(arguments, key) != value]
+        if beyond:
+            raise ValueError(
+                f"{', '.join(beyond)}: an exported model predicts whole pictures once; use the model itself"
+            )
+    if not all(0 < scale <= 16 for scale in arguments.scales):
+        raise ValueError(f"--scales {arguments.scales}: give one or more numbers above 0, such as 0.75 1 1.25")
+    return _predict_all(arguments, out, pictures)
+
+
+SETTINGS = ".fullyconv-predict.json"
+"""File in the folder of the masks that says how they were made."""
+
+LARGE = 2**23
+"""Pixels from which on a TIFF is read window by window, and its mask written band by band, if no overlay is wanted."""
+
+
+def _beside(target: Path, arguments: argparse.Namespace) -> list[Path]:
+    """Name all files that are written for one picture, the mask last."""
+    overlay = [target.with_suffix(".overlay.png")] if arguments.overlay else []
+    probabilities = [target.with_suffix(".npz")] if arguments.probabilities else []
+    polygons = [_polygons(target, arguments.polygons)] if arguments.polygons else []
+    return [*overlay, *probabilities, *polygons, target]
+
+
+def _polygons(target: Path, kind: str) -> Path:
+    return target.with_suffix(".geojson" if kind == "geojson" else ".coco.json")
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Give what masks depend on, beside their pictures."""
+    model = Path(arguments.model)
+    written = next((each for each in (model / "config.json", model) if each.exists()), None)
+    return {
+        "model": arguments.model if written is None else str(model.resolve()),
+        "model_changed": None if written is None else written.stat().st_mtime_ns,
+        "flip": arguments.flip,
+        "scales": arguments.scales,
+        "halo": arguments.halo,
+        "probabilities": arguments.probabilities,
+    }
+
+
+def _done_before(arguments: argparse.Namespace, out: Path, pictures: list[tuple[Path, Path]]) -> set[Path] | None:
+    """Find the pictures whose masks an earlier run has written; None where there was none with these settings."""
+    file = out / SETTINGS
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if arguments.overwrite or before != _settings(arguments):
+        return None
+    done: set[Path] = set()
+    for path, target in pictures:
+        # Files are put in place whole and the mask last, so that one that is there is complete.
+        if all(each.is_file() for each in _beside(target, arguments)):
+            newest = max(path.stat().st_mtime_ns, file.stat().st_mtime_ns)
+            if target.stat().st_mtime_ns >= newest:
+                done.add(path)
+    return done
+
+
+def _predict_all(arguments: argparse.Namespace, out: Path, pictures: list[tuple[Path, Path]]) -> int:
+    """Segment pictures: the next one is decoded and the last one written while the network runs on this one."""
+    from collections import deque
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    from tqdm import tqdm
+
+    before = _done_before(arguments, out, pictures)
+    done = before or set()
+    todo = [(path, target) for path, target in pictures if path not in done]
+    if done:
+        print(
+            f"{len(pictures) - len(todo)} of {len(pictures)} pictures were done before; --overwrite segments them again"
+        )
+    if not todo:
+        return 0
+    segmenter: SegmentationModule | DenseScorer | ExportedSegmenter
+    exported = Path(arguments.model).suffix.lower() == ".onnx"
+    if exported:
         from fullyconv.runtime import load  # which needs no torch
 
         segmenter = load(arguments.model)
     else:
         segmenter = _load(arguments)
+    if isinstance(segmenter.classes, dict):
+        raise ValueError(
+            f"--model {arguments.model}: has the heads {', '.join(segmenter.classes)}, and predict writes one mask a "
+            "picture; use fullyconv.load(...).predict, which gives a mask for each head"
+        )
+    if before is None:
+        # From now on only masks that are newer than this file count, so that a run that is cut short can go on.
+        out.mkdir(parents=True, exist_ok=True)
+        (out / SETTINGS).write_text(json.dumps(_settings(arguments)), encoding="utf-8")
+    options = {"memory": arguments.memory, "halo": arguments.halo, "flip": arguments.flip, "scales": arguments.scales}
+    options = {} if exported else options | {"probabilities": arguments.probabilities}
     failed = 0
-    for number, (path, target) in enumerate(pictures, 1):
-        try:
-            result = segmenter.predict(path)
-        except (DatasetError, OSError) as error:
-            failed += 1
-            print(f"fullyconv: skipped: {error}", file=sys.stderr)
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        result.save(target)
-        if arguments.overlay:
-            write_image(target.with_suffix(".overlay.png"), result.overlay())
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in list(result.shares().items())[:3])
-        print(f"[{number}/{len(pictures)}] {path} -> {target}  ({shares})")
+    written: deque[tuple[int, Path, Path, Future[dict[str, float]]]] = deque()
+    bar = tqdm(total=len(todo), unit="picture", disable=not sys.stderr.isatty())
+
+    def skip(error: Exception) -> None:
+        nonlocal failed
+        failed += 1
+        bar.write(f"fullyconv: skipped: {error}", file=sys.stderr)
+        bar.update()
+
+    def finish(most: int) -> None:
+        while len(written) > most:
+            number, path, target, future = written.popleft()
+            shares = ", ".join(f"{name} {share:.0%}" for name, share in list(future.result().items())[:3])
+            bar.write(f"[{number}/{len(pictures)}] {path} -> {target}  ({shares})", file=sys.stdout)
+            bar.update()
+
+    with bar, ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        reads = deque([reader.submit(_read_picture, segmenter, todo[0][0], arguments)])
+        for index, (path, target) in enumerate(todo):
+            for following, _ in todo[index + 1 : index + 2]:
+                reads.append(reader.submit(_read_picture, segmenter, following, arguments))
+            number = len(pictures) - len(todo) + index + 1
+            future: Future[dict[str, float]]
+            try:
+                pixels = reads.popleft().result()
+                if pixels is None:  # too large to be held as a whole
+                    future = Future()
+                    future.set_result(_predict_large(segmenter, path, target, arguments, options))
+                else:
+                    result = segmenter.predict(pixels, **options)
+                    future = writer.submit(_write_result, result, path, target, arguments)
+            except (DatasetError, OSError) as error:
+                finish(0)
+                skip(error)
+                continue
+            written.append((number, path, target, future))
+            finish(1)
+        finish(0)
     if failed:
         print(f"fullyconv: {failed} of {len(pictures)} pictures could not be read", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _read_picture(segmenter: Any, path: Path, arguments: argparse.Namespace) -> Any:
+    """Decode a picture; None for one that is to be read window by window."""
+    if Path(arguments.model).suffix.lower() == ".onnx":
+        return path  # the runtime reads it, without torch
+    from fullyconv.images import MAX_PIXELS
+    from fullyconv.inference.pictures import open_windows
+    from fullyconv.inference.predict import most_pixels, read_pixels
+
+    channels = segmenter.preprocessing.in_channels
+    windows = open_windows(path, channels)
+    if windows is not None:
+        with windows:
+            if windows.size[0] * windows.size[1] > (MAX_PIXELS if arguments.overlay or arguments.polygons else LARGE):
+                return None
+    return read_pixels(path, channels, most_pixels(arguments.memory, channels))
+
+
+def _write_result(result: Segmentation, path: Path, target: Path, arguments: argparse.Namespace) -> dict[str, float]:
+    from fullyconv.images import write_image
+    from fullyconv.polygons import coco, geojson, write_json
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if arguments.overlay:
+        write_image(target.with_suffix(".overlay.png"), result.overlay())
+    if arguments.probabilities:
+        result.save_probabilities(target.with_suffix(".npz"))
+    if arguments.polygons:
+        by_geojson = arguments.polygons == "geojson"
+        content = geojson(result.mask, result.labels) if by_geojson else coco(result.mask, result.labels, path.name)
+        write_json(_polygons(target, arguments.polygons), content)
+    result.save(target)
+    return result.shares()
+
+
+def _predict_large(
+    segmenter: Any,
+    path: Path,
+    target: Path,
+    arguments: argparse.Namespace,
+    options: dict[str, Any],
+) -> dict[str, float]:
+    """Segment a picture that is read in windows and written in bands."""
+    beside = (arguments.probabilities, target.with_suffix(".npz")) if arguments.probabilities else None
+    from fullyconv.images import write_image
+
+    if arguments.polygons:
+        raise DatasetError(
+            f"{path}: too large for polygons, which need the whole mask in memory; predict it without --polygons"
+        )
+    done = segmenter.predict_to(path, target, preview=arguments.overlay, **(options | {"probabilities": beside}))
+    if done.preview is not None:
+        write_image(target.with_suffix(".overlay.png"), done.preview.overlay())
+        shown = " x ".join(str(n) for n in done.preview.mask.shape[::-1])
+        print(f"fullyconv: {path}: its overlay is thinned to {shown} pixels", file=sys.stderr)
+    shares: dict[str, float] = done.shares()
+    return shares
 
 
 def _test(arguments: argparse.Namespace) -> int:
@@ -954,6 +1162,14 @@ def _option(words: Sequence[str], option: str) -> str | None:
 
 def _has_option(words: Sequence[str], option: str) -> bool:
     return any(word == option or word.startswith(option + "=") for word in words)
+
+
+def _halo(text: str) -> int | str:
+    if text == "exact":
+        return text
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}: give exact, or a number of pixels")
+    return int(text)
 
 
 def _positive(text: str) -> int:

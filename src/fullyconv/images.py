@@ -12,6 +12,7 @@ import io
 import math
 import os
 import secrets
+import struct
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
@@ -38,7 +39,9 @@ MASK_EXTENSIONS = (*EXTENSIONS, ".mat", ".seg")
 
 _ORIENTATION = 0x0112  # EXIF tag
 _PILLOW_BOUND = threading.Lock()
-_TIFF_COMPRESSIONS = (1, 5, 8, 32773, 32946)  # none, LZW, deflate, PackBits, deflate by its old number
+TIFF_COMPRESSIONS = (1, 5, 8, 32773, 32946)
+"""Ways that TIFF files are compressed in and read here: none, LZW, deflate, PackBits, deflate by its old number."""
+
 
 Array = npt.NDArray[Any]
 
@@ -421,6 +424,155 @@ def write_image(path: str | Path, image: Image.Image | Array) -> Path:
     return _save(path, picture, name)
 
 
+class MaskWriter:
+    """Write a mask band by band, so that it is never in memory as a whole: all of it or nothing.
+
+    What is in the file is what `write_mask` writes. A TIFF is not compressed.
+
+    Args:
+        path: file to write, ending in `.png`, `.tif` or `.tiff` (with the extra `tiff`); its folder is made if there is
+            none.
+        size: height and width, in pixels.
+        palette: colours of the values from 0 on, or None.
+        dtype: uint8 or uint16; 16 bits go without a palette.
+
+    Raises:
+        ValueError: if the name has another ending.
+        ImportError: if a TIFF is asked for and tifffile is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "mask.png"
+        >>> with MaskWriter(path, (3, 3), [(0, 0, 0), (255, 0, 0)]) as writer:
+        ...     writer.write(np.eye(3, dtype=np.uint8)[:2])
+        ...     writer.write(np.eye(3, dtype=np.uint8)[2:])
+        >>> read_mask(path).tolist()
+        [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        size: tuple[int, int],
+        palette: Sequence[Sequence[int]] | None = None,
+        dtype: npt.DTypeLike = np.uint8,
+    ) -> None:
+        self.path = Path(path)
+        self.size = size
+        self.dtype = np.dtype(dtype)
+        self._row = 0
+        if self.path.suffix.lower() not in (".png", ".tif", ".tiff"):
+            raise ValueError(f"path={str(path)!r}: a mask is written as PNG or TIFF; end the name in .png or .tif")
+        flat = None if palette is None or self.dtype.itemsize > 1 else _flat_palette(palette)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # In the same folder, so that the replacement is one step on one file system.
+        self._part = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
+        self._packer: Any = None
+        self._file: io.BufferedWriter | io.BufferedRandom | None = None
+        if self.path.suffix.lower() == ".png":
+            self._file = self._part.open("xb")
+            self._packer = zlib.compressobj(6)
+            self._begin_png(flat)
+        else:
+            self._file = _begin_tiff(self._part, self.path, size, self.dtype, flat)
+
+    def _begin_png(self, palette: list[int] | None) -> None:
+        height, width = self.size
+        bits, kind = 8 * self.dtype.itemsize, 0 if palette is None else 3  # grey, or indices into a palette
+        assert self._file is not None
+        self._file.write(b"\x89PNG\r\n\x1a\n")
+        self._chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0))
+        if palette is not None:
+            self._chunk(b"PLTE", bytes(palette))
+
+    def _chunk(self, name: bytes, data: bytes) -> None:
+        assert self._file is not None
+        self._file.write(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)))
+
+    def write(self, rows: Array) -> None:
+        """Write the next rows.
+
+        Args:
+            rows: (h, W) integers that the type holds.
+
+        Raises:
+            ValueError: if they are of another width, or too many.
+        """
+        height, width = self.size
+        if rows.ndim != 2 or rows.shape[1] != width or self._row + len(rows) > height:
+            raise ValueError(f"rows of shape {rows.shape} at row {self._row}: the mask is {height} x {width} pixels")
+        assert self._file is not None
+        if self._packer is None:
+            self._file.write(np.ascontiguousarray(rows, self.dtype.newbyteorder("<")).data)
+        else:
+            filtered = np.zeros((len(rows), 1 + width * self.dtype.itemsize), np.uint8)  # filter 0 before each row
+            filtered[:, 1:] = np.ascontiguousarray(rows.astype(self.dtype.newbyteorder(">"))).view(np.uint8)
+            self._pack(self._packer.compress(filtered.data))
+        self._row += len(rows)
+
+    def _pack(self, data: bytes) -> None:
+        for start in range(0, len(data), 2**24):
+            self._chunk(b"IDAT", data[start : start + 2**24])
+
+    def close(self) -> None:
+        """Finish the file and put it in place.
+
+        Raises:
+            ValueError: if rows are missing; nothing is left behind then.
+        """
+        try:
+            if self._row != self.size[0]:
+                raise ValueError(f"{self.path}: {self._row} of {self.size[0]} rows were written; write all of them")
+            if self._packer is not None:
+                self._pack(self._packer.flush())
+                self._chunk(b"IEND", b"")
+            self._release()
+            os.replace(self._part, self.path)
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Leave nothing behind of a file that is not finished."""
+        self._release()
+        self._part.unlink(missing_ok=True)
+
+    def _release(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+
+    def __enter__(self) -> MaskWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
+
+
+def _begin_tiff(
+    part: Path, path: Path, size: tuple[int, int], dtype: np.dtype[Any], palette: list[int] | None
+) -> io.BufferedRandom:
+    """Make a TIFF file of zeros, not compressed, and open it where its pixels begin."""
+    try:
+        import tifffile
+    except ImportError as error:
+        raise ImportError(
+            f"{path}: a TIFF is written by tifffile: pip install 'fullyconv[tiff]', or name a .png"
+        ) from error
+    kind: dict[str, Any] = {"photometric": "minisblack"}
+    if palette is not None:  # TIFF has 16 bits a colour
+        kind = {"photometric": "palette", "colormap": (np.array(palette, np.uint16).reshape(256, 3) * 257).T}
+    tifffile.imwrite(part, None, shape=size, dtype=dtype, byteorder="<", **kind)
+    with tifffile.TiffFile(part) as made:
+        page: Any = made.pages[0]
+        offset = int(page.dataoffsets[0])
+    file = part.open("r+b")
+    file.seek(offset)
+    return file
+
+
 def find_images(source: str | Path, *, recursive: bool = False) -> list[Path]:
     """List the pictures of a folder, a file or a pattern, sorted by name.
 
@@ -490,7 +642,7 @@ def _opened(path: Path | Encoded, max_pixels: int | None) -> Iterator[Image.Imag
     except UnidentifiedImageError as error:
         empty = not path.data if isinstance(path, Encoded) else path.stat().st_size == 0
         what = "an empty file" if empty else "not a picture, or its beginning is damaged"
-        if not empty and _is_tiff(path):
+        if not empty and is_tiff(path):
             what = (
                 "a TIFF that Pillow cannot read (more than four bands, or a rare compression?); give the number of "
                 "bands, in_channels= (--in-channels), if it is not 3"
@@ -596,13 +748,14 @@ def _head(path: Path | Encoded, size: int) -> bytes:
         return file.read(size)
 
 
-def _is_tiff(path: Path | Encoded) -> bool:
+def is_tiff(path: Path | Encoded) -> bool:
+    """Tell by its first bytes whether a file is a TIFF."""
     return _head(path, 4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def _by_tifffile(path: Path | Encoded, channels: int, max_pixels: int | None) -> bool:
     """Tell whether a file is a TIFF whose bands Pillow would not give: too many, or on pages."""
-    if not _is_tiff(path):
+    if not is_tiff(path):
         return False
     try:
         with _open(path, max_pixels) as image:
@@ -692,7 +845,7 @@ def _bands_of_tiff(path: Path | Encoded, channels: int, max_pixels: int) -> npt.
         axis, height, width = _shape_of_tiff(file, path, channels)
         _bound((height, width), max_pixels, str(path))
         for page in file.series[0].pages:
-            _bound_segments(page, file, path)
+            bound_segments(page, file, path)
             if page.tags.get(274) is not None and int(page.tags[274].value) != 1:
                 raise DatasetError(f"{path}: many bands, and turned by its Orientation tag; save it upright")
         array = file.series[0].asarray()
@@ -710,10 +863,10 @@ def _bands_of_tiff(path: Path | Encoded, channels: int, max_pixels: int) -> npt.
     return np.ascontiguousarray(array.astype(np.uint8))
 
 
-def _bound_segments(page: Any, file: Any, path: Path | Encoded) -> None:
+def bound_segments(page: Any, file: Any, path: Path | Encoded) -> None:
     """Refuse strips that unpack to more than they hold: tifffile lets zlib unpack without a bound."""
     kind = int(page.compression)
-    if kind not in _TIFF_COMPRESSIONS:
+    if kind not in TIFF_COMPRESSIONS:
         raise DatasetError(f"{path}: compressed in a rare way (TIFF {kind}); save it not compressed, or with deflate")
     if kind not in (8, 32946):
         return

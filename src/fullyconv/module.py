@@ -24,11 +24,11 @@ from fullyconv import artefact
 from fullyconv.backbones import Receipt
 from fullyconv.confusion import SegmentationScores
 from fullyconv.errors import WeightsError
-from fullyconv.geometry import Geometry
 from fullyconv.heads import UnpoolHead
 from fullyconv.inference.folding import fingerprint, fold
-from fullyconv.inference.predict import read_pixels, segment
-from fullyconv.inference.segmentation import Segmentation
+from fullyconv.inference.predict import most_pixels, read_pixels, segment_any, segment_to
+from fullyconv.inference.segmentation import Segmentation, Written
+from fullyconv.inference.tiles import Halo, Network, Options, Probabilities
 from fullyconv.labels import Labels, as_text, default_palette, packed_colour
 from fullyconv.losses import build_loss
 from fullyconv.metrics import ConfusionMatrix
@@ -214,11 +214,27 @@ class SegmentationModule(L.LightningModule):
         values: Tensor = self.model.scores(self.preprocessing(image))
         return values
 
-    def predict(self, source: str | Path | Image.Image | npt.NDArray[Any] | Tensor) -> Segmentation:
-        """Segment one picture.
+    def predict(
+        self,
+        source: str | Path | Image.Image | npt.NDArray[Any] | Tensor,
+        *,
+        memory: int | str | None = None,
+        halo: Halo = "exact",
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
+        probabilities: Probabilities | None = None,
+    ) -> Segmentation:
+        """Segment one picture of any size.
 
         Args:
             source: a path, a PIL image, an array (H, W[, C]) uint8, or a tensor (C, H, W), uint8 or float in 0..1.
+            memory: bytes, or a word such as "2GB", that the prediction may take beside the network, the picture and the
+                mask; a picture whose one pass takes more is segmented in tiles. None is half of what is free.
+            halo: "exact" reads around each tile all that its scores depend on, so that there are no seams; a number of
+                pixels is faster, and seams are possible.
+            flip: average the probabilities with those of the mirrored picture.
+            scales: average the probabilities over the picture at these sizes, relative to that at which it is seen.
+            probabilities: "top" gives that of the winning class too, "all" those of every class.
 
         Returns:
             The mask at the picture's own size, with names, shares and an overlay.
@@ -226,20 +242,66 @@ class SegmentationModule(L.LightningModule):
         Raises:
             FileNotFoundError: if the file is not there.
             DatasetError: if it is not a picture.
+            ValueError: if the memory does not hold the smallest tile, or an option is none.
         """
+        options = Options(memory, halo, flip, tuple(scales), probabilities)
         with self._evaluating():
-            model = self._folded_model()
-            own = type(self).scores is not SegmentationModule.scores  # a subclass has the last word
-            return segment(
-                self.scores if own else lambda image: model.scores(self.preprocessing(image)),
-                source,
-                self.labels,
-                self.device,
-                int(self.hparams["in_channels"]),
-                self._floating,
-                self.preprocessing.short_side,
-                self.model.geometry_for,
-            )
+            network = self._network()
+            return segment_any(network, network.scores, source, self.labels, options, self.preprocessing.short_side)
+
+    def predict_to(
+        self,
+        source: str | Path | Image.Image | npt.NDArray[Any] | Tensor,
+        target: str | Path,
+        *,
+        memory: int | str | None = None,
+        halo: Halo = "exact",
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
+        probabilities: tuple[Probabilities, str | Path] | None = None,
+        preview: bool = False,
+    ) -> Written:
+        """Segment one picture of any size into a file; neither has to fit in memory.
+
+        A TIFF file of plain bands is read window by window (with the extra ``tiff``), and the mask is written band by
+        band. See `predict` for the other arguments.
+
+        Args:
+            source: a path, a PIL image, an array (H, W[, C]) uint8, or a tensor (C, H, W), uint8 or float in 0..1.
+            target: file of the mask, ``.png`` or ``.tif``.
+            memory: as `predict` takes it.
+            halo: as `predict` takes it.
+            flip: as `predict` takes it.
+            scales: as `predict` takes it.
+            probabilities: "top" or "all", and the ``.npz`` file that they go to.
+            preview: give picture and mask thinned to at most 4096 pixels a side too, for an overlay.
+
+        Returns:
+            Where the mask is, and the share of each class.
+
+        Raises:
+            FileNotFoundError: if the file is not there.
+            DatasetError: if it is not a picture.
+            ValueError: if the memory does not hold the smallest tile, or an option is none.
+        """
+        wanted, beside = probabilities or (None, None)
+        options = Options(memory, halo, flip, tuple(scales), wanted)
+        with self._evaluating():
+            short = self.preprocessing.short_side
+            return segment_to(self._network(), source, target, self.labels, options, short, beside, preview)
+
+    def _network(self) -> Network:
+        """Give what has to be known to run the model on tiles."""
+        model, trunk = self.model, self.model.backbone
+        align = math.lcm(*trunk.channels, trunk.size_divisor)
+        channels = int(self.hparams["in_channels"])
+        folded = self._folded_model()
+        own = type(self).scores is not SegmentationModule.scores  # a subclass has the last word
+        scores = self.scores if own else lambda image: folded.scores(self.preprocessing(image))
+        return Network(
+            self, scores, model.geometry, model.geometry_for, model.num_classes, align, trunk.min_size, channels,
+            self.device, self._floating,
+        )  # fmt: skip
 
     def _folded_model(self) -> FCN:
         """Give the model with its batch norms folded into its convolutions, made anew when a weight was changed.
@@ -973,12 +1035,26 @@ class MultiHeadModule(SegmentationModule):
         return self.model.scores(self.preprocessing(image))
 
     def predict(  # type: ignore[override]
-        self, source: str | Path | Image.Image | npt.NDArray[Any] | Tensor
+        self,
+        source: str | Path | Image.Image | npt.NDArray[Any] | Tensor,
+        *,
+        memory: int | str | None = None,
+        halo: Halo = "exact",
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
+        probabilities: Probabilities | None = None,
     ) -> dict[str, Segmentation]:
-        """Segment one picture, once for all heads.
+        """Segment one picture of any size: once for all heads, or head by head where it is cut into tiles.
 
         Args:
             source: a path, a PIL image, an array (H, W[, C]) uint8, or a tensor (C, H, W), uint8 or float in 0..1.
+            memory: bytes, or a word such as "2GB", that the prediction may take beside the network, the picture and the
+                mask; a picture whose one pass takes more is segmented in tiles. None is half of what is free.
+            halo: "exact" reads around each tile all that its scores depend on, so that there are no seams; a number of
+                pixels is faster, and seams are possible.
+            flip: average the probabilities with those of the mirrored picture.
+            scales: average the probabilities over the picture at these sizes, relative to that at which it is seen.
+            probabilities: "top" gives that of the winning class too, "all" those of every class.
 
         Returns:
             For each head the mask at the picture's own size, with names, shares and an overlay.
@@ -986,10 +1062,12 @@ class MultiHeadModule(SegmentationModule):
         Raises:
             FileNotFoundError: if the file is not there.
             DatasetError: if it is not a picture.
+            ValueError: if the memory does not hold the smallest tile, or an option is none.
         """
-        pixels = read_pixels(source)
+        options = Options(memory, halo, flip, tuple(scales), probabilities)
+        channels = int(self.hparams["in_channels"])
+        pixels = read_pixels(source, channels, most_pixels(memory, channels))
         known: dict[str, Tensor] = {}
-        grids = self.model.geometry
 
         def of_head(name: str) -> Callable[[Tensor], Tensor]:
             def scores(image: Tensor) -> Tensor:
@@ -999,23 +1077,32 @@ class MultiHeadModule(SegmentationModule):
 
             return scores
 
-        def on_grid(name: str) -> Callable[[tuple[int, int]], Geometry]:
-            return lambda size: grids[name]
-
         with self._evaluating():
+            short = self.preprocessing.short_side
             return {
-                name: segment(
-                    of_head(name),
-                    pixels,
-                    labels,
-                    self.device,
-                    int(self.hparams["in_channels"]),
-                    self._floating,
-                    self.preprocessing.short_side,
-                    on_grid(name),
-                )
+                name: segment_any(self._head_network(name), of_head(name), pixels, labels, options, short)
                 for name, labels in self.labels.items()
             }
+
+    def predict_to(self, *args: Any, **options: Any) -> Written:
+        """Refuse: several heads are several masks. Use `predict`.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"the model has the heads {', '.join(self.classes)}, and a file holds one mask; use predict, which gives "
+            "a mask for each head, and save them"
+        )
+
+    def _head_network(self, name: str) -> Network:
+        trunk, grid = self.model.backbone, self.model.geometry[name]
+        align = math.lcm(*trunk.channels, trunk.size_divisor)
+        channels = int(self.hparams["in_channels"])
+        return Network(
+            self, lambda image: self.scores(image)[name], grid, lambda _: grid, self.model.num_classes[name], align,
+            trunk.min_size, channels, self.device, self._floating,
+        )  # fmt: skip
 
     def check_data(self, data: object) -> None:
         """Check that a data module has the classes of the model, by head, in the same order.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +16,20 @@ from PIL import Image
 from torch import Tensor
 
 from fullyconv.geometry import Geometry
-from fullyconv.images import read_bands, visible
+from fullyconv.images import MAX_PIXELS, MaskWriter, read_bands, visible
 from fullyconv.inference.argmax import upsample_argmax
+from fullyconv.inference.budget import parse_memory
+from fullyconv.inference.pictures import ArrayPicture, Picture, open_windows
 from fullyconv.inference.scaling import scaled_size
-from fullyconv.inference.segmentation import Segmentation
+from fullyconv.inference.segmentation import ProbabilityWriter, Segmentation, Written, count
+from fullyconv.inference.tiles import Network, Options, assemble, bands, blocks, fits
 from fullyconv.labels import Labels
 from fullyconv.upsampling import resample
 
 BAND_BYTES = 2**26  # of logits at a time, where a picture was seen scaled
+
+
+_PREVIEW = 4096  # pixels along the longer side
 
 Source = str | Path | Image.Image | npt.NDArray[Any] | Tensor
 
@@ -75,6 +82,139 @@ def segment(
     return Segmentation(mask, labels, visible(pixels))
 
 
+def segment_any(
+    network: Network,
+    scores: Callable[[Tensor], Tensor],
+    source: Source,
+    labels: Labels,
+    options: Options,
+    short_side: int | None = None,
+) -> Segmentation:
+    """Segment a picture of any size: in one pass if that fits in memory, else in tiles.
+
+    Args:
+        network: what is run on tiles; in evaluation mode.
+        scores: those of the network, for one pass.
+        source: what `segment` takes.
+        labels: of the K classes.
+        options: memory, halo, flip, scales, and whether probabilities are wanted.
+        short_side: pixels that the shorter side is scaled to before the network looks at it.
+
+    Raises:
+        FileNotFoundError, DatasetError: if the picture cannot be read.
+        ValueError: if a tensor has the wrong shape, type or range, or the memory does not hold the smallest tile.
+    """
+    pixels = read_pixels(source, network.in_channels, most_pixels(options.memory, network.in_channels))
+    own = (pixels.shape[0], pixels.shape[1])
+    seen = own if short_side is None else scaled_size(own, short_side)
+    if options.plain and fits(network, own, options, None if seen == own else seen):
+        channels, kind = network.in_channels, network.dtype
+        return segment(scores, pixels, labels, network.device, channels, kind, short_side, network.geometry_for)
+    return segment_tiled(network, pixels, labels, options, None if seen == own else seen)
+
+
+def segment_tiled(
+    network: Network, source: Source, labels: Labels, options: Options, seen: tuple[int, int] | None = None
+) -> Segmentation:
+    """Segment a picture by as many tiles as the memory asks for, the logits of a few rows at a time.
+
+    Args:
+        network: what is run; in evaluation mode.
+        source: what `segment` takes.
+        labels: of the K classes.
+        options: memory, halo, flip, scales, and whether probabilities are wanted.
+        seen: the size that the network looks at the picture, if that is another one than its own.
+    """
+    pixels = read_pixels(source, network.in_channels, most_pixels(options.memory, network.in_channels))
+    found = blocks(network, ArrayPicture(pixels), options, seen)
+    mask, probabilities = assemble(found, (pixels.shape[0], pixels.shape[1]))
+    return Segmentation(mask.astype(labels.dtype, copy=False), labels, visible(pixels), probabilities)
+
+
+def segment_to(
+    network: Network,
+    source: Source,
+    target: str | Path,
+    labels: Labels,
+    options: Options,
+    short_side: int | None = None,
+    probabilities: str | Path | None = None,
+    preview: bool = False,
+) -> Written:
+    """Segment a picture of any size into a file, band by band: neither picture nor mask is in memory as a whole.
+
+    A TIFF file of plain bands of 8 or 16 bits is read window by window (with the extra `tiff`). Any other picture is
+    decoded as a whole; of more than `fullyconv.images.MAX_PIXELS` pixels only if `memory` is given and its half holds
+    the picture.
+
+    Args:
+        network: what is run; in evaluation mode.
+        source: what `segment` takes.
+        target: `.png`, `.tif` or `.tiff` file of the mask.
+        labels: of the K classes.
+        options: memory, halo, flip, scales, and whether probabilities are wanted.
+        short_side: pixels that the shorter side is scaled to before the network looks at it.
+        probabilities: `.npz` file that they go to.
+        preview: give a small picture and mask too.
+
+    Returns:
+        Where the mask is, and the share of each class.
+
+    Raises:
+        FileNotFoundError, DatasetError: if the picture cannot be read.
+        ValueError: if the memory does not hold the smallest tile, a file has a wrong ending, or probabilities have no
+            file.
+    """
+    if (options.probabilities is None) != (probabilities is None):
+        raise ValueError("probabilities and their file go together: give both, or none")
+    if isinstance(source, str | Path) and Path(target).exists() and Path(target).samefile(source):
+        raise ValueError(f"target={str(target)!r}: the picture would be overwritten by its own mask; give another name")
+    opened = open_windows(source, network.in_channels)
+    with contextlib.ExitStack() as stack:
+        picture: Picture
+        if opened is not None:
+            picture = stack.enter_context(opened)
+        else:
+            picture = ArrayPicture(
+                read_pixels(source, network.in_channels, most_pixels(options.memory, network.in_channels))
+            )
+        own = picture.size
+        seen = own if short_side is None else scaled_size(own, short_side)
+        found = blocks(network, picture, options, None if seen == own else seen)
+        palette = labels.palette if len(labels.names) <= 256 else None
+        writer = stack.enter_context(MaskWriter(target, own, palette, labels.dtype))
+        further: ProbabilityWriter | None = None
+        if probabilities is not None:
+            depth = (len(labels.names),) if options.probabilities == "all" else ()
+            further = stack.enter_context(ProbabilityWriter(probabilities, (*own, *depth)))
+        counts = np.zeros(len(labels.names), np.int64)
+        step = -(-max(own) // _PREVIEW)
+        seen_small: list[tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]] = []
+        for band in bands(found, own[1]):
+            writer.write(band.mask)
+            counts += count(band.mask, labels)
+            if further is not None and band.probabilities is not None:
+                further.write(band.probabilities)
+            top, _, bottom, right = band.window
+            for row in range(-(-top // step) * step, bottom, step) if preview else ():
+                seen_small.append((band.mask[row - top, ::step], picture.read(row, 0, row + 1, right)[0, ::step]))
+    small: Segmentation | None = None
+    if preview:
+        masks, pictures = (np.stack(rows) for rows in zip(*seen_small, strict=True))
+        small = Segmentation(masks, labels, visible(pictures))
+    return Written(Path(target), own, labels, tuple(int(n) for n in counts), small)
+
+
+def most_pixels(memory: int | str | None, in_channels: int) -> int:
+    """Give the pixels that a picture may have: who says how much memory there is may fill half of it with a picture.
+
+    Args:
+        memory: what was said, or None.
+        in_channels: bands of the picture.
+    """
+    return MAX_PIXELS if memory is None else max(MAX_PIXELS, parse_memory(memory) // (2 * in_channels))
+
+
 def _stretched(scores: Tensor, grid: Geometry, seen: tuple[int, int], own: tuple[int, int]) -> Tensor:
     """Label a picture of size `own` by the scores of the picture scaled to `seen`, (1, K, h, w) on `grid`.
 
@@ -96,10 +236,10 @@ def _stretched(scores: Tensor, grid: Geometry, seen: tuple[int, int], own: tuple
     return torch.cat(labels, 1)
 
 
-def read_pixels(source: Source, in_channels: int = 3) -> npt.NDArray[np.uint8]:
+def read_pixels(source: Source, in_channels: int = 3, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """Read one picture of any form that `segment` takes, as (H, W, C) uint8."""
     if not isinstance(source, Tensor):
-        return read_bands(source, in_channels)
+        return read_bands(source, in_channels, max_pixels=max_pixels)
     taken = (1, 3) if in_channels == 3 else (in_channels,)
     if source.ndim != 3 or source.shape[0] not in taken or 0 in source.shape:
         raise ValueError(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import secrets
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +26,14 @@ class Segmentation:
         mask: (H, W) uint8, or uint16 with more than 255 classes: index of the class of each pixel.
         labels: names and colours of the classes.
         image: (H, W, 3) uint8, the picture as it was read; of more bands the first three.
+        probabilities: float16, (H, W) that of the class in the mask, or (H, W, K) those of all classes; None where they
+            were not asked for.
     """
 
     mask: npt.NDArray[np.unsignedinteger[Any]]
     labels: Labels
     image: npt.NDArray[np.uint8]
+    probabilities: npt.NDArray[np.float16] | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -36,10 +42,7 @@ class Segmentation:
 
     def shares(self) -> dict[str, float]:
         """Give the share of each class among the pixels, between 0 and 1, the largest first."""
-        counts = np.bincount(self.mask.ravel(), minlength=len(self.labels.names))[: len(self.labels.names)]
-        total = max(1, int(counts.sum()))
-        order = np.argsort(-counts, kind="stable")
-        return {self.labels.names[i]: float(counts[i] / total) for i in order}
+        return _shares(count(self.mask, self.labels), self.labels)
 
     def overlay(self, alpha: float = 0.55, legend: bool = True) -> Image.Image:
         """Draw the classes over the picture, with a legend of those that occur.
@@ -54,3 +57,98 @@ class Segmentation:
         """Write the mask as a PNG with the palette of the classes; its pixel values are the class indices."""
         write_mask(path, self.mask, self.labels.palette if len(self.labels.names) <= 256 else None)
         return Path(path)
+
+    def save_probabilities(self, path: str | Path) -> Path:
+        """Write the probabilities as an `.npz` file with the array ``probabilities`` in float16.
+
+        Raises:
+            ValueError: if none were asked for.
+        """
+        if self.probabilities is None:
+            raise ValueError('there are no probabilities: ask for them, predict(..., probabilities="top") or "all"')
+        with ProbabilityWriter(path, self.probabilities.shape) as writer:
+            writer.write(self.probabilities)
+        return Path(path)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of a picture whose mask was written to a file, band by band.
+
+    Args:
+        path: file of the mask.
+        size: height and width, in pixels.
+        labels: names and colours of the classes.
+        counts: pixels of each class.
+        preview: every so many-th row and column of picture and mask, at most 4096 of them, to be looked at; None where
+            it was not asked for.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    labels: Labels
+    counts: tuple[int, ...]
+    preview: Segmentation | None = None
+
+    def shares(self) -> dict[str, float]:
+        """Give the share of each class among the pixels, between 0 and 1, the largest first."""
+        return _shares(np.array(self.counts), self.labels)
+
+
+def count(mask: npt.NDArray[Any], labels: Labels) -> npt.NDArray[np.intp]:
+    """Count the pixels of each class in a mask.
+
+    Args:
+        mask: (H, W) class indices.
+        labels: of the K classes.
+
+    Returns:
+        (K,) pixels.
+    """
+    return np.bincount(mask.ravel(), minlength=len(labels.names))[: len(labels.names)]
+
+
+def _shares(counts: npt.NDArray[Any], labels: Labels) -> dict[str, float]:
+    total = max(1, int(counts.sum()))
+    order = np.argsort(-counts, kind="stable")
+    return {labels.names[i]: float(counts[i] / total) for i in order}
+
+
+class ProbabilityWriter:
+    """Write probabilities band by band to an `.npz` file, as ``probabilities``: all of it or nothing.
+
+    Args:
+        path: file to write, ending in `.npz`.
+        shape: (H, W) or (H, W, K).
+
+    Raises:
+        ValueError: if the name has another ending.
+    """
+
+    def __init__(self, path: str | Path, shape: tuple[int, ...]) -> None:
+        self.path = Path(path)
+        if self.path.suffix.lower() != ".npz":
+            raise ValueError(f"path={str(path)!r}: probabilities are written as .npz; end the name so")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._part = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
+        self._zip = zipfile.ZipFile(self._part, "x", zipfile.ZIP_DEFLATED, compresslevel=1)
+        self._member = self._zip.open("probabilities.npy", "w", force_zip64=True)
+        header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._member, header)
+
+    def write(self, rows: npt.NDArray[np.float16]) -> None:
+        """Write the next rows, (h, W) or (h, W, K)."""
+        for row in rows:
+            self._member.write(np.ascontiguousarray(row, "<f2").tobytes())
+
+    def __enter__(self) -> ProbabilityWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self._member.close()
+            self._zip.close()
+            if kind is None:
+                os.replace(self._part, self.path)
+        finally:
+            self._part.unlink(missing_ok=True)

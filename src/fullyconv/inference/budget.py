@@ -1,0 +1,56 @@
+"""How much memory a prediction may take: read from a word, or from the machine. It needs no torch."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+_UNITS = {
+    "": 1, "B": 1,
+    "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+    "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
+}  # fmt: skip
+_CGROUP = Path("/sys/fs/cgroup")  # what a container may use is less than what the machine has
+_UNKNOWN = 2**31  # bytes, where the system does not say
+
+
+def parse_memory(value: int | str) -> int:
+    """Read an amount of memory.
+
+    Args:
+        value: bytes, or a number with a unit: ``"2GB"``, ``"1.5 GiB"``, ``"500MB"``.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        ValueError: if it is no positive amount.
+
+    Example:
+        >>> parse_memory("2GB"), parse_memory("1.5 GiB"), parse_memory(1000)
+        (2000000000, 1610612736, 1000)
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(value))
+    unit = _UNITS.get(found[2].upper()) if found else None
+    if isinstance(value, bool) or found is None or unit is None or float(found[1]) * unit < 1:
+        raise ValueError(f"memory={value!r}: give a number of bytes above 0, or a number with a unit such as '2GB'")
+    return int(float(found[1]) * unit)
+
+
+def available_memory() -> int:
+    """Give the bytes of main memory that are free now, as far as the system and the container tell."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):  # counts what the cache of files would give back
+                free = int(line.split()[1]) * 1024
+    except (OSError, ValueError, AttributeError):  # other systems
+        free = _UNKNOWN
+    try:
+        most = (_CGROUP / "memory.max").read_text().strip()
+        if most != "max":
+            free = min(free, max(0, int(most) - int((_CGROUP / "memory.current").read_text())))
+    except (OSError, ValueError):
+        pass
+    return free

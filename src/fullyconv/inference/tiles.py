@@ -1,0 +1,521 @@
+"""Pictures of any size: in one pass where that fits in memory, else in tiles that overlap so far that no seam is left.
+
+A cell of the scores depends on the pixels of its receptive field and on nothing else. A tile is therefore read with
+all pixels that the cells of its core depend on, begins at a multiple of every stride in the network, so that its cells
+are those of the whole picture, and ends at such a multiple or where the picture ends. The zeros that the network pads
+with at the borders of a tile are then never looked at, except where they are the borders of the picture.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from fullyconv.geometry import Geometry
+from fullyconv.inference.argmax import upsample_argmax
+from fullyconv.inference.budget import available_memory, parse_memory
+from fullyconv.inference.pictures import Mirrored, Picture, Scaled
+from fullyconv.notices import tell
+from fullyconv.upsampling import resample
+
+Size = tuple[int, int]
+Window = tuple[int, int, int, int]  # top, left, bottom, right
+Halo = Literal["exact"] | int
+Probabilities = Literal["top", "all"]
+
+BAND_BYTES = 2**26  # of logits at a time: a thousand classes at every pixel of a photograph would take gigabytes
+
+_WORKSPACE = 1.5  # what convolutions take beside their inputs and outputs, measured on oneDNN
+_UNMEASURED = 2**20  # pixels of a picture that needs no look at the memory
+_BYTES: weakref.WeakKeyDictionary[nn.Module, float] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Network:
+    """What has to be known of a network to run it on tiles.
+
+    Args:
+        module: whose memory is meant; what was measured of it is kept.
+        scores: (1, C, H, W) RGB in 0..1 -> (1, K, h, w) class scores.
+        geometry: where the cells of the scores lie, and what they depend on.
+        geometry_for: where the scores of an image of a given size are put, which is `geometry` unless they are
+            stretched.
+        classes: number of classes K.
+        align: a multiple of every stride in the network, in pixels.
+        least: smallest side served, in pixels.
+        in_channels: channels C.
+        device: where it computes.
+        dtype: floating type that it expects.
+    """
+
+    module: nn.Module
+    scores: Callable[[Tensor], Tensor]
+    geometry: Geometry
+    geometry_for: Callable[[Size], Geometry]
+    classes: int
+    align: int
+    least: int = 1
+    in_channels: int = 3
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
+
+    def bytes_per_pixel(self) -> float:
+        """Estimate the memory that a pixel of the image takes at most while the network runs, without running it."""
+        if self.module not in _BYTES:
+            side = self.align * max(8, -(-2 * self.least // self.align))
+            small, large = _peak(self, side), _peak(self, 2 * side)
+            _BYTES[self.module] = (large - small) / (3 * side * side)
+        return _BYTES[self.module] * _WORKSPACE
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a picture is to be segmented.
+
+    Args:
+        memory: bytes, or a word such as "2GB", that a prediction may take beside the network, the picture and the mask;
+            None for half of what is free on the device.
+        halo: "exact" reads around each tile what its scores depend on; a number of pixels reads only so many, which is
+            faster and may leave seams.
+        flip: average the probabilities with those of the mirrored picture.
+        scales: average the probabilities over the picture at these sizes, relative to the one it is looked at.
+        probabilities: None, "top" for that of the winning class, "all" for those of every class.
+
+    Raises:
+        ValueError: if a value is not one of these.
+    """
+
+    memory: int | str | None = None
+    halo: Halo = "exact"
+    flip: bool = False
+    scales: tuple[float, ...] = (1.0,)
+    probabilities: Probabilities | None = None
+
+    def __post_init__(self) -> None:
+        if self.memory is not None:
+            parse_memory(self.memory)
+        if self.halo != "exact" and (isinstance(self.halo, bool) or not isinstance(self.halo, int) or self.halo < 0):
+            raise ValueError(f'halo={self.halo!r}: give "exact", or a number of pixels from 0 on')
+        object.__setattr__(self, "scales", tuple(float(scale) for scale in self.scales))
+        if not self.scales or not all(0 < scale <= 16 for scale in self.scales):
+            raise ValueError(f"scales={self.scales}: give one or more numbers above 0, such as (0.75, 1.0, 1.25)")
+        if self.probabilities not in (None, "top", "all"):
+            raise ValueError(f'probabilities={self.probabilities!r}: give None, "top" or "all"')
+
+    @property
+    def plain(self) -> bool:
+        """Whether the best class of one look at the picture is all that is asked for."""
+        return not self.flip and self.scales == (1.0,) and self.probabilities is None
+
+
+@dataclass(frozen=True)
+class Block:
+    """The answer for one window of a picture.
+
+    Args:
+        window: top, left, bottom, right, in pixels.
+        mask: (h, w) class indices.
+        probabilities: None, (h, w) or (h, w, K) float16, as asked for.
+    """
+
+    window: Window
+    mask: npt.NDArray[np.unsignedinteger[Any]]
+    probabilities: npt.NDArray[np.float16] | None
+
+
+@dataclass(frozen=True)
+class _View:
+    """One look at the picture: scaled, mirrored, or as it is."""
+
+    picture: Picture
+    own: Size  # of the picture that is asked about
+    mirrored: bool
+
+    def cells(self, window: Window) -> Window:
+        """Give the pixels of this view that a window of the picture is interpolated from."""
+        top, left, bottom, right = self.turned(window)
+        (y0, y1), (x0, x1) = self._reads(top, bottom, 0), self._reads(left, right, 1)
+        return y0, x0, y1, x1
+
+    def turned(self, window: Window) -> Window:
+        top, left, bottom, right = window
+        return (top, self.own[1] - right, bottom, self.own[1] - left) if self.mirrored else window
+
+    def grid(self) -> Geometry:
+        """Give where the pixels of this view lie on the picture: stretched over it, edge to edge."""
+        y, x = (own / seen for own, seen in zip(self.own, self.picture.size, strict=True))
+        return Geometry((y, x), ((y - 1) / 2, (x - 1) / 2), (1.0, 1.0))
+
+    def _reads(self, start: int, stop: int, axis: int) -> tuple[int, int]:
+        seen, grid = self.picture.size[axis], self.grid()
+        stride, centre = grid.stride[axis], grid.centre[axis]
+        first = min(max(math.floor((start - centre) / stride), 0), seen - 1)
+        last = min(max(math.ceil((stop - 1 - centre) / stride), 0), seen - 1)
+        return first, last + 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a picture is cut.
+
+    Args:
+        side: height and width of the core of a tile, in pixels.
+        tiles: the cores, row by row.
+        exact: whether every tile sees all that its scores depend on.
+    """
+
+    side: Size
+    tiles: tuple[Window, ...]
+    exact: bool
+
+
+def plan(network: Network, size: Size, options: Options, seen: Size | None = None) -> Plan:
+    """Choose the tiles of a picture: the largest whose passes fit in memory, one for all of it if that does.
+
+    Args:
+        network: what is run.
+        size: height and width of the picture, in pixels.
+        options: how it is segmented.
+        seen: the size that it is looked at, if that is another one.
+
+    Returns:
+        The tiles.
+
+    Raises:
+        ValueError: if not even the smallest tile fits.
+    """
+    looked = seen or size
+    if options.memory is None and math.prod(size) <= _UNMEASURED and math.prod(looked) <= _UNMEASURED:
+        return Plan(size, ((0, 0, *size),), True)
+    ratio = [max(options.scales) * s / n for s, n in zip(looked, size, strict=True)]
+    budget = _budget(options.memory, network.device)
+    views = len(options.scales) * (1 + options.flip)
+    least, most = (_round(n / max(r, 1e-9), network.align) for n, r in ((1, max(ratio)), (max(size), 1.0)))
+    fitting = [
+        side for side in _sides(least, most) if _cost(network, size, (side, side), ratio, options, views) <= budget
+    ]
+    if not fitting:
+        need = _cost(network, size, (least, least), ratio, options, views)
+        raise ValueError(
+            f"memory={options.memory!r}: {budget / 1e6:.1f} MB do not hold the smallest tile, which takes "
+            f"{need / 1e6:.0f} MB with all that its scores depend on; give more, or a small halo in pixels (halo=64), "
+            "with which seams are possible"
+        )
+    side = max(fitting)
+    sides = [_even(n, side, network.align) for n in size]
+    tiles = tuple(
+        (top, left, min(top + sides[0], size[0]), min(left + sides[1], size[1]))
+        for top in range(0, size[0], sides[0])
+        for left in range(0, size[1], sides[1])
+    )
+    exact = len(tiles) == 1 or (options.halo == "exact" and not network.geometry.global_context)
+    return Plan((sides[0], sides[1]), tiles, exact)
+
+
+def fits(network: Network, size: Size, options: Options, seen: Size | None = None) -> bool:
+    """Tell whether a picture and the logits of all its pixels fit in memory at once.
+
+    Args:
+        network: what is run.
+        size: height and width of the picture, in pixels.
+        options: how it is segmented.
+        seen: the size that it is looked at, if that is another one.
+    """
+    looked = seen or size
+    if options.memory is None and math.prod(size) <= _UNMEASURED and math.prod(looked) <= _UNMEASURED:
+        return True
+    passing = math.prod(looked) * network.bytes_per_pixel()
+    logits = 2 * 4 * network.classes * (math.prod(size) + (math.prod(looked) if seen else 0))
+    return passing + logits <= _budget(options.memory, network.device)
+
+
+def blocks(network: Network, picture: Picture, options: Options, seen: Size | None = None) -> Iterator[Block]:
+    """Segment a picture tile by tile.
+
+    The scores of every tile are those of the whole picture, unless the network sees all of it at once or the halo is
+    chosen smaller; both is said aloud.
+
+    Args:
+        network: what is run; in evaluation mode.
+        picture: what is segmented.
+        options: how.
+        seen: the size that the network looks at it, if that is another one.
+
+    Yields:
+        The answer for each tile, row by row from the left.
+    """
+    size = picture.size
+    chosen = plan(network, size, options, seen)
+    if not chosen.exact:
+        _tell_of_seams(network, options, len(chosen.tiles))
+    views = list(_views(picture, options, seen or size))
+    for tile in chosen.tiles:
+        scored = [(view, *_scores(network, view, tile, options.halo)) for view in views]
+        yield _answer(network, scored, tile, options)
+
+
+def bands(found: Iterator[Block], width: int) -> Iterator[Block]:
+    """Join the blocks of each row of tiles to bands of the full width."""
+    row: list[Block] = []
+    for block in found:
+        row.append(block)
+        if block.window[3] == width:
+            top, _, bottom, _ = block.window
+            probabilities = [part.probabilities for part in row if part.probabilities is not None]
+            yield Block(
+                (top, 0, bottom, width),
+                np.concatenate([part.mask for part in row], 1),
+                np.concatenate(probabilities, 1) if probabilities else None,
+            )
+            row = []
+
+
+def assemble(found: Iterator[Block], size: Size) -> tuple[npt.NDArray[Any], npt.NDArray[np.float16] | None]:
+    """Put blocks together.
+
+    Returns:
+        The mask (H, W), and the probabilities where they were asked for.
+    """
+    mask: npt.NDArray[Any] | None = None
+    probabilities: npt.NDArray[np.float16] | None = None
+    for block in found:
+        if mask is None:
+            mask = np.empty(size, block.mask.dtype)
+            if block.probabilities is not None:
+                probabilities = np.empty((*size, *block.probabilities.shape[2:]), np.float16)
+        top, left, bottom, right = block.window
+        mask[top:bottom, left:right] = block.mask
+        if probabilities is not None:
+            probabilities[top:bottom, left:right] = block.probabilities
+    assert mask is not None
+    return mask, probabilities
+
+
+def region(network: Network, window: Window, size: Size, halo: Halo = "exact") -> Window:
+    """Give the pixels that the network has to see so that the logits of a window are those of the whole image.
+
+    Args:
+        network: what is run.
+        window: of the image, in pixels.
+        size: height and width of the image, in pixels.
+        halo: "exact", or the pixels around the cells that are seen.
+
+    Returns:
+        The window to read; it begins at a multiple of all strides and lies in the image.
+    """
+    put, own, align = network.geometry_for(size), network.geometry, network.align
+    sides = []
+    for axis in (0, 1):
+        n, (start, stop) = size[axis], (window[axis], window[axis + 2])
+        first = max(0, math.floor((start - put.centre[axis]) / put.stride[axis]))
+        last = max(first, math.ceil((stop - 1 - put.centre[axis]) / put.stride[axis]))
+        if halo == "exact":
+            # Upsampling inside the network may reach further than the receptive field says, by less than one cell.
+            low = own.first[axis] + own.stride[axis] * first - align
+            high = own.last[axis] + own.stride[axis] * last + align
+        else:
+            low = min(start, own.centre[axis] + own.stride[axis] * first) - halo
+            high = max(stop - 1, own.centre[axis] + own.stride[axis] * last) + halo
+        end = min(n, -(-math.floor(high + 1) // align) * align)
+        if end == n:  # the last cell may lie before the window, and has to be among those of the tile
+            low = min(low, n - network.least - align)
+        sides.append((max(0, math.floor(low) // align * align), end))
+    return sides[0][0], sides[1][0], sides[0][1], sides[1][1]
+
+
+def _scores(network: Network, view: _View, window: Window, halo: Halo) -> tuple[Tensor, Geometry]:
+    """Score what a window of the picture depends on; the geometry places the scores on the view."""
+    size = view.picture.size
+    top, left, bottom, right = region(network, view.cells(window), size, halo)
+    pixels = view.picture.read(top, left, bottom, right)
+    image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
+    scores = network.scores((image.to(network.device).float() / 255).to(network.dtype))
+    put, own = network.geometry_for(size), network.geometry
+    # The tile begins at a multiple of the strides, so that its first cell is a cell of the whole.
+    y, x = round(top / own.stride[0]), round(left / own.stride[1])
+    return scores, replace(put, centre=(put.centre[0] + put.stride[0] * y, put.centre[1] + put.stride[1] * x))
+
+
+def _logits(view: _View, scores: Tensor, geometry: Geometry, window: Window) -> Tensor:
+    """Interpolate scores at the pixels of a window of the picture, (1, K, h, w)."""
+    top, left, bottom, right = view.turned(window)
+    size = (bottom - top, right - left)
+    if view.picture.size == view.own:
+        logits = resample(scores, geometry, _pixels(top, left), size)
+    else:
+        y0, x0, y1, x1 = view.cells(window)
+        seen = resample(scores, geometry, _pixels(y0, x0), (y1 - y0, x1 - x0))
+        grid = view.grid()
+        (sy, sx), (cy, cx) = grid.stride, grid.centre
+        logits = resample(seen, replace(grid, centre=(cy + sy * y0, cx + sx * x0)), _pixels(top, left), size)
+    return logits.flip(-1) if view.mirrored else logits
+
+
+def _labels(scores: Tensor, geometry: Geometry, window: Window) -> Tensor:
+    """Give the best class of each pixel of a window, (h, w)."""
+    top, left, bottom, right = window
+    return upsample_argmax(scores, geometry, (bottom - top, right - left), origin=(top, left))[0]
+
+
+def _answer(
+    network: Network, scored: Sequence[tuple[_View, Tensor, Geometry]], tile: Window, options: Options
+) -> Block:
+    top, left, bottom, right = tile
+    dtype = np.uint8 if network.classes <= 255 else np.uint16
+    mask = np.empty((bottom - top, right - left), dtype)
+    kept: npt.NDArray[np.float16] | None = None
+    if options.probabilities is not None:
+        kept = np.empty((*mask.shape, *([network.classes] if options.probabilities == "all" else [])), np.float16)
+    rows = max(1, BAND_BYTES // (4 * network.classes * (right - left)))
+    for start in range(top, bottom, rows):
+        stop = min(bottom, start + rows)
+        window = (start, left, stop, right)
+        inside = slice(start - top, stop - top)
+        view, scores, geometry = scored[0]
+        if options.plain and view.picture.size == view.own:
+            mask[inside] = _labels(scores, geometry, window).cpu().numpy()
+            continue
+        if options.plain:
+            mask[inside] = _logits(view, scores, geometry, window).argmax(1)[0].cpu().numpy()
+            continue
+        mean = sum(_logits(*one, window).float().softmax(1) for one in scored) / len(scored)
+        assert isinstance(mean, Tensor)
+        best, labels = mean[0].max(0)
+        mask[inside] = labels.cpu().numpy()
+        if kept is not None:
+            values = mean[0].permute(1, 2, 0) if options.probabilities == "all" else best
+            kept[inside] = values.half().cpu().numpy()
+    return Block(tile, mask, kept)
+
+
+def _pixels(top: int, left: int) -> Geometry:
+    """Give the grid of the pixels of a window: its first cell lies at the first pixel."""
+    return Geometry((1.0, 1.0), (float(top), float(left)), (1.0, 1.0))
+
+
+def _views(picture: Picture, options: Options, seen: Size) -> Iterator[_View]:
+    own = picture.size
+    for scale in options.scales:
+        size = (max(1, round(seen[0] * scale)), max(1, round(seen[1] * scale)))
+        looked = picture if size == own else Scaled(picture, size)
+        yield _View(looked, own, False)
+        if options.flip:
+            yield _View(Mirrored(looked), own, True)
+
+
+def _tell_of_seams(network: Network, options: Options, tiles: int) -> None:
+    if network.geometry.global_context:
+        tell(
+            f"the picture is segmented in {tiles} tiles, and a part of this network (pooling or attention over the "
+            "whole picture) sees each tile alone: scores differ from those of one pass, and seams are possible. More "
+            "memory makes the tiles larger"
+        )
+    elif options.halo != "exact":
+        tell(
+            f"the picture is segmented in {tiles} tiles with a halo of {options.halo} pixels, less than the scores "
+            f"depend on ({max(network.geometry.receptive_field):.0f} pixels around): seams are possible"
+        )
+
+
+def _reach(network: Network, halo: Halo) -> float:
+    """Give the most pixels that a tile is read with on either side of its core."""
+    own, align = network.geometry, network.align
+    if halo != "exact":
+        return halo + max(own.stride) + align
+    return max(*own.last, *(-first for first in own.first)) + max(own.stride) + 2 * align
+
+
+def _cost(network: Network, size: Size, side: Size, ratio: Sequence[float], options: Options, views: int) -> float:
+    """Estimate the bytes of a tile: its largest pass, the scores of all views, and the logits of a band."""
+    reach = _reach(network, options.halo)
+    pixels = 1.0
+    for n, s, r in zip(size, side, ratio, strict=True):
+        pixels *= max(network.least, min(s * r + 2 * reach, n * r))
+    cells = pixels / (network.geometry.stride[0] * network.geometry.stride[1])
+    scores = views * cells * 4 * network.classes
+    core = min(side[0], size[0]) * min(side[1], size[1])
+    logits = min(4 * network.classes * core, BAND_BYTES) * (2 if options.plain else 4)
+    kept = 2 * core * (network.classes if options.probabilities == "all" else bool(options.probabilities))
+    return pixels * network.bytes_per_pixel() + scores + logits + kept
+
+
+def _budget(memory: int | str | None, device: torch.device) -> int:
+    if memory is not None:
+        return parse_memory(memory)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free) // 2
+    return available_memory() // 2
+
+
+def _round(pixels: float, align: int) -> int:
+    return max(1, math.ceil(pixels / align)) * align
+
+
+def _sides(least: int, most: int) -> Iterator[int]:
+    """Give the sides to choose from, each an eighth larger than the one before, in multiples of the smallest."""
+    side = least
+    while side < most:
+        yield side
+        side += max(1, side // 8 // least) * least
+    yield max(most, least)
+
+
+def _even(n: int, side: int, align: int) -> int:
+    """Give a side not above the one that fits with which all tiles are about as large."""
+    if side >= n:
+        return n
+    return min(side, _round(n / math.ceil(n / side), align))
+
+
+def _peak(network: Network, side: int) -> int:
+    """Add up the bytes that are alive at once while the network runs on an image of that side, without data."""
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        FakeTensorMode(allow_non_fake_inputs=True),
+        _Memory() as memory,
+    ):
+        image = torch.empty(1, network.in_channels, side, side, dtype=network.dtype, device=network.device)
+        network.scores(image)
+        return int(memory.most)
+
+
+class _Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Add up the storages of the tensors that are alive."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.most = 0
+        self._now = 0
+        self._users: dict[int, int] = {}  # tensors on a storage
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                storage = leaf.untyped_storage()
+                key, held = storage._cdata, storage.nbytes()
+                if key not in self._users:
+                    self._now += held
+                    self.most = max(self.most, self._now)
+                self._users[key] = self._users.get(key, 0) + 1
+                weakref.finalize(leaf, self._release, key, held)
+        return out
+
+    def _release(self, key: int, held: int) -> None:
+        self._users[key] -= 1
+        if not self._users[key]:
+            del self._users[key]
+            self._now -= held

@@ -1,0 +1,251 @@
+"""Masks as polygons: the borders between pixels, traced exactly, as GeoJSON or COCO annotations.
+
+Corners of pixels are the integers: the pixel in row y and column x covers the square from (x, y) to (x + 1, y + 1). A
+polygon is one region of pixels of a class that touch along their sides, with its holes, and holds exactly these pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fullyconv.labels import Labels
+
+Ring = list[tuple[int, int]]
+
+# Unit steps along borders, as (y, x), with the region on the right hand: right, down, left, up.
+_STEPS = np.array([(0, 1), (1, 0), (0, -1), (-1, 0)])
+
+
+@dataclass(frozen=True)
+class Region:
+    """One region of a class.
+
+    Args:
+        index: of the class.
+        outer: corners (x, y) of its border, clockwise as it is seen; the first is not repeated.
+        holes: the same for each hole, the other way round.
+        area: pixels.
+        runs: first pixel, and pixel after the last, of its runs down the columns, counted down the columns of the whole
+            mask: what run lengths of COCO are made of.
+    """
+
+    index: int
+    outer: Ring
+    holes: list[Ring]
+    area: int
+    runs: npt.NDArray[np.int64]
+
+
+def regions(mask: npt.NDArray[Any], labels: Labels) -> Iterator[Region]:
+    """Trace the regions of all classes of a mask; ignored pixels belong to none.
+
+    Args:
+        mask: (H, W) class indices.
+        labels: of the K classes.
+
+    Yields:
+        The regions, class by class, from the top.
+
+    Example:
+        >>> square = np.array([[0, 0, 0], [0, 1, 0], [0, 0, 0]])
+        >>> [(region.index, region.outer, len(region.holes)) for region in regions(square, Labels.of(["a", "b"]))]
+        [(0, [(0, 0), (3, 0), (3, 3), (0, 3)], 1), (1, [(1, 1), (2, 1), (2, 2), (1, 2)], 0)]
+    """
+    for index in range(len(labels.names)):
+        inside = mask == index
+        if inside.any():
+            yield from _trace(inside, index)
+
+
+def geojson(mask: npt.NDArray[Any], labels: Labels) -> dict[str, Any]:
+    """Give the regions of a mask as a GeoJSON FeatureCollection, in pixels: x to the right, y down.
+
+    Args:
+        mask: (H, W) class indices.
+        labels: of the K classes.
+    """
+    features = [
+        {
+            "type": "Feature",
+            "properties": {"class": labels.names[region.index], "index": region.index, "area": region.area},
+            "geometry": {
+                "type": "Polygon",
+                "coordinates": [[*ring, ring[0]] for ring in (region.outer, *region.holes)],
+            },
+        }
+        for region in regions(mask, labels)
+    ]
+    return {"type": "FeatureCollection", "features": features}
+
+
+def coco(mask: npt.NDArray[Any], labels: Labels, name: str) -> dict[str, Any]:
+    """Give the regions of a mask as COCO annotations.
+
+    Polygons of COCO have no holes: a region with holes is given by run lengths, which hold it exactly.
+
+    Args:
+        mask: (H, W) class indices.
+        labels: of the K classes; the category of class k has the number k + 1.
+        name: file of the picture.
+    """
+    height, width = mask.shape
+    annotations = []
+    for number, region in enumerate(regions(mask, labels), 1):
+        xs, ys = zip(*region.outer, strict=True)
+        segmentation: Any = [[value for corner in region.outer for value in corner]]
+        if region.holes:
+            segmentation = {"size": [height, width], "counts": _counts(region.runs, height * width)}
+        annotations.append(
+            {
+                "id": number,
+                "image_id": 1,
+                "category_id": region.index + 1,
+                "iscrowd": 0,
+                "area": region.area,
+                "bbox": [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)],
+                "segmentation": segmentation,
+            }
+        )
+    return {
+        "images": [{"id": 1, "file_name": name, "height": height, "width": width}],
+        "categories": [{"id": index + 1, "name": text} for index, text in enumerate(labels.names)],
+        "annotations": annotations,
+    }
+
+
+def write_json(path: str | Path, content: dict[str, Any]) -> Path:
+    """Write JSON: all of it or nothing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        part.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _trace(inside: npt.NDArray[np.bool_], index: int) -> Iterator[Region]:
+    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    top, left, height = int(rows[0]), int(columns[0]), inside.shape[0]
+    part = inside[top : rows[-1] + 1, left : columns[-1] + 1]
+    start, way, number = _edges(part)
+    rings = _rings(_next(start, way, number))
+    corners = [_corners(start[ring], way[ring]) for ring in rings]
+    parents = _parents(part, start, way, number, rings, corners)
+    members: dict[int, list[int]] = {}
+    for ring, parent in parents.items():
+        members.setdefault(parent, []).append(ring)
+    for parent, all_of_it in sorted(members.items()):
+        edges = np.concatenate([rings[ring] for ring in all_of_it])
+        y, x, d = start[edges, 0] + top, start[edges, 1] + left, way[edges]
+        first = np.sort(x[d == 0].astype(np.int64) * height + y[d == 0])
+        last = np.sort((x[d == 2].astype(np.int64) - 1) * height + y[d == 2])
+        shifted = {ring: [(a + left, b + top) for a, b in corners[ring]] for ring in all_of_it}
+        yield Region(
+            index,
+            shifted.pop(parent),
+            list(shifted.values()),
+            int((last - first).sum()),
+            np.stack([first, last], 1),
+        )
+
+
+def _edges(part: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.int32]]:
+    """Find the border edges: their starts (E, 2), their ways (E,), and the number of each by way and start."""
+    framed = np.pad(part, 1)
+    middle = framed[1:-1, 1:-1]
+    beside = (framed[:-2, 1:-1], framed[1:-1, 2:], framed[2:, 1:-1], framed[1:-1, :-2])  # above, right, below, left
+    corner = ((0, 0), (0, 1), (1, 1), (1, 0))  # of the pixel at which the edge starts
+    starts = [np.argwhere(middle & ~other) + offset for other, offset in zip(beside, corner, strict=True)]
+    number = np.full((4, part.shape[0] + 1, part.shape[1] + 1), -1, np.int32)
+    begin = 0
+    for way, found in enumerate(starts):
+        number[way, found[:, 0], found[:, 1]] = np.arange(begin, begin + len(found))
+        begin += len(found)
+    return np.concatenate(starts), np.repeat(np.arange(4), [len(found) for found in starts]), number
+
+
+def _next(
+    start: npt.NDArray[np.intp], way: npt.NDArray[np.intp], number: npt.NDArray[np.int32]
+) -> npt.NDArray[np.int32]:
+    """Give for each edge the one after it: to the right where there is a choice, so that corners do not connect."""
+    end = start + _STEPS[way]
+    after = np.full(len(start), -1, np.int32)
+    for turn in (3, 0, 1):  # left, straight, right: what is found last stands
+        found = number[(way + turn) % 4, end[:, 0], end[:, 1]]
+        after = np.where(found >= 0, found, after)
+    return after
+
+
+def _rings(after: npt.NDArray[np.int32]) -> list[npt.NDArray[np.intp]]:
+    following, seen, rings = after.tolist(), bytearray(len(after)), []
+    for first in range(len(following)):
+        if seen[first]:
+            continue
+        ring, edge = [], first
+        while not seen[edge]:
+            seen[edge] = 1
+            ring.append(edge)
+            edge = following[edge]
+        rings.append(np.array(ring))
+    return rings
+
+
+def _corners(start: npt.NDArray[np.intp], way: npt.NDArray[np.intp]) -> Ring:
+    turns = way != np.roll(way, 1)
+    return [(int(x), int(y)) for y, x in start[turns]]
+
+
+def _parents(
+    part: npt.NDArray[np.bool_],
+    start: npt.NDArray[np.intp],
+    way: npt.NDArray[np.intp],
+    number: npt.NDArray[np.int32],
+    rings: list[npt.NDArray[np.intp]],
+    corners: list[Ring],
+) -> dict[int, int]:
+    """Give for each ring the outer ring of its region; outer rings are their own."""
+    ring_of = np.empty(len(start), np.intp)
+    for ring, edges in enumerate(rings):
+        ring_of[edges] = ring
+    parents = {ring: ring for ring, of_it in enumerate(corners) if _area(of_it) > 0}
+    holes = []
+    for ring, edges in enumerate(rings):
+        if ring not in parents:
+            above = edges[way[edges] == 2]  # borders below pixels of the region
+            holes.append((*(int(n) for n in start[above[np.argmin(start[above, 0])]]), ring))
+    for y, x, ring in sorted(holes):  # from the top: what a hole is found by lies higher
+        outside = np.flatnonzero(~part[y - 1, :x])
+        run = int(outside[-1]) + 1 if len(outside) else 0
+        parents[ring] = parents[int(ring_of[number[3, y, run]])]
+    return parents
+
+
+def _area(ring: Ring) -> int:
+    corners = np.array(ring)
+    x, y = corners[:, 0], corners[:, 1]
+    return int((x * np.roll(y, -1) - np.roll(x, -1) * y).sum())
+
+
+def _counts(runs: npt.NDArray[np.int64], total: int) -> list[int]:
+    """Give COCO's run lengths, of zeros and ones in turn; runs that go on in the next column are one."""
+    edges = [0]
+    for first, last in runs.tolist():
+        if len(edges) > 1 and edges[-1] == first:
+            edges[-1] = last
+        else:
+            edges += [first, last]
+    edges += [total] if edges[-1] != total else []
+    return [after - before for before, after in pairwise(edges)]
