@@ -11,8 +11,9 @@ import lightning as L
 import pytest
 import torch
 
+from fullyconv.classifier import Classifier
 from fullyconv.errors import DownloadError, WeightsError
-from fullyconv.hub.load import load
+from fullyconv.hub.load import load, load_classifier
 from fullyconv.hub.model_card import model_card
 from fullyconv.labels import Labels
 from fullyconv.module import SegmentationModule
@@ -48,8 +49,8 @@ def test_street_loads_in_one_line_without_a_network(no_network: None) -> None:
 @pytest.mark.parametrize("entry", catalog.shipped(), ids=lambda entry: entry.name)
 class TestEveryShippedModel:
     def test_it_loads_and_depends_on_the_image(self, entry: catalog.Entry) -> None:
-        segmenter = load(entry.name)
-        assert isinstance(segmenter, SegmentationModule)
+        segmenter = load(entry.name) if entry.kind == "segmenter" else load_classifier(entry.name)
+        assert isinstance(segmenter, SegmentationModule | Classifier)
         a, b = torch.zeros(1, 3, 64, 64), torch.rand(1, 3, 64, 64)
         with torch.inference_mode():
             assert (segmenter(a) - segmenter(b)).abs().max() > 0.1
@@ -58,10 +59,11 @@ class TestEveryShippedModel:
         assert entry.config is not None
         assert entry.config.score is not None
         assert entry.config.score["split"] == "test"
-        assert 0 < entry.config.score["mean_iu"] <= 100
+        main = "mean_iu" if entry.kind == "segmenter" else "top1"
+        assert 0 < entry.config.score[main] <= 100
         assert entry.config.licence not in ("unstated", "MIT")
         assert (entry.folder / "recipe.yaml").is_file()
-        assert f"{entry.config.score['mean_iu']:.2f}" in (entry.folder / "README.md").read_text()
+        assert f"{entry.config.score[main]:.2f}" in (entry.folder / "README.md").read_text()
 
     def test_it_is_half_precision_and_small(self, entry: catalog.Entry) -> None:
         assert entry.config is not None
@@ -74,9 +76,10 @@ class TestEveryShippedModel:
         assert entry.name in text
         assert entry.config is not None
         assert entry.config.score is not None
-        for key in ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu"):
+        four = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu")
+        for key in four if entry.kind == "segmenter" else ("top1", "mean_accuracy"):
             assert f"{entry.config.score[key]:.2f}" in text
-        for name, value in entry.config.score["iu"].items():
+        for name, value in entry.config.score["iu" if entry.kind == "segmenter" else "accuracy"].items():
             assert name in text
             assert f"{value:.2f}" in text
 
@@ -100,8 +103,24 @@ def test_names_are_unique_and_every_one_means_itself() -> None:
 def test_no_digest_is_claimed_that_nobody_knows() -> None:
     for entry in catalog.entries():
         assert entry.verified == (entry.source in ("shipped", "torchvision"))
-        assert (entry.mean_iu is None) == (entry.split is None)
+        assert (entry.split is None) == (entry.mean_iu is None and (entry.top1 is None or entry.source != "shipped"))
         assert entry.measured_by in (None, "us", "publisher")
+
+
+def test_a_shipped_classifier_says_what_was_measured_and_starts_a_segmenter(no_network: None) -> None:
+    classifier = load_classifier("tile_kinds")
+    entry = catalog.find("tile_kinds")
+    assert entry is not None
+    assert (entry.kind, classifier.classes) == ("classifier", entry.classes)
+    assert classifier.score is not None
+    assert classifier.score["top1"] == entry.top1
+    assert classifier.training_record["epochs"] > 0
+    assert classifier.convolutionalize().scores(torch.rand(1, 3, 224, 256)).shape == (1, 6, 1, 2)
+    module = SegmentationModule("fcn8s_vgg11_quarter", classes=["a", "b"], backbone_weights="tile_kinds")
+    assert module.receipt is not None
+    assert len(module.receipt.reshaped) == 2
+    with pytest.raises(WeightsError, match="load_classifier"):
+        load("tile_kinds")
 
 
 def test_every_alias_points_at_a_shipped_model() -> None:

@@ -23,6 +23,7 @@ SHIPPED: dict[str, str] = {
     "fcn4s_resnet18_half.pets128": "175771816230bc369a4b0f074b784589f6b6a75a134d010a97037af5f27e60c3",
     "fcn4s_resnet18_quarter.em_membrane": "aab4534464ad8405798edf03fd27196333ab3f7f7c0170ff3099ac4831aab241",
     "fcn4s_resnet18_quarter.clothes_voc": "e0f421cb93dba9d0f2ee0a21e34501c9d7bb4382858aa4aa1fbad6b80ad25510",
+    "vgg11_quarter.magnetic_tile_kinds": "147ff572adbb06fb98874df9c7a9fdafdd1d9b1c233e3b9df045c4b3d435b3d0",
 }
 """Names of the artefacts in ``zoo/`` (architecture, a dot, training data), and the sha256 of their weights."""
 
@@ -34,6 +35,7 @@ ALIASES: dict[str, str] = {
     "membranes": "fcn4s_resnet18_quarter.em_membrane",
     "clothes": "fcn4s_resnet18_quarter.clothes_voc",
     "pets": "fcn4s_resnet18_half.pets128",
+    "tile_kinds": "vgg11_quarter.magnetic_tile_kinds",
 }
 """Short names for the best model of a domain; what they point at may change from release to release."""
 
