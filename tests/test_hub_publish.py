@@ -17,7 +17,7 @@ from fullyconv.module import SegmentationModule
 from fullyconv.weights.catalog import zoo_folder
 from hub_server import HubServer
 
-STREET = "fcn4s_resnet18_half.camvid"
+STREET = "fcn4s_resnet18_slim.camvid"
 
 
 @pytest.fixture(autouse=True)

@@ -42,7 +42,7 @@ class TestPlan:
         chosen = plan(SegmentationDataModule.from_folder(shapes))
         assert chosen.segmenter is not None
         assert chosen.segmenter.classes == ["ground", "box", "sky"]
-        assert chosen.settings["--model.model"] == "fcn4s_resnet18_half"
+        assert chosen.settings["--model.model"] == "fcn4s_resnet18_slim"
         assert any("started from street; 8 tensors, those of the classes, start anew" in r for r in chosen.reasons)
 
     def test_random_initialisation_is_said_aloud(self, shapes: Path) -> None:
@@ -135,7 +135,7 @@ class TestFolder:
 
 def test_a_start_of_another_kind_is_refused() -> None:
     module = SegmentationModule("fcn32s_resnet18_half", classes=["a", "b"])
-    with pytest.raises(ValueError, match="model='fcn32s_resnet18_half': the start has 'fcn4s_resnet18_half'"):
+    with pytest.raises(ValueError, match="model='fcn32s_resnet18_half': the start has 'fcn4s_resnet18_slim'"):
         module.start_from(fullyconv.load("street", classes=["a", "b"]))
 
 
@@ -209,7 +209,7 @@ def test_fit_without_a_recipe_ends_with_a_scored_artefact(shapes: Path, tmp_path
     assert isinstance(segmenter, SegmentationModule)
     assert segmenter.score is not None
     assert "CamVid" in (segmenter.licence or "")  # what binds the start binds what was made of it
-    assert segmenter.training_record["started from"] == "fcn4s_resnet18_half.camvid"
+    assert segmenter.training_record["started from"] == "fcn4s_resnet18_slim.camvid"
     assert "this run is finished" in fit(tmp_path, *words)
 
 
@@ -224,7 +224,8 @@ def test_trained_on_train_and_val_the_weights_of_the_last_epoch_are_kept(shapes:
     assert segmenter.score is not None
     assert segmenter.score["split"] == "test"
     name = "backbone.conv1.weight"
-    torch.testing.assert_close(segmenter.model.state_dict()[name], kept["state_dict"][f"model.{name}"])  # type: ignore[union-attr]
+    found, last = segmenter.model.state_dict()[name], kept["state_dict"][f"model.{name}"]  # type: ignore[union-attr]
+    torch.testing.assert_close(found, last, rtol=1e-3, atol=1e-4)  # stored in half precision
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from fullyconv import artefact, label_sets
 
 SHIPPED: dict[str, str] = {
-    "fcn4s_resnet18_half.camvid": "4837db1443e844c108e65e99bf25c82aa63e56cc36c664a7e0e546c296e00c56",
+    "fcn4s_resnet18_slim.camvid": "cebbf916a5aafcf90e3f4ac2820c83e971285a5b9f933a83ebcc19f795059e37",
     "fcn4s_resnet18_quarter.neu_seg": "4d8c47096ae8613f85c61fed36dd555385d769234a15c07b2cfeb9c94f064fec",
     "fcn4s_resnet18_quarter.crackforest": "3b747a40091398da6d2da8e1247ec8180611d31f4ed67f47dabe8f7316fa9dc2",
     "fcn4s_resnet18_quarter.retina_drive": "e86449b2171f968909c8146c398fe96d68fbf62eff38c8031868a4e5b1bd55c8",
@@ -28,7 +28,7 @@ SHIPPED: dict[str, str] = {
 """Names of the artefacts in ``zoo/`` (architecture, a dot, training data), and the sha256 of their weights."""
 
 ALIASES: dict[str, str] = {
-    "street": "fcn4s_resnet18_half.camvid",
+    "street": "fcn4s_resnet18_slim.camvid",
     "steel_defects": "fcn4s_resnet18_quarter.neu_seg",
     "cracks": "fcn4s_resnet18_quarter.crackforest",
     "vessels": "fcn4s_resnet18_quarter.retina_drive",
