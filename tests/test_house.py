@@ -107,7 +107,8 @@ def imports(path: Path) -> list[tuple[str, bool]]:
     return found
 
 
-FILES = sorted(SOURCE.rglob("*.py"))
+# a wheel carries the folder of the zoo inside the package; what trains its models is no room of it
+FILES = sorted(path for path in SOURCE.rglob("*.py") if path.relative_to(SOURCE).parts[0] != "zoo")
 
 
 def test_every_room_has_a_floor() -> None:
