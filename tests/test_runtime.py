@@ -255,3 +255,10 @@ def test_it_predicts_where_there_is_no_torch(tmp_path: Path) -> None:
     differing = float((mine != module.predict(tmp_path / "p.png").mask).mean())
     print(f"{differing:.4%} of the pixels differ from torch's")
     assert differing < 1e-3
+    # the same from the command line
+    command = tmp_path / "venv" / "bin" / "fullyconv"
+    words = ["predict", "street.onnx", "p.png", "--out", "masks", "--overlay"]
+    done = subprocess.run([str(command), *words], check=True, cwd=tmp_path, capture_output=True, text=True)
+    assert "[1/1] p.png -> masks/p.png" in done.stdout
+    assert np.array_equal(np.array(Image.open(tmp_path / "masks" / "p.png")), mine)
+    assert (tmp_path / "masks" / "p.overlay.png").is_file()

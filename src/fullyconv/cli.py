@@ -12,9 +12,10 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from fullyconv.errors import DatasetError
 
@@ -612,8 +613,6 @@ def _predict_all(arguments: argparse.Namespace, out: Path, pictures: list[tuple[
     from collections import deque
     from concurrent.futures import Future, ThreadPoolExecutor
 
-    from tqdm import tqdm
-
     before = _done_before(arguments, out, pictures)
     done = before or set()
     todo = [(path, target) for path, target in pictures if path not in done]
@@ -644,22 +643,27 @@ def _predict_all(arguments: argparse.Namespace, out: Path, pictures: list[tuple[
     options = {} if exported else options | {"probabilities": arguments.probabilities}
     failed = 0
     written: deque[tuple[int, Path, Path, Future[dict[str, float]]]] = deque()
-    bar = tqdm(total=len(todo), unit="picture", disable=not sys.stderr.isatty())
+    bar = _bar(len(todo))
+
+    def say(text: str, stream: TextIO) -> None:
+        if bar is None:
+            print(text, file=stream, flush=True)
+            return
+        bar.write(text, file=stream)
+        bar.update()
 
     def skip(error: Exception) -> None:
         nonlocal failed
         failed += 1
-        bar.write(f"fullyconv: skipped: {error}", file=sys.stderr)
-        bar.update()
+        say(f"fullyconv: skipped: {error}", sys.stderr)
 
     def finish(most: int) -> None:
         while len(written) > most:
             number, path, target, future = written.popleft()
             shares = ", ".join(f"{name} {share:.0%}" for name, share in list(future.result().items())[:3])
-            bar.write(f"[{number}/{len(pictures)}] {path} -> {target}  ({shares})", file=sys.stdout)
-            bar.update()
+            say(f"[{number}/{len(pictures)}] {path} -> {target}  ({shares})", sys.stdout)
 
-    with bar, ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+    with bar or nullcontext(), ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         reads = deque([reader.submit(_read_picture, segmenter, todo[0][0], arguments)])
         for index, (path, target) in enumerate(todo):
             for following, _ in todo[index + 1 : index + 2]:
@@ -684,6 +688,17 @@ def _predict_all(arguments: argparse.Namespace, out: Path, pictures: list[tuple[
     if failed:
         print(f"fullyconv: {failed} of {len(pictures)} pictures could not be read", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _bar(total: int) -> Any:
+    """Make a progress bar for people who watch; None for files and pipes, and where tqdm is not installed."""
+    if not sys.stderr.isatty():
+        return None
+    try:
+        from tqdm import tqdm
+    except ImportError:  # an exported model needs onnxruntime, numpy and Pillow, and nothing else
+        return None
+    return tqdm(total=total, unit="picture")
 
 
 def _read_picture(segmenter: Any, path: Path, arguments: argparse.Namespace) -> Any:

@@ -145,13 +145,12 @@ def export(
     _finish(onnx, proto, model, labels, scores)
     description = _describe(model, labels, scores)
     parity = _parity(onnx, proto, network, model)
+    _check_parity(parity, model, target)
     if pictures is not None:
         proto = _quantised(onnx, proto, model, pictures)
         parity |= {"quantised_pixels": _differing(_session(proto), model, pictures)}
         description = replace(description, precision="int8")
     description = replace(description, parity=parity)
-    if not pictures:
-        _check_parity(parity, model, target)
     del proto.metadata_props[:]
     onnx.helper.set_model_props(proto, {KEY: description.to_json()})
     proto.producer_name, proto.producer_version = "fullyconv", description.version

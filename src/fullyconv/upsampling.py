@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 
 from fullyconv.geometry import Geometry
 
@@ -658,7 +658,7 @@ def _resample_openly(x: Tensor, source: Geometry, target: Geometry, size: tuple[
 # The operators of `open_sizes`. What they compute is what the functions above compute; they may not return a view.
 
 
-@torch.library.custom_op("fullyconv::resample", mutates_args=())
+@library.custom_op("fullyconv::resample", mutates_args=())
 def _resample_operator(
     x: Tensor, size: Sequence[int], ratios: Sequence[float], phases: Sequence[float], clamp: bool
 ) -> Tensor:
@@ -666,17 +666,17 @@ def _resample_operator(
     return (_resample(axes, x) if clamp else _multiply(x, axes, clamp=False)).clone()
 
 
-@torch.library.custom_op("fullyconv::continued", mutates_args=())
+@library.custom_op("fullyconv::continued", mutates_args=())
 def _continued_operator(x: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
     return _take(x, (start[0], start[0] + size[0]), (start[1], start[1] + size[1])).clone()
 
 
-@torch.library.custom_op("fullyconv::window", mutates_args=())
+@library.custom_op("fullyconv::window", mutates_args=())
 def _window_operator(x: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
     return _window(x, list(start), (size[0], size[1])).clone()
 
 
-@torch.library.custom_op("fullyconv::unpool", mutates_args=())
+@library.custom_op("fullyconv::unpool", mutates_args=())
 def _unpool_operator(x: Tensor, positions: Tensor, size: Sequence[int], fill: float, overlapping: bool) -> Tensor:
     return _unpool(x, positions, size, fill, overlapping)
 
