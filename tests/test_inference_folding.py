@@ -87,8 +87,8 @@ def test_predict_folds_anew_when_a_weight_was_changed_and_never_where_it_could_b
 
     keys = list(module.state_dict())
     first = module.predict(picture).mask
-    assert module._folded is not None
-    assert norms(module._folded[1]) == 0  # type: ignore[arg-type]
+    assert module._served is not None
+    assert norms(module._served[1]) == 0  # type: ignore[arg-type]
     assert (first == plain().numpy()).mean() > 0.999
     with torch.no_grad():
         for parameter in module.model.head.parameters():

@@ -119,6 +119,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PIXELS",
         help="pixels around a tile that are read; fewer than exact may leave seams (default: %(default)s)",
     )
+    predict.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the network first, half a minute for each size: for many pictures of few sizes",
+    )
+    predict.add_argument(
+        "--threads", type=_positive, metavar="N", help="of the network (default: as many as there are cores for it)"
+    )
     predict.add_argument("--overwrite", action="store_true", help="segment pictures again whose masks are there")
     predict.set_defaults(run=_predict)
 
@@ -545,7 +553,14 @@ def _predict(arguments: argparse.Namespace) -> int:
     if arguments.memory is not None:
         parse_memory(arguments.memory)  # a wrong word is said before the model is loaded
     if Path(arguments.model).suffix.lower() == ".onnx":
-        plain = {"memory": None, "halo": "exact", "flip": False, "scales": [1.0], "probabilities": None}
+        plain = {
+            "memory": None,
+            "halo": "exact",
+            "flip": False,
+            "scales": [1.0],
+            "probabilities": None,
+            "compile": False,
+        }
         beyond = [f"--{key}" for key, value in plain.items() if getattr(arguments, key) != value]
         if beyond:
             raise ValueError(
@@ -625,9 +640,10 @@ def _predict_all(arguments: argparse.Namespace, out: Path, pictures: list[tuple[
     segmenter: SegmentationModule | DenseScorer | ExportedSegmenter
     exported = Path(arguments.model).suffix.lower() == ".onnx"
     if exported:
+        from fullyconv.inference.budget import available_processors
         from fullyconv.runtime import load  # which needs no torch
 
-        segmenter = load(arguments.model)
+        segmenter = load(arguments.model, threads=arguments.threads or available_processors())
     else:
         segmenter = _load(arguments)
     if isinstance(segmenter.classes, dict):
@@ -640,6 +656,10 @@ def _predict_all(arguments: argparse.Namespace, out: Path, pictures: list[tuple[
         out.mkdir(parents=True, exist_ok=True)
         (out / SETTINGS).write_text(json.dumps(_settings(arguments)), encoding="utf-8")
     options = {"memory": arguments.memory, "halo": arguments.halo, "flip": arguments.flip, "scales": arguments.scales}
+    if arguments.compile:
+        if not hasattr(segmenter, "hparams"):
+            raise ValueError(f"--compile: {arguments.model} is a converted classifier; only segmenters are compiled")
+        options["compile"] = True
     options = {} if exported else options | {"probabilities": arguments.probabilities}
     failed = 0
     written: deque[tuple[int, Path, Path, Future[dict[str, float]]]] = deque()
@@ -1150,7 +1170,20 @@ def _load(arguments: argparse.Namespace) -> SegmentationModule | DenseScorer:
     _quiet_lightning()
     from fullyconv.hub.load import load
 
+    _set_threads(getattr(arguments, "threads", None))
     return load(arguments.model, allow_unverified=arguments.allow_unverified)
+
+
+def _set_threads(threads: int | None) -> None:
+    """Compute with as many threads as were asked for, or with no more than there are cores for this process."""
+    import torch
+
+    from fullyconv.inference.budget import available_processors
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    elif torch.get_num_threads() > available_processors():  # as torch does in a container that may use some of many
+        torch.set_num_threads(available_processors())
 
 
 def _quiet_lightning() -> Any:

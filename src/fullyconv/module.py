@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 import re
@@ -27,6 +28,7 @@ from fullyconv.errors import WeightsError
 from fullyconv.heads import UnpoolHead
 from fullyconv.inference.folding import fingerprint, fold
 from fullyconv.inference.predict import most_pixels, read_pixels, segment_any, segment_to
+from fullyconv.inference.processor import emulates
 from fullyconv.inference.segmentation import Segmentation, Written
 from fullyconv.inference.tiles import Halo, Network, Options, Probabilities
 from fullyconv.labels import Labels, as_text, default_palette, packed_colour
@@ -39,6 +41,8 @@ from fullyconv.weights.foreign import ForeignSegmenter
 
 if TYPE_CHECKING:
     from fullyconv.data.datamodule import SegmentationDataModule
+
+_EMULATED = "this processor only emulates {}, many times slower than float32"
 
 Batch = dict[str, Any]
 """``image`` (N, C, H, W) float RGB in 0..1, ``mask`` (N, H, W) int64, ``size`` (N, 2) height and width, ``path``."""
@@ -206,12 +210,14 @@ class SegmentationModule(L.LightningModule):
         Returns:
             (N, K, H, W) logits.
         """
-        logits: Tensor = self.model(self.preprocessing(image))
+        with self._native_precision(image):
+            logits: Tensor = self.model(self.preprocessing(image))
         return logits
 
     def scores(self, image: Tensor) -> Tensor:
         """Give the class scores before upsampling, (N, K, h, w), of (N, C, H, W) images in 0..1."""
-        values: Tensor = self.model.scores(self.preprocessing(image))
+        with self._native_precision(image):
+            values: Tensor = self.model.scores(self.preprocessing(image))
         return values
 
     def predict(
@@ -223,6 +229,7 @@ class SegmentationModule(L.LightningModule):
         flip: bool = False,
         scales: Sequence[float] = (1.0,),
         probabilities: Probabilities | None = None,
+        compile: bool = False,
     ) -> Segmentation:
         """Segment one picture of any size.
 
@@ -235,6 +242,8 @@ class SegmentationModule(L.LightningModule):
             flip: average the probabilities with those of the mirrored picture.
             scales: average the probabilities over the picture at these sizes, relative to that at which it is seen.
             probabilities: "top" gives that of the winning class too, "all" those of every class.
+            compile: run the network through ``torch.compile``: the first pictures take a minute, the others less time
+                than without. It wants a C++ compiler, and keeps what it made for as long as the module lives.
 
         Returns:
             The mask at the picture's own size, with names, shares and an overlay.
@@ -242,11 +251,11 @@ class SegmentationModule(L.LightningModule):
         Raises:
             FileNotFoundError: if the file is not there.
             DatasetError: if it is not a picture.
-            ValueError: if the memory does not hold the smallest tile, or an option is none.
+            ValueError: if the memory does not hold the smallest tile, an option is none, or torch cannot compile here.
         """
         options = Options(memory, halo, flip, tuple(scales), probabilities)
         with self._evaluating():
-            network = self._network()
+            network = self._network(compile)
             return segment_any(network, network.scores, source, self.labels, options, self.preprocessing.short_side)
 
     def predict_to(
@@ -260,6 +269,7 @@ class SegmentationModule(L.LightningModule):
         scales: Sequence[float] = (1.0,),
         probabilities: tuple[Probabilities, str | Path] | None = None,
         preview: bool = False,
+        compile: bool = False,
     ) -> Written:
         """Segment one picture of any size into a file; neither has to fit in memory.
 
@@ -275,6 +285,7 @@ class SegmentationModule(L.LightningModule):
             scales: as `predict` takes it.
             probabilities: "top" or "all", and the ``.npz`` file that they go to.
             preview: give picture and mask thinned to at most 4096 pixels a side too, for an overlay.
+            compile: as `predict` takes it.
 
         Returns:
             Where the mask is, and the share of each class.
@@ -288,39 +299,104 @@ class SegmentationModule(L.LightningModule):
         options = Options(memory, halo, flip, tuple(scales), wanted)
         with self._evaluating():
             short = self.preprocessing.short_side
-            return segment_to(self._network(), source, target, self.labels, options, short, beside, preview)
+            return segment_to(self._network(compile), source, target, self.labels, options, short, beside, preview)
 
-    def _network(self) -> Network:
+    def _network(self, compiled: bool = False) -> Network:
         """Give what has to be known to run the model on tiles."""
         model, trunk = self.model, self.model.backbone
         align = math.lcm(*trunk.channels, trunk.size_divisor)
         channels = int(self.hparams["in_channels"])
-        folded = self._folded_model()
-        own = type(self).scores is not SegmentationModule.scores  # a subclass has the last word
-        scores = self.scores if own else lambda image: folded.scores(self.preprocessing(image))
+        scores, floating = self.scores, self._floating
+        if type(self).scores is SegmentationModule.scores:  # else a subclass has the last word
+            used = self._serving_model()
+            run = self._compiled(used) if compiled else used.scores
+            floating = next(parameter.dtype for parameter in used.parameters())
+
+            def scores(image: Tensor) -> Tensor:
+                with self._native_precision(image):
+                    return run(self.preprocessing(image))
+
+        elif compiled:
+            raise ValueError(f"compile=True: {type(self).__name__} has its own scores; leave compile out")
         return Network(
             self, scores, model.geometry, model.geometry_for, model.num_classes, align, trunk.min_size, channels,
-            self.device, self._floating,
+            self.device, floating,
         )  # fmt: skip
 
-    def _folded_model(self) -> FCN:
+    def _serving_model(self) -> FCN:
         """Give the model with its batch norms folded into its convolutions, made anew when a weight was changed.
 
         The model itself where that could be seen: with hooks, which would not fire; in half precision, which would
-        round the products; with unpooling, whose maxima may change places by rounding.
+        round the products; with unpooling, whose maxima may change places by rounding. In half precision that the
+        processor only emulates it is a copy in single precision.
         """
-        model = self.model
-        watched = any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
-        if watched or self._floating != torch.float32 or isinstance(getattr(model, "head", None), UnpoolHead):
+        model, kind = self.model, self._floating
+        if any(part._forward_hooks or part._forward_pre_hooks for part in model.modules()):
+            return model
+        widened = self.device.type == "cpu" and emulates(kind)
+        unfolded = kind != torch.float32 or isinstance(getattr(model, "head", None), UnpoolHead)
+        if unfolded and not widened:
             return model
         now = fingerprint(model)
-        if self._folded is None or self._folded[0] != now:
-            generator = torch.Generator().manual_seed(0)
-            example = torch.randn(1, int(self.hparams["in_channels"]), 64, 64, generator=generator).to(self.device)
-            self._folded = (now, fold(model, lambda one: one.scores(example)))
-        return self._folded[1] or model
+        if self._served is None or self._served[0] != now:
+            found: FCN | None
+            if widened:
+                warnings.warn(
+                    f"{_EMULATED.format(kind)}: the prediction is computed in float32; module.float() spares the copy",
+                    stacklevel=4,
+                )
+                found = copy.deepcopy(model).float().requires_grad_(False)
+            else:
+                generator = torch.Generator().manual_seed(0)
+                example = torch.randn(1, int(self.hparams["in_channels"]), 64, 64, generator=generator).to(self.device)
+                found = fold(model, lambda one: one.scores(example))
+            self._served, self._compiled_scores = (now, found), None
+        return self._served[1] or model
 
-    _folded: tuple[object, FCN | None] | None = None  # in a tuple: no part of the module, its state or its parameters
+    _served: tuple[object, FCN | None] | None = None  # in a tuple: no part of the module, its state or its parameters
+    _compiled_scores: tuple[FCN, Callable[[Tensor], Tensor]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what `predict` made: a copy of the module makes its own, and compiled code cannot be pickled."""
+        return {key: value for key, value in self.__dict__.items() if key not in ("_served", "_compiled_scores")}
+
+    def _compiled(self, model: FCN) -> Callable[[Tensor], Tensor]:
+        """Give the model's scores through torch.compile, compiled once for as long as its weights are the same."""
+        if self._compiled_scores is None or self._compiled_scores[0] is not model:
+            # weights as constants: compiled in a third of the time, and laid out for the convolutions
+            made = torch.compile(model.scores, options={"freezing": True})
+
+            def run(image: Tensor) -> Tensor:
+                try:
+                    values: Tensor = made(image)
+                except (RuntimeError, ImportError) as error:
+                    if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+                        raise ValueError(
+                            f"compile=True: torch cannot compile here ({_first_line(error)}); install a C++ compiler, "
+                            "or leave compile out"
+                        ) from error
+                    raise
+                return values
+
+            self._compiled_scores = (model, run)
+        return self._compiled_scores[1]
+
+    @contextmanager
+    def _native_precision(self, image: Tensor) -> Iterator[None]:
+        """Compute in float32 where an autocast asks for a type that the processor only emulates, 150 times slower."""
+        kind = (
+            torch.get_autocast_dtype("cpu") if image.device.type == "cpu" and torch.is_autocast_enabled("cpu") else None
+        )
+        if kind is None or not emulates(kind):
+            yield
+            return
+        if not self._told_of_emulation:
+            self._told_of_emulation = True
+            warnings.warn(f"{_EMULATED.format(kind)}: the network is computed in float32", stacklevel=4)
+        with torch.autocast("cpu", enabled=False):
+            yield
+
+    _told_of_emulation = False
 
     @property
     def _floating(self) -> torch.dtype:
@@ -1027,12 +1103,15 @@ class MultiHeadModule(SegmentationModule):
         Returns:
             For each head (N, K, H, W) logits.
         """
-        logits: dict[str, Tensor] = self.model(self.preprocessing(image))
+        with self._native_precision(image):
+            logits: dict[str, Tensor] = self.model(self.preprocessing(image))
         return logits
 
     def scores(self, image: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         """Give for each head the class scores before upsampling, (N, K, h, w), of (N, C, H, W) images in 0..1."""
-        return self.model.scores(self.preprocessing(image))
+        with self._native_precision(image):
+            values: dict[str, Tensor] = self.model.scores(self.preprocessing(image))
+        return values
 
     def predict(  # type: ignore[override]
         self,

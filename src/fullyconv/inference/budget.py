@@ -1,7 +1,8 @@
-"""How much memory a prediction may take: read from a word, or from the machine. It needs no torch."""
+"""How much memory and how many cores a prediction may take: of a word, or of the machine. It needs no torch."""
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
@@ -54,3 +55,24 @@ def available_memory() -> int:
     except (OSError, ValueError):
         pass
     return free
+
+
+def available_processors() -> int:
+    """Give the number of cores that this process may use, as far as the system and the container tell.
+
+    A container that may use two of 64 cores still sees 64, and 64 threads then wait for each other.
+
+    Returns:
+        At least 1; shares of a core are rounded up.
+    """
+    try:
+        found = len(os.sched_getaffinity(0))
+    except (AttributeError, OSError):  # other systems
+        found = os.cpu_count() or 1
+    try:
+        quota, period = (_CGROUP / "cpu.max").read_text().split()
+        if quota != "max":
+            found = min(found, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError, ZeroDivisionError):
+        pass
+    return max(1, found)

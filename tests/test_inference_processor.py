@@ -1,0 +1,117 @@
+"""Types that a processor only emulates, cores that are ours, and networks that are compiled."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fullyconv import SegmentationModule, module
+from fullyconv.inference import budget
+from fullyconv.inference.processor import emulates
+
+PICTURE = np.random.default_rng(0).integers(0, 255, (40, 56, 3), np.uint8)
+
+
+def small() -> SegmentationModule:
+    torch.manual_seed(0)
+    segmenter = SegmentationModule("fcn8s_resnet18_quarter", classes=["a", "b", "c"]).eval()
+    for parameter in segmenter.model.head.parameters():  # which is zero at first
+        torch.nn.init.normal_(parameter, std=0.5)
+    return segmenter
+
+
+def test_single_precision_is_never_emulated_and_the_others_are_measured() -> None:
+    assert not emulates(torch.float32)
+    assert not emulates(torch.float64)
+    assert emulates(torch.bfloat16) in (True, False)
+
+
+def test_a_model_in_a_type_that_is_emulated_predicts_in_single_precision_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "emulates", lambda kind: kind == torch.bfloat16)
+    segmenter = small().bfloat16()
+    expected = copy.deepcopy(segmenter).float().predict(PICTURE).mask
+    with pytest.warns(UserWarning, match="only emulates torch.bfloat16"):
+        found = segmenter.predict(PICTURE).mask
+    assert (found == expected).all()
+    assert next(segmenter.parameters()).dtype == torch.bfloat16
+    segmenter.predict(PICTURE)  # warns once: warnings are errors here
+
+
+def test_an_autocast_to_a_type_that_is_emulated_is_left_out_and_any_other_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "emulates", lambda kind: kind == torch.bfloat16)
+    segmenter, image = small(), torch.rand(1, 3, 40, 56)
+    plain, scores = segmenter(image), segmenter.scores(image)
+    with torch.autocast("cpu", torch.bfloat16), pytest.warns(UserWarning, match="many times slower"):
+        assert torch.equal(segmenter(image), plain)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(segmenter.scores(image), scores)  # warned once
+    monkeypatch.setattr(module, "emulates", lambda kind: False)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not torch.equal(segmenter(image), plain)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("200000 100000", 2), ("150000 100000", 2), ("max 100000", 8), ("1 0", 8), ("?", 8)]
+)
+def test_a_container_that_may_use_some_cores_of_many_is_given_so_many_threads(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, expected: int
+) -> None:
+    monkeypatch.setattr(budget, "_CGROUP", tmp_path)
+    monkeypatch.setattr(budget.os, "sched_getaffinity", lambda _: range(8), raising=False)
+    (tmp_path / "cpu.max").write_text(text + "\n")
+    assert budget.available_processors() == expected
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles with a C++ compiler")
+def test_a_compiled_network_gives_the_same_masks_and_is_left_out_of_copies() -> None:
+    segmenter = small()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's compiler
+        found = segmenter.predict(PICTURE, compile=True, probabilities="all")
+        expected = segmenter.predict(PICTURE, probabilities="all")
+        assert (found.mask == expected.mask).mean() > 0.999
+        assert found.probabilities is not None
+        assert np.allclose(found.probabilities, expected.probabilities, atol=2e-3)
+        other = pickle.loads(pickle.dumps(copy.deepcopy(segmenter)))
+        with torch.no_grad():
+            for parameter in segmenter.model.parameters():
+                parameter.neg_()  # compiled anew, for the weights are other ones
+        changed = segmenter.predict(PICTURE, compile=True, probabilities="all").probabilities
+        assert changed is not None
+        assert np.allclose(changed, segmenter.predict(PICTURE, probabilities="all").probabilities, atol=2e-3)  # type: ignore[arg-type]
+        assert not np.allclose(changed, found.probabilities, atol=1e-2)
+    assert (other.predict(PICTURE).mask == expected.mask).all()
+
+
+def test_what_cannot_be_compiled_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unable(RuntimeError):
+        __module__ = "torch._inductor.exc"
+
+    def refuse(*_: object, **__: object) -> object:
+        def run(image: torch.Tensor) -> torch.Tensor:
+            raise Unable("No working C++ compiler found")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    with pytest.raises(ValueError, match=r"compile=True: torch cannot compile here.*leave compile out"):
+        small().predict(PICTURE, compile=True)
+
+    class Own(SegmentationModule):
+        def scores(self, image: torch.Tensor) -> torch.Tensor:
+            return super().scores(image)
+
+    with pytest.raises(ValueError, match="Own has its own scores"):
+        Own("fcn32s_resnet18_quarter", classes=["a", "b"]).predict(PICTURE, compile=True)
