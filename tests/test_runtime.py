@@ -100,7 +100,14 @@ def test_the_description_is_read_as_it_was_written(file: Path) -> None:
 
 def test_torch_is_not_imported(file: Path, tmp_path: Path) -> None:
     Image.new("RGB", (9, 4), "white").save(tmp_path / "p.png")
-    words = ["predict", str(file), str(tmp_path / "p.png"), "--out", str(tmp_path / "out")]
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "v.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 16, 16, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_image(Image.new("RGB", (16, 16), "white"))))
+        container.mux(stream.encode(None))
+    words = ["predict", str(file), str(tmp_path / "p.png"), str(tmp_path / "v.mp4"), "--out", str(tmp_path / "out")]
+    words.append("--overlay")
     code = (
         "import sys\n"
         "from fullyconv.cli import main\n"
@@ -110,6 +117,8 @@ def test_torch_is_not_imported(file: Path, tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
     assert np.array(Image.open(tmp_path / "out" / "p.png")).tolist() == [[1] * 9] * 4
+    assert np.array(Image.open(tmp_path / "out" / "v" / "000000.png")).tolist() == [[1] * 16] * 16
+    assert (tmp_path / "out" / "v.overlay.mp4").is_file()
 
 
 @pytest.mark.parametrize(

@@ -82,13 +82,18 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", default="fullyconv-demo.png", help="overlay to write (default: %(default)s)")
     demo.set_defaults(run=_demo)
 
-    predict = commands.add_parser("predict", help="segment pictures and folders of pictures")
+    predict = commands.add_parser("predict", help="segment pictures, videos and folders of them")
     predict.add_argument(
-        "input", nargs="+", metavar="INPUT", help="picture, folder or quoted glob; a first FILE.onnx is the model"
+        "input",
+        nargs="+",
+        metavar="INPUT",
+        help="picture, video, folder or quoted glob; a first FILE.onnx is the model",
     )
     _add_model(predict, PREDICTING_HELP)
     predict.add_argument("--out", default="masks", metavar="DIR", help="folder of the masks (default: %(default)s)")
-    predict.add_argument("--overlay", action="store_true", help="write NAME.overlay.png beside each mask")
+    predict.add_argument(
+        "--overlay", action="store_true", help="write NAME.overlay.png beside each mask; of a video NAME.overlay.mp4"
+    )
     predict.add_argument(
         "--probabilities",
         choices=("top", "all"),
@@ -118,6 +123,12 @@ def _parser() -> argparse.ArgumentParser:
         default="exact",
         metavar="PIXELS",
         help="pixels around a tile that are read; fewer than exact may leave seams (default: %(default)s)",
+    )
+    predict.add_argument(
+        "--every", type=_positive, default=1, metavar="N", help="of a video, every Nth frame (default: %(default)s)"
+    )
+    predict.add_argument(
+        "--no-masks", action="store_true", help="of a video, write no mask a frame: the overlay and the table of shares"
     )
     predict.add_argument("--overwrite", action="store_true", help="segment pictures again whose masks are there")
     predict.set_defaults(run=_predict)
@@ -512,28 +523,43 @@ def _sample_photograph() -> Path:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from fullyconv.images import find_images
+    from fullyconv.images import EXTENSIONS, find_images
     from fullyconv.inference.budget import parse_memory
+    from fullyconv.inference.video import VIDEO_EXTENSIONS, require_av
 
     if len(arguments.input) > 1 and Path(arguments.input[0]).suffix.lower() == ".onnx":
         arguments.model = arguments.input.pop(0)
     pictures: list[tuple[Path, Path]] = []
+    films: list[tuple[Path, Path]] = []  # videos, and the folders of their masks
     out = Path(arguments.out)
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"--out {out}: is a file; give the folder of the masks")
     for given in arguments.input:
         root = Path(given)
-        for path in find_images(given, recursive=True):
+        for path in find_images(given, recursive=True, extensions=(*EXTENSIONS, *VIDEO_EXTENSIONS)):
             inside_out = out.resolve() in path.resolve().parents
             if inside_out and out.resolve() != root.resolve() and root.is_dir():
                 continue  # a mask of an earlier run, where the masks go into a folder inside that of the pictures
             # Folders keep their inner structure, so that two pictures of one name do not overwrite each other.
             inside = path.relative_to(root) if root.is_dir() else Path(path.name)
-            pictures.append((path, out / inside.with_suffix(".png")))
+            if path.suffix.lower() in VIDEO_EXTENSIONS:
+                if root.is_file():
+                    require_av(path)  # one that is asked for by name cannot be left out
+                films.append((path, out / inside.with_suffix("")))
+            else:
+                pictures.append((path, out / inside.with_suffix(".png")))
+    if arguments.no_masks and (arguments.probabilities or arguments.polygons):
+        raise ValueError(
+            "--no-masks: leaves out all that is written frame by frame; give no --probabilities, --polygons"
+        )
     claimed: dict[Path, Path] = {}
     targets = [(path, each) for path, target in pictures for each in _beside(target, arguments)]
+    targets += [(path, each) for path, folder in films for each in _of_film(folder, arguments)]
+    folders = {} if arguments.no_masks else {folder: path for path, folder in films}
     for path, target in targets:
-        other = claimed.setdefault(target, path)
+        # the mask of a picture that is called like the frame of a video
+        frame_of = folders.get(target.parent) if target.stem.isdecimal() else None
+        other = frame_of or claimed.setdefault(target, path)
         if other != path:
             raise ValueError(
                 f"{other} and {path} would both be written to {target}: predict them into two folders (--out)"
@@ -553,7 +579,7 @@ def _predict(arguments: argparse.Namespace) -> int:
             )
     if not all(0 < scale <= 16 for scale in arguments.scales):
         raise ValueError(f"--scales {arguments.scales}: give one or more numbers above 0, such as 0.75 1 1.25")
-    return _predict_all(arguments, out, pictures)
+    return _predict_all(arguments, out, pictures, films)
 
 
 SETTINGS = ".fullyconv-predict.json"
@@ -575,6 +601,12 @@ def _polygons(target: Path, kind: str) -> Path:
     return target.with_suffix(".geojson" if kind == "geojson" else ".coco.json")
 
 
+def _of_film(folder: Path, arguments: argparse.Namespace) -> list[Path]:
+    """Name the files that are written for a video beside the folder of its masks, the table last."""
+    overlay = [folder.with_name(f"{folder.name}.overlay.mp4")] if arguments.overlay else []
+    return [*overlay, folder.with_name(f"{folder.name}.csv")]
+
+
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """Give what masks depend on, beside their pictures."""
     model = Path(arguments.model)
@@ -586,11 +618,15 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "scales": arguments.scales,
         "halo": arguments.halo,
         "probabilities": arguments.probabilities,
-    }
+    } | ({} if arguments.every == 1 else {"every": arguments.every})
 
 
-def _done_before(arguments: argparse.Namespace, out: Path, pictures: list[tuple[Path, Path]]) -> set[Path] | None:
-    """Find the pictures whose masks an earlier run has written; None where there was none with these settings."""
+def _done_before(
+    arguments: argparse.Namespace, out: Path, pictures: list[tuple[Path, Path]], films: list[tuple[Path, Path]]
+) -> set[Path] | None:
+    """Find the pictures and videos that an earlier run has done; None where there was none with these settings."""
+    from fullyconv.inference.video import frames_in
+
     file = out / SETTINGS
     try:
         before = json.loads(file.read_text(encoding="utf-8"))
@@ -601,26 +637,48 @@ def _done_before(arguments: argparse.Namespace, out: Path, pictures: list[tuple[
     done: set[Path] = set()
     for path, target in pictures:
         # Files are put in place whole and the mask last, so that one that is there is complete.
-        if all(each.is_file() for each in _beside(target, arguments)):
-            newest = max(path.stat().st_mtime_ns, file.stat().st_mtime_ns)
-            if target.stat().st_mtime_ns >= newest:
-                done.add(path)
+        if _is_done(path, file, _beside(target, arguments)):
+            done.add(path)
+    for path, folder in films:
+        files = _of_film(folder, arguments)
+        frames = frames_in(files[-1]) if _is_done(path, file, files) else None
+        if frames is None:
+            continue
+        if arguments.no_masks or all(_is_done(path, file, _of_frame(folder, each, arguments)) for each in frames):
+            done.add(path)
     return done
 
 
-def _predict_all(arguments: argparse.Namespace, out: Path, pictures: list[tuple[Path, Path]]) -> int:
+def _is_done(path: Path, settings: Path, files: list[Path]) -> bool:
+    """Tell whether all files are there, and the last is newer than what they come from and than the settings."""
+    if not all(each.is_file() for each in files):
+        return False
+    return files[-1].stat().st_mtime_ns >= max(path.stat().st_mtime_ns, settings.stat().st_mtime_ns)
+
+
+def _of_frame(folder: Path, number: int, arguments: argparse.Namespace) -> list[Path]:
+    from fullyconv.inference.video import mask_of
+
+    target = mask_of(folder, number)
+    return [each for each in _beside(target, arguments) if each != target.with_suffix(".overlay.png")]
+
+
+def _predict_all(
+    arguments: argparse.Namespace, out: Path, pictures: list[tuple[Path, Path]], films: list[tuple[Path, Path]]
+) -> int:
     """Segment pictures: the next one is decoded and the last one written while the network runs on this one."""
     from collections import deque
     from concurrent.futures import Future, ThreadPoolExecutor
 
-    before = _done_before(arguments, out, pictures)
+    before = _done_before(arguments, out, pictures, films)
     done = before or set()
     todo = [(path, target) for path, target in pictures if path not in done]
+    todo_films = [(path, folder) for path, folder in films if path not in done]
+    total, left = len(pictures) + len(films), len(todo) + len(todo_films)
+    called = " and ".join(name for name, some in (("pictures", pictures), ("videos", films)) if some)
     if done:
-        print(
-            f"{len(pictures) - len(todo)} of {len(pictures)} pictures were done before; --overwrite segments them again"
-        )
-    if not todo:
+        print(f"{total - left} of {total} {called} were done before; --overwrite segments them again")
+    if not left:
         return 0
     segmenter: SegmentationModule | DenseScorer | ExportedSegmenter
     exported = Path(arguments.model).suffix.lower() == ".onnx"
@@ -661,14 +719,14 @@ def _predict_all(arguments: argparse.Namespace, out: Path, pictures: list[tuple[
         while len(written) > most:
             number, path, target, future = written.popleft()
             shares = ", ".join(f"{name} {share:.0%}" for name, share in list(future.result().items())[:3])
-            say(f"[{number}/{len(pictures)}] {path} -> {target}  ({shares})", sys.stdout)
+            say(f"[{number}/{total}] {path} -> {target}  ({shares})", sys.stdout)
 
     with bar or nullcontext(), ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        reads = deque([reader.submit(_read_picture, segmenter, todo[0][0], arguments)])
+        reads = deque(reader.submit(_read_picture, segmenter, path, arguments) for path, _ in todo[:1])
         for index, (path, target) in enumerate(todo):
             for following, _ in todo[index + 1 : index + 2]:
                 reads.append(reader.submit(_read_picture, segmenter, following, arguments))
-            number = len(pictures) - len(todo) + index + 1
+            number = total - left + index + 1
             future: Future[dict[str, float]]
             try:
                 pixels = reads.popleft().result()
@@ -685,20 +743,72 @@ def _predict_all(arguments: argparse.Namespace, out: Path, pictures: list[tuple[
             written.append((number, path, target, future))
             finish(1)
         finish(0)
+    bar = None
+    for index, (path, folder) in enumerate(todo_films):
+        try:
+            said = _predict_film(segmenter, path, folder, arguments, options, out / SETTINGS)
+        except (DatasetError, OSError, ImportError) as error:
+            skip(error)
+            continue
+        say(f"[{total - left + len(todo) + index + 1}/{total}] {path} -> {said}", sys.stdout)
     if failed:
-        print(f"fullyconv: {failed} of {len(pictures)} pictures could not be read", file=sys.stderr)
+        print(f"fullyconv: {failed} of {total} {called} could not be read", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _bar(total: int) -> Any:
+def _predict_film(
+    segmenter: Any,
+    path: Path,
+    folder: Path,
+    arguments: argparse.Namespace,
+    options: dict[str, Any],
+    settings: Path,
+) -> str:
+    """Segment a video; the frames that a run before this one has done are taken from its masks."""
+    from fullyconv.inference.video import mask_of, predict_video
+
+    *overlays, table = _of_film(folder, arguments)
+    overlay = overlays[0] if overlays else None
+    bar = _bar(None, "frame", path.name)
+
+    def also(frame: Any, result: Segmentation, head: str) -> None:
+        _write_beside(result, f"{path.name}/{frame.number:06}", mask_of(folder, frame.number), arguments)
+
+    def known(number: int) -> bool:
+        return not arguments.overwrite and _is_done(path, settings, _of_frame(folder, number, arguments))
+
+    def progress(frames: int, expected: int | None) -> None:
+        if bar is not None:
+            bar.total = expected
+            bar.update()
+
+    with bar or nullcontext():
+        film = predict_video(
+            segmenter,
+            path,
+            masks=None if arguments.no_masks else folder,
+            overlay=overlay,
+            table=table,
+            every=arguments.every,
+            also=also if arguments.probabilities or arguments.polygons else None,
+            known=None if arguments.no_masks else known,
+            progress=progress,
+            **options,
+        )
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in list(film.shares().items())[:3])
+    where = table if arguments.no_masks else folder
+    return f"{overlay or where}  ({film.frames} frames; {shares})"
+
+
+def _bar(total: int | None, unit: str = "picture", name: str | None = None) -> Any:
     """Make a progress bar for people who watch; None for files and pipes, and where tqdm is not installed."""
-    if not sys.stderr.isatty():
+    if total == 0 or not sys.stderr.isatty():
         return None
     try:
         from tqdm import tqdm
     except ImportError:  # an exported model needs onnxruntime, numpy and Pillow, and nothing else
         return None
-    return tqdm(total=total, unit="picture")
+    return tqdm(total=total, unit=unit, desc=name)
 
 
 def _read_picture(segmenter: Any, path: Path, arguments: argparse.Namespace) -> Any:
@@ -720,19 +830,26 @@ def _read_picture(segmenter: Any, path: Path, arguments: argparse.Namespace) -> 
 
 def _write_result(result: Segmentation, path: Path, target: Path, arguments: argparse.Namespace) -> dict[str, float]:
     from fullyconv.images import write_image
-    from fullyconv.polygons import coco, geojson, write_json
 
     target.parent.mkdir(parents=True, exist_ok=True)
     if arguments.overlay:
         write_image(target.with_suffix(".overlay.png"), result.overlay())
+    _write_beside(result, path.name, target, arguments)
+    result.save(target)
+    return result.shares()
+
+
+def _write_beside(result: Segmentation, name: str, target: Path, arguments: argparse.Namespace) -> None:
+    """Write the probabilities and polygons of a picture or frame that are asked for."""
+    from fullyconv.polygons import coco, geojson, write_json
+
+    target.parent.mkdir(parents=True, exist_ok=True)
     if arguments.probabilities:
         result.save_probabilities(target.with_suffix(".npz"))
     if arguments.polygons:
         by_geojson = arguments.polygons == "geojson"
-        content = geojson(result.mask, result.labels) if by_geojson else coco(result.mask, result.labels, path.name)
+        content = geojson(result.mask, result.labels) if by_geojson else coco(result.mask, result.labels, name)
         write_json(_polygons(target, arguments.polygons), content)
-    result.save(target)
-    return result.shares()
 
 
 def _predict_large(
