@@ -352,3 +352,46 @@ def test_files_that_would_be_written_twice_are_refused(mixed: Path, tmp_path: Pa
     (mixed / "clip" / "000001.png").rename(mixed / "clip" / "one.png")
     assert cli.main(words) == 0
     assert cli.main([*words, "--no-masks", "--probabilities", "top"]) == 2
+
+
+class TwoHeads:
+    """A segmenter with two heads."""
+
+    labels = {"what": Labels.of(["dark", "bright"]), "where": Labels.of(["left", "middle", "right"])}  # noqa: RUF012
+    classes = {head: list(labels.names) for head, labels in labels.items()}  # noqa: RUF012
+    calls = 0
+
+    def predict(self, source: np.ndarray[Any, Any], **_: Any) -> dict[str, Segmentation]:
+        self.calls += 1
+        columns = np.arange(source.shape[1]) * 3 // source.shape[1]
+        masks = {"what": source.mean(2) > 150, "where": np.broadcast_to(columns, source.shape[:2])}
+        return {head: Segmentation(mask.astype(np.uint8), self.labels[head], source) for head, mask in masks.items()}
+
+
+def test_several_heads_have_masks_overlays_and_tables_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = write(tmp_path / "my.clip.mp4")
+    segmenter = TwoHeads()
+    monkeypatch.setattr(cli, "_load", lambda _: segmenter)
+    out = tmp_path / "out"
+    words = ["predict", str(clip), "--out", str(out), "--overlay", "--polygons", "coco"]
+    assert cli.main(words) == 0
+    assert "(6 frames; what: dark " in capsys.readouterr().out
+    assert sorted(path.name for path in out.iterdir()) == [
+        cli.SETTINGS,
+        *(f"my.clip.{head}{ending}" for head in segmenter.labels for ending in ("", ".csv", ".overlay.mp4")),
+    ]
+    assert sorted(path.name for path in (out / "my.clip.where").iterdir())[:2] == ["000000.coco.json", "000000.png"]
+    for number, frame in enumerate(decoded(clip)):
+        for head, result in segmenter.predict(frame).items():
+            np.testing.assert_array_equal(read_mask(out / f"my.clip.{head}" / f"{number:06}.png"), result.mask)
+    (out / "my.clip.where" / "000002.png").unlink()
+    before = segmenter.calls
+    assert cli.main(words) == 0
+    assert segmenter.calls == before + 1  # the other frames are taken from their masks
+    assert cli.main(words) == 0
+    assert "1 of 1 videos were done before" in capsys.readouterr().out
+    films = predict_video(segmenter, clip)
+    assert {head: film.frames for head, film in films.items()} == {"what": 6, "where": 6}
+    assert films["where"].shares()["left"] == pytest.approx(22 / 64)

@@ -271,3 +271,17 @@ def test_it_predicts_where_there_is_no_torch(tmp_path: Path) -> None:
     assert "[1/1] p.png -> masks/p.png" in done.stdout
     assert np.array_equal(np.array(Image.open(tmp_path / "masks" / "p.png")), mine)
     assert (tmp_path / "masks" / "p.overlay.png").is_file()
+
+
+@pytest.mark.parametrize("heads", [{}, [], {"a b": {}}, {"a": {}}, {f"h{number}": {} for number in range(65)}, None])
+def test_heads_that_are_none_are_refused(tmp_path: Path, heads: Any) -> None:
+    path = written(tmp_path / "m.onnx", changed(labels={"heads": heads}))
+    with pytest.raises(WeightsError, match="does not describe a segmenter"):
+        runtime.load(path)
+
+
+def test_outputs_have_to_be_those_of_the_heads(tmp_path: Path) -> None:
+    labels = {"heads": {"a": Labels.of(["x", "y"]).to_dict(), "b": Labels.of(["x", "y"]).to_dict()}}
+    path = written(tmp_path / "m.onnx", changed(labels=labels))
+    with pytest.raises(WeightsError, match="gives labels, its metadata says image and labels_a, labels_b"):
+        runtime.load(path)

@@ -589,8 +589,12 @@ LARGE = 2**23
 """Pixels from which on a TIFF is read window by window, and its mask written band by band, if no overlay is wanted."""
 
 
-def _beside(target: Path, arguments: argparse.Namespace) -> list[Path]:
-    """Name all files that are written for one picture, the mask last."""
+def _beside(target: Path, arguments: argparse.Namespace, heads: Sequence[str] = ("",)) -> list[Path]:
+    """Name all files that are written for one picture, the mask last; of several heads those of each."""
+    if tuple(heads) != ("",):
+        from fullyconv.inference.segmentation import of_head
+
+        return [path for head in heads for path in _beside(of_head(target, head), arguments)]
     overlay = [target.with_suffix(".overlay.png")] if arguments.overlay else []
     probabilities = [target.with_suffix(".npz")] if arguments.probabilities else []
     polygons = [_polygons(target, arguments.polygons)] if arguments.polygons else []
@@ -601,10 +605,13 @@ def _polygons(target: Path, kind: str) -> Path:
     return target.with_suffix(".geojson" if kind == "geojson" else ".coco.json")
 
 
-def _of_film(folder: Path, arguments: argparse.Namespace) -> list[Path]:
-    """Name the files that are written for a video beside the folder of its masks, the table last."""
-    overlay = [folder.with_name(f"{folder.name}.overlay.mp4")] if arguments.overlay else []
-    return [*overlay, folder.with_name(f"{folder.name}.csv")]
+def _of_film(folder: Path, arguments: argparse.Namespace, heads: Sequence[str] = ("",)) -> list[Path]:
+    """Name the files that are written for a video beside the folder of its masks, tables last."""
+    from fullyconv.inference.video import folder_of
+
+    folders = [folder_of(folder, head) for head in heads]
+    overlays = [each.with_name(f"{each.name}.overlay.mp4") for each in folders] if arguments.overlay else []
+    return [*overlays, *(each.with_name(f"{each.name}.csv") for each in reversed(folders))]
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -630,21 +637,24 @@ def _done_before(
     file = out / SETTINGS
     try:
         before = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        heads = before.pop("heads", [""])  # what a model has is known when it is loaded, which then may not be needed
+    except (OSError, ValueError, AttributeError):
         return None
     if arguments.overwrite or before != _settings(arguments):
         return None
     done: set[Path] = set()
     for path, target in pictures:
         # Files are put in place whole and the mask last, so that one that is there is complete.
-        if _is_done(path, file, _beside(target, arguments)):
+        if _is_done(path, file, _beside(target, arguments, heads)):
             done.add(path)
     for path, folder in films:
-        files = _of_film(folder, arguments)
+        files = _of_film(folder, arguments, heads)
         frames = frames_in(files[-1]) if _is_done(path, file, files) else None
         if frames is None:
             continue
-        if arguments.no_masks or all(_is_done(path, file, _of_frame(folder, each, arguments)) for each in frames):
+        if arguments.no_masks or all(
+            _is_done(path, file, _of_frame(folder, each, arguments, heads)) for each in frames
+        ):
             done.add(path)
     return done
 
@@ -656,11 +666,12 @@ def _is_done(path: Path, settings: Path, files: list[Path]) -> bool:
     return files[-1].stat().st_mtime_ns >= max(path.stat().st_mtime_ns, settings.stat().st_mtime_ns)
 
 
-def _of_frame(folder: Path, number: int, arguments: argparse.Namespace) -> list[Path]:
-    from fullyconv.inference.video import mask_of
+def _of_frame(folder: Path, number: int, arguments: argparse.Namespace, heads: Sequence[str] = ("",)) -> list[Path]:
+    from fullyconv.inference.video import folder_of, mask_of
 
-    target = mask_of(folder, number)
-    return [each for each in _beside(target, arguments) if each != target.with_suffix(".overlay.png")]
+    targets = [mask_of(folder_of(folder, head), number) for head in heads]
+    overlays = {target.with_suffix(".overlay.png") for target in targets}
+    return [each for target in targets for each in _beside(target, arguments) if each not in overlays]
 
 
 def _predict_all(
@@ -688,19 +699,18 @@ def _predict_all(
         segmenter = load(arguments.model)
     else:
         segmenter = _load(arguments)
-    if isinstance(segmenter.classes, dict):
-        raise ValueError(
-            f"--model {arguments.model}: has the heads {', '.join(segmenter.classes)}, and predict writes one mask a "
-            "picture; use fullyconv.load(...).predict, which gives a mask for each head"
-        )
+    heads = list(segmenter.classes) if isinstance(segmenter.classes, dict) else [""]
+    if heads != [""]:
+        _refuse_own(arguments, pictures, films, heads)
     if before is None:
         # From now on only masks that are newer than this file count, so that a run that is cut short can go on.
         out.mkdir(parents=True, exist_ok=True)
-        (out / SETTINGS).write_text(json.dumps(_settings(arguments)), encoding="utf-8")
+        settings = _settings(arguments) | ({} if heads == [""] else {"heads": heads})
+        (out / SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
     options = {"memory": arguments.memory, "halo": arguments.halo, "flip": arguments.flip, "scales": arguments.scales}
     options = {} if exported else options | {"probabilities": arguments.probabilities}
     failed = 0
-    written: deque[tuple[int, Path, Path, Future[dict[str, float]]]] = deque()
+    written: deque[tuple[int, Path, Path, Future[str]]] = deque()
     bar = _bar(len(todo))
 
     def say(text: str, stream: TextIO) -> None:
@@ -718,8 +728,7 @@ def _predict_all(
     def finish(most: int) -> None:
         while len(written) > most:
             number, path, target, future = written.popleft()
-            shares = ", ".join(f"{name} {share:.0%}" for name, share in list(future.result().items())[:3])
-            say(f"[{number}/{total}] {path} -> {target}  ({shares})", sys.stdout)
+            say(f"[{number}/{total}] {path} -> {target}  ({future.result()})", sys.stdout)
 
     with bar or nullcontext(), ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         reads = deque(reader.submit(_read_picture, segmenter, path, arguments) for path, _ in todo[:1])
@@ -727,7 +736,7 @@ def _predict_all(
             for following, _ in todo[index + 1 : index + 2]:
                 reads.append(reader.submit(_read_picture, segmenter, following, arguments))
             number = total - left + index + 1
-            future: Future[dict[str, float]]
+            future: Future[str]
             try:
                 pixels = reads.popleft().result()
                 if pixels is None:  # too large to be held as a whole
@@ -746,7 +755,7 @@ def _predict_all(
     bar = None
     for index, (path, folder) in enumerate(todo_films):
         try:
-            said = _predict_film(segmenter, path, folder, arguments, options, out / SETTINGS)
+            said = _predict_film(segmenter, path, folder, arguments, options, out / SETTINGS, heads)
         except (DatasetError, OSError, ImportError) as error:
             skip(error)
             continue
@@ -763,19 +772,21 @@ def _predict_film(
     arguments: argparse.Namespace,
     options: dict[str, Any],
     settings: Path,
+    heads: Sequence[str],
 ) -> str:
     """Segment a video; the frames that a run before this one has done are taken from its masks."""
-    from fullyconv.inference.video import mask_of, predict_video
+    from fullyconv.inference.video import folder_of, mask_of, predict_video
 
     *overlays, table = _of_film(folder, arguments)
     overlay = overlays[0] if overlays else None
     bar = _bar(None, "frame", path.name)
 
     def also(frame: Any, result: Segmentation, head: str) -> None:
-        _write_beside(result, f"{path.name}/{frame.number:06}", mask_of(folder, frame.number), arguments)
+        target = mask_of(folder_of(folder, head), frame.number)
+        _write_beside(result, f"{path.name}/{frame.number:06}", target, arguments)
 
     def known(number: int) -> bool:
-        return not arguments.overwrite and _is_done(path, settings, _of_frame(folder, number, arguments))
+        return not arguments.overwrite and _is_done(path, settings, _of_frame(folder, number, arguments, heads))
 
     def progress(frames: int, expected: int | None) -> None:
         if bar is not None:
@@ -795,9 +806,36 @@ def _predict_film(
             progress=progress,
             **options,
         )
-    shares = ", ".join(f"{name} {share:.0%}" for name, share in list(film.shares().items())[:3])
+    films = film if isinstance(film, dict) else {"": film}
     where = table if arguments.no_masks else folder
-    return f"{overlay or where}  ({film.frames} frames; {shares})"
+    return f"{overlay or where}  ({next(iter(films.values())).frames} frames; {_shares(films)})"
+
+
+def _shares(results: Mapping[str, Any]) -> str:
+    """Say which three classes are the largest, for each head."""
+    return "; ".join(
+        (f"{head}: " if head else "")
+        + ", ".join(f"{name} {share:.0%}" for name, share in list(result.shares().items())[:3])
+        for head, result in results.items()
+    )
+
+
+def _refuse_own(
+    arguments: argparse.Namespace,
+    pictures: list[tuple[Path, Path]],
+    films: list[tuple[Path, Path]],
+    heads: Sequence[str],
+) -> None:
+    """Refuse to write what the heads of a model give over what was to be segmented."""
+    given = {path.resolve() for path, _ in [*pictures, *films]}
+    targets = [each for _, target in pictures for each in _beside(target, arguments, heads)]
+    targets += [each for _, folder in films for each in _of_film(folder, arguments, heads)]
+    for target in targets:
+        if target.resolve() in given:
+            raise ValueError(
+                f"--out {arguments.out}: {target} would be overwritten by a mask of another picture; choose another "
+                "folder"
+            )
 
 
 def _bar(total: int | None, unit: str = "picture", name: str | None = None) -> Any:
@@ -828,15 +866,21 @@ def _read_picture(segmenter: Any, path: Path, arguments: argparse.Namespace) -> 
     return read_pixels(path, channels, most_pixels(arguments.memory, channels))
 
 
-def _write_result(result: Segmentation, path: Path, target: Path, arguments: argparse.Namespace) -> dict[str, float]:
+def _write_result(
+    result: Segmentation | Mapping[str, Segmentation], path: Path, target: Path, arguments: argparse.Namespace
+) -> str:
     from fullyconv.images import write_image
+    from fullyconv.inference.segmentation import of_head
 
+    results = result if isinstance(result, Mapping) else {"": result}
     target.parent.mkdir(parents=True, exist_ok=True)
-    if arguments.overlay:
-        write_image(target.with_suffix(".overlay.png"), result.overlay())
-    _write_beside(result, path.name, target, arguments)
-    result.save(target)
-    return result.shares()
+    for head, one in results.items():
+        place = of_head(target, head)
+        if arguments.overlay:
+            write_image(place.with_suffix(".overlay.png"), one.overlay())
+        _write_beside(one, path.name, place, arguments)
+        one.save(place)
+    return _shares(results)
 
 
 def _write_beside(result: Segmentation, name: str, target: Path, arguments: argparse.Namespace) -> None:
@@ -858,22 +902,24 @@ def _predict_large(
     target: Path,
     arguments: argparse.Namespace,
     options: dict[str, Any],
-) -> dict[str, float]:
+) -> str:
     """Segment a picture that is read in windows and written in bands."""
     beside = (arguments.probabilities, target.with_suffix(".npz")) if arguments.probabilities else None
     from fullyconv.images import write_image
+    from fullyconv.inference.segmentation import of_head
 
     if arguments.polygons:
         raise DatasetError(
             f"{path}: too large for polygons, which need the whole mask in memory; predict it without --polygons"
         )
     done = segmenter.predict_to(path, target, preview=arguments.overlay, **(options | {"probabilities": beside}))
-    if done.preview is not None:
-        write_image(target.with_suffix(".overlay.png"), done.preview.overlay())
-        shown = " x ".join(str(n) for n in done.preview.mask.shape[::-1])
-        print(f"fullyconv: {path}: its overlay is thinned to {shown} pixels", file=sys.stderr)
-    shares: dict[str, float] = done.shares()
-    return shares
+    results = done if isinstance(done, dict) else {"": done}
+    for head, one in results.items():
+        if one.preview is not None:
+            write_image(of_head(target, head).with_suffix(".overlay.png"), one.preview.overlay())
+            shown = " x ".join(str(n) for n in one.preview.mask.shape[::-1])
+            print(f"fullyconv: {path}: its overlay is thinned to {shown} pixels", file=sys.stderr)
+    return _shares(results)
 
 
 def _test(arguments: argparse.Namespace) -> int:
