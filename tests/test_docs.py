@@ -18,6 +18,7 @@ from PIL import Image
 
 import fullyconv
 from conftest import write_tree
+from fullyconv.inference.video import VideoWriter
 from hub_server import HubServer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,6 +37,9 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     for name in ("street.jpg", "new.jpg", "photo.jpg"):
         Image.fromarray(rng.integers(0, 255, (240, 300, 3)).astype(np.uint8)).save(tmp_path / name)
+    with VideoWriter(tmp_path / "drive.mp4") as writer:
+        for number in range(3):
+            writer.write(rng.integers(0, 255, (96, 128, 3), dtype=np.uint8), number / 25)
     monkeypatch.setattr(fullyconv, "BACKBONES", fullyconv.BACKBONES)
     for registry in (fullyconv.BACKBONES, fullyconv.MODELS):
         for key in ("tiny", "fcn8s_tiny"):

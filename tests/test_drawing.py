@@ -108,3 +108,16 @@ def test_what_does_not_fit_is_named(mask, alpha, message):
 def test_palette_that_is_none_is_refused():
     with pytest.raises(ValueError, match="palette has shape"):
         colour_mask(MASK, [1, 2, 3])
+
+
+def test_a_steady_legend_has_one_size_and_order_whatever_occurs() -> None:
+    labels = Labels.of([f"class {number}" for number in range(11)])
+    picture = np.zeros((200, 300, 3), np.uint8)
+    one = overlay(picture, np.zeros((200, 300), np.uint8), labels, legend="steady")
+    mask = (np.arange(300) // 28 % 11).astype(np.uint8)[None].repeat(200, 0)
+    all_of_them = overlay(picture, mask, labels, legend="steady")
+    assert one.size == all_of_them.size
+    assert one.height > 200
+    many = Labels.of([f"class {number}" for number in range(150)])
+    sizes = {overlay(picture, mask * last, many, legend="steady").size for last in (0, 1, 13)}
+    assert len(sizes) == 1

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 import fullyconv
@@ -111,10 +112,112 @@ def test_wrong_calls_say_what_to_do(tmp_path: Path, options: dict[str, Any], mes
     assert not list(tmp_path.iterdir())
 
 
-def test_several_heads_are_refused(tmp_path: Path) -> None:
-    heads = fullyconv.MultiHeadModule("fcn32s_resnet18_quarter", {"a": ["x", "y"], "b": ["v", "w"]})
-    with pytest.raises(ValueError, match="has the heads a, b"):
-        export(heads, tmp_path / "m.onnx")
+HEADS = {"semantic": ["sky", "road", "tree"], "labels": ["above", "ground"]}  # a head may be called so
+
+
+def scene(height: int, width: int) -> Any:
+    """Draw areas of one colour, which a network that nobody trained tells apart."""
+    colours = np.random.default_rng(0).integers(0, 256, (-(-height // 40), -(-width // 40), 3), dtype=np.uint8)
+    return np.ascontiguousarray(colours.repeat(40, 0).repeat(40, 1)[:height, :width])
+
+
+def several(**options: Any) -> fullyconv.MultiHeadModule:
+    torch.manual_seed(0)
+    module = fullyconv.MultiHeadModule("fcn16s_resnet18_quarter", HEADS, **options).eval()
+    for name, parameter in module.model.named_parameters():
+        if ".score." in name:
+            nn.init.normal_(parameter, std=0.05)
+    with torch.no_grad():  # no class is ahead everywhere
+        for head, logits in module(torch.from_numpy(scene(160, 200)).permute(2, 0, 1)[None].float() / 255).items():
+            module.model.heads[head].score["32"].bias -= logits.mean((0, 2, 3))
+    return module
+
+
+@pytest.mark.parametrize("short_side", [None, 120])
+def test_several_heads_are_outputs_of_one_file(tmp_path: Path, short_side: int | None) -> None:
+    module = several(
+        preprocessing={"mean": [0.5] * 3, "std": [0.25] * 3, "short_side": short_side},
+        palette={"labels": [[1, 2, 3], [4, 5, 6]]},
+    )
+    written = export(module, tmp_path / "m.onnx", scores=True)
+    assert written.description.ports == ["labels_semantic", "scores_semantic", "labels_labels", "scores_labels"]
+    assert "gives labels_semantic and scores_semantic and labels_labels" in written.report()
+    segmenter = runtime.load(tmp_path / "m.onnx", threads=1)
+    assert isinstance(segmenter, runtime.MultiHeadExportedSegmenter)
+    assert segmenter.labels == module.labels
+    assert segmenter.classes == module.classes == HEADS
+    assert segmenter.description == written.description
+    for size in ((160, 200), (33, 31)):
+        picture = scene(*size)
+        mine, theirs = segmenter.predict(picture), module.predict(picture)
+        assert list(mine) == list(theirs) == list(HEADS)
+        for head, result in mine.items():
+            assert (result.mask != theirs[head].mask).mean() < (0.001 if short_side is None else 0.02)
+            assert result.labels == theirs[head].labels
+            assert result.mask.dtype == theirs[head].mask.dtype
+            np.testing.assert_array_equal(segmenter.scores(picture)[head].argmax(0), result.mask)
+        assert size != (160, 200) or all(len(np.unique(result.mask)) > 1 for result in mine.values())
+    if short_side is None:
+        with torch.inference_mode():
+            logits = module(torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255)
+        for head, scores in segmenter.scores(picture).items():
+            np.testing.assert_allclose(scores, logits[head][0].numpy(), atol=1e-4, rtol=1e-4)
+
+
+def test_several_heads_without_labels_or_in_int8(tmp_path: Path) -> None:
+    module = several()
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (64, 80, 3), dtype=np.uint8)
+    export(module, tmp_path / "s.onnx", labels=False, scores=True)
+    bare = runtime.load(tmp_path / "s.onnx").predict(picture)
+    for head, result in module.predict(picture).items():
+        assert (bare[head].mask != result.mask).mean() < 0.001
+    Image.fromarray(picture).save(tmp_path / "p.png")
+    small = export(module, tmp_path / "i.onnx", calibrate=tmp_path / "p.png")
+    assert small.description.precision == "int8"
+    assert small.description.parity["quantised_pixels"] < 0.5
+    assert set(runtime.load(tmp_path / "i.onnx").predict(picture)) == set(HEADS)
+    with pytest.raises(ValueError, match="gives labels alone"):
+        runtime.load(tmp_path / "i.onnx").scores(picture)
+    with pytest.raises(
+        ValueError, match="data: the model has the heads semantic, labels, and a file is scored that has one"
+    ):
+        export(module, tmp_path / "d.onnx", data=object())  # type: ignore[arg-type]
+
+
+def test_heads_on_the_command_line_are_masks_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module = several()
+    module.save(tmp_path / "artefact")
+    rng = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        Image.fromarray(rng.integers(0, 256, (64, 80, 3), dtype=np.uint8)).save(tmp_path / "in" / f"{name}.png")
+    assert main(["export", str(tmp_path / "artefact"), "--to", str(tmp_path / "m.onnx")]) == 0
+    assert "labels_semantic and labels_labels" in capsys.readouterr().out
+    words = ["predict", str(tmp_path / "in"), "--overlay", "--polygons", "geojson"]
+    for model, out in ((tmp_path / "artefact", tmp_path / "torch"), (tmp_path / "m.onnx", tmp_path / "onnx")):
+        call = [*words, "--model", str(model), "--out", str(out)]
+        assert main(call) == 0
+        printed = capsys.readouterr().out
+        assert "semantic: " in printed
+        assert "; labels: " in printed
+        endings = [".geojson", ".overlay.png", ".png"]
+        assert sorted(path.name for path in out.iterdir() if path.name[0] != ".") == sorted(
+            f"{name}.{head}{ending}" for name in "ab" for head in HEADS for ending in endings
+        )
+        assert main(call) == 0  # all done: no model is loaded
+        assert "2 of 2 pictures were done before" in capsys.readouterr().out
+        (out / "a.semantic.png").unlink()
+        assert main(call) == 0
+        assert capsys.readouterr().out.count(" -> ") == 1
+        for head, result in module.predict(tmp_path / "in" / "a.png").items():
+            assert (np.array(Image.open(out / f"a.{head}.png")) != result.mask).mean() < 0.001
+    Image.new("RGB", (40, 40)).save(tmp_path / "in" / "a.semantic.png")  # a picture where a mask would go
+    call = ["predict", *(str(path) for path in (tmp_path / "in").iterdir()), "--model", str(tmp_path / "m.onnx")]
+    elsewhere = tmp_path / "linked"
+    elsewhere.symlink_to(tmp_path / "in")
+    assert main([*call, "--out", str(elsewhere)]) == 2
+    assert "would be overwritten by" in capsys.readouterr().err
 
 
 class _Upsampled(nn.Module):

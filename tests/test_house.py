@@ -71,6 +71,7 @@ TORCH_FREE = [
     "runtime",
     "inference.budget",
     "inference.pictures",
+    "inference.video",
     "weights.caffemodel",
     "weights.catalog",
     "cli",
@@ -139,6 +140,7 @@ def test_libraries_stay_in_their_rooms(path: Path) -> None:
         "huggingface_hub": {"weights", "hub"},
         "lightning": {"module", "checkpointing", "data", "cli"},
         "numba": {"inference"},
+        "av": {"inference"},
     }
     for name, _ in imports(path):
         library = name.split(".")[0]

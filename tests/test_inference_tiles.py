@@ -106,7 +106,9 @@ def test_a_stretched_segmenter_is_cut_without_seams() -> None:
         expected = model(as_image(pixels)).argmax(1)[0].numpy()
         window = (480, 0, 512, 37)
         view = tiles._View(ArrayPicture(pixels), (1013, 37), False)
-        logits = tiles._logits(view, *tiles._scores(net, view, window, "exact"), window)
+        read = region(net, view.cells(window), (1013, 37))
+        scores = net.scores(tiles._image(net, view, read))
+        logits = tiles._logits(view, scores, tiles._placed(net, view, read), window)
     np.testing.assert_array_equal(logits.argmax(1)[0].numpy(), expected[480:512])
 
 
@@ -203,16 +205,68 @@ def test_a_picture_that_is_looked_at_scaled_is_the_same_in_bands(monkeypatch: py
     assert (module.predict(pixels).mask != whole).mean() < 0.01  # rounding of the scaled picture's bytes
 
 
-def test_several_heads_are_cut_head_by_head() -> None:
-    module = MultiHeadModule("fcn8s_vgg11_quarter", classes={"a": ["x", "y"], "b": ["u", "v", "w"]})
+def two_heads(**options: object) -> MultiHeadModule:
+    module = MultiHeadModule("fcn8s_vgg11_quarter", classes={"a": ["x", "y"], "b": ["u", "v", "w"]}, **options)
     seasoned(module)
+    with torch.no_grad():  # no class is ahead everywhere
+        for head, logits in module(as_image(noise(160, 90))).items():
+            module.model.heads[head].score["32"].bias -= logits.mean((0, 2, 3))
+    return module
+
+
+def test_several_heads_are_cut_without_seams_and_a_tile_runs_once() -> None:
+    module = two_heads()
+    pixels = noise(1300, 60)
+    memory = small_memory(module._head_network("b"), (1300, 60))
+    whole = module.predict(pixels)
+    sizes: list[int] = []
+    module.model.backbone.register_forward_hook(lambda _, x, y: sizes.append(x[0].shape[2]))
+    cut = module.predict(pixels, memory=memory)
+    for name in ("a", "b"):
+        assert (whole[name].mask != cut[name].mask).mean() < 1e-4
+        assert len(np.unique(cut[name].mask)) > 1
+    own = len(plan(module._head_network("b"), (1300, 60), Options(memory)).tiles)
+    assert 1 < own <= len(sizes) <= own + 1
+
+
+def test_several_heads_go_to_a_file_each_in_one_pass(tmp_path: Path) -> None:
+    module = two_heads(preprocessing={"mean": [0.5] * 3, "std": [0.3] * 3, "short_side": 90})
+    pixels = noise(1300, 90)
+    memory = small_memory(module._head_network("b"), (1300, 90))
+    further = {"memory": memory, "flip": True}
+    cut = module.predict(pixels, probabilities="top", **further)
+    runs: list[object] = []
+    module.model.backbone.register_forward_hook(lambda *_: runs.append(_))
+    written = module.predict_to(
+        pixels, tmp_path / "m.png", probabilities=("top", tmp_path / "p.npz"), preview=True, **further
+    )
+    tiles_, views = len(plan(module._head_network("b"), (1300, 90), Options(**further)).tiles), 2
+    assert tiles_ > 1
+    assert len(runs) <= (tiles_ + 1) * views
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.a.png", "m.b.png", "p.a.npz", "p.b.npz"]
+    for head, result in cut.items():
+        np.testing.assert_array_equal(read_mask(written[head].path), result.mask)
+        assert written[head].shares() == result.shares()
+        np.testing.assert_array_equal(written[head].preview.mask, result.mask)
+        with np.load(tmp_path / f"p.{head}.npz") as stored:
+            np.testing.assert_array_equal(stored["probabilities"], result.probabilities)
+    Image.fromarray(pixels).save(tmp_path / "q.a.png")
+    with pytest.raises(ValueError, match=r"q\.a\.png'*: the picture would be overwritten by its own mask"):
+        module.predict_to(tmp_path / "q.a.png", tmp_path / "q.png")
+
+
+def test_heads_on_different_grids_are_those_of_one_pass() -> None:
+    module = two_heads()
+    other = two_heads()
+    fine = SegmentationModule("fcn16s_vgg11_quarter", classes=["x", "y"])
+    seasoned(fine)
+    module.model.head["a"] = fine.model.head
+    assert module.model.geometry["a"] != other.model.geometry["a"]
     pixels = noise(1300, 60)
     memory = small_memory(module._head_network("b"), (1300, 60))
     whole, cut = module.predict(pixels), module.predict(pixels, memory=memory)
     for name in ("a", "b"):
         assert (whole[name].mask != cut[name].mask).mean() < 1e-4
-    with pytest.raises(ValueError, match="a file holds one mask"):
-        module.predict_to(pixels, "m.png")
 
 
 def test_a_mask_goes_to_a_file_band_by_band_with_its_probabilities(tmp_path: Path) -> None:
@@ -392,8 +446,8 @@ def test_the_tiles_cover_the_picture_once() -> None:
 def test_blocks_come_row_by_row_and_go_together() -> None:
     net = network(seasoned(build_model("fcn8s_vgg11_quarter", 3)))
     with torch.inference_mode():
-        found = list(blocks(net, ArrayPicture(noise(50, 60)), Options()))
-    assert [block.window for block in found] == [(0, 0, 50, 60)]
-    mask, probabilities = assemble(iter(found), (50, 60))
+        found = list(blocks({"": net}, lambda image: {"": net.scores(image)}, ArrayPicture(noise(50, 60)), Options()))
+    assert [block[""].window for block in found] == [(0, 0, 50, 60)]
+    mask, probabilities = assemble(iter(found), (50, 60))[""]
     assert mask.shape == (50, 60)
     assert probabilities is None

@@ -100,7 +100,14 @@ def test_the_description_is_read_as_it_was_written(file: Path) -> None:
 
 def test_torch_is_not_imported(file: Path, tmp_path: Path) -> None:
     Image.new("RGB", (9, 4), "white").save(tmp_path / "p.png")
-    words = ["predict", str(file), str(tmp_path / "p.png"), "--out", str(tmp_path / "out")]
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "v.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 16, 16, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_image(Image.new("RGB", (16, 16), "white"))))
+        container.mux(stream.encode(None))
+    words = ["predict", str(file), str(tmp_path / "p.png"), str(tmp_path / "v.mp4"), "--out", str(tmp_path / "out")]
+    words.append("--overlay")
     code = (
         "import sys\n"
         "from fullyconv.cli import main\n"
@@ -110,6 +117,8 @@ def test_torch_is_not_imported(file: Path, tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
     assert np.array(Image.open(tmp_path / "out" / "p.png")).tolist() == [[1] * 9] * 4
+    assert np.array(Image.open(tmp_path / "out" / "v" / "000000.png")).tolist() == [[1] * 16] * 16
+    assert (tmp_path / "out" / "v.overlay.mp4").is_file()
 
 
 @pytest.mark.parametrize(
@@ -262,3 +271,17 @@ def test_it_predicts_where_there_is_no_torch(tmp_path: Path) -> None:
     assert "[1/1] p.png -> masks/p.png" in done.stdout
     assert np.array_equal(np.array(Image.open(tmp_path / "masks" / "p.png")), mine)
     assert (tmp_path / "masks" / "p.overlay.png").is_file()
+
+
+@pytest.mark.parametrize("heads", [{}, [], {"a b": {}}, {"a": {}}, {f"h{number}": {} for number in range(65)}, None])
+def test_heads_that_are_none_are_refused(tmp_path: Path, heads: Any) -> None:
+    path = written(tmp_path / "m.onnx", changed(labels={"heads": heads}))
+    with pytest.raises(WeightsError, match="does not describe a segmenter"):
+        runtime.load(path)
+
+
+def test_outputs_have_to_be_those_of_the_heads(tmp_path: Path) -> None:
+    labels = {"heads": {"a": Labels.of(["x", "y"]).to_dict(), "b": Labels.of(["x", "y"]).to_dict()}}
+    path = written(tmp_path / "m.onnx", changed(labels=labels))
+    with pytest.raises(WeightsError, match="gives labels, its metadata says image and labels_a, labels_b"):
+        runtime.load(path)

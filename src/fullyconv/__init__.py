@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fullyconv.hub.load import load, load_classifier
     from fullyconv.hub.publish import publish
     from fullyconv.inference.segmentation import Segmentation
+    from fullyconv.inference.video import predict_video
     from fullyconv.labels import Labels
     from fullyconv.models import FCN, MODELS, MultiHeadFCN, build_model
     from fullyconv.module import MultiHeadModule, SegmentationModule
@@ -42,6 +43,7 @@ _HOME = {
     "load_classifier": "hub.load",
     "publish": "hub.publish",
     "Segmentation": "inference.segmentation",
+    "predict_video": "inference.video",
     "Labels": "labels",
     "FCN": "models",
     "MODELS": "models",
@@ -77,6 +79,7 @@ __all__ = [
     "load",
     "load_backbone",
     "load_classifier",
+    "predict_video",
     "publish",
     "sliding_window",
 ]

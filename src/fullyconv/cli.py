@@ -82,13 +82,18 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", default="fullyconv-demo.png", help="overlay to write (default: %(default)s)")
     demo.set_defaults(run=_demo)
 
-    predict = commands.add_parser("predict", help="segment pictures and folders of pictures")
+    predict = commands.add_parser("predict", help="segment pictures, videos and folders of them")
     predict.add_argument(
-        "input", nargs="+", metavar="INPUT", help="picture, folder or quoted glob; a first FILE.onnx is the model"
+        "input",
+        nargs="+",
+        metavar="INPUT",
+        help="picture, video, folder or quoted glob; a first FILE.onnx is the model",
     )
     _add_model(predict, PREDICTING_HELP)
     predict.add_argument("--out", default="masks", metavar="DIR", help="folder of the masks (default: %(default)s)")
-    predict.add_argument("--overlay", action="store_true", help="write NAME.overlay.png beside each mask")
+    predict.add_argument(
+        "--overlay", action="store_true", help="write NAME.overlay.png beside each mask; of a video NAME.overlay.mp4"
+    )
     predict.add_argument(
         "--probabilities",
         choices=("top", "all"),
@@ -126,6 +131,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.add_argument(
         "--threads", type=_positive, metavar="N", help="of the network (default: as many as there are cores for it)"
+    )
+    predict.add_argument(
+        "--every", type=_positive, default=1, metavar="N", help="of a video, every Nth frame (default: %(default)s)"
+    )
+    predict.add_argument(
+        "--no-masks", action="store_true", help="of a video, write no mask a frame: the overlay and the table of shares"
     )
     predict.add_argument("--overwrite", action="store_true", help="segment pictures again whose masks are there")
     predict.set_defaults(run=_predict)
@@ -520,28 +531,43 @@ def _sample_photograph() -> Path:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from fullyconv.images import find_images
+    from fullyconv.images import EXTENSIONS, find_images
     from fullyconv.inference.budget import parse_memory
+    from fullyconv.inference.video import VIDEO_EXTENSIONS, require_av
 
     if len(arguments.input) > 1 and Path(arguments.input[0]).suffix.lower() == ".onnx":
         arguments.model = arguments.input.pop(0)
     pictures: list[tuple[Path, Path]] = []
+    films: list[tuple[Path, Path]] = []  # videos, and the folders of their masks
     out = Path(arguments.out)
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"--out {out}: is a file; give the folder of the masks")
     for given in arguments.input:
         root = Path(given)
-        for path in find_images(given, recursive=True):
+        for path in find_images(given, recursive=True, extensions=(*EXTENSIONS, *VIDEO_EXTENSIONS)):
             inside_out = out.resolve() in path.resolve().parents
             if inside_out and out.resolve() != root.resolve() and root.is_dir():
                 continue  # a mask of an earlier run, where the masks go into a folder inside that of the pictures
             # Folders keep their inner structure, so that two pictures of one name do not overwrite each other.
             inside = path.relative_to(root) if root.is_dir() else Path(path.name)
-            pictures.append((path, out / inside.with_suffix(".png")))
+            if path.suffix.lower() in VIDEO_EXTENSIONS:
+                if root.is_file():
+                    require_av(path)  # one that is asked for by name cannot be left out
+                films.append((path, out / inside.with_suffix("")))
+            else:
+                pictures.append((path, out / inside.with_suffix(".png")))
+    if arguments.no_masks and (arguments.probabilities or arguments.polygons):
+        raise ValueError(
+            "--no-masks: leaves out all that is written frame by frame; give no --probabilities, --polygons"
+        )
     claimed: dict[Path, Path] = {}
     targets = [(path, each) for path, target in pictures for each in _beside(target, arguments)]
+    targets += [(path, each) for path, folder in films for each in _of_film(folder, arguments)]
+    folders = {} if arguments.no_masks else {folder: path for path, folder in films}
     for path, target in targets:
-        other = claimed.setdefault(target, path)
+        # the mask of a picture that is called like the frame of a video
+        frame_of = folders.get(target.parent) if target.stem.isdecimal() else None
+        other = frame_of or claimed.setdefault(target, path)
         if other != path:
             raise ValueError(
                 f"{other} and {path} would both be written to {target}: predict them into two folders (--out)"
@@ -568,7 +594,7 @@ def _predict(arguments: argparse.Namespace) -> int:
             )
     if not all(0 < scale <= 16 for scale in arguments.scales):
         raise ValueError(f"--scales {arguments.scales}: give one or more numbers above 0, such as 0.75 1 1.25")
-    return _predict_all(arguments, out, pictures)
+    return _predict_all(arguments, out, pictures, films)
 
 
 SETTINGS = ".fullyconv-predict.json"
@@ -578,8 +604,12 @@ LARGE = 2**23
 """Pixels from which on a TIFF is read window by window, and its mask written band by band, if no overlay is wanted."""
 
 
-def _beside(target: Path, arguments: argparse.Namespace) -> list[Path]:
-    """Name all files that are written for one picture, the mask last."""
+def _beside(target: Path, arguments: argparse.Namespace, heads: Sequence[str] = ("",)) -> list[Path]:
+    """Name all files that are written for one picture, the mask last; of several heads those of each."""
+    if tuple(heads) != ("",):
+        from fullyconv.inference.segmentation import of_head
+
+        return [path for head in heads for path in _beside(of_head(target, head), arguments)]
     overlay = [target.with_suffix(".overlay.png")] if arguments.overlay else []
     probabilities = [target.with_suffix(".npz")] if arguments.probabilities else []
     polygons = [_polygons(target, arguments.polygons)] if arguments.polygons else []
@@ -588,6 +618,15 @@ def _beside(target: Path, arguments: argparse.Namespace) -> list[Path]:
 
 def _polygons(target: Path, kind: str) -> Path:
     return target.with_suffix(".geojson" if kind == "geojson" else ".coco.json")
+
+
+def _of_film(folder: Path, arguments: argparse.Namespace, heads: Sequence[str] = ("",)) -> list[Path]:
+    """Name the files that are written for a video beside the folder of its masks, tables last."""
+    from fullyconv.inference.video import folder_of
+
+    folders = [folder_of(folder, head) for head in heads]
+    overlays = [each.with_name(f"{each.name}.overlay.mp4") for each in folders] if arguments.overlay else []
+    return [*overlays, *(each.with_name(f"{each.name}.csv") for each in reversed(folders))]
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -601,41 +640,71 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "scales": arguments.scales,
         "halo": arguments.halo,
         "probabilities": arguments.probabilities,
-    }
+    } | ({} if arguments.every == 1 else {"every": arguments.every})
 
 
-def _done_before(arguments: argparse.Namespace, out: Path, pictures: list[tuple[Path, Path]]) -> set[Path] | None:
-    """Find the pictures whose masks an earlier run has written; None where there was none with these settings."""
+def _done_before(
+    arguments: argparse.Namespace, out: Path, pictures: list[tuple[Path, Path]], films: list[tuple[Path, Path]]
+) -> set[Path] | None:
+    """Find the pictures and videos that an earlier run has done; None where there was none with these settings."""
+    from fullyconv.inference.video import frames_in
+
     file = out / SETTINGS
     try:
         before = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        heads = before.pop("heads", [""])  # what a model has is known when it is loaded, which then may not be needed
+    except (OSError, ValueError, AttributeError):
         return None
     if arguments.overwrite or before != _settings(arguments):
         return None
     done: set[Path] = set()
     for path, target in pictures:
         # Files are put in place whole and the mask last, so that one that is there is complete.
-        if all(each.is_file() for each in _beside(target, arguments)):
-            newest = max(path.stat().st_mtime_ns, file.stat().st_mtime_ns)
-            if target.stat().st_mtime_ns >= newest:
-                done.add(path)
+        if _is_done(path, file, _beside(target, arguments, heads)):
+            done.add(path)
+    for path, folder in films:
+        files = _of_film(folder, arguments, heads)
+        frames = frames_in(files[-1]) if _is_done(path, file, files) else None
+        if frames is None:
+            continue
+        if arguments.no_masks or all(
+            _is_done(path, file, _of_frame(folder, each, arguments, heads)) for each in frames
+        ):
+            done.add(path)
     return done
 
 
-def _predict_all(arguments: argparse.Namespace, out: Path, pictures: list[tuple[Path, Path]]) -> int:
+def _is_done(path: Path, settings: Path, files: list[Path]) -> bool:
+    """Tell whether all files are there, and the last is newer than what they come from and than the settings."""
+    if not all(each.is_file() for each in files):
+        return False
+    return files[-1].stat().st_mtime_ns >= max(path.stat().st_mtime_ns, settings.stat().st_mtime_ns)
+
+
+def _of_frame(folder: Path, number: int, arguments: argparse.Namespace, heads: Sequence[str] = ("",)) -> list[Path]:
+    from fullyconv.inference.video import folder_of, mask_of
+
+    targets = [mask_of(folder_of(folder, head), number) for head in heads]
+    overlays = {target.with_suffix(".overlay.png") for target in targets}
+    return [each for target in targets for each in _beside(target, arguments) if each not in overlays]
+
+
+def _predict_all(
+    arguments: argparse.Namespace, out: Path, pictures: list[tuple[Path, Path]], films: list[tuple[Path, Path]]
+) -> int:
     """Segment pictures: the next one is decoded and the last one written while the network runs on this one."""
     from collections import deque
     from concurrent.futures import Future, ThreadPoolExecutor
 
-    before = _done_before(arguments, out, pictures)
+    before = _done_before(arguments, out, pictures, films)
     done = before or set()
     todo = [(path, target) for path, target in pictures if path not in done]
+    todo_films = [(path, folder) for path, folder in films if path not in done]
+    total, left = len(pictures) + len(films), len(todo) + len(todo_films)
+    called = " and ".join(name for name, some in (("pictures", pictures), ("videos", films)) if some)
     if done:
-        print(
-            f"{len(pictures) - len(todo)} of {len(pictures)} pictures were done before; --overwrite segments them again"
-        )
-    if not todo:
+        print(f"{total - left} of {total} {called} were done before; --overwrite segments them again")
+    if not left:
         return 0
     segmenter: SegmentationModule | DenseScorer | ExportedSegmenter
     exported = Path(arguments.model).suffix.lower() == ".onnx"
@@ -646,23 +715,23 @@ def _predict_all(arguments: argparse.Namespace, out: Path, pictures: list[tuple[
         segmenter = load(arguments.model, threads=arguments.threads or available_processors())
     else:
         segmenter = _load(arguments)
-    if isinstance(segmenter.classes, dict):
-        raise ValueError(
-            f"--model {arguments.model}: has the heads {', '.join(segmenter.classes)}, and predict writes one mask a "
-            "picture; use fullyconv.load(...).predict, which gives a mask for each head"
-        )
+    heads = list(segmenter.classes) if isinstance(segmenter.classes, dict) else [""]
+    if heads != [""]:
+        _refuse_own(arguments, pictures, films, heads)
     if before is None:
         # From now on only masks that are newer than this file count, so that a run that is cut short can go on.
         out.mkdir(parents=True, exist_ok=True)
-        (out / SETTINGS).write_text(json.dumps(_settings(arguments)), encoding="utf-8")
+        settings = _settings(arguments) | ({} if heads == [""] else {"heads": heads})
+        (out / SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
     options = {"memory": arguments.memory, "halo": arguments.halo, "flip": arguments.flip, "scales": arguments.scales}
     if arguments.compile:
-        if not hasattr(segmenter, "hparams"):
-            raise ValueError(f"--compile: {arguments.model} is a converted classifier; only segmenters are compiled")
+        if not hasattr(segmenter, "hparams") or heads != [""]:
+            what = "has several heads" if heads != [""] else "is a converted classifier"
+            raise ValueError(f"--compile: {arguments.model} {what}; only segmenters of one head are compiled")
         options["compile"] = True
     options = {} if exported else options | {"probabilities": arguments.probabilities}
     failed = 0
-    written: deque[tuple[int, Path, Path, Future[dict[str, float]]]] = deque()
+    written: deque[tuple[int, Path, Path, Future[str]]] = deque()
     bar = _bar(len(todo))
 
     def say(text: str, stream: TextIO) -> None:
@@ -680,16 +749,15 @@ def _predict_all(arguments: argparse.Namespace, out: Path, pictures: list[tuple[
     def finish(most: int) -> None:
         while len(written) > most:
             number, path, target, future = written.popleft()
-            shares = ", ".join(f"{name} {share:.0%}" for name, share in list(future.result().items())[:3])
-            say(f"[{number}/{len(pictures)}] {path} -> {target}  ({shares})", sys.stdout)
+            say(f"[{number}/{total}] {path} -> {target}  ({future.result()})", sys.stdout)
 
     with bar or nullcontext(), ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        reads = deque([reader.submit(_read_picture, segmenter, todo[0][0], arguments)])
+        reads = deque(reader.submit(_read_picture, segmenter, path, arguments) for path, _ in todo[:1])
         for index, (path, target) in enumerate(todo):
             for following, _ in todo[index + 1 : index + 2]:
                 reads.append(reader.submit(_read_picture, segmenter, following, arguments))
-            number = len(pictures) - len(todo) + index + 1
-            future: Future[dict[str, float]]
+            number = total - left + index + 1
+            future: Future[str]
             try:
                 pixels = reads.popleft().result()
                 if pixels is None:  # too large to be held as a whole
@@ -705,20 +773,101 @@ def _predict_all(arguments: argparse.Namespace, out: Path, pictures: list[tuple[
             written.append((number, path, target, future))
             finish(1)
         finish(0)
+    bar = None
+    for index, (path, folder) in enumerate(todo_films):
+        try:
+            said = _predict_film(segmenter, path, folder, arguments, options, out / SETTINGS, heads)
+        except (DatasetError, OSError, ImportError) as error:
+            skip(error)
+            continue
+        say(f"[{total - left + len(todo) + index + 1}/{total}] {path} -> {said}", sys.stdout)
     if failed:
-        print(f"fullyconv: {failed} of {len(pictures)} pictures could not be read", file=sys.stderr)
+        print(f"fullyconv: {failed} of {total} {called} could not be read", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _bar(total: int) -> Any:
+def _predict_film(
+    segmenter: Any,
+    path: Path,
+    folder: Path,
+    arguments: argparse.Namespace,
+    options: dict[str, Any],
+    settings: Path,
+    heads: Sequence[str],
+) -> str:
+    """Segment a video; the frames that a run before this one has done are taken from its masks."""
+    from fullyconv.inference.video import folder_of, mask_of, predict_video
+
+    *overlays, table = _of_film(folder, arguments)
+    overlay = overlays[0] if overlays else None
+    bar = _bar(None, "frame", path.name)
+
+    def also(frame: Any, result: Segmentation, head: str) -> None:
+        target = mask_of(folder_of(folder, head), frame.number)
+        _write_beside(result, f"{path.name}/{frame.number:06}", target, arguments)
+
+    def known(number: int) -> bool:
+        return not arguments.overwrite and _is_done(path, settings, _of_frame(folder, number, arguments, heads))
+
+    def progress(frames: int, expected: int | None) -> None:
+        if bar is not None:
+            bar.total = expected
+            bar.update()
+
+    with bar or nullcontext():
+        film = predict_video(
+            segmenter,
+            path,
+            masks=None if arguments.no_masks else folder,
+            overlay=overlay,
+            table=table,
+            every=arguments.every,
+            also=also if arguments.probabilities or arguments.polygons else None,
+            known=None if arguments.no_masks else known,
+            progress=progress,
+            **options,
+        )
+    films = film if isinstance(film, dict) else {"": film}
+    where = table if arguments.no_masks else folder
+    return f"{overlay or where}  ({next(iter(films.values())).frames} frames; {_shares(films)})"
+
+
+def _shares(results: Mapping[str, Any]) -> str:
+    """Say which three classes are the largest, for each head."""
+    return "; ".join(
+        (f"{head}: " if head else "")
+        + ", ".join(f"{name} {share:.0%}" for name, share in list(result.shares().items())[:3])
+        for head, result in results.items()
+    )
+
+
+def _refuse_own(
+    arguments: argparse.Namespace,
+    pictures: list[tuple[Path, Path]],
+    films: list[tuple[Path, Path]],
+    heads: Sequence[str],
+) -> None:
+    """Refuse to write what the heads of a model give over what was to be segmented."""
+    given = {path.resolve() for path, _ in [*pictures, *films]}
+    targets = [each for _, target in pictures for each in _beside(target, arguments, heads)]
+    targets += [each for _, folder in films for each in _of_film(folder, arguments, heads)]
+    for target in targets:
+        if target.resolve() in given:
+            raise ValueError(
+                f"--out {arguments.out}: {target} would be overwritten by a mask of another picture; choose another "
+                "folder"
+            )
+
+
+def _bar(total: int | None, unit: str = "picture", name: str | None = None) -> Any:
     """Make a progress bar for people who watch; None for files and pipes, and where tqdm is not installed."""
-    if not sys.stderr.isatty():
+    if total == 0 or not sys.stderr.isatty():
         return None
     try:
         from tqdm import tqdm
     except ImportError:  # an exported model needs onnxruntime, numpy and Pillow, and nothing else
         return None
-    return tqdm(total=total, unit="picture")
+    return tqdm(total=total, unit=unit, desc=name)
 
 
 def _read_picture(segmenter: Any, path: Path, arguments: argparse.Namespace) -> Any:
@@ -738,21 +887,34 @@ def _read_picture(segmenter: Any, path: Path, arguments: argparse.Namespace) -> 
     return read_pixels(path, channels, most_pixels(arguments.memory, channels))
 
 
-def _write_result(result: Segmentation, path: Path, target: Path, arguments: argparse.Namespace) -> dict[str, float]:
+def _write_result(
+    result: Segmentation | Mapping[str, Segmentation], path: Path, target: Path, arguments: argparse.Namespace
+) -> str:
     from fullyconv.images import write_image
+    from fullyconv.inference.segmentation import of_head
+
+    results = result if isinstance(result, Mapping) else {"": result}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for head, one in results.items():
+        place = of_head(target, head)
+        if arguments.overlay:
+            write_image(place.with_suffix(".overlay.png"), one.overlay())
+        _write_beside(one, path.name, place, arguments)
+        one.save(place)
+    return _shares(results)
+
+
+def _write_beside(result: Segmentation, name: str, target: Path, arguments: argparse.Namespace) -> None:
+    """Write the probabilities and polygons of a picture or frame that are asked for."""
     from fullyconv.polygons import coco, geojson, write_json
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    if arguments.overlay:
-        write_image(target.with_suffix(".overlay.png"), result.overlay())
     if arguments.probabilities:
         result.save_probabilities(target.with_suffix(".npz"))
     if arguments.polygons:
         by_geojson = arguments.polygons == "geojson"
-        content = geojson(result.mask, result.labels) if by_geojson else coco(result.mask, result.labels, path.name)
+        content = geojson(result.mask, result.labels) if by_geojson else coco(result.mask, result.labels, name)
         write_json(_polygons(target, arguments.polygons), content)
-    result.save(target)
-    return result.shares()
 
 
 def _predict_large(
@@ -761,22 +923,24 @@ def _predict_large(
     target: Path,
     arguments: argparse.Namespace,
     options: dict[str, Any],
-) -> dict[str, float]:
+) -> str:
     """Segment a picture that is read in windows and written in bands."""
     beside = (arguments.probabilities, target.with_suffix(".npz")) if arguments.probabilities else None
     from fullyconv.images import write_image
+    from fullyconv.inference.segmentation import of_head
 
     if arguments.polygons:
         raise DatasetError(
             f"{path}: too large for polygons, which need the whole mask in memory; predict it without --polygons"
         )
     done = segmenter.predict_to(path, target, preview=arguments.overlay, **(options | {"probabilities": beside}))
-    if done.preview is not None:
-        write_image(target.with_suffix(".overlay.png"), done.preview.overlay())
-        shown = " x ".join(str(n) for n in done.preview.mask.shape[::-1])
-        print(f"fullyconv: {path}: its overlay is thinned to {shown} pixels", file=sys.stderr)
-    shares: dict[str, float] = done.shares()
-    return shares
+    results = done if isinstance(done, dict) else {"": done}
+    for head, one in results.items():
+        if one.preview is not None:
+            write_image(of_head(target, head).with_suffix(".overlay.png"), one.preview.overlay())
+            shown = " x ".join(str(n) for n in one.preview.mask.shape[::-1])
+            print(f"fullyconv: {path}: its overlay is thinned to {shown} pixels", file=sys.stderr)
+    return _shares(results)
 
 
 def _test(arguments: argparse.Namespace) -> int:

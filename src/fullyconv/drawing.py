@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from fullyconv.labels import VOID_COLOUR, Colour, Labels
 
 _PAPER = (255, 255, 255)
 _INK = (20, 20, 20)
+_STEADY = 24  # classes in a legend that is as large for every frame of a video
 
 Array = npt.NDArray[Any]
 
@@ -52,7 +53,7 @@ def overlay(
     mask: Array,
     labels: Labels,
     alpha: float = 0.55,
-    legend: bool = True,
+    legend: bool | Literal["steady"] = True,
     borders: bool = True,
 ) -> Image.Image:
     """Lay a mask in colour over its picture, and list the classes in it below.
@@ -93,6 +94,8 @@ def overlay(
         edge = _border(mask)
         blended[edge] = 0.35 * blended[edge] + 0.65 * 255
     result = Image.fromarray(np.rint(blended).astype(np.uint8))
+    if legend == "steady":
+        return _with_steady_legend(result, counts, labels)
     return _with_legend(result, counts) if legend else result
 
 
@@ -132,15 +135,29 @@ def _border(mask: Array) -> npt.NDArray[np.bool_]:
     return edge
 
 
-def _with_legend(
-    picture: Image.Image, entries: Sequence[tuple[str, Colour, float]], letters: int | None = None
+def _with_steady_legend(
+    picture: Image.Image, counts: Sequence[tuple[str, Colour, float]], labels: Labels
 ) -> Image.Image:
+    shares = {name: share for name, _, share in counts}
+    entries = [(name, colour, shares.get(name, 0.0)) for name, colour in zip(labels.names, labels.palette, strict=True)]
+    if len(entries) > _STEADY:
+        entries = sorted(entries, key=lambda entry: -entry[2])[:_STEADY]
+    return _with_legend(picture, entries, room=[*((name, "100.0 %") for name in labels.names)])
+
+
+def _with_legend(
+    picture: Image.Image,
+    entries: Sequence[tuple[str, Colour, float]],
+    letters: int | None = None,
+    room: Sequence[tuple[str, str]] = (),
+) -> Image.Image:
+    """Write a legend below a picture, with room for the longest of its texts and of those in `room`."""
     size = letters or min(max(round(min(picture.size) / 26), 12), 64)  # of the letters, in pixels
     font = ImageFont.load_default(size)
     gap = round(size * 0.6)
     texts = [(name, _percent(share)) for name, _, share in entries]
-    name_width = max(int(font.getlength(name)) for name, _ in texts) + 1
-    share_width = max(int(font.getlength(share)) for _, share in texts) + 1
+    name_width = max(int(font.getlength(name)) for name, _ in [*texts, *room]) + 1
+    share_width = max(int(font.getlength(share)) for _, share in [*texts, *room]) + 1
     cell = size + gap // 2 + name_width + gap + share_width + 2 * gap
     columns = min(max((picture.width - gap) // cell, 1), len(entries))
     rows = -(-len(entries) // columns)
@@ -162,6 +179,8 @@ def _with_legend(
 
 
 def _percent(share: float) -> str:
+    if share == 0:
+        return "0 %"
     return f"{share:.1f} %" if share >= 0.05 else "<0.1 %"
 
 

@@ -1,7 +1,8 @@
 """From a segmenter to one ONNX file for images of any size, compared with the segmenter before it is written.
 
 The graph takes bytes as every library for pictures gives them, ``image`` (N, H, W, C) uint8 RGB, and gives ``labels``
-(N, H, W), ``scores`` (N, K, H, W) or both; N, H and W are free. Normalising, upsampling and argmax are inside. A
+(N, H, W), ``scores`` (N, K, H, W) or both, for each head of several ``labels_HEAD`` and ``scores_HEAD``; N, H and W
+are free. Normalising, upsampling and argmax are inside. A
 segmenter that looks at pictures at a scale of its own (``Preprocessing.short_side``) takes the scaled image and a
 second input, ``size`` (2,) int64, height and width of the picture, at which labels and scores come out.
 `fullyconv.runtime` does all that.
@@ -31,10 +32,11 @@ from torch import Tensor, nn
 from fullyconv.confusion import SegmentationScores
 from fullyconv.images import find_images, read_bands
 from fullyconv.inference.scaling import scaled_size
+from fullyconv.labels import Labels
 from fullyconv.metrics import ConfusionMatrix
 from fullyconv.module import MultiHeadModule, SegmentationModule
 from fullyconv.preprocessing import Preprocessing
-from fullyconv.runtime import KEY, Description, ExportedSegmenter, read_description, scaled
+from fullyconv.runtime import KEY, Description, ExportedSegmenter, port, read_description, scaled
 from fullyconv.upsampling import MaxUnpooling, open_sizes
 
 if TYPE_CHECKING:
@@ -79,7 +81,7 @@ class Export:
         sizes = ", ".join(f"{n} x {h} x {w}" for n, h, w in parity["sizes"])
         lines = [
             f"{self.path}: {self.bytes / 2**20:.1f} MiB, {self.description.precision}, opset {OPSET}, gives "
-            f"{' and '.join(self.description.outputs)}",
+            f"{' and '.join(self.description.ports)}",
             f"against the segmenter, images of {sizes}: {parity['pixels']:.3%} of the pixels differ, scores by at most "
             f"{parity['scores']:.1e} of the largest",
         ]
@@ -110,14 +112,14 @@ def export(
     all. `fullyconv.runtime.load` predicts from it without torch.
 
     Args:
-        model: the segmenter; it is left as it is.
+        model: the segmenter; it is left as it is. One with several heads gives an output for each.
         path: an ``.onnx`` file; what is there is replaced, in one step.
         labels: whether the graph gives the class of every pixel, uint8 (uint16 with more than 255 classes).
         scores: whether it gives the scores of every class, float32.
         calibrate: pictures to measure the range of activations on: a folder, a pattern or a list of files. With them
             convolutions are computed in int8 (static quantisation, one scale for each channel of a kernel); some
             hundred pictures as they will be met are plenty.
-        data: a set to score both file and segmenter on.
+        data: a set to score both file and segmenter on; of segmenters with one head.
         split: of data.
 
     Returns:
@@ -138,10 +140,15 @@ def export(
     onnx = _libraries()
     pictures = None if calibrate is None else _pictures(calibrate)
     if data is not None:
+        if isinstance(model, MultiHeadModule):
+            raise ValueError(
+                f"data: the model has the heads {', '.join(model.classes)}, and a file is scored that has "
+                "one; leave it out"
+            )
         model.check_data(data)
         data.check(split)
     network = _Network(model)
-    proto = _graph(network, int(model.hparams["in_channels"]))
+    proto = _graph(network, int(model.hparams["in_channels"]), list(_heads(model)))
     _finish(onnx, proto, model, labels, scores)
     description = _describe(model, labels, scores)
     parity = _parity(onnx, proto, network, model)
@@ -177,12 +184,17 @@ class _Network(nn.Module):
         self.model.to(memory_format=torch.contiguous_format)
         self.preprocessing: Preprocessing = module.preprocessing
 
-    def forward(self, image: Tensor) -> Tensor:
-        logits: Tensor = self.model(self.preprocessing(image.permute(0, 3, 1, 2).float() / 255))
-        return logits
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        logits = self.model(self.preprocessing(image.permute(0, 3, 1, 2).float() / 255))
+        return tuple(logits.values()) if isinstance(logits, dict) else (logits,)
 
 
-def _graph(network: _Network, channels: int) -> Any:
+def _heads(model: SegmentationModule) -> dict[str, Labels]:
+    """Give the classes of each head; one head alone has the name ""."""
+    return model.labels if isinstance(model.labels, dict) else {"": model.labels}
+
+
+def _graph(network: _Network, channels: int, heads: Sequence[str]) -> Any:
     """Let PyTorch export the network; sizes stay open, and our own operators are translated below."""
     operators = torch.ops.fullyconv
     free = torch.export.Dim.DYNAMIC
@@ -197,7 +209,7 @@ def _graph(network: _Network, channels: int) -> Any:
                 external_data=False,
                 dynamic_shapes=({0: free, 1: free, 2: free},),
                 input_names=["image"],
-                output_names=["scores"],
+                output_names=[port("scores", head) for head in heads],
                 verbose=False,
                 custom_translation_table={
                     operators.resample.default: _translate_resample,
@@ -223,45 +235,51 @@ def _graph(network: _Network, channels: int) -> Any:
 def _finish(onnx: Any, proto: Any, model: SegmentationModule, labels: bool, scores: bool) -> None:
     """Name the free sides, and add what comes after the logits: scaling to the picture's size, argmax."""
     make, graph, types = onnx.helper, proto.graph, onnx.TensorProto
-    count = model.labels.num_classes
-    last = "scores"
-    if model.preprocessing.short_side is not None:
+    heads = _heads(model)
+    scaled_again = model.preprocessing.short_side is not None
+    if scaled_again:
+        # A slash stands in no name of a head, so that no two values get one name.
+        logits = {port("scores", head): f"{port('scores', head)}/logits" for head in heads}
         for node in graph.node:
-            node.output[:] = ["logits" if name == "scores" else name for name in node.output]
-            node.input[:] = ["logits" if name == "scores" else name for name in node.input]
+            node.output[:] = [logits.get(name, name) for name in node.output]
+            node.input[:] = [logits.get(name, name) for name in node.input]
         graph.input.append(make.make_tensor_value_info("size", types.INT64, [2]))
+        for scores_, seen in logits.items():
+            graph.node.extend(
+                [
+                    make.make_node("Shape", [seen], [f"{seen}/head"], start=0, end=2),
+                    make.make_node("Concat", [f"{seen}/head", "size"], [f"{seen}/size"], axis=0),
+                    make.make_node(
+                        "Resize",
+                        [seen, "", "", f"{seen}/size"],
+                        [scores_],
+                        mode="linear",
+                        coordinate_transformation_mode="half_pixel",
+                    ),
+                ]
+            )
+    kinds = {head: types.UINT8 if entry.dtype is np.uint8 else types.UINT16 for head, entry in heads.items()}
+    for head in heads if labels else ():
+        name = port("labels", head)
         graph.node.extend(
             [
-                make.make_node("Shape", ["logits"], ["logits_head"], start=0, end=2),
-                make.make_node("Concat", ["logits_head", "size"], ["logits_size"], axis=0),
-                make.make_node(
-                    "Resize",
-                    ["logits", "", "", "logits_size"],
-                    ["scores"],
-                    mode="linear",
-                    coordinate_transformation_mode="half_pixel",
-                ),
-            ]
-        )
-    if labels:
-        kind = types.UINT8 if model.labels.dtype is np.uint8 else types.UINT16
-        graph.node.extend(
-            [
-                make.make_node("ArgMax", [last], ["labels_int64"], axis=1, keepdims=0),
-                make.make_node("Cast", ["labels_int64"], ["labels"], to=kind),
+                make.make_node("ArgMax", [port("scores", head)], [f"{name}/int64"], axis=1, keepdims=0),
+                make.make_node("Cast", [f"{name}/int64"], [name], to=kinds[head]),
             ]
         )
     channels = int(model.hparams["in_channels"])
     inputs = [make.make_tensor_value_info("image", types.UINT8, ["N", "H", "W", channels]), *list(graph.input)[1:]]
-    sides = ["H", "W"] if model.preprocessing.short_side is None else ["height", "width"]
+    sides = ["height", "width"] if scaled_again else ["H", "W"]
     del graph.input[:]
     graph.input.extend(inputs)
     del graph.output[:]
     del graph.value_info[:]  # named by the exporter's own symbols, which nobody can read
-    if labels:
-        graph.output.append(make.make_tensor_value_info("labels", kind, ["N", *sides]))
-    if scores:
-        graph.output.append(make.make_tensor_value_info("scores", types.FLOAT, ["N", count, *sides]))
+    for head, entry in heads.items():
+        if labels:
+            graph.output.append(make.make_tensor_value_info(port("labels", head), kinds[head], ["N", *sides]))
+        if scores:
+            shape = ["N", entry.num_classes, *sides]
+            graph.output.append(make.make_tensor_value_info(port("scores", head), types.FLOAT, shape))
     graph.name = str(model.hparams["model"])
     proto.ir_version = min(proto.ir_version, 10)  # as far as an onnxruntime of two years ago goes
     onnx.checker.check_model(proto)
@@ -290,9 +308,11 @@ def _parity(onnx: Any, proto: Any, network: _Network, model: SegmentationModule)
     """Run both on images of several sizes, and give the share of differing pixels and the largest difference."""
     # The graph that is compared gives its scores, too; the one that is written perhaps not.
     both = copy.deepcopy(proto)
-    if "scores" not in [port.name for port in both.graph.output]:
-        info = onnx.helper.make_tensor_value_info
-        both.graph.output.append(info("scores", onnx.TensorProto.FLOAT, [None] * 4))
+    heads = list(_heads(model))
+    for name in [port("scores", head) for head in heads]:
+        if name not in [output.name for output in both.graph.output]:
+            info = onnx.helper.make_tensor_value_info
+            both.graph.output.append(info(name, onnx.TensorProto.FLOAT, [None] * 4))
     session = _session(both)
     generator = torch.Generator().manual_seed(0)
     differing = beyond = pixels = 0
@@ -300,24 +320,29 @@ def _parity(onnx: Any, proto: Any, network: _Network, model: SegmentationModule)
     for number, height, width in SIZES:
         image = _example(generator, number, height, width, int(model.hparams["in_channels"]))
         with torch.inference_mode():
-            theirs = network(image)
+            expected = network(image)
         feeds = {"image": image.numpy()}
+        size: tuple[int, int] | None = None
         if model.preprocessing.short_side is not None:
             size = (height * 3 // 2, width * 2 - 1)
             feeds["size"] = np.array(size, np.int64)
-            theirs = F.interpolate(theirs, size=size, mode="bilinear", align_corners=False)
-        mine = torch.from_numpy(session.run(["scores"], feeds)[0])
-        if mine.shape != theirs.shape or not bool(torch.isfinite(mine).all()):
-            raise ValueError(
-                f"model={model.hparams['model']!r}: the exported graph gives scores of {tuple(mine.shape)} where the "
-                f"segmenter gives {tuple(theirs.shape)}, or none that are finite; nothing was written"
-            )
-        classes = torch.from_numpy(session.run(["labels"], feeds)[0]) if _gives_labels(session) else mine.argmax(1)
-        differing += int((classes.long() != theirs.argmax(1)).sum())
-        pixels += theirs[:, 0].numel()
-        apart = (mine - theirs).abs().amax(1) / (float(theirs.abs().max()) or 1.0)
-        beyond += int((apart > MAX_DIFFERENCE).sum())
-        difference = max(difference, float(apart.max()))
+        for head, theirs in zip(heads, expected, strict=True):
+            if size is not None:
+                theirs = F.interpolate(theirs, size=size, mode="bilinear", align_corners=False)
+            mine = torch.from_numpy(session.run([port("scores", head)], feeds)[0])
+            if mine.shape != theirs.shape or not bool(torch.isfinite(mine).all()):
+                raise ValueError(
+                    f"model={model.hparams['model']!r}: the exported graph gives scores of {tuple(mine.shape)} where "
+                    f"the segmenter gives {tuple(theirs.shape)}, or none that are finite; nothing was written"
+                )
+            classes = mine.argmax(1)
+            if _gives_labels(session):
+                classes = torch.from_numpy(session.run([port("labels", head)], feeds)[0])
+            differing += int((classes.long() != theirs.argmax(1)).sum())
+            pixels += theirs[:, 0].numel()
+            apart = (mine - theirs).abs().amax(1) / (float(theirs.abs().max()) or 1.0)
+            beyond += int((apart > MAX_DIFFERENCE).sum())
+            difference = max(difference, float(apart.max()))
     sizes = [list(size) for size in SIZES]
     return {"sizes": sizes, "pixels": differing / pixels, "scores": difference, "scores_beyond": beyond / pixels}
 
@@ -345,7 +370,7 @@ def _example(generator: torch.Generator, number: int, height: int, width: int, c
 
 
 def _gives_labels(session: Session) -> bool:
-    return any(port.name == "labels" for port in session.get_outputs())
+    return any(output.name.startswith("labels") for output in session.get_outputs())
 
 
 def _session(proto: Any) -> Session:
@@ -361,17 +386,19 @@ def _differing(session: Session, model: SegmentationModule, pictures: Sequence[P
     differing = pixels = 0
     for picture in pictures[:16]:
         feeds = _feeds(model, read_bands(picture, int(model.hparams["in_channels"])))
-        name = "labels" if _gives_labels(session) else "scores"
-        answer = session.run([name], feeds)[0]
-        mine = answer[0] if name == "labels" else answer[0].argmax(0)
-        theirs = model.predict(picture).mask
-        differing += int((mine != theirs).sum())
-        pixels += theirs.size
+        kind = "labels" if _gives_labels(session) else "scores"
+        answer = model.predict(picture)
+        expected = answer if isinstance(answer, dict) else {"": answer}
+        for head, theirs in expected.items():
+            given = session.run([port(kind, head)], feeds)[0]
+            mine = given[0] if kind == "labels" else given[0].argmax(0)
+            differing += int((mine != theirs.mask).sum())
+            pixels += theirs.mask.size
     return differing / pixels
 
 
 def _evaluate(exported: ExportedSegmenter, data: SegmentationDataModule, split: str) -> SegmentationScores:
-    labels = exported.labels
+    labels = exported.labels  # of one head
     confusion = ConfusionMatrix(labels.num_classes, labels.ignore_index)
     for batch in data.eval_dataloader(split):
         for image, mask, (height, width) in zip(batch["image"], batch["mask"], batch["size"].tolist(), strict=True):
@@ -602,11 +629,6 @@ def _filled(value: float) -> Any:
 
 
 def _check(model: object, target: Path, labels: bool, scores: bool) -> None:
-    if isinstance(model, MultiHeadModule):
-        raise ValueError(
-            f"model has the heads {', '.join(model.classes)}: files of several heads cannot be exported yet; train or "
-            "keep one head"
-        )
     if not isinstance(model, SegmentationModule):
         raise ValueError(
             f"model is a {type(model).__name__}: only segmenters are exported; fullyconv.load gives one by name"

@@ -573,12 +573,13 @@ def _begin_tiff(
     return file
 
 
-def find_images(source: str | Path, *, recursive: bool = False) -> list[Path]:
+def find_images(source: str | Path, *, recursive: bool = False, extensions: Sequence[str] = EXTENSIONS) -> list[Path]:
     """List the pictures of a folder, a file or a pattern, sorted by name.
 
     Args:
         source: a folder, one file, or a pattern with `*`, `?`, `[...]`; `**` goes through sub-folders.
         recursive: of a folder, list the pictures of its sub-folders too.
+        extensions: what counts as one, in small letters.
 
     Returns:
         At least one path, sorted.
@@ -590,21 +591,23 @@ def find_images(source: str | Path, *, recursive: bool = False) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = [entry for entry in (path.rglob("*") if recursive else path.iterdir()) if _is_picture(entry)]
+        found = [
+            entry for entry in (path.rglob("*") if recursive else path.iterdir()) if _is_picture(entry, extensions)
+        ]
         where = f"no picture in the folder {path}"
     elif any(sign in str(source) for sign in "*?["):
-        found = [Path(name) for name in glob.glob(str(source), recursive=True) if _is_picture(Path(name))]
+        found = [Path(name) for name in glob.glob(str(source), recursive=True) if _is_picture(Path(name), extensions)]
         where = f"no picture matches {source}"
     else:
         found = []
         where = f"{source}: no such file or folder"
     if not found:
-        raise FileNotFoundError(f"{where}; give a file, a folder or a pattern of {', '.join(EXTENSIONS)} files")
+        raise FileNotFoundError(f"{where}; give a file, a folder or a pattern of {', '.join(extensions)} files")
     return sorted(found)
 
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+def _is_picture(path: Path, extensions: Sequence[str]) -> bool:
+    return path.suffix.lower() in extensions and not path.name.startswith(".") and path.is_file()
 
 
 def _as_path(source: str | Path | Encoded) -> Path | Encoded:

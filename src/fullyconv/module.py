@@ -27,7 +27,7 @@ from fullyconv.confusion import SegmentationScores
 from fullyconv.errors import WeightsError
 from fullyconv.heads import UnpoolHead
 from fullyconv.inference.folding import fingerprint, fold
-from fullyconv.inference.predict import most_pixels, read_pixels, segment_any, segment_to
+from fullyconv.inference.predict import segment_any, segment_heads, segment_heads_to, segment_to
 from fullyconv.inference.processor import emulates
 from fullyconv.inference.segmentation import Segmentation, Written
 from fullyconv.inference.tiles import Halo, Network, Options, Probabilities
@@ -1123,7 +1123,7 @@ class MultiHeadModule(SegmentationModule):
         scales: Sequence[float] = (1.0,),
         probabilities: Probabilities | None = None,
     ) -> dict[str, Segmentation]:
-        """Segment one picture of any size: once for all heads, or head by head where it is cut into tiles.
+        """Segment one picture of any size, in one look for all heads.
 
         Args:
             source: a path, a PIL image, an array (H, W[, C]) uint8, or a tensor (C, H, W), uint8 or float in 0..1.
@@ -1144,35 +1144,50 @@ class MultiHeadModule(SegmentationModule):
             ValueError: if the memory does not hold the smallest tile, or an option is none.
         """
         options = Options(memory, halo, flip, tuple(scales), probabilities)
-        channels = int(self.hparams["in_channels"])
-        pixels = read_pixels(source, channels, most_pixels(memory, channels))
-        known: dict[str, Tensor] = {}
-
-        def of_head(name: str) -> Callable[[Tensor], Tensor]:
-            def scores(image: Tensor) -> Tensor:
-                if not known:
-                    known.update(self.scores(image))
-                return known[name]
-
-            return scores
-
         with self._evaluating():
             short = self.preprocessing.short_side
-            return {
-                name: segment_any(self._head_network(name), of_head(name), pixels, labels, options, short)
-                for name, labels in self.labels.items()
-            }
+            return segment_heads(self._head_networks(), self.scores, source, self.labels, options, short)
 
-    def predict_to(self, *args: Any, **options: Any) -> Written:
-        """Refuse: several heads are several masks. Use `predict`.
+    def predict_to(  # type: ignore[override]
+        self,
+        source: str | Path | Image.Image | npt.NDArray[Any] | Tensor,
+        target: str | Path,
+        *,
+        memory: int | str | None = None,
+        halo: Halo = "exact",
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
+        probabilities: tuple[Probabilities, str | Path] | None = None,
+        preview: bool = False,
+    ) -> dict[str, Written]:
+        """Segment one picture of any size into a file for each head, in one pass over its tiles.
+
+        Args:
+            source: as `SegmentationModule.predict_to` takes it.
+            target: file of the masks, ``.png`` or ``.tif``; ``mask.png`` becomes ``mask.HEAD.png``.
+            memory: as `predict` takes it.
+            halo: as `predict` takes it.
+            flip: as `predict` takes it.
+            scales: as `predict` takes it.
+            probabilities: "top" or "all", and the ``.npz`` file that they go to, named by head in the same way.
+            preview: give picture and masks thinned to at most 4096 pixels a side too, for an overlay.
+
+        Returns:
+            For each head where the mask is, and the share of each class.
 
         Raises:
-            ValueError: always.
+            FileNotFoundError: if the file is not there.
+            DatasetError: if it is not a picture.
+            ValueError: if the memory does not hold the smallest tile, or an option is none.
         """
-        raise ValueError(
-            f"the model has the heads {', '.join(self.classes)}, and a file holds one mask; use predict, which gives "
-            "a mask for each head, and save them"
-        )
+        wanted, beside = probabilities or (None, None)
+        options = Options(memory, halo, flip, tuple(scales), wanted)
+        with self._evaluating():
+            short, networks = self.preprocessing.short_side, self._head_networks()
+            return segment_heads_to(networks, self.scores, source, target, self.labels, options, short, beside, preview)
+
+    def _head_networks(self) -> dict[str, Network]:
+        return {name: self._head_network(name) for name in self.labels}
 
     def _head_network(self, name: str) -> Network:
         trunk, grid = self.model.backbone, self.model.geometry[name]

@@ -8,7 +8,7 @@ bounded, it may not name other files, and its metadata is checked like an artefa
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ KEY = "fullyconv"
 MAX_BYTES = 2**31 - 1  # a protocol buffer holds no more
 MAX_METADATA_BYTES = 4 * 2**20
 MAX_CHANNELS = 1024
+MAX_HEADS = 64
 
 Source = str | Path | Image.Image | npt.NDArray[Any]
 
@@ -39,10 +40,10 @@ class Description:
     """What the metadata of an exported file says.
 
     Args:
-        labels: classes of the network.
+        labels: classes of the network; of several heads those of each by its name.
         preprocessing: what the graph does with an image before the network, and the scale it wants to see.
         in_channels: channels C of the image.
-        outputs: ``labels``, ``scores`` or both.
+        outputs: ``labels``, ``scores`` or both; of several heads each gives them, as ``labels_HEAD``.
         model: name of the preset.
         licence: licence of the weights, "unstated" where nobody said.
         score: what was measured, in percent, or None.
@@ -53,7 +54,7 @@ class Description:
         version: version of fullyconv that wrote the file.
     """
 
-    labels: Labels
+    labels: Labels | dict[str, Labels]
     preprocessing: Preprocessing
     in_channels: int
     outputs: tuple[str, ...]
@@ -64,12 +65,24 @@ class Description:
     precision: str
     version: str
 
+    @property
+    def heads(self) -> dict[str, Labels]:
+        """The classes of each head; one head alone has the name ""."""
+        return {"": self.labels} if isinstance(self.labels, Labels) else self.labels
+
+    @property
+    def ports(self) -> list[str]:
+        """What the outputs of the graph are called."""
+        return [port(kind, head) for head in self.heads for kind in self.outputs]
+
     def to_json(self) -> str:
         """Write as the JSON that stands in the file; `read_description` reads it back."""
         return json.dumps(
             {
                 "format": FORMAT,
-                "labels": self.labels.to_dict(),
+                "labels": self.labels.to_dict()
+                if isinstance(self.labels, Labels)
+                else {"heads": {head: labels.to_dict() for head, labels in self.labels.items()}},
                 "preprocessing": self.preprocessing.to_dict(),
                 "in_channels": self.in_channels,
                 "outputs": list(self.outputs),
@@ -83,6 +96,16 @@ class Description:
             ensure_ascii=False,
             allow_nan=False,
         )
+
+
+def port(kind: str, head: str) -> str:
+    """Name an output of the graph.
+
+    Args:
+        kind: ``labels`` or ``scores``.
+        head: its name; "" where there is one head.
+    """
+    return f"{kind}_{head}" if head else kind
 
 
 class ExportedSegmenter:
@@ -116,7 +139,7 @@ class ExportedSegmenter:
     @property
     def labels(self) -> Labels:
         """Names, colours and ignore index of the classes."""
-        return self.description.labels
+        return self.description.heads[""]
 
     @property
     def classes(self) -> list[str]:
@@ -142,16 +165,24 @@ class ExportedSegmenter:
             DatasetError: if it is not a picture.
             WeightsError: if the network fails on it, or answers with what is no class.
         """
+        return self._predict(source)[""]
+
+    def _predict(self, source: Source) -> dict[str, Segmentation]:
+        """Segment one picture for all heads at once."""
         pixels = read_bands(source, self.description.in_channels)
-        name = "labels" if "labels" in self.description.outputs else "scores"
-        answer = self._run(pixels, name)
-        mask = answer[0].argmax(0) if name == "scores" else answer[0]
-        if mask.shape != pixels.shape[:2] or int(mask.max()) >= self.labels.num_classes:
-            raise WeightsError(
-                f"{self.path}: answers a picture of {pixels.shape[:2]} pixels with a mask of {mask.shape} and classes "
-                f"up to {int(mask.max())}, and has {self.labels.num_classes} classes; export it again"
-            )
-        return Segmentation(mask.astype(self.labels.dtype), self.labels, visible(pixels))
+        kind = "labels" if "labels" in self.description.outputs else "scores"
+        heads = self.description.heads
+        results = {}
+        answers = self._run(pixels, [port(kind, head) for head in heads])
+        for (head, labels), answer in zip(heads.items(), answers, strict=True):
+            mask = answer[0].argmax(0) if kind == "scores" else answer[0]
+            if mask.shape != pixels.shape[:2] or int(mask.max()) >= labels.num_classes:
+                raise WeightsError(
+                    f"{self.path}: answers a picture of {pixels.shape[:2]} pixels with a mask of {mask.shape} and "
+                    f"classes up to {int(mask.max())}, and has {labels.num_classes} classes; export it again"
+                )
+            results[head] = Segmentation(mask.astype(labels.dtype), labels, visible(pixels))
+        return results
 
     def scores(self, source: Source) -> npt.NDArray[np.float32]:
         """Give the scores of every class, before softmax, at every pixel of a picture.
@@ -165,25 +196,29 @@ class ExportedSegmenter:
         Raises:
             ValueError: if the file was exported without scores.
         """
+        return self._scores(source)[""]
+
+    def _scores(self, source: Source) -> dict[str, npt.NDArray[np.float32]]:
         if "scores" not in self.description.outputs:
             raise ValueError(f"{self.path}: gives labels alone; export it with scores=True (--scores)")
-        scores: npt.NDArray[np.float32] = self._run(read_bands(source, self.description.in_channels), "scores")[0]
-        return scores
+        heads = self.description.heads
+        answers = self._run(read_bands(source, self.description.in_channels), [port("scores", head) for head in heads])
+        return {head: answer[0] for head, answer in zip(heads, answers, strict=True)}
 
-    def _run(self, pixels: npt.NDArray[np.uint8], output: str) -> npt.NDArray[Any]:
+    def _run(self, pixels: npt.NDArray[np.uint8], outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
         own = (pixels.shape[0], pixels.shape[1])
         short_side = self.description.preprocessing.short_side
         feeds = {"image": np.ascontiguousarray(pixels[None])}
         if short_side is not None:
             feeds = {"image": scaled(pixels, scaled_size(own, short_side))[None], "size": np.array(own, np.int64)}
-        return self.run(feeds, output)
+        return self._run_graph(feeds, outputs)
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]], output: str) -> npt.NDArray[Any]:
         """Run the graph itself.
 
         Args:
             feeds: ``image`` (N, H, W, C) uint8, for a network with a scale of its own also ``size`` (2,) int64.
-            output: ``labels`` or ``scores``.
+            output: ``labels`` or ``scores``, of several heads ``labels_HEAD`` or ``scores_HEAD``.
 
         Returns:
             (N, H, W) labels or (N, K, H, W) scores.
@@ -191,14 +226,61 @@ class ExportedSegmenter:
         Raises:
             WeightsError: if the network fails on it.
         """
+        return self._run_graph(feeds, [output])[0]
+
+    def _run_graph(self, feeds: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
         try:
-            answer: npt.NDArray[Any] = self._session.run([output], dict(feeds))[0]
+            answers: list[npt.NDArray[Any]] = self._session.run(list(outputs), dict(feeds))
         except Exception as error:
             shape = feeds["image"].shape
             raise WeightsError(
                 f"{self.path}: fails on an image of {shape[2]} x {shape[1]} pixels ({_first_line(error)})"
             ) from error
-        return answer
+        return answers
+
+
+class MultiHeadExportedSegmenter(ExportedSegmenter):
+    """A segmenter with several heads that is an ONNX file: it answers with dicts by the names of the heads."""
+
+    @property
+    def labels(self) -> dict[str, Labels]:  # type: ignore[override]
+        """For each head names, colours and ignore index of its classes."""
+        return self.description.heads
+
+    @property
+    def classes(self) -> dict[str, list[str]]:  # type: ignore[override]
+        """For each head the K class names."""
+        return {head: list(labels.names) for head, labels in self.labels.items()}
+
+    def predict(self, source: Source) -> dict[str, Segmentation]:  # type: ignore[override]
+        """Segment one picture for all heads at once.
+
+        Args:
+            source: a path, a PIL image, or an array (H, W[, C]) uint8.
+
+        Returns:
+            For each head the mask at the picture's own size, with names, shares and an overlay.
+
+        Raises:
+            FileNotFoundError: if the file is not there.
+            DatasetError: if it is not a picture.
+            WeightsError: if the network fails on it, or answers with what is no class.
+        """
+        return self._predict(source)
+
+    def scores(self, source: Source) -> dict[str, npt.NDArray[np.float32]]:  # type: ignore[override]
+        """Give for each head the scores of every class, before softmax, at every pixel of a picture.
+
+        Args:
+            source: as `predict` takes it.
+
+        Returns:
+            For each head (K, H, W) float32.
+
+        Raises:
+            ValueError: if the file was exported without scores.
+        """
+        return self._scores(source)
 
 
 def load(path: str | Path, *, threads: int | None = None) -> ExportedSegmenter:
@@ -209,7 +291,7 @@ def load(path: str | Path, *, threads: int | None = None) -> ExportedSegmenter:
         threads: threads of onnxruntime; None leaves the number to it, one a core.
 
     Returns:
-        The segmenter; its ``predict`` gives what that of a `SegmentationModule` gives.
+        The segmenter; its ``predict`` gives what that of a `SegmentationModule` gives, of several heads a dict by head.
 
     Raises:
         FileNotFoundError: if it is not there.
@@ -233,7 +315,9 @@ def load(path: str | Path, *, threads: int | None = None) -> ExportedSegmenter:
     if size > MAX_BYTES:
         raise WeightsError(f"{place}: {size} bytes; an ONNX file has at most {MAX_BYTES}")
     content = place.read_bytes()
-    return ExportedSegmenter(place, content, read_description(content, place), threads)
+    description = read_description(content, place)
+    kind = ExportedSegmenter if isinstance(description.labels, Labels) else MultiHeadExportedSegmenter
+    return kind(place, content, description, threads)
 
 
 def read_description(content: bytes, path: str | Path) -> Description:
@@ -304,7 +388,7 @@ def _description(document: Mapping[str, Any], path: str | Path) -> Description:
     if score is not None and not isinstance(score, dict):
         raise WeightsError(f"{path}: 'score' of its metadata must be an object or null; export it again")
     try:
-        labels = Labels.from_dict(document["labels"])
+        labels = _labels(document["labels"])
         preprocessing = Preprocessing.from_dict(document["preprocessing"])
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise WeightsError(f"{path}: its metadata does not describe a segmenter: {error}") from error
@@ -326,14 +410,24 @@ def _description(document: Mapping[str, Any], path: str | Path) -> Description:
     )
 
 
+def _labels(entry: dict[str, Any]) -> Labels | dict[str, Labels]:
+    """Read classes; where there are several heads they stand under "heads", as in an artefact."""
+    if "heads" not in entry:
+        return Labels.from_dict(entry)
+    heads = entry["heads"]
+    if not isinstance(heads, dict) or not 1 <= len(heads) <= MAX_HEADS or not all(map(str.isidentifier, heads)):
+        raise ValueError(f"'heads' must hold 1 to {MAX_HEADS} heads by names that are identifiers")
+    return {head: Labels.from_dict(labels) for head, labels in heads.items()}
+
+
 def _check_ports(session: Any, description: Description, inputs: list[str], path: Path) -> None:
     """Compare what the graph takes and gives with what its metadata says."""
     taken = {port.name: port for port in session.get_inputs()}
     given = [port.name for port in session.get_outputs()]
-    if sorted(taken) != sorted(inputs) or given != list(description.outputs):
+    if sorted(taken) != sorted(inputs) or given != description.ports:
         raise WeightsError(
             f"{path}: its graph takes {', '.join(taken)} and gives {', '.join(given)}, its metadata says "
-            f"{', '.join(inputs)} and {', '.join(description.outputs)}; export it again"
+            f"{', '.join(inputs)} and {', '.join(description.ports)}; export it again"
         )
     image = taken["image"]
     if image.type != "tensor(uint8)" or len(image.shape) != 4 or image.shape[3] != description.in_channels:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from fullyconv.inference.argmax import upsample_argmax
 from fullyconv.inference.budget import parse_memory
 from fullyconv.inference.pictures import ArrayPicture, Picture, open_windows
 from fullyconv.inference.scaling import scaled_size
-from fullyconv.inference.segmentation import ProbabilityWriter, Segmentation, Written, count
-from fullyconv.inference.tiles import Network, Options, assemble, bands, blocks, fits
+from fullyconv.inference.segmentation import ProbabilityWriter, Segmentation, Written, count, of_head
+from fullyconv.inference.tiles import Network, Options, assemble, bands, blocks, fits, together
 from fullyconv.labels import Labels
 from fullyconv.upsampling import resample
 
@@ -125,10 +125,72 @@ def segment_tiled(
         options: memory, halo, flip, scales, and whether probabilities are wanted.
         seen: the size that the network looks at the picture, if that is another one than its own.
     """
-    pixels = read_pixels(source, network.in_channels, most_pixels(options.memory, network.in_channels))
-    found = blocks(network, ArrayPicture(pixels), options, seen)
-    mask, probabilities = assemble(found, (pixels.shape[0], pixels.shape[1]))
-    return Segmentation(mask.astype(labels.dtype, copy=False), labels, visible(pixels), probabilities)
+    return _segment_tiled(
+        {"": network}, lambda image: {"": network.scores(image)}, source, {"": labels}, options, seen
+    )[""]
+
+
+def segment_heads(
+    networks: Mapping[str, Network],
+    scores: Callable[[Tensor], Mapping[str, Tensor]],
+    source: Source,
+    labels: Mapping[str, Labels],
+    options: Options,
+    short_side: int | None = None,
+) -> dict[str, Segmentation]:
+    """Segment a picture of any size for several heads; the network runs once, or once a tile.
+
+    Args:
+        networks: what has to be known of each head; in evaluation mode.
+        scores: (1, C, H, W) RGB in 0..1 -> for each head its class scores.
+        source: what `segment` takes.
+        labels: of each head.
+        options: memory, halo, flip, scales, and whether probabilities are wanted.
+        short_side: pixels that the shorter side is scaled to before the network looks at it.
+
+    Raises:
+        FileNotFoundError, DatasetError: if the picture cannot be read.
+        ValueError: if a tensor has the wrong shape, type or range, or the memory does not hold the smallest tile.
+    """
+    first = next(iter(networks.values()))
+    channels, kind, device = first.in_channels, first.dtype, first.device
+    pixels = read_pixels(source, channels, most_pixels(options.memory, channels))
+    own = (pixels.shape[0], pixels.shape[1])
+    size = own if short_side is None else scaled_size(own, short_side)
+    seen = None if size == own else size
+    if not options.plain or not all(fits(network, own, options, seen) for network in together(networks)):
+        return _segment_tiled(networks, scores, pixels, labels, options, seen)
+    known: dict[str, Tensor] = {}
+
+    def of(head: str) -> Callable[[Tensor], Tensor]:
+        def scored(image: Tensor) -> Tensor:
+            if not known:
+                known.update(scores(image))
+            return known[head]
+
+        return scored
+
+    return {
+        head: segment(of(head), pixels, labels[head], device, channels, kind, short_side, network.geometry_for)
+        for head, network in networks.items()
+    }
+
+
+def _segment_tiled(
+    networks: Mapping[str, Network],
+    scores: Callable[[Tensor], Mapping[str, Tensor]],
+    source: Source,
+    labels: Mapping[str, Labels],
+    options: Options,
+    seen: tuple[int, int] | None,
+) -> dict[str, Segmentation]:
+    channels = next(iter(networks.values())).in_channels
+    pixels = read_pixels(source, channels, most_pixels(options.memory, channels))
+    found = assemble(blocks(networks, scores, ArrayPicture(pixels), options, seen), (pixels.shape[0], pixels.shape[1]))
+    return {
+        head: Segmentation(mask.astype(labels[head].dtype, copy=False), labels[head], visible(pixels), probabilities)
+        for head, (mask, probabilities) in found.items()
+    }
 
 
 def segment_to(
@@ -165,44 +227,101 @@ def segment_to(
         ValueError: if the memory does not hold the smallest tile, a file has a wrong ending, or probabilities have no
             file.
     """
+    return segment_heads_to(
+        {"": network},
+        lambda image: {"": network.scores(image)},
+        source,
+        target,
+        {"": labels},
+        options,
+        short_side,
+        probabilities,
+        preview,
+    )[""]
+
+
+def segment_heads_to(
+    networks: Mapping[str, Network],
+    scores: Callable[[Tensor], Mapping[str, Tensor]],
+    source: Source,
+    target: str | Path,
+    labels: Mapping[str, Labels],
+    options: Options,
+    short_side: int | None = None,
+    probabilities: str | Path | None = None,
+    preview: bool = False,
+) -> dict[str, Written]:
+    """Segment a picture into a file for each head, in one pass over its tiles; see `segment_to`.
+
+    Args:
+        networks: what has to be known of each head; in evaluation mode.
+        scores: (1, C, H, W) RGB in 0..1 -> for each head its class scores.
+        source: what `segment` takes.
+        target: file of the mask; `mask.png` becomes `mask.HEAD.png`, as `of_head` says it.
+        labels: of each head.
+        options: memory, halo, flip, scales, and whether probabilities are wanted.
+        short_side: pixels that the shorter side is scaled to before the network looks at it.
+        probabilities: `.npz` file that they go to; one for each head.
+        preview: give a small picture and masks too.
+
+    Returns:
+        For each head where the mask is, and the share of each class.
+
+    Raises:
+        FileNotFoundError, DatasetError: if the picture cannot be read.
+        ValueError: if the memory does not hold the smallest tile, a file has a wrong ending, or probabilities have no
+            file.
+    """
     if (options.probabilities is None) != (probabilities is None):
         raise ValueError("probabilities and their file go together: give both, or none")
-    if isinstance(source, str | Path) and Path(target).exists() and Path(target).samefile(source):
-        raise ValueError(f"target={str(target)!r}: the picture would be overwritten by its own mask; give another name")
-    opened = open_windows(source, network.in_channels)
+    targets = {head: of_head(Path(target), head) for head in networks}
+    for path in targets.values():
+        if isinstance(source, str | Path) and path.exists() and path.samefile(source):
+            raise ValueError(
+                f"target={str(path)!r}: the picture would be overwritten by its own mask; give another name"
+            )
+    channels = next(iter(networks.values())).in_channels
+    opened = open_windows(source, channels)
     with contextlib.ExitStack() as stack:
         picture: Picture
         if opened is not None:
             picture = stack.enter_context(opened)
         else:
-            picture = ArrayPicture(
-                read_pixels(source, network.in_channels, most_pixels(options.memory, network.in_channels))
-            )
+            picture = ArrayPicture(read_pixels(source, channels, most_pixels(options.memory, channels)))
         own = picture.size
         seen = own if short_side is None else scaled_size(own, short_side)
-        found = blocks(network, picture, options, None if seen == own else seen)
-        palette = labels.palette if len(labels.names) <= 256 else None
-        writer = stack.enter_context(MaskWriter(target, own, palette, labels.dtype))
-        further: ProbabilityWriter | None = None
-        if probabilities is not None:
-            depth = (len(labels.names),) if options.probabilities == "all" else ()
-            further = stack.enter_context(ProbabilityWriter(probabilities, (*own, *depth)))
-        counts = np.zeros(len(labels.names), np.int64)
+        found = blocks(networks, scores, picture, options, None if seen == own else seen)
+        writers: dict[str, MaskWriter] = {}
+        further: dict[str, ProbabilityWriter] = {}
+        for head, known in labels.items():
+            palette = known.palette if len(known.names) <= 256 else None
+            writers[head] = stack.enter_context(MaskWriter(targets[head], own, palette, known.dtype))
+            if probabilities is not None:
+                shape = (*own, len(known.names)) if options.probabilities == "all" else own
+                further[head] = stack.enter_context(ProbabilityWriter(of_head(Path(probabilities), head), shape))
+        counts = {head: np.zeros(len(known.names), np.int64) for head, known in labels.items()}
         step = -(-max(own) // _PREVIEW)
-        seen_small: list[tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]] = []
-        for band in bands(found, own[1]):
-            writer.write(band.mask)
-            counts += count(band.mask, labels)
-            if further is not None and band.probabilities is not None:
-                further.write(band.probabilities)
-            top, _, bottom, right = band.window
+        small_masks: dict[str, list[npt.NDArray[Any]]] = {head: [] for head in labels}
+        small_picture: list[npt.NDArray[np.uint8]] = []
+        for row_of_tiles in bands(found, own[1]):
+            for head, band in row_of_tiles.items():
+                writers[head].write(band.mask)
+                counts[head] += count(band.mask, labels[head])
+                if head in further and band.probabilities is not None:
+                    further[head].write(band.probabilities)
+            top, _, bottom, right = next(iter(row_of_tiles.values())).window
             for row in range(-(-top // step) * step, bottom, step) if preview else ():
-                seen_small.append((band.mask[row - top, ::step], picture.read(row, 0, row + 1, right)[0, ::step]))
-    small: Segmentation | None = None
+                small_picture.append(picture.read(row, 0, row + 1, right)[0, ::step])
+                for head, band in row_of_tiles.items():
+                    small_masks[head].append(band.mask[row - top, ::step])
+    small: dict[str, Segmentation] = {}
     if preview:
-        masks, pictures = (np.stack(rows) for rows in zip(*seen_small, strict=True))
-        small = Segmentation(masks, labels, visible(pictures))
-    return Written(Path(target), own, labels, tuple(int(n) for n in counts), small)
+        pixels = visible(np.stack(small_picture))
+        small = {head: Segmentation(np.stack(rows), labels[head], pixels) for head, rows in small_masks.items()}
+    return {
+        head: Written(targets[head], own, known, tuple(int(n) for n in counts[head]), small.get(head))
+        for head, known in labels.items()
+    }
 
 
 def most_pixels(memory: int | str | None, in_channels: int) -> int:

@@ -7,7 +7,7 @@ import secrets
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -42,14 +42,14 @@ class Segmentation:
 
     def shares(self) -> dict[str, float]:
         """Give the share of each class among the pixels, between 0 and 1, the largest first."""
-        return _shares(count(self.mask, self.labels), self.labels)
+        return shares_of(count(self.mask, self.labels), self.labels)
 
-    def overlay(self, alpha: float = 0.55, legend: bool = True) -> Image.Image:
+    def overlay(self, alpha: float = 0.55, legend: bool | Literal["steady"] = True) -> Image.Image:
         """Draw the classes over the picture, with a legend of those that occur.
 
         Args:
             alpha: 0 shows the picture alone, 1 the classes alone.
-            legend: whether to draw names, colours and shares.
+            legend: whether to draw names, colours and shares; "steady" draws all classes, for the frames of a video.
         """
         return overlay(self.image, self.mask, self.labels, alpha=alpha, legend=legend)
 
@@ -92,7 +92,7 @@ class Written:
 
     def shares(self) -> dict[str, float]:
         """Give the share of each class among the pixels, between 0 and 1, the largest first."""
-        return _shares(np.array(self.counts), self.labels)
+        return shares_of(np.array(self.counts), self.labels)
 
 
 def count(mask: npt.NDArray[Any], labels: Labels) -> npt.NDArray[np.intp]:
@@ -108,10 +108,31 @@ def count(mask: npt.NDArray[Any], labels: Labels) -> npt.NDArray[np.intp]:
     return np.bincount(mask.ravel(), minlength=len(labels.names))[: len(labels.names)]
 
 
-def _shares(counts: npt.NDArray[Any], labels: Labels) -> dict[str, float]:
+def shares_of(counts: npt.NDArray[Any], labels: Labels) -> dict[str, float]:
+    """Give the share of each class, between 0 and 1, the largest first.
+
+    Args:
+        counts: (K,) pixels.
+        labels: of the K classes.
+    """
     total = max(1, int(counts.sum()))
     order = np.argsort(-counts, kind="stable")
     return {labels.names[i]: float(counts[i] / total) for i in order}
+
+
+def of_head(path: Path, head: str) -> Path:
+    """Name the file of one of several heads.
+
+    Args:
+        path: file for a segmenter with one head.
+        head: name of the head; "" gives the path itself.
+
+    Example:
+        >>> of_head(Path("mask.png"), "semantic").name, of_head(Path("clip.overlay.mp4"), "semantic").name
+        ('mask.semantic.png', 'clip.semantic.overlay.mp4')
+    """
+    ending = f".overlay{path.suffix}" if path.stem.endswith(".overlay") else path.suffix
+    return path.with_name(f"{path.name.removesuffix(ending)}.{head}{ending}") if head else path
 
 
 class ProbabilityWriter:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -240,66 +240,99 @@ def fits(network: Network, size: Size, options: Options, seen: Size | None = Non
     return passing + logits <= _budget(options.memory, network.device)
 
 
-def blocks(network: Network, picture: Picture, options: Options, seen: Size | None = None) -> Iterator[Block]:
-    """Segment a picture tile by tile.
+def blocks(
+    networks: Mapping[str, Network],
+    scores: Callable[[Tensor], Mapping[str, Tensor]],
+    picture: Picture,
+    options: Options,
+    seen: Size | None = None,
+) -> Iterator[dict[str, Block]]:
+    """Segment a picture tile by tile, for all heads on one trunk: a tile is read and run once.
 
     The scores of every tile are those of the whole picture, unless the network sees all of it at once or the halo is
     chosen smaller; both is said aloud.
 
     Args:
-        network: what is run; in evaluation mode.
+        networks: what has to be known of each head; in evaluation mode.
+        scores: (1, C, H, W) RGB in 0..1 -> for each head its class scores.
         picture: what is segmented.
         options: how.
         seen: the size that the network looks at it, if that is another one.
 
     Yields:
-        The answer for each tile, row by row from the left.
+        For each head the answer for a tile, row by row from the left.
     """
     size = picture.size
-    chosen = plan(network, size, options, seen)
+    # the smallest of the tiles that heads could have fits for all of them
+    chosen, network = min(
+        ((plan(each, size, options, seen), each) for each in together(networks)), key=lambda one: math.prod(one[0].side)
+    )
     if not chosen.exact:
         _tell_of_seams(network, options, len(chosen.tiles))
     views = list(_views(picture, options, seen or size))
     for tile in chosen.tiles:
-        scored = [(view, *_scores(network, view, tile, options.halo)) for view in views]
-        yield _answer(network, scored, tile, options)
+        scored: dict[str, list[tuple[_View, Tensor, Geometry]]] = {head: [] for head in networks}
+        for view in views:
+            known: dict[Window, Mapping[str, Tensor]] = {}  # heads on one grid look at the same pixels
+            for head, one in networks.items():
+                window = region(one, view.cells(tile), view.picture.size, options.halo)
+                if window not in known:
+                    known[window] = scores(_image(one, view, window))
+                scored[head].append((view, known[window][head], _placed(one, view, window)))
+        yield {head: _answer(one, scored[head], tile, options) for head, one in networks.items()}
 
 
-def bands(found: Iterator[Block], width: int) -> Iterator[Block]:
-    """Join the blocks of each row of tiles to bands of the full width."""
-    row: list[Block] = []
-    for block in found:
-        row.append(block)
-        if block.window[3] == width:
-            top, _, bottom, _ = block.window
-            probabilities = [part.probabilities for part in row if part.probabilities is not None]
-            yield Block(
-                (top, 0, bottom, width),
-                np.concatenate([part.mask for part in row], 1),
-                np.concatenate(probabilities, 1) if probabilities else None,
-            )
+def together(networks: Mapping[str, Network]) -> list[Network]:
+    """Give the networks with the classes of all heads, whose scores are in memory at once.
+
+    Args:
+        networks: of each head.
+    """
+    classes = sum(network.classes for network in networks.values())
+    return [replace(network, classes=classes) for network in networks.values()]
+
+
+def bands(found: Iterator[dict[str, Block]], width: int) -> Iterator[dict[str, Block]]:
+    """Join the blocks of each row of tiles to bands of the full width, for each head."""
+    row: list[dict[str, Block]] = []
+    for blocks in found:
+        row.append(blocks)
+        if next(iter(blocks.values())).window[3] == width:
+            yield {head: _band([each[head] for each in row], width) for head in blocks}
             row = []
 
 
-def assemble(found: Iterator[Block], size: Size) -> tuple[npt.NDArray[Any], npt.NDArray[np.float16] | None]:
+def _band(row: Sequence[Block], width: int) -> Block:
+    top, _, bottom, _ = row[0].window
+    probabilities = [part.probabilities for part in row if part.probabilities is not None]
+    return Block(
+        (top, 0, bottom, width),
+        np.concatenate([part.mask for part in row], 1),
+        np.concatenate(probabilities, 1) if probabilities else None,
+    )
+
+
+def assemble(
+    found: Iterator[dict[str, Block]], size: Size
+) -> dict[str, tuple[npt.NDArray[Any], npt.NDArray[np.float16] | None]]:
     """Put blocks together.
 
     Returns:
-        The mask (H, W), and the probabilities where they were asked for.
+        For each head the mask (H, W), and the probabilities where they were asked for.
     """
-    mask: npt.NDArray[Any] | None = None
-    probabilities: npt.NDArray[np.float16] | None = None
-    for block in found:
-        if mask is None:
-            mask = np.empty(size, block.mask.dtype)
-            if block.probabilities is not None:
-                probabilities = np.empty((*size, *block.probabilities.shape[2:]), np.float16)
-        top, left, bottom, right = block.window
-        mask[top:bottom, left:right] = block.mask
-        if probabilities is not None:
-            probabilities[top:bottom, left:right] = block.probabilities
-    assert mask is not None
-    return mask, probabilities
+    whole: dict[str, tuple[npt.NDArray[Any], npt.NDArray[np.float16] | None]] = {}
+    for blocks in found:
+        for head, block in blocks.items():
+            if head not in whole:
+                kept = block.probabilities
+                empty = None if kept is None else np.empty((*size, *kept.shape[2:]), np.float16)
+                whole[head] = np.empty(size, block.mask.dtype), empty
+            mask, probabilities = whole[head]
+            top, left, bottom, right = block.window
+            mask[top:bottom, left:right] = block.mask
+            if probabilities is not None:
+                probabilities[top:bottom, left:right] = block.probabilities
+    return whole
 
 
 def region(network: Network, window: Window, size: Size, halo: Halo = "exact") -> Window:
@@ -334,17 +367,19 @@ def region(network: Network, window: Window, size: Size, halo: Halo = "exact") -
     return sides[0][0], sides[1][0], sides[0][1], sides[1][1]
 
 
-def _scores(network: Network, view: _View, window: Window, halo: Halo) -> tuple[Tensor, Geometry]:
-    """Score what a window of the picture depends on; the geometry places the scores on the view."""
-    size = view.picture.size
-    top, left, bottom, right = region(network, view.cells(window), size, halo)
-    pixels = view.picture.read(top, left, bottom, right)
+def _image(network: Network, view: _View, window: Window) -> Tensor:
+    """Read a window as the network takes it, (1, C, h, w)."""
+    pixels = view.picture.read(*window)
     image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
-    scores = network.scores((image.to(network.device).float() / 255).to(network.dtype))
-    put, own = network.geometry_for(size), network.geometry
+    return (image.to(network.device).float() / 255).to(network.dtype)
+
+
+def _placed(network: Network, view: _View, window: Window) -> Geometry:
+    """Say where the scores of a window that was read lie on the view."""
+    put, own = network.geometry_for(view.picture.size), network.geometry
     # The tile begins at a multiple of the strides, so that its first cell is a cell of the whole.
-    y, x = round(top / own.stride[0]), round(left / own.stride[1])
-    return scores, replace(put, centre=(put.centre[0] + put.stride[0] * y, put.centre[1] + put.stride[1] * x))
+    y, x = round(window[0] / own.stride[0]), round(window[1] / own.stride[1])
+    return replace(put, centre=(put.centre[0] + put.stride[0] * y, put.centre[1] + put.stride[1] * x))
 
 
 def _logits(view: _View, scores: Tensor, geometry: Geometry, window: Window) -> Tensor:

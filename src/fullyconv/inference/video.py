@@ -1,0 +1,581 @@
+"""Videos, frame by frame: read, segmented and written while the next frame is decoded. It needs PyAV, not torch.
+
+A video comes from anywhere, so it is never more than bytes of one file: of FFmpeg's formats only those that hold their
+frames themselves are opened, so that a play list in the clothes of a video opens no other file and no address.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from fullyconv.errors import DatasetError
+from fullyconv.images import MAX_PIXELS, read_mask
+from fullyconv.inference.segmentation import Segmentation, count, of_head, shares_of
+from fullyconv.labels import Labels
+
+VIDEO_EXTENSIONS = (
+    ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".webm", ".wmv",
+)  # fmt: skip
+"""What counts as a video in a folder, whatever the case of its letters."""
+
+MAX_FRAMES = 1_000_000
+"""Frames of a video that are segmented at most, nine hours of 30 a second: a file of a few megabytes may hold more."""
+
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,asf,flv,ogg"
+_CLOCK = Fraction(1, 60000)  # of what is written, where that of the video read is too coarse or too fine
+_GAP = 3600  # seconds that one frame is shown at most
+_CUT = 1.0  # seconds that may be missing at the end of a video before it counts as cut off
+
+T = TypeVar("T")
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame of a video.
+
+    Args:
+        number: among all frames of the video, from 0 on.
+        time: when it is shown, in seconds after the first frame.
+        pixels: (H, W, 3) uint8 RGB, upright.
+    """
+
+    number: int
+    time: float
+    pixels: Pixels
+
+
+@dataclass(frozen=True)
+class Film:
+    """What became of a video that was segmented.
+
+    Args:
+        source: the video.
+        size: height and width of its frames, in pixels.
+        frames: how many were segmented.
+        labels: names and colours of the classes.
+        counts: pixels of each class in all these frames.
+        masks: folder of the masks, or None.
+        overlay: the video with the classes laid over, or None.
+    """
+
+    source: Path
+    size: tuple[int, int]
+    frames: int
+    labels: Labels
+    counts: tuple[int, ...]
+    masks: Path | None = None
+    overlay: Path | None = None
+
+    def shares(self) -> dict[str, float]:
+        """Give the share of each class among the pixels of all frames, between 0 and 1, the largest first."""
+        return shares_of(np.array(self.counts), self.labels)
+
+
+class VideoReader:
+    """Read the frames of a video one after another; no more than a few are ever in memory.
+
+    Frames are turned upright as the file says. Use it as a context manager, and iterate once.
+
+    Args:
+        path: the file.
+        every: give every so many-th frame only.
+        max_pixels: videos with frames of more pixels are refused.
+        max_frames: videos with more frames to give are refused.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        DatasetError: if it is no video, damaged, or too large; the message names it.
+        ImportError: if PyAV is not installed.
+        ValueError: if `every` is below 1.
+    """
+
+    def __init__(
+        self, path: str | Path, every: int = 1, max_pixels: int = MAX_PIXELS, max_frames: int = MAX_FRAMES
+    ) -> None:
+        if type(every) is not int or every < 1:
+            raise ValueError(f"every={every!r}: give a whole number from 1 on; 10 takes every tenth frame")
+        av = require_av(path)
+        self.path = Path(path)
+        self.every, self._max_pixels, self._max_frames = every, max_pixels, max_frames
+        if not self.path.exists():
+            raise FileNotFoundError(f"{path}: no such file; check the name")
+        if not self.path.is_file():  # a pipe or a device: reading it might never end
+            raise DatasetError(f"{path}: is no regular file; replace it by a video")
+        limits = {"max_pixels": str(max_pixels)}
+        try:
+            self._container: Any = av.open(
+                f"file:{self.path.absolute()}",  # a name with a colon is no address
+                metadata_errors="replace",
+                options=limits,
+                container_options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"},
+            )
+        except Exception as error:  # whatever FFmpeg finds
+            what = "an empty file" if self.path.stat().st_size == 0 else f"not a video, or damaged ({_said(error)})"
+            raise DatasetError(f"{path}: {what}; replace the file") from error
+        try:
+            self._open(limits)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, limits: dict[str, str]) -> None:
+        if not self._container.streams.video:
+            raise DatasetError(f"{self.path}: holds no video, perhaps sound alone; replace the file")
+        stream = self._container.streams.video[0]
+        context = stream.codec_context
+        if context is None:
+            raise DatasetError(f"{self.path}: its codec is not known to FFmpeg; save it anew, as H.264 in .mp4")
+        if int(context.width) * int(context.height) > self._max_pixels:
+            raise DatasetError(
+                f"{self.path}: frames of {context.width} x {context.height} pixels, and at most {self._max_pixels} are "
+                "read; scale it down"
+            )
+        context.options = dict(context.options) | limits
+        stream.thread_type = "AUTO"
+        self._stream: Any = stream
+        found = stream.guessed_rate or stream.average_rate
+        self.rate: Fraction = Fraction(found) if found and 0 < found <= 100_000 else Fraction(25)
+        self.time_base: Fraction = Fraction(stream.time_base or 1 / self.rate)
+        self.aspect: Fraction | None = stream.sample_aspect_ratio or None
+        if (self.expected or 0) > self._max_frames:
+            self._refuse_length(self.expected)
+
+    @property
+    def expected(self) -> int | None:
+        """How many frames it will give, as far as the file says; None where it does not."""
+        total = int(self._stream.frames) or round((self._announced() or 0.0) * float(self.rate))
+        return -(-total // self.every) or None
+
+    def _announced(self) -> float | None:
+        """Give the seconds that the file says it lasts; sound may last longer than the pictures."""
+        stream, container = self._stream, self._container
+        if stream.duration:
+            return float(stream.duration * self.time_base)
+        stated = str(stream.metadata.get("DURATION", ""))  # of Matroska, for each stream: 00:01:02.5
+        try:
+            hours, minutes, seconds = (float(part) for part in stated.split(":"))
+            return 3600 * hours + 60 * minutes + seconds
+        except ValueError:
+            return container.duration / 1e6 if container.duration and len(container.streams) == 1 else None
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Give the frames.
+
+        Raises:
+            DatasetError: if the video is damaged or cut off; the message says how far it goes.
+        """
+        number, given, time, first = 0, 0, 0.0, None
+        size: tuple[int, ...] | None = None
+        decoded = self._container.decode(self._stream)
+        while True:
+            try:
+                raw = next(decoded, None)
+                if raw is None:
+                    break
+                if raw.pts is None:
+                    time = float(number / self.rate)
+                else:
+                    first = raw.pts if first is None else first
+                    time = float((raw.pts - first) * self.time_base)
+                pixels = None if number % self.every else _upright(raw)
+            except Exception as error:  # whatever a decoder raises
+                raise DatasetError(
+                    f"{self.path}: damaged or cut off at frame {number}, {time:.1f} s from its beginning "
+                    f"({_said(error)}); replace the file"
+                ) from error
+            if pixels is not None:
+                if size is None and self.aspect is not None and pixels.shape[0] != raw.height:
+                    self.aspect = 1 / self.aspect
+                size = size or pixels.shape
+                if pixels.shape != size:
+                    raise DatasetError(
+                        f"{self.path}: frame {number} has {pixels.shape[1]} x {pixels.shape[0]} pixels, the first one "
+                        f"{size[1]} x {size[0]}; save it anew with frames of one size"
+                    )
+                given += 1
+                if given > self._max_frames:
+                    self._refuse_length(None)
+                yield Frame(number, time, pixels)
+            number += 1
+        if not number:
+            raise DatasetError(f"{self.path}: holds not one whole frame, or is cut off; replace the file")
+        # Of these formats the end may be missing without a decoder noticing.
+        lasts = self._announced() if "matroska" in self._container.format.name else None
+        if lasts is not None and time + 1 / self.rate < lasts - _CUT:
+            raise DatasetError(
+                f"{self.path}: cut off: it ends after {time:.1f} s, and announces {lasts:.1f} s; replace the file"
+            )
+
+    def _refuse_length(self, frames: int | None) -> None:
+        raise DatasetError(
+            f"{self.path}: {frames or 'more'} frames to segment, and at most {self._max_frames} are; cut it, or take "
+            "fewer (every=, --every)"
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class VideoWriter:
+    """Write pictures as an .mp4 video (H.264 where PyAV has an encoder of it): all of it or nothing.
+
+    Args:
+        path: file to write, ending in `.mp4`; its folder is made if there is none.
+        rate: frames in a second, as a hint for players; when a frame is shown is said frame by frame.
+        time_base: the clock of the video that the frames come from, so that they keep their times to the tick.
+
+    Raises:
+        ValueError: if the name has another ending.
+        ImportError: if PyAV is not installed.
+    """
+
+    aspect: Fraction | None = None
+    """Width of a pixel over its height, where it is no square; to be set before the first frame."""
+
+    def __init__(self, path: str | Path, rate: Fraction = Fraction(25), time_base: Fraction = _CLOCK) -> None:
+        self.path = Path(path)
+        if self.path.suffix.lower() != ".mp4":
+            raise ValueError(f"path={str(path)!r}: videos are written as .mp4; end the name so")
+        self._av = require_av(path)
+        self._rate = rate
+        # MPEG-4 counts no more ticks in a second
+        self._clock = time_base if time_base.numerator == 1 and 1000 <= time_base.denominator < 2**16 else _CLOCK
+        self._part = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
+        self._container: Any = None
+        self._stream: Any = None
+        self._last = -1
+
+    def write(self, picture: Pixels, time: float) -> None:
+        """Write the next frame.
+
+        Args:
+            picture: (H, W, 3) uint8 RGB, of the size of the first; odd sides grow by a row or column.
+            time: when it is shown, in seconds; later than the one before.
+
+        Raises:
+            OSError: if it cannot be encoded or written.
+        """
+        picture = np.pad(picture, [(0, n % 2) for n in picture.shape[:2]] + [(0, 0)], mode="edge")
+        try:
+            if self._container is None:
+                self._begin(picture.shape[0], picture.shape[1])
+            frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+            wanted = round(min(max(time, 0.0), 1e9) / self._clock)
+            most = self._last + round(_GAP / self._clock)
+            self._last = frame.pts = min(max(wanted, self._last + 1), most if self._last >= 0 else 0)
+            frame.time_base = self._clock
+            self._container.mux(self._stream.encode(frame))
+        except self._av.error.FFmpegError as error:
+            raise OSError(f"{self.path}: cannot be written ({_said(error)})") from error
+
+    def _begin(self, height: int, width: int) -> None:
+        codecs = self._av.codec.codecs_available
+        name = next((each for each in ("libx264", "libopenh264", "mpeg4") if each in codecs), "mpeg4")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._container = self._av.open(str(self._part), "w", format="mp4", options={"movflags": "+faststart"})
+        stream = self._container.add_stream(name, rate=self._rate)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = self._clock
+        context = stream.codec_context
+        if self.aspect is not None:
+            context.sample_aspect_ratio = self.aspect
+        # BT.709, in which the frames are converted; without a word of it players guess by the size
+        context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
+        if name == "libx264":
+            stream.options = {"crf": "20", "preset": "veryfast"}
+        else:
+            stream.bit_rate = max(1_000_000, width * height * 6)
+        self._stream = stream
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._container is None:
+            return
+        try:
+            try:
+                if kind is None:
+                    self._container.mux(self._stream.encode(None))
+            finally:
+                self._container.close()
+            if kind is None:
+                os.replace(self._part, self.path)
+        except self._av.error.FFmpegError as error:
+            if kind is None:
+                raise OSError(f"{self.path}: cannot be written ({_said(error)})") from error
+        finally:
+            self._part.unlink(missing_ok=True)
+
+
+def predict_video(
+    segmenter: Any,
+    source: str | Path,
+    *,
+    masks: str | Path | None = None,
+    overlay: str | Path | None = None,
+    table: str | Path | None = None,
+    every: int = 1,
+    also: Callable[[Frame, Segmentation, str], None] | None = None,
+    known: Callable[[int], bool] | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+    **options: Any,
+) -> Any:
+    """Segment a video frame by frame; it is never in memory as a whole.
+
+    Files are written whole or not at all, and the table last, so that it stands for a video that is finished. A
+    segmenter with several heads gives files for each, with its name in theirs: ``clip.semantic.mp4``.
+
+    Args:
+        segmenter: what `fullyconv.load`, `fullyconv.load_classifier` or `fullyconv.runtime.load` gives.
+        source: the video.
+        masks: folder that the masks go to, as ``000042.png`` for frame 42.
+        overlay: .mp4 file of the video with the classes laid over and a legend below, each frame shown when it was; it
+            has no sound.
+        table: .csv file with number, time in seconds and share of each class, one line a frame.
+        every: take every so many-th frame only.
+        also: is called with every frame, its segmentation and the head ("" of one) before its mask is written.
+        known: tells of the number of a frame whether its mask is there already and is to be taken as it is.
+        progress: is called after every frame with the number of frames done and that of all, None where nobody knows.
+        options: what the segmenter's ``predict`` takes: memory, flip, scales, ...
+
+    Returns:
+        What was written, a `Film`; of several heads a dict of one for each.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        DatasetError: if it is no video, damaged, or too large; masks of the frames before the damage are there.
+        ImportError: if PyAV is not installed.
+        ValueError: if a file has a wrong ending, or an option is none.
+        OSError: if a file cannot be written.
+
+    Example:
+        >>> import fullyconv
+        >>> film = fullyconv.predict_video(                                 # doctest: +SKIP
+        ...     fullyconv.load("street"), "drive.mp4", overlay="drive.overlay.mp4"
+        ... )
+        >>> film.shares()                                                   # doctest: +SKIP
+    """
+    heads: Mapping[str, Labels] = segmenter.labels if isinstance(segmenter.labels, Mapping) else {"": segmenter.labels}
+    _refuse_own(source, overlay)
+    with ExitStack() as stack:
+        reader = stack.enter_context(VideoReader(source, every))
+        outputs = {head: _Output(stack, reader, head, labels, masks, overlay, table) for head, labels in heads.items()}
+
+        def write(frame: Frame, results: Mapping[str, Segmentation], fresh: bool) -> None:
+            for head, result in results.items():
+                if also is not None and fresh:
+                    also(frame, result, head)
+                outputs[head].write(frame, result, fresh)
+
+        writer = stack.enter_context(ThreadPoolExecutor(1))
+        written: Future[None] | None = None
+        for done, frame in enumerate(stack.enter_context(_Ahead(iter(reader))), 1):
+            kept = {head: out.read(frame) for head, out in outputs.items()} if known and known(frame.number) else {}
+            results = {head: result for head, result in kept.items() if result is not None}
+            fresh = results.keys() != outputs.keys()
+            if fresh:
+                answer = segmenter.predict(frame.pixels, **options)
+                results = answer if isinstance(answer, dict) else {"": answer}
+            if written is not None:  # one frame waits to be written, no more
+                written.result()
+            written = writer.submit(write, frame, results, fresh)
+            if progress is not None:
+                progress(done, reader.expected)
+        if written is not None:
+            written.result()
+    films = {head: output.film(reader.path) for head, output in outputs.items()}
+    return films.get("", films)
+
+
+class _Output:
+    """Where the frames of one head go."""
+
+    def __init__(
+        self, stack: ExitStack, reader: VideoReader, head: str, labels: Labels,
+        masks: str | Path | None, overlay: str | Path | None, table: str | Path | None,
+    ) -> None:  # fmt: skip
+        self.labels, self._reader = labels, reader
+        self.counts = np.zeros(len(labels.names), np.int64)
+        self.frames, self.size = 0, (0, 0)
+        self.masks = None if masks is None else folder_of(Path(masks), head)
+        self.overlay = None if overlay is None else of_head(Path(overlay), head)
+        self._table: _Table | None = None
+        self._video: VideoWriter | None = None
+        # what is entered first is left last: the table is put in place when all else is
+        if table is not None:
+            self._table = stack.enter_context(_Table(of_head(Path(table), head), labels))
+        if self.overlay is not None:
+            rate = reader.rate / reader.every
+            self._video = stack.enter_context(VideoWriter(self.overlay, rate, reader.time_base))
+
+    def write(self, frame: Frame, result: Segmentation, fresh: bool) -> None:
+        if self._video is not None:
+            self._video.aspect = self._reader.aspect
+            self._video.write(np.asarray(result.overlay(legend="steady")), frame.time)
+        if self.masks is not None and fresh:
+            result.save(self._mask(frame))
+        counts = count(result.mask, self.labels)
+        self.counts += counts
+        self.frames += 1
+        self.size = (result.mask.shape[0], result.mask.shape[1])
+        if self._table is not None:
+            self._table.write(frame, counts)
+
+    def read(self, frame: Frame) -> Segmentation | None:
+        """Take the mask that an earlier run has written; None if it is none of this frame and these classes."""
+        try:
+            mask = read_mask(self._mask(frame))
+        except (DatasetError, OSError):
+            return None
+        if mask.shape != frame.pixels.shape[:2] or int(mask.max()) >= len(self.labels.names):
+            return None
+        return Segmentation(mask.astype(self.labels.dtype), self.labels, frame.pixels)
+
+    def _mask(self, frame: Frame) -> Path:
+        assert self.masks is not None
+        return mask_of(self.masks, frame.number)
+
+    def film(self, source: Path) -> Film:
+        counts = tuple(int(n) for n in self.counts)
+        return Film(source, self.size, self.frames, self.labels, counts, self.masks, self.overlay)
+
+
+class _Table:
+    """Write the shares of the classes frame by frame: all of it or nothing."""
+
+    def __init__(self, path: Path, labels: Labels) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        self._file = self._part.open("x", encoding="utf-8", newline="")
+        self._rows = csv.writer(self._file)
+        self._rows.writerow(["frame", "time", *labels.names])
+
+    def write(self, frame: Frame, counts: npt.NDArray[Any]) -> None:
+        total = max(1, int(counts.sum()))
+        self._rows.writerow([frame.number, f"{frame.time:.4f}", *(f"{n / total:.5f}" for n in counts.tolist())])
+
+    def __enter__(self) -> _Table:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self._file.close()
+            if kind is None:
+                os.replace(self._part, self.path)
+        finally:
+            self._part.unlink(missing_ok=True)
+
+
+class _Ahead(Iterator[T]):
+    """Give items of which the next one is made in a thread meanwhile."""
+
+    def __init__(self, items: Iterator[T]) -> None:
+        self._items = items
+        self._pool = ThreadPoolExecutor(1)
+        self._next: Future[T | None] = self._pool.submit(next, items, None)
+
+    def __next__(self) -> T:
+        item = self._next.result()
+        if item is None:
+            raise StopIteration
+        self._next = self._pool.submit(next, self._items, None)
+        return item
+
+    def __enter__(self) -> _Ahead[T]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+
+def mask_of(folder: Path, number: int) -> Path:
+    """Name the mask of a frame.
+
+    Args:
+        folder: of the masks.
+        number: of the frame.
+    """
+    return folder / f"{number:06}.png"
+
+
+def folder_of(folder: Path, head: str) -> Path:
+    """Name the folder of the masks of one of several heads; "" gives the folder itself.
+
+    Args:
+        folder: for a segmenter with one head.
+        head: name of the head.
+    """
+    return folder.with_name(f"{folder.name}.{head}") if head else folder
+
+
+def frames_in(table: Path) -> list[int] | None:
+    """Read from a table which frames were segmented; None where there is none, or it is of something else.
+
+    Args:
+        table: .csv file that `predict_video` wrote.
+    """
+    try:
+        with table.open(encoding="utf-8", newline="") as file:
+            rows = csv.reader(file)
+            if next(rows, [])[:2] != ["frame", "time"]:
+                return None
+            return [int(row[0]) for row in rows]
+    except (OSError, ValueError, IndexError, csv.Error):
+        return None
+
+
+def require_av(path: str | Path) -> Any:
+    """Import PyAV.
+
+    Args:
+        path: what it is needed for.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError(f"{path}: videos need PyAV: pip install 'fullyconv[video]'") from error
+    return av
+
+
+def _upright(raw: Any) -> Pixels:
+    """Give a frame as it is to be seen: FFmpeg says by how much it is to be turned, counter-clockwise."""
+    pixels: Pixels = raw.to_ndarray(format="rgb24")
+    turns = round(raw.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+def _refuse_own(source: str | Path, overlay: str | Path | None) -> None:
+    if overlay is not None and Path(overlay).exists() and Path(source).exists() and Path(overlay).samefile(source):
+        raise ValueError(
+            f"overlay={str(overlay)!r}: the video would be overwritten by its own overlay; give another name"
+        )
+
+
+def _said(error: BaseException) -> str:
+    return str(getattr(error, "strerror", None) or error)[:200]
