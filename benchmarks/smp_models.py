@@ -121,7 +121,7 @@ def main() -> None:
     if torch.cuda.is_available():
         about += f"; {torch.cuda.get_device_name()}"
     print(about, flush=True)
-    runs, parameters = predicting(np.asarray(photographs(1)[0]))
+    runs, parameters = predicting(np.array(photographs(1)[0]))
 
     def sizes(mine: str, other: str) -> str:
         return f"{parameters[mine] / 1e6:.1f} and {parameters[other] / 1e6:.1f} million parameters"
