@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import random
 import statistics
 import tempfile
@@ -26,22 +25,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
 import torch
-import torchvision
 from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-import fullyconv
 from fullyconv.data import Augmentation, Pair, SegmentationFolder, TrainingTransform
 from fullyconv.data.cache import DecodedCache
 from fullyconv.data.readers import FileReader
 from fullyconv.data.transforms import Draw, apply_to_image
 from fullyconv.images import read_image
 from fullyconv.labels import Labels
+from measuring import Row, add_json, finish, machine, ratios, spread, version
 
 Size = tuple[int, int]
 
@@ -151,8 +148,9 @@ def variants(
     }
 
 
-def time_all(repeats: int, pictures: Sequence[Image.Image], cases: Sequence[str]) -> None:
-    """Print a table for each case, with hue and without."""
+def time_all(repeats: int, pictures: Sequence[Image.Image], cases: Sequence[str]) -> list[Row]:
+    """Print a table for each case, with hue and without, and give the rows."""
+    rows: list[Row] = []
     for name in cases:
         size, crop = CASES[name]
         for hue in (HUE, 0.0):
@@ -177,6 +175,19 @@ def time_all(repeats: int, pictures: Sequence[Image.Image], cases: Sequence[str]
                         ratio = statistics.median(theirs / own for theirs, own in zip(runs, first, strict=True))
                         figures = f"{middle:.2f} [{low:.2f} - {high:.2f}]"
                         print(f"| {label:45} | {figures:>24} | {f'{ratio:.1f}x':>10} |", flush=True)
+                        if "torchvision" in label:
+                            rows.append(
+                                Row(
+                                    what=f"augmenting a picture, {name}, {f'hue {hue}' if hue else 'no hue'}, {group}",
+                                    ours=timed[0][0],
+                                    peer=label.replace("torchvision v2", f"{version('torchvision')} v2"),
+                                    seconds=spread(first),
+                                    peer_seconds=spread(runs),
+                                    times=ratios(runs, first),
+                                    least_times=4.0 if group == "from the files" else 6.0 if hue else 2.5,
+                                )
+                            )
+    return rows
 
 
 def usual_image(picture: Image.Image, draw: Draw, order: Sequence[int]) -> Tensor:
@@ -269,18 +280,6 @@ def compare_all(pictures: Sequence[Image.Image], draws: int, source: str) -> Non
             print(f"| {label:45} | {cells} |")
 
 
-def machine() -> str:
-    """Name processor, cores and versions."""
-    model = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
-    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    versions = [f"Python {platform.python_version()}"]
-    versions += [f"{module.__name__} {module.__version__}" for module in (torch, torchvision, PIL, fullyconv)]
-    return f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{load}; {', '.join(versions)}"
-
-
 def main() -> None:
     """Run both parts."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
@@ -289,13 +288,16 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=8, help="pictures of a run")
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--draws", type=int, default=1000, help="draws of the comparison; 0 leaves it out")
+    add_json(parser)
     arguments = parser.parse_args()
     if arguments.repeats < 1 or arguments.pictures < 1 or arguments.draws < 0:
         parser.error("--repeats and --pictures must be at least 1, --draws at least 0")
     torch.set_num_threads(1)
     pictures, source = photographs(arguments.pictures, arguments.images)
-    print(f"{machine()}\n{source}")
-    time_all(arguments.repeats, pictures, arguments.cases)
+    about = machine("torch", "torchvision", "pillow", threads=1)
+    print(f"{about}\n{source}")
+    rows = time_all(arguments.repeats, pictures, arguments.cases)
+    finish(rows, arguments.json, about)
     if arguments.draws:
         pictures, source = photographs(64, arguments.images)
         compare_all(pictures, arguments.draws, source)

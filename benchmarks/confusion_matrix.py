@@ -10,19 +10,16 @@ The matrices are compared before: they must be equal.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 
 import torch
-import torchmetrics
 from torch import Tensor
 from torchmetrics.classification import MulticlassJaccardIndex
 
-import fullyconv
 from fullyconv.metrics import ConfusionMatrix
+from measuring import Row, add_json, finish, machine, ratios, spread, version
 
 SHAPE = (4, 360, 480)
 PEER = "torchmetrics, MulticlassJaccardIndex.update"
@@ -62,30 +59,21 @@ def variants(classes: int, ignore: bool) -> dict[str, Callable[[], object]]:
     }
 
 
-def machine() -> str:
-    """Name processor, cores and versions."""
-    model = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
-    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    versions = [f"Python {platform.python_version()}"]
-    versions += [f"{module.__name__} {module.__version__}" for module in (torch, torchmetrics, fullyconv)]
-    return f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{load}; {', '.join(versions)}"
-
-
 def main() -> None:
     """Run the comparison and print a table for each case."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--repeats", type=int, default=31, help="runs of each variant; their median counts")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch; with 1, processor time is measured")
+    add_json(parser)
     arguments = parser.parse_args()
     if arguments.repeats < 1 or arguments.threads < 1:
         parser.error("--repeats and --threads must be at least 1")
     torch.set_num_threads(arguments.threads)
     # What other processes do to the clock on the wall does not count; with more threads there is no other clock.
     clock = time.thread_time if arguments.threads == 1 else time.perf_counter
-    print(machine())
+    about = machine("torch", "torchmetrics", threads=arguments.threads)
+    print(about)
+    rows: list[Row] = []
     for classes in (21, 12):
         for ignore in (False, True):
             timed = variants(classes, ignore)
@@ -105,6 +93,19 @@ def main() -> None:
                 middle, low, high = (1000 * value for value in (statistics.median(runs), min(runs), max(runs)))
                 ratio = statistics.median(theirs / own for theirs, own in zip(seconds[PEER][1:], runs, strict=True))
                 print(f"| {label:45} | {f'{middle:.2f} [{low:.2f} - {high:.2f}]':>22} | {f'{ratio:.1f}x':>12} |")
+                if label != PEER:
+                    rows.append(
+                        Row(
+                            what=f"confusion matrix of 4 x 360 x 480, {classes} classes{', 5 % ignored' * ignore}",
+                            ours=label.replace("the same,", "ConfusionMatrix.update,"),
+                            peer=f"{version('torchmetrics')}, MulticlassJaccardIndex.update",
+                            seconds=spread(runs),
+                            peer_seconds=spread(seconds[PEER][1:]),
+                            times=ratios(seconds[PEER][1:], runs),
+                            least_times=15.0 if classes == 21 else None,
+                        )
+                    )
+    finish(rows, arguments.json, about)
 
 
 if __name__ == "__main__":

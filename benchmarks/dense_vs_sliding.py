@@ -10,8 +10,6 @@ printed. Weights are random: this is a comparison of cost. Padding makes scores 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -21,11 +19,13 @@ import torchvision
 from torch import Tensor
 
 import fullyconv
+from measuring import Row, add_json, finish, machine, ratios, spread
 
 CASES = {  # classifier -> (side of its window, side of the image), in pixels; the paper's example and its usual twin
     "alexnet": (224, 500),
     "vgg16": (224, 384),
 }
+TARGETS = {"alexnet": 8.0, "vgg16": 11.0}  # times faster than windows in batches
 BATCHED = 16
 
 
@@ -55,18 +55,6 @@ def variants(name: str, one_by_one: bool) -> tuple[dict[str, Callable[[], Tensor
     return timed, f"{name}, {side} x {side} pixels, window {window}, stride {stride}: {rows} x {columns} scores"
 
 
-def machine() -> str:
-    """Name processor, cores and versions."""
-    model = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
-    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    versions = [f"Python {platform.python_version()}"]
-    versions += [f"{module.__name__} {module.__version__}" for module in (torch, torchvision, fullyconv)]
-    return f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{load}; {', '.join(versions)}"
-
-
 def main() -> None:
     """Run the comparison and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
@@ -74,13 +62,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=None, help="threads of torch; default: torch's own choice")
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--skip-one-by-one", action="store_true", help="leave out one window at a time")
+    add_json(parser)
     arguments = parser.parse_args()
     if arguments.repeats < 1:
         parser.error(f"--repeats {arguments.repeats}: must be at least 1")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    print(machine())
+    about = machine("torch", "torchvision", threads=torch.get_num_threads())
+    print(about)
+    rows: list[Row] = []
     with torch.inference_mode():
         for name in arguments.cases:
             timed, title = variants(name, not arguments.skip_one_by_one)
@@ -98,6 +89,20 @@ def main() -> None:
                 print(
                     f"| {label:24} | {f'{middle:.0f} [{low:.0f} - {high:.0f}]':>22} | {middle / 1000 / base:>10.2f}x |"
                 )
+            rows += [
+                Row(
+                    what=title,
+                    ours="dense",
+                    peer=label,
+                    seconds=spread(seconds["dense"]),
+                    peer_seconds=spread(runs),
+                    times=ratios(runs, seconds["dense"]),
+                    least_times=TARGETS[name] if "at a time" in label else None,
+                )
+                for label, runs in seconds.items()
+                if "windows" in label
+            ]
+    finish(rows, arguments.json, about)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from measuring import Row, add_json, finish, machine
+
 BLOCK = 250  # pixels of a side
 
 
@@ -100,6 +102,7 @@ def main() -> None:
     parser.add_argument("--memory", default="1.5GB", help="as predict takes it (default: %(default)s)")
     parser.add_argument("--model", default="street")
     parser.add_argument("--tiled", action="store_true", help="a TIFF in compressed tiles, not a plain one")
+    add_json(parser)
     arguments = parser.parse_args()
     part = min(3000, arguments.side * 3 // 4)
     with tempfile.TemporaryDirectory() as folder:
@@ -114,6 +117,14 @@ def main() -> None:
     print(f"time            {seconds:.1f} s, of which {least:.1f} s are for the start")
     print(f"peak memory     {peak / 1e6:.0f} MB, {(peak - own) / 1e6:.0f} MB more than for 64 x 64 pixels")
     print(f"against untiled {wrong} of {compared} pixels of a part of {part} x {part} have another class")
+    row = Row(
+        what=f"{arguments.side} x {arguments.side} pixels by {arguments.model}, memory {arguments.memory}",
+        ours="fullyconv predict",
+        peer="none",
+        seconds=(seconds, seconds, seconds),
+        note=f"{(peak - own) / 1e6:.0f} MB more than for 64 x 64 pixels; {wrong} of {compared} pixels differ untiled",
+    )
+    finish([row], arguments.json, machine("torch", "tifffile"))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Does a classifier that knows the names of folders find what it names? The pointing game, on real pictures.
+"""Does a classifier that knows the kinds of pictures find what it names? The pointing game, on real pictures.
 
-The shipped classifier of tile defects never saw a mask. It is converted and scores every window of whole test pictures,
-enlarged so that a window is a part of them. Does the highest score of the kind that the classifier itself names lie on
-the defect (Zhang et al. 2016, 15 pixels of tolerance)? Beside it: the centre of the picture, and a random pixel. And
-how well do the scores order the pixels (area under the ROC curve of each picture, 50 is chance)?
+The shipped classifiers of defects never saw where a defect is. They are converted and score every window of whole test
+pictures, enlarged so that a window is a part of them. Does the highest probability of a kind that the picture shows lie
+on it (Zhang et al. 2016)? Beside it: the centre of the picture, and a random pixel. And how well do the probabilities
+order the pixels (area under the ROC curve of each picture, 50 is chance)?
 
-    FULLYCONV_DATA=FOLDER python benchmarks/pointing_game.py
+    FULLYCONV_DATA=FOLDER python benchmarks/pointing_game.py steel_kinds tile_kinds
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,49 +26,83 @@ import fullyconv
 from fullyconv import SegmentationDataModule
 from fullyconv.data.folder import read_pair
 
-CLASSIFIER = "tile_kinds"
-SPLIT = {"test_fraction": 0.2, "val_fraction": 0.1}
-TOLERANCE = 15
+
+@dataclass(frozen=True)
+class Game:
+    """The pictures of a classifier.
+
+    Args:
+        data: public set.
+        tolerance: pixels around a defect that count as found.
+        zooms: the shorter side of a picture becomes so many times the classifier's own size.
+        options: of the data, those that the classifier was trained with.
+    """
+
+    data: str
+    tolerance: int
+    zooms: tuple[float, ...]
+    options: dict[str, Any] = field(default_factory=dict)
 
 
-def localise(zoom: float, split: str) -> dict[str, float]:
+STEEL = {"values": {0: "background", 1: "inclusion", 2: "patches", 3: "scratches"}}
+TILES = {"test_fraction": 0.2, "val_fraction": 0.1}
+GAMES = {
+    "steel_kinds": Game("neu_seg", 8, (1.0, 2.0, 3.0, 4.0), STEEL),
+    "tile_kinds": Game("magnetic_tile", 15, (1.0, 1.5, 2.0, 3.0), TILES),
+}
+
+Shown = tuple[np.ndarray[Any, Any], dict[str, np.ndarray[Any, Any]]]
+
+
+def pictures(game: Game, classes: list[str], split: str) -> Iterator[Shown]:
+    """Give each picture (H, W, 3) with the areas (H, W) of the kinds that it shows."""
+    data = SegmentationDataModule(game.data, **game.options)
+    for pair in data.splits[split]:
+        pixels, mask = read_pair(pair, data.labels, data.source.reader)
+        if len(data.classes) > 2:
+            areas = {name: mask == index for index, name in enumerate(data.classes) if name in classes}
+        else:  # the folder names the kind
+            folder = pair.image.relative_to(data.source.root).parts[0].lower()
+            areas = {name: mask == 1 for name in classes if folder.endswith(name)}
+        yield pixels, {name: area for name, area in areas.items() if area.any()}
+
+
+def localise(name: str, zoom: float, split: str) -> dict[str, list[float]]:
     """Play the pointing game.
 
     Args:
+        name: key of GAMES.
         zoom: the shorter side of a picture becomes so many times the classifier's own size.
         split: whose pictures.
 
     Returns:
-        Shares in percent.
+        For each kind, and for pictures that show two: their number, and found, centre, random pixel and area, per cent.
     """
-    classifier = fullyconv.load_classifier(CLASSIFIER)
+    game = GAMES[name]
+    classifier = fullyconv.load_classifier(name)
     dense = classifier.convolutionalize()
-    data = SegmentationDataModule("magnetic_tile", **SPLIT)  # type: ignore[arg-type]
-    named, hits, centred, chance, areas = [], [], [], [], []
-    own = classifier.input_size
-    for pair in data.splits[split]:
-        pixels, mask = read_pair(pair, data.labels, data.source.reader)
-        if not (mask == 1).any():
-            continue
+    own = classifier.input_size[0]
+    rows: dict[str, list[list[float]]] = defaultdict(list)
+    for pixels, areas in pictures(game, classifier.classes, split):
         image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+        size = pixels.shape[:2]
+        factor = zoom * own / min(size)
+        seen = [max(own, round(factor * n)) for n in size]
         with torch.inference_mode():
-            kind = int(classifier(F.interpolate(image, own, mode="bilinear", antialias=True)).argmax())
-            factor = zoom * own[0] / min(mask.shape)
-            size = [max(own[0], round(factor * n)) for n in mask.shape]
-            logits = dense(F.interpolate(image, size, mode="bilinear", antialias=factor < 1))
-            heat = F.interpolate(logits.softmax(1)[:, kind, None], mask.shape, mode="bilinear")[0, 0].numpy()
-        named.append(classifier.classes[kind] in pair.image.parts[-3].lower())
-        truth = torch.from_numpy((mask == 1).astype(np.float32))[None, None]
-        near = F.max_pool2d(truth, 2 * TOLERANCE + 1, 1, TOLERANCE)[0, 0].numpy() > 0
-        hits.append(bool(near[np.unravel_index(heat.argmax(), heat.shape)]))
-        centred.append(bool(near[mask.shape[0] // 2, mask.shape[1] // 2]))
-        chance.append(float(near.mean()))
-        areas.append(_area(heat, mask == 1))
-    found = {"named": named, "found": hits, "centre": centred, "chance": chance, "auc": areas}
-    return {key: 100 * float(np.mean(values)) for key, values in found.items()} | {"pictures": len(hits)}
+            logits = dense(F.interpolate(image, seen, mode="bilinear", antialias=factor < 1))
+            heats = F.interpolate(logits.softmax(1), size, mode="bilinear")[0].numpy()
+        for kind, area in areas.items():
+            heat = heats[classifier.classes.index(kind)]
+            width = 2 * game.tolerance + 1
+            near = F.max_pool2d(torch.from_numpy(area)[None, None].float(), width, 1, game.tolerance)[0, 0].numpy() > 0
+            found = near[np.unravel_index(heat.argmax(), heat.shape)]
+            row = [float(found), float(near[size[0] // 2, size[1] // 2]), float(near.mean()), roc_area(heat, area)]
+            rows["two kinds, each of them" if len(areas) > 1 else kind].append(row)
+            rows["all"].append(row)
+    return {group: [len(values), *(100 * np.mean(values, 0)).tolist()] for group, values in rows.items()}
 
 
-def _area(heat: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> float:
+def roc_area(heat: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> float:
     """Give the area under the ROC curve: how often a pixel of the defect scores higher than one beside it."""
     positive, negative = heat[truth], np.sort(heat[~truth])
     if not len(negative):
@@ -77,19 +114,22 @@ def _area(heat: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> float:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--zoom", type=float, nargs="+", default=[1.0, 1.5, 2.0, 3.0])
-    parser.add_argument("--split", default="test", help="of the pointing game")
+    parser.add_argument("models", nargs="*", default=list(GAMES), metavar="MODEL", help=f"of {', '.join(GAMES)}")
+    parser.add_argument("--zoom", type=float, nargs="+", help="enlargements (default: those of the model)")
+    parser.add_argument("--split", default="test")
     arguments = parser.parse_args()
     print(
         f"{platform.machine()}, {os.cpu_count()} processors, {torch.get_num_threads()} threads, torch "
-        f"{torch.__version__}, fullyconv {fullyconv.__version__}; {CLASSIFIER}\n"
+        f"{torch.__version__}, fullyconv {fullyconv.__version__}"
     )
-    print("| zoom | pictures with a defect | kind named, % | found, % | centre, % | random pixel, % | AUC, % |")
-    print("|---|---|---|---|---|---|---|")
-    for zoom in arguments.zoom:
-        found = localise(zoom, arguments.split)
-        shares = " | ".join(f"{found[key]:.1f}" for key in ("named", "found", "centre", "chance", "auc"))
-        print(f"| {zoom:g} | {found['pictures']} | {shares} |", flush=True)
+    for name in arguments.models:
+        print(f"\n{name}, tolerance {GAMES[name].tolerance} pixels\n")
+        print("| zoom | pictures of | number | found, % | centre, % | random pixel, % | AUC, % |")
+        print("|---|---|---|---|---|---|---|")
+        for zoom in arguments.zoom or GAMES[name].zooms:
+            for group, (number, *shares) in sorted(localise(name, zoom, arguments.split).items()):
+                cells = " | ".join(f"{share:.1f}" for share in shares)
+                print(f"| {zoom:g} | {group} | {number} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,10 @@ printed; the first round, which reads the libraries from the disk, does not coun
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
+
+from measuring import Row, add_json, finish, machine, process, ratios, spread, version
 
 THEIRS = """
 import sys
@@ -46,17 +44,6 @@ fullyconv.runtime.load(sys.argv[1], threads=int(sys.argv[4])).predict(sys.argv[2
 assert "torch" not in sys.modules
 """
 
-# What a child has used is only known to its parent once it has ended, and only as the largest of all its children.
-WATCH = """
-import json, resource, subprocess, sys, time
-start = time.perf_counter()
-done = subprocess.run(sys.argv[1:])
-seconds = time.perf_counter() - start
-used = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(json.dumps([seconds, used.ru_maxrss, used.ru_utime + used.ru_stime]))
-sys.exit(done.returncode)
-"""
-
 
 def prepare(folder: Path) -> None:
     """Write a photograph, torchvision's weights, and our file of the same network."""
@@ -80,22 +67,12 @@ def prepare(folder: Path) -> None:
     print(made.report())
 
 
-def measure(code: str, words: list[str], threads: int) -> tuple[float, float, float]:
-    """Run a script in a process of its own: wall seconds, MiB, seconds of processors."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-c", WATCH, sys.executable, "-c", code, *words, str(threads)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    seconds, kilobytes, busy = json.loads(done.stdout.splitlines()[-1])
-    return seconds, kilobytes / (2**20 if sys.platform == "darwin" else 2**10), busy
-
-
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    add_json(parser)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -108,7 +85,8 @@ def main() -> None:
         taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in runs}
         for _ in range(options.repeat + 1):
             for name, (code, words) in runs.items():
-                taken[name].append(measure(code, words, options.threads))
+                used = process(["-c", code, *words, str(options.threads)], options.threads)
+                taken[name].append((used.seconds, used.mib, used.busy))
         # The first round reads the libraries from the disk.
         best = {name: [min(column) for column in zip(*rounds[1:], strict=True)] for name, rounds in taken.items()}
         for name, (seconds, memory, busy) in best.items():
@@ -122,7 +100,22 @@ def main() -> None:
         from PIL import Image
 
         first, second = (np.array(Image.open(folder / f"{name}.png")) for name in ("theirs", "ours"))
-        print(f"{float((first != second).mean()):.3%} of the pixels differ")
+        differing = f"{float((first != second).mean()):.3%} of the pixels differ"
+    print(differing)
+    walls = {name: [turn[0] for turn in turns[1:]] for name, turns in taken.items()}
+    row = Row(
+        what="LR-ASPP, a photograph to a mask, whole process",
+        ours="fullyconv.runtime",
+        peer=version("torchvision"),
+        seconds=spread(walls["fullyconv.runtime"]),
+        peer_seconds=spread(walls["torchvision"]),
+        times=ratios(walls["torchvision"], walls["fullyconv.runtime"]),
+        memory=theirs[1] / ours[1],
+        least_times=10.0,
+        least_memory=5.0,
+        note=differing,
+    )
+    finish([row], options.json, machine("torch", "torchvision", "onnxruntime", threads=options.threads))
 
 
 if __name__ == "__main__":

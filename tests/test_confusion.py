@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from fullyconv.confusion import headline, scores
+from fullyconv.confusion import count, headline, scores
+from fullyconv.errors import DatasetError
+from fullyconv.images import write_mask
+from fullyconv.inference.scoring import score_masks
 from fullyconv.metrics import confusion_matrix
 
 # Six classes: four occur, class 4 is only predicted, class 5 occurs nowhere. Counted by hand.
@@ -102,3 +106,48 @@ def test_a_stray_label_is_named(stray: int) -> None:
     prediction = np.array([0, 1, 2, 0])
     with pytest.raises(ValueError, match=rf"mask holds labels \[{stray}\]"):
         confusion_matrix(torch.from_numpy(prediction), torch.from_numpy(mask), 3)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64])
+@pytest.mark.parametrize(("classes", "ignore"), [(2, 255), (21, 255), (7, 40), (255, 255)])
+def test_counting_without_torch_gives_the_matrix_of_the_metric(dtype: type, classes: int, ignore: int) -> None:
+    rng = np.random.default_rng(classes)
+    mask = rng.integers(0, classes, (31, 17)).astype(dtype)
+    prediction = rng.integers(0, classes, mask.shape).astype(dtype)
+    mask[rng.random(mask.shape) < 0.1] = ignore
+    expected = confusion_matrix(
+        torch.from_numpy(prediction.astype(np.int64)), torch.from_numpy(mask.astype(np.int64)), classes, ignore
+    )
+    np.testing.assert_array_equal(count(prediction, mask, classes, ignore), expected.numpy())
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_counting_refuses_what_is_no_class(dtype: type) -> None:
+    good = np.zeros((3, 3), dtype)
+    bad = good.copy()
+    bad[0, 0] = 2
+    for prediction, mask in ((bad, good), (good, bad)):
+        with pytest.raises(ValueError, match="1 pixels"):
+            count(prediction, mask, 2)
+    with pytest.raises(ValueError, match="shape"):
+        count(good, good[:2], 2)
+    with pytest.raises(ValueError, match="ignore_index"):
+        count(good, good, 2, ignore_index=1)
+
+
+def test_folders_of_masks_are_scored_by_one_matrix(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    total = np.zeros((3, 3), np.int64)
+    for index in range(4):
+        mask, prediction = rng.integers(0, 3, (2, 5 + index, 6)).astype(np.uint8)
+        mask[0, 0] = 255
+        total += count(prediction, mask, 3)
+        write_mask(tmp_path / "masks" / f"{index}.png", mask)
+        write_mask(tmp_path / "predicted" / f"{index}.png", prediction)
+    assert score_masks(tmp_path / "predicted", tmp_path / "masks", 3) == scores(total)
+    (tmp_path / "predicted" / "2.png").unlink()
+    with pytest.raises(DatasetError, match=r"2\.png: has no prediction"):
+        score_masks(tmp_path / "predicted", tmp_path / "masks", 3)
+    write_mask(tmp_path / "predicted" / "2.png", np.full((1, 1), 2, np.uint8))
+    with pytest.raises(DatasetError, match=r"2\.png.*shape"):
+        score_masks(tmp_path / "predicted", tmp_path / "masks", 3)

@@ -67,6 +67,7 @@ TORCH_FREE = [
     "confusion",
     "artefact",
     "inference.scaling",
+    "inference.scoring",
     "inference.segmentation",
     "runtime",
     "inference.budget",
@@ -162,6 +163,20 @@ def test_importing_the_package_imports_nothing_heavy_and_loads_no_weights() -> N
     code = "import sys, fullyconv; print(sorted({m.split('.')[0] for m in sys.modules} & {'torch','numpy','PIL'}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", ["--help", "list"])
+def test_short_commands_import_nothing_heavy(command: str) -> None:
+    heavy = {"torch", "torchvision", "lightning", "torchmetrics", "timm", "huggingface_hub", "onnxruntime", "PIL"}
+    heavy |= {"numpy"} if command == "--help" else set()
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['fullyconv', {command!r}]\n"
+        "try:\n    runpy.run_module('fullyconv', run_name='__main__')\n"
+        f"except SystemExit:\n    print(sorted({heavy!r} & {{name.split('.')[0] for name in sys.modules}}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize("name", fullyconv.__all__)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fullyconv.geometry import Geometry
 from fullyconv.inference import argmax, kernels
-from fullyconv.inference.argmax import Route, upsample_argmax
+from fullyconv.inference.argmax import Route, scaled_argmax, upsample_argmax
 from fullyconv.upsampling import resample
 
 NEAR = 1e-5  # of the range of the scores: two that are closer are a tie up to rounding
@@ -287,6 +287,37 @@ def test_a_large_map_is_compiled_where_numba_is_installed(monkeypatch: pytest.Mo
     assert not calls
     upsample_argmax(smooth(1, 21, (64, 64)), grid(8, 3.5), (512, 512))
     assert calls
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(("seen", "size"), [((30, 41), (17, 23)), ((40, 30), (40, 29)), ((8, 9), (31, 12))])
+def test_a_scaled_picture_has_the_labels_of_interpolating_twice(
+    source: tuple[float, float], seen: tuple[int, int], size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = torch.randn(2, 7, 5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    logits = resample(scores, grid(*source), Geometry.IDENTITY, seen)
+    logits = torch.nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)
+    best = logits.topk(2, 1)
+    clear = best.values[:, 0] - best.values[:, 1] > NEAR * float(scores.max() - scores.min())
+    for rows in (1, 16):  # in a picture
+        monkeypatch.setattr(argmax, "SCALED_BYTES", 4)
+        monkeypatch.setattr(argmax, "_SCALED_ROWS", rows)
+        labels = scaled_argmax(scores.float(), grid(*source), seen, size)
+        assert labels.dtype == torch.uint8
+        assert bool((labels == best.indices[:, 0])[clear].all())
+    assert float(clear.double().mean()) > 0.95
+
+
+def test_ties_and_numbers_that_are_none_of_a_scaled_picture() -> None:
+    scores = torch.zeros(1, 3, 4, 4)
+    assert not scaled_argmax(scores, grid(2, 0.5), (8, 8), (5, 7)).any()
+    scores[:, 1:] = 1.0
+    assert bool((scaled_argmax(scores, grid(2, 0.5), (8, 8), (5, 7)) == 1).all())
+    scores[0, 2, 2, 2] = float("inf")
+    assert scaled_argmax(scores, grid(2, 0.5), (8, 8), (8, 8))[0, 5, 5] == 2
+    scores[0, 2, 2, 2] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        scaled_argmax(scores, grid(2, 0.5), (8, 8), (8, 8))
 
 
 def test_the_full_logits_are_never_made() -> None:

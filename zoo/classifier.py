@@ -1,8 +1,9 @@
-"""Train a classifier on the folders that the pictures of a segmentation set lie in, and never on its masks.
+"""Train a classifier on pictures of a segmentation set that are of one kind each, and never on where in them it is.
 
-Where every folder holds one kind of picture (MT_Crack/, MT_Fray/, ...) its name is an image label. The splits are those
-that `SegmentationDataModule` draws with the same options, so that a segmenter that starts from the classifier is tested
-on pictures that neither has seen.
+Where every folder holds one kind of picture (MT_Crack/, MT_Fray/, ...) its name is an image label. Elsewhere the label
+is the one class, beside the background, that occurs in a picture's mask; pictures of several kinds are left out. The
+splits are those that `SegmentationDataModule` draws with the same options, so that a segmenter that starts from the
+classifier is tested on pictures that neither has seen.
 
     FULLYCONV_DATA=FOLDER python zoo/classifier.py fit --config zoo/NAME/recipe.yaml
     FULLYCONV_DATA=FOLDER python zoo/classifier.py test NAME DATA --test_fraction 0.2 --val_fraction 0.1
@@ -33,6 +34,8 @@ import fullyconv
 from fullyconv import SegmentationDataModule
 from fullyconv.checkpointing import AtomicCheckpointIO, EpochSeed
 from fullyconv.classifier import Classifier
+from fullyconv.data.folder import read_pair
+from fullyconv.inference.processor import emulates
 from fullyconv.preprocessing import IMAGENET
 from fullyconv.weights.architectures import build_classifier
 
@@ -40,29 +43,27 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
-    """The pictures of one split as (3, H, W) floats in 0..1, with the number of their folder.
+    """The pictures of one split as (3, H, W) floats in 0..1, with the number of their kind.
 
     Args:
         data: the opened data.
         split: "train", "val" or "test".
         size: height and width that a picture, or a part of one, is resized to.
-        area: in training the least share of the picture that is taken; None takes the whole one, unchanged.
+        area: in training the least and the largest share of the picture that is taken; None takes the whole one,
+            unchanged.
     """
 
-    def __init__(self, data: SegmentationDataModule, split: str, size: int, area: float | None = None) -> None:
-        root = data.source.root
-        folders = sorted({pair.image.relative_to(root).parts[0] for part in data.splits.values() for pair in part})
-        if len(folders) < 2 or any(pair.image.parent == root for pair in data.splits[split]):
-            raise ValueError(f"{root}: the pictures do not lie in folders of their kinds, two or more")
-        shared = folders[0].rpartition("_")[0] + "_"
-        named = all(folder.startswith(shared) for folder in folders)
-        self.classes = [(folder.removeprefix(shared) if named else folder).lower() for folder in folders]
+    def __init__(
+        self, data: SegmentationDataModule, split: str, size: int, area: tuple[float, float] | None = None
+    ) -> None:
+        self.classes, kinds = _by_folder(data, split) or _by_mask(data, split)
         self.items = [
-            (torch.from_numpy(data.source.reader.image(pair)).permute(2, 0, 1), folders.index(_first(pair.image, root)))
-            for pair in data.splits[split]
+            (torch.from_numpy(data.source.reader.image(pair)).permute(2, 0, 1), kind)
+            for pair, kind in zip(data.splits[split], kinds, strict=True)
+            if kind is not None
         ]
         turned = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(), v2.ColorJitter(0.2, 0.2)]
-        part = v2.RandomResizedCrop(size, scale=(area or 1.0, 1.0), ratio=(0.6, 1.6), antialias=True)
+        part = v2.RandomResizedCrop(size, scale=area or (1.0, 1.0), ratio=(0.6, 1.6), antialias=True)
         resized = v2.Resize((size, size), antialias=True)
         self.transform = v2.Compose([v2.ToDtype(torch.float32, scale=True), *([part, *turned] if area else [resized])])
 
@@ -74,8 +75,30 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return self.transform(image), label
 
 
-def _first(path: Path, root: Path) -> str:
-    return path.relative_to(root).parts[0]
+def _by_folder(data: SegmentationDataModule, split: str) -> tuple[list[str], list[int | None]] | None:
+    """Name the kinds by the folders that the pictures lie in; None where they are those of no kinds."""
+    root = data.source.root
+
+    def first(path: Path) -> str:
+        return path.relative_to(root).parts[0]
+
+    folders = sorted({first(pair.image) for part in data.splits.values() for pair in part})
+    shared = folders[0].rpartition("_")[0] + "_"
+    if len(folders) < 2 or shared == "_" or not all(folder.startswith(shared) for folder in folders):
+        return None
+    return [folder.removeprefix(shared).lower() for folder in folders], [
+        folders.index(first(pair.image)) for pair in data.splits[split]
+    ]
+
+
+def _by_mask(data: SegmentationDataModule, split: str) -> tuple[list[str], list[int | None]]:
+    """Name the kinds by the classes, without the first one, the background; None for a picture of several or none."""
+    kinds: list[int | None] = []
+    for pair in data.splits[split]:
+        _, mask = read_pair(pair, data.labels, data.source.reader)
+        found = [kind for kind in range(1, len(data.classes)) if (mask == kind).any()]
+        kinds.append(found[0] - 1 if len(found) == 1 else None)
+    return list(data.classes[1:]), kinds
 
 
 class KindsDataModule(L.LightningDataModule):
@@ -85,6 +108,8 @@ class KindsDataModule(L.LightningDataModule):
         data: a folder, or the name of a public set, as `SegmentationDataModule` takes it.
         size: height and width the classifier is trained at.
         area: least share of a picture that a training crop has.
+        largest: largest share of a picture that it has.
+        values: what the values of the masks mean, as `SegmentationDataModule` takes it.
         batch_size: samples a batch.
         test_fraction: share set aside for testing.
         val_fraction: share of the others set aside for validation.
@@ -96,19 +121,22 @@ class KindsDataModule(L.LightningDataModule):
         data: str,
         size: int = 224,
         area: float = 0.3,
+        largest: float = 1.0,
         batch_size: int = 16,
         test_fraction: float = 0.2,
         val_fraction: float = 0.1,
         split_seed: int = 0,
+        values: dict[int | str, str] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
         opened = SegmentationDataModule(
-            data, test_fraction=test_fraction, val_fraction=val_fraction, split_seed=split_seed
+            data, test_fraction=test_fraction, val_fraction=val_fraction, split_seed=split_seed, values=values
         )
         self.batch_size = batch_size
         self.parts = {
-            split: Pictures(opened, split, size, area if split == "train" else None) for split in opened.splits
+            split: Pictures(opened, split, size, (area, largest) if split == "train" else None)
+            for split in opened.splits
         }
         self.classes = self.parts["train"].classes
         counts = Counter(label for _, label in self.parts["train"].items)
@@ -223,6 +251,10 @@ class CLI(LightningCLI):
             EpochSeed(int(self._get(self.config, "seed_everything", default=0) or 0)),
         ]
         kwargs["plugins"] = [AtomicCheckpointIO()]
+        config = self.config["fit"]["trainer"]
+        if "bf16" in str(config["precision"]) and not torch.cuda.is_available() and emulates(torch.bfloat16):
+            print("this processor only emulates bf16, many times slower: computed in float32")
+            kwargs["precision"] = "32-true"
         kwargs["default_root_dir"] = str(folder)
         self.begun = time.monotonic()
         trainer: L.Trainer = super().instantiate_trainer(**kwargs)
@@ -252,6 +284,8 @@ class CLI(LightningCLI):
         classifier.save(target, dtype="float16")
         stored = fullyconv.load_classifier(f"{target.resolve()}/")
         options = " ".join(f"--{key} {data.hparams[key]}" for key in ("test_fraction", "val_fraction", "split_seed"))
+        if data.hparams["values"]:
+            options += " --values " + ",".join(f"{key}={name}" for key, name in data.hparams["values"].items())
         score = {"data": name, "split": "test"} | top1(stored, data.parts["test"])
         score["command"] = f"python zoo/classifier.py test {target.name} {data.hparams['data']} {options}"
         classifier.score = score
@@ -267,12 +301,17 @@ def _test(words: list[str]) -> None:
     parser.add_argument("--test_fraction", type=float, default=0.2)
     parser.add_argument("--val_fraction", type=float, default=0.1)
     parser.add_argument("--split_seed", type=int, default=0)
+    parser.add_argument("--values", help="what the values of the masks mean: 0=background,1=crack")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     own = parser.parse_args(words)
     classifier = fullyconv.load_classifier(own.model)
     size = classifier.input_size[0]
     data = SegmentationDataModule(
-        own.data, test_fraction=own.test_fraction, val_fraction=own.val_fraction, split_seed=own.split_seed
+        own.data,
+        test_fraction=own.test_fraction,
+        val_fraction=own.val_fraction,
+        split_seed=own.split_seed,
+        values=dict(each.split("=") for each in own.values.split(",")) if own.values else None,
     )
     pictures = Pictures(data, own.split, size)
     if pictures.classes != classifier.classes:

@@ -143,6 +143,57 @@ class SegmentationScores:
         return "\n".join(lines)
 
 
+def count(
+    prediction: npt.NDArray[Any], mask: npt.NDArray[Any], num_classes: int, ignore_index: int = 255
+) -> npt.NDArray[np.int64]:
+    """Count the pixels of each true class (row) that were predicted to be each class (column), without torch.
+
+    Args:
+        prediction: (H, W) or any shape, integers in 0..K-1; where the mask is ignored, anything.
+        mask: same shape, integers in 0..K-1, or ignore_index.
+        num_classes: K.
+        ignore_index: label of the pixels that count for nothing, outside 0..K-1.
+
+    Returns:
+        (K, K) int64.
+
+    Raises:
+        ValueError: if the shapes differ, or a label is neither a class nor ignore_index.
+
+    Example:
+        >>> count(np.array([0, 1, 1]), np.array([0, 1, 255]), num_classes=2).tolist()
+        [[1, 0], [0, 1]]
+    """
+    if prediction.shape != mask.shape:
+        raise ValueError(f"prediction of shape {prediction.shape}, mask of shape {mask.shape}: both must be the same")
+    if 0 <= ignore_index < num_classes:
+        raise ValueError(f"ignore_index={ignore_index}: it must lie outside the classes 0..{num_classes - 1}")
+    truth, found = mask.ravel(), prediction.ravel()
+    strange = 0
+    if truth.dtype == np.uint8 and found.dtype == np.uint8:
+        # Bytes are counted unseen, and what is no class is found in the table, not in the picture.
+        cells = truth.astype(np.uint16)
+        cells <<= 8
+        cells |= found
+        table = np.bincount(cells, minlength=2**16).reshape(256, 256)
+        matrix = table[:num_classes, :num_classes].astype(np.int64)
+        ignored = int(table[ignore_index].sum()) if 0 <= ignore_index < 256 else 0
+        strange = truth.size - int(matrix.sum()) - ignored
+    else:
+        counts = truth != ignore_index
+        truth, found = truth[counts].astype(np.int64), found[counts].astype(np.int64)
+        good = (truth >= 0) & (truth < num_classes) & (found >= 0) & (found < num_classes)
+        strange = int((~good).sum())
+        matrix = np.bincount(num_classes * truth[good] + found[good], minlength=num_classes**2)
+        matrix = matrix.reshape(num_classes, num_classes).astype(np.int64)
+    if strange:
+        raise ValueError(
+            f"{strange} pixels of mask or prediction are no class: labels must be 0..{num_classes - 1}, in the mask "
+            f"also ignore_index={ignore_index}"
+        )
+    return matrix
+
+
 def scores(matrix: npt.ArrayLike) -> SegmentationScores:
     """Compute the metrics of section 5 from one confusion matrix.
 

@@ -149,6 +149,27 @@ def resample(scores: Tensor, source: Geometry, target: Geometry, size: tuple[int
     return _resample([_Axis.of(source, target, axis, scores.shape[2 + axis], size[axis]) for axis in (0, 1)], scores)
 
 
+def interpolation_matrix(source: Geometry, target: Geometry, axis: int, cells: int, wanted: int) -> Tensor:
+    """Give the weights by which `resample` takes source cells for target cells along one axis.
+
+    Args:
+        source: geometry of the map.
+        target: geometry of the wanted map.
+        axis: 0 for rows, 1 for columns.
+        cells: number of source cells along the axis.
+        wanted: number of target cells.
+
+    Returns:
+        (wanted, cells) float64 on the CPU; every row sums to 1 and has at most two weights.
+
+    Example:
+        >>> cells = Geometry((2, 2), (0.5, 0.5), (1, 1))
+        >>> interpolation_matrix(cells, Geometry.IDENTITY, 0, 2, 4)[:, 1].tolist()
+        [0.0, 0.25, 0.75, 1.0]
+    """
+    return _Axis.of(source, target, axis, cells, wanted).matrix(clamp=True)
+
+
 def grown_to(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Continue a map at the bottom and right by its border cells.
 

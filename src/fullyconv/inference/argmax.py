@@ -21,12 +21,15 @@ from torch import Tensor
 
 from fullyconv.geometry import Geometry
 from fullyconv.inference import kernels
+from fullyconv.upsampling import interpolation_matrix
 
 Confidence = Literal["probability", "entropy"]
 Route = Literal["auto", "torch", "compiled"]
 
 BAND_BYTES = 2**23  # of numbers at a time; more is no faster, because it leaves the processor's cache
+SCALED_BYTES = 2**21  # of logits at a time in `scaled_argmax`, which goes over them once for each class
 
+_SCALED_ROWS = 16  # at least, because every band costs some launches a class
 _LARGEST_BLOCK = 32  # pixels along an axis that are decided together
 _WORTH_COMPILING = 2**22  # logits; below, importing and starting the compiled loop takes longer than the torch route
 
@@ -138,6 +141,80 @@ def upsample_argmax(
     if confidence is None:
         return labels
     return labels, probability if entropy is None else entropy
+
+
+def scaled_argmax(scores: Tensor, source: Geometry, seen: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Find the best class at every pixel of a picture that the network saw at another size.
+
+    Scores are interpolated at the pixels that the network saw, and these logits at the picture's own. Two bilinear
+    interpolations in a row are none, but along each axis they are one product, in which a pixel takes four cells at
+    most; so the logits of the picture seen are never made, and those of its own size in bands that stay in the cache.
+
+    Args:
+        scores: (N, K, h, w) floating scores on the grid of `source`.
+        source: where the scores lie on the picture seen.
+        seen: height and width of the picture that the network saw.
+        size: the picture's own height and width.
+
+    Returns:
+        (N, H, W) labels, as `upsample_argmax` gives them.
+
+    Raises:
+        ValueError: as `upsample_argmax` does.
+
+    Example:
+        >>> scores = torch.zeros(1, 2, 4, 4)
+        >>> scores[:, 1, :, 2:] = 1.0
+        >>> stride8 = Geometry((8, 8), (3.5, 3.5), (1, 1))
+        >>> scaled_argmax(scores, stride8, (32, 32), (8, 8))[0, 0].tolist()
+        [0, 0, 0, 1, 1, 1, 1, 1]
+    """
+    _check(scores, size, None, None, 255, "auto")
+    with torch.no_grad():
+        scores = _finite(scores.detach())
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        n, classes, height, width = scores.shape
+        rows, columns = (
+            _twice(source, axis, cells, seen[axis], size[axis]) for axis, cells in ((0, height), (1, width))
+        )
+        labels = scores.new_empty((n, *size), dtype=_label_type(classes))
+        bytes_at_once = SCALED_BYTES if scores.device.type == "cpu" else 16 * BAND_BYTES
+        step = max(_SCALED_ROWS, bytes_at_once // (4 * classes * size[1]))
+        bands = [(top, min(top + step, size[0])) for top in range(0, size[0], step)]
+        needed = [rows[top:bottom].any(0).nonzero() for top, bottom in bands]
+        spans = [(int(cells.min()), int(cells.max()) + 1) for cells in needed]
+        rows, columns = (matrix.to(scores.device, scores.dtype) for matrix in (rows, columns))
+        with torch.autocast(scores.device.type, enabled=False):
+            for one, out in zip(scores, labels, strict=True):
+                wide = torch.matmul(one, columns.T).transpose(0, 1).reshape(height, -1)  # rows of all classes
+                for (top, bottom), (first, last) in zip(bands, spans, strict=True):
+                    logits = torch.matmul(rows[top:bottom, first:last], wide[first:last]).view(-1, classes, size[1])
+                    _running_argmax(logits, out[top:bottom])
+        return labels
+
+
+def _twice(source: Geometry, axis: int, cells: int, seen: int, size: int) -> Tensor:
+    """Give the weights (size, cells) of interpolating from cells to the pixels seen, and from these to the picture."""
+    ratio = size / seen  # pixels of the picture from one pixel seen to the next
+    scaled = Geometry((ratio, ratio), ((ratio - 1) / 2, (ratio - 1) / 2), (1.0, 1.0))
+    outer = interpolation_matrix(scaled, Geometry.IDENTITY, axis, seen, size)
+    return outer @ interpolation_matrix(source, Geometry.IDENTITY, axis, cells, seen)
+
+
+def _running_argmax(logits: Tensor, out: Tensor) -> None:
+    """Write the best class of (H, K, W) finite logits to (H, W), the lowest on a tie.
+
+    It is faster than `argmax` across rows, which jumps from class to class. All steps are ones of floating numbers,
+    because comparisons and choices are not vectorised.
+    """
+    best = logits[:, 0].contiguous()
+    labels, rise, higher = torch.zeros_like(best), torch.empty_like(best), torch.empty_like(best)
+    for k in range(1, logits.shape[1]):
+        torch.maximum(best, logits[:, k], out=higher)
+        torch.sub(higher, best, out=rise).sign_()  # 1 where this class is better, else 0
+        labels.lerp_(labels.new_tensor(float(k)), rise)
+        best, higher = higher, best
+    out.copy_(labels)
 
 
 class _Blocks(NamedTuple):

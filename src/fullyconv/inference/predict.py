@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fullyconv.geometry import Geometry
 from fullyconv.images import MAX_PIXELS, MaskWriter, read_bands, visible
-from fullyconv.inference.argmax import upsample_argmax
+from fullyconv.inference.argmax import scaled_argmax, upsample_argmax
 from fullyconv.inference.budget import parse_memory
 from fullyconv.inference.pictures import ArrayPicture, Picture, open_windows
 from fullyconv.inference.scaling import scaled_size
@@ -26,9 +26,7 @@ from fullyconv.inference.tiles import Network, Options, assemble, bands, blocks,
 from fullyconv.labels import Labels
 from fullyconv.upsampling import resample
 
-BAND_BYTES = 2**26  # of logits at a time, where a picture was seen scaled
-
-
+BAND_BYTES = 2**26  # of logits at a time, where a picture was seen smaller
 _PREVIEW = 4096  # pixels along the longer side
 
 Source = str | Path | Image.Image | npt.NDArray[Any] | Tensor
@@ -338,8 +336,11 @@ def _stretched(scores: Tensor, grid: Geometry, seen: tuple[int, int], own: tuple
     """Label a picture of size `own` by the scores of the picture scaled to `seen`, (1, K, h, w) on `grid`.
 
     Scores are interpolated at the pixels that the network saw, and these logits at the picture's own. Two bilinear
-    interpolations in a row are none, so the first is carried out, in bands of rows.
+    interpolations in a row are none. Where the picture is the smaller one they are one product; else the first is
+    carried out, in bands of rows, and `upsample_argmax` has most pixels between four that agree.
     """
+    if math.prod(own) <= math.prod(seen):
+        return scaled_argmax(scores, grid, seen, own)
     y, x = (n / m for n, m in zip(own, seen, strict=True))  # pixels of the picture from one pixel seen to the next
     rows = max(1, int(y * BAND_BYTES / (4 * scores.shape[1] * seen[1])))
     labels = []
