@@ -8,6 +8,7 @@ import shutil
 import warnings
 from pathlib import Path
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -93,6 +94,18 @@ def test_a_compiled_network_gives_the_same_masks_and_is_left_out_of_copies() -> 
         assert np.allclose(changed, segmenter.predict(PICTURE, probabilities="all").probabilities, atol=2e-3)  # type: ignore[arg-type]
         assert not np.allclose(changed, found.probabilities, atol=1e-2)
     assert (other.predict(PICTURE).mask == expected.mask).all()
+
+
+def test_a_copy_of_a_module_in_training_leaves_its_trainer_behind() -> None:
+    # What averages weights copies the module after the processes of a run are joined, and no group can be copied.
+    segmenter = small()
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, barebones=True)
+    segmenter.trainer = trainer
+    segmenter.predict(PICTURE)
+    assert segmenter._served is not None
+    twin = copy.deepcopy(segmenter)
+    assert (twin._trainer, twin._served) == (None, None)
+    assert segmenter.trainer is trainer
 
 
 def test_what_cannot_be_compiled_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

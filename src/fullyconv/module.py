@@ -358,7 +358,9 @@ class SegmentationModule(L.LightningModule):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what `predict` made: a copy of the module makes its own, and compiled code cannot be pickled."""
-        return {key: value for key, value in self.__dict__.items() if key not in ("_served", "_compiled_scores")}
+        return {
+            key: value for key, value in super().__getstate__().items() if key not in ("_served", "_compiled_scores")
+        }
 
     def _compiled(self, model: FCN) -> Callable[[Tensor], Tensor]:
         """Give the model's scores through torch.compile, compiled once for as long as its weights are the same."""
