@@ -7,15 +7,18 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import public_trees
 from conftest import write_tree
 from fullyconv import cli
 from fullyconv.module import SegmentationModule
+from hub_server import FileServer
 
 
 def run(*words: object, expect: int = 0, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -280,12 +283,13 @@ def test_list_is_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
         assert isinstance(row["verified"], bool)
         assert all(isinstance(name, str) for name in row["classes"])
         assert row["licence"]
-        for key in ("name", "data", "split", "mean_iu", "parameters", "bytes"):
+        for key in ("name", "data", "split", "mean_iou", "parameters", "bytes"):
             assert key in row
     shipped = next(row for row in rows if row["source"] == "shipped")
     assert (shipped["measured_by"], shipped["verified"], shipped["parameters"]) == ("us", True, 1310572)
+    assert shipped["mean_iou"] == pytest.approx(55.0, abs=0.05)  # percent
     vgg = next(row for row in rows if row["name"] == "vgg16.imagenet")
-    assert (vgg["kind"], vgg["mean_iu"], len(vgg["classes"]), vgg["parameters"]) == (
+    assert (vgg["kind"], vgg["mean_iou"], len(vgg["classes"]), vgg["parameters"]) == (
         "classifier",
         None,
         1000,
@@ -350,6 +354,38 @@ def test_a_wrong_call_ends_in_one_message_and_status_2(
         status = int(stopped.code or 0)
     assert status == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test"])
+@pytest.mark.parametrize("how", ["address", "file", "unpickled"])
+def test_nothing_in_a_checkpoint_runs(
+    command: str, how: str, tree: Path, tmp_path: Path, files_server: FileServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Hostile:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    path = tmp_path / "hostile.ckpt"
+    torch.save({"pytorch-lightning_version": "2.6.0", "state_dict": {}, "other": Hostile()}, path)
+    files_server.files["hostile.ckpt"] = path.read_bytes()
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"data: {{data: {tree}}}\nmodel: {{model: fcn32s_resnet18_half}}\nrun: {{folder: {tmp_path}/run}}\n"
+        "trainer: {accelerator: cpu, max_epochs: 1}\n"
+    )
+    words = ["--config", recipe, "--ckpt_path", path]
+    if how == "address":
+        words[-1] = files_server.url("hostile.ckpt")
+        message = "training goes on from a file on this machine"
+    elif how == "unpickled":
+        words += ["--weights_only", "false"]
+        message = "would run what a checkpoint holds"
+    else:
+        message = "is damaged, or holds Python objects"
+    assert cli.main([command, *map(str, words)]) == 2
+    assert message in capsys.readouterr().err
+    assert files_server.asked() == []
+    assert not (tmp_path / "ran").exists()
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

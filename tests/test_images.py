@@ -265,7 +265,7 @@ def test_mask_that_cannot_be_written_is_refused_and_leaves_nothing(tmp_path, nam
 def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
     path = write_mask(tmp_path / "m.png", np.array([[3]]))
 
-    def fail(self, file, format):
+    def fail(self, file, format, **options):
         file.write(b"half")
         raise OSError("disk full")
 

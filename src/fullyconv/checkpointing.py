@@ -12,9 +12,35 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
+from fullyconv.errors import WeightsError
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint beside its place and rename it when it is on the disk: a kill leaves the one before."""
+    """Write a checkpoint beside its place and rename it when it is on the disk: a kill leaves the one before.
+
+    It is read without its Python objects, whatever Lightning is told, so that nothing in it runs.
+    """
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Load a checkpoint of this machine.
+
+        Raises:
+            FileNotFoundError: if it is not there.
+            WeightsError: if it is damaged or holds Python objects.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: not found; pass a .ckpt file on this machine")
+        try:
+            return super().load_checkpoint(path, map_location, weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:  # whatever a damaged or hostile pickle brings about
+            raise WeightsError(
+                f"{path}: is damaged, or holds Python objects, which would run when they are read; pass a .ckpt that "
+                "'fullyconv fit' wrote"
+            ) from error
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Save a checkpoint, all of it or nothing."""

@@ -458,7 +458,7 @@ def _list(arguments: argparse.Namespace) -> int:
                 "classes": entry.classes,
                 "data": entry.data,
                 "split": entry.split,
-                "mean_iu": entry.mean_iu,
+                "mean_iou": entry.mean_iu,
                 "measured_by": entry.measured_by,
                 "top1": entry.top1,
                 "trained_on": entry.trained_on,
@@ -483,8 +483,8 @@ def _list(arguments: argparse.Namespace) -> int:
 def _print_model(row: dict[str, Any]) -> None:
     also = f" ({', '.join(row['aliases'])})" if row["aliases"] else ""
     by = "" if row["measured_by"] == "us" else ", as published"
-    if row["mean_iu"] is not None:
-        score = f"mean IU {row['mean_iu']:.1f} on {row['data']} {row['split']}{by}"
+    if row["mean_iou"] is not None:
+        score = f"mean IU {row['mean_iou']:.1f} on {row['data']} {row['split']}{by}"
     elif row["top1"] is not None:
         score = f"top-1 {row['top1']:.1f} on {row['data'] or 'ImageNet'}{by}"
     else:
@@ -1197,6 +1197,21 @@ def _lightning(
             # The data knows its classes when it exists; a module must never be built for other ones.
             for key, form in LINKED.items():
                 parser.link_arguments("data.labels", f"model.{key}", compute_fn=form, apply_on="instantiate")
+
+        def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+            """Let nothing in a checkpoint run: Lightning unpickles what it fetches from an address, unless told."""
+            super().parse_arguments(parser, args)
+            given = self.config[command]
+            if "://" in str(given.ckpt_path or ""):
+                raise ValueError(
+                    f"--ckpt_path {given.ckpt_path}: training goes on from a file on this machine; fetch it, or "
+                    "start from weights that are verified: --model.backbone_weights SOURCE, or fit DATA --model MODEL"
+                )
+            if given.weights_only is False:
+                raise ValueError("--weights_only false: would run what a checkpoint holds; leave it out")
+            given.weights_only = True
+            if given.ckpt_path and Path(given.ckpt_path).is_file():
+                AtomicCheckpointIO().load_checkpoint(given.ckpt_path)  # says what is wrong with it
 
         def instantiate_trainer(self, **kwargs: Any) -> Any:
             run = self._run()

@@ -139,6 +139,8 @@ class TiffPicture:
             self._page = page
             self._refusal = self._refuse()
             self._plain = not self._refusal and bool(page.is_memmappable)
+            # rows of windows are read straight into their place, a hundred thousand of them from a large picture
+            self._raw = self._path.open("rb", buffering=0) if self._plain else None
         except DatasetError:
             self._file.close()
             raise
@@ -159,6 +161,8 @@ class TiffPicture:
     def close(self) -> None:
         """Close the file."""
         self._kept.clear()
+        if self._raw is not None:
+            self._raw.close()
         self._file.close()
 
     def __enter__(self) -> TiffPicture:
@@ -176,7 +180,7 @@ class TiffPicture:
         values = self._window(top, left, bottom, right)
         if values.dtype == np.uint16:
             values = values // 257
-        pixels: Pixels = values.astype(np.uint8)
+        pixels: Pixels = values.astype(np.uint8, copy=False)
         if pixels.shape[2] == 1 and self._channels == 3:
             return np.repeat(pixels, 3, axis=2)
         return pixels
@@ -199,17 +203,19 @@ class TiffPicture:
 
     def _rows(self, top: int, left: int, bottom: int, right: int) -> npt.NDArray[Any]:
         """Read from a file without compression: not through a memory map, whose pages would count as memory in use."""
-        page, file = self._page, self._file.filehandle
+        page, width = self._page, self.size[1]
         kind = page.dtype.newbyteorder(self._file.byteorder)
         cell = page.samplesperpixel * kind.itemsize
-        out = np.empty((bottom - top, right - left, page.samplesperpixel), page.dtype)
-        for row in range(top, bottom):
-            file.seek(page.dataoffsets[0] + (row * self.size[1] + left) * cell)
-            data = file.read((right - left) * cell)
-            if len(data) < (right - left) * cell:
+        data = np.empty((bottom - top, (right - left) * cell), np.uint8)
+        begin, step, raw = page.dataoffsets[0] + (top * width + left) * cell, width * cell, self._raw
+        assert raw is not None
+        for row, part in enumerate(data, top):
+            raw.seek(begin)
+            begin += step
+            if raw.readinto(part) < len(part):
                 raise DatasetError(f"{self._path}: truncated: it ends within row {row}; replace the file")
-            out[row - top] = np.frombuffer(data, kind).reshape(out.shape[1:])
-        return out
+        out: npt.NDArray[Any] = data.view(kind).reshape(bottom - top, right - left, page.samplesperpixel)
+        return out.astype(page.dtype, copy=False)
 
     def _segment(self, index: int) -> npt.NDArray[Any]:
         """Decode one strip or tile; those used last are kept, because windows overlap."""

@@ -371,7 +371,7 @@ def _image(network: Network, view: _View, window: Window) -> Tensor:
     """Read a window as the network takes it, (1, C, h, w)."""
     pixels = view.picture.read(*window)
     image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
-    return (image.to(network.device).float() / 255).to(network.dtype)
+    return image.to(network.device).float().div_(255).to(network.dtype)
 
 
 def _placed(network: Network, view: _View, window: Window) -> Geometry:

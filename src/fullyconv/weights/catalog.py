@@ -24,6 +24,7 @@ SHIPPED: dict[str, str] = {
     "fcn4s_resnet18_quarter.em_membrane": "aab4534464ad8405798edf03fd27196333ab3f7f7c0170ff3099ac4831aab241",
     "fcn4s_resnet18_quarter.clothes_voc": "e0f421cb93dba9d0f2ee0a21e34501c9d7bb4382858aa4aa1fbad6b80ad25510",
     "vgg11_quarter.magnetic_tile_kinds": "147ff572adbb06fb98874df9c7a9fdafdd1d9b1c233e3b9df045c4b3d435b3d0",
+    "vgg11_quarter.neu_seg_kinds": "3939246f5708eba40e5ff27d603da595805976e747abf7651bd387c444d285cd",
 }
 """Names of the artefacts in ``zoo/`` (architecture, a dot, training data), and the sha256 of their weights."""
 
@@ -36,6 +37,7 @@ ALIASES: dict[str, str] = {
     "clothes": "fcn4s_resnet18_quarter.clothes_voc",
     "pets": "fcn4s_resnet18_half.pets128",
     "tile_kinds": "vgg11_quarter.magnetic_tile_kinds",
+    "steel_kinds": "vgg11_quarter.neu_seg_kinds",
 }
 """Short names for the best model of a domain; what they point at may change from release to release."""
 
