@@ -85,7 +85,7 @@ def side(which: str, name: str, folder: Path, threads: int) -> Side:
         import fullyconv.runtime
 
         exported = fullyconv.runtime.load(folder / ("int8.onnx" if which == INT8 else "float32.onnx"), threads=threads)
-        return lambda data: encoded(exported.predict(Image.open(io.BytesIO(data))).mask)
+        return lambda data: exported.predict(Image.open(io.BytesIO(data))).save(folder / "ours.png").read_bytes()
     import torch
 
     torch.set_num_threads(threads)
@@ -95,7 +95,7 @@ def side(which: str, name: str, folder: Path, threads: int) -> Side:
         from fullyconv.weights.segmenters import torchvision_segmenter
 
         module = fullyconv.SegmentationModule.of(torchvision_segmenter(name, state))
-        return lambda data: encoded(module.predict(Image.open(io.BytesIO(data))).mask)
+        return lambda data: module.predict(Image.open(io.BytesIO(data))).save(folder / "ours.png").read_bytes()
     import numpy as np
     from torchvision.io import ImageReadMode, decode_image
 

@@ -360,13 +360,24 @@ def test_presets_can_be_exported(tmp_path: Path, preset: str, options: dict[str,
 
 
 @pytest.mark.slow
-def test_a_scale_of_its_own_is_kept(tmp_path: Path) -> None:
-    module = segmenter(preprocessing={"mean": [0.5] * 3, "std": [0.2] * 3, "short_side": 40})
-    written = export(module, tmp_path / "m.onnx")
-    picture = np.random.default_rng(0).integers(0, 256, (61, 90, 3), dtype=np.uint8)
-    mine, theirs = runtime.load(written.path).predict(picture), module.predict(picture)
-    assert mine.mask.shape == (61, 90)
-    assert (mine.mask != theirs.mask).mean() < 0.002
+@pytest.mark.parametrize(
+    ("preset", "upsampling", "last"),
+    [("fcn32s_resnet18_quarter", "bilinear", "Resize"), ("lraspp_mobilenet_v3_large", "stretch", "MatMul")],
+)
+def test_a_scale_of_its_own_is_kept(tmp_path: Path, preset: str, upsampling: str, last: str) -> None:
+    module = segmenter(
+        preset, upsampling=upsampling, preprocessing={"mean": [0.5] * 3, "std": [0.2] * 3, "short_side": 40}
+    )
+    written = export(module, tmp_path / "m.onnx", scores=True)
+    graph = onnx.load(written.path).graph
+    # scores that are stretched over the image go to the picture's size in one step
+    assert next(node for node in graph.node if "scores" in node.output).op_type == last
+    exported = runtime.load(written.path)
+    for size in ((61, 90), (30, 21), (40, 40)):
+        picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+        mine, theirs = exported.predict(picture), module.predict(picture)
+        assert mine.mask.shape == size
+        assert (mine.mask != theirs.mask).mean() < 0.002
 
 
 @pytest.mark.slow

@@ -244,7 +244,12 @@ def _finish(onnx: Any, proto: Any, model: SegmentationModule, labels: bool, scor
             node.output[:] = [logits.get(name, name) for name in node.output]
             node.input[:] = [logits.get(name, name) for name in node.input]
         graph.input.append(make.make_tensor_value_info("size", types.INT64, [2]))
+        makers = {name: node for node in graph.node for name in node.output}
         for scores_, seen in logits.items():
+            if _stretches(onnx, makers[seen]):
+                graph.node.remove(makers[seen])
+                graph.node.extend(_stretched_twice(onnx, makers[seen], scores_))
+                continue
             graph.node.extend(
                 [
                     make.make_node("Shape", [seen], [f"{seen}/head"], start=0, end=2),
@@ -283,6 +288,74 @@ def _finish(onnx: Any, proto: Any, model: SegmentationModule, labels: bool, scor
     graph.name = str(model.hparams["model"])
     proto.ir_version = min(proto.ir_version, 10)  # as far as an onnxruntime of two years ago goes
     onnx.checker.check_model(proto)
+
+
+def _stretches(onnx: Any, node: Any) -> bool:
+    """Tell whether a node stretches scores over the image bilinearly, edge to edge, to sizes that are given."""
+    given = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+    return (
+        node.op_type == "Resize"
+        and len(node.input) == 4
+        and bool(node.input[3])
+        and given.get("mode") == b"linear"
+        and given.get("coordinate_transformation_mode") == b"half_pixel"
+        and not given.get("antialias")
+        and not given.get("exclude_outside")
+    )
+
+
+def _stretched_twice(onnx: Any, node: Any, output: str) -> list[Any]:
+    """Stretch scores over the image and the image to the picture in one step.
+
+    Both are linear in the rows and in the columns, so that their product is a matrix for either: what they make of the
+    identity. No logits of the size that the network looked at are made, which takes most of the time of both.
+
+    Args:
+        onnx: the library.
+        node: the first of the two, a "Resize" of scores (N, K, h, w) to sizes.
+        output: name of the result (N, K, H, W); "size" holds H and W.
+
+    Returns:
+        Nodes in the place of both.
+    """
+    make, types = onnx.helper, onnx.TensorProto
+    scores, sizes = node.input[0], node.input[3]
+    stretch = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+    zero = make.make_tensor("zero", types.FLOAT, [1], [0.0])
+    nodes = []
+
+    def number(name: str, *values: int) -> str:
+        nodes.append(
+            make.make_node("Constant", [], [name], value=make.make_tensor(name, types.INT64, [len(values)], values))
+        )
+        return name
+
+    one = number(f"{output}/one", 1)
+    for axis, name in enumerate(("rows", "columns")):
+        at = f"{output}/{name}"
+        pick = number(f"{at}/axis", axis), number(f"{at}/place", 2 + axis)
+        nodes += [
+            make.make_node("Shape", [scores], [f"{at}/n"], start=2 + axis, end=3 + axis),
+            make.make_node("Gather", [sizes, pick[1]], [f"{at}/seen"]),
+            make.make_node("Gather", ["size", pick[0]], [f"{at}/own"]),
+            make.make_node("Concat", [f"{at}/n", f"{at}/n"], [f"{at}/square"], axis=0),
+            make.make_node("ConstantOfShape", [f"{at}/square"], [f"{at}/zeros"], value=zero),
+            make.make_node("EyeLike", [f"{at}/zeros"], [f"{at}/flat"]),
+            make.make_node("Unsqueeze", [f"{at}/flat", number(f"{at}/leading", 0, 1)], [f"{at}/0"]),
+        ]
+        for step, side in enumerate((f"{at}/seen", f"{at}/own")):
+            nodes += [
+                make.make_node("Concat", [one, one, side, f"{at}/n"], [f"{at}/shape{step}"], axis=0),
+                make.make_node(
+                    "Resize", [f"{at}/{step}", "", "", f"{at}/shape{step}"], [f"{at}/{step + 1}"], **stretch
+                ),
+            ]
+    return [
+        *nodes,
+        make.make_node("Transpose", [f"{output}/columns/2"], [f"{output}/across"], perm=[0, 1, 3, 2]),
+        make.make_node("MatMul", [scores, f"{output}/across"], [f"{output}/wide"]),
+        make.make_node("MatMul", [f"{output}/rows/2", f"{output}/wide"], [output]),
+    ]
 
 
 def _describe(model: SegmentationModule, labels: bool, scores: bool) -> Description:
