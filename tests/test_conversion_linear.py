@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -78,3 +80,34 @@ def test_what_does_not_fit_is_refused() -> None:
     normed = nn.utils.parametrizations.weight_norm(nn.Linear(18, 4))
     with pytest.raises(ValueError, match=r"weight is computed from other parameters.*remove_parametrizations"):
         linear_to_conv(normed, 3)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("kernel", [1, (2, 3)])
+def test_few_windows_are_multiplied_as_the_layer_did(batch: int, kernel: int | tuple[int, int]) -> None:
+    height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
+    torch.manual_seed(0)
+    conv = linear_to_conv(nn.Linear(5 * height * width, 7), kernel)
+    assert repr(conv).startswith("Conv2d(5, 7")
+    for map_size in ((height, width), (height + 4, width + 2), (40, 30)):  # the last has more windows than pay
+        x = torch.randn(batch, 5, *map_size)
+        expected = nn.functional.conv2d(x, conv.weight, conv.bias)
+        with torch.inference_mode():
+            found = conv(x)
+            torch.testing.assert_close(found, expected.detach(), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(conv(x.to(memory_format=torch.channels_last)), expected.detach())
+        loss = conv(x.requires_grad_()).square().sum()
+        loss.backward()  # as any convolution
+        assert x.grad is not None
+
+
+def test_who_records_a_layer_sees_a_convolution_of_any_size() -> None:
+    conv = linear_to_conv(nn.Linear(8, 3), 2)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch.jit is on its way out
+        warnings.simplefilter("ignore", DeprecationWarning)
+        recorded = torch.jit.trace(conv, torch.rand(1, 2, 4, 4))
+    larger = torch.rand(1, 2, 9, 6)
+    torch.testing.assert_close(recorded(larger), conv(larger))
+    program = torch.export.export(conv, (torch.rand(1, 2, 4, 4),), dynamic_shapes=({2: torch.export.Dim.AUTO},))
+    torch.testing.assert_close(program.module()(torch.rand(1, 2, 9, 4)).shape, torch.Size([1, 3, 8, 3]))
