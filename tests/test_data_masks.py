@@ -201,6 +201,11 @@ class TestNumbers:
         assert source.labels.values == {0: "background", 255: "foreground"}
         assert (encoded(source) == (mask >= 128)).all()
         assert any("soft edges" in note and "cut at 128" in note for note in source.notes)
+        named = open_source(root, values={0: "steel", 255: "hole"})
+        assert named.labels.names == ("steel", "hole")
+        assert (encoded(named) == (mask >= 128)).all()
+        three = open_source(root, values={0: "steel", 128: "edge", 255: "hole"})  # levels in between have a meaning
+        assert not any("cut at" in note for note in three.notes)
 
     def test_grey_levels_that_mean_nothing_are_refused(self, tmp_path: Path) -> None:
         noise = np.random.default_rng(0).integers(0, 256, SIZE).astype(np.uint8)
