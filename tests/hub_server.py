@@ -50,6 +50,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "wrong_size": {"by": 7},
     "no_commit": {},
     "no_etag": {},
+    "headers": {"values": {}},
     "status": {"code": 500, "error_code": None, "message": None, "headers": {}},
     "html": {"body": b"<!doctype html><html><title>Sign in</title><body>Accept the terms to go on.</body></html>"},
     "redirect_loop": {},
@@ -241,6 +242,8 @@ def spoil(reply: Reply, kind: str, options: Mapping[str, Any]) -> Reply:
         return reply.with_headers(X_Repo_Commit=None)
     if kind == "no_etag":
         return reply.with_headers(X_Linked_Etag=None, ETag=None)
+    if kind == "headers":
+        return reply.with_headers(**options["values"])
     if kind == "status":
         return error_reply(options["code"], options["message"], options["error_code"], options["headers"])
     if kind == "html":
@@ -382,7 +385,7 @@ class Server:
         if unknown := options.keys() - FAULTS[kind].keys():
             raise ValueError(f"{kind!r} has no option {', '.join(sorted(unknown))}; it has {', '.join(FAULTS[kind])}")
         if on is None:
-            on = "HEAD" if kind in ("wrong_size", "no_commit", "no_etag") else "GET"
+            on = "HEAD" if kind in ("wrong_size", "no_commit", "no_etag", "headers") else "GET"
         with self.lock:
             self.faults.append(Fault(path_suffix, kind, times, on, {**FAULTS[kind], **options}))
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -385,6 +386,23 @@ def test_nothing_in_a_checkpoint_runs(
     assert cli.main([command, *map(str, words)]) == 2
     assert message in capsys.readouterr().err
     assert files_server.asked() == []
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("weights_only", [None, False])
+def test_nothing_in_a_checkpoint_behind_an_address_runs(
+    weights_only: bool | None, tmp_path: Path, files_server: FileServer
+) -> None:
+    class Hostile:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    torch.save({"pytorch-lightning_version": "2.6.0", "state_dict": {}, "other": Hostile()}, tmp_path / "hostile.ckpt")
+    files_server.files["hostile.ckpt"] = (tmp_path / "hostile.ckpt").read_bytes()
+    with pytest.raises((ValueError, pickle.UnpicklingError)):
+        SegmentationModule.load_from_checkpoint(
+            files_server.url("hostile.ckpt"), weights_only=weights_only, model="fcn32s_resnet18_half"
+        )
     assert not (tmp_path / "ran").exists()
 
 

@@ -119,6 +119,8 @@ def test_a_shipped_classifier_says_what_was_measured_and_starts_a_segmenter(no_n
     module = SegmentationModule("fcn8s_vgg11_quarter", classes=["a", "b"], backbone_weights="tile_kinds")
     assert module.receipt is not None
     assert len(module.receipt.reshaped) == 2
+    assert module.receipt.copied == tuple(sorted(module.receipt.copied))
+    assert module.origin == "vgg11_quarter.magnetic_tile_kinds"  # the record of a training names no path
     with pytest.raises(WeightsError, match="load_classifier"):
         load("tile_kinds")
 
@@ -178,6 +180,24 @@ class TestSources:
         with pytest.raises(ValueError, match="was changed or is damaged"):
             load(folder)
 
+    @pytest.mark.parametrize("heads", [1, 9])
+    def test_a_model_larger_than_its_file_is_refused_before_it_is_built(self, tmp_path: Path, heads: int) -> None:
+        folder = SegmentationModule("fcn32s_resnet18_half", classes=["a", "b"]).save(tmp_path / "mine")
+        document = json.loads((folder / "config.json").read_text())
+        labels = Labels.of([f"class {index}" for index in range(4096)], ignore_index=65535).to_dict()
+        # 20 GB of kernels for each head
+        document["model"] |= {"model": "fcn8s_vgg11_quarter", "padding": "paper", "upsampling": "learned"}
+        document["labels"] = labels if heads == 1 else {"heads": {f"head_{index}": labels for index in range(heads)}}
+        (folder / "config.json").write_text(json.dumps(document))
+        with pytest.raises(WeightsError, match=r"config.json: describes a model of \d{9,} numbers, .* has \d+ bytes"):
+            load(folder)
+
+    def test_many_classes_load(self, tmp_path: Path) -> None:
+        names = [f"class {index}" for index in range(600)]
+        module = SegmentationModule("fcn32s_resnet18_half", classes=names, ignore_index=65535)
+        folder = module.save(tmp_path / "mine", dtype="float16")
+        assert load(folder).classes == names
+
 
 class TestTheHub:
     """An artefact on the hub is the same model as in a folder, or a clear error."""
@@ -213,6 +233,23 @@ class TestTheHub:
         with pytest.raises(WeightsError, match="nobody vouches for this file"):
             load("org/mine")
         assert hub.asked() == []
+
+    def test_the_digest_of_the_configuration_vouches_for_the_weights_it_names(
+        self, hub: HubServer, tmp_path: Path
+    ) -> None:
+        files = self.artefact(tmp_path / "mine")
+        hub.add_repo("org/mine", files)
+        digest = hashlib.sha256(files["config.json"]).hexdigest()
+        loaded = load(f"hf://org/mine/config.json#sha256={digest}")
+        assert isinstance(loaded, SegmentationModule)
+        assert loaded.classes == ["a", "b"]
+        assert not (tmp_path / "lock.json").exists()
+        hub.add_repo("org/mine", files | {"model.safetensors": files["model.safetensors"][::-1]})
+        with pytest.raises(WeightsError, match=r"model.safetensors: .* fetched twice with the same result"):
+            load(f"hf://org/mine/config.json#sha256={digest}")
+        hub.add_repo("org/mine", self.artefact(tmp_path / "other", ("x", "y")))
+        with pytest.raises(WeightsError, match=r"config.json: .* fetched twice with the same result"):
+            load(f"hf://org/mine/config.json#sha256={digest}")
 
     def test_other_classes_are_told(self, hub: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         hub.add_repo("org/mine", self.artefact(tmp_path / "mine"))

@@ -107,6 +107,11 @@ class TestReading:
             assert read("org/repo").kind == "folder"
         assert read("./org/repo").kind == read("org/repo/").kind == "folder"
         assert read("hf://org/repo").kind == "hub"
+        (tmp_path / "org" / "repo" / "config.json").unlink()
+        with pytest.warns(
+            UserWarning, match="has no config.json: the repository of the hub is taken; write ./org/repo"
+        ):
+            assert read("org/repo").kind == "hub"
 
     def test_a_path_is_a_path_whatever_else_has_its_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "street").mkdir()
@@ -284,6 +289,28 @@ class TestFaults:
         assert not own_lock.exists()
 
     @pytest.mark.parametrize(
+        ("revision", "values", "message"),
+        [
+            ("", {"X_Repo_Commit": "main"}, "a file of no commit, asked for main"),
+            ("", {"X_Repo_Commit": "../../../outside"}, "Invalid pointer path"),
+            (f"@{'a' * 40}", {}, f"a file of commit [0-9a-f]{{40}}, asked for {'a' * 40}"),
+            ("", {"X_Linked_Etag": '"../../../outside"'}, "a name that leads out of the cache, to .*outside"),
+            ("", {"X_Linked_Etag": '"../snapshots"'}, "w.safetensors: "),
+        ],
+    )
+    def test_a_hub_whose_names_are_none_or_lead_elsewhere_is_refused(
+        self, hub: HubServer, own_lock: Path, revision: str, values: dict[str, str], message: str
+    ) -> None:
+        commit = hub.add_repo("org/repo", {"w.safetensors": BYTES})
+        if revision:
+            values = {"X_Repo_Commit": commit}
+            hub.add_repo("org/repo", {"w.safetensors": BYTES}, revision=revision[1:])
+        hub.fault("w.safetensors", "headers", times=None, values=values)
+        with pytest.raises((WeightsError, DownloadError), match=message):
+            accept(f"hf://org/repo{revision}")
+        assert not own_lock.exists()
+
+    @pytest.mark.parametrize(
         ("code", "error_code", "message"),
         [
             (401, "RepoNotFound", "no such repository on the hub, or a private one: .*HF_TOKEN"),
@@ -424,6 +451,19 @@ class TestTorchvision:
         source = read(self.member(files_server, monkeypatch))
         fetch(source).path.write_bytes(OTHER)
         assert fetch(source).path.read_bytes() == BYTES
+
+    def test_offline_a_stale_file_is_refused_and_left_alone(
+        self, files_server: FileServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from huggingface_hub import constants
+
+        source = read(self.member(files_server, monkeypatch))
+        path = fetch(source).path
+        path.write_bytes(OTHER)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        with pytest.raises(WeightsError, match=r"is not the file that torchvision .* HF_HUB_OFFLINE forbids"):
+            fetch(source)
+        assert path.read_bytes() == OTHER
 
     def test_other_bytes_are_refused(self, files_server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
         source = read(self.member(files_server, monkeypatch, OTHER))

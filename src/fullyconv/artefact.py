@@ -12,7 +12,6 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -211,7 +210,7 @@ def load(folder: str | Path) -> tuple[Config, Tensors]:
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise WeightsError(f"{path}: is no safetensors file ({error})") from error
     tensors: Tensors = {}
-    for key, value in stored.items():
+    for key, value in sorted(stored.items()):  # the library's order is another one each time, and receipts list them
         if str(value.dtype) not in DTYPES:
             raise WeightsError(f"{path}: tensor {key!r} is of type {value.dtype}; weights are {', '.join(DTYPES)}")
         floating = np.issubdtype(value.dtype, np.floating)
@@ -450,6 +449,8 @@ def _no_constant(name: str) -> None:
 
 
 def _version() -> str:
+    from importlib import metadata  # half as long as numpy to import, and reading needs none of it
+
     try:
         return metadata.version("fullyconv")
     except metadata.PackageNotFoundError:

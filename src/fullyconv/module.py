@@ -430,7 +430,9 @@ class SegmentationModule(L.LightningModule):
                 tell(f"{source}: says nothing of its preprocessing; ImageNet's mean and deviation are assumed")
             self.preprocessing = theirs or self.preprocessing
             self.hparams["preprocessing"] = self.preprocessing.to_dict()  # a checkpoint has to know it
-        self.licence, self.origin = found.weights.licence, found.weights.source
+        origin = found.weights.source
+        # the record travels with the weights, and where a folder lay on this machine is nobody's business
+        self.licence, self.origin = found.weights.licence, Path(origin).name if Path(origin).is_absolute() else origin
 
     # ---- frozen parts ----------------------------------------------------------------------------------------------
 
@@ -736,6 +738,30 @@ class SegmentationModule(L.LightningModule):
         module.score, module.licence, module.training_record = config.score, config.licence, dict(config.training)
         module.origin = Path(folder).resolve().name
         return module.eval()
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: str | Path | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> SegmentationModule:
+        """Load a checkpoint as Lightning does, but run nothing in it; of one behind an address Lightning does.
+
+        `from_checkpoint` gives clearer errors.
+
+        Raises:
+            ValueError: if `weights_only` is False.
+        """
+        if weights_only is False:
+            raise ValueError("weights_only=False: would run what a checkpoint holds; leave it out")
+        loaded: SegmentationModule = super().load_from_checkpoint(
+            checkpoint_path, map_location, hparams_file, strict, weights_only=True, **kwargs
+        )
+        return loaded
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> SegmentationModule:

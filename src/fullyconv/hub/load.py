@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
+
+import torch
 
 from fullyconv import artefact
 from fullyconv.classifier import Classifier, DenseScorer
 from fullyconv.errors import DownloadError, WeightsError
 from fullyconv.labels import Labels
+from fullyconv.models import build_model
 from fullyconv.module import SegmentationModule
 from fullyconv.notices import tell
 from fullyconv.preprocessing import IMAGENET, Preprocessing
@@ -19,6 +23,8 @@ from fullyconv.weights.architectures import build_classifier, input_size
 from fullyconv.weights.checkpoints import recognise, translate
 from fullyconv.weights.classifiers import FetchedClassifier, fetch_classifier, fit_classifier
 from fullyconv.weights.loading import preprocessing_from_names
+
+FEW_CLASSES = 512  # of all heads together; no model of so few takes much
 
 
 @overload
@@ -107,18 +113,54 @@ def _is_classifier(what: str) -> str:
 
 
 def _artefact(folder: Path, what: str) -> SegmentationModule | DenseScorer:
-    kind = artefact.read_config(folder).kind
+    config = artefact.read_config(folder)
+    kind = config.kind
     if kind == "segmenter":
+        _check_room(config, folder)
         return SegmentationModule.load(folder)
     if kind == "dense_classifier":
         return DenseScorer.load(folder)
     raise WeightsError(_is_classifier(what))
 
 
+def _check_room(config: artefact.Config, folder: Path) -> None:
+    """Refuse a configuration whose model has more numbers than the file: it would fill the memory before they differ.
+
+    The kernels of the reference's upsampling grow with the square of the classes, and heads add up.
+    """
+    heads = config.labels.get("heads")
+    groups = heads if isinstance(heads, dict) else {"": config.labels}
+    counts = {name: len(entry["names"]) for name, entry in groups.items() if _has_names(entry)}
+    if sum(counts.values()) <= FEW_CLASSES or len(counts) < len(groups):
+        return
+    try:
+        with torch.device("meta"):  # names and shapes alone
+            options = {key: value for key, value in config.model.items() if key != "model"}
+            model = build_model(config.model["model"], counts if heads else counts[""], **options)
+    except (ValueError, TypeError, RuntimeError, KeyError):
+        return  # whoever builds it says what is wrong
+    numbers = sum(value.numel() for value in model.state_dict().values())
+    size = (folder / artefact.WEIGHTS).stat().st_size if (folder / artefact.WEIGHTS).is_file() else 0
+    if 2 * numbers > size:  # half precision is the smallest that is stored
+        raise WeightsError(
+            f"{folder / artefact.CONFIG}: describes a model of {numbers} numbers, {artefact.WEIGHTS} has {size} bytes; "
+            "fetch or save the artefact again"
+        )
+
+
+def _has_names(entry: object) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("names"), list)
+
+
 def _repository(place: sources.Source, allow_unverified: bool) -> SegmentationModule | DenseScorer:
     config = sources.fetch(place, artefact.CONFIG, allow_unverified=allow_unverified)
     if not _is_ours(config.path):
         raise WeightsError(_is_classifier(f"{place.address} (its config.json is not of a segmenter of fullyconv)"))
+    if place.file == artefact.CONFIG and place.sha256 is not None:
+        # who vouches for the configuration vouches for the digest in it
+        named = artefact.read_config(config.path.parent).weights.get("sha256")
+        if isinstance(named, str) and sources.DIGEST.fullmatch(named):
+            place = replace(place, pins={artefact.WEIGHTS: named})
     weights = sources.fetch(place, artefact.WEIGHTS, allow_unverified=allow_unverified)
     if weights.commit != config.commit:
         raise DownloadError(

@@ -138,7 +138,7 @@ def _folder(folder: Path, place: sources.Source) -> FetchedClassifier:
     if place.pins:
         sources.fetch(place, artefact.WEIGHTS)  # the shipped weights are those of the catalog, or nothing is loaded
     if "kind" in document:
-        return _artefact(folder, f"{folder}")
+        return _artefact(folder, place.entry.name if place.entry else f"{folder}")
     weights = folder / artefact.WEIGHTS
     if not weights.is_file():
         raise FileNotFoundError(f"{weights}: not found; name the weight file itself if it is called otherwise")

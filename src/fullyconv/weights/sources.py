@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 REVISION = re.compile(r"[\w][\w./-]{0,200}", re.ASCII)
 DIGEST = re.compile(r"[0-9a-f]{64}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 MAX_LOCK_BYTES = 16 * 2**20
 
 SCHEMES = ("hf://", "torchvision://", "https://", "http://")
@@ -135,7 +136,13 @@ def read(text: str | Path) -> Source:
         return Source("folder", text)
     if text and path.is_file():
         return Source("file", text)
-    if REPO.fullmatch(text) and not path.is_dir():
+    if REPO.fullmatch(text):
+        if path.is_dir():
+            warnings.warn(
+                f"{text!r} is a folder here, but has no config.json: the repository of the hub is taken; write "
+                f"./{text} for the folder",
+                stacklevel=3,
+            )
         return _hub(f"hf://{text}")
     raise ValueError(_means_nothing(text))
 
@@ -305,7 +312,10 @@ def _from_torchvision(source: Source) -> Fetched:
         found = digest(place)
         if found.sha256.startswith(match[1]):
             return Fetched(place, found, f"{source.address} ({url})")
-        tell(f"{place}: is not the file that torchvision published (sha256 {found.sha256[:16]}...); fetching it afresh")
+        wrong = f"{place}: is not the file that torchvision published (sha256 {found.sha256[:16]}...)"
+        if _offline():
+            raise WeightsError(f"{wrong}, and HF_HUB_OFFLINE forbids to fetch it afresh")
+        tell(f"{wrong}; fetching it afresh")
         place.unlink()
     if _offline():
         raise DownloadError(f"{source.address}: is not in the cache ({place}), and HF_HUB_OFFLINE forbids to fetch it")
@@ -349,7 +359,7 @@ def _from_hub(source: Source, name: str, allow_unverified: bool) -> Fetched:
     problem = ""
     for afresh in (False, True):
         path = _hub_download(source, name, revision, afresh, problem)
-        commit = _commit(path)
+        commit = _checked_commit(path, revision, f"{source.address}/{name}")
         found = digest(path)
         promised, kind = (expected, "sha256") if expected else _promise(path)
         right = expected is None and promised is None
@@ -510,13 +520,38 @@ def list_files(source: Source, revision: str | None = None) -> list[str]:
     return sorted(plain)
 
 
-def _commit(path: Path) -> str | None:
-    """Read the commit off the path in the client's cache, .../snapshots/COMMIT/FILE."""
-    parts = path.parts
-    for before, part in pairwise(parts):
-        if before == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", part):
-            return part
+def _snapshot(path: Path) -> Path | None:
+    """Find the folder of a commit in the client's cache, .../snapshots/COMMIT, that a file lies in."""
+    for index, (before, part) in enumerate(pairwise(path.parts), 2):
+        if before == "snapshots" and COMMIT.fullmatch(part):
+            return Path(*path.parts[:index])
     return None
+
+
+def _checked_commit(path: Path, revision: str | None, what: str) -> str:
+    """Hold a hub to its word: it names a commit, the one that was asked for, and its file lies within the cache.
+
+    Names of commits and blobs come from the server's headers, and the client makes paths of them.
+
+    Raises:
+        WeightsError: if it does not.
+    """
+    snapshot = _snapshot(path)
+    commit = snapshot.name if snapshot is not None else None
+    if snapshot is None or commit is None or (revision and COMMIT.fullmatch(revision) and commit != revision):
+        raise WeightsError(
+            f"{what}: the hub gave a file of {f'commit {commit}' if commit else 'no commit'}, asked for "
+            f"{revision or 'main'}; nothing of it is taken. Is it a hub? Check HF_ENDPOINT"
+        )
+    if path.is_symlink():
+        blob = Path(os.path.normpath(path.parent / os.readlink(path)))
+        if blob.parent != snapshot.parent.with_name("blobs"):
+            path.unlink()  # the link alone: what it leads to may be somebody's
+            raise WeightsError(
+                f"{what}: the hub gave it a name that leads out of the cache, to {str(blob)!r}; nothing is taken. "
+                "Do not use this hub, and look at that file"
+            )
+    return commit
 
 
 def _promise(path: Path) -> tuple[str | None, str]:
@@ -524,7 +559,7 @@ def _promise(path: Path) -> tuple[str | None, str]:
     name = path.resolve().name
     if re.fullmatch(r"[0-9a-f]{64}", name):
         return name, "sha256"
-    if re.fullmatch(r"[0-9a-f]{40}", name):
+    if COMMIT.fullmatch(name):
         return name, "git's sha1"
     return None, ""
 
@@ -579,7 +614,7 @@ def read_lock() -> dict[str, dict[str, Any]]:
             for record in entry["files"].values():
                 if not DIGEST.fullmatch(record["sha256"]):
                     raise ValueError(f"sha256={record['sha256']!r}")
-            if entry.get("commit") is not None and not re.fullmatch(r"[0-9a-f]{40}", entry["commit"]):
+            if entry.get("commit") is not None and not COMMIT.fullmatch(entry["commit"]):
                 raise ValueError(f"commit={entry['commit']!r}")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(
