@@ -25,6 +25,7 @@ SHIPPED: dict[str, str] = {
     "fcn4s_resnet18_quarter.clothes_voc": "e0f421cb93dba9d0f2ee0a21e34501c9d7bb4382858aa4aa1fbad6b80ad25510",
     "vgg11_quarter.magnetic_tile_kinds": "147ff572adbb06fb98874df9c7a9fdafdd1d9b1c233e3b9df045c4b3d435b3d0",
     "vgg11_quarter.neu_seg_kinds": "3939246f5708eba40e5ff27d603da595805976e747abf7651bd387c444d285cd",
+    "fcn4s_vgg11_quarter.neu_seg": "3b4195af5dc5ade50f12451b5ba459c74cf0a0910e2555d916e8004be9f7d28d",
 }
 """Names of the artefacts in ``zoo/`` (architecture, a dot, training data), and the sha256 of their weights."""
 
@@ -38,6 +39,7 @@ ALIASES: dict[str, str] = {
     "pets": "fcn4s_resnet18_half.pets128",
     "tile_kinds": "vgg11_quarter.magnetic_tile_kinds",
     "steel_kinds": "vgg11_quarter.neu_seg_kinds",
+    "steel_from_kinds": "fcn4s_vgg11_quarter.neu_seg",
 }
 """Short names for the best model of a domain; what they point at may change from release to release."""
 
