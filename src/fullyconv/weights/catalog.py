@@ -26,6 +26,7 @@ SHIPPED: dict[str, str] = {
     "vgg11_quarter.magnetic_tile_kinds": "147ff572adbb06fb98874df9c7a9fdafdd1d9b1c233e3b9df045c4b3d435b3d0",
     "vgg11_quarter.neu_seg_kinds": "3939246f5708eba40e5ff27d603da595805976e747abf7651bd387c444d285cd",
     "fcn4s_vgg11_quarter.neu_seg": "3b4195af5dc5ade50f12451b5ba459c74cf0a0910e2555d916e8004be9f7d28d",
+    "fcn4s_resnet18_quarter.magnetic_tile": "355d18e95d93f58450ff6532dbda1c69c0543f07bbdb41ff7b35147a8de6cf49",
 }
 """Names of the artefacts in ``zoo/`` (architecture, a dot, training data), and the sha256 of their weights."""
 
@@ -40,6 +41,7 @@ ALIASES: dict[str, str] = {
     "tile_kinds": "vgg11_quarter.magnetic_tile_kinds",
     "steel_kinds": "vgg11_quarter.neu_seg_kinds",
     "steel_from_kinds": "fcn4s_vgg11_quarter.neu_seg",
+    "tile_defects": "fcn4s_resnet18_quarter.magnetic_tile",
 }
 """Short names for the best model of a domain; what they point at may change from release to release."""
 
