@@ -243,6 +243,11 @@ class TestTrust:
         with pytest.raises(WeightsError, match=r"is damaged .*; it records which unverified weights were accepted"):
             fetch(read("hf://org/repo"), "w.safetensors")
 
+    def test_a_lock_file_that_cannot_be_read_says_what_to_do(self, own_lock: Path) -> None:
+        own_lock.mkdir(parents=True)  # root may read everything but a folder
+        with pytest.raises(WeightsError, match=r"cannot be read .*FULLYCONV_LOCK"):
+            fetch(read("hf://org/repo"), "w.safetensors")
+
 
 class TestFaults:
     """Each row ends in the right weights or in a clear error, never in other bytes."""

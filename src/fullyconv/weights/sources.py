@@ -600,12 +600,12 @@ def read_lock() -> dict[str, dict[str, Any]]:
     """Read what was accepted unverified: address -> commit and files, each with bytes and sha256.
 
     Raises:
-        WeightsError: if the file is damaged: what was accepted once must not be forgotten in silence.
+        WeightsError: if the file is damaged or cannot be read: what was accepted must not be forgotten in silence.
     """
     path = lock_file()
-    if not path.exists():
-        return {}
     try:
+        if not path.exists():
+            return {}
         if path.stat().st_size > MAX_LOCK_BYTES:
             raise ValueError(f"{path.stat().st_size} bytes")
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -616,6 +616,11 @@ def read_lock() -> dict[str, dict[str, Any]]:
                     raise ValueError(f"sha256={record['sha256']!r}")
             if entry.get("commit") is not None and not COMMIT.fullmatch(entry["commit"]):
                 raise ValueError(f"commit={entry['commit']!r}")
+    except OSError as error:
+        raise WeightsError(
+            f"{path}: cannot be read ({error.strerror}); it records which unverified weights were accepted. Make it "
+            "readable, or name another file in FULLYCONV_LOCK"
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(
             f"{path}: is damaged ({error}); it records which unverified weights were accepted. Mend it, or remove it "
