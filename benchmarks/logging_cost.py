@@ -30,7 +30,7 @@ from fullyconv import SegmentationModule
 from fullyconv.backbones.plain import PlainConvolutions
 from fullyconv.confusion import scores
 from fullyconv.heads import PlainHead
-from fullyconv.metrics import confusion_matrix
+from fullyconv.metrics import best_class, confusion_matrix
 from fullyconv.models import FCN
 from measuring import Row, add_arguments, clock_for, finish, machine, print_rows, ratios, spread, version
 
@@ -79,7 +79,7 @@ class Ours(Bare):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         logits = self(batch["image"])
         loss: Tensor = self.loss(logits, batch["mask"])
-        matrix = confusion_matrix(logits.detach().argmax(1), batch["mask"], len(CLASSES))
+        matrix = confusion_matrix(best_class(logits.detach()), batch["mask"], len(CLASSES))
         values = {"train/loss": loss.detach(), "train/mean_iu": scores(matrix.numpy()).mean_iu}
         self.log_dict(values, prog_bar=True, batch_size=len(batch["image"]))
         return loss

@@ -9,7 +9,7 @@ from torchmetrics.classification import (
     MulticlassJaccardIndex,
 )
 
-from fullyconv.metrics import ConfusionMatrix, confusion_matrix
+from fullyconv.metrics import ConfusionMatrix, best_class, confusion_matrix
 
 
 def maps(classes: int, seed: int = 0, ignore: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
@@ -146,3 +146,15 @@ def test_ignoring_a_class_is_refused() -> None:
 
 def test_an_empty_batch_adds_nothing() -> None:
     assert confusion_matrix(torch.zeros(0, 4, 4).long(), torch.zeros(0, 4, 4).long(), 3).sum() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_best_class_is_that_of_argmax_and_the_lowest_on_a_tie(dtype: torch.dtype) -> None:
+    logits = torch.randint(0, 3, (2, 7, 33, 29), generator=torch.Generator().manual_seed(0)).to(
+        dtype
+    )  # ties everywhere
+    for scores in (logits, logits.to(memory_format=torch.channels_last)):
+        found = best_class(scores)
+        assert torch.equal(found, logits.argmax(1))
+        lower = torch.arange(7)[:, None, None] < found[:, None]
+        assert not ((scores == scores.amax(1, keepdim=True)) & lower).any()

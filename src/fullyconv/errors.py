@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -36,6 +35,8 @@ def near_miss(name: str, choices: Iterable[str]) -> str:
         >>> near_miss("fcn8_vgg16", ["fcn8s_vgg16", "fcn16s_vgg16"])
         'Did you mean fcn8s_vgg16? Choices: fcn16s_vgg16, fcn8s_vgg16.'
     """
+    import difflib  # for a message alone
+
     known = sorted(choices)
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"Did you mean {close[0]}? " if close else ""

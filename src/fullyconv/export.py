@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import secrets
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -30,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fullyconv.confusion import SegmentationScores
-from fullyconv.images import find_images, read_bands
+from fullyconv.images import find_images, read_bands, unfinished
 from fullyconv.inference.scaling import scaled_size
 from fullyconv.labels import Labels
 from fullyconv.metrics import ConfusionMatrix
@@ -741,7 +740,7 @@ def _quiet() -> Iterator[None]:
 
 def _write(target: Path, content: bytes) -> None:
     # In the same folder, so that the replacement is one step on one file system.
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    part = unfinished(target)
     try:
         with part.open("xb") as file:
             file.write(content)

@@ -11,7 +11,6 @@ import glob
 import io
 import math
 import os
-import secrets
 import struct
 import threading
 import zlib
@@ -465,8 +464,7 @@ class MaskWriter:
             raise ValueError(f"path={str(path)!r}: a mask is written as PNG or TIFF; end the name in .png or .tif")
         flat = None if palette is None or self.dtype.itemsize > 1 else _flat_palette(palette)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # In the same folder, so that the replacement is one step on one file system.
-        self._part = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
+        self._part = unfinished(self.path)
         self._packer: Any = None
         self._file: io.BufferedWriter | io.BufferedRandom | None = None
         if self.path.suffix.lower() == ".png":
@@ -929,10 +927,14 @@ def _flat_palette(palette: Sequence[Sequence[int]]) -> list[int]:
     return [c for colour in full for c in colour]
 
 
+def unfinished(path: Path) -> Path:
+    """Name a file that is being written, in the same folder, so that its replacement is one step on one file system."""
+    return path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
+
+
 def _save(path: Path, image: Image.Image, name: str, **options: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, so that the replacement is one step on one file system.
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part = unfinished(path)
     try:
         with part.open("xb") as file:
             image.save(file, format=name, **options)

@@ -33,7 +33,7 @@ from fullyconv.inference.segmentation import Segmentation, Written
 from fullyconv.inference.tiles import Halo, Network, Options, Probabilities
 from fullyconv.labels import Labels, as_text, default_palette, packed_colour
 from fullyconv.losses import build_loss
-from fullyconv.metrics import ConfusionMatrix
+from fullyconv.metrics import ConfusionMatrix, best_class
 from fullyconv.models import FCN, MODELS, MultiHeadFCN, build_model, with_heads
 from fullyconv.notices import tell
 from fullyconv.preprocessing import IMAGENET, Preprocessing
@@ -620,20 +620,20 @@ class SegmentationModule(L.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Tensor]:
         """Give the predictions of a batch, each (H, W) at its image's own size."""
-        return [self(image[None]).argmax(1)[0] for image in _own_sizes(batch)]
+        return [best_class(self(image[None]))[0] for image in _own_sizes(batch)]
 
     def _evaluate(self, batch: Batch, confusion: ConfusionMatrix) -> Tensor:
         """Score every image at its own size: padding that only made a batch must not change what is seen."""
         height, width = batch["image"].shape[-2:]
         if bool((batch["size"] == batch["size"].new_tensor([height, width])).all()):
             logits = self(batch["image"])
-            confusion.update(logits.argmax(1), batch["mask"])
+            confusion.update(best_class(logits), batch["mask"])
             loss: Tensor = self.loss(logits, batch["mask"])
             return loss
         losses = []
         for image, mask, (h, w) in zip(_own_sizes(batch), batch["mask"], batch["size"].tolist(), strict=True):
             logits, truth = self(image[None]), mask[None, :h, :w]
-            confusion.update(logits.argmax(1), truth)
+            confusion.update(best_class(logits), truth)
             losses.append(self.loss(logits, truth))
         return torch.stack(losses).mean()
 
@@ -1251,7 +1251,7 @@ class MultiHeadModule(SegmentationModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Tensor]]:  # type: ignore[override]
         """Give the predictions of a batch, for each head (H, W) at the image's own size."""
         return [
-            {name: logits.argmax(1)[0] for name, logits in self(image[None]).items()} for image in _own_sizes(batch)
+            {name: best_class(logits)[0] for name, logits in self(image[None]).items()} for image in _own_sizes(batch)
         ]
 
     def _evaluate(self, batch: Batch, confusion: nn.ModuleDict) -> Tensor:  # type: ignore[override]
@@ -1270,7 +1270,7 @@ class MultiHeadModule(SegmentationModule):
             logits = self(image)
             losses.append(self.loss(logits, truth))
             for name, matrix in confusion.items():
-                cast(ConfusionMatrix, matrix).update(logits[name].argmax(1), truth[name])
+                cast(ConfusionMatrix, matrix).update(best_class(logits[name]), truth[name])
         return torch.stack(losses).mean()
 
     def _log_scores(self, stage: str, confusion: nn.ModuleDict) -> dict[str, SegmentationScores]:  # type: ignore[override]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fullyconv.images import unfinished
 from fullyconv.labels import Labels
 
 Ring = list[tuple[int, int]]
@@ -127,7 +127,7 @@ def write_json(path: str | Path, content: dict[str, Any]) -> Path:
     """Write JSON: all of it or nothing."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part = unfinished(path)
     try:
         part.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
         os.replace(part, path)

@@ -27,7 +27,7 @@ from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.drawing import overlay
 from fullyconv.images import visible
 from fullyconv.labels import Labels
-from fullyconv.metrics import confusion_matrix
+from fullyconv.metrics import best_class, confusion_matrix
 from fullyconv.module import SegmentationModule
 
 SIDE = 300  # pixels of the longer side of a picture on the page
@@ -150,7 +150,7 @@ def _predicted(segmenter: SegmentationModule, image: torch.Tensor) -> torch.Tens
     try:
         with torch.inference_mode():
             logits: torch.Tensor = segmenter(image[None].to(segmenter.device))
-            return logits.argmax(1)[0].cpu()
+            return best_class(logits)[0].cpu()
     finally:
         for name, module in segmenter.named_modules():
             module.training = modes[name]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from fullyconv.drawing import overlay
-from fullyconv.images import write_mask
+from fullyconv.images import unfinished, write_mask
 from fullyconv.labels import Labels
 
 
@@ -151,7 +150,7 @@ class ProbabilityWriter:
         if self.path.suffix.lower() != ".npz":
             raise ValueError(f"path={str(path)!r}: probabilities are written as .npz; end the name so")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._part = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
+        self._part = unfinished(self.path)
         self._zip = zipfile.ZipFile(self._part, "x", zipfile.ZIP_DEFLATED, compresslevel=1)
         self._member = self._zip.open("probabilities.npy", "w", force_zip64=True)
         header = {"descr": "<f2", "fortran_order": False, "shape": shape}

@@ -422,7 +422,7 @@ def _answer(
             mask[inside] = _labels(scores, geometry, window).cpu().numpy()
             continue
         if options.plain:
-            mask[inside] = _logits(view, scores, geometry, window).argmax(1)[0].cpu().numpy()
+            mask[inside] = _logits(view, scores, geometry, window).max(1).indices[0].cpu().numpy()
             continue
         mean = sum(_logits(*one, window).float().softmax(1) for one in scored) / len(scored)
         assert isinstance(mean, Tensor)

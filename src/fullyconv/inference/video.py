@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import os
-import secrets
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -21,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fullyconv.errors import DatasetError
-from fullyconv.images import MAX_PIXELS, read_mask
+from fullyconv.images import MAX_PIXELS, read_mask, unfinished
 from fullyconv.inference.segmentation import Segmentation, count, of_head, shares_of
 from fullyconv.labels import Labels
 
@@ -260,7 +259,7 @@ class VideoWriter:
         self._rate = rate
         # MPEG-4 counts no more ticks in a second
         self._clock = time_base if time_base.numerator == 1 and 1000 <= time_base.denominator < 2**16 else _CLOCK
-        self._part = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
+        self._part = unfinished(self.path)
         self._container: Any = None
         self._stream: Any = None
         self._last = -1
@@ -468,7 +467,7 @@ class _Table:
     def __init__(self, path: Path, labels: Labels) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        self._part = unfinished(path)
         self._file = self._part.open("x", encoding="utf-8", newline="")
         self._rows = csv.writer(self._file)
         self._rows.writerow(["frame", "time", *labels.names])
