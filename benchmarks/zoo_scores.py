@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fullyconv import cli
-from fullyconv.weights.catalog import shipped
+from fullyconv.weights import catalog
 
 METRICS = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu", "top1")
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,11 +65,14 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these models")
     parser.add_argument("--within", type=float, default=0.05, help="points (default: %(default)s)")
     arguments = parser.parse_args()
+    wanted = {catalog.ALIASES.get(name, name) for name in arguments.names}
+    if unknown := wanted - set(catalog.SHIPPED):
+        parser.error(f"{', '.join(sorted(unknown))}: not shipped; there are {', '.join(catalog.SHIPPED)}")
     failed = 0
     print("| model | data, split | mean IU or top-1, stored | measured | largest difference, points | s |")
     print("|---|---|---|---|---|---|")
-    for entry in shipped():
-        if arguments.names and entry.name not in arguments.names:
+    for entry in catalog.shipped():
+        if wanted and entry.name not in wanted:
             continue
         score = (entry.config.score if entry.config else None) or {}
         begun = time.monotonic()
