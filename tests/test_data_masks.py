@@ -204,6 +204,8 @@ class TestNumbers:
         named = open_source(root, values={0: "steel", 255: "hole"})
         assert named.labels.names == ("steel", "hole")
         assert (encoded(named) == (mask >= 128)).all()
+        ignored = open_source(root, values={0: "steel", 255: "ignore"})  # half an edge would become steel unseen
+        assert not any("cut at" in note for note in ignored.notes)
         three = open_source(root, values={0: "steel", 128: "edge", 255: "hole"})  # levels in between have a meaning
         assert not any("cut at" in note for note in three.notes)
 

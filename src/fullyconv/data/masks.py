@@ -198,7 +198,8 @@ def reader_for(
         if "1" in modes and values is not None and 255 in values and 1 not in values:
             note = "1-bit masks: a set pixel is read as 255"
             return replace(reader, bit_value=255), None, [note]
-        if {int(value) for value in values or ()} == {0, 255}:  # the two ends are named, and soft edges lie between
+        ends = {str(value) for value in values or ()} == {"0", "255"} and IGNORE not in (values or {}).values()
+        if ends:  # both are classes, so that what lies between may be soft edges
             cut = _from_levels(reader, pairs, modes, count or _count, counts, pool)
             if cut[0].threshold is not None:
                 return cut
