@@ -51,8 +51,8 @@ FLOORS: dict[str, int] = {
     "__init__": 8,
 }
 GROUND = {room for room, floor in FLOORS.items() if floor <= 1}
-# a head reads the Features that a backbone gives; a run starts from what the hub loads
-SIDEWAYS = {("heads", "backbones"), ("training", "hub")}
+# a head reads the Features that a backbone gives; a run starts from what the hub loads; a module averages its weights
+SIDEWAYS = {("heads", "backbones"), ("training", "hub"), ("module", "checkpointing")}
 
 TORCH_FREE = [
     "errors",

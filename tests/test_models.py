@@ -216,7 +216,9 @@ def test_every_preset_is_named_after_its_builder_and_its_backbone() -> None:
     for name, builder in MODELS.items():
         if isinstance(builder, partial):
             # torchvision's segmenters, whose names we keep, leave unsaid that their trunks are dilated
-            assert name == f"{builder.func.__name__}_{builder.args[0].removesuffix('_dilated')}"
+            assert name.removesuffix("_dilated") == (
+                f"{builder.func.__name__}_{builder.args[0].removesuffix('_dilated')}"
+            )
             assert builder.args[0] in BACKBONES
         else:
             assert name == builder.__name__  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from fullyconv.backbones.vgg import vgg11_quarter_classifier
 from fullyconv.errors import WeightsError
 from fullyconv.preprocessing import CAFFE, IMAGENET, Preprocessing
 from fullyconv.weights import checkpoints
+from fullyconv.weights.architectures import build_classifier, preprocessing_of
 from fullyconv.weights.checkpoints import Scheme, canonical, fitting, recognise, translate
 from fullyconv.weights.loading import (
     CAFFE_VGG,
@@ -110,6 +112,11 @@ def timm_head(classifier: nn.Module, map: Tensor) -> Tensor:
     return classifier.forward_head(map)
 
 
+def lite_head(classifier: nn.Module, map: Tensor) -> Tensor:
+    map = classifier.act(classifier.bn2(classifier.conv_head(map)))
+    return classifier.classifier(map.mean((2, 3)))
+
+
 Case = tuple[str, int, Callable[[], nn.Module], Callable[[nn.Module, Tensor], Tensor]]
 CASES: dict[str, Case] = {
     # torchvision's classifiers (and our own two) into the backbones named after them
@@ -128,6 +135,15 @@ CASES: dict[str, Case] = {
     "resnet34": ("resnet34", 96, lambda: models.resnet34(num_classes=7), fc),
     "resnet50": ("resnet50", 96, lambda: models.resnet50(num_classes=7), fc),
     "resnet101": ("resnet101", 96, lambda: models.resnet101(num_classes=7), fc),
+    **{
+        f"efficientnet_lite{n}": (
+            f"efficientnet_lite{n}",
+            96,
+            partial(build_classifier, f"efficientnet_lite{n}", 7),
+            lite_head,
+        )
+        for n in range(3)
+    },
     "resnet50_dilated": (
         "resnet50_dilated",
         96,
@@ -234,7 +250,8 @@ def test_the_classifiers_own_head_on_the_features_gives_its_scores(case: str) ->
     assert len(taken) == len(backbone.state_dict())
     assert taken | set(receipt.unused) == set(tensors), "every tensor of the file is accounted for, under its own name"
     assert backbone.receipt is receipt
-    assert backbone.preprocessing == (CAFFE if name == "caffenet" else None), "only Caffe's names say what is expected"
+    expected = CAFFE if name == "caffenet" else preprocessing_of(name)
+    assert backbone.preprocessing == expected, "Caffe's names say what is expected, and timm the numbers of its own"
     same_scores(classifier, backbone, head, size)
 
 

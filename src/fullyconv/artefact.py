@@ -37,6 +37,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     "dense_classifier": ("architecture", "input_size", "pool"),
 }
 """What an artefact can be, and what ``model`` of its configuration holds."""
+NUMBERS = {"in_channels": MAX_CHANNELS, "head_width": MAX_CHANNELS}
+"""Whole numbers among them, and their bounds; head_width may be left out."""
 METRICS = {
     "mean_iu": "mean IU",
     "pixel_accuracy": "pixel accuracy",
@@ -55,8 +57,9 @@ class Config:
 
     Args:
         kind: ``"segmenter"``, ``"classifier"`` or ``"dense_classifier"``.
-        model: of a segmenter the arguments of ``build_model``: model, padding, upsampling, in_channels; of a classifier
-            architecture and input_size, of a converted one the pool as well.
+        model: of a segmenter the arguments of ``build_model``: model, padding, upsampling, in_channels, and head_width
+            where it is not the preset's own; of a classifier architecture and input_size, of a converted one the pool
+            as well.
         labels: plain form of ``Labels``; of a model with several heads ``{"heads": {name: labels}}``.
         preprocessing: plain form of ``Preprocessing``.
         score: measured values in percent with ``data`` and ``split``, or None where nobody measured.
@@ -400,16 +403,16 @@ def _check_score(score: Any, path: Path) -> None:
 def _check_model(kind: str, model: dict[str, Any], path: Path) -> None:
     if kind not in KINDS:
         raise WeightsError(f"{path}: kind={kind[:40]!r}; this version knows {', '.join(KINDS)}")
-    words = [key for key in KINDS[kind] if key not in ("in_channels", "input_size")]
-    if model.keys() != set(KINDS[kind]) or not all(isinstance(model[key], str) for key in words):
+    words = [key for key in KINDS[kind] if key not in (*NUMBERS, "input_size")]
+    beside = {"head_width"} if kind == "segmenter" else set()
+    if model.keys() - beside != set(KINDS[kind]) or not all(isinstance(model[key], str) for key in words):
         raise WeightsError(
             f"{path}: 'model' of a {kind} must hold {', '.join(KINDS[kind])}, and nothing else ({', '.join(words)} as "
             "strings); fetch or save the artefact again"
         )
-    if "in_channels" in model and (
-        type(model["in_channels"]) is not int or not 1 <= model["in_channels"] <= MAX_CHANNELS
-    ):
-        raise WeightsError(f"{path}: in_channels={model['in_channels']!r}; must be a whole number in 1..{MAX_CHANNELS}")
+    for key, most in NUMBERS.items():
+        if key in model and (type(model[key]) is not int or not 1 <= model[key] <= most):
+            raise WeightsError(f"{path}: {key}={model[key]!r}; must be a whole number in 1..{most}")
     size = model.get("input_size", [1, 1])
     if not isinstance(size, list) or len(size) != 2 or not all(type(n) is int and 1 <= n <= MAX_INPUT for n in size):
         raise WeightsError(f"{path}: input_size={size!r}; must be height and width in 1..{MAX_INPUT} pixels")

@@ -22,7 +22,7 @@ from fullyconv.geometry import Geometry
 from fullyconv.inference.predict import segment_tiled, segment_to
 from fullyconv.inference.segmentation import Segmentation, Written
 from fullyconv.inference.tiles import Halo, Network, Options, Probabilities
-from fullyconv.labels import Labels
+from fullyconv.labels import Labels, unique_names
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.upsampling import resample
 from fullyconv.weights.architectures import build_classifier
@@ -39,7 +39,7 @@ class Classifier(nn.Module):
 
     Args:
         network: (N, 3, H, W) normalised images -> (N, K) scores.
-        classes: the K class names.
+        classes: the K class names; those that repeat get their number behind them.
         preprocessing: what the network was trained on.
         input_size: height and width it classifies at, in pixels.
         architecture: its name, as `build_classifier` takes it; "" for a network of your own, which cannot be saved.
@@ -70,7 +70,7 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network
-        self.labels = Labels.of(classes)
+        self.labels = Labels.of(unique_names(classes))
         self.preprocessing = preprocessing
         self.input_size = input_size
         self.architecture = architecture

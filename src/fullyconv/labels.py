@@ -7,6 +7,7 @@ shift and no second map.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -465,6 +466,23 @@ class Labels:
             entry.get("ignore_index", 255 if len(names) <= 255 else _MAX_VALUE),
             table,
         )
+
+
+def unique_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Tell classes of one name apart by their numbers: ImageNet has two cranes, a bird and a machine.
+
+    Args:
+        names: class names in the order of the network's outputs.
+
+    Returns:
+        The names; each that occurs more than once has its number behind it.
+
+    Example:
+        >>> unique_names(["crane", "palace", "crane"])
+        ('crane (0)', 'palace', 'crane (2)')
+    """
+    counts = Counter(names)
+    return tuple(name if counts[name] == 1 else f"{name} ({index})" for index, name in enumerate(names))
 
 
 def _check_names(names: tuple[str, ...]) -> None:

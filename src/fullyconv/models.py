@@ -13,13 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fullyconv.backbones import Backbone, Padding, build_backbone
+from fullyconv.backbones import BACKBONES, Backbone, Padding, build_backbone
 from fullyconv.backbones.plain import PlainConvolutions
 from fullyconv.backbones.vgg import vgg11_quarter, vgg16_bn
 from fullyconv.errors import near_miss
 from fullyconv.geometry import Geometry
 from fullyconv.heads import ASPPHead, LadderHead, LRASPPHead, PlainHead, SkipHead, UnpoolHead, Upsampling
 from fullyconv.upsampling import grown_to, resample
+
+MAX_WIDTH = 1024
 
 
 class FCN(nn.Module):
@@ -493,11 +495,32 @@ def ladder(
     in_channels: int = 3,
     padding: Padding = "same",
     upsampling: Upsampling = "bilinear",
+    head_width: int = 64,
 ) -> FCN:
-    """Build a model with a ladder of convolutions from stride 32 up to 4, after SwiftNet; see `plain`."""
+    """Build a model with a ladder of convolutions from the coarsest stride up to the finest, after SwiftNet.
+
+    Args:
+        backbone: a name that `build_backbone` takes, with features of two strides at least.
+        num_classes: number of classes K.
+        in_channels: channels of the input.
+        padding: "same" only.
+        upsampling: "bilinear" only.
+        head_width: channels on the ladder.
+
+    Returns:
+        The model; its scores have stride 4, or the finest stride above it that the backbone has.
+
+    Raises:
+        ValueError: for another padding or upsampling, or a backbone with features of one stride.
+    """
     _only("ladder", padding, upsampling)
     trunk = build_backbone(backbone, in_channels=in_channels)
-    return FCN(trunk, LadderHead(trunk.channels, num_classes, trunk.geometry))
+    strides = sorted((stride for stride in trunk.channels if stride >= 4), reverse=True)
+    if len(strides) < 2:
+        raise ValueError(
+            f"backbone={backbone!r} has features of stride {strides} only; a ladder climbs over two or more"
+        )
+    return FCN(trunk, LadderHead(trunk.channels, num_classes, trunk.geometry, strides, inner=head_width))
 
 
 def segnet(
@@ -597,133 +620,46 @@ def pool_unpool(
     return FCN(trunk, head)
 
 
+def _presets(family: Callable[..., FCN], *backbones: str) -> dict[str, Callable[..., FCN]]:
+    """Name a family's presets after it and the backbone, as the paper does."""
+    return {f"{family.__name__}_{name}": partial(family, name) for name in backbones}
+
+
+_VGG = ("vgg11_quarter", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn")
+_RESNET = ("resnet18", "resnet18_half", "resnet18_quarter", "resnet18_slim", "resnet34", "resnet50", "resnet101")
+_MOBILE = ("mobilenet_v3_small", "mobilenet_v3_large")
+_LITE = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+_TO_STRIDE_4 = (*_VGG, *_RESNET, *_MOBILE, *_LITE)
+_TO_STRIDE_8 = (
+    *_TO_STRIDE_4,
+    "alexnet",
+    "caffenet",
+    "googlenet",
+)  # whose features of strides 16 and 8 exist, 4 do not
+
 MODELS: dict[str, Callable[..., FCN]] = {
-    "fcn32s_vgg11_quarter": partial(fcn32s, "vgg11_quarter"),
-    "fcn32s_vgg16": partial(fcn32s, "vgg16"),
-    "fcn32s_vgg16_bn": partial(fcn32s, "vgg16_bn"),
-    "fcn32s_vgg16_late": partial(fcn32s, "vgg16_late"),
-    "fcn32s_vgg19": partial(fcn32s, "vgg19"),
-    "fcn32s_vgg19_bn": partial(fcn32s, "vgg19_bn"),
-    "fcn32s_alexnet": partial(fcn32s, "alexnet"),
-    "fcn32s_caffenet": partial(fcn32s, "caffenet"),
-    "fcn32s_googlenet": partial(fcn32s, "googlenet"),
-    "fcn32s_resnet18": partial(fcn32s, "resnet18"),
-    "fcn32s_resnet18_half": partial(fcn32s, "resnet18_half"),
-    "fcn32s_resnet18_quarter": partial(fcn32s, "resnet18_quarter"),
-    "fcn32s_resnet18_slim": partial(fcn32s, "resnet18_slim"),
-    "fcn32s_resnet34": partial(fcn32s, "resnet34"),
-    "fcn32s_resnet50": partial(fcn32s, "resnet50"),
-    "fcn32s_resnet101": partial(fcn32s, "resnet101"),
-    "fcn32s_mobilenet_v3_small": partial(fcn32s, "mobilenet_v3_small"),
-    "fcn32s_mobilenet_v3_large": partial(fcn32s, "mobilenet_v3_large"),
-    "fcn16s_vgg11_quarter": partial(fcn16s, "vgg11_quarter"),
-    "fcn16s_vgg16": partial(fcn16s, "vgg16"),
-    "fcn16s_vgg16_bn": partial(fcn16s, "vgg16_bn"),
-    "fcn16s_vgg19": partial(fcn16s, "vgg19"),
-    "fcn16s_vgg19_bn": partial(fcn16s, "vgg19_bn"),
-    "fcn16s_alexnet": partial(fcn16s, "alexnet"),
-    "fcn16s_caffenet": partial(fcn16s, "caffenet"),
-    "fcn16s_googlenet": partial(fcn16s, "googlenet"),
-    "fcn16s_resnet18": partial(fcn16s, "resnet18"),
-    "fcn16s_resnet18_half": partial(fcn16s, "resnet18_half"),
-    "fcn16s_resnet18_quarter": partial(fcn16s, "resnet18_quarter"),
-    "fcn16s_resnet18_slim": partial(fcn16s, "resnet18_slim"),
-    "fcn16s_resnet34": partial(fcn16s, "resnet34"),
-    "fcn16s_resnet50": partial(fcn16s, "resnet50"),
-    "fcn16s_resnet101": partial(fcn16s, "resnet101"),
-    "fcn16s_mobilenet_v3_small": partial(fcn16s, "mobilenet_v3_small"),
-    "fcn16s_mobilenet_v3_large": partial(fcn16s, "mobilenet_v3_large"),
-    "fcn8s_vgg11_quarter": partial(fcn8s, "vgg11_quarter"),
-    "fcn8s_vgg16": partial(fcn8s, "vgg16"),
-    "fcn8s_vgg16_bn": partial(fcn8s, "vgg16_bn"),
-    "fcn8s_vgg19": partial(fcn8s, "vgg19"),
-    "fcn8s_vgg19_bn": partial(fcn8s, "vgg19_bn"),
-    "fcn8s_alexnet": partial(fcn8s, "alexnet"),
-    "fcn8s_caffenet": partial(fcn8s, "caffenet"),
-    "fcn8s_googlenet": partial(fcn8s, "googlenet"),
-    "fcn8s_resnet18": partial(fcn8s, "resnet18"),
-    "fcn8s_resnet18_half": partial(fcn8s, "resnet18_half"),
-    "fcn8s_resnet18_quarter": partial(fcn8s, "resnet18_quarter"),
-    "fcn8s_resnet18_slim": partial(fcn8s, "resnet18_slim"),
-    "fcn8s_resnet34": partial(fcn8s, "resnet34"),
-    "fcn8s_resnet50": partial(fcn8s, "resnet50"),
-    "fcn8s_resnet101": partial(fcn8s, "resnet101"),
-    "fcn8s_mobilenet_v3_small": partial(fcn8s, "mobilenet_v3_small"),
-    "fcn8s_mobilenet_v3_large": partial(fcn8s, "mobilenet_v3_large"),
-    "fcn4s_vgg11_quarter": partial(fcn4s, "vgg11_quarter"),
-    "fcn4s_vgg16": partial(fcn4s, "vgg16"),
-    "fcn4s_vgg16_bn": partial(fcn4s, "vgg16_bn"),
-    "fcn4s_vgg19": partial(fcn4s, "vgg19"),
-    "fcn4s_vgg19_bn": partial(fcn4s, "vgg19_bn"),
-    "fcn4s_resnet18": partial(fcn4s, "resnet18"),
-    "fcn4s_resnet18_half": partial(fcn4s, "resnet18_half"),
-    "fcn4s_resnet18_quarter": partial(fcn4s, "resnet18_quarter"),
-    "fcn4s_resnet18_slim": partial(fcn4s, "resnet18_slim"),
-    "fcn4s_resnet34": partial(fcn4s, "resnet34"),
-    "fcn4s_resnet50": partial(fcn4s, "resnet50"),
-    "fcn4s_resnet101": partial(fcn4s, "resnet101"),
-    "fcn4s_mobilenet_v3_small": partial(fcn4s, "mobilenet_v3_small"),
-    "fcn4s_mobilenet_v3_large": partial(fcn4s, "mobilenet_v3_large"),
-    "fcn8s_atonce_vgg11_quarter": partial(fcn8s_atonce, "vgg11_quarter"),
-    "fcn8s_atonce_vgg16": partial(fcn8s_atonce, "vgg16"),
-    "fcn8s_atonce_vgg16_bn": partial(fcn8s_atonce, "vgg16_bn"),
-    "fcn8s_atonce_vgg19": partial(fcn8s_atonce, "vgg19"),
-    "fcn8s_atonce_vgg19_bn": partial(fcn8s_atonce, "vgg19_bn"),
-    "fcn8s_atonce_alexnet": partial(fcn8s_atonce, "alexnet"),
-    "fcn8s_atonce_caffenet": partial(fcn8s_atonce, "caffenet"),
-    "fcn8s_atonce_googlenet": partial(fcn8s_atonce, "googlenet"),
-    "fcn8s_atonce_resnet18": partial(fcn8s_atonce, "resnet18"),
-    "fcn8s_atonce_resnet18_half": partial(fcn8s_atonce, "resnet18_half"),
-    "fcn8s_atonce_resnet18_quarter": partial(fcn8s_atonce, "resnet18_quarter"),
-    "fcn8s_atonce_resnet18_slim": partial(fcn8s_atonce, "resnet18_slim"),
-    "fcn8s_atonce_resnet34": partial(fcn8s_atonce, "resnet34"),
-    "fcn8s_atonce_resnet50": partial(fcn8s_atonce, "resnet50"),
-    "fcn8s_atonce_resnet101": partial(fcn8s_atonce, "resnet101"),
-    "fcn8s_atonce_mobilenet_v3_small": partial(fcn8s_atonce, "mobilenet_v3_small"),
-    "fcn8s_atonce_mobilenet_v3_large": partial(fcn8s_atonce, "mobilenet_v3_large"),
-    "plain_vgg11_quarter": partial(plain, "vgg11_quarter"),
-    "plain_vgg16": partial(plain, "vgg16"),
-    "plain_vgg16_bn": partial(plain, "vgg16_bn"),
-    "plain_vgg19": partial(plain, "vgg19"),
-    "plain_vgg19_bn": partial(plain, "vgg19_bn"),
-    "plain_alexnet": partial(plain, "alexnet"),
-    "plain_caffenet": partial(plain, "caffenet"),
-    "plain_googlenet": partial(plain, "googlenet"),
-    "plain_resnet18": partial(plain, "resnet18"),
-    "plain_resnet18_half": partial(plain, "resnet18_half"),
-    "plain_resnet18_quarter": partial(plain, "resnet18_quarter"),
-    "plain_resnet18_slim": partial(plain, "resnet18_slim"),
-    "plain_resnet34": partial(plain, "resnet34"),
-    "plain_resnet50": partial(plain, "resnet50"),
-    "plain_resnet101": partial(plain, "resnet101"),
-    "plain_mobilenet_v3_small": partial(plain, "mobilenet_v3_small"),
-    "plain_mobilenet_v3_large": partial(plain, "mobilenet_v3_large"),
+    **_presets(fcn32s, *_TO_STRIDE_8, "vgg16_late"),
+    **_presets(fcn16s, *_TO_STRIDE_8),
+    **_presets(fcn8s, *_TO_STRIDE_8),
+    **_presets(fcn4s, *_TO_STRIDE_4),
+    **_presets(fcn8s_atonce, *_TO_STRIDE_8),
+    **_presets(plain, *_TO_STRIDE_8),
+    **_presets(ladder, *BACKBONES),
+    # torchvision's segmenters, whose names we keep, leave unsaid that their trunks are dilated
     "fcn_resnet50": partial(fcn, "resnet50_dilated"),
     "fcn_resnet101": partial(fcn, "resnet101_dilated"),
     "deeplabv3_resnet50": partial(deeplabv3, "resnet50_dilated"),
     "deeplabv3_resnet101": partial(deeplabv3, "resnet101_dilated"),
     "deeplabv3_mobilenet_v3_large": partial(deeplabv3, "mobilenet_v3_large_dilated"),
     "lraspp_mobilenet_v3_large": partial(lraspp, "mobilenet_v3_large_dilated"),
-    "ladder_resnet18": partial(ladder, "resnet18"),
-    "ladder_resnet18_half": partial(ladder, "resnet18_half"),
-    "ladder_resnet18_slim": partial(ladder, "resnet18_slim"),
-    "ladder_resnet18_quarter": partial(ladder, "resnet18_quarter"),
-    "ladder_resnet34": partial(ladder, "resnet34"),
-    "ladder_resnet50": partial(ladder, "resnet50"),
-    "segnet_vgg16_bn": partial(segnet, "vgg16_bn"),
-    "segnet_vgg11_quarter": partial(segnet, "vgg11_quarter"),
+    **_presets(segnet, "vgg16_bn", "vgg11_quarter"),
     "same_convolutions": same_convolutions,
     "pool_unpool": pool_unpool,
 }
 
 # the same presets with any classifier of timm: "fcn8s_timm/NAME"
 TIMM_MODELS: dict[str, Callable[..., FCN]] = {
-    "fcn32s_timm/": fcn32s,
-    "fcn16s_timm/": fcn16s,
-    "fcn8s_timm/": fcn8s,
-    "fcn4s_timm/": fcn4s,
-    "fcn8s_atonce_timm/": fcn8s_atonce,
-    "plain_timm/": plain,
+    f"{family.__name__}_timm/": family for family in (fcn32s, fcn16s, fcn8s, fcn4s, fcn8s_atonce, plain, ladder)
 }
 
 
@@ -735,6 +671,7 @@ def build_model(
     in_channels: int = ...,
     padding: Padding = ...,
     upsampling: Upsampling = ...,
+    head_width: int | None = ...,
 ) -> FCN: ...
 
 
@@ -746,6 +683,7 @@ def build_model(
     in_channels: int = ...,
     padding: Padding = ...,
     upsampling: Upsampling = ...,
+    head_width: int | None = ...,
 ) -> MultiHeadFCN: ...
 
 
@@ -756,12 +694,13 @@ def build_model(
     in_channels: int = 3,
     padding: Padding = "same",
     upsampling: Upsampling = "bilinear",
+    head_width: int | None = None,
 ) -> FCN | MultiHeadFCN:
     """Build a preset by name, randomly initialised, its score layers at zero.
 
     Args:
-        name: a key of `MODELS`, or one of "fcn32s_timm/NAME", "fcn16s_timm/NAME", "fcn8s_timm/NAME", "fcn4s_timm/NAME",
-            "fcn8s_atonce_timm/NAME" and "plain_timm/NAME" with a classifier of timm.
+        name: a key of `MODELS`: a family and a backbone, "fcn8s_vgg16", "ladder_efficientnet_lite0"; or a family and
+            any classifier of timm, "fcn8s_timm/NAME" (fcn32s, fcn16s, fcn8s, fcn4s, fcn8s_atonce, plain, ladder).
         num_classes: number of classes K; for several heads on one backbone their names and numbers of classes,
             {"semantic": 33, "geometric": 3}. Presets with skips have them (fcn32s, fcn16s, fcn8s, ...).
         in_channels: channels of the input.
@@ -770,6 +709,7 @@ def build_model(
         upsampling: "bilinear" is a fixed function; "learned" are transposed convolutions that start as bilinear
             interpolation; "frozen" the same with fixed kernels, as in the nets that were released; "stretch" is for
             torchvision's segmenters only, see `fcn`.
+        head_width: channels of the head, for ladders only; None is the preset's own.
 
     Returns:
         The model.
@@ -783,16 +723,30 @@ def build_model(
     """
     if isinstance(num_classes, Mapping):
         _check_heads(num_classes)
-        model = build_model(name, 1, in_channels=in_channels, padding=padding, upsampling=upsampling)
+        model = build_model(
+            name, 1, in_channels=in_channels, padding=padding, upsampling=upsampling, head_width=head_width
+        )
         return with_heads(model, num_classes)
     if num_classes < 1:
         raise ValueError(f"num_classes={num_classes} must be at least 1.")
+    build, options = _found(name), {}
+    if head_width is not None:
+        if not name.startswith("ladder_"):
+            raise ValueError(
+                f"head_width={head_width}: the head of {name} has no width to choose; that of a ladder has."
+            )
+        if isinstance(head_width, bool) or not isinstance(head_width, int) or not 1 <= head_width <= MAX_WIDTH:
+            raise ValueError(f"head_width={head_width!r}: must be a number of channels in 1..{MAX_WIDTH}.")
+        options = {"head_width": head_width}
+    return build(num_classes, in_channels=in_channels, padding=padding, upsampling=upsampling, **options)
+
+
+def _found(name: str) -> Callable[..., FCN]:
     if name in MODELS:
-        return MODELS[name](num_classes, in_channels=in_channels, padding=padding, upsampling=upsampling)
+        return MODELS[name]
     preset, timm, classifier = name.partition("timm/")
     if preset + timm in TIMM_MODELS and classifier:
-        builder = TIMM_MODELS[preset + timm]
-        return builder(timm + classifier, num_classes, in_channels=in_channels, padding=padding, upsampling=upsampling)
+        return partial(TIMM_MODELS[preset + timm], timm + classifier)
     choices = [*MODELS, *(f"{prefix}NAME" for prefix in TIMM_MODELS)]
     raise ValueError(f"name={name!r} is not a model. {near_miss(name, choices)}")
 

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import lightning as L
 import numpy.typing as npt
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from torch import Tensor, nn
 
 from fullyconv import artefact
 from fullyconv.backbones import Receipt
+from fullyconv.checkpointing import AveragedWeights
 from fullyconv.confusion import SegmentationScores
 from fullyconv.errors import WeightsError
 from fullyconv.heads import UnpoolHead
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 
 _EMULATED = "this processor only emulates {}, many times slower than float32"
 
+MODEL_ARGUMENTS = ("model", "padding", "upsampling", "in_channels", "head_width")
+"""What `build_model` is called with, beside the classes: a checkpoint, a folder and a run have to agree on it."""
+
 Batch = dict[str, Any]
 """``image`` (N, C, H, W) float RGB in 0..1, ``mask`` (N, H, W) int64, ``size`` (N, 2) height and width, ``path``."""
 
@@ -64,6 +68,7 @@ class SegmentationModule(L.LightningModule):
         upsampling: ``"bilinear"`` (fixed), ``"learned"`` (transposed convolution from bilinear) or ``"frozen"``; for
             torchvision's segmenters ``"bilinear"`` or their own ``"stretch"``.
         in_channels: C of the images.
+        head_width: channels of the head, for presets whose name begins with ``ladder_``; None is the preset's own.
         loss: a key of ``fullyconv.losses.LOSSES``, or several joined by ``+``.
         class_weights: K weights for the loss, or None.
         optimizer: ``"sgd"`` with momentum, or ``"adamw"``.
@@ -77,7 +82,8 @@ class SegmentationModule(L.LightningModule):
         warmup_steps: optimiser steps during which the learning rate rises from zero.
         freeze: parameter prefixes that are not trained, such as ``["model.backbone"]``; their batch normalisation keeps
             its statistics, and their dropout is off.
-        ema_decay: decay of the exponential moving average of the weights that is validated, saved and kept; or None.
+        ema_decay: decay of the exponential moving average of the weights that is validated, saved and kept, once it is
+            warm (see `AveragedWeights`); or None.
         backbone_weights: weights of a classifier that the backbone starts from, as `load_backbone` takes them, such as
             ``"torchvision://VGG16_Weights.IMAGENET1K_V1"``; ``receipt`` says what became of each tensor, and where
             preprocessing is None it becomes theirs. It is no hyper-parameter: a checkpoint has its own weights.
@@ -107,6 +113,7 @@ class SegmentationModule(L.LightningModule):
         padding: Literal["same", "paper"] = "same",
         upsampling: Literal["bilinear", "learned", "frozen", "stretch"] = "bilinear",
         in_channels: int = 3,
+        head_width: int | None = None,
         loss: str = "cross_entropy",
         class_weights: list[float] | None = None,
         optimizer: Literal["sgd", "adamw"] = "sgd",
@@ -179,7 +186,7 @@ class SegmentationModule(L.LightningModule):
         # Only plain values: a checkpoint must load with weights_only=True, and a subclass must be able to add its own.
         self.save_hyperparameters(ignore=["backbone_weights", "allow_unverified"])
         self.model: FCN = build_model(
-            model, len(classes), in_channels=in_channels, padding=padding, upsampling=upsampling
+            model, len(classes), in_channels=in_channels, padding=padding, upsampling=upsampling, head_width=head_width
         )
         # Convolutions of small networks take a quarter less time on a CPU where channels lie together, and those of
         # large ones no more; on a GPU it is what tensor cores want. Values differ by rounding only.
@@ -520,7 +527,7 @@ class SegmentationModule(L.LightningModule):
         decay = self.hparams["ema_decay"]
         if decay is None or str(self.trainer.state.fn) not in ("fit", "TrainerFn.FITTING"):
             return []
-        return [EMAWeightAveraging(decay=decay)]
+        return [AveragedWeights(decay)]
 
     # ---- steps -----------------------------------------------------------------------------------------------------
 
@@ -577,11 +584,12 @@ class SegmentationModule(L.LightningModule):
             ValueError: if the checkpoint's model, classes or ignore_index are not the module's.
         """
         theirs = checkpoint.get("hyper_parameters", {})
-        for key in ("model", "padding", "upsampling", "in_channels", "classes", "ignore_index"):
-            if key in theirs and theirs[key] != self.hparams[key]:
+        for key in (*MODEL_ARGUMENTS, "classes", "ignore_index"):
+            own = self.hparams.get(key)
+            if key in theirs and theirs[key] != own:
                 raise ValueError(
-                    f"the checkpoint has {key}={theirs[key]!r}, the module {self.hparams[key]!r}: a run goes on only "
-                    "with the same; to change classes, load the artefact with fullyconv.load(FOLDER, classes=...)"
+                    f"the checkpoint has {key}={theirs[key]!r}, the module {own!r}: a run goes on only with the same; "
+                    "to change classes, load the artefact with fullyconv.load(FOLDER, classes=...)"
                 )
         self._seconds_before = float(checkpoint.get("training_seconds", 0.0))
 
@@ -682,7 +690,7 @@ class SegmentationModule(L.LightningModule):
         }
         config = artefact.Config(
             kind="segmenter",
-            model={key: hp[key] for key in ("model", "padding", "upsampling", "in_channels")},
+            model={key: hp[key] for key in MODEL_ARGUMENTS if hp.get(key) is not None},
             labels=self._plain_labels(),
             preprocessing=self.preprocessing.to_dict(),
             score=score if score is not None else self.score,
@@ -725,6 +733,7 @@ class SegmentationModule(L.LightningModule):
                 padding=config.model["padding"],
                 upsampling=config.model["upsampling"],
                 in_channels=config.model["in_channels"],
+                **({"head_width": config.model["head_width"]} if "head_width" in config.model else {}),
             )
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             path = Path(folder) / "config.json"
@@ -844,11 +853,10 @@ class SegmentationModule(L.LightningModule):
         Raises:
             ValueError: if it is another model, or has other classes.
         """
-        for key in ("model", "padding", "upsampling", "in_channels", "classes"):
-            if self.hparams[key] != other.hparams[key]:
-                raise ValueError(
-                    f"{key}={self.hparams[key]!r}: the start has {other.hparams[key]!r}; leave it as the start has it"
-                )
+        for key in (*MODEL_ARGUMENTS, "classes"):
+            own, theirs = self.hparams.get(key), other.hparams.get(key)
+            if own != theirs:
+                raise ValueError(f"{key}={own!r}: the start has {theirs!r}; leave it as the start has it")
         self.model.load_state_dict(other.model.state_dict(), strict=True)
         self.reinitialised, self.receipt = other.reinitialised, other.receipt
         self._descend(other)

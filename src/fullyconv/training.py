@@ -16,7 +16,7 @@ import torch
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.data.pairs import Pair
 from fullyconv.hub.load import load
-from fullyconv.module import SegmentationModule
+from fullyconv.module import MODEL_ARGUMENTS, SegmentationModule
 from fullyconv.preprocessing import IMAGENET
 
 STATE = "fit.json"
@@ -107,8 +107,9 @@ def plan(
                 f"--model {model}: takes pictures of {hp['in_channels']} channels, and in_channels={data.in_channels} "
                 f"is given for the data; start from a model of as many, or at random: --model {RANDOM}{hp['model']}"
             )
-        for key in ("model", "padding", "upsampling", "in_channels"):
-            settings[f"--model.{key}"] = str(hp[key])
+        for key in MODEL_ARGUMENTS:
+            if hp.get(key) is not None:
+                settings[f"--model.{key}"] = str(hp[key])
         settings["--model.preprocessing"] = json.dumps(segmenter.preprocessing.to_dict())
         anew = len(segmenter.reinitialised)
         reasons.append(f"model {hp['model']}, started from {model}; {anew} tensors, those of the classes, start anew")

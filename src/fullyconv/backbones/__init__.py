@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fullyconv.backbones import alexnet, fusion, googlenet, mobilenet, resnet, timm, vgg
+from fullyconv.backbones import alexnet, efficientnet_lite, fusion, googlenet, mobilenet, resnet, timm, vgg
 from fullyconv.backbones.base import Backbone, Features, Padding, Receipt, Switch, is_paper
 from fullyconv.errors import near_miss
 
@@ -30,6 +30,9 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "mobilenet_v3_small": mobilenet.mobilenet_v3_small,
     "mobilenet_v3_large": mobilenet.mobilenet_v3_large,
     "mobilenet_v3_large_dilated": mobilenet.mobilenet_v3_large_dilated,
+    "efficientnet_lite0": efficientnet_lite.efficientnet_lite0,
+    "efficientnet_lite1": efficientnet_lite.efficientnet_lite1,
+    "efficientnet_lite2": efficientnet_lite.efficientnet_lite2,
 }
 
 

@@ -18,13 +18,15 @@ from fullyconv.models import build_model
 from fullyconv.module import SegmentationModule
 from fullyconv.notices import tell
 from fullyconv.preprocessing import IMAGENET, Preprocessing
-from fullyconv.weights import sources
-from fullyconv.weights.architectures import build_classifier, input_size
+from fullyconv.weights import catalog, efficientnet, sources
+from fullyconv.weights.architectures import build_classifier, input_size, preprocessing_of
 from fullyconv.weights.checkpoints import recognise, translate
 from fullyconv.weights.classifiers import FetchedClassifier, fetch_classifier, fit_classifier
 from fullyconv.weights.loading import preprocessing_from_names
 
 FEW_CLASSES = 512  # of all heads together; no model of so few takes much
+IMAGENET_CLASSES = 1000
+FEW_CHANNELS = 256  # of a head whose width is an option
 
 
 @overload
@@ -126,12 +128,15 @@ def _artefact(folder: Path, what: str) -> SegmentationModule | DenseScorer:
 def _check_room(config: artefact.Config, folder: Path) -> None:
     """Refuse a configuration whose model has more numbers than the file: it would fill the memory before they differ.
 
-    The kernels of the reference's upsampling grow with the square of the classes, and heads add up.
+    The kernels of the reference's upsampling grow with the square of the classes, those of a ladder with that of its
+    width, and heads add up.
     """
     heads = config.labels.get("heads")
     groups = heads if isinstance(heads, dict) else {"": config.labels}
     counts = {name: len(entry["names"]) for name, entry in groups.items() if _has_names(entry)}
-    if sum(counts.values()) <= FEW_CLASSES or len(counts) < len(groups):
+    width = config.model.get("head_width")
+    narrow = not isinstance(width, int) or width <= FEW_CHANNELS
+    if (sum(counts.values()) <= FEW_CLASSES and narrow) or len(counts) < len(groups):
         return
     try:
         with torch.device("meta"):  # names and shapes alone
@@ -258,7 +263,7 @@ def load_classifier(
     """
     found = fetch_classifier(source, allow_unverified=allow_unverified)
     weights, what = found.weights, found.weights.source
-    name = architecture or found.architecture or _caffe_architecture(found)
+    name = architecture or found.architecture or _architecture_by_names(found)
     if name is None:
         raise ValueError(
             f"source={str(source)!r}: does not say of which architecture it is; pass architecture='torchvision/NAME', "
@@ -268,9 +273,14 @@ def load_classifier(
         raise WeightsError(f"{what}: was published without the classifier's own layers; load_backbone takes it")
     tensors = weights.tensors
     plain = name.rpartition("/")[2]
-    if recognise(tensors).naming == "caffe" and name.startswith("torchvision/"):
+    naming = recognise(tensors).naming
+    if naming == "caffe" and name.startswith("torchvision/"):
         tensors = translate(plain, tensors, weights.architecture).tensors
+    if naming == "lukemelas":
+        tensors = translate(name, tensors, weights.architecture).tensors
     named = tuple(classes) if classes is not None else found.classes
+    if named is None and naming == "lukemelas" and len(tensors["classifier.bias"]) == IMAGENET_CLASSES:
+        named = catalog.imagenet_classes()  # nothing else was published under these names
     try:
         network = build_classifier(name, len(named) if named is not None else 1000)
     except ValueError as error:
@@ -284,6 +294,7 @@ def load_classifier(
         network = build_classifier(name, count)
     fit_classifier(network, tensors, what)
     expected = preprocessing or weights.preprocessing or preprocessing_from_names(recognise(weights.tensors))
+    expected = expected or preprocessing_of(name)
     if expected is None:
         tell(f"{what}: says nothing of its preprocessing; ImageNet's mean and deviation are assumed")
         expected = IMAGENET
@@ -304,9 +315,11 @@ def load_classifier(
     ).eval()
 
 
-def _caffe_architecture(found: FetchedClassifier) -> str | None:
-    """Name the network of a Caffe file; its layers tell."""
+def _architecture_by_names(found: FetchedClassifier) -> str | None:
+    """Name the network of a file whose layers tell: Caffe's and efficientnet_pytorch's do."""
     scheme = recognise(found.weights.tensors)
+    if scheme.naming == "lukemelas":
+        return efficientnet.architecture(found.weights.tensors)
     if scheme.naming != "caffe":
         return None
     if scheme.family == "caffenet":

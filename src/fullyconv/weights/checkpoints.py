@@ -18,8 +18,9 @@ from torch import Tensor
 
 from fullyconv.backbones import BACKBONES, build_backbone
 from fullyconv.errors import WeightsError
+from fullyconv.weights import efficientnet
 
-Naming = Literal["torchvision", "timm", "caffe", "fullyconv", "unknown"]
+Naming = Literal["torchvision", "timm", "lukemelas", "caffe", "fullyconv", "unknown"]
 
 TIMM = "timm/"
 
@@ -83,8 +84,8 @@ class Scheme:
     """Whose names the tensors of a file have.
 
     Args:
-        naming: "torchvision", "timm" or "caffe"; "fullyconv" for a model of this package; "unknown". A ResNet has the
-            same names in torchvision and timm.
+        naming: "torchvision", "timm" or "caffe"; "lukemelas" for efficientnet_pytorch; "fullyconv" for a model of this
+            package; "unknown". A ResNet has the same names in torchvision and timm.
         family: "vgg", "resnet" and so on, a key of `FAMILIES`; "unknown".
     """
 
@@ -97,7 +98,7 @@ class Scheme:
         family = FAMILIES.get(self.family, "network of an unknown kind")
         if self.naming == "torchvision" and self.family in ("resnet", "densenet"):
             return f"the names of torchvision and timm for a {family}"
-        owner = {"torchvision": "torchvision", "timm": "timm", "caffe": "Caffe", "fullyconv": "fullyconv"}[self.naming]
+        owner = {"caffe": "Caffe", "lukemelas": "efficientnet_pytorch"}.get(self.naming, self.naming)
         article = "an" if family[0] in "AE" else "a"
         return f"{owner}'s names for {article} {family}"
 
@@ -139,6 +140,8 @@ def recognise(keys: Iterable[str]) -> Scheme:
     if any_starts("backbone.") and any_starts("head."):
         inner = recognise(key.removeprefix("backbone.") for key in have if key.startswith("backbone."))
         return Scheme("fullyconv", inner.family)
+    if efficientnet.is_lukemelas(have):
+        return Scheme("lukemelas", "efficientnet")
     if "conv1_1.weight" in have:
         return Scheme("caffe", "vgg")
     if any_starts("inception_3a", "conv1/7x7_s2"):
@@ -202,6 +205,11 @@ def translate(backbone: str, tensors: Mapping[str, Tensor], architecture: str | 
         names = {key: key.removeprefix("backbone.") for key in tensors if key.startswith("backbone.")}
     elif scheme.naming == "caffe":
         names, unused = _from_caffe(backbone, tensors, scheme)
+    elif scheme.naming == "lukemelas":
+        if not efficientnet.pads_as_tensorflow(backbone):
+            found = efficientnet.architecture(tensors) or "tf_efficientnet"
+            _refuse_architecture(backbone, efficientnet.TF_NAMES.get(found, found.removeprefix(TIMM)))
+        names = efficientnet.timm_names(tensors)
     to_timm = backbone.startswith(TIMM)
     from_timm = scheme.naming == "timm"
     if to_timm:
@@ -273,11 +281,20 @@ def fitting(tensors: Mapping[str, Tensor]) -> list[str]:
 def _check_architecture(backbone: str, architecture: str | None) -> None:
     if architecture is None or (backbone not in BACKBONES and not backbone.startswith(TIMM)):
         return
+    own, theirs = efficientnet.TF_NAMES.get(backbone, canonical(backbone)), canonical(architecture)
+    if own != theirs:
+        _refuse_architecture(backbone, architecture)
+
+
+def _refuse_architecture(backbone: str, architecture: str) -> None:
     own, theirs = canonical(backbone), canonical(architecture)
-    if own == theirs:
-        return
+    theirs = next((name for name, other in efficientnet.TF_NAMES.items() if other == theirs), theirs)
     remedy = f"build {theirs!r}" if theirs in BACKBONES else f"take weights of {own}, or another backbone"
-    why = "it pads as TensorFlow does" if theirs.startswith("tf_") else "names and shapes may be the same"
+    why = (
+        "it pads as TensorFlow does"
+        if canonical(architecture).startswith("tf_")
+        else "names and shapes may be the same"
+    )
     raise WeightsError(
         f"backbone={backbone!r} cannot take weights of {architecture[:100]!r}, which computes something else ({why}); "
         f"{remedy}"

@@ -110,6 +110,7 @@ def fetch_classifier(source: str | Path, *, allow_unverified: bool = False) -> F
         entry.architecture if entry else None,
         tuple(entry.classes) if entry else None,
         digests={fetched.origin: fetched.digest.sha256},
+        training={"credit": entry.credit} if entry and entry.credit else None,
     )
 
 

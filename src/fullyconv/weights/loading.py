@@ -13,6 +13,7 @@ from torch import Tensor
 from fullyconv.backbones import BACKBONES, Backbone, Receipt
 from fullyconv.errors import WeightsError
 from fullyconv.preprocessing import CAFFE, Preprocessing
+from fullyconv.weights.architectures import preprocessing_of
 from fullyconv.weights.checkpoints import Scheme, canonical, fitting, recognise, translate
 from fullyconv.weights.statedict import read_state_dict
 
@@ -53,7 +54,8 @@ def apply(backbone: Backbone, weights: ClassifierWeights) -> Receipt:
     """Load weights into a backbone, whoever named their tensors. Either everything fits or nothing is changed.
 
     The backbone then knows its `receipt`, and as `preprocessing` what the weights expect, for its own number of
-    channels. Where nobody said what they expect, it is None unless the names tell: Caffe's do.
+    channels. Where nobody said what they expect, the names tell (Caffe's do) or
+    timm's own numbers of a network of timm; else it is None.
 
     Args:
         backbone: of this package.
@@ -85,7 +87,7 @@ def apply(backbone: Backbone, weights: ClassifierWeights) -> Receipt:
         reinitialised=loaded.reinitialised,
         unused=(*(origin[key] for key in loaded.unused), *translation.unused),
     )
-    expected = weights.preprocessing or preprocessing_from_names(translation.scheme)
+    expected = weights.preprocessing or preprocessing_from_names(translation.scheme) or preprocessing_of(backbone.name)
     backbone.receipt = receipt
     backbone.preprocessing = None if expected is None else expected.for_channels(backbone.in_channels)
     return receipt

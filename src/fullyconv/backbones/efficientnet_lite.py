@@ -1,0 +1,237 @@
+"""EfficientNet-Lite (Tan and Le, ICML 2019, in Google's variant for integer hardware): lite0, lite1 and lite2.
+
+Beside EfficientNet it has no squeeze-and-excitation, so that nothing in it sees the whole image, and ReLU6 in place of
+SiLU. Keys are those of timm's ``tf_efficientnet_lite0``; the published weights load as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fullyconv.backbones.base import Backbone, Features, Padding, first_convolution, is_paper
+
+STEM, HEAD = 32, 1280  # channels of the first and the last convolution; the same at every width
+EPSILON = 1e-3  # of all batch norms, as in TensorFlow
+
+
+class Stage(NamedTuple):
+    """Inverted residual blocks of one size: ``repeats`` of them, the first with ``stride``."""
+
+    channels: int
+    repeats: int
+    stride: int
+    kernel: int
+    expansion: int
+
+
+STAGES = (  # table 1 of the paper
+    Stage(16, 1, 1, 3, 1),
+    Stage(24, 2, 2, 3, 6),
+    Stage(40, 2, 2, 5, 6),
+    Stage(80, 3, 2, 3, 6),
+    Stage(112, 3, 1, 5, 6),
+    Stage(192, 4, 2, 5, 6),
+    Stage(320, 1, 1, 3, 6),
+)
+
+SCALES = {"efficientnet_lite0": (1.0, 1.0), "efficientnet_lite1": (1.0, 1.1), "efficientnet_lite2": (1.1, 1.2)}
+"""Factors of width and depth; the first and the last stage keep their depth."""
+
+INPUT_SIZES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
+"""Height and width that the published weights classify at, in pixels."""
+
+
+def pad_same(x: Tensor, kernel: int) -> Tensor:
+    """Pad as TensorFlow's "same" does in front of a convolution of stride 2.
+
+    The place of a cell depends on the side: an even side gets one pixel less at its beginning than at its end, an odd
+    one the same at both. At sides that are multiples of the network's stride all sides on the way are even.
+
+    Args:
+        x: (N, C, h, w) values.
+        kernel: side of the convolution's kernel, odd.
+
+    Returns:
+        (N, C, h + kernel - 2 + h % 2, w + kernel - 2 + w % 2) values.
+    """
+    (top, bottom), (left, right) = (((kernel - 2 + n % 2) // 2, (kernel - 1) // 2) for n in (x.shape[2], x.shape[3]))
+    return F.pad(x, (left, right, top, bottom))
+
+
+class InvertedResidual(nn.Module):
+    """Expand the channels, convolve each, project them down again; added to the input where the shape stays.
+
+    Args:
+        before: channels C of the input.
+        stage: what the blocks of its stage have in common; the stride is that of this block.
+    """
+
+    def __init__(self, before: int, stage: Stage) -> None:
+        super().__init__()
+        self.kernel, self.stride = stage.kernel, stage.stride
+        self.residual = stage.stride == 1 and before == stage.channels
+        inner = before * stage.expansion
+        padding = stage.kernel // 2 if stage.stride == 1 else 0
+        depthwise = nn.Conv2d(inner, inner, stage.kernel, stage.stride, padding, groups=inner, bias=False)
+        # names and their order are timm's
+        if stage.expansion == 1:
+            self.conv_dw, self.bn1 = depthwise, _norm(inner)
+            self.conv_pw, self.bn2 = nn.Conv2d(inner, stage.channels, 1, bias=False), _norm(stage.channels)
+        else:
+            self.conv_pw, self.bn1 = nn.Conv2d(before, inner, 1, bias=False), _norm(inner)
+            self.conv_dw, self.bn2 = depthwise, _norm(inner)
+            self.conv_pwl, self.bn3 = nn.Conv2d(inner, stage.channels, 1, bias=False), _norm(stage.channels)
+        self.expands = stage.expansion != 1
+        self.act = nn.ReLU6(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, h, w) to (N, C', h / stride, w / stride), rounded up."""
+        entered = x
+        if self.expands:
+            x = self.act(self.bn1(self.conv_pw(x)))
+        if self.stride == 2:
+            x = pad_same(x, self.kernel)
+        x = self.conv_dw(x)
+        if self.expands:
+            x = self.bn3(self.conv_pwl(self.act(self.bn2(x))))
+        else:
+            x = self.bn2(self.conv_pw(self.act(self.bn1(x))))
+        return x + entered if self.residual else x
+
+
+class EfficientNetLiteClassifier(nn.Module):
+    """EfficientNet-Lite for images: (N, 3, H, W) normalized -> (N, K) scores, at any size as timm's network.
+
+    Args:
+        name: a key of `SCALES`.
+        num_classes: number of classes K.
+    """
+
+    def __init__(self, name: str, num_classes: int = 1000) -> None:
+        super().__init__()
+        self.conv_stem = nn.Conv2d(3, STEM, 3, stride=2, bias=False)
+        self.bn1 = _norm(STEM)
+        self.act = nn.ReLU6(inplace=True)
+        self.blocks = nn.Sequential()
+        channels = STEM
+        for stage in scaled(name):
+            rest = [stage._replace(stride=1)] * (stage.repeats - 1)
+            blocks = nn.Sequential()
+            for block in (stage, *rest):
+                blocks.append(InvertedResidual(channels, block))
+                channels = stage.channels
+            self.blocks.append(blocks)
+        self.conv_head = nn.Conv2d(channels, HEAD, 1, bias=False)
+        self.bn2 = _norm(HEAD)
+        self.global_pool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(HEAD, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                # He et al. 2015, by the fan out of each group
+                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+                nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Score images (N, 3, H, W) as (N, K)."""
+        x = self.blocks(self.act(self.bn1(self.conv_stem(pad_same(x, 3)))))
+        x = self.act(self.bn2(self.conv_head(x)))
+        return cast(Tensor, self.classifier(self.global_pool(x).flatten(1)))
+
+
+class EfficientNetLite(Backbone):
+    """The trunk of EfficientNet-Lite: features are the last block of each stride, in front of the last convolution.
+
+    Images come in multiples of 32 pixels (`FCN` continues them at the right and bottom): only there the cells of all
+    images lie at the same places.
+
+    Args:
+        name: a key of `SCALES`.
+        in_channels: channels of the input.
+    """
+
+    def __init__(self, name: str, *, in_channels: int = 3) -> None:
+        stages = scaled(name)
+        self_strides, stride = [], 2
+        for stage in stages:
+            stride *= stage.stride
+            self_strides.append(stride)
+        channels = {stride: stage.channels for stride, stage in zip(self_strides, stages, strict=True) if stride > 2}
+        super().__init__(
+            name, channels, in_channels=in_channels, size_divisor=32, unused=("conv_head.", "bn2.", "classifier.")
+        )
+        classifier = EfficientNetLiteClassifier(name, num_classes=1)
+        self.strides = tuple(self_strides)  # of the stages
+        self.conv_stem = first_convolution(classifier.conv_stem, in_channels)
+        self.bn1 = classifier.bn1
+        self.act = classifier.act
+        self.blocks = classifier.blocks
+
+    def forward(self, x: Tensor) -> Features:
+        """Compute the last map of each stride; see `Backbone.forward`."""
+        size = self._size(x)
+        x = self.act(self.bn1(self.conv_stem(pad_same(x, 3))))
+        maps: dict[int, Tensor] = {}
+        for stride, stage in zip(self.strides, self.blocks, strict=True):
+            x = stage(x)
+            maps[stride] = x
+        return Features({stride: maps[stride] for stride in self.channels}, size)
+
+
+def efficientnet_lite0(*, in_channels: int = 3, padding: Padding = "same") -> EfficientNetLite:
+    """Build the trunk of EfficientNet-Lite0 (2.9 million parameters).
+
+    Args:
+        in_channels: channels of the input.
+        padding: "same" only.
+
+    Returns:
+        The backbone, randomly initialized.
+    """
+    is_paper(padding, "efficientnet_lite0")
+    return EfficientNetLite("efficientnet_lite0", in_channels=in_channels)
+
+
+def efficientnet_lite1(*, in_channels: int = 3, padding: Padding = "same") -> EfficientNetLite:
+    """Build the trunk of EfficientNet-Lite1; see `efficientnet_lite0` for the arguments."""
+    is_paper(padding, "efficientnet_lite1")
+    return EfficientNetLite("efficientnet_lite1", in_channels=in_channels)
+
+
+def efficientnet_lite2(*, in_channels: int = 3, padding: Padding = "same") -> EfficientNetLite:
+    """Build the trunk of EfficientNet-Lite2; see `efficientnet_lite0` for the arguments."""
+    is_paper(padding, "efficientnet_lite2")
+    return EfficientNetLite("efficientnet_lite2", in_channels=in_channels)
+
+
+def scaled(name: str) -> tuple[Stage, ...]:
+    """Scale the stages of the paper to a network's width and depth.
+
+    Args:
+        name: a key of `SCALES`.
+
+    Returns:
+        The stages, with channels in multiples of 8.
+    """
+    width, depth = SCALES[name]
+    last = len(STAGES) - 1
+    return tuple(
+        stage._replace(
+            channels=rounded(stage.channels * width),
+            repeats=stage.repeats if index in (0, last) else math.ceil(stage.repeats * depth),
+        )
+        for index, stage in enumerate(STAGES)
+    )
+
+
+def rounded(channels: float) -> int:
+    """Round a number of channels to a multiple of 8, but not below nine tenths of it."""
+    nearest = max(8, int(channels + 4) // 8 * 8)
+    return nearest + 8 if nearest < 0.9 * channels else nearest
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=EPSILON)
