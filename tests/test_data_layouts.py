@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from fullyconv.data.datamodule import SegmentationDataModule
+from fullyconv.data.doctor import examine
 from fullyconv.data.layouts import Lost, find_layout, match_files
 from fullyconv.data.sources import open_source
 from fullyconv.errors import DatasetError
@@ -232,6 +233,54 @@ class TestLists:
         assert any("test.txt names 1 of 1 that are not there" in note for note in source.notes)
 
 
+class TestListsOfOnesOwn:
+    """Lists that lie outside the data folder and are given by their folder."""
+
+    def published(self, root: Path, **lists: str) -> tuple[Path, str]:
+        names = ("train/{}/a", "train/{}/b", "train/{}/c", "test/{}/d", "test/{}/e")
+        put(root / "set", *(f"{name.format(kind)}.png" for kind in ("images", "masks") for name in names))
+        for split, text in lists.items():
+            (root / f"{split}.txt").write_text(text)
+        return root / "set", str(root)
+
+    def test_they_take_the_place_of_the_splits_of_the_data(self, tmp_path: Path) -> None:
+        root, lists = self.published(tmp_path, train="test/images/d\na\n", val="b\n", test="c.png\n")
+        data = SegmentationDataModule(str(root), lists=lists, val_fraction=0.5, test_fraction=0.5)
+        assert {split: [pair.key for pair in pairs] for split, pairs in data.splits.items()} == {
+            "train": ["d", "a"],
+            "val": ["b"],
+            "test": ["c"],
+        }
+        assert f"splits from {lists}/*.txt; 1 pairs are in no list and left out" in data.report
+
+    def test_what_they_leave_open_is_set_aside_from_train_alone(self, tmp_path: Path) -> None:
+        root, lists = self.published(tmp_path, train="a\nb\nd\n", test="e\n")
+        splits = SegmentationDataModule(str(root), lists=lists).splits
+        assert {pair.key for split in ("train", "val") for pair in splits[split]} == {"a", "b", "d"}
+        assert [pair.key for pair in splits["test"]] == ["e"]
+
+    def test_lists_that_do_not_fit_are_refused_or_told(self, tmp_path: Path) -> None:
+        root, lists = self.published(tmp_path, train="a\n", val="x\n")
+        with pytest.raises(DatasetError, match=r"val\.txt: none of its 1 names"):
+            open_source(root, lists=lists)
+        rules = [finding.rule for finding in examine(root, lists=lists).findings if finding.severity == "error"]
+        assert "1 x lists of names that fit no picture" in rules
+
+    def test_a_set_known_by_its_files_takes_them_too(self, tmp_path: Path) -> None:
+        put(
+            tmp_path / "camvid",
+            *(f"{folder}/0001TP_{number}.png" for folder in ("train", "trainannot") for number in "123"),
+        )
+        (tmp_path / "train.txt").write_text("0001TP_2\n")
+        (tmp_path / "test.txt").write_text("0001TP_3\n")
+        source = open_source(tmp_path / "camvid", lists=str(tmp_path))
+        assert {split: [pair.key for pair in pairs] for split, pairs in source.splits.items()} == {
+            "train": ["0001TP_2"],
+            "test": ["0001TP_3"],
+        }
+        assert source.labels.names[0] == "sky"
+
+
 class TestTables:
     def tree(self, root: Path) -> Path:
         return put(root, "a.png", "b.png", "ma.png", "mb.png")
@@ -292,6 +341,7 @@ class TestTables:
         ({"masks": "nowhere"}, FileNotFoundError, "masks='nowhere': no such folder in .*; there are images, masks"),
         ({"masks": "*.tiff"}, DatasetError, "no pictures there"),
         ({"pairs": "nowhere.csv"}, FileNotFoundError, "pairs='nowhere.csv': no such file"),
+        ({"lists": "nowhere"}, FileNotFoundError, r"lists='nowhere': no train\.txt with val\.txt or test\.txt in it"),
         ({"pairs": "p.csv", "masks": "masks"}, ValueError, "leave images and masks out"),
         ({"unlabelled": "drop"}, ValueError, 'choose "error" or "skip"'),
     ],

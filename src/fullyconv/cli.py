@@ -256,6 +256,7 @@ DATA_OPTIONS = {
     "masks": "folder of the masks inside DATA, or a quoted pattern, where it is not found; JSON file of annotations; "
     "column of a table",
     "pairs": "CSV, TSV or JSON-lines file with the columns image, mask and, if you like, split",
+    "lists": "folder with train.txt and val.txt or test.txt, names of images, in place of the splits that DATA has",
     "classes": "class names, separated by commas",
     "values": "what values in the masks mean: 0=road,255=ignore or '#ff0000=road,#000000=ignore' (or JSON); or the "
     "name of a public set with that label map, such as voc2012",
@@ -287,7 +288,7 @@ def _add_fractions(command: argparse.ArgumentParser) -> None:
 
 def _reading(arguments: argparse.Namespace) -> dict[str, Any]:
     """Give what a data module has to be told, of what stands in a command line."""
-    told = {option: getattr(arguments, option) for option in ("images", "masks", "pairs", "unlabelled")}
+    told = {option: getattr(arguments, option) for option in ("images", "masks", "pairs", "lists", "unlabelled")}
     reading: dict[str, Any] = {option: value for option, value in told.items() if value}
     if arguments.values:
         reading["values"] = _read_values(arguments.values)
@@ -303,7 +304,7 @@ def _reading(arguments: argparse.Namespace) -> dict[str, Any]:
 def _reading_words(settings: Mapping[str, Any]) -> str:
     """Write the options of `_reading` as words of a command line, those that are not left as they are."""
     words = []
-    for key in ("images", "masks", "pairs", "unlabelled", "values", "classes", "val_fraction", "test_fraction",
+    for key in ("images", "masks", "pairs", "lists", "unlabelled", "values", "classes", "val_fraction", "test_fraction",
                 "split_seed"):  # fmt: skip
         value = settings.get(key)
         if value is None or value == {"unlabelled": "error", "val_fraction": 0.2}.get(key, 0):

@@ -42,6 +42,8 @@ class SegmentationDataModule(L.LightningDataModule):
         masks: folder of the masks inside `data`, or a pattern of files; of annotations their JSON file or a pattern, of
             a table the column.
         pairs: a CSV, TSV or JSON-lines file with the columns image, mask and, if you like, split.
+        lists: a folder with train.txt and val.txt, test.txt or both: names of images, one a line, which take the place
+            of the splits that the data has; images in no list are left out.
         unlabelled: "skip" leaves out pictures without a mask, "error" refuses them.
         in_channels: C of the pictures. 3 reads all as RGB, 1 as grey; any other number is that of the files, all of
             them: 4 keeps alpha or a fourth band, TIFF files of more bands need the extra `tiff`.
@@ -83,6 +85,7 @@ class SegmentationDataModule(L.LightningDataModule):
         images: str | None = None,
         masks: str | None = None,
         pairs: str | None = None,
+        lists: str | None = None,
         unlabelled: Literal["error", "skip"] = "error",
         in_channels: int = 3,
         batch_size: int = 4,
@@ -125,6 +128,7 @@ class SegmentationDataModule(L.LightningDataModule):
             images=images,
             masks=masks,
             pairs=pairs,
+            lists=lists,
             unlabelled=unlabelled,
             in_channels=in_channels,
         )
@@ -166,6 +170,7 @@ class SegmentationDataModule(L.LightningDataModule):
         images: str | None = None,
         masks: str | None = None,
         pairs: str | None = None,
+        lists: str | None = None,
         unlabelled: Literal["error", "skip"] = "error",
         in_channels: int = 3,
         batch_size: int = 4,
@@ -196,6 +201,7 @@ class SegmentationDataModule(L.LightningDataModule):
             images: folder of the pictures inside `path`.
             masks: folder of the masks inside `path`.
             pairs: a file of pairs.
+            lists: a folder of lists of names.
             unlabelled: what becomes of pictures without a mask.
             in_channels: C of the pictures.
             batch_size: samples a training batch and process.
@@ -227,6 +233,7 @@ class SegmentationDataModule(L.LightningDataModule):
             images=images,
             masks=masks,
             pairs=pairs,
+            lists=lists,
             unlabelled=unlabelled,
             in_channels=in_channels,
             batch_size=batch_size,

@@ -220,6 +220,7 @@ def examine(
     images: str | None = None,
     masks: str | None = None,
     pairs: str | None = None,
+    lists: str | None = None,
     unlabelled: str = "error",
     in_channels: int = 3,
     threads: int | None = None,
@@ -238,6 +239,7 @@ def examine(
         images: folder of the pictures, or a pattern.
         masks: folder of the masks, or a pattern.
         pairs: a file of pairs.
+        lists: a folder of lists of names.
         unlabelled: what becomes of pictures without a mask.
         in_channels: C of the pictures.
         threads: number of threads; by default the number of processors, at most 16.
@@ -260,6 +262,7 @@ def examine(
         "images": images,
         "masks": masks,
         "pairs": pairs,
+        "lists": lists,
         "unlabelled": unlabelled,
         "in_channels": in_channels,
     }
@@ -318,7 +321,7 @@ def _opened(data: str | Path, options: Mapping[str, Any], diagnosis: Diagnosis) 
         return find_source(data, **options)
     except (DatasetError, FileNotFoundError) as error:
         stopped = str(error)
-        if stopped.startswith(("images=", "masks=", "pairs=")):
+        if stopped.startswith(("images=", "masks=", "pairs=", "lists=")):
             raise  # an option that names nothing is a wrong call
     lost: list[Lost] = []
     try:

@@ -12,7 +12,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fullyconv.data.pairs import Pair, distinct_parts, name_hint, plain_name
@@ -643,9 +643,8 @@ def _lists(
     places = {root, *(pair.image.parent.parent for pair in pairs)}
     for place in sorted(place for place in places if place == root or root in place.parents):
         for folder in (place / "ImageSets" / "Segmentation", place):
-            paths = [folder / f"{split}.txt" for split in ("train", "val", "test")]
-            lists = {path.stem: lines for path in paths if path.is_file() and (lines := _lines(path))}
-            if "train" not in lists or len(lists) < 2:
+            lists = _read_lists(folder)
+            if lists is None:
                 continue
             listed = _listed_pairs(folder, place, lists, names)
             if isinstance(listed, Lost):
@@ -662,6 +661,13 @@ def _lists(
     if lost is not None:
         lost += wrong[:1]
     return None
+
+
+def _read_lists(folder: Path) -> dict[str, list[tuple[int, str]]] | None:
+    """Read the lists of a folder; None where there is none for train, or nothing beside it."""
+    paths = [folder / f"{split}.txt" for split in ("train", "val", "test")]
+    lists = {path.stem: lines for path in paths if path.is_file() and (lines := _lines(path))}
+    return lists if "train" in lists and len(lists) > 1 else None
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
@@ -776,6 +782,40 @@ def _forms(name: str) -> list[str]:
     """Give a name as it is, and without its extension."""
     cut = name.rsplit(".", 1)[0]
     return [name, cut] if cut and "." in name.rsplit("/", 1)[-1][-5:] else [name]
+
+
+def split_by(root: Path, layout: Layout, folder: str | Path, lost: list[Lost] | None = None) -> Layout:
+    """Take the splits of a layout from a folder of lists, in place of those that it has.
+
+    Args:
+        root: the data folder.
+        layout: where the pairs lie.
+        folder: holds train.txt and val.txt, test.txt or both: names of images, one a line.
+        lost: where it is given, lists that do not fit are told here, and the layout is left as it is.
+
+    Returns:
+        The layout with the splits of the lists; images that no list names are left out.
+
+    Raises:
+        FileNotFoundError: if the folder holds no such lists.
+        DatasetError: if a line fits several images, or no line of a list one.
+    """
+    folder = Path(folder).expanduser()
+    lists = _read_lists(folder)
+    if lists is None:
+        raise FileNotFoundError(f"lists={str(folder)!r}: no train.txt with val.txt or test.txt in it; check the path")
+    pairs = list(dict.fromkeys(pair for part in layout.splits.values() for pair in part))
+    listed = _listed_pairs(folder, root, lists, _Names(root, pairs))
+    if isinstance(listed, Lost):
+        if lost is None:
+            raise DatasetError(listed.message)
+        lost.append(listed)
+        return layout
+    splits, gone = listed
+    rest = len(pairs) - sum(map(len, splits.values()))
+    more = [f"{rest} pairs are in no list and left out"] if rest else []
+    layout.notes.append("; ".join([f"splits from {folder}/*.txt", *more, *gone]))
+    return replace(layout, splits=splits)
 
 
 def with_lists(root: Path, layout: Layout) -> Layout:

@@ -14,7 +14,7 @@ from fullyconv.data import camvid
 from fullyconv.data.annotated import find_annotated
 from fullyconv.data.annotated.documents import read_json
 from fullyconv.data.folder import LAYOUTS, check_sizes, find_splits
-from fullyconv.data.layouts import OPTIONS, Layout, Lost, ambiguous, find_layout, paired_by_part, with_lists
+from fullyconv.data.layouts import OPTIONS, Layout, Lost, ambiguous, find_layout, paired_by_part, split_by, with_lists
 from fullyconv.data.masks import MaskReader, reader_for
 from fullyconv.data.pairs import Pair, plain_name
 from fullyconv.data.public import PUBLIC, PublicSet, fetch, locate, recognise
@@ -112,6 +112,7 @@ def open_source(
     images: str | None = None,
     masks: str | None = None,
     pairs: str | None = None,
+    lists: str | None = None,
     unlabelled: str = "error",
     in_channels: int = 3,
 ) -> Source:
@@ -129,6 +130,8 @@ def open_source(
         masks: folder of the masks inside the data folder, or a pattern of files, where it is not found; of annotations
             their JSON file or a pattern, of a table the column.
         pairs: a CSV, TSV or JSON-lines file with the columns image, mask and, if you like, split.
+        lists: a folder with train.txt and val.txt, test.txt or both: names of images, one a line, which take the place
+            of the splits that the data has.
         unlabelled: "skip" leaves out pictures without a mask, "error" refuses them.
         in_channels: C of the pictures; 3 reads all as RGB, 1 as grey, any other number has to be that of the files.
 
@@ -141,7 +144,9 @@ def open_source(
             do not tell what they mean.
         ValueError: if `classes` or `values` break a rule of `Labels`, or `in_channels` is no number of bands.
     """
-    source = find_source(data, images=images, masks=masks, pairs=pairs, unlabelled=unlabelled, in_channels=in_channels)
+    source = find_source(
+        data, images=images, masks=masks, pairs=pairs, lists=lists, unlabelled=unlabelled, in_channels=in_channels
+    )
     _refuse_shared(source.splits)
     find_labels(source, classes=classes, values=values)
     return source
@@ -153,6 +158,7 @@ def find_source(
     images: str | None = None,
     masks: str | None = None,
     pairs: str | None = None,
+    lists: str | None = None,
     unlabelled: str = "error",
     in_channels: int = 3,
     lost: list[Lost] | None = None,
@@ -164,6 +170,7 @@ def find_source(
         images: folder of the pictures, or a pattern.
         masks: folder of the masks, or a pattern.
         pairs: a file of pairs.
+        lists: a folder of lists of names.
         unlabelled: what becomes of pictures without a mask.
         in_channels: C of the pictures.
         lost: where it is given, files that do not pair are left out and told here, instead of an error.
@@ -194,6 +201,8 @@ def find_source(
         options = {"images": images, "masks": masks, "unlabelled": unlabelled}
         annotated = None if pairs is not None else find_annotated(root, **_checked(options, root), lost=lost)
         layout = annotated or _layout(root, images, masks, pairs, unlabelled, lost)
+    if lists is not None:
+        layout = split_by(root, layout, lists, lost)
     source = Source(root, layout.name, layout.splits, Labels.of(["unknown"]), list(layout.notes), known=known)
     source.in_channels = in_channels
     source.annotated = layout if layout.reader is not None else None
