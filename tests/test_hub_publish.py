@@ -11,10 +11,11 @@ import torch
 
 import fullyconv
 from fullyconv import cli
+from fullyconv.artefact import WEIGHTS
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.errors import DownloadError, WeightsError
 from fullyconv.module import SegmentationModule
-from fullyconv.weights.catalog import zoo_folder
+from fullyconv.weights.catalog import SHIPPED, zoo_folder
 from hub_server import HubServer
 
 STREET = "fcn4s_resnet18_slim.camvid"
@@ -121,12 +122,12 @@ def test_a_repository_name_that_is_none_is_refused(repo: str) -> None:
 
 
 def test_a_source_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"pass the folder of an artefact, or a .ckpt"):
+    with pytest.raises(FileNotFoundError, match=r"pass the folder of a model, a .ckpt, or a name"):
         fullyconv.publish(tmp_path / "nowhere", "a/b")
     with pytest.raises(FileNotFoundError, match=r"config.json: not found"):
         fullyconv.publish(tmp_path, "a/b")
     (tmp_path / "x.pth").write_bytes(b"")
-    with pytest.raises(WeightsError, match=r"is no .ckpt; publish takes a Lightning checkpoint or the folder"):
+    with pytest.raises(WeightsError, match=r"x\.pth: is empty"):
         fullyconv.publish(tmp_path / "x.pth", "a/b")
 
 
@@ -177,3 +178,45 @@ def test_a_score_measured_on_other_numbers_is_not_claimed(hub: HubServer, tmp_pa
     assert json.loads(hub.files("someone/mine")["config.json"])["score"] is None
     fullyconv.convert(tmp_path / "mine", tmp_path / "half", dtype="float16")
     assert json.loads((tmp_path / "half" / "config.json").read_text())["score"] is None
+
+
+def test_the_whole_zoo_is_published_under_its_names(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    assert cli.main(["publish", "--zoo", "someone"]) == 0
+    addresses = [line.split("'")[1] for line in capsys.readouterr().out.splitlines()]
+    assert [address.partition("@")[0] for address in addresses] == [f"hf://someone/{name}" for name in SHIPPED]
+    for name in SHIPPED:
+        assert hub.files(f"someone/{name}")["model.safetensors"] == (zoo_folder() / name / WEIGHTS).read_bytes()
+
+
+def test_a_classifier_of_an_installed_distribution_is_published_converted_and_serves_all_who_load(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "efficientnet_lite0.imagenet"
+    try:
+        own = fullyconv.load_classifier(name)
+    except DownloadError:
+        pytest.skip("needs the extra imagenet")
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    address = fullyconv.publish(name, "someone/lite0")
+    card = hub.files("someone/lite0")["README.md"].decode()
+    assert "apache-2.0" in card
+    assert "ML Illustrated" in card
+    dense = fullyconv.load(address, allow_unverified=True)
+    again = fullyconv.load_classifier(address)
+    backbone = fullyconv.load_backbone("efficientnet_lite0", address)
+    image = torch.rand(1, 3, 224, 224)
+    with torch.inference_mode():
+        expected = own(image)
+        assert torch.equal(again(image), expected)
+        assert (dense.scores(image)[..., 0, 0] - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert backbone.preprocessing == own.preprocessing
+
+
+def test_the_zoo_goes_without_a_source(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["publish", "street", "someone/street", "--zoo"]) != 0
+    assert "--zoo" in capsys.readouterr().err
+    assert cli.main(["publish", "someone/street"]) != 0
+    assert "SOURCE" in capsys.readouterr().err

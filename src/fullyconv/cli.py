@@ -198,11 +198,14 @@ def _parser() -> argparse.ArgumentParser:
 
     publishing = commands.add_parser(
         "publish",
-        help="upload an artefact or a checkpoint to the Hugging Face Hub",
-        description="Log in first: hf auth login, or HF_TOKEN.",
+        help="upload a model to the Hugging Face Hub",
+        description="Log in first: hf auth login, or HF_TOKEN. With --zoo, every shipped model goes to ORG/NAME.",
     )
-    publishing.add_argument("source", metavar="SOURCE", help="folder of an artefact, or a .ckpt")
-    publishing.add_argument("repo", metavar="ORG/NAME")
+    publishing.add_argument(
+        "source", metavar="SOURCE", nargs="?", help="folder of a model, a .ckpt, or a name that 'fullyconv list' shows"
+    )
+    publishing.add_argument("repo", metavar="ORG/NAME", help="with --zoo: ORG")
+    publishing.add_argument("--zoo", action="store_true", help="every shipped model, each under its own name")
     publishing.add_argument("--data", metavar="DATA", help="set to measure on: folder, or name under FULLYCONV_DATA")
     publishing.add_argument("--split", choices=("val", "test"), default="test", help="of DATA (default: %(default)s)")
     _add_reading(publishing)
@@ -996,8 +999,16 @@ def _convert(arguments: argparse.Namespace) -> int:
 def _publish(arguments: argparse.Namespace) -> int:
     _quiet_lightning()
     from fullyconv.data.datamodule import SegmentationDataModule
-    from fullyconv.hub.publish import publish
+    from fullyconv.hub.publish import publish, publish_zoo
 
+    if arguments.zoo:
+        if arguments.source is not None or arguments.data:
+            raise ValueError("--zoo: uploads what is shipped as it is; give ORG alone, without SOURCE and --data")
+        for address in publish_zoo(arguments.repo, private=arguments.private):
+            print(f"published: fullyconv.load({address!r}, allow_unverified=True)")
+        return 0
+    if arguments.source is None:
+        raise ValueError("publish: give SOURCE and ORG/NAME, or --zoo and ORG")
     data = (
         SegmentationDataModule(arguments.data, in_channels=arguments.in_channels, **_reading(arguments))
         if arguments.data

@@ -188,7 +188,7 @@ def grown_to(x: Tensor, size: tuple[int, int]) -> Tensor:
         continued: Tensor = torch.ops.fullyconv.continued(x, [0, 0], list(size))
         return continued
     bottom, right = size[0] - x.shape[2], size[1] - x.shape[3]
-    return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+    return _bordered(x, [0, right, 0, bottom]) if bottom or right else x
 
 
 class BilinearUpsampling(nn.Module):
@@ -532,7 +532,18 @@ def _take(x: Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
         pads = [before, stop - start - (last - first) - before, *pads]  # F.pad wants the last axis first
         slices.append(slice(first, last))
     x = x[:, :, slices[0], slices[1]]
-    return F.pad(x, pads, mode="replicate") if any(pads) else x
+    return _bordered(x, pads) if any(pads) else x
+
+
+def _bordered(x: Tensor, pads: list[int]) -> Tensor:
+    """Continue a map (N, C, h, w) by its border cells: ``pads`` are left, right, top, bottom."""
+    if not torch.compiler.is_compiling():
+        return F.pad(x, pads, mode="replicate")
+    # inductor expects a contiguous gradient of replication_pad2d, whose kernel gives channels_last (torch 2.9 to 2.14)
+    for dim, (before, after) in ((3, pads[:2]), (2, pads[2:])):
+        first, last = x.narrow(dim, 0, 1), x.narrow(dim, x.shape[dim] - 1, 1)
+        x = torch.cat([*[first] * before, x, *[last] * after], dim)
+    return x
 
 
 def _resample(axes: list[_Axis], scores: Tensor) -> Tensor:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fullyconv import artefact
 from fullyconv.classifier import Classifier, DenseScorer
-from fullyconv.errors import DownloadError, WeightsError
+from fullyconv.errors import DownloadError
+from fullyconv.hub.load import load_classifier
 from fullyconv.module import SegmentationModule
 from fullyconv.notices import tell
-from fullyconv.weights import sources
+from fullyconv.weights import catalog, sources
 
 if TYPE_CHECKING:
     from fullyconv.data.datamodule import SegmentationDataModule
@@ -35,13 +36,15 @@ def publish(
     message: str | None = None,
     token: str | None = None,
 ) -> str:
-    """Upload a segmenter to the Hugging Face Hub.
+    """Upload a model to the Hugging Face Hub.
 
     The numbers in its card are those that were measured on the stored weights: now, where ``data`` is given, else those
     that the artefact holds. Where nobody measured, the card says so.
 
     Args:
-        source: the folder of an artefact, or a Lightning ``.ckpt`` (its optimiser is left out).
+        source: the folder of a model, a Lightning ``.ckpt`` (its optimizer is left out), a shipped model by its name,
+            or a classifier by anything that `load_classifier` takes: it is converted, and what is uploaded serves
+            `load`, `load_classifier` and ``backbone_weights`` alike.
         repo: "org/name"; it is made if it is not there.
         data: the set to measure on.
         split: its split to measure.
@@ -62,10 +65,8 @@ def publish(
     """
     if not sources.REPO.fullmatch(repo) or ".." in repo or "--" in repo:
         raise ValueError(f"repo={repo!r}: write ORG/NAME, of letters, digits, '-', '_' and '.'")
-    place = Path(source).expanduser()
-    if not place.exists():
-        raise FileNotFoundError(f"source={str(source)!r}: not found; pass the folder of an artefact, or a .ckpt")
     with tempfile.TemporaryDirectory() as name:
+        place = _place(source, Path(name) / "converted")
         # A folder of that name, because the card bears the folder's.
         folder = Path(name) / "artefact"
         config = _prepare(place, folder, data, split, licence, dtype)
@@ -83,6 +84,42 @@ def publish(
     return f"hf://{repo}@{commit}"
 
 
+def publish_zoo(org: str, *, private: bool = False, token: str | None = None) -> list[str]:
+    """Upload every shipped model, each byte for byte to a repository of its own, ``ORG/NAME``.
+
+    Args:
+        org: user or organization on the hub.
+        private: whether repositories that are made are private.
+        token: of the hub; None takes the one of ``hf auth login`` or HF_TOKEN.
+
+    Returns:
+        The addresses that load what was published.
+
+    Raises:
+        ValueError: if org is no name.
+        DownloadError: if the hub refuses or cannot be reached; models before the one that it names are published.
+    """
+    return [publish(name, f"{org}/{name}", private=private, token=token) for name in catalog.SHIPPED]
+
+
+def _place(source: str | Path, converted: Path) -> Path:
+    """Give the folder or checkpoint that a source means; a classifier of elsewhere is converted into a folder."""
+    place = Path(source).expanduser()
+    if place.exists() and (place.is_dir() or place.suffix.lower() == ".ckpt"):
+        return place
+    try:
+        meant = sources.read(source)
+    except (ValueError, FileNotFoundError) as error:
+        raise FileNotFoundError(
+            f"source={str(source)!r}: not found; pass the folder of a model, a .ckpt, or a name that 'fullyconv list' "
+            "shows"
+        ) from error
+    if meant.kind == "folder":
+        return Path(meant.address)
+    load_classifier(source).convolutionalize().save(converted)
+    return converted
+
+
 def _prepare(
     place: Path,
     folder: Path,
@@ -93,10 +130,6 @@ def _prepare(
 ) -> artefact.Config:
     """Write what is uploaded into a folder of its own: nothing else of the user's folder travels."""
     if place.is_file():
-        if place.suffix.lower() != ".ckpt":
-            raise WeightsError(
-                f"{place}: is no .ckpt; publish takes a Lightning checkpoint or the folder of an artefact"
-            )
         module: SegmentationModule | DenseScorer | Classifier = SegmentationModule.from_checkpoint(place)
         stored: Literal["float32", "float16"] = dtype or "float32"
     else:

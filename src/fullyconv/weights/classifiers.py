@@ -15,7 +15,7 @@ from fullyconv import artefact
 from fullyconv.backbones import Backbone, Padding, build_backbone
 from fullyconv.errors import DownloadError, WeightsError
 from fullyconv.preprocessing import Preprocessing
-from fullyconv.weights import catalog, sources
+from fullyconv.weights import catalog, efficientnet, sources
 from fullyconv.weights.loading import ClassifierWeights, apply, preprocessing_from_timm, torchvision_weights
 from fullyconv.weights.statedict import read_state_dict
 
@@ -178,7 +178,8 @@ def _artefact(folder: Path, origin: str, digests: dict[str, str] | None = None) 
         ClassifierWeights(
             {name: torch.from_numpy(value) for name, value in tensors.items()},
             preprocessing,
-            architecture.rpartition("/")[2],
+            # among the names that publishers use, that of timm for what is ours here
+            efficientnet.TF_NAMES.get(architecture, architecture.rpartition("/")[2]),
             origin,
             config.licence,
         ),
