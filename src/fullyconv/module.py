@@ -63,7 +63,8 @@ class SegmentationModule(L.LightningModule):
         ignore_index: label of the pixels that count for nothing, in data, loss and metric alike.
         label_values: what values mean in the mask files of the training data: ``{value: class name or "ignore"}``,
             with numbers or colours ``"#rrggbb"`` for values.
-        preprocessing: plain form of ``Preprocessing``; None means ImageNet's mean and deviation on RGB in 0..1.
+        preprocessing: a ``Preprocessing`` or its plain form, a dict; None means ImageNet's mean and deviation on RGB
+            in 0..1.
         padding: ``"same"`` covers images of any size; ``"paper"`` pads 100 pixels and crops, as the reference networks.
         upsampling: ``"bilinear"`` (fixed), ``"learned"`` (transposed convolution from bilinear) or ``"frozen"``; for
             torchvision's segmenters ``"bilinear"`` or their own ``"stretch"``.
@@ -109,7 +110,7 @@ class SegmentationModule(L.LightningModule):
         palette: list[list[int]] | None = None,
         ignore_index: int = 255,
         label_values: dict[int | str, str] | None = None,
-        preprocessing: dict[str, Any] | None = None,
+        preprocessing: dict[str, Any] | Preprocessing | None = None,
         padding: Literal["same", "paper"] = "same",
         upsampling: Literal["bilinear", "learned", "frozen", "stretch"] = "bilinear",
         in_channels: int = 3,
@@ -175,7 +176,7 @@ class SegmentationModule(L.LightningModule):
             if not isinstance(text, str):
                 raise ValueError(f"{name}={text!r}: give a name")
         self.labels = Labels.of(classes, palette=palette, values=label_values, ignore_index=ignore_index)
-        self.preprocessing = IMAGENET if preprocessing is None else Preprocessing.from_dict(preprocessing)
+        self.preprocessing = IMAGENET if preprocessing is None else Preprocessing.of(preprocessing)
         if preprocessing is None and backbone_weights is not None:
             self.preprocessing = IMAGENET.for_channels(in_channels)  # until the weights say what they expect
         if self.preprocessing.in_channels != in_channels:
@@ -183,8 +184,15 @@ class SegmentationModule(L.LightningModule):
                 f"in_channels={in_channels}: the preprocessing has {self.preprocessing.in_channels} channels; pass "
                 f"preprocessing={{'mean': [...], 'std': [...]}} with {in_channels} numbers each"
             )
-        # Only plain values: a checkpoint must load with weights_only=True, and a subclass must be able to add its own.
+        # A subclass may add its own arguments, and pass on Labels that it was given: only plain values are kept, as
+        # a checkpoint must load with weights_only=True.
         self.save_hyperparameters(ignore=["backbone_weights", "allow_unverified"])
+        for name, value in self.hparams.items():
+            if isinstance(value, Labels):
+                self.hparams[name] = list(value.names)
+            elif isinstance(value, Preprocessing):
+                self.hparams[name] = value.to_dict()
+        self._hparams_initial = copy.deepcopy(self.hparams)
         self.model: FCN = build_model(
             model, len(classes), in_channels=in_channels, padding=padding, upsampling=upsampling, head_width=head_width
         )
@@ -1041,7 +1049,7 @@ class MultiHeadModule(SegmentationModule):
         palette: dict[str, list[list[int]]] | None = None,
         ignore_index: int = 255,
         label_values: dict[str, dict[int | str, str]] | None = None,
-        preprocessing: dict[str, Any] | None = None,
+        preprocessing: dict[str, Any] | Preprocessing | None = None,
         padding: Literal["same", "paper"] = "same",
         upsampling: Literal["bilinear", "learned", "frozen", "stretch"] = "bilinear",
         in_channels: int = 3,

@@ -155,6 +155,15 @@ class Preprocessing:
         }
 
     @classmethod
+    def of(cls, given: Preprocessing | Mapping[str, Any]) -> Preprocessing:
+        """Take a preprocessing as it is, or read its plain form.
+
+        Raises:
+            ValueError: if the plain form is none; see `from_dict`.
+        """
+        return given if isinstance(given, cls) else cls.from_dict(given)  # type: ignore[arg-type]
+
+    @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> Preprocessing:
         """Read what `to_dict` wrote.
 

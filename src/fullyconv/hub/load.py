@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
@@ -238,7 +238,7 @@ def load_classifier(
     *,
     architecture: str | None = None,
     classes: Sequence[str] | None = None,
-    preprocessing: Preprocessing | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     allow_unverified: bool = False,
 ) -> Classifier:
     """Load a pretrained image classifier, ready to classify or to be converted.
@@ -250,7 +250,8 @@ def load_classifier(
         architecture: "torchvision/NAME", "timm/NAME" or a classifier of this package; only needed where the source does
             not say.
         classes: the K class names; only needed where the source does not say.
-        preprocessing: what the weights expect of an image; only needed where the source does not say.
+        preprocessing: what the weights expect of an image, as a `Preprocessing` or a dict; only needed where the source
+            does not say.
         allow_unverified: accept weights that nobody vouches for; commit, size and sha256 are shown and recorded.
 
     Returns:
@@ -293,7 +294,8 @@ def load_classifier(
         tell(f"{what}: says nothing of its classes; they are called 'class 0' to 'class {count - 1}'")
         network = build_classifier(name, count)
     fit_classifier(network, tensors, what)
-    expected = preprocessing or weights.preprocessing or preprocessing_from_names(recognise(weights.tensors))
+    given = None if preprocessing is None else Preprocessing.of(preprocessing)
+    expected = given or weights.preprocessing or preprocessing_from_names(recognise(weights.tensors))
     expected = expected or preprocessing_of(name)
     if expected is None:
         tell(f"{what}: says nothing of its preprocessing; ImageNet's mean and deviation are assumed")
