@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -190,12 +193,18 @@ def check_preset(name: str) -> None:
         assert model(torch.empty(2, 3, 67, 45)).shape == (2, 3, 67, 45)
         assert model.scores(torch.empty(2, 3, 67, 45)).shape[:2] == (2, 3)
     assert model.num_classes == 3
-    assert all(key.startswith(("backbone.", "head.")) for key in model.state_dict())
+    keys = list(model.state_dict())
+    assert all(key.startswith(("backbone.", "head.")) for key in keys)
+    known = json.loads(KEYS.read_text())[name]
+    assert len(keys) == known["keys"]
+    assert hashlib.sha256("\n".join(keys).encode()).hexdigest() == known["sha256"], "names in checkpoints never change"
     if isinstance(model.head, SkipHead) and name != "same_convolutions":
         strides = {"fcn32s": (32,), "fcn16s": (32, 16), "fcn8s": (32, 16, 8), "fcn4s": (32, 16, 8, 4)}
         assert model.head.strides == strides[name.partition("_")[0]]
         assert model.head.scales == ({16: 0.01, 8: 0.0001} if "_atonce_" in name else {})
 
+
+KEYS = Path(__file__).parent / "snapshots" / "state_dict_keys.json"
 
 QUICK = [name for name in MODELS if name.endswith(("resnet18_half", "alexnet", "vgg16", "convolutions", "unpool"))]
 QUICK += ["fcn_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"]
