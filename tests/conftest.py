@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from hub_server import Clock, FileServer, HubServer
 
@@ -165,6 +165,28 @@ def files_server(monkeypatch: pytest.MonkeyPatch, loopback: None) -> Iterator[Fi
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     with FileServer() as server:
         yield server
+
+
+@pytest.fixture
+def ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put a program called gs before all others, and give the file that is there once it was run."""
+    ran = tmp_path / "ghostscript ran"
+    program = tmp_path / "bin" / "gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch '{ran}'\n[ $1 = --version ] && echo 10\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    return ran
+
+
+EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 40 30
+%%EndComments
+0 0 40 30 rectfill
+%%EOF
+"""
+"""A drawing that Pillow gives to Ghostscript, whatever the file is called."""
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -16,6 +16,7 @@ Example:
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import selectors
@@ -36,7 +37,7 @@ from urllib.parse import parse_qs, quote, unquote
 Method = Literal["HEAD", "GET", "POST", "PUT", "any"]
 
 # The kinds that concern the bytes of a file: a redirect on the way to the file does not use them up.
-BODY_FAULTS = {"cut", "reset", "stall", "wrong_bytes", "short", "long", "no_range"}
+BODY_FAULTS = {"cut", "reset", "stall", "wrong_bytes", "short", "long", "no_range", "endless", "gzip"}
 # The kinds that take the place of an answer.
 INSTEAD_FAULTS = {"status", "html", "redirect_loop", "hangup"}
 FAULTS: dict[str, dict[str, Any]] = {
@@ -47,12 +48,15 @@ FAULTS: dict[str, dict[str, Any]] = {
     "short": {"by": 7},
     "long": {"by": 7},
     "no_range": {},
+    "endless": {"most": 2**24},
+    "gzip": {"size": None},
     "wrong_size": {"by": 7},
     "no_commit": {},
     "no_etag": {},
     "headers": {"values": {}},
     "status": {"code": 500, "error_code": None, "message": None, "headers": {}},
     "html": {"body": b"<!doctype html><html><title>Sign in</title><body>Accept the terms to go on.</body></html>"},
+    "other": {"body": b"", "etag": None},
     "redirect_loop": {},
     "slow_start": {"seconds": 10.0},
     "hangup": {},
@@ -188,7 +192,10 @@ class Handler(BaseHTTPRequestHandler):
                 else:
                     headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(body)}"
                     status, body = 206, body[start:stop]
-        headers.setdefault("Content-Length", str(len(body)))
+        if kind == "endless":
+            headers["Connection"] = "close"  # where the line ends, the file does
+        else:
+            headers.setdefault("Content-Length", str(len(body)))
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -203,6 +210,10 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[:after])
             if self.wait(options["seconds"]):
                 self.wfile.write(body[after:])
+        elif kind == "endless":
+            self.wfile.write(body)
+            for _ in range(0, options["most"], 2**16):
+                self.wfile.write(bytes(2**16))
         else:
             self.wfile.write(body)
 
@@ -235,6 +246,13 @@ def spoil(reply: Reply, kind: str, options: Mapping[str, Any]) -> Reply:
         return replace(reply, body=reply.body[: -options["by"]])
     if kind == "long":
         return replace(reply, body=reply.body + bytes(options["by"]))
+    if kind == "gzip":
+        plain = reply.body if options["size"] is None else bytes(options["size"])
+        return replace(reply, body=gzip.compress(plain)).with_headers(Content_Encoding="gzip")
+    if kind == "other":
+        etag = options["etag"] or Blob(options["body"], lfs=False).git_oid
+        told = reply.with_headers(ETag=f'"{etag}"', Location=None, X_Linked_Etag=None, X_Linked_Size=None)
+        return replace(told, status=200, body=options["body"], content=True)
     if kind == "wrong_size":
         name = "X-Linked-Size" if "X-Linked-Size" in reply.headers else "Content-Length"
         return reply.with_headers(**{name: str(int(reply.headers.get(name, len(reply.body))) + options["by"])})
@@ -366,15 +384,18 @@ class Server:
                 - ``wrong_bytes``: the byte ``at`` (the last) is another; the size is right.
                 - ``short``, ``long``: ``by`` bytes fewer or more than promised; Content-Length agrees with them.
                 - ``no_range``: 200 and the whole file, whatever Range was asked.
+                - ``endless``: no Content-Length, and zeros behind the file, ``most`` bytes of them.
+                - ``gzip``: compressed on the way; the file, or ``size`` zeros in its place.
                 - ``wrong_size``: the size in the answer to HEAD is ``by`` larger.
                 - ``no_commit``, ``no_etag``: the answer to HEAD lacks the header.
                 - ``status``: an error of status ``code`` (500) with ``error_code``, ``message`` and ``headers``.
                 - ``html``: 200 and a page, ``body``, in place of the answer.
+                - ``other``: another file, ``body``, under the same commit, with ``etag`` or the one that it has in git.
                 - ``redirect_loop``: a redirect to itself, without end.
                 - ``slow_start``: wait ``seconds``, then answer.
                 - ``hangup``: close without an answer.
 
-                The first seven use up their ``times`` on the bytes of a file only, not on a redirect to it. A write
+                The first nine use up their ``times`` on the bytes of a file only, not on a redirect to it. A write
                 that gets an error, or no answer, is not done. Waiting ends when the client leaves.
             times: how often; None for always.
             on: method; by default HEAD for ``wrong_size``, ``no_commit`` and ``no_etag``, else GET.

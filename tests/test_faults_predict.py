@@ -1,0 +1,416 @@
+"""Faults of predicting that were seen, each stated as what is wanted. A row is named by its number, as ``c9``."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+
+import fullyconv
+from conftest import EPS, write_tree
+from fullyconv import cli
+from fullyconv.inference.budget import available_memory
+
+
+def run(*words: object) -> int:
+    """Run the command line in this process, and give its exit status."""
+    try:
+        return cli.main([str(word) for word in words])
+    except SystemExit as stopped:
+        return stopped.code if isinstance(stopped.code, int) else 1
+
+
+def predict(model: Path, source: object, out: Path, *words: object) -> int:
+    return run("predict", source, "--model", model, "--out", out, *words)
+
+
+def noise(height: int = 40, width: int = 56, seed: int = 0) -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 255, (height, width, 3)).astype(np.uint8)
+
+
+def picture(path: Path, height: int = 40, width: int = 56, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(noise(height, width, seed)).save(path)
+    return path
+
+
+def png(height: int = 40, width: int = 56) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(noise(height, width)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def mask_of(path: Path) -> npt.NDArray[np.uint8]:
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def always(folder: Path, best: int) -> Path:
+    """Write a small model that gives every pixel the same class."""
+    segmenter = fullyconv.SegmentationModule("same_convolutions", classes=["a", "b"])
+    with torch.no_grad():
+        (bias,) = (value for name, value in segmenter.model.named_parameters() if name.endswith("score.1.bias"))
+        bias[best] = 1.0  # the weights of score layers start at zero
+    return segmenter.save(folder)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return always(tmp_path / "model", 1)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for seed, name in enumerate(("a.png", "b.png", "c.png")):
+        picture(tmp_path / "photos" / name, seed=seed)
+    return tmp_path / "photos"
+
+
+# ---- W12: masks that other settings or other pictures made ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", [-3600.0, 0.0], ids=["older", "of the same time"])
+@pytest.mark.xfail(strict=True, reason="a mask counts as done when it is newer than its picture")
+def test_w12_a_picture_that_was_replaced_is_segmented_again_whatever_its_time(
+    model: Path, photos: Path, tmp_path: Path, when: float
+) -> None:
+    before = (photos / "b.png").stat().st_mtime + when
+    assert predict(model, photos, tmp_path / "masks") == 0
+    picture(photos / "b.png", 30, 70)
+    os.utime(photos / "b.png", (before, before))
+    assert predict(model, photos, tmp_path / "masks") == 0
+    assert mask_of(tmp_path / "masks" / "b.png").shape == (30, 70)
+
+
+@pytest.mark.xfail(strict=True, reason="a mask counts as done when it is newer than the note of the settings")
+def test_w12_masks_of_another_model_are_not_taken_for_done_when_the_clock_was_set_back(
+    photos: Path, tmp_path: Path
+) -> None:
+    zero, one = always(tmp_path / "zero", 0), always(tmp_path / "one", 1)
+    assert predict(zero, photos, tmp_path / "masks") == 0
+    for mask in (tmp_path / "masks").glob("*.png"):
+        os.utime(mask, (4e9, 4e9))
+    assert predict(one, photos / "a.png", tmp_path / "masks") == 0
+    assert predict(one, photos, tmp_path / "masks") == 0
+    assert [mask_of(tmp_path / "masks" / f"{name}.png").mean() for name in "abc"] == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.xfail(strict=True, reason="two runs write into one folder, and the second one's note covers both")
+def test_w12_two_runs_at_once_leave_no_mask_of_one_model_under_the_name_of_the_other(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second run starts and ends, is refused, or waits, while the first one is at its first picture."""
+    zero, one = always(tmp_path / "zero", 0), always(tmp_path / "one", 1)
+    real = fullyconv.SegmentationModule.predict
+    second = threading.Thread(target=predict, args=(one, photos, tmp_path / "masks"))
+
+    def interrupted(self: Any, *arguments: Any, **options: Any) -> Any:
+        if second.ident is None:
+            second.start()
+            second.join(5)
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(fullyconv.SegmentationModule, "predict", interrupted)
+    assert predict(zero, photos, tmp_path / "masks") == 0
+    second.join()
+    assert predict(one, photos, tmp_path / "masks") == 0
+    assert [mask_of(tmp_path / "masks" / f"{name}.png").mean() for name in "abc"] == [1.0, 1.0, 1.0]
+
+
+# ---- C2: what Pillow opens ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.xfail(strict=True, reason="Pillow opens whatever it knows, EPS among it")
+@pytest.mark.parametrize("command", ["predict", "demo", "doctor: picture", "doctor: mask"])
+def test_c2_a_file_of_eps_bytes_never_reaches_ghostscript(
+    command: str, model: Path, tmp_path: Path, ghostscript: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "drawing.png"
+    if command == "predict":
+        file.write_bytes(EPS)
+        assert predict(model, file, tmp_path / "masks") != 0
+    elif command == "demo":
+        file.write_bytes(EPS)
+        assert run("demo", file, "--model", model, "--out", tmp_path / "overlay.png") != 0
+    else:
+        tree = write_tree(tmp_path / "shapes", {"train": 3})
+        file = tree / "train" / ("images" if command.endswith("picture") else "masks") / "001.png"
+        file.write_bytes(EPS)
+        assert run("doctor", tree) != 0
+    assert file.name in "".join(capsys.readouterr())
+    assert not ghostscript.exists()
+
+
+@pytest.mark.xfail(strict=True, reason="Pillow opens whatever it knows, not only what the messages name")
+@pytest.mark.parametrize("kind", ["PCX", "SGI", "DDS", "TGA"])
+def test_c2_formats_that_no_message_names_are_refused(
+    kind: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.png"
+    Image.fromarray(noise(64, 64)).save(file, kind)
+    assert predict(model, file, tmp_path / "masks") == 1
+    assert str(file) in capsys.readouterr().err
+    assert not (tmp_path / "masks" / "a.png").exists()
+
+
+# ---- C9: names that are nearly too long -----------------------------------------------------------------------------
+
+
+@pytest.mark.xfail(strict=True, reason="the temporary name is longer than the name of the mask")
+def test_c9_a_name_that_leaves_room_for_its_mask_and_overlay_is_written(
+    model: Path, photos: Path, tmp_path: Path
+) -> None:
+    name = "a" * 240
+    picture(photos / f"{name}.png")
+    assert predict(model, photos, tmp_path / "masks", "--overlay") == 0
+    names = [name, "a", "b", "c"]
+    expected = sorted([f"{each}.png" for each in names] + [f"{each}.overlay.png" for each in names])
+    assert sorted(path.name for path in (tmp_path / "masks").glob("[!.]*")) == expected
+
+
+@pytest.mark.xfail(strict=True, reason="an error of the writer ends the run")
+@pytest.mark.parametrize("why", ["name too long", "folder in its place"])
+def test_c9_a_mask_that_cannot_be_written_is_skipped_and_reported(
+    why: str, model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks = tmp_path / "masks"
+    name = "a"
+    if why == "name too long":
+        name = "a" * 251  # .png fits the file system, .overlay.png does not
+        (photos / "a.png").rename(photos / f"{name}.png")
+    else:
+        (masks / "a.png").mkdir(parents=True)
+    assert predict(model, photos, masks, "--overlay") == 1
+    assert name in capsys.readouterr().err
+    assert [(masks / f"{each}.overlay.png").is_file() for each in "bc"] == [True, True]
+    assert [(masks / f"{each}.png").is_file() for each in "bc"] == [True, True]
+
+
+# ---- C13: sources that are none -------------------------------------------------------------------------------------
+
+
+def closed() -> Image.Image:
+    image = Image.open(io.BytesIO(png()))
+    image.close()
+    return image
+
+
+WRONG = {
+    "closed image": closed,
+    "a million bytes": lambda: bytes(10**6),
+    "meta device": lambda: torch.zeros(3, 8, 8, device="meta"),
+    "floats on the meta device": lambda: torch.zeros(3, 8, 8, device="meta", dtype=torch.float16),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.xfail(strict=True, reason="the message is that of a library, says nothing, or holds the whole argument")
+def test_c13_a_source_that_is_none_is_answered_in_short_and_by_name(name: str, model: Path) -> None:
+    segmenter = fullyconv.load(model)
+    with pytest.raises((ValueError, TypeError), match=r"source|bytes") as caught:
+        segmenter.predict(WRONG[name]())
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+@pytest.mark.xfail(strict=True, reason="np.matrix cannot have the third axis that it is given", raises=ValueError)
+def test_c13_a_matrix_is_read_as_the_array_that_it_is_or_refused_by_name(model: Path) -> None:
+    grey = noise()[..., 0]
+    segmenter = fullyconv.load(model)
+    try:
+        result = segmenter.predict(np.matrix(grey))  # type: ignore[arg-type]
+    except (ValueError, TypeError) as error:
+        if "source" not in str(error):
+            raise
+    else:
+        assert np.array_equal(result.mask, segmenter.predict(grey).mask)
+
+
+# ---- C21: memory that is less than the machine's --------------------------------------------------------------------
+
+
+@pytest.fixture
+def system_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let what is read under /sys/fs/cgroup and /proc/self come from a folder that the test fills."""
+    root = tmp_path / "system"
+    real = io.open
+    places = ("/sys/fs/cgroup", "/proc/self/cgroup", "/proc/self/mountinfo")
+
+    def redirected(file: Any, *arguments: Any, **options: Any) -> Any:
+        if isinstance(file, str | Path) and str(file).startswith(places):
+            file = root / str(file).lstrip("/")
+        return real(file, *arguments, **options)
+
+    monkeypatch.setattr("builtins.open", redirected)
+    monkeypatch.setattr("io.open", redirected)  # what pathlib calls
+    return root
+
+
+CGROUPS = {
+    "version 1": {
+        "proc/self/cgroup": "9:memory:/\n",
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": "300000000\n",
+        "sys/fs/cgroup/memory/memory.usage_in_bytes": "100000000\n",
+    },
+    "version 2": {
+        "proc/self/cgroup": "0::/\n",
+        "sys/fs/cgroup/memory.max": "300000000\n",
+        "sys/fs/cgroup/memory.current": "100000000\n",
+    },
+    "version 2, a slice": {
+        "proc/self/cgroup": "0::/user.slice/work.scope\n",
+        "sys/fs/cgroup/memory.current": "900000000\n",
+        "sys/fs/cgroup/user.slice/memory.max": "max\n",
+        "sys/fs/cgroup/user.slice/memory.current": "100000000\n",
+        "sys/fs/cgroup/user.slice/work.scope/memory.max": "300000000\n",
+        "sys/fs/cgroup/user.slice/work.scope/memory.current": "100000000\n",
+    },
+    "version 2, around a slice": {
+        "proc/self/cgroup": "0::/user.slice/work.scope\n",
+        "sys/fs/cgroup/memory.current": "900000000\n",
+        "sys/fs/cgroup/user.slice/memory.max": "300000000\n",
+        "sys/fs/cgroup/user.slice/memory.current": "100000000\n",
+        "sys/fs/cgroup/user.slice/work.scope/memory.max": "max\n",
+        "sys/fs/cgroup/user.slice/work.scope/memory.current": "100000000\n",
+    },
+}
+UNSEEN = pytest.mark.xfail(strict=True, reason="only the file at the root of version 2 is read")
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind == "version 2" else [UNSEEN]) for kind in CGROUPS]
+)
+def test_c21_what_a_container_may_use_is_seen(kind: str, system_files: Path) -> None:
+    for name, text in CGROUPS[kind].items():
+        (system_files / name).parent.mkdir(parents=True, exist_ok=True)
+        (system_files / name).write_text(text)
+    assert available_memory() <= 200_000_000
+
+
+LIMITED = """
+import resource, sys
+import torch
+import fullyconv
+from fullyconv import cli
+
+torch.set_num_threads(1)
+model, source, out, room = sys.argv[1:]
+fullyconv.load(model).predict(torch.zeros(3, 64, 64, dtype=torch.uint8))  # what is loaded late is loaded now
+(line,) = (line for line in open("/proc/self/status") if line.startswith("VmSize"))
+used = 1024 * int(line.split()[1])
+resource.setrlimit(resource.RLIMIT_AS, (used + int(room), -1))
+sys.exit(cli.main(["predict", source, "--model", model, "--out", out, "--threads", "1"]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+@pytest.mark.xfail(strict=True, reason="the allocator's own error comes through, and a limit of the process is unseen")
+def test_c21_a_picture_beyond_the_limit_of_the_process_is_cut_into_tiles_or_the_option_is_named(
+    model: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "large.png"
+    Image.new("RGB", (2000, 2000), (90, 120, 40)).save(source)
+    words = [str(word) for word in (model, source, tmp_path / "masks", 300_000_000)]
+    done = subprocess.run([sys.executable, "-c", LIMITED, *words], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr, done.stderr
+    if done.returncode == 0:
+        assert mask_of(tmp_path / "masks" / "large.png").shape == (2000, 2000)
+    else:
+        assert "--memory" in done.stderr
+
+
+# ---- C23: what a killed run leaves ----------------------------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys
+from fullyconv import cli
+
+os.replace = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+cli.main(["predict", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="nobody looks for the unfinished files of an earlier run")
+def test_c23_the_next_run_removes_the_unfinished_masks_of_a_killed_one(
+    model: Path, photos: Path, tmp_path: Path
+) -> None:
+    words = [str(word) for word in (photos, "--model", model, "--out", tmp_path / "masks")]
+    done = subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True, check=False)
+    assert done.returncode == -9
+    left = {path.name for path in (tmp_path / "masks").iterdir()}
+    assert any("png" in name for name in left)
+    for path in (tmp_path / "masks").iterdir():
+        os.utime(path, (1e9, 1e9))
+    assert predict(model, photos, tmp_path / "masks") == 0
+    assert [path.name for path in (tmp_path / "masks").rglob("*") if path.name.endswith(".part")] == []
+    hidden = {path.name for path in (tmp_path / "masks").iterdir() if path.name.startswith(".") and "png" in path.name}
+    assert hidden == set()
+
+
+# ---- M17: what is given as INPUT ------------------------------------------------------------------------------------
+
+
+@pytest.mark.xfail(strict=True, reason="an address is taken for a path, and loses a slash")
+@pytest.mark.parametrize("address", ["http://example.org/a.jpg", "https://example.org/a.jpg", "rtsp://camera/1"])
+def test_m17_an_address_is_named_as_it_was_given_and_said_to_be_none_that_is_read(
+    address: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(model, address, tmp_path / "masks") == 2
+    said = capsys.readouterr().err
+    assert address in said
+    assert "no such file" not in said
+
+
+@pytest.mark.xfail(strict=True, reason="an address is taken for a path, and loses a slash")
+def test_m17_an_address_in_python_and_of_the_demo_is_named_as_it_was_given(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = "https://example.org/a.jpg"
+    with pytest.raises((ValueError, OSError)) as caught:
+        fullyconv.load(model).predict(address)
+    assert run("demo", address, "--model", model, "--out", tmp_path / "overlay.png") == 2
+    for said in (str(caught.value), capsys.readouterr().err):
+        assert address in said
+        assert "no such file" not in said
+
+
+@pytest.mark.xfail(strict=True, reason="a number is taken for a path alone")
+def test_m17_a_number_that_names_no_file_is_said_to_be_no_camera(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert predict(model, "0", tmp_path / "masks") == 2
+    assert any(word in capsys.readouterr().err for word in ("camera", "webcam", "device"))
+
+
+@pytest.mark.xfail(strict=True, reason="a dash is taken for a path")
+def test_m17_a_dash_reads_the_picture_from_standard_input(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(png(30, 50))))
+    assert predict(model, "-", tmp_path / "masks") == 0
+    (mask,) = (tmp_path / "masks").glob("*.png")
+    assert mask_of(mask).shape == (30, 50)
+
+
+@pytest.mark.parametrize("kind", ["opened file", "bytes in memory"])
+@pytest.mark.xfail(strict=True, reason="a file object is no source", raises=ValueError)
+def test_m17_a_file_object_is_read(kind: str, model: Path, tmp_path: Path) -> None:
+    segmenter = fullyconv.load(model)
+    path = picture(tmp_path / "a.png", 30, 50)
+    with path.open("rb") if kind == "opened file" else io.BytesIO(path.read_bytes()) as file:
+        result = segmenter.predict(file)  # type: ignore[arg-type]
+    assert np.array_equal(result.mask, segmenter.predict(path).mask)
+    assert result.mask.shape == (30, 50)

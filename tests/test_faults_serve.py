@@ -1,0 +1,358 @@
+"""Faults of the web page that were seen, each stated as what is wanted. A row is named by its number, as ``c3``."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+import fullyconv
+from conftest import EPS
+from fullyconv import cli
+from hub_server import hold_port
+
+pytest.importorskip("starlette")
+pytest.importorskip("httpx")
+uvicorn = pytest.importorskip("uvicorn")
+from starlette.testclient import TestClient  # noqa: E402
+
+
+def application(model: Path) -> Any:
+    from fullyconv.serve import app, offers
+
+    return app(offers([str(model)]))
+
+
+def png(height: int = 40, width: int = 56) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3)).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return fullyconv.SegmentationModule("same_convolutions", classes=["a", "b"]).save(tmp_path / "mine")
+
+
+def replace_predict(monkeypatch: pytest.MonkeyPatch, around: Callable[[Callable[[], Any]], Any]) -> None:
+    """Let `around` decide when a prediction is computed."""
+    real = fullyconv.SegmentationModule.predict
+
+    def predict(self: Any, *arguments: Any, **options: Any) -> Any:
+        return around(lambda: real(self, *arguments, **options))
+
+    monkeypatch.setattr(fullyconv.SegmentationModule, "predict", predict)
+
+
+async def ask(
+    app: Any, body: bytes, *, whole: bool = True, leaves: bool = False, sent: Callable[[], None] = lambda: None
+) -> int | None:
+    """Send a picture as a client does, and give the status of the answer; None where there was none.
+
+    Args:
+        app: the web application.
+        body: of the request.
+        whole: whether it is all of it.
+        leaves: whether the client is gone once it has sent that.
+        sent: called when the application has taken the body.
+    """
+    messages = [{"type": "http.request", "body": body, "more_body": not whole}]
+    status = None
+
+    async def receive() -> dict[str, Any]:
+        if messages:
+            sent()
+            return messages.pop()
+        if not leaves:
+            await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        nonlocal status
+        if message["type"] == "http.response.start":
+            status = message["status"]
+
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
+        "path": "/segment", "raw_path": b"/segment", "root_path": "", "query_string": b"model=mine",
+        "headers": [(b"host", b"127.0.0.1:8000")], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8000),
+    }  # fmt: skip
+    await app(scope, receive, send)
+    return status
+
+
+def test_a_picture_is_answered(model: Path) -> None:
+    assert asyncio.run(ask(application(model), png())) == 200
+
+
+# ---- C2: what Pillow opens ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.xfail(strict=True, reason="Pillow opens whatever it knows, EPS among it")
+def test_c2_an_upload_of_eps_bytes_never_reaches_ghostscript(model: Path, ghostscript: Path) -> None:
+    assert asyncio.run(ask(application(model), EPS)) == 422
+    assert not ghostscript.exists()
+
+
+@pytest.mark.xfail(strict=True, reason="Pillow opens whatever it knows, not only what the messages name")
+@pytest.mark.parametrize("kind", ["PCX", "SGI", "DDS", "TGA"])
+def test_c2_uploads_of_formats_that_no_message_names_are_refused(kind: str, model: Path) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64), (9, 99, 200)).save(stream, kind)
+    assert asyncio.run(ask(application(model), stream.getvalue())) == 422
+
+
+# ---- C3: many clients at once ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.xfail(strict=True, reason="pictures are decoded before it is their turn")
+def test_c3_few_pictures_are_held_decoded_at_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known: list[Any] = []
+    held, most, lock = 0, 0, threading.Lock()
+    real = ImageFile.ImageFile.load
+
+    def load(self: Any) -> Any:
+        nonlocal held, most
+        with lock:
+            if all(other is not self for other in known):
+                known.append(self)
+                held += 1
+                most = max(most, held)
+        return real(self)
+
+    def around(predict: Callable[[], Any]) -> Any:
+        nonlocal held
+        time.sleep(0.1)
+        result = predict()
+        with lock:
+            held -= 1
+        return result
+
+    async def many() -> list[int | None]:
+        return await asyncio.gather(*(ask(app, png()) for _ in range(8)))
+
+    app = application(model)
+    asyncio.run(ask(app, png()))  # what is loaded late is loaded now
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    replace_predict(monkeypatch, around)
+    assert 200 in asyncio.run(many())
+    assert 1 <= most <= 2
+
+
+@pytest.mark.xfail(strict=True, reason="any number of clients waits for its turn")
+def test_c3_clients_beyond_a_bound_are_told_to_come_again(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = threading.Event()
+
+    def around(predict: Callable[[], Any]) -> Any:
+        free.wait(60)
+        return predict()
+
+    async def many(number: int) -> list[int | None]:
+        taken: set[int] = set()
+        asking = [asyncio.create_task(ask(app, png(8, 8), sent=lambda n=n: taken.add(n))) for n in range(number)]
+        while any(not task.done() and n not in taken for n, task in enumerate(asking)):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)  # a refusal after the body was taken
+        free.set()
+        return await asyncio.gather(*asking)
+
+    app = application(model)
+    replace_predict(monkeypatch, around)
+    statuses = asyncio.run(many(100))
+    assert set(statuses) == {200, 503}
+
+
+@pytest.mark.xfail(strict=True, reason="nobody looks whether the client is still there")
+def test_c3_the_picture_of_a_client_that_left_is_not_segmented(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, free = threading.Event(), threading.Event()
+    number = 0
+
+    def around(predict: Callable[[], Any]) -> Any:
+        nonlocal number
+        number += 1
+        begun.set()
+        free.wait(60)
+        return predict()
+
+    async def two() -> int | None:
+        first = asyncio.create_task(ask(app, png()))
+        assert await asyncio.to_thread(begun.wait, 60)
+        taken = asyncio.Event()
+        second = asyncio.create_task(ask(app, png(), leaves=True, sent=taken.set))
+        await taken.wait()
+        await asyncio.sleep(0.1)
+        free.set()
+        await second
+        return await first
+
+    app = application(model)
+    replace_predict(monkeypatch, around)
+    assert asyncio.run(two()) == 200
+    assert number == 1
+
+
+@pytest.mark.xfail(strict=True, reason="the error of a broken upload is not caught")
+def test_c3_a_client_that_leaves_in_the_middle_of_its_upload_is_no_error(model: Path) -> None:
+    assert asyncio.run(ask(application(model), png()[:100], whole=False, leaves=True)) != 500
+
+
+SERVER = """
+import sys, time
+import fullyconv
+from fullyconv import cli
+
+real = fullyconv.SegmentationModule.predict
+
+def predict(self, *arguments, **options):
+    print("begun", flush=True)
+    time.sleep(2)
+    return real(self, *arguments, **options)
+
+fullyconv.SegmentationModule.predict = predict
+sys.exit(cli.main(["serve", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="the server waits until all that was asked for is done")
+def test_c3_a_server_that_is_told_to_end_does_not_begin_with_what_waits(model: Path) -> None:
+    held = hold_port()
+    port = held.getsockname()[1]
+    picture = png()
+    head = f"POST /segment?model=mine HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {len(picture)}\r\n\r\n"
+    clients: list[socket.socket] = []
+    words = [sys.executable, "-c", SERVER, str(model), "--port", str(port)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            while not clients and server.poll() is None:
+                try:
+                    clients.append(socket.create_connection(("127.0.0.1", port)))
+                except OSError:
+                    time.sleep(0.1)
+            clients += [socket.create_connection(("127.0.0.1", port)) for _ in range(9)]
+            for client in clients:
+                client.sendall(head.encode() + picture)
+            assert server.stdout.readline() == "begun\n"
+            time.sleep(1)  # until all have come in
+            server.send_signal(signal.SIGTERM)
+            rest, _ = server.communicate(timeout=120)
+            assert rest.count("begun") <= 1
+        finally:
+            server.kill()
+            for each in (*clients, held):
+                each.close()
+
+
+# ---- C20: what --host means -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def listening(model: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[int, Any, str]]:
+    """Give a function that calls ``serve --host``: the exit status, the application and the address it listens on."""
+    found: list[tuple[Any, str]] = []
+
+    def note(self: Any, sockets: Any = None) -> None:
+        self.started = True
+        found.append((self.config.app, sockets[0].getsockname()[0] if sockets else self.config.host))
+
+    async def note_later(self: Any, sockets: Any = None) -> None:
+        note(self, sockets)
+
+    look_up = socket.getaddrinfo
+
+    def known(host: Any, *arguments: Any, **options: Any) -> Any:
+        return look_up("127.0.0.1" if host == "pc.test" else host, *arguments, **options)
+
+    monkeypatch.setattr(uvicorn.Server, "run", note)
+    monkeypatch.setattr(uvicorn.Server, "serve", note_later)
+    monkeypatch.setattr(socket, "getaddrinfo", known)
+
+    def listen(host: str) -> tuple[int, Any, str]:
+        with hold_port() as held:
+            port = held.getsockname()[1]
+        status = cli.main(["serve", str(model), "--host", host, "--port", str(port)])
+        return (status, *(found.pop() if found else (None, "")))
+
+    return listen
+
+
+def answers(app: Any, host: str) -> int:
+    """Give the status of an answer to a request with a Host header."""
+    with TestClient(app, base_url="http://127.0.0.1:8000") as client:
+        return client.get("/models", headers={"host": f"{host}:8000"}).status_code
+
+
+TOO_STRICT = pytest.mark.xfail(
+    strict=True, reason="three names of the machine are allowed, and not the one that was given"
+)
+TOO_OPEN = pytest.mark.xfail(strict=True, reason="the text of the address decides, and not what it means")
+
+
+@pytest.mark.parametrize(
+    ("host", "called"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("localhost", "localhost"),
+        ("localhost", "127.0.0.1"),
+        pytest.param("127.0.0.2", "127.0.0.2", marks=TOO_STRICT),
+        ("::1", "[::1]"),
+        ("127.1", "127.0.0.1"),
+        ("LOCALHOST", "localhost"),
+        ("pc.test", "pc.test"),
+    ],
+)
+def test_c20_the_address_that_was_chosen_answers(
+    host: str, called: str, listening: Callable[[str], tuple[int, Any, str]]
+) -> None:
+    status, app, _ = listening(host)
+    assert status == 0
+    assert answers(app, called) == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "localhost",
+        "127.0.0.2",
+        "::1",
+        pytest.param("127.1", marks=TOO_OPEN),
+        pytest.param("LOCALHOST", marks=TOO_OPEN),
+        pytest.param("pc.test", marks=TOO_OPEN),
+    ],
+)
+def test_c20_a_server_for_this_machine_alone_refuses_other_names_by_whatever_word_it_is_chosen(
+    host: str, listening: Callable[[str], tuple[int, Any, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, app, _ = listening(host)
+    assert status == 0
+    assert "whoever can reach" not in capsys.readouterr().out
+    assert answers(app, "evil.test") == 400
+
+
+@pytest.mark.xfail(strict=True, reason="no word is taken for every address, and none is said")
+def test_c20_an_empty_address_is_refused_or_this_machine_alone_or_said_to_be_all(
+    listening: Callable[[str], tuple[int, Any, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, app, address = listening("")
+    printed = capsys.readouterr()
+    if status == 2:
+        assert "--host" in printed.err
+    elif address in ("127.0.0.1", "::1", "localhost"):
+        assert answers(app, "evil.test") == 400
+    else:
+        assert any(word in printed.out for word in ("0.0.0.0", "::", "every", "all addresses"))
