@@ -100,7 +100,6 @@ def checkpoint_of(kind: Callable[[Any], fullyconv.SegmentationModule], data: Pat
     return path
 
 
-@pytest.mark.xfail(strict=True, reason="the object that a subclass passes on is stored as it is")
 def test_w15_the_checkpoint_of_a_subclass_holds_plain_values(data: Path, tmp_path: Path) -> None:
     for kind in (Own, Renamed):
         path = checkpoint_of(kind, data, tmp_path / f"{kind.__name__}.ckpt")
@@ -108,7 +107,6 @@ def test_w15_the_checkpoint_of_a_subclass_holds_plain_values(data: Path, tmp_pat
         assert content["global_step"] == 2
 
 
-@pytest.mark.xfail(strict=True, reason="the object that a subclass passes on is stored as it is")
 def test_w15_the_checkpoint_of_a_subclass_is_loaded_by_the_subclass_and_by_load(data: Path, tmp_path: Path) -> None:
     path = checkpoint_of(Own, data, tmp_path / "own.ckpt")
     for found in (Own.load_from_checkpoint(path), fullyconv.load(path)):
@@ -116,7 +114,6 @@ def test_w15_the_checkpoint_of_a_subclass_is_loaded_by_the_subclass_and_by_load(
         assert found.labels.num_classes == 3
 
 
-@pytest.mark.xfail(strict=True, reason="the object that a subclass passes on is stored as it is")
 def test_w15_training_of_a_subclass_goes_on_from_its_checkpoint(data: Path, tmp_path: Path) -> None:
     path = checkpoint_of(Own, data, tmp_path / "own.ckpt")
     source = module_of(data)

@@ -192,6 +192,8 @@ class SegmentationModule(L.LightningModule):
                 self.hparams[name] = list(value.names)
             elif isinstance(value, Preprocessing):
                 self.hparams[name] = value.to_dict()
+            elif isinstance(value, Path):
+                self.hparams[name] = str(value)
         self._hparams_initial = copy.deepcopy(self.hparams)
         self.model: FCN = build_model(
             model, len(classes), in_channels=in_channels, padding=padding, upsampling=upsampling, head_width=head_width
