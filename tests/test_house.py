@@ -46,6 +46,7 @@ FLOORS: dict[str, int] = {
     "report": 5,
     "hub": 5,
     "serve": 6,
+    "demo": 6,
     "cli": 7,
     "__main__": 8,
     "__init__": 8,

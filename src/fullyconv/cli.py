@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import io
 import json
 import logging
@@ -78,10 +77,14 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--json", action="store_true", help="for programs: a list of objects")
     listing.set_defaults(run=_list)
 
-    demo = commands.add_parser("demo", help="segment a photograph with a shipped model")
-    demo.add_argument("image", nargs="?", help="any picture; without it, the sample photograph of the extra 'demo'")
-    _add_model(demo)
-    demo.add_argument("--out", default="fullyconv-demo.png", help="overlay to write (default: %(default)s)")
+    demo = commands.add_parser(
+        "demo", help="show where a classifier sees a word, and what a segmenter makes of an image"
+    )
+    demo.add_argument("image", nargs="?", help="any photograph; without it, those that come with the extra 'demo'")
+    demo.add_argument("--word", help="class of ImageNet to look for (default: the one that wins most pixels)")
+    demo.add_argument("--model", help="segment the image with this model instead")
+    _add_unverified(demo)
+    demo.add_argument("--out", default="fullyconv-demo.png", help="image to write (default: %(default)s)")
     demo.set_defaults(run=_demo)
 
     predict = commands.add_parser("predict", help="segment pictures, videos and folders of them")
@@ -513,40 +516,22 @@ def _print_model(row: dict[str, Any]) -> None:
         print(f"      {row['address']}")
 
 
-LEADING = 24
-"""Classes that the demo names; a converted classifier may have a thousand."""
-
-
 def _demo(arguments: argparse.Namespace) -> int:
+    _quiet_lightning()
+    from fullyconv import demo
     from fullyconv.images import write_image
 
-    image = Path(arguments.image) if arguments.image else _sample_photograph()
     _check_target(Path(arguments.out))
-    segmenter = _load(arguments)
-    result = segmenter.predict(image)
-    write_image(arguments.out, result.overlay())
-    height, width = result.mask.shape
-    print(f"{image.name}: {width} x {height} pixels, model {arguments.model}")
-    found = [(name, share) for name, share in result.shares().items() if share > 0]
-    for name, share in found[:LEADING]:
-        print(f"  {name:<12} {share:7.2%}")
-    if found[LEADING:]:
-        print(f"  {f'{len(found[LEADING:])} more':<12} {sum(share for _, share in found[LEADING:]):7.2%}")
-    print(f"overlay written to {arguments.out}")
+    if arguments.model is not None:
+        result = _load(arguments).predict(Path(arguments.image) if arguments.image else demo.sample_photograph())
+        write_image(arguments.out, result.overlay())
+        print(repr(result))
+    else:
+        shown = demo.show(arguments.image, arguments.word)
+        write_image(arguments.out, shown.sheet)
+        print("\n".join(shown.lines))
+    print(f"written to {arguments.out}")
     return 0
-
-
-def _sample_photograph() -> Path:
-    # Found without importing scikit-learn, which takes seconds and is not needed to read a file of it.
-    spec = importlib.util.find_spec("sklearn")
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        photograph = Path(place) / "datasets" / "images" / "china.jpg"
-        if photograph.is_file():
-            return photograph
-    raise FileNotFoundError(
-        "no picture to segment: give one, as in 'fullyconv demo street.jpg', or install the sample photograph with "
-        "pip install 'fullyconv[demo]'"
-    )
 
 
 def _predict(arguments: argparse.Namespace) -> int:
