@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 CLASSIFIER = "efficientnet_lite0.imagenet"
+SAMPLE_WORD = "palace"  # what scikit-learn's photograph shows
 SEGMENTER = "nuclei"
 SAMPLE = "sample.png"  # in the folder of the segmenter: a test image that its license allows to show
 
@@ -50,7 +51,9 @@ def show(image: str | Path | None = None, word: str | None = None) -> Shown:
     dense = load_classifier(CLASSIFIER).convolutionalize()
     shares = dense.predict(photograph).shares()
     leading = [(name, share) for name, share in shares.items() if share > 0][:4]
-    heat = dense.heatmap(photograph, word if word is not None else leading[0][0])
+    if word is None:
+        word = leading[0][0] if image is not None else SAMPLE_WORD
+    heat = dense.heatmap(photograph, word)
     words = ", ".join(f"{name} {share:.0%}" for name, share in leading)
     lines = [f"{photograph.name}: {CLASSIFIER} sees {words} (of the pixels)"]
     panels = [(heat.overlay(), f"Where a classifier sees “{heat.label}”", "trained on whole images of ImageNet alone")]
@@ -62,7 +65,7 @@ def show(image: str | Path | None = None, word: str | None = None) -> Shown:
             f"{place.name}: {SEGMENTER} finds " + ", ".join(f"{n} {s:.0%}" for n, s in result.shares().items())
         )
         lines.append("photograph: scikit-learn, CC BY 2.0; nuclei: 2018 Data Science Bowl, CC0")
-        panels.append((Image.open(place, formats=["PNG"]).convert("RGB"), "Cell nuclei under a microscope", "as given"))
+        panels.append((Image.fromarray(result.image), "Cell nuclei under a microscope", "a test image"))
         panels.append((result.overlay(), "What a segmenter makes of it", f"the model “{SEGMENTER}” of the zoo"))
     return Shown(_beside(panels), tuple(lines))
 
