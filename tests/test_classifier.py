@@ -15,6 +15,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 import fullyconv
+from closeness import assert_close, assert_same_mask, assert_same_tensors
 from fullyconv.classifier import Classifier, DenseScorer
 from fullyconv.errors import WeightsError
 from fullyconv.images import read_mask
@@ -53,8 +54,7 @@ def test_the_dense_network_gives_the_classifier_back_at_its_own_size(classifier:
     images = torch.rand(4, 3, 32, 32)
     with torch.inference_mode():
         scores = classifier(images)
-        assert scores.std(0).min() > 1e-3
-        assert torch.allclose(dense.scores(images)[:, :, 0, 0], scores, atol=1e-5)
+        assert_close(dense.scores(images)[:, :, 0, 0], scores, varying=(0,))
         assert dense(images).shape == (4, 10, 32, 32)
         assert dense.scores(torch.rand(1, 3, 40, 52)).shape == (1, 10, 3, 6)
 
@@ -68,9 +68,7 @@ def test_predict_is_the_argmax_of_the_logits_at_any_size(classifier: Classifier)
         with torch.inference_mode():
             logits = dense(torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255)
         assert result.mask.shape == size
-        top = logits.topk(2, dim=1).values[0]
-        clear = ((top[0] - top[1]) > 1e-4).numpy()
-        assert (result.mask == logits.argmax(1)[0].numpy())[clear].all()
+        assert_same_mask(result.mask, logits.argmax(1)[0])
         assert result.classes == CIFAR
 
 
@@ -79,7 +77,7 @@ def test_bands_of_a_large_picture_join_without_a_seam(classifier: Classifier, mo
     pixels = np.random.default_rng(1).integers(0, 256, (70, 61, 3)).astype(np.uint8)
     whole = dense.predict(pixels).mask
     monkeypatch.setattr("fullyconv.inference.tiles.BAND_BYTES", 7 * 61 * 10 * 4)  # seven rows at a time
-    assert (dense.predict(pixels).mask == whole).all()
+    assert_same_mask(dense.predict(pixels).mask, whole)
 
 
 def test_predict_leaves_the_mode_as_it_was(classifier: Classifier) -> None:
@@ -95,9 +93,10 @@ def test_both_kinds_of_artefact_come_back_as_they_were(classifier: Classifier, t
     whole = fullyconv.load_classifier(tmp_path / "whole")
     dense = fullyconv.load(tmp_path / "dense")
     assert isinstance(dense, DenseScorer)
+    assert_same_tensors(whole, classifier)
     with torch.inference_mode():
-        assert torch.equal(whole(images), classifier(images))
-        assert torch.allclose(dense.scores(images)[..., 0, 0], classifier(images), atol=1e-5)
+        assert_close(whole(images), classifier(images), varying=(0,))
+        assert_close(dense.scores(images)[..., 0, 0], classifier(images))
     assert (whole.classes, whole.input_size, whole.licence) == (CIFAR, (32, 32), "BSD-2")
     assert (dense.classes, dense.network.input_size, dense.licence) == (CIFAR, (32, 32), "BSD-2")
     assert not whole.training
@@ -107,9 +106,7 @@ def test_both_kinds_of_artefact_come_back_as_they_were(classifier: Classifier, t
 
 def test_a_dense_network_can_be_made_whole_again(classifier: Classifier, tmp_path: Path) -> None:
     classifier.convolutionalize().save(tmp_path / "dense")
-    images = torch.rand(2, 3, 32, 32)
-    with torch.inference_mode():
-        assert torch.equal(fullyconv.load_classifier(tmp_path / "dense")(images), classifier(images))
+    assert_same_tensors(fullyconv.load_classifier(tmp_path / "dense"), classifier)
 
 
 def test_load_names_the_loader_of_a_classifier_and_the_other_way_round(classifier: Classifier, tmp_path: Path) -> None:
@@ -182,7 +179,7 @@ def test_every_classifier_of_the_package_is_built_and_converts(name: str) -> Non
     dense = fullyconv.convolutionalize(network, input_size=size)
     image = torch.rand(1, 3, size, size)
     with torch.inference_mode():
-        assert torch.allclose(dense(image).flatten(1), network(image), atol=1e-4)
+        assert_close(dense(image).flatten(1), network(image))
 
 
 def test_the_number_of_classes_is_read_off_the_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -223,7 +220,7 @@ def test_a_repository_of_timm_brings_its_own_preprocessing_and_licence(hub: HubS
     assert (loaded.classes, loaded.input_size, loaded.licence) == (["a", "b", "c", "d", "e"], (64, 64), "apache-2.0")
     image = torch.rand(2, 3, 64, 64)
     with torch.inference_mode():
-        assert torch.equal(loaded(image), network(loaded.preprocessing(image)))
+        assert_close(loaded(image), network(loaded.preprocessing(image)), varying=(0,))
     assert loaded.preprocessing.mean == (0.5, 0.4, 0.3)
     with pytest.raises(WeightsError, match=r"holds a classifier, not a segmenter: fullyconv\.load_classifier"):
         fullyconv.load("hf://org/mine", allow_unverified=True)
@@ -283,8 +280,8 @@ def test_a_real_classifier_keeps_its_accuracy_picture_by_picture(
     with torch.inference_mode():
         before = torch.cat([classifier(part) for part in images.split(500)])
         after = torch.cat([dense.scores(part)[:, :, 0, 0] for part in images.split(500)])
-    assert (before - after).abs().max() < 1e-4 * before.std()
-    assert (before.argmax(1) == after.argmax(1)).all()
+    assert_close(after, before, varying=(0,))
+    assert_same_mask(after.argmax(1), before.argmax(1))
     accuracy = (before.argmax(1) == labels).float().mean().item()
     assert accuracy > 0.8
     print(f"cifar_resnet{depth}: {accuracy:.2%} of {len(labels)} pictures, before and after conversion")
@@ -336,7 +333,7 @@ def test_a_picture_that_does_not_fit_is_cut_into_tiles_without_a_seam(classifier
         if len(plan(network, (900, 61), Options(n * 10**5, probabilities="all")).tiles) > 3
     )
     cut = dense.predict(pixels, memory=memory, probabilities="all")
-    np.testing.assert_allclose(cut.probabilities.astype(float), whole.probabilities.astype(float), atol=2e-3)
-    assert (cut.mask != whole.mask).mean() < 1e-3
+    assert_close(cut.probabilities, whole.probabilities)
+    assert_same_mask(cut.mask, whole.mask)
     written = dense.predict_to(pixels, tmp_path / "m.png", memory=memory)
-    assert (read_mask(written.path) != whole.mask).mean() < 1e-3
+    assert_same_mask(read_mask(written.path), whole.mask)

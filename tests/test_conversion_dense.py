@@ -12,10 +12,13 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from closeness import assert_close, assert_same_tensors
 from fullyconv.conversion import DenseClassifier, atrous, convolutionalize, shift_and_stitch, sliding_window
 from fullyconv.conversion.dense import SpreadPool
 from fullyconv.errors import ConversionError
 from fullyconv.geometry import measure
+
+PLACES = (2, 3)  # axes over which scores have to vary
 
 
 class Lenet(nn.Module):
@@ -67,14 +70,6 @@ def awake(network: nn.Module, image: Tensor) -> nn.Module:
     return network.eval()
 
 
-def check_equal(found: Tensor, expected: Tensor, rounding: float = 1e-5) -> None:
-    """Compare scores in units of their spread over positions, without which any code would pass."""
-    assert found.shape == expected.shape
-    spread = (expected - expected.mean((2, 3), keepdim=True)).square().mean().sqrt()
-    assert spread > 1e-3 * expected.abs().mean(), "the scores do not depend on the place"
-    assert (found - expected).abs().max() <= rounding * spread
-
-
 @pytest.fixture
 def noise() -> torch.Generator:
     return torch.Generator().manual_seed(0)
@@ -91,8 +86,8 @@ def test_lenet_at_every_pixel_is_the_classifier_slid_over_the_image(noise: torch
     with torch.no_grad():
         for stride in (4, 2, 1):
             truth = sliding_window(lenet, image, 32, stride, batch_size=50)
-            check_equal(atrous(dense, stride)(image), truth)
-            check_equal(shift_and_stitch(dense, image, stride), truth)
+            assert_close(atrous(dense, stride)(image), truth, varying=PLACES)
+            assert_close(shift_and_stitch(dense, image, stride), truth, varying=PLACES)
 
 
 @pytest.mark.parametrize("pool", [nn.MaxPool2d(3, 2), nn.AvgPool2d(3, 2)], ids=["max", "average"])
@@ -106,7 +101,7 @@ def test_dilation_equals_shift_and_stitch_on_alexnet_without_padding(
     network.append(nn.Conv2d(16, 5, 2))
     with torch.no_grad():
         stitched = shift_and_stitch(network, image, stride)
-        check_equal(atrous(network, stride)(image), stitched)
+        assert_close(atrous(network, stride)(image), stitched, varying=PLACES)
     assert stitched.shape[2:] == ((275 - 195) // stride + 1, (243 - 195) // stride + 1)
 
 
@@ -120,7 +115,7 @@ def test_alexnet_without_padding_at_stride_8_is_the_classifier_slid_over_the_ima
     dense = convolutionalize(classifier, 195)
     assert dense.guarantee == "window"
     with torch.no_grad():
-        check_equal(atrous(dense, 8)(image), sliding_window(classifier, image, 195, 8))
+        assert_close(atrous(dense, 8)(image), sliding_window(classifier, image, 195, 8), varying=PLACES)
 
 
 def test_a_stride_per_axis_can_be_stitched(noise: torch.Generator) -> None:
@@ -128,7 +123,7 @@ def test_a_stride_per_axis_can_be_stitched(noise: torch.Generator) -> None:
     image = torch.randn(1, 1, 19, 17, generator=noise)
     with torch.no_grad():
         expected = F.conv2d(image, network.weight, network.bias, stride=(2, 1))
-        check_equal(shift_and_stitch(network, image, (2, 1)), expected)
+        assert_close(shift_and_stitch(network, image, (2, 1)), expected, varying=PLACES)
 
 
 @pytest.mark.parametrize("size", [8, 9, 10, 11, 12])
@@ -138,7 +133,7 @@ def test_stitched_grid_has_no_gaps_where_some_shifts_have_no_window(size: int, n
     with torch.no_grad():
         expected = F.conv2d(image, network.weight, network.bias)
         found = shift_and_stitch(network, image, 1)
-    assert torch.allclose(found, expected, atol=1e-5)
+    assert_close(found, expected)
 
 
 # With padding, the scores of the coarse grid are among the dense ones
@@ -167,14 +162,14 @@ def test_coarse_scores_of_a_padded_network_are_every_other_dense_one(
     assert after.receptive_field == before.receptive_field
     factor = 32 // stride
     with torch.no_grad():
-        check_equal(diluted(image)[:, :, ::factor, ::factor], network(image), rounding=1e-4)
+        assert_close(diluted(image)[:, :, ::factor, ::factor], network(image), varying=PLACES)
 
 
 def test_network_of_the_wanted_stride_is_left_as_it_is(noise: torch.Generator) -> None:
     network = unpadded_alexnet(nn.MaxPool2d(3, 2)).eval()
     image = torch.randn(1, 3, 227, 227, generator=noise)
     with torch.no_grad():
-        assert torch.equal(atrous(network, 32)(image), network(image))
+        assert_close(atrous(network, 32)(image), network(image))
 
 
 # What becomes of the network
@@ -194,7 +189,8 @@ def test_diluted_classifier_keeps_keys_and_weights_and_tells_its_new_grid() -> N
     with torch.no_grad():
         assert diluted.eval()(image).shape[2:] == diluted.grid(128, 96) == (12, 8)
         again = pickle.loads(pickle.dumps(diluted))
-        assert torch.equal(again(image), diluted(image))
+        assert_same_tensors(again, diluted)
+        assert_close(again(image), diluted(image))
     assert dense.grid(128, 96) == (3, 2)
     assert dense.training  # eval() was for the diluted one
 
@@ -226,9 +222,7 @@ def test_spread_pooling_has_every_window_of_the_pooling_of_the_coarse_map(pool: 
             expected = pool(fine[..., :: spread[0], :: spread[1]])
             steps = pool.stride if isinstance(pool.stride, tuple) else (pool.stride, pool.stride)
             found = SpreadPool(pool, (1, 1), spread)(fine)[..., :: spread[0] * steps[0], :: spread[1] * steps[1]]
-            assert found.shape == expected.shape
-            assert torch.allclose(found, expected, atol=1e-6)
-            assert found.isfinite().all()
+            assert_close(found, expected)
 
 
 class Forward(nn.Module):
@@ -308,7 +302,7 @@ def test_sliding_window_is_the_classifier_on_every_crop(noise: torch.Generator) 
     with torch.no_grad():
         for n, i, j in itertools.product(range(2), range(3), range(3)):
             crop = images[n : n + 1, :, 4 * i : 4 * i + 6, 3 * j : 3 * j + 5]
-            assert torch.allclose(scores[n, :, i, j], classifier(crop)[0], atol=1e-6)
+            assert_close(scores[n, :, i, j], classifier(crop)[0])
 
 
 def test_sliding_window_takes_a_vision_transformer(noise: torch.Generator) -> None:
@@ -326,7 +320,7 @@ def test_sliding_window_evaluates_without_leaving_a_trace(noise: torch.Generator
     image = torch.randn(1, 1, 12, 12, generator=noise)
     one = sliding_window(classifier, image, 8, 2, batch_size=1)
     all_at_once = sliding_window(classifier, image, 8, 2, batch_size=100)
-    assert torch.allclose(one, all_at_once, atol=1e-6)
+    assert_close(one, all_at_once)
     assert not one.requires_grad
     assert [m.training for m in classifier] == [True, True, False, True]
     assert classifier[1].num_batches_tracked == 0

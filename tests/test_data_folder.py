@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from closeness import assert_close
 from fullyconv.data.folder import SegmentationFolder, find_splits, set_aside
 from fullyconv.data.pairs import Pair, match_pairs
 from fullyconv.data.samplers import EpochSampler, UnpaddedDistributedSampler
@@ -281,7 +282,7 @@ def test_sample_is_the_file_as_it_is(simple):
     sample = dataset[1]
     with Image.open(simple / "images" / "b.png") as image, Image.open(simple / "masks" / "b.png") as mask:
         expected = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
-        torch.testing.assert_close(sample["image"], expected)
+        assert_close(sample["image"], expected)
         np.testing.assert_array_equal(sample["mask"].numpy(), np.array(mask))
     assert sample["image"].dtype == torch.float32
     assert type(sample["image"]) is torch.Tensor

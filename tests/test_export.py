@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import fullyconv
+from closeness import TIES, assert_close, assert_same_mask
 from conftest import NAMES, write_tree
 from fullyconv import SegmentationModule, runtime
 from fullyconv.cli import main
@@ -67,7 +68,7 @@ def test_file_and_segmenter_agree_at_sizes_that_were_not_compared(
             expected = module(torch.from_numpy(image).permute(0, 3, 1, 2).float() / 255)
         assert labels.dtype == np.uint8
         assert labels.shape == (2, *size)
-        torch.testing.assert_close(torch.from_numpy(scores), expected, atol=1e-4, rtol=1e-4)
+        assert_close(scores, expected)
 
 
 def test_the_file_is_one_and_describes_itself(made: tuple[SegmentationModule, room.Export]) -> None:
@@ -152,16 +153,16 @@ def test_several_heads_are_outputs_of_one_file(tmp_path: Path, short_side: int |
         mine, theirs = segmenter.predict(picture), module.predict(picture)
         assert list(mine) == list(theirs) == list(HEADS)
         for head, result in mine.items():
-            assert (result.mask != theirs[head].mask).mean() < (0.001 if short_side is None else 0.02)
+            assert_same_mask(result.mask, theirs[head].mask, TIES if short_side is None else 0.02)
             assert result.labels == theirs[head].labels
             assert result.mask.dtype == theirs[head].mask.dtype
-            np.testing.assert_array_equal(segmenter.scores(picture)[head].argmax(0), result.mask)
+            assert_same_mask(segmenter.scores(picture)[head].argmax(0), result.mask)
         assert size != (160, 200) or all(len(np.unique(result.mask)) > 1 for result in mine.values())
     if short_side is None:
         with torch.inference_mode():
             logits = module(torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255)
         for head, scores in segmenter.scores(picture).items():
-            np.testing.assert_allclose(scores, logits[head][0].numpy(), atol=1e-4, rtol=1e-4)
+            assert_close(scores, logits[head][0])
 
 
 def test_several_heads_without_labels_or_in_int8(tmp_path: Path) -> None:
@@ -171,7 +172,7 @@ def test_several_heads_without_labels_or_in_int8(tmp_path: Path) -> None:
     export(module, tmp_path / "s.onnx", labels=False, scores=True)
     bare = runtime.load(tmp_path / "s.onnx").predict(picture)
     for head, result in module.predict(picture).items():
-        assert (bare[head].mask != result.mask).mean() < 0.001
+        assert_same_mask(bare[head].mask, result.mask)
     Image.fromarray(picture).save(tmp_path / "p.png")
     small = export(module, tmp_path / "i.onnx", calibrate=tmp_path / "p.png")
     assert small.description.precision == "int8"
@@ -211,7 +212,7 @@ def test_heads_on_the_command_line_are_masks_of_their_own(tmp_path: Path, capsys
         assert main(call) == 0
         assert capsys.readouterr().out.count(" -> ") == 1
         for head, result in module.predict(tmp_path / "in" / "a.png").items():
-            assert (np.array(Image.open(out / f"a.{head}.png")) != result.mask).mean() < 0.001
+            assert_same_mask(Image.open(out / f"a.{head}.png"), result.mask)
     Image.new("RGB", (40, 40)).save(tmp_path / "in" / "a.semantic.png")  # a picture where a mask would go
     call = ["predict", *(str(path) for path in (tmp_path / "in").iterdir()), "--model", str(tmp_path / "m.onnx")]
     elsewhere = tmp_path / "linked"
@@ -285,9 +286,7 @@ def test_resampling_is_the_same_at_every_size(source: Geometry, target: Geometry
     for cells in ((1, 1), (2, 7), (12, 9)):
         for size in ((1, 1), (3, 61), (130, 33)):
             x = torch.rand(1, 2, *cells)
-            torch.testing.assert_close(
-                answer(session, x, torch.zeros(1, 1, *size)), resample(x, source, target, size), atol=2e-5, rtol=1e-4
-            )
+            assert_close(answer(session, x, torch.zeros(1, 1, *size)), resample(x, source, target, size))
 
 
 @pytest.mark.parametrize("border", ["replicate", "zero"])
@@ -300,7 +299,7 @@ def test_both_borders_are_the_same_at_every_size(kind: Any, border: str) -> None
     for cells in ((1, 1), (4, 7)):
         for size in ((1, 1), (3, 61), (50, 33)):
             x = torch.rand(1, 2, *cells)
-            torch.testing.assert_close(answer(session, x, torch.zeros(1, 1, *size)), up(x, size), atol=2e-5, rtol=1e-4)
+            assert_close(answer(session, x, torch.zeros(1, 1, *size)), up(x, size))
 
 
 @pytest.mark.parametrize(("kernel", "fill"), [(2, 0.0), (3, -1.0)])
@@ -316,7 +315,7 @@ def test_unpooling_is_the_same_at_every_size(kernel: int, fill: float) -> None:
     session = exported(Roundtrip(), torch.rand(2, 3, 9, 12))
     for size in ((3, 3), (4, 9), (17, 10)):
         x = torch.rand(2, 3, *size)
-        torch.testing.assert_close(answer(session, x), Roundtrip()(x))
+        assert_close(answer(session, x), Roundtrip()(x))
 
 
 def test_open_sizes_change_no_value() -> None:
@@ -330,7 +329,7 @@ def test_open_sizes_change_no_value() -> None:
     plain = values()
     with open_sizes():
         for mine, theirs in zip(values(), plain, strict=True):
-            torch.testing.assert_close(mine, theirs)
+            assert_close(mine, theirs)
 
 
 @pytest.mark.slow
@@ -356,7 +355,7 @@ def test_presets_can_be_exported(tmp_path: Path, preset: str, options: dict[str,
     assert written.description.parity["scores_beyond"] <= (
         1e-3 if preset in ("segnet_vgg11_quarter", "pool_unpool") else 0
     )
-    assert written.description.parity["pixels"] < 1e-4
+    assert written.description.parity["pixels"] <= TIES
 
 
 @pytest.mark.slow
@@ -377,7 +376,7 @@ def test_a_scale_of_its_own_is_kept(tmp_path: Path, preset: str, upsampling: str
         picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
         mine, theirs = exported.predict(picture), module.predict(picture)
         assert mine.mask.shape == size
-        assert (mine.mask != theirs.mask).mean() < 0.002
+        assert_same_mask(mine.mask, theirs.mask, 2 * TIES)
 
 
 @pytest.mark.slow

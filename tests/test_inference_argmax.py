@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from closeness import assert_close, assert_same_mask
 from fullyconv.geometry import Geometry
 from fullyconv.inference import argmax, kernels
 from fullyconv.inference.argmax import Route, scaled_argmax, upsample_argmax
@@ -118,7 +119,7 @@ def test_axes_may_differ_and_windows_lie_anywhere(route: Route) -> None:
     near_share(whole, scores, source, (80, 90))
     for top, left, height, width in ((0, 0, 1, 1), (13, 7, 31, 40), (79, 89, 1, 1), (40, 0, 40, 90)):
         part = upsample_argmax(scores, source, (height, width), origin=(top, left), route=route)
-        torch.testing.assert_close(part, whole[:, top : top + height, left : left + width], rtol=0, atol=0)
+        assert_same_mask(part, whole[:, top : top + height, left : left + width])
     beyond = upsample_argmax(scores, source, (9, 9), origin=(-300, 500), route=route)
     assert (beyond == scores[0, :, 0, -1].argmax()).all()
 
@@ -156,7 +157,7 @@ def test_ties_go_to_the_lowest_class(route: Route) -> None:
     numbers = torch.randint(0, 3, (3, 4, 9, 9), generator=torch.Generator().manual_seed(2)).float()
     labels = upsample_argmax(numbers, grid(4, 0), (33, 33), route=route)
     expected = resample(numbers.double(), grid(4, 0), Geometry.IDENTITY, (33, 33))
-    torch.testing.assert_close(labels.long(), expected.argmax(1), rtol=0, atol=0)
+    assert torch.equal(labels.long(), expected.argmax(1))
 
 
 def test_layout_and_type_of_the_scores_do_not_matter(route: Route) -> None:
@@ -167,9 +168,9 @@ def test_layout_and_type_of_the_scores_do_not_matter(route: Route) -> None:
     forms = [scores.to(memory_format=torch.channels_last), wide, scores.half(), scores.clone().requires_grad_()]
     forms += [scores.flip(3).flip(3), scores[:1].expand(2, -1, -1, -1)]
     for form in forms[:-1]:
-        torch.testing.assert_close(upsample_argmax(form, source, size, route=route), expected, rtol=0, atol=0)
+        assert_same_mask(upsample_argmax(form, source, size, route=route), expected)
     again = upsample_argmax(forms[-1], source, size, route=route)
-    torch.testing.assert_close(again, expected[:1].expand(2, -1, -1), rtol=0, atol=0)
+    assert_same_mask(again, expected[:1].expand(2, -1, -1))
     rough = scores.bfloat16()
     near_share(upsample_argmax(rough, source, size, route=route), rough.float(), source, size)
     assert near_share(upsample_argmax(scores.double(), source, size), scores, source, size) < 0.01
@@ -184,13 +185,13 @@ def test_small_bands_and_many_threads_change_nothing(route: Route) -> None:
         torch.set_num_threads(3)
         for band_bytes in (1, 5000, 40000):
             labels = upsample_argmax(scores, source, size, route=route, band_bytes=band_bytes)
-            torch.testing.assert_close(labels, whole, rtol=0, atol=0)
+            assert_same_mask(labels, whole)
             with torch.inference_mode():
                 labels, again = upsample_argmax(
                     scores, source, size, route=route, band_bytes=band_bytes, confidence="probability"
                 )
-            torch.testing.assert_close(labels, sure, rtol=0, atol=0)
-            torch.testing.assert_close(again, probability, rtol=0, atol=1e-6)
+            assert_same_mask(labels, sure)
+            assert_close(again, probability)
     finally:
         torch.set_num_threads(threads)
 
@@ -200,18 +201,18 @@ def test_confidence_is_that_of_the_softmax_of_the_logits(source: tuple[float, fl
     scores, size = 3 * smooth(2, 9, (7, 8)), (50, 60)
     softmax = resample(scores.double(), grid(*source), Geometry.IDENTITY, size).softmax(1)
     labels, probability = upsample_argmax(scores, grid(*source), size, confidence="probability", route=route)
-    torch.testing.assert_close(probability.double(), softmax.amax(1), rtol=0, atol=1e-5)
+    assert_close(probability, softmax.amax(1).float())
     assert probability.dtype == torch.float32
     same, entropy = upsample_argmax(scores, grid(*source), size, confidence="entropy", route=route)
-    torch.testing.assert_close(entropy.double(), -(softmax * softmax.log()).sum(1), rtol=0, atol=1e-5)
-    torch.testing.assert_close(same, labels, rtol=0, atol=0)
-    torch.testing.assert_close(upsample_argmax(scores, grid(*source), size, route=route), labels, rtol=0, atol=0)
+    assert_close(entropy, -(softmax * softmax.log()).sum(1).float())
+    assert_same_mask(same, labels)
+    assert_same_mask(upsample_argmax(scores, grid(*source), size, route=route), labels)
     unsure = upsample_argmax(scores, grid(*source), size, abstain=0.7, route=route)
-    torch.testing.assert_close(unsure, torch.where(probability < 0.7, 255, labels), rtol=0, atol=0)
+    assert_same_mask(unsure, torch.where(probability < 0.7, 255, labels))
     both, entropy = upsample_argmax(
         scores, grid(*source), size, confidence="entropy", abstain=0.7, ignore_index=99, route=route
     )
-    torch.testing.assert_close(both, torch.where(probability < 0.7, 99, labels), rtol=0, atol=0)
+    assert_same_mask(both, torch.where(probability < 0.7, 99, labels))
 
 
 def test_one_class_is_certain(route: Route) -> None:
@@ -343,4 +344,4 @@ def test_the_same_on_a_gpu(source: tuple[float, float]) -> None:
         scores.cuda(), grid(*source), (70, 80), confidence="entropy", abstain=0.1, ignore_index=999
     )
     expected = upsample_argmax(scores, grid(*source), (70, 80), confidence="entropy")[1]
-    torch.testing.assert_close(entropy.cpu(), expected, rtol=0, atol=1e-4)
+    assert_close(entropy.cpu(), expected)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from closeness import assert_close, assert_same_mask
 from fullyconv import SegmentationModule, module
 from fullyconv.inference import budget
 from fullyconv.inference.processor import emulates
@@ -42,7 +43,7 @@ def test_a_model_in_a_type_that_is_emulated_predicts_in_single_precision_and_say
     expected = copy.deepcopy(segmenter).float().predict(PICTURE).mask
     with pytest.warns(UserWarning, match="only emulates torch.bfloat16"):
         found = segmenter.predict(PICTURE).mask
-    assert (found == expected).all()
+    assert_same_mask(found, expected)
     assert next(segmenter.parameters()).dtype == torch.bfloat16
     segmenter.predict(PICTURE)  # warns once: warnings are errors here
 
@@ -54,12 +55,12 @@ def test_an_autocast_to_a_type_that_is_emulated_is_left_out_and_any_other_is_kep
     segmenter, image = small(), torch.rand(1, 3, 40, 56)
     plain, scores = segmenter(image), segmenter.scores(image)
     with torch.autocast("cpu", torch.bfloat16), pytest.warns(UserWarning, match="many times slower"):
-        assert torch.equal(segmenter(image), plain)
+        assert_close(segmenter(image), plain)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(segmenter.scores(image), scores)  # warned once
+        assert_close(segmenter.scores(image), scores)  # warned once
     monkeypatch.setattr(module, "emulates", lambda kind: False)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not torch.equal(segmenter(image), plain)
+        assert segmenter(image).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -82,18 +83,16 @@ def test_a_compiled_network_gives_the_same_masks_and_is_left_out_of_copies() -> 
         warnings.simplefilter("ignore")  # of torch's compiler
         found = segmenter.predict(PICTURE, compile=True, probabilities="all")
         expected = segmenter.predict(PICTURE, probabilities="all")
-        assert (found.mask == expected.mask).mean() > 0.999
-        assert found.probabilities is not None
-        assert np.allclose(found.probabilities, expected.probabilities, atol=2e-3)
+        assert_same_mask(found.mask, expected.mask)
+        assert_close(found.probabilities, expected.probabilities)
         other = pickle.loads(pickle.dumps(copy.deepcopy(segmenter)))
         with torch.no_grad():
             for parameter in segmenter.model.parameters():
                 parameter.neg_()  # compiled anew, for the weights are other ones
         changed = segmenter.predict(PICTURE, compile=True, probabilities="all").probabilities
-        assert changed is not None
-        assert np.allclose(changed, segmenter.predict(PICTURE, probabilities="all").probabilities, atol=2e-3)  # type: ignore[arg-type]
-        assert not np.allclose(changed, found.probabilities, atol=1e-2)
-    assert (other.predict(PICTURE).mask == expected.mask).all()
+        assert_close(changed, segmenter.predict(PICTURE, probabilities="all").probabilities)
+        assert np.abs(changed - found.probabilities).max() > 0.1
+    assert_same_mask(other.predict(PICTURE).mask, expected.mask)
 
 
 def test_a_copy_of_a_module_in_training_leaves_its_trainer_behind() -> None:

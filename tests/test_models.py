@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from closeness import assert_close
 from fullyconv.backbones import BACKBONES
 from fullyconv.geometry import Geometry
 from fullyconv.heads import SkipHead
@@ -269,9 +270,9 @@ def test_model_serves_any_size(name: str, upsampling: str, padding: str) -> None
             assert logits.shape == (1, 3, *size)
             assert logits.isfinite().all()
             if model.geometry.stride == (1, 1):
-                assert torch.equal(scores, logits)
+                assert_close(scores, logits)
             else:
-                assert torch.equal(resample(scores, model.geometry, Geometry.IDENTITY, size), logits)
+                assert_close(resample(scores, model.geometry, Geometry.IDENTITY, size), logits)
 
 
 @pytest.mark.parametrize(
@@ -292,13 +293,13 @@ def test_stretched_scores_lie_where_the_geometry_for_that_size_says(name: str) -
             assert scores.std() > 0
             # torchvision's own words for it
             stretched = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
-            assert torch.equal(logits, stretched)
+            assert_close(logits, stretched)
             geometry = model.geometry_for(size)
             assert geometry.stride == tuple(n / cells for n, cells in zip(size, scores.shape[2:], strict=True))
             assert geometry.centre == tuple((stride - 1) / 2 for stride in geometry.stride)
             assert geometry.receptive_field == model.geometry.receptive_field
             resampled = resample(scores, geometry, Geometry.IDENTITY, size)
-            torch.testing.assert_close(resampled, logits, rtol=0, atol=1e-12)
+            assert_close(resampled, logits)
 
 
 @pytest.mark.parametrize(
@@ -433,10 +434,8 @@ def test_grown_model_starts_at_the_outputs_of_the_stage_before(name: str) -> Non
             scores = model.scores(image)
             if "resnet" in name:
                 # the cells of the old grid are cells of the new one
-                torch.testing.assert_close(
-                    grown.scores(image)[..., ::2, ::2][..., : scores.shape[2], : scores.shape[3]], scores
-                )
-                torch.testing.assert_close(after, before, rtol=0, atol=1e-5)
+                assert_close(grown.scores(image)[..., ::2, ::2][..., : scores.shape[2], : scores.shape[3]], scores)
+                assert_close(after, before)
             else:
                 clamped = F.pad(scores, (1, 1, 1, 1), mode="replicate")
                 bends = sum(clamped.diff(n=2, dim=axis).abs().max() for axis in (2, 3))
@@ -460,7 +459,7 @@ def test_growing_keeps_settings_and_what_is_frozen() -> None:
     assert grown.training
     assert not model.eval().grow(16).training
     image = torch.randn(1, 3, 64, 64, dtype=torch.float64)
-    torch.testing.assert_close(grown.eval()(image), model(image))
+    assert_close(grown.eval()(image), model(image))
 
 
 def test_growing_again_keeps_a_learned_upsampling_that_both_have() -> None:

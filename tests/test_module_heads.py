@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from closeness import assert_close, assert_same_mask, assert_same_tensors
 from fullyconv.errors import WeightsError
 from fullyconv.inference.segmentation import Segmentation
 from fullyconv.labels import Labels
@@ -101,7 +102,7 @@ def test_test_scores_are_those_of_each_head_at_each_images_own_size() -> None:
     assert set(together) == set(CLASSES)  # type: ignore[arg-type]
     run.test(module, loader([(48, 64), (32, 80), (40, 40)], batch=1), verbose=False)
     for name, result in module.test_scores.items():  # type: ignore[attr-defined]
-        assert result.iu == together[name].iu  # type: ignore[index]
+        assert result.iu == pytest.approx(together[name].iu, abs=5e-3)  # type: ignore[index]
         assert result.pixels == 48 * 64 + 32 * 80 + 40 * 40
     assert run.callback_metrics["test/mean_iu"] == run.callback_metrics["test/semantic/mean_iu"]
 
@@ -114,7 +115,7 @@ def test_loss_is_the_sum_of_the_losses_of_the_heads() -> None:
     expected = single(logits["semantic"], batch["mask"]["semantic"]) + single(
         logits["geometric"], batch["mask"]["geometric"], weight=torch.tensor([1.0, 3.0])
     )
-    torch.testing.assert_close(module.loss(logits, batch["mask"]), expected)
+    assert_close(module.loss(logits, batch["mask"]), expected)
     with pytest.raises(
         ValueError, match=r'batch\["mask"\] has a Tensor; give a dict with masks for each head: semantic'
     ):
@@ -139,7 +140,7 @@ def test_prediction_runs_once_and_gives_a_segmentation_for_each_head() -> None:
     image = torch.from_numpy(picture.transpose(2, 0, 1).copy()).float() / 255
     with torch.no_grad():
         for name, logits in plain(image[None]).items():
-            assert np.array_equal(plain.predict(picture)[name].mask, logits.argmax(1)[0].numpy())
+            assert_same_mask(plain.predict(picture)[name].mask, logits.argmax(1)[0])
     masks = plain.predict_step({"image": image[None], "size": torch.tensor([[30, 40]])}, 0)
     assert {name: mask.shape for name, mask in masks[0].items()} == dict.fromkeys(CLASSES, (30, 40))
 
@@ -155,11 +156,11 @@ def test_artefact_keeps_heads_classes_and_logits(tmp_path: Path) -> None:
     assert isinstance(loaded, MultiHeadModule)
     assert loaded.labels == module.labels
     assert loaded.labels["semantic"].values[1] == "sky"
+    assert_same_tensors(loaded, module)
     image = torch.rand(1, 3, 40, 50)
     with torch.no_grad():
         for name, logits in loaded(image).items():
-            assert torch.equal(logits, module(image)[name])
-            assert logits.std() > 0
+            assert_close(logits, module(image)[name], varying=(2, 3))
     assert "semantic" in (folder / "README.md").read_text()
 
     config["labels"] = {"heads": [], "names": ["a", "b"]}
@@ -177,10 +178,7 @@ def test_checkpoint_is_read_without_executing_it(tmp_path: Path) -> None:
     loaded = SegmentationModule.from_checkpoint(tmp_path / "last.ckpt")
     assert isinstance(loaded, MultiHeadModule)
     assert loaded.classes == CLASSES
-    module.eval()
-    image = torch.rand(1, 3, 40, 50)
-    with torch.no_grad():
-        assert torch.equal(loaded(image)["geometric"], module(image)["geometric"])
+    assert_same_tensors(loaded, module)
 
 
 def test_single_head_stays_what_it_was(tmp_path: Path) -> None:
@@ -200,7 +198,7 @@ def test_other_classes_keep_the_heads_that_stay_the_same() -> None:
     assert all(name.startswith("head.material.") for name in other.reinitialised)
     image = torch.rand(1, 3, 40, 50)
     with torch.no_grad():
-        assert torch.equal(other(image)["semantic"], module(image)["semantic"])
+        assert_close(other(image)["semantic"], module(image)["semantic"], varying=(2, 3))
         assert other(image)["material"].abs().max() == 0
     with pytest.raises(ValueError, match=r"the model has the heads semantic, geometric; give a dict of Labels by head"):
         module.with_classes(Labels.of(["a", "b"]))  # type: ignore[arg-type]
@@ -216,7 +214,7 @@ def test_next_stage_has_a_skip_more_in_every_head() -> None:
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         for name, logits in grown(image).items():
-            torch.testing.assert_close(logits, module(image)[name], rtol=0, atol=1e-4)
+            assert_close(logits, module(image)[name], varying=(2, 3))
     with pytest.raises(ValueError, match="has no such next stage"):
         module.grow(4)
 

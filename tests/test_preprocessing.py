@@ -7,6 +7,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
+from closeness import assert_close
 from fullyconv.preprocessing import CAFFE, IMAGENET, Preprocessing
 
 IMAGES = np.random.default_rng(0).random((2, 3, 5, 7))
@@ -15,12 +16,12 @@ IMAGES = np.random.default_rng(0).random((2, 3, 5, 7))
 def test_imagenet_equals_torchvisions_normalize():
     images = torch.from_numpy(IMAGES)
     expected = F.normalize(images, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    torch.testing.assert_close(IMAGENET(images), expected)
+    assert_close(IMAGENET(images), expected)
 
 
 def test_caffe_equals_bytes_in_blue_green_red_minus_mean():
     expected = IMAGES[:, ::-1] * 255 - np.array([104.00699, 116.66877, 122.67892])[:, None, None]
-    np.testing.assert_allclose(CAFFE(IMAGES), expected)
+    assert_close(CAFFE(IMAGES), expected)
 
 
 @pytest.mark.parametrize("preprocessing", [IMAGENET, CAFFE])
@@ -30,7 +31,7 @@ def test_torch_and_numpy_agree_and_keep_type_and_shape(preprocessing):
         tensor = preprocessing(torch.from_numpy(IMAGES.astype(dtype)))
         assert array.dtype == dtype
         assert tensor.dtype == torch.from_numpy(array.copy()).dtype
-        np.testing.assert_allclose(tensor.numpy(), array, rtol=1e-5, atol=1e-5)
+        assert_close(tensor, array)
     assert preprocessing(torch.rand(3, 4, 4, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from closeness import assert_close
 from fullyconv.geometry import Geometry
 from fullyconv.upsampling import (
     BilinearUpsampling,
@@ -54,18 +55,18 @@ def test_resample_is_bilinear_interpolation_at_the_centres_by_every_path(source:
     for target, (cells, size) in itertools.product(TARGETS, SIZES):
         x = torch.randn(2, 3, *cells, dtype=torch.float64)
         expected = by_definition(x, grid(*source), grid(*target), size)
-        torch.testing.assert_close(resample(x, grid(*source), grid(*target), size), expected, rtol=0, atol=1e-12)
+        assert_close(resample(x, grid(*source), grid(*target), size), expected)
 
 
 def test_resample_serves_axes_that_differ() -> None:
     torch.manual_seed(0)
     x = torch.randn(1, 2, 5, 6, dtype=torch.float64)
     source = Geometry((32, 16), (15.5, 0), (1, 1))  # half cells along y, whole ones along x
-    torch.testing.assert_close(resample(x, source, PIXELS, (77, 81)), by_definition(x, source, PIXELS, (77, 81)))
+    assert_close(resample(x, source, PIXELS, (77, 81)), by_definition(x, source, PIXELS, (77, 81)))
     upscore = TransposedConvUpsampling(2, source, PIXELS).double()
     upscore.reset_parameters()
     assert upscore.kernel_size == (64, 31)
-    torch.testing.assert_close(upscore(x, (77, 81)), by_definition(x, source, PIXELS, (77, 81)))
+    assert_close(upscore(x, (77, 81)), by_definition(x, source, PIXELS, (77, 81)))
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -78,7 +79,7 @@ def test_transposed_convolution_starts_as_resample_everywhere(source: tuple[floa
         for full in (False, True):
             upscore = TransposedConvUpsampling(3, grid(*source), grid(*target), full=full)
             expected = resample(x, grid(*source), grid(*target), size)
-            torch.testing.assert_close(upscore(x, size), expected, rtol=0, atol=2e-6)
+            assert_close(upscore(x, size), expected)
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -91,9 +92,9 @@ def test_zero_border_is_the_same_with_and_without_weights(source: tuple[float, f
         learned = TransposedConvUpsampling(2, grid(*source), grid(*target), border="zero")
         fixed = BilinearUpsampling(grid(*source), grid(*target), border="zero")
         assert learned.geometry == fixed.geometry
-        torch.testing.assert_close(learned.whole(x), fixed.whole(x), rtol=0, atol=2e-6)
+        assert_close(learned.whole(x), fixed.whole(x))
         for size in [(1, 1), (60, 70), (150, 200)]:
-            torch.testing.assert_close(learned(x, size), fixed(x, size), rtol=0, atol=2e-6)
+            assert_close(learned(x, size), fixed(x, size))
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4, 5, 8])
@@ -106,12 +107,12 @@ def test_transposed_convolution_is_torch_interpolation_in_the_interior(factor: i
     interpolated = F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
     inner = (..., slice(factor // 2, -(factor // 2)), slice(factor // 2, -(factor // 2)))
     assert up.shape == interpolated.shape
-    torch.testing.assert_close(up[inner], interpolated[inner], rtol=0, atol=1e-6)
+    assert_close(up[inner], interpolated[inner], rel=1e-6)  # the taps are in single precision
     # and the module of this package, which does not fade, equals it everywhere
     centred = grid(factor, (factor - 1) / 2)
     module = TransposedConvUpsampling(1, centred, PIXELS).double()
     module.reset_parameters()
-    torch.testing.assert_close(module(x, (6 * factor, 7 * factor)), interpolated, rtol=0, atol=1e-12)
+    assert_close(module(x, (6 * factor, 7 * factor)), interpolated)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ def test_transposed_convolution_is_the_gradient_of_convolution(
         transposed = F.conv_transpose2d(
             upstream, weight, stride=stride, padding=padding, output_padding=rest, dilation=dilation, groups=groups
         )
-        assert (transposed - gradient).abs().max() == 0.0
+        assert_close(transposed, gradient)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 16, 32, 63, 64])
@@ -153,11 +154,11 @@ def test_bilinear_kernel_is_caffes_filler(size: int) -> None:
     factor = -(-size // 2)
     centre = (size - 1) / (2 * factor)
     taps = bilinear_taps(factor, size=size).numpy()
-    np.testing.assert_allclose(taps, [1 - abs(x / factor - centre) for x in range(size)], atol=1e-12)
+    assert_close(taps, [1 - abs(x / factor - centre) for x in range(size)])
     middle = factor - 1 if size % 2 == 1 else factor - 0.5
-    np.testing.assert_allclose(taps, [1 - abs(x - middle) / factor for x in range(size)], atol=1e-12)
+    assert_close(taps, [1 - abs(x - middle) / factor for x in range(size)])
     kernel = bilinear_kernel(factor, size=size)
-    np.testing.assert_allclose(kernel.numpy(), np.outer(taps, taps), atol=1e-6)
+    assert_close(kernel, np.outer(taps, taps), rel=1e-6)
     if size > 1:
         assert float(kernel.sum()) == pytest.approx(factor**2, rel=1e-5)
 
@@ -185,10 +186,10 @@ def test_half_precision_and_autocast_do_not_move_positions() -> None:
     for source, target in [((32, 15.5), (1, 0)), ((32, 0), (1, 0)), ((32, 0), (16, 7.5))]:
         exact = resample(x, grid(*source), grid(*target), (300, 400))
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            torch.testing.assert_close(resample(x, grid(*source), grid(*target), (300, 400)), exact)
+            assert_close(resample(x, grid(*source), grid(*target), (300, 400)), exact)
         half = resample(x.bfloat16(), grid(*source), grid(*target), (300, 400))
         assert half.dtype == torch.bfloat16
-        torch.testing.assert_close(half.float(), exact, rtol=0.02, atol=0.02)
+        assert_close(half, exact.bfloat16())
 
 
 POOLS = [

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fullyconv
+from closeness import assert_close
 from fullyconv.backbones import BACKBONES, Backbone, build_backbone
 from fullyconv.backbones.alexnet import caffenet_classifier
 from fullyconv.backbones.resnet import resnet18_half_classifier, resnet18_quarter_classifier, resnet18_slim_classifier
@@ -83,11 +84,7 @@ def same_scores(
     with torch.no_grad():
         expected = classifier(images)
         scores = head(classifier, backbone(images)[max(backbone.channels)])
-    spread = (expected - expected.mean(0)).abs().max()  # how much the scores depend on the image
-    error = (scores - expected).abs().max()
-    assert spread > 1e-3 * expected.abs().max()
-    assert error < 1e-4 * expected.abs().max()
-    assert error < 1e-3 * spread
+    assert_close(scores, expected, varying=(0,))
 
 
 def middle(score: nn.Module, map: Tensor) -> Tensor:
@@ -423,18 +420,18 @@ def test_other_channels_answer_a_grey_image_as_colours_do(name: str, build: Call
             assert len(receipt.adapted) >= 1
             assert few.preprocessing == IMAGENET.for_channels(channels)
             for stride, map in few(grey.repeat(1, channels, 1, 1)).items():
-                torch.testing.assert_close(map, expected[stride], rtol=1e-3, atol=1e-4)
+                assert_close(map, expected[stride])
         expected = colour(noise)
         for channels in (4, 6):
             more = empty(name, in_channels=channels)
             apply(more, weights)
             first = more(torch.cat([noise, torch.zeros(2, channels - 3, 64, 64)], 1))
             for stride, map in first.items():  # further channels that say nothing change nothing
-                torch.testing.assert_close(map, expected[stride], rtol=1e-3, atol=1e-4)
+                assert_close(map, expected[stride])
             extra = torch.randn(2, channels - 3, 64, 64)
             shared = extra.sum(1, keepdim=True) / 3
             for stride, map in more(torch.cat([noise, extra], 1)).items():  # they count as that much grey
-                torch.testing.assert_close(map, colour(noise + shared)[stride], rtol=1e-3, atol=1e-4)
+                assert_close(map, colour(noise + shared)[stride])
 
 
 @pytest.mark.parametrize("name", ["vgg16", "alexnet", "caffenet", "googlenet"])
@@ -578,7 +575,7 @@ def test_googlenets_transform_input_is_another_normalisation() -> None:
         classifier = models.googlenet(transform_input=True, aux_logits=False, init_weights=False)
     torch.manual_seed(0)
     images = torch.rand(2, 3, 8, 8)
-    torch.testing.assert_close(preprocessing(images), classifier._transform_input(IMAGENET(images)))
+    assert_close(preprocessing(images), classifier._transform_input(IMAGENET(images)))
 
 
 def test_features_published_alone_leave_fc6_and_fc7_to_start_anew(tmp_path: Path) -> None:

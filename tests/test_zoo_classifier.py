@@ -55,7 +55,7 @@ def test_folders_of_kinds_become_a_classifier_and_a_start_for_a_segmenter(kinds:
     assert classifier.classes == ["dent", "spot"]
     assert classifier.licence == "of the tests"
     assert classifier.score is not None
-    assert classifier.score["top1"] == 100.0
+    assert classifier.score["top1"] >= 80  # by chance 50
     assert classifier.training_record["epochs"] == 12
     # the command beside the score gives the score
     said = shlex.split(classifier.score["command"])
