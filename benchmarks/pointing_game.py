@@ -1,10 +1,13 @@
 """Does a classifier that knows the kinds of pictures find what it names? The pointing game, on real pictures.
 
-The shipped classifiers of defects never saw where a defect is. They are converted and score every window of whole test
-pictures, enlarged so that a window is a part of them. Does the highest probability of a kind that the picture shows lie
-on it (Zhang et al. 2016)? Beside it: the centre of the picture, and a random pixel. And how well do the probabilities
-order the pixels (area under the ROC curve of each picture, 50 is chance)?
+The classifiers never saw where anything is. They are converted and score every window of whole test pictures, enlarged
+so that a window is a part of them, or every cell (class activation map). Does the highest probability of a kind that
+the picture shows lie on it (Zhang et al. 2016)? Beside it: the centre of the picture, and a random pixel. And how well
+do the probabilities order the pixels (area under the ROC curve of each picture, 50 is chance)?
 
+Of ImageNet's classifier the probabilities of all breeds of cats and dogs are added up, and sought on the pet's mask.
+
+    FULLYCONV_DATA=FOLDER python benchmarks/pointing_game.py efficientnet_lite0.imagenet
     FULLYCONV_DATA=FOLDER python benchmarks/pointing_game.py steel_kinds tile_kinds
 """
 
@@ -16,7 +19,7 @@ import platform
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,6 +28,8 @@ import torch.nn.functional as F
 import fullyconv
 from fullyconv import SegmentationDataModule
 from fullyconv.data.folder import read_pair
+from fullyconv.geometry import Geometry
+from fullyconv.upsampling import resample
 
 
 @dataclass(frozen=True)
@@ -36,17 +41,24 @@ class Game:
         tolerance: pixels around a defect that count as found.
         zooms: the shorter side of a picture becomes so many times the classifier's own size.
         options: of the data, those that the classifier was trained with.
+        pools: what the global pooling becomes: scores of windows, or of cells.
+        together: numbers of the classes whose probabilities are added up, by the class of the data.
     """
 
     data: str
     tolerance: int
     zooms: tuple[float, ...]
     options: dict[str, Any] = field(default_factory=dict)
+    pools: tuple[Literal["window", "cam"], ...] = ("window",)
+    together: dict[str, list[int]] = field(default_factory=dict)
 
 
 STEEL = {"values": {0: "background", 1: "inclusion", 2: "patches", 3: "scratches"}}
 TILES = {"test_fraction": 0.2, "val_fraction": 0.1}
+PETS = {"classes": ["background", "pet"], "values": {0: "pet", 1: "background", 2: "ignore"}}
+BREEDS = [*range(151, 269), *range(281, 286)]  # 118 breeds of dogs and 5 of cats among ImageNet's classes
 GAMES = {
+    "efficientnet_lite0.imagenet": Game("pets128", 4, (1.0, 2.0), PETS, ("cam", "window"), {"pet": BREEDS}),
     "steel_kinds": Game("neu_seg", 8, (1.0, 2.0, 3.0, 4.0), STEEL),
     "tile_kinds": Game("magnetic_tile", 15, (1.0, 1.5, 2.0, 3.0), TILES),
 }
@@ -59,7 +71,9 @@ def pictures(game: Game, classes: list[str], split: str) -> Iterator[Shown]:
     data = SegmentationDataModule(game.data, **game.options)
     for pair in data.splits[split]:
         pixels, mask = read_pair(pair, data.labels, data.source.reader)
-        if len(data.classes) > 2:
+        if game.together:
+            areas = {name: mask == data.classes.index(name) for name in game.together}
+        elif len(data.classes) > 2:
             areas = {name: mask == index for index, name in enumerate(data.classes) if name in classes}
         else:  # the folder names the kind
             folder = pair.image.relative_to(data.source.root).parts[0].lower()
@@ -67,20 +81,21 @@ def pictures(game: Game, classes: list[str], split: str) -> Iterator[Shown]:
         yield pixels, {name: area for name, area in areas.items() if area.any()}
 
 
-def localise(name: str, zoom: float, split: str) -> dict[str, list[float]]:
+def localise(name: str, zoom: float, split: str, pool: Literal["window", "cam"] = "window") -> dict[str, list[float]]:
     """Play the pointing game.
 
     Args:
         name: key of GAMES.
         zoom: the shorter side of a picture becomes so many times the classifier's own size.
         split: whose pictures.
+        pool: what the global pooling becomes.
 
     Returns:
         For each kind, and for pictures that show two: their number, and found, centre, random pixel and area, per cent.
     """
     game = GAMES[name]
     classifier = fullyconv.load_classifier(name)
-    dense = classifier.convolutionalize()
+    dense = classifier.convolutionalize(pool)
     own = classifier.input_size[0]
     rows: dict[str, list[list[float]]] = defaultdict(list)
     for pixels, areas in pictures(game, classifier.classes, split):
@@ -88,11 +103,16 @@ def localise(name: str, zoom: float, split: str) -> dict[str, list[float]]:
         size = pixels.shape[:2]
         factor = zoom * own / min(size)
         seen = [max(own, round(factor * n)) for n in size]
+        x = F.interpolate(image, seen, mode="bilinear", antialias=factor < 1)
         with torch.inference_mode():
-            logits = dense(F.interpolate(image, seen, mode="bilinear", antialias=factor < 1))
-            heats = F.interpolate(logits.softmax(1), size, mode="bilinear")[0].numpy()
-        for kind, area in areas.items():
-            heat = heats[classifier.classes.index(kind)]
+            if game.together:  # a few sums of probabilities, and never a thousand classes at every pixel
+                shares = dense.scores(x).softmax(1)
+                sums = torch.stack([shares[:, game.together[kind]].sum(1) for kind in areas], 1)
+                added = resample(sums, dense.geometry, Geometry.IDENTITY, (seen[0], seen[1]))
+            else:
+                added = dense(x).softmax(1)[:, [classifier.classes.index(kind) for kind in areas]]
+            heats = F.interpolate(added, size, mode="bilinear")[0].numpy()
+        for heat, (kind, area) in zip(heats, areas.items(), strict=True):
             width = 2 * game.tolerance + 1
             near = F.max_pool2d(torch.from_numpy(area)[None, None].float(), width, 1, game.tolerance)[0, 0].numpy() > 0
             found = near[np.unravel_index(heat.argmax(), heat.shape)]
@@ -124,12 +144,16 @@ def main() -> None:
     )
     for name in arguments.models:
         print(f"\n{name}, tolerance {GAMES[name].tolerance} pixels\n")
-        print("| zoom | pictures of | number | found, % | centre, % | random pixel, % | AUC, % |")
-        print("|---|---|---|---|---|---|---|")
-        for zoom in arguments.zoom or GAMES[name].zooms:
-            for group, (number, *shares) in sorted(localise(name, zoom, arguments.split).items()):
-                cells = " | ".join(f"{share:.1f}" for share in shares)
-                print(f"| {zoom:g} | {group} | {number} | {cells} |", flush=True)
+        print("| scores of | zoom | pictures of | number | found, % | centre, % | random pixel, % | AUC, % |")
+        print("|---|---|---|---|---|---|---|---|")
+        for pool in GAMES[name].pools:
+            for zoom in arguments.zoom or GAMES[name].zooms:
+                if pool == "window" and zoom <= 1:
+                    continue  # there is one window
+                for group, (number, *shares) in sorted(localise(name, zoom, arguments.split, pool).items()):
+                    cells = " | ".join(f"{share:.1f}" for share in shares)
+                    what = "cells" if pool == "cam" else "windows"
+                    print(f"| {what} | {zoom:g} | {group} | {number} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import fullyconv
@@ -248,3 +251,35 @@ def test_widths_round_as_published() -> None:
     channels = [build_backbone(name).channels for name, _ in LITE]
     assert channels[0] == channels[1] == {4: 24, 8: 40, 16: 112, 32: 320}
     assert channels[2] == {4: 24, 8: 48, 16: 120, 32: 352}
+
+
+def test_dense_scores_of_a_photograph_name_the_building_and_the_water_where_they_are(
+    lite0: catalog.Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sklearn")
+    from fullyconv.demo import sample_photograph
+
+    def no_network(*args: object, **options: object) -> None:
+        raise AssertionError("this needs no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    with Image.open(sample_photograph()) as photograph:
+        pixels = torch.from_numpy(np.array(photograph.convert("RGB")))
+    dense = fullyconv.load_classifier("efficientnet_lite0.imagenet").convolutionalize()
+    with torch.inference_mode():
+        scores = dense.scores(pixels.permute(2, 0, 1)[None].float() / 255)[0]
+    assert scores.shape[1:] == (8, 14)
+    assert dense.network.guarantee == "interior"
+    words = [[dense.classes[int(index)] for index in row] for row in scores.argmax(0)]
+    rows, columns = dense.network.centres(8, 14)
+
+    def word_at(y: float, x: float) -> str:
+        i, j = (
+            min(range(len(centers)), key=lambda n: abs(centers[n] - at)) for centers, at in ((rows, y), (columns, x))
+        )
+        return words[i][j]
+
+    for y, x in ((140, 210), (200, 200), (240, 240), (300, 200)):
+        assert word_at(y, x) in ("palace", "monastery", "bell cote")
+    for y, x in ((220, 420), (260, 440), (300, 430)):
+        assert word_at(y, x) == "lakeside"
