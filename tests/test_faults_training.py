@@ -358,7 +358,7 @@ def test_c16_an_interrupted_run_says_so_and_how_it_goes_on(
 
 # ---- C17: a compiled step -------------------------------------------------------------------------------------------
 
-COMPILED = {
+HEADS = {
     "skips": "fcn8s_resnet18_quarter",
     "plain": "plain_resnet18_quarter",
     "pyramid pooling": "deeplabv3_mobilenet_v3_large",
@@ -366,16 +366,15 @@ COMPILED = {
     "ladder": "ladder_resnet18_quarter",
     "unpooling": "segnet_vgg11_quarter",
 }
+PADDED = pytest.mark.xfail(
+    strict=True, reason="replication padding is in the way of the compiled network too", raises=AssertionError
+)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
-@pytest.mark.filterwarnings("ignore")  # of torch's compiler about itself
-@pytest.mark.parametrize("head", COMPILED)
-def test_c17_a_compiled_training_step_equals_the_eager_one(head: str) -> None:
+def assert_steps_agree(preset: str, compiled: Callable[[nn.Module], Any]) -> None:
+    """Compare the gradients of one training step of a network and of what is made of it."""
     torch.manual_seed(0)
-    model = fullyconv.build_model(COMPILED[head], num_classes=3).to(memory_format=torch.channels_last).train()
+    model = fullyconv.build_model(preset, num_classes=3).to(memory_format=torch.channels_last).train()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -384,19 +383,50 @@ def test_c17_a_compiled_training_step_equals_the_eager_one(head: str) -> None:
             nn.init.normal_(value, std=0.05)  # score layers start at zero, which would tell nothing
     image = torch.rand(2, 3, 41, 57).to(memory_format=torch.channels_last)
     mask = torch.randint(0, 3, (2, 41, 57))
-    gradients = []
-    for network in (model, torch.compile(model)):
+    steps = []
+    for network in (model, compiled(model)):
         model.zero_grad()
         nn.functional.cross_entropy(network(image), mask).backward()
-        gradients.append(
-            {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
-        )
-    eager, compiled = gradients
-    assert eager.keys() == compiled.keys()
-    scale = max(float(value.abs().max()) for value in eager.values())
+        found = {name: value.grad for name, value in model.named_parameters()}
+        steps.append({name: grad.clone() for name, grad in found.items() if grad is not None})
+    assert steps[0].keys() == steps[1].keys()
+    scale = max(float(value.abs().max()) for value in steps[0].values())
     assert scale > 0
-    for name, value in eager.items():
-        assert (compiled[name] - value).abs().max() < 1e-3 * scale, name
+    for name, value in steps[0].items():
+        assert (steps[1][name] - value).abs().max() < 1e-3 * scale, name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler about itself
+@pytest.mark.parametrize("head", [pytest.param(head, marks=[PADDED] * (head != "unpooling")) for head in HEADS])
+def test_c17_a_compiled_step_equals_the_eager_one_and_has_no_replication_padding_in_the_way(head: str) -> None:
+    """Without the code that inductor makes: what it would be made of is noted, and computed as it stands."""
+    from functorch.compile import make_boxed_func
+    from torch._dynamo.backends.common import aot_autograd
+
+    operations: list[str] = []
+
+    def note(graph: Any, _: Any) -> Any:
+        operations.extend(str(node.target) for node in graph.graph.nodes)
+        return make_boxed_func(graph.forward)
+
+    torch.compiler.reset()
+    assert_steps_agree(HEADS[head], lambda model: torch.compile(model, backend=aot_autograd(fw_compiler=note)))
+    assert any("convolution_backward" in name for name in operations)
+    assert [name for name in operations if "replication_pad" in name] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor wants a C++ compiler")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.xfail(
+    strict=True, reason="inductor expects another layout of the gradient of replication padding", raises=AssertionError
+)
+def test_c17_a_step_compiled_by_inductor_equals_the_eager_one() -> None:
+    torch.compiler.reset()
+    assert_steps_agree(HEADS["skips"], torch.compile)
 
 
 # ---- C18: a table with a changed byte -------------------------------------------------------------------------------
@@ -482,7 +512,8 @@ def test_c23_the_next_save_removes_what_a_killed_one_left(tmp_path: Path) -> Non
 
 @pytest.mark.xfail(strict=True, reason="nobody looks for the unfinished files of an earlier run")
 @pytest.mark.slow
-@pytest.mark.parametrize("file", ["fit.json", "best.ckpt", "last.ckpt", "model.safetensors"])
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("file", ["fit.json", "last.ckpt", "model.safetensors"])
 def test_c23_the_next_fit_removes_what_a_killed_one_left(file: str, data: Path, tmp_path: Path) -> None:
     words = ["fit", data, "--model", f"random:{SMALL}", "--out", tmp_path / "run", QUIET, "--epochs", 1]
     killed(KILLED_FIT, file, *words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import socket
@@ -438,6 +439,12 @@ class TestFaultsBeforeTheBytes:
             weights()
         assert hub.asked("store") == []
 
+    def test_another_file_is_believed_where_all_that_is_said_of_it_agrees(self, hub: HubServer) -> None:
+        hub.add_repo(REPO, FILES)
+        hub.fault("model.safetensors", "other", on="any", times=2, body=b"another")
+        assert weights() == b"another"
+        assert hub.asked("store") == []
+
     def test_redirect_to_itself_ends(self, hub: HubServer) -> None:
         hub.add_repo(REPO, FILES)
         hub.fault("model.safetensors", "redirect_loop", on="HEAD")
@@ -503,6 +510,12 @@ class TestFileServer:
             self.get(url)
         files_server.fault("a.pth", "wrong_bytes", at=0)
         assert self.get(url) == b"\xff" + WEIGHTS[1:]
+        files_server.fault("a.pth", "endless", most=2**17)
+        assert self.get(url) == WEIGHTS + bytes(2**17)
+        files_server.fault("a.pth", "gzip")
+        assert gzip.decompress(self.get(url)) == WEIGHTS
+        files_server.fault("a.pth", "gzip", size=2**20)
+        assert gzip.decompress(self.get(url)) == bytes(2**20)
         files_server.fault("a.pth", "html")
         assert self.get(url).startswith(b"<!doctype html>")
         files_server.fault("a.pth", "redirect_loop")
