@@ -363,9 +363,6 @@ HEADS = {
     "ladder": "ladder_resnet18_quarter",
     "unpooling": "segnet_vgg11_quarter",
 }
-PADDED = pytest.mark.xfail(
-    strict=True, reason="replication padding is in the way of the compiled network too", raises=AssertionError
-)
 
 
 def assert_steps_agree(preset: str, compiled: Callable[[nn.Module], Any]) -> None:
@@ -396,7 +393,7 @@ def assert_steps_agree(preset: str, compiled: Callable[[nn.Module], Any]) -> Non
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")  # of torch's compiler about itself
-@pytest.mark.parametrize("head", [pytest.param(head, marks=[PADDED] * (head != "unpooling")) for head in HEADS])
+@pytest.mark.parametrize("head", HEADS)
 def test_c17_a_compiled_step_equals_the_eager_one_and_has_no_replication_padding_in_the_way(head: str) -> None:
     """Without the code that inductor makes: what it would be made of is noted, and computed as it stands."""
     from functorch.compile import make_boxed_func
