@@ -415,9 +415,6 @@ def test_c17_a_compiled_step_equals_the_eager_one_and_has_no_replication_padding
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor wants a C++ compiler")
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.xfail(
-    strict=True, reason="inductor expects another layout of the gradient of replication padding", raises=AssertionError
-)
 def test_c17_a_step_compiled_by_inductor_equals_the_eager_one() -> None:
     torch.compiler.reset()
     assert_steps_agree(HEADS["skips"], torch.compile)
