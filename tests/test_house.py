@@ -66,6 +66,7 @@ TORCH_FREE = [
     "notices",
     "confusion",
     "artefact",
+    "inference.heatmap",
     "inference.scaling",
     "inference.scoring",
     "inference.segmentation",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fullyconv.hub.convert import convert
     from fullyconv.hub.load import load, load_classifier
     from fullyconv.hub.publish import publish
+    from fullyconv.inference.heatmap import Heatmap
     from fullyconv.inference.segmentation import Segmentation
     from fullyconv.inference.video import predict_video
     from fullyconv.labels import Labels
@@ -42,6 +43,7 @@ _HOME = {
     "load": "hub.load",
     "load_classifier": "hub.load",
     "publish": "hub.publish",
+    "Heatmap": "inference.heatmap",
     "Segmentation": "inference.segmentation",
     "predict_video": "inference.video",
     "Labels": "labels",
@@ -64,6 +66,7 @@ __all__ = [
     "DatasetError",
     "DenseScorer",
     "DownloadError",
+    "Heatmap",
     "Labels",
     "MultiHeadFCN",
     "MultiHeadModule",

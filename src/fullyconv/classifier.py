@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -16,10 +17,15 @@ from torch import Tensor, nn
 
 from fullyconv import artefact
 from fullyconv.conversion import convolutionalize
+from fullyconv.conversion.activation import class_activation
 from fullyconv.conversion.network import DenseClassifier
-from fullyconv.errors import WeightsError
+from fullyconv.errors import ConversionError, WeightsError
 from fullyconv.geometry import Geometry
-from fullyconv.inference.predict import segment_tiled, segment_to
+from fullyconv.images import visible
+from fullyconv.inference.heatmap import Heatmap
+from fullyconv.inference.locating import shares_of_class
+from fullyconv.inference.predict import most_pixels, read_pixels, segment_tiled, segment_to
+from fullyconv.inference.scaling import scaled_size
 from fullyconv.inference.segmentation import Segmentation, Written
 from fullyconv.inference.tiles import Halo, Network, Options, Probabilities
 from fullyconv.labels import Labels
@@ -32,6 +38,11 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]
 N = TypeVar("N", bound=nn.Module)
+Method = Literal["cam", "window"]
+
+HEATMAP_SCALES: dict[Method, tuple[float, ...]] = {"cam": (0.5, 0.75, 1.0), "window": (1.0, 1.5)}
+"""Sizes that an image is looked at for a heat map, unless told otherwise. Cells tell places apart even where the image
+is no larger than what the classifier was trained on; windows do not."""
 
 
 class Classifier(nn.Module):
@@ -204,17 +215,27 @@ class DenseScorer(nn.Module):
         """Score every window.
 
         Args:
-            image: (N, 3, H, W) float RGB in 0..1, not normalised. What is smaller than the classifier's own size is
-                continued by its last row and column.
+            image: (N, 3, H, W) float RGB in 0..1, not normalised. What is smaller than a window, or not a whole number
+                of strides larger, is continued by its last row and column: padding that depends on the size of the
+                image ("same") would move the cells away from where `geometry` says they are.
 
         Returns:
             (N, K, h, w) scores before softmax, on the grid of `geometry`.
         """
-        missing = [max(0, least - n) for least, n in zip(self.network.min_size, image.shape[2:], strict=True)]
+        scores: Tensor = self.network(self._prepared(image, self.network.min_size))
+        return scores
+
+    def _prepared(self, image: Tensor, least: Size) -> Tensor:
+        """Continue an image to a size on the grid of the classifier's own size, at least `least`, and normalise it."""
+        missing = []
+        for n, smallest, own, stride in zip(
+            image.shape[2:], least, self.network.input_size, self.geometry.stride, strict=True
+        ):
+            step = math.ceil(stride)
+            missing.append(own + math.ceil((max(n, smallest) - own) / step) * step - n)
         if any(missing):
             image = F.pad(image, (0, missing[1], 0, missing[0]), mode="replicate")
-        scores: Tensor = self.network(self.preprocessing(image))
-        return scores
+        return self.preprocessing(image)
 
     def forward(self, image: Tensor) -> Tensor:
         """Score every pixel: the scores interpolated at the pixels, beyond the outermost windows continued.
@@ -281,13 +302,85 @@ class DenseScorer(nn.Module):
         with _evaluating(self), torch.inference_mode():
             return segment_to(self._network(), source, target, self.labels, options, None, beside, preview)
 
-    def _network(self) -> Network:
-        """Give what has to be known to run the network on tiles."""
+    def heatmap(
+        self,
+        source: str | Path | Image.Image | npt.NDArray[Any] | Tensor,
+        label: str | int,
+        *,
+        method: Method | None = None,
+        scales: Sequence[float] | None = None,
+        flip: bool = True,
+        short_side: int | None = None,
+        memory: int | str | None = None,
+    ) -> Heatmap:
+        """Show where on an image a class is seen: its softmax probability at every pixel.
+
+        Args:
+            source: what `predict` takes.
+            label: name or number of the class.
+            method: "cam" applies the head to every cell of the last feature map (class activation map; needs a head
+                of global average pooling and linear layers), "window" to every window, as the classifier does on an
+                image of its own size: coarser, and for every classifier. None is "cam" where there is one.
+            scales: sizes that the image is looked at, whose mean is taken; by default 0.5, 0.75 and 1 for "cam", 1
+                and 1.5 for "window".
+            flip: take the mean with the mirrored image, too.
+            short_side: pixels that the shorter side of the image has at scale 1; by default what the preprocessing
+                says, else twice the classifier's own size, however large the image is. The image's own shorter side
+                looks at it as it is.
+            memory: bytes, or a word such as "2GB", that a pass may take; an image that takes more is scored in tiles.
+                None is half of what is free.
+
+        Returns:
+            The map at the image's own size, with an overlay.
+
+        Raises:
+            FileNotFoundError: if the file is not there.
+            DatasetError: if it is no image.
+            ConversionError: if "cam" is asked for and the classifier has none.
+            ValueError: if there is no such class, or an option is none.
+        """
+        index = self.labels.index(label)
+        if len(self.classes) == 1:
+            raise ValueError(f"label={label!r}: is the only class, whose probability is 1 everywhere")
+        if method not in (None, "cam", "window"):
+            raise ValueError(f'method={method!r}: give "cam", "window", or None for the finer that there is')
+        base = short_side
+        if base is None:
+            base = self.preprocessing.short_side or 2 * min(self.network.input_size)
+        if isinstance(base, bool) or not isinstance(base, int) or base < 1:
+            raise ValueError(f"short_side={short_side!r}: give pixels from 1 on, or None")
+        with _evaluating(self), torch.inference_mode():
+            if method is None:
+                try:
+                    method, network = "cam", self._network("cam")
+                except ConversionError:
+                    method, network = "window", self._network("window")
+            else:
+                network = self._network(method)
+            options = Options(memory, flip=flip, scales=HEATMAP_SCALES[method] if scales is None else tuple(scales))
+            channels = self.network.in_channels
+            pixels = read_pixels(source, channels, most_pixels(memory, channels))
+            own = (pixels.shape[0], pixels.shape[1])
+            sizes = [scaled_size(own, max(1, round(base * scale))) for scale in options.scales]
+            values = shares_of_class(network, pixels, index, sizes, flip=flip, memory=memory)
+        return Heatmap(values, self.classes[index], visible(pixels))
+
+    def _network(self, method: Method | None = None) -> Network:
+        """Give what has to be known to run the network on tiles; None scores what the conversion made of pooling."""
+        dense, least = self.network, self.network.min_size
+        run: Callable[[Tensor], Tensor] = dense
+        geometry = dense.geometry
+        if method == "cam":
+            cells = class_activation(dense)
+            run, geometry = cells, cells.geometry
+        elif method == "window" and dense.pool == "cam":
+            least, window = dense.input_size, dense.grid(*dense.input_size)
+            run, geometry = partial(_mean_of_windows, dense, window), geometry.conv(window)
         parameter = next(self.parameters())
-        align = math.lcm(*(math.ceil(stride) for stride in self.geometry.stride))
+        align = math.lcm(*(math.ceil(stride) for stride in geometry.stride))
         return Network(
-            self, self.scores, self.geometry, lambda _: self.geometry, len(self.classes), align,
-            max(self.network.min_size), self.network.in_channels, parameter.device, parameter.dtype,
+            self, lambda image: run(self._prepared(image, least)), geometry, lambda _: geometry, len(self.classes),
+            align, max(least), dense.in_channels, parameter.device, parameter.dtype,
         )  # fmt: skip
 
     def save(self, folder: str | Path, dtype: Literal["float32", "float16"] = "float32") -> Path:
@@ -332,6 +425,11 @@ class DenseScorer(nn.Module):
         return cls(
             dense, labels, preprocessing, config.model["architecture"], config.licence, config.training, config.score
         ).eval()
+
+
+def _mean_of_windows(dense: DenseClassifier, window: Size, x: Tensor) -> Tensor:
+    """Score windows by the mean of a class activation map."""
+    return F.avg_pool2d(dense(x), window, 1)
 
 
 def _named(architecture: str) -> str:

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import re
 import shlex
 import sys
 import warnings
@@ -22,6 +23,7 @@ from fullyconv.errors import DatasetError
 if TYPE_CHECKING:
     from fullyconv.classifier import DenseScorer
     from fullyconv.data.datamodule import SegmentationDataModule
+    from fullyconv.inference.heatmap import Heatmap
     from fullyconv.inference.segmentation import Segmentation
     from fullyconv.labels import Labels
     from fullyconv.module import SegmentationModule
@@ -102,14 +104,21 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--polygons", choices=("geojson", "coco"), help="write NAME.geojson or NAME.coco.json beside each mask"
     )
+    predict.add_argument(
+        "--heatmap",
+        action="append",
+        default=[],
+        metavar="WORD",
+        help="of a classifier, write NAME.heatmap.WORD.png beside each mask: where it sees this class (name or "
+        "number); may be given several times",
+    )
     predict.add_argument("--flip", action="store_true", help="average with the mirrored picture")
     predict.add_argument(
         "--scales",
         type=float,
         nargs="+",
-        default=[1.0],
         metavar="S",
-        help="average over the picture at these sizes, such as 0.75 1 1.25",
+        help="average over the picture at these sizes, such as 0.75 1 1.25 (default: 1; heat maps have their own)",
     )
     predict.add_argument(
         "--memory",
@@ -500,6 +509,10 @@ def _print_model(row: dict[str, Any]) -> None:
         print(f"      {row['address']}")
 
 
+LEADING = 24
+"""Classes that the demo names; a converted classifier may have a thousand."""
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     from fullyconv.images import write_image
 
@@ -510,9 +523,11 @@ def _demo(arguments: argparse.Namespace) -> int:
     write_image(arguments.out, result.overlay())
     height, width = result.mask.shape
     print(f"{image.name}: {width} x {height} pixels, model {arguments.model}")
-    for name, share in result.shares().items():
-        if share > 0:
-            print(f"  {name:<12} {share:7.2%}")
+    found = [(name, share) for name, share in result.shares().items() if share > 0]
+    for name, share in found[:LEADING]:
+        print(f"  {name:<12} {share:7.2%}")
+    if found[LEADING:]:
+        print(f"  {f'{len(found[LEADING:])} more':<12} {sum(share for _, share in found[LEADING:]):7.2%}")
     print(f"overlay written to {arguments.out}")
     return 0
 
@@ -556,6 +571,11 @@ def _predict(arguments: argparse.Namespace) -> int:
                 films.append((path, out / inside.with_suffix("")))
             else:
                 pictures.append((path, out / inside.with_suffix(".png")))
+    if arguments.heatmap and films:
+        raise ValueError(f"--heatmap: is made of images, and {films[0][0]} is a video; predict its frames")
+    files = [_heatmap(Path("x.png"), word) for word in arguments.heatmap]
+    if len(set(files)) < len(files):
+        raise ValueError(f"--heatmap {' --heatmap '.join(arguments.heatmap)}: two would have one file; give each once")
     if arguments.no_masks and (arguments.probabilities or arguments.polygons):
         raise ValueError(
             "--no-masks: leaves out all that is written frame by frame; give no --probabilities, --polygons"
@@ -579,12 +599,13 @@ def _predict(arguments: argparse.Namespace) -> int:
     if arguments.memory is not None:
         parse_memory(arguments.memory)  # a wrong word is said before the model is loaded
     if Path(arguments.model).suffix.lower() == ".onnx":
-        plain = {
+        plain: dict[str, Any] = {
             "memory": None,
             "halo": "exact",
             "flip": False,
-            "scales": [1.0],
+            "scales": None,
             "probabilities": None,
+            "heatmap": [],
             "compile": False,
         }
         beyond = [f"--{key}" for key, value in plain.items() if getattr(arguments, key) != value]
@@ -592,7 +613,7 @@ def _predict(arguments: argparse.Namespace) -> int:
             raise ValueError(
                 f"{', '.join(beyond)}: an exported model predicts whole pictures once; use the model itself"
             )
-    if not all(0 < scale <= 16 for scale in arguments.scales):
+    if not all(0 < scale <= 16 for scale in arguments.scales or ()):
         raise ValueError(f"--scales {arguments.scales}: give one or more numbers above 0, such as 0.75 1 1.25")
     return _predict_all(arguments, out, pictures, films)
 
@@ -613,11 +634,17 @@ def _beside(target: Path, arguments: argparse.Namespace, heads: Sequence[str] = 
     overlay = [target.with_suffix(".overlay.png")] if arguments.overlay else []
     probabilities = [target.with_suffix(".npz")] if arguments.probabilities else []
     polygons = [_polygons(target, arguments.polygons)] if arguments.polygons else []
-    return [*overlay, *probabilities, *polygons, target]
+    heatmaps = [_heatmap(target, word) for word in arguments.heatmap]
+    return [*overlay, *probabilities, *polygons, *heatmaps, target]
 
 
 def _polygons(target: Path, kind: str) -> Path:
     return target.with_suffix(".geojson" if kind == "geojson" else ".coco.json")
+
+
+def _heatmap(target: Path, word: str) -> Path:
+    plain = re.sub(r"[^\w-]+", "_", word).strip("_")
+    return target.with_suffix(f".heatmap.{plain}.png")
 
 
 def _of_film(folder: Path, arguments: argparse.Namespace, heads: Sequence[str] = ("",)) -> list[Path]:
@@ -637,7 +664,7 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "model": arguments.model if written is None else str(model.resolve()),
         "model_changed": None if written is None else written.stat().st_mtime_ns,
         "flip": arguments.flip,
-        "scales": arguments.scales,
+        "scales": arguments.scales or [1.0],
         "halo": arguments.halo,
         "probabilities": arguments.probabilities,
     } | ({} if arguments.every == 1 else {"every": arguments.every})
@@ -715,6 +742,13 @@ def _predict_all(
         segmenter = load(arguments.model, threads=arguments.threads or available_processors())
     else:
         segmenter = _load(arguments)
+    if arguments.heatmap and not hasattr(segmenter, "heatmap"):
+        raise ValueError(
+            f"--heatmap: {arguments.model} is a segmenter, whose masks say where a class is; --probabilities all gives "
+            "the probability of each"
+        )
+    for word in arguments.heatmap:
+        segmenter.labels.index(word)
     heads = list(segmenter.classes) if isinstance(segmenter.classes, dict) else [""]
     if heads != [""]:
         _refuse_own(arguments, pictures, films, heads)
@@ -723,7 +757,8 @@ def _predict_all(
         out.mkdir(parents=True, exist_ok=True)
         settings = _settings(arguments) | ({} if heads == [""] else {"heads": heads})
         (out / SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
-    options = {"memory": arguments.memory, "halo": arguments.halo, "flip": arguments.flip, "scales": arguments.scales}
+    options = {"memory": arguments.memory, "halo": arguments.halo, "flip": arguments.flip}
+    options["scales"] = arguments.scales or [1.0]
     if arguments.compile:
         if not hasattr(segmenter, "hparams") or heads != [""]:
             what = "has several heads" if heads != [""] else "is a converted classifier"
@@ -765,7 +800,8 @@ def _predict_all(
                     future.set_result(_predict_large(segmenter, path, target, arguments, options))
                 else:
                     result = segmenter.predict(pixels, **options)
-                    future = writer.submit(_write_result, result, path, target, arguments)
+                    heatmaps = _heatmaps(segmenter, pixels, arguments)
+                    future = writer.submit(_write_result, result, heatmaps, path, target, arguments)
             except (DatasetError, OSError) as error:
                 finish(0)
                 skip(error)
@@ -784,6 +820,11 @@ def _predict_all(
     if failed:
         print(f"fullyconv: {failed} of {total} {called} could not be read", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _heatmaps(classifier: Any, pixels: Any, arguments: argparse.Namespace) -> dict[str, Heatmap]:
+    options = {"scales": arguments.scales, "memory": arguments.memory}
+    return {word: classifier.heatmap(pixels, word, **options) for word in arguments.heatmap}
 
 
 def _predict_film(
@@ -882,13 +923,18 @@ def _read_picture(segmenter: Any, path: Path, arguments: argparse.Namespace) -> 
     windows = open_windows(path, channels)
     if windows is not None:
         with windows:
-            if windows.size[0] * windows.size[1] > (MAX_PIXELS if arguments.overlay or arguments.polygons else LARGE):
+            whole = arguments.overlay or arguments.polygons or arguments.heatmap
+            if windows.size[0] * windows.size[1] > (MAX_PIXELS if whole else LARGE):
                 return None
     return read_pixels(path, channels, most_pixels(arguments.memory, channels))
 
 
 def _write_result(
-    result: Segmentation | Mapping[str, Segmentation], path: Path, target: Path, arguments: argparse.Namespace
+    result: Segmentation | Mapping[str, Segmentation],
+    heatmaps: Mapping[str, Heatmap],
+    path: Path,
+    target: Path,
+    arguments: argparse.Namespace,
 ) -> str:
     from fullyconv.images import write_image
     from fullyconv.inference.segmentation import of_head
@@ -900,8 +946,10 @@ def _write_result(
         if arguments.overlay:
             write_image(place.with_suffix(".overlay.png"), one.overlay())
         _write_beside(one, path.name, place, arguments)
+        for word, heatmap in heatmaps.items():
+            heatmap.save(_heatmap(place, word))
         one.save(place)
-    return _shares(results)
+    return "; ".join([_shares(results), *(f"{one.label} {one.most}" for one in heatmaps.values())])
 
 
 def _write_beside(result: Segmentation, name: str, target: Path, arguments: argparse.Namespace) -> None:
@@ -929,10 +977,11 @@ def _predict_large(
     from fullyconv.images import write_image
     from fullyconv.inference.segmentation import of_head
 
-    if arguments.polygons:
-        raise DatasetError(
-            f"{path}: too large for polygons, which need the whole mask in memory; predict it without --polygons"
-        )
+    for option, what in (("polygons", "polygons"), ("heatmap", "heat maps")):
+        if getattr(arguments, option):
+            raise DatasetError(
+                f"{path}: too large for {what}, which need all of it in memory; predict it without --{option}"
+            )
     done = segmenter.predict_to(path, target, preview=arguments.overlay, **(options | {"probabilities": beside}))
     results = done if isinstance(done, dict) else {"": done}
     for head, one in results.items():
@@ -1346,11 +1395,15 @@ def _hardware(device: Any) -> str:
 
 
 def _load(arguments: argparse.Namespace) -> SegmentationModule | DenseScorer:
+    """Load a segmenter; a classifier is converted."""
     _quiet_lightning()
-    from fullyconv.hub.load import load
+    from fullyconv.hub.load import NoSegmenter, load, load_classifier
 
     _set_threads(getattr(arguments, "threads", None))
-    return load(arguments.model, allow_unverified=arguments.allow_unverified)
+    try:
+        return load(arguments.model, allow_unverified=arguments.allow_unverified)
+    except NoSegmenter:
+        return load_classifier(arguments.model, allow_unverified=arguments.allow_unverified).convolutionalize()
 
 
 def _set_threads(threads: int | None) -> None:

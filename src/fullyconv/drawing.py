@@ -15,7 +15,7 @@ from fullyconv.labels import VOID_COLOUR, Colour, Labels
 
 _PAPER = (255, 255, 255)
 _INK = (20, 20, 20)
-_STEADY = 24  # classes in a legend that is as large for every frame of a video
+_LISTED = 24  # classes in a legend; of a thousand, a photograph may hold more than one can look up
 
 Array = npt.NDArray[Any]
 
@@ -66,8 +66,8 @@ def overlay(
         mask: (H, W) class indices, of the picture's size.
         labels: names and colours.
         alpha: weight of the colours, from 0 (the picture alone) to 1 (the colours alone).
-        legend: add a legend below: colour, name and share of each class that occurs, the largest first. The shares are
-            of all pixels, ignored ones included.
+        legend: add a legend below: colour, name and share of each class that occurs, the largest first; of more than
+            24 the smallest are one entry. The shares are of all pixels, ignored ones included.
         borders: draw a thin light line where classes meet, on pictures of at least 128 pixels each way.
 
     Returns:
@@ -96,7 +96,7 @@ def overlay(
     result = Image.fromarray(np.rint(blended).astype(np.uint8))
     if legend == "steady":
         return _with_steady_legend(result, counts, labels)
-    return _with_legend(result, counts) if legend else result
+    return _with_legend(result, _leading(counts)) if legend else result
 
 
 def _checked_mask(mask: Array) -> Array:
@@ -127,6 +127,13 @@ def _count(mask: Array, labels: Labels) -> list[tuple[str, Colour, float]]:
     return entries
 
 
+def _leading(entries: list[tuple[str, Colour, float]]) -> list[tuple[str, Colour, float]]:
+    """Join the last of very many entries to one."""
+    rest = entries[_LISTED:]
+    joined = [(f"{len(rest)} more", _PAPER, sum(share for _, _, share in rest))] if rest else []
+    return [*entries[:_LISTED], *joined]
+
+
 def _border(mask: Array) -> npt.NDArray[np.bool_]:
     """Mark the pixels whose right or lower neighbour has another class."""
     edge = np.zeros(mask.shape, dtype=np.bool_)
@@ -140,8 +147,8 @@ def _with_steady_legend(
 ) -> Image.Image:
     shares = {name: share for name, _, share in counts}
     entries = [(name, colour, shares.get(name, 0.0)) for name, colour in zip(labels.names, labels.palette, strict=True)]
-    if len(entries) > _STEADY:
-        entries = sorted(entries, key=lambda entry: -entry[2])[:_STEADY]
+    if len(entries) > _LISTED:
+        entries = sorted(entries, key=lambda entry: -entry[2])[:_LISTED]
     return _with_legend(picture, entries, room=[*((name, "100.0 %") for name in labels.names)])
 
 
@@ -155,7 +162,7 @@ def _with_legend(
     size = letters or min(max(round(min(picture.size) / 26), 12), 64)  # of the letters, in pixels
     font = ImageFont.load_default(size)
     gap = round(size * 0.6)
-    texts = [(name, _percent(share)) for name, _, share in entries]
+    texts = [(name, percent(share)) for name, _, share in entries]
     name_width = max(int(font.getlength(name)) for name, _ in [*texts, *room]) + 1
     share_width = max(int(font.getlength(share)) for _, share in [*texts, *room]) + 1
     cell = size + gap // 2 + name_width + gap + share_width + 2 * gap
@@ -178,7 +185,13 @@ def _with_legend(
     return sheet
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """Write a share in percent.
+
+    Example:
+        >>> percent(66.66), percent(0.01), percent(0)
+        ('66.7 %', '<0.1 %', '0 %')
+    """
     if share == 0:
         return "0 %"
     return f"{share:.1f} %" if share >= 0.05 else "<0.1 %"

@@ -276,6 +276,34 @@ class Labels:
         """Count the classes, K; ignored pixels are no class."""
         return len(self.names)
 
+    def index(self, label: str | int) -> int:
+        """Find a class.
+
+        Args:
+            label: its name, or its number, which may be written as text where no class is called so.
+
+        Returns:
+            The number of the class, in 0..K-1.
+
+        Raises:
+            ValueError: if there is none; the message says which are called alike.
+
+        Example:
+            >>> labels = Labels.of(["background", "cat"])
+            >>> labels.index("cat"), labels.index(1), labels.index("0")
+            (1, 1, 0)
+        """
+        if isinstance(label, str) and label in self.names:
+            return self.names.index(label)
+        text = str(label)
+        if isinstance(label, bool) or not isinstance(label, str | int | np.integer):
+            raise ValueError(f"label={label!r}: give the name of a class, or its number")
+        if text.isdecimal() and int(text) < self.num_classes:
+            return int(text)
+        if not isinstance(label, str) or text.isdecimal():
+            raise ValueError(f"label={label!r}: there are {self.num_classes} classes; give 0..{self.num_classes - 1}")
+        raise ValueError(f"label={label!r}: no such class. {near_miss(label, self.names)}")
+
     @property
     def dtype(self) -> type[np.uint8] | type[np.uint16]:
         """Tell the type of an encoded mask: uint8 up to 255 classes, uint16 beyond."""

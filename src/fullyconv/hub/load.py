@@ -27,6 +27,10 @@ from fullyconv.weights.loading import preprocessing_from_names
 FEW_CLASSES = 512  # of all heads together; no model of so few takes much
 
 
+class NoSegmenter(WeightsError):
+    """What was asked for is a classifier; `load_classifier` loads it."""
+
+
 @overload
 def load(source: str | Path, *, allow_unverified: bool = False) -> SegmentationModule | DenseScorer: ...
 
@@ -98,7 +102,7 @@ def _load(place: sources.Source, allow_unverified: bool) -> SegmentationModule |
     if place.kind == "hub" and place.file in (None, artefact.CONFIG, artefact.WEIGHTS):
         return _repository(place, allow_unverified)
     if place.entry is not None and place.entry.kind == "classifier":
-        raise WeightsError(_is_classifier(place.entry.name))
+        raise NoSegmenter(_is_classifier(place.entry.name))
     if place.kind == "torchvision":
         return _torchvision(place)
     return _file(place, allow_unverified)
@@ -120,7 +124,7 @@ def _artefact(folder: Path, what: str) -> SegmentationModule | DenseScorer:
         return SegmentationModule.load(folder)
     if kind == "dense_classifier":
         return DenseScorer.load(folder)
-    raise WeightsError(_is_classifier(what))
+    raise NoSegmenter(_is_classifier(what))
 
 
 def _check_room(config: artefact.Config, folder: Path) -> None:
@@ -155,7 +159,7 @@ def _has_names(entry: object) -> bool:
 def _repository(place: sources.Source, allow_unverified: bool) -> SegmentationModule | DenseScorer:
     config = sources.fetch(place, artefact.CONFIG, allow_unverified=allow_unverified)
     if not _is_ours(config.path):
-        raise WeightsError(_is_classifier(f"{place.address} (its config.json is not of a segmenter of fullyconv)"))
+        raise NoSegmenter(_is_classifier(f"{place.address} (its config.json is not of a segmenter of fullyconv)"))
     if place.file == artefact.CONFIG and place.sha256 is not None:
         # who vouches for the configuration vouches for the digest in it
         named = artefact.read_config(config.path.parent).weights.get("sha256")
@@ -191,7 +195,7 @@ def _torchvision(place: sources.Source) -> SegmentationModule:
     member = str(sources.torchvision_member(place))
     names = {published(name).member: name for name in SEGMENTERS}
     if member not in names:
-        raise WeightsError(_is_classifier(place.address))
+        raise NoSegmenter(_is_classifier(place.address))
     fetched = sources.fetch(place)
     foreign = torchvision_segmenter(names[member], read_state_dict(fetched.path).tensors)
     foreign.training["sha256"] = fetched.digest.sha256

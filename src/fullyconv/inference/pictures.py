@@ -73,6 +73,37 @@ class Mirrored:
         return self.picture.read(top, width - right, bottom, width - left)[:, ::-1].copy()
 
 
+class Continued:
+    """An image that goes on beyond its border, by its outermost rows and columns.
+
+    Args:
+        picture: the image as it is.
+        margin: rows above and below, and columns on the left and on the right, in pixels.
+
+    Example:
+        >>> Continued(ArrayPicture(np.array([[[7], [9]]], np.uint8)), (0, 2)).read(0, 0, 1, 6)[0, :, 0].tolist()
+        [7, 7, 7, 9, 9, 9]
+    """
+
+    def __init__(self, picture: Picture, margin: tuple[int, int]) -> None:
+        self.picture = picture
+        self.margin = margin
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels, with the margins."""
+        (height, width), (y, x) = self.picture.size, self.margin
+        return height + 2 * y, width + 2 * x
+
+    def read(self, top: int, left: int, bottom: int, right: int) -> Pixels:
+        """Read a window of the larger image."""
+        (height, width), (y, x) = self.picture.size, self.margin
+        rows = np.arange(top - y, bottom - y).clip(0, height - 1)
+        columns = np.arange(left - x, right - x).clip(0, width - 1)
+        inside = self.picture.read(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+        return inside[np.ix_(rows - rows[0], columns - columns[0])]
+
+
 class Scaled:
     """A picture at another size, by the antialiased bilinear filter that torchvision's ``resize`` has.
 

@@ -12,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fullyconv.drawing import overlay
+from fullyconv.drawing import overlay, percent
 from fullyconv.images import unfinished, write_mask
 from fullyconv.labels import Labels
 
+_LEADING = 5  # classes that a result names in one line
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Segmentation:
     """A mask at the picture's own size, and what its numbers mean.
 
@@ -27,6 +29,11 @@ class Segmentation:
         image: (H, W, 3) uint8, the picture as it was read; of more bands the first three.
         probabilities: float16, (H, W) that of the class in the mask, or (H, W, K) those of all classes; None where they
             were not asked for.
+
+    Example:
+        >>> labels = Labels.of(["road", "sky", "tree"])
+        >>> Segmentation(np.array([[0, 0, 1]], np.uint8), labels, np.zeros((1, 3, 3), np.uint8))
+        Segmentation(1 x 3 pixels: road 66.7 %, sky 33.3 %)
     """
 
     mask: npt.NDArray[np.unsignedinteger[Any]]
@@ -42,6 +49,9 @@ class Segmentation:
     def shares(self) -> dict[str, float]:
         """Give the share of each class among the pixels, between 0 and 1, the largest first."""
         return shares_of(count(self.mask, self.labels), self.labels)
+
+    def __repr__(self) -> str:
+        return f"Segmentation({_described(self.mask.shape, self.shares())})"
 
     def overlay(self, alpha: float = 0.55, legend: bool | Literal["steady"] = True) -> Image.Image:
         """Draw the classes over the picture, with a legend of those that occur.
@@ -70,7 +80,7 @@ class Segmentation:
         return Path(path)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Written:
     """What became of a picture whose mask was written to a file, band by band.
 
@@ -92,6 +102,9 @@ class Written:
     def shares(self) -> dict[str, float]:
         """Give the share of each class among the pixels, between 0 and 1, the largest first."""
         return shares_of(np.array(self.counts), self.labels)
+
+    def __repr__(self) -> str:
+        return f"Written({str(self.path)!r}, {_described(self.size, self.shares())})"
 
 
 def count(mask: npt.NDArray[Any], labels: Labels) -> npt.NDArray[np.intp]:
@@ -117,6 +130,13 @@ def shares_of(counts: npt.NDArray[Any], labels: Labels) -> dict[str, float]:
     total = max(1, int(counts.sum()))
     order = np.argsort(-counts, kind="stable")
     return {labels.names[i]: float(counts[i] / total) for i in order}
+
+
+def _described(size: tuple[int, ...], shares: dict[str, float]) -> str:
+    """Say how large a mask is and which classes lead in it."""
+    found = [f"{name} {percent(100 * share)}" for name, share in shares.items() if share > 0]
+    more = [f"{len(found) - _LEADING} more"] if len(found) > _LEADING else []
+    return f"{size[0]} x {size[1]} pixels: {', '.join([*found[:_LEADING], *more])}"
 
 
 def of_head(path: Path, head: str) -> Path:

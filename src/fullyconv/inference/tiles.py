@@ -268,7 +268,7 @@ def blocks(
         ((plan(each, size, options, seen), each) for each in together(networks)), key=lambda one: math.prod(one[0].side)
     )
     if not chosen.exact:
-        _tell_of_seams(network, options, len(chosen.tiles))
+        tell_of_seams(network, options, len(chosen.tiles))
     views = list(_views(picture, options, seen or size))
     for tile in chosen.tiles:
         scored: dict[str, list[tuple[_View, Tensor, Geometry]]] = {head: [] for head in networks}
@@ -277,7 +277,7 @@ def blocks(
             for head, one in networks.items():
                 window = region(one, view.cells(tile), view.picture.size, options.halo)
                 if window not in known:
-                    known[window] = scores(_image(one, view, window))
+                    known[window] = scores(image_of(one, view.picture, window))
                 scored[head].append((view, known[window][head], _placed(one, view, window)))
         yield {head: _answer(one, scored[head], tile, options) for head, one in networks.items()}
 
@@ -367,9 +367,9 @@ def region(network: Network, window: Window, size: Size, halo: Halo = "exact") -
     return sides[0][0], sides[1][0], sides[0][1], sides[1][1]
 
 
-def _image(network: Network, view: _View, window: Window) -> Tensor:
+def image_of(network: Network, picture: Picture, window: Window) -> Tensor:
     """Read a window as the network takes it, (1, C, h, w)."""
-    pixels = view.picture.read(*window)
+    pixels = picture.read(*window)
     image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
     return image.to(network.device).float().div_(255).to(network.dtype)
 
@@ -449,7 +449,8 @@ def _views(picture: Picture, options: Options, seen: Size) -> Iterator[_View]:
             yield _View(Mirrored(looked), own, True)
 
 
-def _tell_of_seams(network: Network, options: Options, tiles: int) -> None:
+def tell_of_seams(network: Network, options: Options, tiles: int) -> None:
+    """Say why the scores of tiles may differ from those of one pass."""
     if network.geometry.global_context:
         tell(
             f"the picture is segmented in {tiles} tiles, and a part of this network (pooling or attention over the "
