@@ -1,5 +1,6 @@
 """Classifiers turned into fully convolutional networks."""
 
+from fullyconv.conversion.activation import ClassActivation, class_activation
 from fullyconv.conversion.dense import atrous, shift_and_stitch, sliding_window
 from fullyconv.conversion.linear import linear_to_conv
 from fullyconv.conversion.refusals import FixedInputSize, InputSizeError, TraceError, UnsupportedHead
@@ -8,6 +9,7 @@ from fullyconv.conversion.surgery import DenseClassifier, convolutionalize
 
 __all__ = [
     "Change",
+    "ClassActivation",
     "DenseClassifier",
     "FixedInputSize",
     "InputSizeError",
@@ -15,6 +17,7 @@ __all__ = [
     "TraceError",
     "UnsupportedHead",
     "atrous",
+    "class_activation",
     "convolutionalize",
     "linear_to_conv",
     "shift_and_stitch",
