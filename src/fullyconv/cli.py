@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
     listing = commands.add_parser("list", help="show the models of the zoo")
     listing.add_argument("--kind", choices=("segmenter", "classifier"), help="only these")
-    listing.add_argument("--source", choices=("shipped", "distribution", "torchvision", "caffe", "hub"), help="only these")
+    listing.add_argument("--source", choices=tuple(ORIGINS), help="only these")
     listing.add_argument("--json", action="store_true", help="for programs: a list of objects")
     listing.set_defaults(run=_list)
 

@@ -33,10 +33,6 @@ class NoSegmenter(WeightsError):
     """What was asked for is a classifier; `load_classifier` loads it."""
 
 
-class NoSegmenter(WeightsError):
-    """What was asked for is a classifier; `load_classifier` loads it."""
-
-
 @overload
 def load(source: str | Path, *, allow_unverified: bool = False) -> SegmentationModule | DenseScorer: ...
 
