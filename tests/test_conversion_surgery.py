@@ -16,6 +16,7 @@ import torchvision
 from torch import Tensor, nn
 
 from closeness import assert_close, assert_same_tensors
+from fullyconv.backbones.efficientnet_lite import pad_same
 from fullyconv.conversion import (
     DenseClassifier,
     FixedInputSize,
@@ -948,3 +949,37 @@ def test_arguments_out_of_range_are_refused() -> None:
         traced = torch.jit.trace(LeNet(), torch.zeros(1, 1, 32, 32))
     with pytest.raises(ConversionError, match=r"scripted or traced module"):
         convolutionalize(traced, 32)
+
+
+class PaddedBySize(nn.Module):
+    """A classifier whose convolutions pad as TensorFlow's "same" does: by the size of what they are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList([nn.Conv2d(3, 8, 3, 2), nn.Conv2d(8, 8, 5, 2), nn.Conv2d(8, 8, 3, 2)])
+        self.fc = nn.Linear(8, 4)
+        for value in self.parameters():
+            nn.init.zeros_(value) if value.ndim == 1 else nn.init.kaiming_normal_(value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for convolution in self.convolutions:
+            x = convolution(pad_same(x, convolution.kernel_size[0])).relu()
+        return self.fc(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("window", [32, 36])
+def test_cells_stay_in_place_at_sizes_at_which_padding_would_move_them(window: int) -> None:
+    torch.manual_seed(0)
+    classifier = PaddedBySize().eval()
+    dense = convolutionalize(classifier, input_size=window)
+    assert dense.guarantee == "interior"
+    image = torch.rand(1, 3, window + 64, window + 64) * torch.linspace(0, 4, window + 64)
+    with torch.no_grad():
+        expected = dense(image)
+        for height, width in ((window + 61, window + 64), (window + 60, window + 59), (window + 57, window + 58)):
+            found = dense(image[..., :height, :width])
+            assert found.shape == expected.shape, "it is continued to the same number of cells"
+            # whose receptive fields lie within the smaller image
+            assert_close(found[..., :4, :4], expected[..., :4, :4])
+            assert (expected[..., :4, :4].std((2, 3)) > 1e-2 * expected.abs().max()).any(), "scores depend on the image"
+        assert_close(dense(image[..., :window, :window]).flatten(1), classifier(image[..., :window, :window]))

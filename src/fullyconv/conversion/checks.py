@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -128,6 +129,9 @@ def describe(source: nn.Module, dense: DenseClassifier, found: Trace, maps: list
         scored = one.conv(window)
         geometry = scored if geometry is None else geometry.join(scored)
     assert geometry is not None
+    if _moves_with_size(trunk, larger, dense.in_channels, geometries):
+        down, right = (max(1, math.ceil(stride)) for stride in geometry.stride)
+        dense.__dict__["_steps"] = (down, right)
     guarantee: Guarantee = "head" if geometry.global_context else "interior" if geometry.padded else "window"
 
     # One step more, some steps more, twice the size, and one that no stride divides.
@@ -201,6 +205,17 @@ def _moves_by_its_stride(trunk: nn.Module, size: Pair, channels: int, stride: tu
         with strides:
             trunk(image)
     return all((last / step).is_integer() for steps in strides.found for last, step in zip(stride, steps, strict=True))
+
+
+def _moves_with_size(trunk: nn.Module, size: Pair, channels: int, geometries: Iterable[Geometry]) -> bool:
+    """Tell whether the cells lie elsewhere where the image is a little larger: padding that looks at the size."""
+    known = list(geometries)
+    stride = max(1, *(round(step) for geometry in known for step in geometry.stride))
+    try:
+        others = measure(trunk, (size[0] + 1, size[1] + max(1, stride // 2)), channels)
+    except ValueError:  # it does not run there
+        return False
+    return any(one.centre != other.centre for one, other in zip(known, others, strict=True))
 
 
 def _whole_steps(size: Pair, reference: Pair, stride: Pair) -> bool:

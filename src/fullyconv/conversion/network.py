@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fullyconv.conversion.linear import Kernel
@@ -42,6 +43,7 @@ class DenseClassifier(nn.Module):
     _kernels: dict[str, Kernel]
     _dropped: tuple[str, ...]
     _grids: dict[Pair, Pair | None]
+    _steps: Pair | None = None  # of a network whose cells move with the size of the image
 
     def __init__(self, input_size: Pair, in_channels: int, pool: Literal["window", "cam"]) -> None:
         super().__init__()
@@ -134,7 +136,16 @@ class DenseClassifier(nn.Module):
         return self.scores_of(*maps)
 
     def feature_maps(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute the last feature maps (N, C, h, w), one as a rule: what the trunk gives and the head scores."""
+        """Compute the last feature maps (N, C, h, w), one as a rule: what the trunk gives and the head scores.
+
+        A network that pads by the size of its image (TensorFlow's "same") puts its cells elsewhere at another size.
+        Images for such a one are continued at the bottom and right until they are whole strides larger or smaller than
+        `input_size`, so that the cells of all images lie where `geometry` says.
+        """
+        if self._steps is not None:
+            sides = zip(x.shape[2:], self.input_size, self._steps, strict=True)
+            bottom, right = ((own - n) % step for n, own, step in sides)
+            x = F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
         values = run(self, self._trunk, {"x": x})
         return tuple(values[name] for name in self._maps)
 
