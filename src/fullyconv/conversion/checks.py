@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fullyconv.conversion.head import HeadPlan
+from fullyconv.conversion.hooks import hooked
 from fullyconv.conversion.network import DenseClassifier, smallest
 from fullyconv.conversion.program import map_leaves
 from fullyconv.conversion.refusals import UnsupportedHead
-from fullyconv.conversion.report import Change, Guarantee, Report
+from fullyconv.conversion.report import Change, Guarantee, Report, some
 from fullyconv.conversion.trace import (
     BATCH,
     GROWTH,
@@ -22,9 +24,11 @@ from fullyconv.conversion.trace import (
     REFERENCE,
     Trace,
     TrainingFlag,
+    callee,
     example,
     first_line,
     map_axes,
+    place,
     tensors,
 )
 from fullyconv.geometry import Geometry, measure
@@ -34,7 +38,12 @@ Pair = tuple[int, int]
 
 
 def check_head(
-    source: nn.Module, dense: DenseClassifier, found: Trace, maps: list[fx.Node], head: list[fx.Node]
+    source: nn.Module,
+    dense: DenseClassifier,
+    found: Trace,
+    maps: list[fx.Node],
+    head: list[fx.Node],
+    output: int | str | None,
 ) -> None:
     """Compare the dense head on a larger map with the classifier's own head on two windows of it.
 
@@ -77,7 +86,7 @@ def check_head(
                     owner = getattr(owner, name)
                 values[node] = owner
             elif node.op == "call_module":
-                values[node] = source.get_submodule(str(node.target))(*args, **kwargs)
+                values[node] = callee(node, source)(*args, **kwargs)
             elif node.op == "call_method":
                 values[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
             else:
@@ -95,15 +104,82 @@ def check_head(
         got = torch.stack([scores[0, :, i : i + h, j : j + w].mean((1, 2)) for i, j in corners])
     else:
         got = torch.stack([scores[0, :, i, j] for i, j in corners])
-    tolerance = 1e-3 if expected.dtype in (torch.float32, torch.float64) else 5e-2
-    error_, size = (got - expected).abs().max(), expected.abs().max()
-    agrees = bool(error_ <= tolerance * size) or torch.allclose(got, expected, tolerance, 1e-6, equal_nan=True)
-    if not agrees:
+    if not _agree(got, expected):
         raise UnsupportedHead(
             f"classifier={type(source).__name__}: its head gives another answer when it sees several windows together "
-            f"(difference {float(error_):.2g} of {float(size):.2g}), because it mixes the images of a batch or keeps "
-            "state; use fullyconv.conversion.sliding_window"
+            f"({_difference(got, expected)}): {_cause(source, dense, output)}; use "
+            "fullyconv.conversion.sliding_window"
         )
+
+
+def check_scores(source: nn.Module, dense: DenseClassifier, output: int | str | None) -> None:
+    """Compare the scores at the classifier's own size with the classifier itself: all that it does when it is called.
+
+    The head was compared with what was followed. This shows what was not: a hook, a value that was kept, whatever.
+    """
+    images = _images(source, dense)
+    if images is None:
+        return
+    with _same_random_numbers(images):
+        expected = _scores_of(source, images, output)[:1]
+        got = dense(images[:1])
+    # Alone, while the classifier had company: an image's scores are its own.
+    got = got.mean((2, 3)) if dense.pool == "cam" else got.flatten(1)
+    if not _agree(got, expected):
+        raise UnsupportedHead(
+            f"classifier={type(source).__name__}: the converted network would give other scores "
+            f"({_difference(got, expected)}): {_cause(source, dense, output)}; use "
+            "fullyconv.conversion.sliding_window"
+        )
+
+
+def _cause(source: nn.Module, dense: DenseClassifier, output: int | str | None) -> str:
+    """Find out why a classifier does not do what was followed."""
+    images = _images(source, dense)
+    assert images is not None
+    with _same_random_numbers(images):
+        first, second = (_scores_of(source, images, output) for _ in range(2))
+        if not _agree(first, second):
+            return "its scores are random: twice on the same images it gives two answers (dropout that is always on?)"
+        other = _scores_of(source, torch.cat([images[:1], images[1:].flip(-1) + 1]), output)
+    if not _agree(first[:1], other[:1]):
+        return "it mixes the images of a batch: the scores of an image depend on the others"
+    hooks = [place(source, path) for path, module in source.named_modules() if hooked(module)]
+    return f"something in it keeps state or cannot be followed{f' ({some(hooks)})' if hooks else ''}"
+
+
+def _images(source: nn.Module, dense: DenseClassifier) -> Tensor | None:
+    """Draw two images for a classifier that has values."""
+    if any(tensor.is_meta for tensor in (*source.parameters(), *source.buffers())):
+        return None
+    like = example(source, dense.in_channels, dense.input_size, batch=2)
+    return torch.randn(like.shape, generator=torch.Generator().manual_seed(1)).to(like)
+
+
+def _scores_of(classifier: nn.Module, images: Tensor, output: int | str | None) -> Tensor:
+    returned = classifier(images)
+    if output is not None:
+        named = isinstance(output, str) and hasattr(returned, output)
+        returned = getattr(returned, str(output)) if named else returned[output]
+    (scores,) = tensors(returned)
+    return scores.reshape(len(images), -1)
+
+
+@contextmanager
+def _same_random_numbers(images: Tensor) -> Iterator[None]:
+    with torch.random.fork_rng([images.device] if images.is_cuda else []):
+        yield
+
+
+def _agree(got: Tensor, expected: Tensor) -> bool:
+    """Tell whether scores are the same up to the rounding of their precision."""
+    tolerance = 1e-3 if expected.dtype in (torch.float32, torch.float64) else 5e-2
+    close = bool((got - expected).abs().max() <= tolerance * expected.abs().max())
+    return close or torch.allclose(got, expected, tolerance, 1e-6, equal_nan=True)
+
+
+def _difference(got: Tensor, expected: Tensor) -> str:
+    return f"difference {float((got - expected).abs().max()):.2g} of {float(expected.abs().max()):.2g}"
 
 
 class _Trunk(nn.Module):

@@ -8,7 +8,6 @@ where no padding is involved: every pixel window gets the answer that it gets al
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from fullyconv.conversion.program import Step
-from fullyconv.conversion.surgery import DenseClassifier
+from fullyconv.conversion.surgery import DenseClassifier, duplicate
 from fullyconv.errors import ConversionError
 from fullyconv.geometry import Geometry, Pair, measure, pair, watch
 from fullyconv.geometry.tracking import STATISTICS, Tracker, joins, operation
@@ -175,8 +174,7 @@ def atrous(
     """
     size = pair(input_size) if input_size is not None else _measuring_size(dense)
     channels = in_channels if in_channels is not None else _first_channels(dense)
-    weights: dict[int, Any] = {id(tensor): tensor for tensor in (*dense.parameters(), *dense.buffers())}
-    diluted = copy.deepcopy(dense, weights)
+    diluted: Network = duplicate(dense, (*dense.parameters(), *dense.buffers()))
     if isinstance(diluted, DenseClassifier):
         _make_pools_modules(diluted)
     before = _Census(diluted, size, channels)

@@ -12,6 +12,7 @@ own code on the windows laid out as a batch, which is exact by definition.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from fullyconv.conversion.linear import Kernel
+from fullyconv.conversion.hooks import computed_weights, is_plain
+from fullyconv.conversion.linear import Kernel, kernel_of
 from fullyconv.conversion.operations import (
     ARITHMETIC,
     ENTRYWISE,
@@ -35,9 +37,10 @@ from fullyconv.conversion.operations import (
     SAME_MODULES,
     operation,
 )
+from fullyconv.conversion.products import product
 from fullyconv.conversion.program import Mode, Step, Value, map_leaves, pick_channels, rows_map, window_rows
 from fullyconv.conversion.refusals import UnsupportedHead
-from fullyconv.conversion.trace import BATCH, LARGER, REFERENCE, TrainingFlag, map_axes, tensors
+from fullyconv.conversion.trace import BATCH, LARGER, REFERENCE, TrainingFlag, callee, map_axes, tensors
 
 Pair = tuple[int, int]
 
@@ -144,6 +147,7 @@ class HeadWalk:
             self.reduce,
             self.adaptive,
             self.linear,
+            self.product,
             self.pointwise_convolution,
             self.norm_of_cells,
         )
@@ -244,7 +248,8 @@ class HeadWalk:
     def move(self, node: fx.Node, cells: Cells) -> Any:
         """Move entries about: do the same to their numbers."""
         name, module = operation(node, self.classifier)
-        if not (name in MOVES or isinstance(module, MOVING_MODULES)) or len(node.all_input_nodes) == 0:
+        turned = name == "getattr" and node.args[1] in ("T", "mT")
+        if not (name in MOVES or turned or isinstance(module, MOVING_MODULES)) or len(node.all_input_nodes) == 0:
             return None
         if node.args and node.args[0] is not self.cells_node(node):
             return None
@@ -257,7 +262,7 @@ class HeadWalk:
         if any(isinstance(leaf, Value) for leaf in _leaves((args, kwargs))):
             return None  # indexed by a computed tensor
         if module is not None:
-            layout = module(*args, **kwargs)
+            layout = callee(node, self.classifier)(*args, **kwargs)
         elif node.op == "call_method":
             layout = getattr(args[0], target)(*args[1:], **kwargs)
         else:
@@ -451,43 +456,41 @@ class HeadWalk:
             return None
         layer = self.classifier.get_submodule(path)
         assert isinstance(layer, nn.Linear)
-        if path in self.plan.modules:
-            raise self.refuse(node, "is used in two ways, which no one layer can follow", "Give each use its own layer")
         shape = cells.layout.shape
         if cells.batch_axis != 0 or shape.numel() != BATCH * layer.in_features or shape[-1] != layer.in_features:
             return None
-        if cells.window != (1, 1) and self.pool == "cam":
-            raise self.refuse(
-                node,
-                "reads a flattened map and there is no global average pooling, so that pool='cam' has no meaning",
-                "Use pool='window'",
-            )
-        fold = None
-        if cells.fold is not None:
-            fold = (_averages(cells.fold[0], cells.window[0]), _averages(cells.fold[1], cells.window[1]))
-        kernel = Kernel(cells.channels, cells.window, None if cells.in_order() else cells.index(), fold)
+        if path in self.plan.modules:
+            raise self.refuse(node, "is used in two ways, which no one layer can follow", "Give each use its own layer")
+        kernel = self.kernel(node, cells)
         known = self.plan.kernels.get(path)
         if known is not None and not known.same(kernel):
             raise self.refuse(
                 node, "shares its weights with a layer that reads another window", "Give each its own layer"
             )
+        layout = torch.arange(BATCH * layer.out_features).reshape(*shape[:-1], layer.out_features)
+        if self.is_read_besides(node.graph, path):  # so that the parameters have to stay as they are
+            names = ("weight", "bias") if layer.bias is not None else ("weight",)
+            matrix, *bias = (Value(self.emit("attribute", f"{path}.{name}", ())) for name in names)
+            name = self.convolve(node, cells, (matrix, (0, 1), layer.out_features), kernel, bias[0] if bias else None)
+            return Cells(name, layer.out_features, (1, 1), layout, linear=cells.linear)
         if known is None:
-            self.plan.kernels[path] = kernel
             try:
                 after = repr(kernel.convolution(layer))
             except ValueError as error:
                 reason, _, remedy = str(error).removeprefix("linear: ").partition("; ")
-                raise self.refuse(node, f"cannot be converted: {reason}", remedy.capitalize()) from None
+                raise self.refuse(node, f"cannot be converted: {reason}", remedy[:1].upper() + remedy[1:]) from None
+            self.plan.kernels[path] = kernel
             self.plan.changes.append((path, repr(layer), after))
         name = self.emit("module", path, (Value(cells.name),))
-        layout = torch.arange(BATCH * layer.out_features).reshape(*shape[:-1], layer.out_features)
         return Cells(name, layer.out_features, (1, 1), layout, linear=cells.linear)
 
     def linear_path(self, node: fx.Node) -> str | None:
         """Find the fully connected layer that a node runs, as a module or as a function of its parameters."""
         name, module = operation(node, self.classifier)
-        if isinstance(module, nn.Linear):
-            return str(node.target) if type(module).forward is nn.Linear.forward else None
+        if node.op == "call_module":
+            called = self.classifier.get_submodule(str(node.target))
+            plain = module is not None or computed_weights(called) is not None
+            return str(node.target) if plain and is_plain(called, nn.Linear) else None
         if name != "linear":
             return None
         arguments = dict(zip(("input", "weight", "bias"), node.args, strict=False)) | dict(node.kwargs)
@@ -502,9 +505,97 @@ class HeadWalk:
             or not isinstance(owner, nn.Linear)
             or not own_bias
             or (bias is None) != (owner.bias is None)
+            or self.is_read_besides(node.graph, path)
         ):
             return None
         return path
+
+    def is_read_besides(self, graph: fx.Graph, path: str) -> bool:
+        """Tell whether the forward reads what a fully connected layer owns for something else than the layer."""
+        prefix = f"{path}." if path else ""
+        return any(
+            node.op == "get_attr"
+            and str(node.target).rpartition(".")[0] == path
+            and (
+                str(node.target) not in (f"{prefix}weight", f"{prefix}bias")
+                or any(operation(user, self.classifier)[0] != "linear" for user in node.users)
+            )
+            for node in graph.nodes
+        )
+
+    def product(self, node: fx.Node, cells: Cells) -> Cells | None:
+        """Multiply the entries of a window by a matrix of parameters: a convolution as large as what it covers."""
+        found = product(node, operation(node, self.classifier)[0])
+        if found is None:
+            return None
+        mine = next((n for n, factor in enumerate(found.factors) if self.known[factor] is cells), None)
+        matrix = None if mine is None else self.known[found.factors[1 - mine]]
+        axis, added = cells.batch_axis, found.added and self.known[found.added]
+        if mine is None or not isinstance(matrix, Value) or axis is None or not isinstance(added, Value | None):
+            return None
+        (own, other), out = (found.letters[mine], found.letters[1 - mine]), found.letters[2]
+        sizes = dict(zip(own, cells.layout.shape, strict=True))
+        lengths = dict(zip(other, found.factors[1 - mine].meta[REFERENCE].shape, strict=True))
+        summed, free = [a for a in own if a in other], [a for a in out if a in other and a not in own]
+        single = [a for a in own if a != own[axis] and a not in summed]
+        if (
+            any(len(set(letters)) < len(letters) for letters in found.letters)
+            or own[axis] in other
+            or any(sizes[a] != 1 for a in single)
+            or any(sizes[a] != lengths[a] or a in out for a in summed)
+            or set(other) != {*summed, *free}
+            or set(out) != {own[axis], *single, *free}
+        ):
+            return None
+        shape = [lengths[a] for a in free]
+        outputs = math.prod(shape)
+        layout = torch.arange(BATCH * outputs).reshape(BATCH, *shape)
+        kept = [a for a in out if a not in single]
+        layout = layout.permute([[own[axis], *free].index(a) for a in kept])
+        for place, letter in enumerate(out):
+            layout = layout.unsqueeze(place) if letter in single else layout
+        if found.added is not None:
+            # One number per output at most, the same for all images.
+            of = found.added.meta[REFERENCE].shape
+            padded = [1] * (len(out) - len(of)) + list(of)
+            if padded[out.index(own[axis])] != 1 or math.prod(of) not in (1, outputs):
+                return None
+        by = (matrix, tuple(other.index(a) for a in (*free, *summed)), outputs)
+        name = self.convolve(node, cells, by, self.kernel(node, cells), added, found.scales)
+        return Cells(name, outputs, (1, 1), layout, linear=cells.linear)
+
+    def kernel(self, node: fx.Node, cells: Cells) -> Kernel:
+        """Say where in the window the inputs of a fully connected layer lie."""
+        if cells.window != (1, 1) and self.pool == "cam":
+            raise self.refuse(
+                node,
+                "reads a flattened map and there is no global average pooling, so that pool='cam' has no meaning",
+                "Use pool='window'",
+            )
+        fold = None
+        if cells.fold is not None:
+            fold = (_averages(cells.fold[0], cells.window[0]), _averages(cells.fold[1], cells.window[1]))
+        return Kernel(cells.channels, cells.window, None if cells.in_order() else cells.index(), fold)
+
+    def convolve(
+        self,
+        node: fx.Node,
+        cells: Cells,
+        by: tuple[Value, tuple[int, ...], int],
+        kernel: Kernel,
+        bias: Value | None = None,
+        scales: tuple[float, float] = (1, 1),
+    ) -> str:
+        """Convolve with a kernel that is made of a matrix of parameters at every call, so that it stays what it is."""
+        made = self.emit("function", kernel_of, (*by, kernel))
+        self.plan.changes.append((self.label(node), f"{self.label(node)}()", f"conv2d, kernel_size={kernel.size}"))
+        name = self.emit("function", F.conv2d, (Value(cells.name), Value(made)))
+        if scales[0] != 1:
+            name = self.emit("function", torch.mul, (Value(name), scales[0]))
+        if bias is not None:
+            added = self.emit("method", "reshape", (bias, -1, 1, 1))
+            name = self.emit("function", torch.add, (Value(name), Value(added)), {"alpha": scales[1]})
+        return name
 
     def pointwise_convolution(self, node: fx.Node, cells: Cells) -> Cells | None:
         """Keep a 1x1 convolution of the pooled vector, as it is."""
@@ -653,10 +744,14 @@ class HeadWalk:
         cells = self.known.get(scores)
         if not isinstance(cells, Cells):
             raise self.refuse(scores, "does not depend on a feature map, so that there is nothing to convert")
-        if cells.nodes != (1, 1) or cells.batch_axis != 0:
+        if cells.batch_axis != 0:
+            raise self.refuse(
+                scores, f"returns scores {tuple(cells.layout.shape)} for {BATCH} images", "They have to be (N, K)"
+            )
+        if cells.nodes != (1, 1):
             flat = self.emit("method", "flatten", (Value(self.rows(scores, cells)), 1))
             shape = torch.empty(BATCH, cells.layout[0].numel(), device="meta")
-            cells = self.back(scores, shape, flat, replace(cells, layout=cells.layout), True, cells.linear)
+            cells = self.back(scores, shape, flat, cells, True, cells.linear)
         if not cells.in_order():
             index = self.buffer(cells.index())
             name = self.emit("function", pick_channels, (Value(cells.name), Value(index)))

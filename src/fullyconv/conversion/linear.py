@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fullyconv.conversion.hooks import computed_weights, hooked, hooks_of, is_plain
+
 __all__ = ["linear_to_conv"]
 
 MOST_WINDOWS = 256  # beyond, a convolution of the CPU is as fast as the product of matrices, and needs no copies
@@ -71,8 +73,9 @@ def linear_to_conv(
 
     Raises:
         TypeError: `linear` is not a fully connected layer.
-        ValueError: the kernel does not divide the layer's inputs, or the order is unknown, or the layer's weight is
-            computed from other parameters (weight norm and the like).
+        ValueError: the kernel does not divide the layer's inputs, or the order is unknown, or the layer is more than
+            its weight and bias: its weight is computed from other parameters (weight norm and the like), it has
+            forward hooks or another forward.
 
     Example:
         >>> fc6 = torch.nn.Linear(512 * 7 * 7, 4096, device="meta")
@@ -95,7 +98,15 @@ def linear_to_conv(
     index = None
     if order == "hwc" and height * width > 1:
         index = torch.arange(linear.in_features).reshape(channels, height, width).permute(1, 2, 0).flatten()
-    return Kernel(channels, (height, width), index).convolution(linear)
+    conv = Kernel(channels, (height, width), index).convolution(linear)
+    if hooked(linear):
+        raise ValueError(f"linear: its {hooks_of(linear)} would be lost; remove the hooks first, by their handles")
+    if not is_plain(linear, nn.Linear):
+        raise ValueError(
+            f"linear={type(linear).__name__}: its forward is not that of torch.nn.Linear, which the convolution would "
+            "compute; pass a torch.nn.Linear with its weight and bias"
+        )
+    return conv
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,10 +161,11 @@ class Kernel:
 
     def convolution(self, linear: nn.Linear) -> nn.Conv2d:
         """Build the convolution, with the layer's own parameters, flags and mode."""
-        if set(linear._parameters) != {"weight", "bias"} or hasattr(linear, "parametrizations"):
+        computed = computed_weights(linear)
+        if computed is not None or not {"weight", "bias"} <= set(linear._parameters):
+            by, remedy = computed or ("in a forward pre-hook", "so that `weight` and `bias` are its parameters")
             raise ValueError(
-                "linear: its weight is computed from other parameters (weight norm or another parametrisation); make "
-                "it a plain one first, with torch.nn.utils.parametrize.remove_parametrizations or remove_weight_norm"
+                f"linear: its weight is computed from other parameters ({by}); make it a plain one first, with {remedy}"
             )
         bias = linear.bias is not None
         with torch.device("meta"):  # nothing to initialise: the parameters are the layer's
@@ -163,3 +175,18 @@ class Kernel:
         conv.bias = linear.bias
         conv.training = linear.training
         return conv
+
+
+def kernel_of(matrix: Tensor, axes: tuple[int, ...], outputs: int, kernel: Kernel) -> Tensor:
+    """Rearrange a matrix of parameters to a kernel.
+
+    Args:
+        matrix: parameters, in whatever order of axes they are stored.
+        axes: where its axes of outputs are, and then those of inputs.
+        outputs: K.
+        kernel: where the inputs lie.
+
+    Returns:
+        (K, C, kH, kW), a view wherever the order allows it.
+    """
+    return kernel.weight(matrix.permute(axes).reshape(outputs, -1))

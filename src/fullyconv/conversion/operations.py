@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from torch import Tensor, fx, nn
 
-from fullyconv.conversion.trace import LARGER, REFERENCE, map_axes, tensors
+from fullyconv.conversion.hooks import hooked
+from fullyconv.conversion.trace import BARE, LARGER, REFERENCE, map_axes, tensors
 
 
 def _words(text: str) -> frozenset[str]:
@@ -56,9 +57,14 @@ POOL_MODULES = {
 
 
 def operation(node: fx.Node, classifier: nn.Module) -> tuple[str, nn.Module | None]:
-    """Name what a node does: a function of torch or a method by its name, a module by "" and itself."""
+    """Name what a node does: a function of torch or a method by its name, a module by "" and itself.
+
+    A module that has more than the forward of its class is not what its class says: it gets neither name nor module.
+    """
     if node.op == "call_module":
-        return "", classifier.get_submodule(str(node.target))
+        module = classifier.get_submodule(str(node.target))
+        altered = "forward" in vars(module) or (hooked(module) and not node.meta[BARE])
+        return "", None if altered else module
     if node.op == "call_method":
         return str(node.target), None
     target: Any = node.target

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import copy as copying
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
 
-from fullyconv.conversion.checks import axes_of, check_head, describe, name_of
+from fullyconv.conversion.checks import axes_of, check_head, check_scores, describe, name_of
 from fullyconv.conversion.head import HeadPlan, HeadWalk
+from fullyconv.conversion.hooks import name_of_hook, without_hooks
 from fullyconv.conversion.network import DenseClassifier
 from fullyconv.conversion.operations import frontier
 from fullyconv.conversion.program import Mode, Step, Value, map_leaves, with_releases
-from fullyconv.conversion.refusals import FixedInputSize, UnsupportedHead
+from fullyconv.conversion.refusals import FixedInputSize, TraceError, UnsupportedHead
 from fullyconv.conversion.report import some
-from fullyconv.conversion.trace import LARGER, REFERENCE, Trace, TrainingFlag, first_line, trace, undisturbed
+from fullyconv.conversion.trace import BARE, LARGER, REFERENCE, Trace, TrainingFlag, first_line, trace, undisturbed
 from fullyconv.errors import ConversionError
 
 __all__ = ["DenseClassifier", "convolutionalize"]
@@ -76,39 +77,58 @@ def convolutionalize(
         >>> dense.guarantee
         'window'
     """
-    size = _checked(classifier, input_size, pool, in_channels)
-    source = copying.deepcopy(classifier) if copy else classifier
-    attributes = set(source.__dict__)
-    try:
-        with (
-            undisturbed(source),
-            torch.device("cpu"),
-        ):  # the walk's own index tensors hold data under any default device
-            found = trace(source, size, in_channels, output, leaves)
-            maps, head = frontier(found.scores, source)
-            plan, trunk, names = _plan(source, found, maps, head, pool)
-            dense = _assemble(source, found, maps, plan, trunk, names, size, in_channels, pool)
-        _set_modes(source, dense)
-        with undisturbed(source), undisturbed(dense):
-            check_head(source, dense, found, maps, head)
-            describe(source, dense, found, maps, plan)
-    finally:
-        for name in set(source.__dict__) - attributes:  # constants that tracing left on the module
-            del source.__dict__[name]
+    size = _checked(classifier, input_size, pool, in_channels, copy)
+    source = duplicate(classifier) if copy else classifier
+    modes = {name: module.training for name, module in source.named_modules(remove_duplicate=False)}
+    # The walk's own index tensors hold data under any default device.
+    with undisturbed(source), torch.device("cpu"):
+        found = trace(source, size, in_channels, output, leaves)
+        maps, head = frontier(found.scores, source)
+        plan, trunk, names = _plan(source, found, maps, head, pool)
+        dense = _assemble(source, found, maps, plan, trunk, names, size, in_channels, pool)
+        check_head(source, dense, found, maps, head, output)
+        describe(source, dense, found, maps, plan)
+        check_scores(source, dense, output)  # last, so that hooks that remember what they saw remember values
+    for name, module in dense.named_modules(remove_duplicate=False):
+        module.training = modes.get(name, module.training)
     return dense
 
 
-def _checked(classifier: nn.Module, input_size: int | Pair, pool: str, in_channels: int) -> Pair:
+def duplicate(module: nn.Module, shared: Iterable[Tensor] = ()) -> Any:
+    """Copy a module with its own tensors, save those that are to be shared.
+
+    Raises:
+        ConversionError: something in it cannot be copied.
+    """
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
+    # Pruning and the older norms of weights keep what they computed, which torch refuses to copy; so do modules that
+    # remember a feature map. The former is computed anew before it is used.
+    for value in [value for each in module.modules() for value in (*vars(each).values(), *each._buffers.values())]:
+        if isinstance(value, Tensor) and not value.is_leaf:
+            memo[id(value)] = value.detach().clone()
+    try:
+        return copying.deepcopy(module, memo)
+    except Exception as error:
+        raise ConversionError(
+            f"{type(module).__name__}: cannot be copied: {first_line(error)}. Delete the attribute that holds it, or "
+            "convert with copy=False"
+        ) from error
+
+
+def _checked(classifier: nn.Module, input_size: int | Pair, pool: str, in_channels: int, copy: bool) -> Pair:
     if not isinstance(classifier, nn.Module):
         raise TypeError(f"classifier={type(classifier).__name__}: needs a torch.nn.Module, e.g. torchvision's vgg16()")
-    if isinstance(classifier, torch.jit.ScriptModule):
-        raise ConversionError("classifier: a scripted or traced module cannot be rewritten; pass the Python module")
-    original = getattr(classifier, "_orig_mod", None)
-    if isinstance(original, nn.Module):
-        raise ConversionError("classifier: was compiled; pass the module itself, classifier._orig_mod")
-    for name, parameter in classifier.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise ConversionError(f"classifier: parameter {name!r} has no shape yet; run it once on an image first")
+    for path, module in classifier.named_modules():
+        _check_python(path, module, copy)
+    for name, tensor in (*classifier.named_parameters(), *classifier.named_buffers()):
+        if isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)):
+            raise ConversionError(f"classifier: {name!r} has no shape yet; run it once on an image first")
+    everywhere = (nn.modules.module._global_forward_hooks, nn.modules.module._global_forward_pre_hooks)
+    for hook in (hook for hooks in everywhere for hook in hooks.values()):
+        raise ConversionError(
+            f"classifier: a hook for all modules is registered (torch.nn.modules.module), {name_of_hook(hook)!r}: it "
+            "sees other modules in the converted network than in the classifier; remove it first, by its handle"
+        )
     sides = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
     if len(sides) != 2 or not all(isinstance(s, int) and s > 0 for s in sides):
         raise ValueError(f"input_size={input_size!r}: needs a side in pixels or (H, W)")
@@ -117,6 +137,20 @@ def _checked(classifier: nn.Module, input_size: int | Pair, pool: str, in_channe
     if in_channels < 1:
         raise ValueError(f"in_channels={in_channels}: needs at least one channel")
     return sides[0], sides[1]
+
+
+def _check_python(path: str, module: nn.Module, copy: bool) -> None:
+    """Refuse a part that is no longer the Python that it was written in."""
+    place = f"classifier.{path}" if path else "classifier"
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ConversionError(f"{place}: a scripted or traced module cannot be rewritten; pass the Python module")
+    if isinstance(module._modules.get("_orig_mod"), nn.Module):
+        remedy = "put the module itself in its place" if path else "pass the module itself"
+        raise ConversionError(f"{place}: was compiled; {remedy}, {place}._orig_mod")
+    if hasattr(module.forward, "_torchdynamo_orig_callable"):
+        raise ConversionError(f"{place}: its forward was compiled; convert first, and compile the result")
+    if module._compiled_call_impl is not None and not copy:
+        raise ConversionError(f"{place}: was compiled in place; pass copy=True, which converts the module as it was")
 
 
 def _plan(
@@ -159,10 +193,11 @@ def _by_window_share(source: nn.Module, plan: HeadPlan) -> float:
     return sum(plan.by_window.values()) / max(total, 1)
 
 
-def _not_convolutional(source: nn.Module, found: Trace, plan: HeadPlan) -> FixedInputSize:
+def _not_convolutional(source: nn.Module, found: Trace, plan: HeadPlan) -> ConversionError:
     """Say what in a classifier is tied to the image size."""
     share = _by_window_share(source, plan)
     height, width = found.size
+    window = height if height == width else found.size
     why = ""
     if found.broken is not None:
         node, error = found.broken
@@ -176,12 +211,18 @@ def _not_convolutional(source: nn.Module, found: Trace, plan: HeadPlan) -> Fixed
     tied = _tied_to_cells(source, found)
     if tied:
         why += f" Learned for that size: {tied}."
+    if plan.first_by_window in found.unfollowed:
+        return TraceError(
+            f"classifier={type(source).__name__}: {found.unfollowed[plan.first_by_window]}. It would have to run on "
+            f"every window as it is, with {share:.0%} of the parameters. Write it with operations of torch that can be "
+            "followed, or use fullyconv.conversion.sliding_window"
+        )
     return FixedInputSize(
         f"classifier={type(source).__name__}: is not convolutional: {share:.0%} of its parameters, from "
-        f"{plan.first_by_window!r} on, work on the entire {height} x {width} image at once (tokens, positions, "
-        f"attention over all of it), so that no feature map feeds the scores.{why} Use fullyconv.conversion."
-        f"sliding_window(classifier, image, window={height if height == width else (height, width)}, stride=...), "
-        "which runs it on every window"
+        f"{plan.first_by_window!r} on, work on the entire {height} x {width} image at once and are neither pooling nor "
+        f"fully connected layers (attention, positions, mixing of tokens, products of features).{why} Use "
+        f"fullyconv.conversion.sliding_window(classifier, image, window={window}, stride=...), which runs it on every "
+        "window"
     )
 
 
@@ -265,7 +306,11 @@ def _assemble(
         map_leaves(note, (step.args, step.kwargs))
     dense = DenseClassifier(size, in_channels, pool)
     kernels = {id(source.get_submodule(path)): kernel for path, kernel in plan.kernels.items()}
-    leaves = {id(source.get_submodule(path)) for path in whole} - set(kernels)
+    leaves = {id(source.get_submodule(path)): source.get_submodule(path) for path in whole}
+    for node in found.scores.graph.nodes:
+        if node.meta.get(BARE):  # its hooks are steps of their own
+            module = source.get_submodule(str(node.target))
+            leaves[id(module)] = without_hooks(module)
     convolutions: dict[int, nn.Module] = {}
 
     def graft(module: nn.Module, path: str, into: nn.Module) -> nn.Module | None:
@@ -280,7 +325,7 @@ def _assemble(
                     convolutions[id(child)] = kernels[id(child)].convolution(child)
                 into._modules[name] = convolutions[id(child)]
             elif id(child) in leaves:
-                into._modules[name] = child
+                into._modules[name] = leaves[id(child)]
             else:
                 ordered = type(child) in (nn.Sequential, nn.ModuleList)
                 kept = graft(child, inside, nn.Sequential() if ordered else Part())
@@ -317,18 +362,9 @@ def _assemble(
     return dense
 
 
-def _set_modes(source: nn.Module, dense: DenseClassifier) -> None:
-    """Give every part the mode that the classifier's part of that name has."""
-    dense.training = source.training
-    originals = dict(source.named_modules(remove_duplicate=False))
-    for name, module in dense.named_modules(remove_duplicate=False):
-        if name in originals and module is not originals[name]:
-            module.training = originals[name].training
-
-
 def _dropped(source: nn.Module, dense: nn.Module) -> tuple[str, ...]:
     """Name the topmost parts of the classifier that have tensors and no place in the result."""
-    kept, own = set(dense.state_dict()), set(source.state_dict())
+    kept, own = _stored(dense), _stored(source)
     found: list[str] = []
     for name in sorted(own - kept):
         parts = name.split(".")
@@ -339,6 +375,16 @@ def _dropped(source: nn.Module, dense: nn.Module) -> tuple[str, ...]:
                     found.append(top)
                 break
     return tuple(found)
+
+
+def _stored(module: nn.Module) -> set[str]:
+    """Name what a module stores; its `state_dict` may have hooks that rename."""
+    return {
+        f"{path}.{name}" if path else name
+        for path, each in module.named_modules(remove_duplicate=False)
+        for name, value in (*each._parameters.items(), *each._buffers.items())
+        if value is not None and name not in each._non_persistent_buffers_set
+    }
 
 
 def _growth(node: fx.Node) -> Pair:

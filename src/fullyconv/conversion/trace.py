@@ -7,8 +7,10 @@ modules is traced. That is why the result is short, state-dict keys stay, and no
 
 from __future__ import annotations
 
-import inspect
+import builtins
 import logging
+import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,11 +20,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.utils.parametrize import type_before_parametrizations
 from torch.overrides import TorchFunctionMode
 
+from fullyconv import geometry
+from fullyconv.conversion.hooks import PARALLEL, computed_weights, hooked, hooks_of, is_plain
+from fullyconv.conversion.inplace import assign, hand_on
 from fullyconv.conversion.program import map_leaves
 from fullyconv.conversion.refusals import InputSizeError, TraceError
-from fullyconv.errors import near_miss
+from fullyconv.errors import ConversionError, near_miss
 
 Pair = tuple[int, int]
 
@@ -32,6 +38,8 @@ BATCH = 3
 GROWTH = (128, 192)
 
 REFERENCE, LARGER = "reference", "larger"
+# Marks the call of a module whose hooks are operations of their own in the graph.
+BARE = "bare"
 
 
 class TrainingFlag(int):
@@ -58,6 +66,7 @@ class Trace:
         larger: height and width of the second run.
         failure: where and why the plain classifier stopped in the second run, or None.
         broken: the first traced operation that did not work at the larger size, and its error, or None.
+        unfollowed: modules that were left whole because they could not be followed, and why.
     """
 
     graph: fx.Graph
@@ -66,20 +75,24 @@ class Trace:
     larger: Pair
     failure: tuple[str, Exception] | None
     broken: tuple[fx.Node, Exception] | None
+    unfollowed: dict[str, str]
 
 
 @contextmanager
 def undisturbed(module: nn.Module) -> Iterator[None]:
-    """Put every module in eval mode for a while, without calling an overridden `train`, and back after."""
-    flags = [(m, m.training) for m in module.modules()]
-    try:
-        for m, _ in flags:
-            m.training = False
-        with torch.no_grad():
+    """Evaluate for a while without gradients; afterwards restore modes, attributes and values, whatever ran."""
+    with geometry.undisturbed(module), torch.no_grad():
+        values = [(buffer, buffer.clone()) for buffer in module.buffers() if not buffer.is_meta]
+        for each in module.modules():  # a hook of the backward pass is nothing to what stands for a tensor
+            each.__dict__["_backward_hooks"], each.__dict__["_backward_pre_hooks"] = OrderedDict(), OrderedDict()
+            if isinstance(each, PARALLEL):
+                each.__dict__["forward"] = each._modules["module"]
+        try:
             yield
-    finally:
-        for m, flag in flags:
-            m.training = flag
+        finally:
+            for buffer, value in values:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
 
 
 class _QuickBatchNorm(TorchFunctionMode):
@@ -158,7 +171,7 @@ def _watch(classifier: nn.Module, channels: int, size: Pair) -> _Run:
 
             hooks.append(module.register_forward_pre_hook(enter, with_kwargs=True))
             hooks.append(module.register_forward_hook(leave))
-        with without_data():
+        with geometry.undisturbed(classifier), without_data():
             classifier(example(classifier, channels, size))
     except Exception as error:
         run.failure = (stack[-1][0] if stack else "", error)
@@ -168,12 +181,14 @@ def _watch(classifier: nn.Module, channels: int, size: Pair) -> _Run:
     return run
 
 
-def _trunk_modules(reference: _Run, larger: _Run) -> set[str]:
+def _trunk_modules(classifier: nn.Module, reference: _Run, larger: _Run) -> set[str]:
     """Find the modules that map maps to maps: they stay whole."""
     found = set()
     for name, calls in reference.calls.items():
         grown = larger.calls.get(name, [])
-        if name and len(calls) == len(grown) and all(map(_keeps_a_map, calls, grown)):
+        if not name or isinstance(classifier.get_submodule(name), PARALLEL):
+            continue
+        if len(calls) == len(grown) and all(map(_keeps_a_map, calls, grown)):
             found.add(name)
     return found
 
@@ -206,6 +221,9 @@ class _Proxy(fx.Proxy):
     def __getattr__(self, name: str) -> _Attribute:  # type: ignore[override]
         return _Attribute(self, name)
 
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", assign, (self, key, value), {})
+
     def __index__(self) -> int:
         value = _reference(self)
         if not isinstance(value, int):
@@ -236,6 +254,28 @@ def _reference(proxy: fx.Proxy) -> Any:
     return proxy.node.meta[REFERENCE]
 
 
+@contextmanager
+def _taken_for_tensors() -> Iterator[None]:
+    """Let `if isinstance(x, torch.Tensor)` in somebody's forward or hook go the way that it goes with a tensor.
+
+    A proxy cannot say itself that it is one: the C++ of torch would believe it.
+    """
+    plain = builtins.isinstance
+
+    def answer(item: Any, kinds: Any) -> bool:
+        if issubclass(type(item), _Proxy):
+            asking = sys._getframe(1).f_globals.get("__name__", "")
+            if not asking.startswith(("torch.", "fullyconv.conversion.")):
+                item = item.node.meta.get(REFERENCE, item)
+        return plain(item, kinds)
+
+    builtins.isinstance = answer
+    try:
+        yield
+    finally:
+        builtins.isinstance = plain
+
+
 class _Tracer(fx.Tracer):
     """Trace the forward, with the value of every node at the reference size and, as far as it goes, at the larger."""
 
@@ -244,21 +284,31 @@ class _Tracer(fx.Tracer):
     ) -> None:
         super().__init__(param_shapes_constant=True)
         self.leaves, self.inputs, self.runs, self.mode = leaves, inputs, runs, mode
+        self.device_type = inputs[REFERENCE].device.type
+        self.autocast = torch.is_autocast_enabled(self.device_type)
         self.stack: list[str] = []
+        self.bare: set[str] = set()
         self.lost_in: str | None = None
         self.broken: tuple[fx.Node, Exception] | None = None
         self._evaluating = False
 
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
+        """Follow the call of the classifier, which its hooks belong to, and not its forward alone."""
+        image = self.create_proxy("placeholder", "x", (), {})
+        return (lambda root, x: root(x)), [self.root, image]
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if module_qualified_name in self.leaves:
             return True
-        containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-        plain_linear = isinstance(m, nn.Linear)  # subclasses are recognised by what their forward does
+        if not module_qualified_name or isinstance(m, PARALLEL) or "forward" in vars(m):
+            return False
         # Normalisations of other makers too: their forward decides on the mode, which tracing would fix.
         if isinstance(m, (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)):
             return True
-        builtin = m.__module__.startswith("torch.nn") and not isinstance(m, containers)
-        return builtin and (not plain_linear or type(m).forward is nn.Linear.forward)
+        containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+        builtin = type_before_parametrizations(m).__module__.startswith("torch.nn") and not isinstance(m, containers)
+        # Linear's subclasses are recognised by what their forward does.
+        return builtin and (not isinstance(m, nn.Linear) or is_plain(m, nn.Linear))
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self._evaluating:
@@ -266,13 +316,36 @@ class _Tracer(fx.Tracer):
         path = self.path_of_module(m)
         self.stack.append(path)
         try:
-            result = super().call_module(m, forward, args, kwargs)
+            # Hooks of a container are followed with it, those of the trunk stay where they are. What remains are the
+            # modules that become something else.
+            if hooked(m) and path not in self.leaves and self.is_leaf_module(m, path) and not computed_weights(m):
+                result = self._with_hooks(m, path, forward, args, kwargs)
+            else:
+                result = super().call_module(m, forward, args, kwargs)
         except Exception:
-            if self.lost_in is None:
+            if self.lost_in is None and path not in self.leaves:
                 self.lost_in = path
             raise
         self.stack.pop()
         return result
+
+    def _with_hooks(self, m: nn.Module, path: str, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Follow the hooks of a module as operations of their own, before and after its bare forward."""
+        before = dict(vars(m))
+
+        def bare(*args: Any, **kwargs: Any) -> Any:
+            del m.__dict__["forward"]
+            changed = [name for name, value in vars(m).items() if name not in before or value is not before[name]]
+            if changed:
+                raise fx.proxy.TraceError(f"a forward pre-hook sets its attribute {changed[0]!r}")
+            self.bare.add(path)
+            return self.create_proxy("call_module", path, args, kwargs)
+
+        m.__dict__["forward"] = bare
+        try:
+            return call(*args, **kwargs)
+        finally:
+            m.__dict__.pop("forward", None)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         return attr_val if self._evaluating else super().getattr(attr, attr_val, parameter_proxy_cache)
@@ -288,9 +361,12 @@ class _Tracer(fx.Tracer):
         return iter([obj[i] for i in range(len(_reference(obj)))])  # type: ignore[index]
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Proxy:
+        if torch.is_autocast_enabled(self.device_type) != self.autocast:
+            raise fx.proxy.TraceError("it switches torch.autocast on or off, which a list of operations does not hold")
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
         node: fx.Node = proxy.node
         node.meta["module"] = self.stack[-1] if self.stack else ""
+        node.meta[BARE] = kind == "call_module" and target in self.bare
         for when in (REFERENCE, LARGER):
             if kind == "placeholder":
                 if when in self.inputs:
@@ -330,13 +406,19 @@ class _Tracer(fx.Tracer):
             if node.op == "call_module":
                 run, path = self.runs[when], str(node.target)
                 calls = run.calls.get(path, [])
-                if path in run.dtypes and len(calls) == 1:  # known already from watching the classifier
+                if path in run.dtypes and len(calls) == 1 and not node.meta[BARE]:  # known from watching the classifier
                     return torch.empty(calls[0][1][0], dtype=run.dtypes[path], device=tensors((args, kwargs))[0].device)
-                return self.root.get_submodule(str(node.target))(*args, **kwargs)
+                return callee(node, self.root)(*args, **kwargs)
             if node.op == "call_method":
                 return getattr(args[0], str(node.target))(*args[1:], **kwargs)
             assert callable(node.target)
             return node.target(*args, **kwargs)
+
+
+def callee(node: fx.Node, classifier: nn.Module) -> Callable[..., Any]:
+    """Find what a node calls: a module, or its forward alone where its hooks have nodes of their own."""
+    module = classifier.get_submodule(str(node.target))
+    return module.forward if node.meta[BARE] else module
 
 
 def trace(
@@ -362,11 +444,7 @@ def trace(
     reference = _watch(classifier, channels, size)
     kind = type(classifier).__name__
     if reference.failure is not None:
-        where, error = reference.failure
-        raise InputSizeError(
-            f"input_size={size[0]} x {size[1]}: {kind} does not run on an image of {channels} channels of this size: "
-            f"{_place(classifier, where)}: {first_line(error)}. Pass the size and in_channels it was trained with"
-        )
+        raise _does_not_run(classifier, size, channels, *reference.failure)
     sizes = ((size[0] + GROWTH[0], size[1] + GROWTH[1]), (2 * size[0], 3 * size[1]))
     runs = []
     for larger in sizes:
@@ -376,24 +454,56 @@ def trace(
     # The run that got furthest: a classifier without an adaptive pooling stops at its first fully connected layer.
     run, larger = max(runs, key=lambda item: (item[0].failure is None, len(item[0].calls)))
 
-    whole = _trunk_modules(reference, run) | set(leaves)
-    tracer = _follow(
+    whole = _trunk_modules(classifier, reference, run) | set(leaves)
+    tracer, unfollowed = _follow(
         classifier, {REFERENCE: size, LARGER: larger}, channels, whole, {REFERENCE: reference, LARGER: run}
     )
+    hand_on(tracer.graph, classifier)
     out = next(node for node in tracer.graph.nodes if node.op == "output")
     scores = _select(out.args[0], output, kind)
-    return Trace(tracer.graph, scores, size, larger, run.failure, tracer.broken)
+    return Trace(tracer.graph, scores, size, larger, run.failure, tracer.broken, unfollowed)
+
+
+def _does_not_run(classifier: nn.Module, size: Pair, channels: int, where: str, error: Exception) -> ConversionError:
+    """Say why a classifier does not run: on images of this size, without the values of tensors, or at all."""
+    kind, at = type(classifier).__name__, place(classifier, where)
+    mixed = _mixed(classifier)
+    if "meta" not in mixed:
+        try:
+            classifier(example(classifier, channels, size))
+        except Exception as seen:
+            error = seen
+        else:
+            return TraceError(
+                f"classifier={kind}: {at} cannot be followed, because it works on the values of tensors, not with "
+                f"operations of torch alone: {first_line(error)}. Write it with operations of torch, or use "
+                "fullyconv.conversion.sliding_window"
+            )
+    if mixed:
+        return ConversionError(
+            f"classifier={kind}: does not run: {at}: {first_line(error)}. Its tensors are not of one kind: {mixed}; "
+            "bring them to one dtype and device first, with classifier.to(...)"
+        )
+    return InputSizeError(
+        f"input_size={size[0]} x {size[1]}: {kind} does not run on an image of {channels} channels of this size: {at}: "
+        f"{first_line(error)}. Pass the size and in_channels it was trained with"
+    )
+
+
+def _mixed(classifier: nn.Module) -> str:
+    """Name a tensor of each dtype and device, if a classifier has several."""
+    found: dict[str, str] = {}
+    for name, tensor in (*classifier.named_parameters(), *classifier.named_buffers()):
+        if tensor.is_floating_point():
+            found.setdefault(f"{str(tensor.dtype).removeprefix('torch.')} on {tensor.device}", name)
+    return ", ".join(f"{what} ({name})" for what, name in found.items()) if len(found) > 1 else ""
 
 
 def _follow(
     classifier: nn.Module, sizes: dict[str, Pair], channels: int, leaves: set[str], runs: dict[str, _Run]
-) -> _Tracer:
-    defaults = {
-        name: parameter.default
-        for name, parameter in list(inspect.signature(type(classifier).forward).parameters.items())[2:]
-        if parameter.default is not inspect.Parameter.empty
-    }
+) -> tuple[_Tracer, dict[str, str]]:
     flags = [(name, module, module.training) for name, module in classifier.named_modules()]
+    unfollowed: dict[str, str] = {}
     while True:
         with without_data() as mode:
             inputs = {when: example(classifier, channels, size) for when, size in sizes.items()}
@@ -406,22 +516,26 @@ def _follow(
             logger = logging.getLogger("torch._subclasses.fake_tensor")
             disabled, logger.disabled = logger.disabled, True
             try:
-                tracer.graph = tracer.trace(classifier, concrete_args=defaults or None)
+                with _taken_for_tensors():
+                    tracer.graph = tracer.trace(classifier)
             finally:
                 logger.disabled = disabled
-            return tracer
+            return tracer, unfollowed
         except Exception as error:
             lost = tracer.lost_in
+            where = f"{place(classifier, lost or '')} cannot be followed: {first_line(error)}"
+            if isinstance(error, NameError):  # of torch.fx: somebody's closure
+                where += " (a function of it that holds the classifier goes on using that, not the copy: copy=False)"
             # A module whose forward cannot be followed may stay whole if it is one tensor in, one tensor out.
             calls = runs[REFERENCE].calls.get(lost or "", [])
             if lost and lost not in leaves and calls and all(len(i) == len(o) == 1 for i, o in calls):
                 leaves = {*leaves, lost}
+                unfollowed[lost] = where
                 continue
-            where = _place(classifier, lost or "")
             raise TraceError(
-                f"classifier={type(classifier).__name__}: {where} cannot be followed: {first_line(error)}. If it turns "
-                "a map into a map, or a vector into a vector, pass its name in leaves=('...',); if not, move what "
-                "depends on values into such a module, or use fullyconv.conversion.sliding_window"
+                f"classifier={type(classifier).__name__}: {where}. If it turns a map into a map, or a vector into a "
+                "vector, pass its name in leaves=('...',); if not, move what depends on values into such a module, or "
+                "use fullyconv.conversion.sliding_window"
             ) from error
         finally:
             for _, module, flag in flags:
@@ -495,9 +609,14 @@ def _entries(returned: Any) -> list[Any]:
     return []
 
 
-def _place(classifier: nn.Module, path: str) -> str:
+def place(classifier: nn.Module, path: str) -> str:
+    """Name a module of a classifier for a message, with its hooks."""
     module = classifier.get_submodule(path)
-    return f"module {path!r} ({type(module).__name__})" if path else f"the forward of {type(module).__name__}"
+    hooks = hooks_of(module)
+    kind = type(module).__name__
+    if path:
+        return f"module {path!r} ({kind}{f' with {hooks}' if hooks else ''})"
+    return f"the forward of {kind}{f', with {hooks},' if hooks else ''}"
 
 
 def first_line(error: Exception) -> str:

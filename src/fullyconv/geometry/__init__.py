@@ -9,6 +9,6 @@ arithmetic, needs no list of layers and works for any module.
 """
 
 from fullyconv.geometry.algebra import Geometry, Padding, Pair, crop_offset, pair
-from fullyconv.geometry.measuring import measure, watch
+from fullyconv.geometry.measuring import measure, undisturbed, watch
 
-__all__ = ["Geometry", "Padding", "Pair", "crop_offset", "measure", "pair", "watch"]
+__all__ = ["Geometry", "Padding", "Pair", "crop_offset", "measure", "pair", "undisturbed", "watch"]

@@ -73,7 +73,8 @@ def watch(module: nn.Module, input_size: int | tuple[int, int], in_channels: int
         )
     values = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    with _undisturbed(module, fake), torch.inference_mode(False), torch.no_grad(), fake:
+    with undisturbed(module), torch.inference_mode(False), torch.no_grad(), fake:
+        _forget_values(module, fake)
         image = torch.empty(1, in_channels, height, width, dtype=values.dtype, device=values.device)
         tracker.start(image)
         try:
@@ -88,16 +89,13 @@ def watch(module: nn.Module, input_size: int | tuple[int, int], in_channels: int
 
 
 @contextmanager
-def _undisturbed(module: nn.Module, fake: FakeTensorMode) -> Iterator[None]:
-    """Put a module in eval mode, without data; afterwards restore all of its attributes, whatever forward stored."""
+def undisturbed(module: nn.Module) -> Iterator[None]:
+    """Put a module in eval mode for a while; afterwards restore all of its attributes, whatever forward stored."""
     shelves = ("_parameters", "_buffers", "_modules")
     found = [(m, dict(m.__dict__), {shelf: dict(m.__dict__[shelf]) for shelf in shelves}) for m in module.modules()]
     try:
-        for each, _, contents in found:
+        for each, _, _ in found:
             each.training = False  # not .eval(), which a module may override with side effects
-            for shelf in ("_parameters", "_buffers"):
-                filled = ((name, tensor) for name, tensor in contents[shelf].items() if tensor is not None)
-                each.__dict__[shelf].update({name: fake.from_tensor(tensor) for name, tensor in filled})
         yield
     finally:
         for each, attributes, contents in found:
@@ -106,6 +104,13 @@ def _undisturbed(module: nn.Module, fake: FakeTensorMode) -> Iterator[None]:
             for shelf, content in contents.items():
                 each.__dict__[shelf].clear()
                 each.__dict__[shelf].update(content)
+
+
+def _forget_values(module: nn.Module, fake: FakeTensorMode) -> None:
+    for each in module.modules():
+        for shelf in (each._parameters, each._buffers):
+            filled = [(name, tensor) for name, tensor in shelf.items() if tensor is not None]
+            shelf.update({name: fake.from_tensor(tensor) for name, tensor in filled})  # type: ignore[misc]
 
 
 def _plain(output: Any) -> Any:

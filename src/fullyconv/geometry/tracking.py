@@ -89,6 +89,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._seen: dict[int, tuple[Tensor, _Seen]] = {}  # keeps the tensors, lest an id is used again
         self._roots: dict[int, tuple[Tensor, Tensor]] = {}  # of views: the tensor they look into
         self._dirty: dict[int, tuple[Tensor, _Seen]] = {}  # written to through a view
+        self._uniform: dict[int, Tensor] = {}  # the same at all places, but for borders
 
     def remember(self, tensor: Tensor, seen: _Seen) -> None:
         self._seen[id(tensor)] = (tensor, seen)
@@ -107,6 +108,20 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if written is None:
             return known
         return known.flagged() if known is not None else written.entire()
+
+    def placed(self, tensor: object, dims: Iterable[int], more: int = 0) -> bool:
+        """Tell whether a tensor that is not of the image has values of its own along dims of rows and columns.
+
+        Coordinates and embeddings of positions have; a channel of ones has not.
+
+        Args:
+            tensor: an operand.
+            dims: where rows and columns are in the tensor that it is joined with.
+            more: the dims that broadcasting puts in front of the tensor's own.
+        """
+        if not isinstance(tensor, Tensor) or self.seen(tensor) is not None or id(tensor) in self._uniform:
+            return False
+        return any(d >= more and tensor.shape[d - more] > 1 for d in dims)
 
     def geometry(self, tensor: object) -> Geometry | None:
         seen = self.seen(tensor)
@@ -139,6 +154,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if result is not NotImplemented:
                 return result
         result = func(*args, **kwargs)
+        self._note_uniform(name, rule, args, result)
         before = self.seen(args[0]) if args else None
         if not tracked:
             for output in tree_leaves(result):
@@ -164,6 +180,20 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if seen.axes and same:
                 return seen.flagged()
         return known[0][1].entire()
+
+    def _note_uniform(self, name: str, rule: Rule | None, args: tuple[Any, ...], result: Any) -> None:
+        """Note what is filled with one number, and what is made of that by operations that treat all places alike."""
+        given = [t for t in tree_leaves(args) if isinstance(t, Tensor)]
+        if rule is _pointwise:
+            uniform = bool(given) and all(id(t) in self._uniform or t.numel() == 1 for t in given)
+        else:
+            uniform = rule in _ALIKE and bool(given) and id(given[0]) in self._uniform
+        for output in tree_leaves(result):
+            if isinstance(output, Tensor):
+                if uniform or name in _FILLS:
+                    self._uniform[id(output)] = output
+                else:
+                    self._uniform.pop(id(output), None)
 
     def _note_aliases(
         self, func: Any, args: tuple[Any, ...], output: object, seen: _Seen | None, before: _Seen | None
@@ -203,6 +233,7 @@ def _pointwise(t: Tracker, a: Arguments, out: Any) -> _Seen | None:
 
 def _joined(t: Tracker, operands: Iterable[Any], shape: Sequence[int]) -> _Seen | None:
     """Join operands that broadcast to one shape."""
+    operands = list(operands)
     maps: list[tuple[_Seen, Sequence[int]]] = []
     others: list[_Seen] = []
     for operand in operands:
@@ -217,7 +248,8 @@ def _joined(t: Tracker, operands: Iterable[Any], shape: Sequence[int]) -> _Seen 
     if not maps:
         return others[0].entire() if others else None
     joined = _joined_maps(maps)
-    return joined.flagged() if others else joined
+    placed = any(t.placed(o, joined.dims, len(shape) - o.ndim) for o in operands if isinstance(o, Tensor))
+    return joined.flagged() if others or placed else joined
 
 
 def _joined_maps(maps: Sequence[tuple[_Seen, Sequence[int]]]) -> _Seen:
@@ -244,13 +276,16 @@ def _cat(t: Tracker, a: Arguments, out: Any) -> _Seen | None:
     known = [(seen, tensor.shape) for tensor in a["tensors"] if (seen := t.seen(tensor)) is not None]
     if any(dim in seen.dims for seen, _ in known):
         return known[0][0].entire()
-    return _joined_alike(known)
+    joined = _joined_alike(known)
+    return joined.flagged() if any(t.placed(tensor, joined.dims) for tensor in a["tensors"]) else joined
 
 
 def _stack(t: Tracker, a: Arguments, out: Any) -> _Seen | None:
     dim = a.get("dim", 0) % out.ndim
     known = [seen for tensor in a["tensors"] if (seen := t.seen(tensor)) is not None]
-    return _joined_alike([(s.moved(lambda d: d + (d >= dim)) if s.axes else s, out.shape) for s in known])
+    joined = _joined_alike([(s.moved(lambda d: d + (d >= dim)) if s.axes else s, out.shape) for s in known])
+    placed = any(t.placed(tensor, seen.dims) for tensor in a["tensors"] for seen in known)
+    return joined.flagged() if placed else joined
 
 
 def _joined_alike(known: Sequence[tuple[_Seen, Sequence[int]]]) -> _Seen:
@@ -727,6 +762,13 @@ _KINDS: tuple[tuple[Rule, tuple[str, ...]], ...] = (
     (_index, ("index",)),
 )
 _RULES: dict[str, Rule] = {name: rule for rule, names in _KINDS for name in names}
+
+_FILLS = frozenset(
+    ("zeros", "ones", "full", "scalar_tensor", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones")
+) | {"new_full", "zero", "fill"}
+_ALIKE = frozenset(
+    (_convolution, _pool, _pad, _slice, _select, _expand, _view, _permute, _transpose, _unsqueeze, _squeeze)
+)
 
 # Operations that take numbers from the entire map, of whatever stride it is.
 STATISTICS = frozenset(
