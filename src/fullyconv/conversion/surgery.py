@@ -86,6 +86,8 @@ def convolutionalize(
         maps, head = frontier(found.scores, source)
         plan, trunk, names = _plan(source, found, maps, head, pool)
         dense = _assemble(source, found, maps, plan, trunk, names, size, in_channels, pool)
+        for module in dense.modules():  # those that are new; the classifier's are in evaluation mode
+            module.training = False
         check_head(source, dense, found, maps, head, output)
         describe(source, dense, found, maps, plan)
         check_scores(source, dense, output)  # last, so that hooks that remember what they saw remember values

@@ -284,7 +284,8 @@ class _Tracer(fx.Tracer):
     ) -> None:
         super().__init__(param_shapes_constant=True)
         self.leaves, self.inputs, self.runs, self.mode = leaves, inputs, runs, mode
-        self.device_type = inputs[REFERENCE].device.type
+        kind = inputs[REFERENCE].device.type
+        self.device_type = "cpu" if kind == "meta" else kind  # autocast knows no device without data
         self.autocast = torch.is_autocast_enabled(self.device_type)
         self.stack: list[str] = []
         self.bare: set[str] = set()
