@@ -304,7 +304,7 @@ def test_list_is_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     rows = json.loads(capsys.readouterr().out)
     for row in rows:
         assert row["kind"] in ("segmenter", "classifier")
-        assert row["source"] in ("shipped", "hub", "torchvision", "caffe")
+        assert row["source"] in ("shipped", "distribution", "hub", "torchvision", "caffe")
         assert row["measured_by"] in (None, "us", "publisher")
         assert isinstance(row["verified"], bool)
         assert all(isinstance(name, str) for name in row["classes"])

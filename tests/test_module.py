@@ -221,9 +221,9 @@ class TestOptimisation:
         fit(tmp_path, plain, data, callbacks=[Record()])
         assert len(states) == 2
         fit(tmp_path, averaged, data)
-        # The first step is copied, the second one averaged in.
+        # The first step is copied, the second one averaged in while the decay is at (1 + 1) / (10 + 1).
         for name, value in averaged.named_parameters():
-            assert_close(value, 0.5 * (states[0][name] + states[1][name]))
+            assert_close(value, 2 / 11 * states[0][name] + 9 / 11 * states[1][name])
 
 
 class TestProvenance:

@@ -747,8 +747,11 @@ def _found(name: str) -> Callable[..., FCN]:
     preset, timm, classifier = name.partition("timm/")
     if preset + timm in TIMM_MODELS and classifier:
         return partial(TIMM_MODELS[preset + timm], timm + classifier)
-    choices = [*MODELS, *(f"{prefix}NAME" for prefix in TIMM_MODELS)]
-    raise ValueError(f"name={name!r} is not a model. {near_miss(name, choices)}")
+    families = ", ".join(prefix.removesuffix("_timm/") for prefix in TIMM_MODELS)
+    raise ValueError(
+        f"name={name!r} is not a model. {near_miss(name, MODELS)} fcn8s_timm/NAME takes any classifier of timm, and so do "
+        f"the other families: {families}."
+    )
 
 
 def with_heads(model: FCN, num_classes: Mapping[str, int]) -> MultiHeadFCN:

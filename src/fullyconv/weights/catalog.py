@@ -362,8 +362,9 @@ CAFFE: tuple[Entry, ...] = (
 """The reference release has no address for the NYUDv2 network of early fusion; a file of it loads all the same."""
 
 
-OTHERS: tuple[Entry, ...] = (*LITE, *TORCHVISION, *CAFFE, *HUB)
-"""Everything that others publish: what comes with no account and no network first."""
+def others() -> list[Entry]:
+    """List everything that others publish: what needs no network when it is loaded first."""
+    return [*LITE, *TORCHVISION, *CAFFE, *HUB]
 
 
 def zoo_folder() -> Path:
@@ -392,13 +393,13 @@ def shipped() -> list[Entry]:
 
 def entries() -> list[Entry]:
     """List all of the zoo: what is shipped, torchvision's, the reference networks, timm's."""
-    return [*shipped(), *OTHERS]
+    return [*shipped(), *others()]
 
 
 def names() -> list[str]:
     """List every name and alias."""
-    others = [name for entry in OTHERS for name in (entry.name, *entry.aliases)]
-    return [*ALIASES, *SHIPPED, *others]
+    elsewhere = [name for entry in others() for name in (entry.name, *entry.aliases)]
+    return [*ALIASES, *SHIPPED, *elsewhere]
 
 
 def find(name: str) -> Entry | None:
@@ -406,12 +407,12 @@ def find(name: str) -> Entry | None:
     wanted = ALIASES.get(name, name)
     if wanted in SHIPPED:
         return _shipped(wanted)
-    return next((entry for entry in OTHERS if wanted == entry.name or wanted in entry.aliases), None)
+    return next((entry for entry in others() if wanted == entry.name or wanted in entry.aliases), None)
 
 
 def at_address(address: str) -> Entry | None:
     """Give the model that lies at an address, or None."""
-    return next((entry for entry in OTHERS if entry.address == address), None)
+    return next((entry for entry in others() if entry.address == address), None)
 
 
 def _shipped(name: str) -> Entry:
