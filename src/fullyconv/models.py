@@ -749,8 +749,8 @@ def _found(name: str) -> Callable[..., FCN]:
         return partial(TIMM_MODELS[preset + timm], timm + classifier)
     families = ", ".join(prefix.removesuffix("_timm/") for prefix in TIMM_MODELS)
     raise ValueError(
-        f"name={name!r} is not a model. {near_miss(name, MODELS)} fcn8s_timm/NAME takes any classifier of timm, and so do "
-        f"the other families: {families}."
+        f"name={name!r} is not a model. {near_miss(name, MODELS)} Or a family ({families}) and any classifier of timm: "
+        "fcn8s_timm/NAME."
     )
 
 
