@@ -172,3 +172,5 @@ def pytest_configure(config: pytest.Config) -> None:
     import torch
 
     torch.set_num_threads(1)
+    # Of Lightning's calls of jsonargparse, which it names as errors where warnings are.
+    os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"

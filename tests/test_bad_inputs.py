@@ -655,7 +655,7 @@ def test_fit_stops_with_one_line_before_anything_is_written(
     root = write_tree(tmp_path / "shapes", {"train": 6, "val": 3, "test": 2})
     ROW[name].damage(root)
     monkeypatch.chdir(tmp_path)
-    words = ["--model", "random:fcn32s_resnet18_half", "--epochs", "1", "--device", "cpu"]
+    words = ["--model", "random:fcn32s_resnet18_quarter", "--epochs", "1", "--device", "cpu"]
     assert cli.main(["fit", "shapes", *words, "--trainer.enable_progress_bar=false"]) == 2
     assert re.search(ROW[name].stops or "", capsys.readouterr().err)
     assert not list(tmp_path.rglob("*.ckpt"))
@@ -667,7 +667,7 @@ def test_fit_says_that_a_set_without_training_pictures_cannot_be_trained_on(
     root = write_tree(tmp_path / "shapes", {"train": 6, "val": 3, "test": 2})
     leave(root, "test", 9)
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["fit", "shapes", "--model", "random:fcn32s_resnet18_half"]) == 2
+    assert cli.main(["fit", "shapes", "--model", "random:fcn32s_resnet18_quarter"]) == 2
     assert "has no split 'train', only test" in capsys.readouterr().err
 
 
@@ -679,7 +679,7 @@ def test_fit_says_that_a_set_without_training_pictures_cannot_be_trained_on(
 def test_a_process_ends_with_a_message_and_no_traceback(command: str, name: str, tmp_path: Path) -> None:
     root = write_tree(tmp_path / "shapes", {"train": 6, "val": 3})
     ROW[name].damage(root)
-    words = ["--model", "random:fcn32s_resnet18_half", "--epochs", "1"] if command == "fit" else []
+    words = ["--model", "random:fcn32s_resnet18_quarter", "--epochs", "1"] if command == "fit" else []
     done = subprocess.run(
         [sys.executable, "-m", "fullyconv.cli", command, str(root), *words],
         capture_output=True,

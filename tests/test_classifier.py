@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -49,8 +51,20 @@ def classifier() -> Classifier:
     return Classifier(network, CIFAR, IMAGENET, (32, 32), "cifar_resnet20", "BSD-2").eval()
 
 
-def test_the_dense_network_gives_the_classifier_back_at_its_own_size(classifier: Classifier) -> None:
-    dense = classifier.convolutionalize()
+@pytest.fixture(scope="module")
+def dense(classifier: Classifier) -> DenseScorer:
+    return classifier.convolutionalize()
+
+
+@pytest.fixture(scope="module")
+def saved(dense: DenseScorer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the dense network."""
+    return dense.save(tmp_path_factory.mktemp("dense") / "dense")
+
+
+def test_the_dense_network_gives_the_classifier_back_at_its_own_size(
+    classifier: Classifier, dense: DenseScorer
+) -> None:
     images = torch.rand(4, 3, 32, 32)
     with torch.inference_mode():
         scores = classifier(images)
@@ -59,8 +73,7 @@ def test_the_dense_network_gives_the_classifier_back_at_its_own_size(classifier:
         assert dense.scores(torch.rand(1, 3, 40, 52)).shape == (1, 10, 3, 6)
 
 
-def test_predict_is_the_argmax_of_the_logits_at_any_size(classifier: Classifier) -> None:
-    dense = classifier.convolutionalize()
+def test_predict_is_the_argmax_of_the_logits_at_any_size(dense: DenseScorer) -> None:
     rng = np.random.default_rng(0)
     for size in ((32, 32), (50, 71), (9, 5), (33, 120)):
         pixels = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
@@ -72,41 +85,41 @@ def test_predict_is_the_argmax_of_the_logits_at_any_size(classifier: Classifier)
         assert result.classes == CIFAR
 
 
-def test_bands_of_a_large_picture_join_without_a_seam(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    dense = classifier.convolutionalize()
+def test_bands_of_a_large_picture_join_without_a_seam(dense: DenseScorer, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (70, 61, 3)).astype(np.uint8)
     whole = dense.predict(pixels).mask
     monkeypatch.setattr("fullyconv.inference.tiles.BAND_BYTES", 7 * 61 * 10 * 4)  # seven rows at a time
     assert_same_mask(dense.predict(pixels).mask, whole)
 
 
-def test_predict_leaves_the_mode_as_it_was(classifier: Classifier) -> None:
-    dense = classifier.convolutionalize().train()
-    dense.predict(np.zeros((40, 40, 3), np.uint8))
-    assert dense.training
+def test_predict_leaves_the_mode_as_it_was(dense: DenseScorer) -> None:
+    training = copy.deepcopy(dense).train()
+    training.predict(np.zeros((40, 40, 3), np.uint8))
+    assert training.training
 
 
-def test_both_kinds_of_artefact_come_back_as_they_were(classifier: Classifier, tmp_path: Path) -> None:
+def test_both_kinds_of_artefact_come_back_as_they_were(
+    classifier: Classifier, dense: DenseScorer, saved: Path, tmp_path: Path
+) -> None:
     classifier.save(tmp_path / "whole")
-    classifier.convolutionalize().save(tmp_path / "dense")
-    images = torch.rand(2, 3, 32, 32)
     whole = fullyconv.load_classifier(tmp_path / "whole")
-    dense = fullyconv.load(tmp_path / "dense")
-    assert isinstance(dense, DenseScorer)
+    again = fullyconv.load(saved)
+    assert isinstance(again, DenseScorer)
     assert_same_tensors(whole, classifier)
+    assert_same_tensors(again, dense)
+    images = torch.rand(2, 3, 32, 32)
     with torch.inference_mode():
         assert_close(whole(images), classifier(images), varying=(0,))
-        assert_close(dense.scores(images)[..., 0, 0], classifier(images))
+        assert_close(again.scores(images)[..., 0, 0], classifier(images))
     assert (whole.classes, whole.input_size, whole.licence) == (CIFAR, (32, 32), "BSD-2")
-    assert (dense.classes, dense.network.input_size, dense.licence) == (CIFAR, (32, 32), "BSD-2")
+    assert (again.classes, again.network.input_size, again.licence) == (CIFAR, (32, 32), "BSD-2")
     assert not whole.training
-    assert not dense.training
-    assert "dense classifier, 10 classes" in (tmp_path / "dense" / "README.md").read_text()
+    assert not again.training
+    assert "dense classifier, 10 classes" in (saved / "README.md").read_text()
 
 
-def test_a_dense_network_can_be_made_whole_again(classifier: Classifier, tmp_path: Path) -> None:
-    classifier.convolutionalize().save(tmp_path / "dense")
-    assert_same_tensors(fullyconv.load_classifier(tmp_path / "dense"), classifier)
+def test_a_dense_network_can_be_made_whole_again(classifier: Classifier, saved: Path) -> None:
+    assert_same_tensors(fullyconv.load_classifier(saved), classifier)
 
 
 def test_load_names_the_loader_of_a_classifier_and_the_other_way_round(classifier: Classifier, tmp_path: Path) -> None:
@@ -119,10 +132,9 @@ def test_load_names_the_loader_of_a_classifier_and_the_other_way_round(classifie
         fullyconv.SegmentationModule.load(tmp_path / "whole")
 
 
-def test_a_converted_classifier_has_no_score_layers_to_exchange(classifier: Classifier, tmp_path: Path) -> None:
-    classifier.convolutionalize().save(tmp_path / "dense")
+def test_a_converted_classifier_has_no_score_layers_to_exchange(saved: Path) -> None:
     with pytest.raises(ValueError, match="is a converted classifier, which has no score layers to exchange"):
-        fullyconv.load(tmp_path / "dense", classes=["a", "b"])
+        fullyconv.load(saved, classes=["a", "b"])
 
 
 def test_a_network_of_ones_own_is_not_saved_under_no_name() -> None:
@@ -160,10 +172,8 @@ def test_a_configuration_from_outside_is_checked(
         fullyconv.load_classifier(tmp_path / "whole")
 
 
-def test_a_dense_configuration_whose_network_does_not_convert_is_refused(
-    classifier: Classifier, tmp_path: Path
-) -> None:
-    classifier.convolutionalize().save(tmp_path / "dense")
+def test_a_dense_configuration_whose_network_does_not_convert_is_refused(saved: Path, tmp_path: Path) -> None:
+    shutil.copytree(saved, tmp_path / "dense")
     path = tmp_path / "dense" / "config.json"
     document = json.loads(path.read_text())
     document["model"]["pool"] = "none"
@@ -322,8 +332,7 @@ def test_dense_scores_of_a_real_mosaic_point_at_the_right_places(
     )
 
 
-def test_a_picture_that_does_not_fit_is_cut_into_tiles_without_a_seam(classifier: Classifier, tmp_path: Path) -> None:
-    dense = classifier.convolutionalize()
+def test_a_picture_that_does_not_fit_is_cut_into_tiles_without_a_seam(dense: DenseScorer, tmp_path: Path) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (900, 61, 3)).astype(np.uint8)
     whole = dense.predict(pixels, probabilities="all")
     network = dense._network()

@@ -148,13 +148,12 @@ def trunk(name: str) -> nn.Module:
 
 
 @pytest.mark.parametrize(("name", "stride"), [("resnet18", 8), ("vgg11_bn", 8), ("mobilenet_v2", 16), ("googlenet", 8)])
-@pytest.mark.parametrize("size", [(128, 96), (101, 139)])
 def test_coarse_scores_of_a_padded_network_are_every_other_dense_one(
-    name: str, stride: int, size: tuple[int, int], noise: torch.Generator
+    name: str, stride: int, noise: torch.Generator
 ) -> None:
     torch.manual_seed(0)
-    image = torch.randn(1, 3, *size, generator=noise)
-    network = awake(trunk(name), image)
+    images = [torch.randn(1, 3, *size, generator=noise) for size in ((96, 64), (69, 107))]
+    network = awake(trunk(name), images[0])
     diluted = atrous(network, stride)
     before, after = measure(network, 256), measure(diluted, 256)
     assert after.stride == (stride, stride)
@@ -162,7 +161,8 @@ def test_coarse_scores_of_a_padded_network_are_every_other_dense_one(
     assert after.receptive_field == before.receptive_field
     factor = 32 // stride
     with torch.no_grad():
-        assert_close(diluted(image)[:, :, ::factor, ::factor], network(image), varying=PLACES)
+        for image in images:
+            assert_close(diluted(image)[:, :, ::factor, ::factor], network(image), varying=PLACES)
 
 
 def test_network_of_the_wanted_stride_is_left_as_it_is(noise: torch.Generator) -> None:

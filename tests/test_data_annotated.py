@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import shutil
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from pycocotools.coco import COCO
 
 import fullyconv
 from annotated_trees import CATEGORIES, SIZE, SQUARE, annotation, coco, coco_tree, labelme, labelme_tree, picture, shape
+from fullyconv import cli
 from fullyconv.data.annotated.coco import CocoReader, runs_of, unpack
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.data.doctor import examine, sheet
@@ -439,18 +439,14 @@ def test_a_reader_holds_plain_values() -> None:
 
 
 @pytest.mark.parametrize("make", [coco_tree, labelme_tree])
-def test_fit_takes_annotations_by_the_path_of_the_folder_alone(make: Callable[..., Path], tmp_path: Path) -> None:
+def test_fit_takes_annotations_by_the_path_of_the_folder_alone(
+    make: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     make(tmp_path / "set")
-    words = ["--model", "random:fcn32s_resnet18_half", "--epochs", "1", "--device", "cpu"]
-    done = subprocess.run(
-        [sys.executable, "-m", "fullyconv", "fit", "set", *words, "--trainer.enable_progress_bar=false"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "classes: background, " in done.stdout
+    monkeypatch.chdir(tmp_path)
+    words = ["--model", "random:fcn32s_resnet18_quarter", "--epochs", "1", "--device", "cpu"]
+    assert cli.main(["fit", "set", *words, "--trainer.enable_progress_bar=false"]) == 0
+    assert "classes: background, " in capsys.readouterr().out
     assert (tmp_path / "runs/set/report.html").is_file()
     assert fullyconv.load(tmp_path / "runs/set/artefact").classes[0] == "background"
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ from fullyconv.module import SegmentationModule
 from fullyconv.preprocessing import IMAGENET
 from fullyconv.training import plan
 
-PRESET = "fcn32s_resnet18_half"
+PRESET = "fcn32s_resnet18_quarter"
 
 
 def many_bands(root: Path, bands: int, sizes: dict[str, int] | None = None) -> Path:
@@ -115,14 +113,8 @@ def test_fit_test_and_predict_go_through_with_six_bands(
     root = many_bands(tmp_path / "shapes", 6)
     monkeypatch.chdir(tmp_path)
     words = ["--model", f"random:{PRESET}", "--epochs", "1", "--device", "cpu", "--data.in_channels", "6"]
-    done = subprocess.run(
-        [sys.executable, "-m", "fullyconv", "fit", "shapes", *words, "--trainer.enable_progress_bar=false"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "pictures of 6 channels" in done.stdout
+    assert cli.main(["fit", "shapes", *words, "--trainer.enable_progress_bar=false"]) == 0
+    assert "pictures of 6 channels" in capsys.readouterr().out
     assert (tmp_path / "runs/shapes/report.html").is_file()
     segmenter = fullyconv.load("runs/shapes/artefact")
     path = root / "test" / "images" / "000.tif"

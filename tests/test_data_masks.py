@@ -151,7 +151,7 @@ class TestColours:
     def test_a_module_keeps_colours_as_values(self, tmp_path: Path) -> None:
         values: dict[int | str, str] = {"#0a141e": "ground", "#ff0000": "box", "#008000": "ignore"}
         labels = open_source(tree(tmp_path / "set", coloured(COLOURS)), values=values).labels
-        module = SegmentationModule("fcn32s_resnet18_half", classes=labels)
+        module = SegmentationModule("fcn32s_resnet18_quarter", classes=labels)
         module.save(tmp_path / "artefact")
         assert SegmentationModule.load(tmp_path / "artefact").labels == labels
         grown = module.expand_classes(["tree"]).labels

@@ -320,8 +320,8 @@ def test_ladder_head_brings_its_features_to_the_same_place_of_the_image(centres:
         nn.init.dirac_(kernel)
     head.score["4"].weight.data[:, :, 0, 0] = torch.eye(2)
     y, x = (torch.arange(n) * 16 + centres[16] for n in (8, 10))
-    coarse = torch.stack([y[:, None].expand(8, 10), x[None].expand(8, 10)])[None].float()
-    maps = {16: coarse, 8: torch.zeros(1, 2, 16, 20), 4: torch.zeros(1, 2, 32, 40)}
+    coarse = torch.stack([y[:, None].expand(8, 10), x[None].expand(8, 10)])[None].double()
+    maps = {16: coarse, 8: torch.zeros(1, 2, 16, 20).double(), 4: torch.zeros(1, 2, 32, 40).double()}
     scores = head(Features(maps, (128, 160)))
     assert head.geometry.stride == (4, 4)
     assert not head.geometry.global_context
@@ -375,7 +375,7 @@ def test_at_once_scales_act_on_features_and_not_on_biases(vgg_same: Backbone) ->
     unscaled = filled(SkipHead(vgg_same.channels, 3, geometry))
     features = vgg_same(torch.randn(1, 3, 64, 96))
     by_hand = Features({32: features[32], 16: features[16] * 0.01, 8: features[8] * 0.0001}, features.size)
-    assert_close(scaled(features), unscaled(by_hand), varying=(2, 3))
+    assert_close(scaled(features), unscaled(by_hand))
 
 
 def test_score_layers_start_at_zero_with_a_gradient() -> None:

@@ -5,6 +5,8 @@ import json
 import os
 import pickle
 import socket
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import lightning as L
@@ -144,9 +146,29 @@ def test_other_classes_in_one_call_keep_all_but_the_score_layers() -> None:
     assert load("street", classes=Labels.of(["a", "b"])).classes == ["a", "b"]
 
 
+@cache
+def artefact(classes: tuple[str, ...] = ("a", "b")) -> dict[str, bytes]:
+    """The files of a small model."""
+    torch.manual_seed(0)
+    module = SegmentationModule("fcn32s_resnet18_quarter", classes=list(classes))
+    with torch.no_grad():
+        for parameter in module.model.head.parameters():
+            parameter.normal_()  # score layers start at zero, which would tell nothing
+    with tempfile.TemporaryDirectory() as folder:
+        module.save(folder, licence="CC0")
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def unpacked(folder: Path) -> Path:
+    folder.mkdir()
+    for name, data in artefact().items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
 class TestSources:
     def test_a_folder_loads_by_any_spelling(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        SegmentationModule("fcn32s_resnet18_half", classes=["a", "b"]).save(tmp_path / "mine")
+        unpacked(tmp_path / "mine")
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("HOME", str(tmp_path))
         for source in ("mine", "mine/", "./mine", str(tmp_path / "mine"), tmp_path / "mine", "~/mine"):
@@ -155,7 +177,7 @@ class TestSources:
     def test_a_zoo_name_wins_over_a_folder_of_that_name_unless_it_is_written_as_a_path(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        SegmentationModule("fcn32s_resnet18_half", classes=["a", "b"]).save(tmp_path / "street")
+        unpacked(tmp_path / "street")
         monkeypatch.chdir(tmp_path)
         assert load("street").classes != ["a", "b"]
         assert load("street/").classes == ["a", "b"]
@@ -174,7 +196,7 @@ class TestSources:
             load(tmp_path)
 
     def test_nothing_is_loaded_from_an_artefact_whose_weights_were_changed(self, tmp_path: Path) -> None:
-        folder = SegmentationModule("fcn32s_resnet18_half", classes=["a", "b"]).save(tmp_path / "mine")
+        folder = unpacked(tmp_path / "mine")
         with (folder / "model.safetensors").open("r+b") as file:
             file.seek(-4, os.SEEK_END)
             file.write(b"\x00\x00\x80\x3f")
@@ -183,7 +205,7 @@ class TestSources:
 
     @pytest.mark.parametrize("heads", [1, 9])
     def test_a_model_larger_than_its_file_is_refused_before_it_is_built(self, tmp_path: Path, heads: int) -> None:
-        folder = SegmentationModule("fcn32s_resnet18_half", classes=["a", "b"]).save(tmp_path / "mine")
+        folder = unpacked(tmp_path / "mine")
         document = json.loads((folder / "config.json").read_text())
         labels = Labels.of([f"class {index}" for index in range(4096)], ignore_index=65535).to_dict()
         # 20 GB of kernels for each head
@@ -195,7 +217,7 @@ class TestSources:
 
     def test_many_classes_load(self, tmp_path: Path) -> None:
         names = [f"class {index}" for index in range(600)]
-        module = SegmentationModule("fcn32s_resnet18_half", classes=names, ignore_index=65535)
+        module = SegmentationModule("fcn32s_resnet18_quarter", classes=names, ignore_index=65535)
         folder = module.save(tmp_path / "mine", dtype="float16")
         assert load(folder).classes == names
 
@@ -203,21 +225,12 @@ class TestSources:
 class TestTheHub:
     """An artefact on the hub is the same model as in a folder, or a clear error."""
 
-    def artefact(self, folder: Path, classes: tuple[str, ...] = ("a", "b")) -> dict[str, bytes]:
-        torch.manual_seed(0)
-        module = SegmentationModule("fcn32s_resnet18_half", classes=list(classes))
-        with torch.no_grad():
-            for parameter in module.model.head.parameters():
-                parameter.normal_()  # score layers start at zero, which would tell nothing
-        module.save(folder, licence="CC0")
-        return {path.name: path.read_bytes() for path in folder.iterdir()}
-
     def test_a_repository_loads_by_every_spelling_and_again_without_a_network(
         self, hub: HubServer, tmp_path: Path
     ) -> None:
-        files = self.artefact(tmp_path / "mine")
+        files = artefact()
         commit = hub.add_repo("org/mine", files)
-        own = load(tmp_path / "mine")
+        own = load(unpacked(tmp_path / "mine"))
         for source in ("hf://org/mine", "org/mine", f"hf://org/mine@{commit}", "hf://org/mine/model.safetensors"):
             loaded = load(source, allow_unverified=True)
             assert isinstance(loaded, SegmentationModule)
@@ -227,7 +240,7 @@ class TestTheHub:
         assert_same_tensors(load("org/mine"), own)
 
     def test_without_the_word_nothing_is_asked_for(self, hub: HubServer, tmp_path: Path) -> None:
-        hub.add_repo("org/mine", self.artefact(tmp_path / "mine"))
+        hub.add_repo("org/mine", artefact())
         with pytest.raises(WeightsError, match="nobody vouches for this file"):
             load("org/mine")
         assert hub.asked() == []
@@ -235,7 +248,7 @@ class TestTheHub:
     def test_the_digest_of_the_configuration_vouches_for_the_weights_it_names(
         self, hub: HubServer, tmp_path: Path
     ) -> None:
-        files = self.artefact(tmp_path / "mine")
+        files = artefact()
         hub.add_repo("org/mine", files)
         digest = hashlib.sha256(files["config.json"]).hexdigest()
         loaded = load(f"hf://org/mine/config.json#sha256={digest}")
@@ -245,12 +258,12 @@ class TestTheHub:
         hub.add_repo("org/mine", files | {"model.safetensors": files["model.safetensors"][::-1]})
         with pytest.raises(WeightsError, match=r"model.safetensors: .* fetched twice with the same result"):
             load(f"hf://org/mine/config.json#sha256={digest}")
-        hub.add_repo("org/mine", self.artefact(tmp_path / "other", ("x", "y")))
+        hub.add_repo("org/mine", artefact(("x", "y")))
         with pytest.raises(WeightsError, match=r"config.json: .* fetched twice with the same result"):
             load(f"hf://org/mine/config.json#sha256={digest}")
 
     def test_other_classes_are_told(self, hub: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        hub.add_repo("org/mine", self.artefact(tmp_path / "mine"))
+        hub.add_repo("org/mine", artefact())
         with caplog.at_level("INFO", logger="fullyconv"):
             loaded = load("org/mine", classes=["x", "y", "z"], allow_unverified=True)
         assert "now 3 classes" in caplog.text
@@ -274,7 +287,7 @@ class TestTheHub:
     def test_a_repository_gone_wrong_is_refused(
         self, hub: HubServer, tmp_path: Path, change: dict[str, bytes | None], message: str
     ) -> None:
-        files = self.artefact(tmp_path / "mine") | change
+        files = artefact() | change
         hub.add_repo("org/mine", {name: data for name, data in files.items() if data is not None})
         with pytest.raises((WeightsError, DownloadError), match=message):
             load("org/mine", allow_unverified=True)
@@ -292,7 +305,7 @@ class TestTheHub:
     def test_weights_that_are_none_are_refused_even_where_the_digest_is_right(
         self, hub: HubServer, tmp_path: Path, data: bytes, message: str
     ) -> None:
-        files = self.artefact(tmp_path / "mine")
+        files = artefact()
         document = json.loads(files["config.json"])
         document["weights"] |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
         files |= {"config.json": json.dumps(document).encode(), "model.safetensors": data}
@@ -303,7 +316,7 @@ class TestTheHub:
     def test_files_of_two_commits_are_never_mixed(
         self, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        files = self.artefact(tmp_path / "mine")
+        files = artefact()
         hub.add_repo("org/mine", files)
         real = sources.fetch
 
@@ -321,7 +334,7 @@ class TestTheHub:
 
 class TestCheckpoints:
     def checkpoint(self, folder: Path) -> tuple[SegmentationModule, Path]:
-        module = SegmentationModule("fcn32s_resnet18_half", classes=["a", "b"], lr=0.5)
+        module = SegmentationModule("fcn32s_resnet18_quarter", classes=["a", "b"], lr=0.5)
         trainer = L.Trainer(max_steps=0, logger=False, enable_checkpointing=False, enable_progress_bar=False)
         trainer.strategy.connect(module)
         trainer.save_checkpoint(folder / "best.ckpt")
@@ -349,7 +362,7 @@ class TestCheckpoints:
             content["state_dict"].pop("model.backbone.conv1.weight")
             torch.save(content, path)
         else:
-            content["hyper_parameters"]["model"] = "fcn16s_resnet18_half"
+            content["hyper_parameters"]["model"] = "fcn16s_resnet18_quarter"
             torch.save(content, path)
         with pytest.raises(WeightsError, match=r"best.ckpt: (is no checkpoint of fullyconv|its tensors are not those)"):
             load(path)

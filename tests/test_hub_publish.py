@@ -30,7 +30,7 @@ def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def trained(tree: Path, folder: Path) -> Path:
     """Train for a step and keep the checkpoint, as Lightning writes it."""
     data = SegmentationDataModule.from_folder(tree, batch_size=4, crop_size=None, num_workers=0)
-    module = SegmentationModule("fcn32s_resnet18_half", classes=list(data.classes), lr=0.05)
+    module = SegmentationModule("fcn32s_resnet18_quarter", classes=list(data.classes), lr=0.05)
     trainer = L.Trainer(
         max_steps=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False
     )
@@ -95,14 +95,14 @@ def test_a_checkpoint_is_measured_and_published_without_its_optimiser(
 
 
 def test_nothing_is_published_without_a_licence(hub: HubServer, tmp_path: Path) -> None:
-    SegmentationModule("fcn32s_resnet18_half", classes=["a", "b"]).save(tmp_path / "mine")
+    SegmentationModule("fcn32s_resnet18_quarter", classes=["a", "b"]).save(tmp_path / "mine")
     with pytest.raises(ValueError, match=r"nobody states the licence of these weights; pass licence="):
         fullyconv.publish(tmp_path / "mine", "someone/mine", token=hub.token)
     assert hub.asked() == []
 
 
 def test_what_nobody_measured_is_said(hub: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    SegmentationModule("fcn32s_resnet18_half", classes=["a", "b"]).save(tmp_path / "mine", licence="CC0")
+    SegmentationModule("fcn32s_resnet18_quarter", classes=["a", "b"]).save(tmp_path / "mine", licence="CC0")
     (tmp_path / "mine" / "secret.txt").write_text("stays at home")
     with caplog.at_level("INFO", logger="fullyconv"):
         fullyconv.publish(tmp_path / "mine", "someone/mine", token=hub.token)
@@ -169,7 +169,7 @@ def test_a_classifier_is_not_measured_on_masks(hub: HubServer, tree: Path, tmp_p
 
 
 def test_a_score_measured_on_other_numbers_is_not_claimed(hub: HubServer, tmp_path: Path) -> None:
-    module = SegmentationModule("fcn32s_resnet18_half", classes=["a", "b"])
+    module = SegmentationModule("fcn32s_resnet18_quarter", classes=["a", "b"])
     module.save(tmp_path / "mine", score={"data": "x", "split": "test", "mean_iu": 50.0}, licence="CC0")
     fullyconv.publish(tmp_path / "mine", "someone/mine", dtype="float16", token=hub.token)
     assert json.loads(hub.files("someone/mine")["config.json"])["score"] is None

@@ -322,12 +322,12 @@ def test_ties_and_numbers_that_are_none_of_a_scaled_picture() -> None:
 
 
 def test_the_full_logits_are_never_made() -> None:
-    scores, size = smooth(1, 64, (64, 64)), (512, 512)
+    scores, size = smooth(1, 64, (32, 32)), (256, 256)
     whole = 4 * 64 * size[0] * size[1]
     options: list[dict[str, object]] = [{}, {"confidence": "entropy"}]
     for option in options:
         with torch.profiler.profile(profile_memory=True) as watched:
-            upsample_argmax(scores, grid(8, 3.5), size, route="torch", band_bytes=2**20, **option)  # type: ignore[call-overload]
+            upsample_argmax(scores, grid(8, 3.5), size, route="torch", band_bytes=2**18, **option)  # type: ignore[call-overload]
         assert max(event.cpu_memory_usage for event in watched.events()) < whole / 8
 
 

@@ -23,8 +23,8 @@ from fullyconv.module import MultiHeadModule, SegmentationModule
 from fullyconv.upsampling import resample
 
 EXACT = [
-    ("fcn4s_resnet18_half", {}),
-    ("fcn8s_resnet18_half", {}),
+    ("fcn4s_resnet18_quarter", {}),
+    ("fcn8s_resnet18_quarter", {}),
     ("fcn8s_vgg11_quarter", {}),
     ("fcn8s_vgg11_quarter", {"upsampling": "learned"}),
     ("fcn8s_vgg11_quarter", {"padding": "paper"}),

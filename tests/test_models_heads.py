@@ -25,7 +25,7 @@ def random_scores(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def two_heads(name: str = "fcn8s_resnet18_half", **options: object) -> MultiHeadFCN:
+def two_heads(name: str = "fcn8s_resnet18_quarter", **options: object) -> MultiHeadFCN:
     torch.manual_seed(0)
     model = build_model(name, TASKS, **options)  # type: ignore[call-overload]
     random_scores(model)
@@ -71,7 +71,7 @@ def test_backbone_that_demands_a_size_is_padded_for_all_heads() -> None:
 
 
 def test_keys_name_the_head_and_the_stride() -> None:
-    model = two_heads("fcn16s_resnet18_half", upsampling="learned")
+    model = two_heads("fcn16s_resnet18_quarter", upsampling="learned")
     head = [key for key in model.state_dict() if key.startswith("head.")]
     assert head == [
         f"head.{task}.{key}"
@@ -87,14 +87,14 @@ def test_keys_name_the_head_and_the_stride() -> None:
 
 
 def test_one_number_of_classes_gives_a_model_with_one_head() -> None:
-    model = build_model("fcn16s_resnet18_half", 5).eval()
+    model = build_model("fcn16s_resnet18_quarter", 5).eval()
     assert isinstance(model, FCN)
     assert "head.score.32.weight" in model.state_dict()
     assert isinstance(model(torch.zeros(1, 3, 8, 8)), Tensor)
 
 
 def test_staged_growth_adds_a_skip_to_every_head_and_changes_no_more_than_rounding() -> None:
-    model = two_heads("fcn32s_resnet18_half")
+    model = two_heads("fcn32s_resnet18_quarter")
     grown = model.grow(16).grow(8)
     assert {name: head.strides for name, head in grown.heads.items()} == dict.fromkeys(TASKS, (32, 16, 8))
     image = torch.randn(1, 3, 64, 96)
@@ -117,14 +117,14 @@ def test_both_heads_train_the_trunk() -> None:
 
 def test_errors_name_argument_rule_and_remedy() -> None:
     with pytest.raises(ValueError, match="a model has at least one head; give its name and number of classes"):
-        build_model("fcn8s_resnet18_half", {})
+        build_model("fcn8s_resnet18_quarter", {})
     for name in ("", "two words", "a.b", "keys", "training", "0"):
         with pytest.raises(ValueError, match="cannot name a head: it becomes part of the keys"):
-            build_model("fcn8s_resnet18_half", {name: 2})
+            build_model("fcn8s_resnet18_quarter", {name: 2})
     with pytest.raises(ValueError, match=r"num_classes={'a': 2}: a model with PlainHead has one head only"):
-        build_model("plain_resnet18_half", {"a": 2})
+        build_model("plain_resnet18_quarter", {"a": 2})
     with pytest.raises(ValueError, match=r"num_classes=0 must be at least 1"):
-        build_model("fcn8s_resnet18_half", {"a": 0})
+        build_model("fcn8s_resnet18_quarter", {"a": 0})
     with pytest.raises(ValueError, match=r"x of shape \(3, 8, 8\) must be \(N, 3, H, W\)"):
         two_heads()(torch.zeros(3, 8, 8))
 

@@ -20,7 +20,7 @@ from fullyconv.labels import Labels
 from fullyconv.module import MultiHeadModule, SegmentationModule
 
 CLASSES = {"semantic": ["sky", "road", "tree"], "geometric": ["above", "ground"]}
-PRESET = "fcn16s_resnet18_half"
+PRESET = "fcn16s_resnet18_quarter"
 
 
 def make(**options: Any) -> MultiHeadModule:
@@ -209,7 +209,7 @@ def test_other_classes_keep_the_heads_that_stay_the_same() -> None:
 def test_next_stage_has_a_skip_more_in_every_head() -> None:
     module = make()
     grown = module.grow(8)
-    assert grown.hparams["model"] == "fcn8s_resnet18_half"
+    assert grown.hparams["model"] == "fcn8s_resnet18_quarter"
     assert grown.reinitialised == tuple(f"head.{n}.score.8.{kind}" for n in CLASSES for kind in ("bias", "weight"))
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():

@@ -29,7 +29,7 @@ from fullyconv.images import read_mask
 from fullyconv.module import SegmentationModule
 from fullyconv.training import plan, read_state, resume, split_digest, write_state
 
-RANDOM = "random:fcn32s_resnet18_half"
+RANDOM = "random:fcn32s_resnet18_quarter"
 QUIET = "--trainer.enable_progress_bar=false"
 
 
@@ -135,8 +135,8 @@ class TestFolder:
 
 
 def test_a_start_of_another_kind_is_refused() -> None:
-    module = SegmentationModule("fcn32s_resnet18_half", classes=["a", "b"])
-    with pytest.raises(ValueError, match="model='fcn32s_resnet18_half': the start has 'fcn4s_resnet18_slim'"):
+    module = SegmentationModule("fcn32s_resnet18_quarter", classes=["a", "b"])
+    with pytest.raises(ValueError, match="model='fcn32s_resnet18_quarter': the start has 'fcn4s_resnet18_slim'"):
         module.start_from(fullyconv.load("street", classes=["a", "b"]))
 
 
@@ -199,7 +199,9 @@ def test_a_run_killed_at_any_moment_ends_as_if_nothing_had_happened(tmp_path: Pa
     assert "is finished" in fit(tmp_path / "killed", *words)
 
 
-def test_fit_without_a_recipe_ends_with_a_scored_artefact(shapes: Path, tmp_path: Path) -> None:
+def test_fit_without_a_recipe_ends_with_a_scored_artefact(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ("--model", "street", "--epochs", "2", "--out", "mine", "--data.batch_size=4")
     printed = fit(tmp_path, *words)
     assert "instead of what was chosen, as you say: data.batch_size = 4" in printed
@@ -211,7 +213,9 @@ def test_fit_without_a_recipe_ends_with_a_scored_artefact(shapes: Path, tmp_path
     assert segmenter.score is not None
     assert "CamVid" in (segmenter.licence or "")  # what binds the start binds what was made of it
     assert segmenter.training_record["started from"] == "fcn4s_resnet18_slim.camvid"
-    assert "this run is finished" in fit(tmp_path, *words)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["fit", "shapes", QUIET, *words]) == 0
+    assert "this run is finished" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fullyconv
+from caffe_nets import FC, WIDTHS, thin_vgg16
 from closeness import assert_close
 from fullyconv.backbones import BACKBONES, Backbone, build_backbone
 from fullyconv.backbones.alexnet import caffenet_classifier
@@ -212,7 +213,7 @@ CASES: dict[str, Case] = {
         pooled,
     ),
 }
-SLOW = ("vgg", "timm/vgg")
+SLOW = ("vgg", "timm/vgg", "resnet34", "resnet101", "timm/convnext_tiny", "timm/densenet121 of")  # relatives are quick
 
 
 def test_every_backbone_has_a_case() -> None:
@@ -299,9 +300,21 @@ def as_caffe(tensors: dict[str, Tensor], network: str) -> dict[str, Tensor]:
     return dict(zip(names, tensors.values(), strict=True))
 
 
-@pytest.fixture(scope="module")
-def vgg16() -> nn.Module:
-    return drawn(lambda: models.vgg16(num_classes=7), 32)
+def thin_vgg16_classifier() -> nn.Module:
+    """torchvision's VGG-16 with few channels."""
+    a, b, c, d, e = WIDTHS
+    layout = [a, a, "M", b, b, "M", c, c, c, "M", d, d, d, "M", e, e, e, "M"]
+    classifier = models.VGG(models.vgg.make_layers(layout), num_classes=7)
+    for index, (inputs, outputs) in {0: (e * 49, FC), 3: (FC, FC), 6: (FC, 7)}.items():
+        classifier.classifier[index] = nn.Linear(inputs, outputs)
+    return classifier
+
+
+@pytest.fixture
+def vgg16(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
+    """A classifier and, in the registry, a backbone of few channels, whose names and axes are those of the whole."""
+    monkeypatch.setitem(BACKBONES, "vgg16", thin_vgg16)
+    return drawn(thin_vgg16_classifier, 32)
 
 
 def test_caffes_vgg16_gives_the_same_scores_whatever_the_shape_of_fc6(vgg16: nn.Module) -> None:
@@ -314,9 +327,9 @@ def test_caffes_vgg16_gives_the_same_scores_whatever_the_shape_of_fc6(vgg16: nn.
     same_scores(vgg16, backbone, fc7, 224)
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     kernels = {
-        "fc6.weight": named["fc6.weight"].reshape(4096, 512, 7, 7),
-        "fc7.weight": named["fc7.weight"].reshape(4096, 4096, 1, 1),
-        "score_fr.weight": torch.zeros(21, 4096, 1, 1),
+        "fc6.weight": named["fc6.weight"].reshape(FC, WIDTHS[-1], 7, 7),
+        "fc7.weight": named["fc7.weight"].reshape(FC, FC, 1, 1),
+        "score_fr.weight": torch.zeros(21, FC, 1, 1),
         "upscore.weight": torch.zeros(21, 21, 64, 64),
     }
     receipt = apply(backbone, ClassifierWeights({**named, **kernels}))
