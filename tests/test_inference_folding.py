@@ -53,8 +53,9 @@ def test_every_batch_norm_is_folded_and_the_scores_stay(name: str) -> None:
 class Odd(nn.Module):
     """A convolution whose output two layers take, one whose norm runs twice, and one that is used beside its norm."""
 
-    def __init__(self) -> None:
+    def __init__(self, scale: float) -> None:
         super().__init__()
+        self.scale = scale
         self.shared, self.norm, self.other = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU()
         self.first, self.second, self.twice = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
         self.seen, self.last = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
@@ -65,11 +66,12 @@ class Odd(nn.Module):
         x = self.twice(self.first(x)) + self.twice(self.second(x))
         seen = self.seen(x)
         out: Tensor = self.last(seen) + seen  # no module takes it, so that only the comparison can tell
-        return out
+        return out * self.scale
 
 
-def test_what_cannot_be_folded_is_not() -> None:
-    model = lived(Odd())
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_what_cannot_be_folded_is_not(scale: float) -> None:
+    model = lived(Odd(scale))
     assert fold(model, lambda one: one(torch.ones(1, 3, 4, 4))) is None
     assert fold(nn.Sequential(nn.Conv2d(3, 3, 1)).eval(), lambda one: one(torch.ones(1, 3, 4, 4))) is None
 
