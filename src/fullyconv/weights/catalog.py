@@ -16,6 +16,7 @@ from typing import Any, Literal
 from fullyconv import artefact, label_sets
 
 SHIPPED: dict[str, str] = {
+    "ladder_efficientnet_lite0.nuclei": "bfb6edcf3fc1f97585c20be199f28ecc5f32fa94889997d771f38e2cadc0a47b",
     "fcn4s_resnet18_slim.camvid": "cebbf916a5aafcf90e3f4ac2820c83e971285a5b9f933a83ebcc19f795059e37",
     "fcn4s_resnet18_quarter.neu_seg": "4d8c47096ae8613f85c61fed36dd555385d769234a15c07b2cfeb9c94f064fec",
     "fcn4s_resnet18_quarter.crackforest": "3b747a40091398da6d2da8e1247ec8180611d31f4ed67f47dabe8f7316fa9dc2",
@@ -31,6 +32,7 @@ SHIPPED: dict[str, str] = {
 """Names of the artefacts in ``zoo/`` (architecture, a dot, training data), and the sha256 of their weights."""
 
 ALIASES: dict[str, str] = {
+    "nuclei": "ladder_efficientnet_lite0.nuclei",
     "street": "fcn4s_resnet18_slim.camvid",
     "steel_defects": "fcn4s_resnet18_quarter.neu_seg",
     "cracks": "fcn4s_resnet18_quarter.crackforest",
