@@ -538,7 +538,7 @@ def test_centroid_of_the_gradient_of_a_cell_is_its_measured_centre(name: str, pa
         x = torch.ones(1, 3, *size, dtype=torch.float64, requires_grad=True)
         for stride, map in backbone(x).items():
             own = geometry[stride]
-            cell = round((long / 2 - own.centre[axis]) / stride) + axis
+            cell = round((long / 2 - own.centre[axis]) / stride)
             line = map.transpose(2, 2 + axis)[:, :, cell]
             (gradient,) = torch.autograd.grad(line[:, :, line.shape[2] // 2].sum(), x, retain_graph=True)
             weight = gradient.sum((0, 1, 3 - axis))

@@ -147,9 +147,13 @@ def test_other_classes_in_one_call_keep_all_but_the_score_layers() -> None:
     assert load("street", classes=Labels.of(["a", "b"])).classes == ["a", "b"]
 
 
-@cache
 def artefact(classes: tuple[str, ...] = ("a", "b")) -> dict[str, bytes]:
-    """The files of a small model."""
+    """The files of a small model, to be changed at will."""
+    return dict(_made(classes))
+
+
+@cache
+def _made(classes: tuple[str, ...]) -> dict[str, bytes]:
     torch.manual_seed(0)
     module = SegmentationModule("fcn32s_resnet18_quarter", classes=list(classes))
     with torch.no_grad():

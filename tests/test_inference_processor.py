@@ -60,7 +60,7 @@ def test_an_autocast_to_a_type_that_is_emulated_is_left_out_and_any_other_is_kep
         assert_close(segmenter.scores(image), scores)  # warned once
     monkeypatch.setattr(module, "emulates", lambda kind: False)
     with torch.autocast("cpu", torch.bfloat16):
-        assert segmenter(image).dtype == torch.bfloat16
+        assert (segmenter(image) - plain).abs().max() > 1e-4 * plain.abs().max(), "it is computed in half precision"
 
 
 @pytest.mark.parametrize(

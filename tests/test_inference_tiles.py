@@ -108,7 +108,7 @@ def test_a_stretched_segmenter_is_cut_without_seams() -> None:
         window = (480, 0, 512, 37)
         view = tiles._View(ArrayPicture(pixels), (1013, 37), False)
         read = region(net, view.cells(window), (1013, 37))
-        scores = net.scores(tiles.image_of(net, view, read))
+        scores = net.scores(tiles.image_of(net, view.picture, read))
         logits = tiles._logits(view, scores, tiles._placed(net, view, read), window)
     assert_same_mask(logits.argmax(1)[0], expected[480:512])
 
