@@ -78,11 +78,6 @@ def trained(data: SegmentationDataModule, decay: float | None) -> tuple[torch.Te
 
 
 @pytest.mark.filterwarnings("ignore:.*(many workers|treespec).*")
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="the average has no warm-up: most of it are the weights before the first step",
-)
 def test_w8_averaged_weights_of_a_short_run_are_near_the_plain_ones(shapes: Path) -> None:
     data = SegmentationDataModule.from_folder(shapes, batch_size=2, crop_size=32)
     (before, plain), (_, averaged) = trained(data, None), trained(data, 0.99)
