@@ -216,11 +216,11 @@ def split(name: str, rule: Rule) -> None:
     groups = groups_of(pairs, rule.places(pairs, kinds), LIMITS.get(options["data"], Limit()))
     counts = {pair: _contents(source, pair, kinds[pair]) for pair in pairs}
     if rule.published:
-        kept = set(source.splits["test"])
-        mixed = [group for group in groups if 0 < len(kept.intersection(group)) < len(group)]
-        left = [[pair for pair in group if pair not in kept] for group in groups]
+        published = set(source.splits["test"])
+        mixed = [group for group in groups if 0 < len(published.intersection(group)) < len(group)]
+        left = [[pair for pair in group if pair not in published] for group in groups]
         splits = draw([group for group in left if group], {"val": rule.val}, counts)
-        splits["test"] = [group for group in groups if group not in mixed and kept.issuperset(group)]
+        splits["test"] = [group for group in groups if group not in mixed and published.issuperset(group)]
     else:
         splits = draw(groups, {"test": rule.test, "val": rule.val}, counts)
     print(f"{name}: {len(pairs)} images in {len(groups)} groups, the largest of {max(map(len, groups))}")
@@ -228,9 +228,8 @@ def split(name: str, rule: Rule) -> None:
     whole = sum(counts.values(), Counter[str]())
     for part in ("train", "val", "test"):
         out = LEFT_OUT.get(name, set())
-        splits[part] = [
-            group for group in ([pair for pair in group if pair.key not in out] for group in splits[part]) if group
-        ]
+        kept = ([pair for pair in group if pair.key not in out] for group in splits[part])
+        splits[part] = [group for group in kept if group]
         blocks = ["\n".join(pair.key for pair in group) for group in splits[part]]
         (folder / f"{part}.txt").write_text("\n\n".join(blocks) + "\n")
         held = sum((counts[pair] for group in splits[part] for pair in group), Counter[str]())
