@@ -25,6 +25,7 @@ from fullyconv.conversion.trace import (
     Trace,
     TrainingFlag,
     callee,
+    does_not_run,
     example,
     first_line,
     map_axes,
@@ -60,8 +61,6 @@ def check_head(
         channels = value.shape[1 if (y, x) == (2, 3) else 3]
         h, w = value.shape[y], value.shape[x]
         like = next((p for p in source.parameters() if p.is_floating_point()), torch.empty(0))
-        if like.device.type == "meta":
-            return
         map = torch.randn(1, channels, h + 1, w + 2, generator=generator).abs()
         map = map.to(device=like.device, dtype=value.dtype)
         larger.append(map)
@@ -112,18 +111,34 @@ def check_head(
         )
 
 
-def check_scores(source: nn.Module, dense: DenseClassifier, output: int | str | None) -> None:
-    """Compare the scores at the classifier's own size with the classifier itself: all that it does when it is called.
+def classify(source: nn.Module, dense: DenseClassifier, output: int | str | None) -> tuple[Tensor, Tensor] | None:
+    """Run the classifier itself on two images, with all that hangs on it; give them and the scores of the first.
 
-    The head was compared with what was followed. This shows what was not: a hook, a value that was kept, whatever.
+    Returns:
+        None where there are no values to compare (meta device).
+
+    Raises:
+        ConversionError: it does not run.
     """
     images = _images(source, dense)
     if images is None:
-        return
+        return None
+    try:
+        with _same_random_numbers(images):
+            return images, _scores_of(source, images, output)[:1]
+    except Exception as error:
+        raise does_not_run(source, dense.input_size, dense.in_channels, "", error) from error
+
+
+def check_scores(
+    source: nn.Module, dense: DenseClassifier, images: Tensor, expected: Tensor, output: int | str | None
+) -> None:
+    """Compare the scores at the classifier's own size with what it gave itself.
+
+    The head was compared with what was followed. This shows what was not: a hook, a value that was kept, whatever.
+    """
     with _same_random_numbers(images):
-        expected = _scores_of(source, images, output)[:1]
-        got = dense(images[:1])
-    # Alone, while the classifier had company: an image's scores are its own.
+        got = dense(images[:1])  # alone, while it had company before: the scores of an image are its own
     got = got.mean((2, 3)) if dense.pool == "cam" else got.flatten(1)
     if not _agree(got, expected):
         raise UnsupportedHead(

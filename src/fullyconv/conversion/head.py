@@ -44,6 +44,8 @@ from fullyconv.conversion.trace import BATCH, LARGER, REFERENCE, TrainingFlag, c
 
 Pair = tuple[int, int]
 
+SLIDE = "Use fullyconv.conversion.sliding_window, which runs the classifier on every window"
+
 
 @dataclass(frozen=True, eq=False)
 class Cells:
@@ -179,8 +181,7 @@ class HeadWalk:
         where = node.meta.get("module") or f"the forward of {type(self.classifier).__name__}"
         what = f"{node.target!r}" if node.op == "call_module" else f"{self.label(node)!r} in {where}"
         self.remedied = bool(remedy)
-        remedy = remedy or "Use fullyconv.conversion.sliding_window, which runs the classifier on every window"
-        return UnsupportedHead(f"classifier={type(self.classifier).__name__}: {what} {reason}. {remedy}")
+        return UnsupportedHead(f"classifier={type(self.classifier).__name__}: {what} {reason}. {remedy or SLIDE}")
 
     def add_map(self, node: fx.Node, name: str) -> None:
         """Start from a map of the trunk, whose dense form (N, C, H, W) is the step `name`."""
@@ -272,7 +273,9 @@ class HeadWalk:
             rows = cells.rows if torch.equal(layout, cells.layout) else None
             result = replace(cells, layout=layout, rows=rows)
             if result.batch_axis is None:
-                raise self.refuse(node, "mixes the images of a batch, so that windows cannot be told apart")
+                raise self.refuse(
+                    node, "lays the images of a batch out along one axis with something else, where windows get lost"
+                )
             return result
 
         return moved(layout) if isinstance(layout, Tensor) else tuple(moved(part) for part in layout)
@@ -644,9 +647,6 @@ class HeadWalk:
         """Run the classifier's own operation on all windows, laid out as a batch."""
         sources = [self.known[s] for s in node.all_input_nodes]
         cells = [source for source in sources if isinstance(source, Cells)]
-        for one in cells:
-            if one.batch_axis is None:
-                raise self.refuse(node, "mixes the images of a batch, so that windows cannot be told apart")
         first, opened = cells[0], any(c.opened or c.nodes != (1, 1) for c in cells)
         self.count(node, opened)
         linear = first.linear
@@ -705,7 +705,7 @@ class HeadWalk:
         shape = tuple(reference.shape)
         axes = [axis for axis, length in enumerate(shape) if length == BATCH]
         if not axes:
-            raise self.refuse(node, "mixes the images of a batch, so that windows cannot be told apart")
+            raise self.refuse(node, "mixes the images of a batch, so that windows cannot be told apart", SLIDE)
         axis = like.batch_axis if like.batch_axis in axes else axes[0]
         assert axis is not None
         rest = [length for i, length in enumerate(shape) if i != axis]

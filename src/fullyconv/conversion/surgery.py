@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
-from fullyconv.conversion.checks import axes_of, check_head, check_scores, describe, name_of
+from fullyconv.conversion.checks import axes_of, check_head, check_scores, classify, describe, name_of
 from fullyconv.conversion.head import HeadPlan, HeadWalk
 from fullyconv.conversion.hooks import name_of_hook, without_hooks
 from fullyconv.conversion.network import DenseClassifier
@@ -88,9 +88,12 @@ def convolutionalize(
         dense = _assemble(source, found, maps, plan, trunk, names, size, in_channels, pool)
         for module in dense.modules():  # those that are new; the classifier's are in evaluation mode
             module.training = False
-        check_head(source, dense, found, maps, head, output)
+        truth = classify(source, dense, output)
+        if truth is not None:
+            check_head(source, dense, found, maps, head, output)
         describe(source, dense, found, maps, plan)
-        check_scores(source, dense, output)  # last, so that hooks that remember what they saw remember values
+        if truth is not None:  # last, so that hooks that remember what they saw remember values
+            check_scores(source, dense, *truth, output)
     for name, module in dense.named_modules(remove_duplicate=False):
         module.training = modes.get(name, module.training)
     return dense
@@ -171,7 +174,7 @@ def _plan(
             walk.visit(node)
         plan = walk.finish(found.scores)
     except ConversionError:
-        if walk.remedied:
+        if walk.remedied or not walk.plan.first_by_window:
             raise
         # Stopped in the middle of something large: then it is not the head that is unusual, there is no feature map.
         for later in head[head.index(node) : -1] if head else ():

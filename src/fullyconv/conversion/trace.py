@@ -284,9 +284,7 @@ class _Tracer(fx.Tracer):
     ) -> None:
         super().__init__(param_shapes_constant=True)
         self.leaves, self.inputs, self.runs, self.mode = leaves, inputs, runs, mode
-        kind = inputs[REFERENCE].device.type
-        self.device_type = "cpu" if kind == "meta" else kind  # autocast knows no device without data
-        self.autocast = torch.is_autocast_enabled(self.device_type)
+        self.autocast = _autocast()
         self.stack: list[str] = []
         self.bare: set[str] = set()
         self.lost_in: str | None = None
@@ -362,7 +360,7 @@ class _Tracer(fx.Tracer):
         return iter([obj[i] for i in range(len(_reference(obj)))])  # type: ignore[index]
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Proxy:
-        if torch.is_autocast_enabled(self.device_type) != self.autocast:
+        if _autocast() != self.autocast:
             raise fx.proxy.TraceError("it switches torch.autocast on or off, which a list of operations does not hold")
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
         node: fx.Node = proxy.node
@@ -416,6 +414,10 @@ class _Tracer(fx.Tracer):
             return node.target(*args, **kwargs)
 
 
+def _autocast() -> tuple[bool, bool]:
+    return torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
+
+
 def callee(node: fx.Node, classifier: nn.Module) -> Callable[..., Any]:
     """Find what a node calls: a module, or its forward alone where its hooks have nodes of their own."""
     module = classifier.get_submodule(str(node.target))
@@ -445,7 +447,7 @@ def trace(
     reference = _watch(classifier, channels, size)
     kind = type(classifier).__name__
     if reference.failure is not None:
-        raise _does_not_run(classifier, size, channels, *reference.failure)
+        raise does_not_run(classifier, size, channels, *reference.failure)
     sizes = ((size[0] + GROWTH[0], size[1] + GROWTH[1]), (2 * size[0], 3 * size[1]))
     runs = []
     for larger in sizes:
@@ -465,7 +467,7 @@ def trace(
     return Trace(tracer.graph, scores, size, larger, run.failure, tracer.broken, unfollowed)
 
 
-def _does_not_run(classifier: nn.Module, size: Pair, channels: int, where: str, error: Exception) -> ConversionError:
+def does_not_run(classifier: nn.Module, size: Pair, channels: int, where: str, error: Exception) -> ConversionError:
     """Say why a classifier does not run: on images of this size, without the values of tensors, or at all."""
     kind, at = type(classifier).__name__, place(classifier, where)
     mixed = _mixed(classifier)

@@ -90,13 +90,17 @@ def watch(module: nn.Module, input_size: int | tuple[int, int], in_channels: int
 
 @contextmanager
 def undisturbed(module: nn.Module) -> Iterator[None]:
-    """Put a module in eval mode for a while; afterwards restore all of its attributes, whatever forward stored."""
+    """Put a module in eval mode for a while; afterwards restore all of its attributes, whatever forward stored.
+
+    Compiled parts run as the Python that they were: compiled code that is given tensors without data ends the process.
+    """
     shelves = ("_parameters", "_buffers", "_modules")
     found = [(m, dict(m.__dict__), {shelf: dict(m.__dict__[shelf]) for shelf in shelves}) for m in module.modules()]
     try:
         for each, _, _ in found:
             each.training = False  # not .eval(), which a module may override with side effects
-        yield
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         for each, attributes, contents in found:
             each.__dict__.clear()
