@@ -99,6 +99,8 @@ def localise(name: str, zoom: float, split: str, pool: Literal["window", "cam"] 
     own = classifier.input_size[0]
     rows: dict[str, list[list[float]]] = defaultdict(list)
     for pixels, areas in pictures(game, classifier.classes, split):
+        if not areas:  # nothing but border
+            continue
         image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
         size = pixels.shape[:2]
         factor = zoom * own / min(size)
