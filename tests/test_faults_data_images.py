@@ -18,16 +18,10 @@ import fullyconv
 from conftest import write_tree
 from fullyconv.errors import DatasetError
 from fullyconv.images import read_image
+from odd_trees import deep, deep_tree, scene
 from told import Diagnosed, Said, doctor, options_in, run
 
 Capture = pytest.CaptureFixture[str]
-
-
-def scene(height: int = 64, width: int = 96) -> np.ndarray[Any, Any]:
-    """An image (H, W, 3) uint8 of soft shapes over the whole range."""
-    y, x = np.mgrid[:height, :width] / np.array([height, width])[:, None, None]
-    waves = [np.sin(9 * x + phase) + np.cos(7 * y * x + 2 * phase) for phase in (0, 1, 2)]
-    return np.rint(np.stack([255 * (wave + 2) / 4 for wave in waves], axis=2)).astype(np.uint8)
 
 
 def read(path: Path) -> np.ndarray[Any, Any] | str:
@@ -55,28 +49,6 @@ def predicted(capsys: Capture, path: Path, out: Path, *words: object) -> tuple[S
 # ---- W5: 12 bits in 16 -----------------------------------------------------------------------------------------------
 
 FORMS = ["grey.png", "grey.tif", "color.tif"]
-
-
-def deep(path: Path, image: np.ndarray[Any, Any], most: int) -> Path:
-    """Write an image with values 0..most in 16 bits; the name says whether it is grey."""
-    values = np.rint(image.astype(float) * most / 255).astype(np.uint16)
-    if path.name.startswith("grey"):
-        values = values[..., 0]
-    if path.suffix == ".png":
-        Image.fromarray(values).save(path)
-    else:
-        tifffile.imwrite(path, values, photometric="minisblack" if values.ndim == 2 else "rgb")
-    return path
-
-
-def deep_tree(root: Path, form: str, most: int) -> Path:
-    """A tree whose images have values 0..most in 16 bits."""
-    write_tree(root, {"train": 4, "val": 2})
-    for path in sorted(root.glob("*/images/*")):
-        made = deep(root / form, np.array(Image.open(path)), most)
-        path.unlink()
-        made.rename(path.with_suffix(made.suffix))
-    return root
 
 
 def on_range(found: Diagnosed) -> str:

@@ -167,6 +167,7 @@ def test_a_person_drops_a_picture_and_sees_what_is_where(tmp_path: Path) -> None
             page.on("pageerror", lambda error: wrong.append(str(error)))
             page.goto(f"http://127.0.0.1:{port}/")
             page.wait_for_selector("#model option", state="attached")
+            page.select_option("#model", "street")
             page.set_input_files("#file", str(path))
             page.wait_for_selector("#result:not([hidden])", timeout=60_000)
             assert "160 x 120 pixels" in page.inner_text("#state")
