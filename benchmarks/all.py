@@ -195,13 +195,13 @@ def plot(rows: Sequence[Row], path: Path, about: str = "") -> bool:
             bars.append((label, row.memory, None, row.least_memory, "times less memory"))
     if not bars:
         return False
-    colours = {"times faster": "#2a6f97", "times less memory": "#e09f3e"}
+    colors = {"times faster": "#2a6f97", "times less memory": "#e09f3e"}
     # matplotlib's own objects and no pyplot: there is no window, and no state
     figure = Figure(figsize=(13, 1.6 + 0.36 * len(bars)), dpi=110)
     axes = figure.subplots()
     for place, (_, value, limits, target, kind) in enumerate(bars):
         begun = set() if place == 0 else {bar[4] for bar in bars[:place]}
-        axes.barh(place, value - 1, left=1, height=0.7, color=colours[kind], label=None if kind in begun else kind)
+        axes.barh(place, value - 1, left=1, height=0.7, color=colors[kind], label=None if kind in begun else kind)
         if limits is not None:
             axes.plot(limits, (place, place), color="black", linewidth=1)
         if target is not None:

@@ -1,7 +1,7 @@
-"""What a classifier of the same pictures is worth as a start: a segmenter from it, and one from random numbers.
+"""What a classifier of the same images is worth as a start: a segmenter from it, and one from random numbers.
 
-The classifier `steel_kinds` knows which kind of defect a picture shows, and never saw where. The same network is
-trained with masks from it and from random initialisation, at equal budget: the recipe
+The classifier `steel_kinds` knows which kind of defect an image shows, and never saw where. The same network is
+trained with masks from it and from random initialization, at equal budget: the recipe
 zoo/fcn4s_vgg11_quarter.neu_seg/recipe.yaml with fewer epochs, whose start alone is taken away. Test is scored once,
 after the last epoch. A run that was interrupted goes on, and one that is finished is only read.
 
@@ -34,10 +34,10 @@ def train(start: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any
     """Train once, or read what was trained."""
     name = "".join(sign if sign.isalnum() else "_" for sign in "".join(arguments.further))
     folder = Path(arguments.out) / f"{start}-{arguments.epochs}-{seed}{name}"
-    written = folder / "artefact" / "config.json"
+    written = folder / "model" / "config.json"
     if not (written.is_file() and json.loads(written.read_text()).get("score")):
         command = [sys.executable, "-m", "fullyconv", "fit", "--config", RECIPE, f"--run.folder={folder}"]
-        command += [f"--run.artefact={folder / 'artefact'}", f"--seed_everything={seed}", f"--data.seed={seed}"]
+        command += [f"--run.model_folder={folder / 'model'}", f"--seed_everything={seed}", f"--data.seed={seed}"]
         command += [f"--trainer.max_epochs={arguments.epochs}", "--trainer.enable_progress_bar=false"]
         command += [f"--trainer.check_val_every_n_epoch={arguments.epochs}", *arguments.further]
         if start == "random":
@@ -50,7 +50,7 @@ def train(start: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any
                 raise SystemExit(f"{' '.join(command)} went wrong; see {folder}/log.txt")
     found: dict[str, Any] = json.loads(written.read_text())
     score: dict[str, Any] = found["score"]
-    print(f"from {start}, seed {seed}: mean IU {score['mean_iu']:.2f} on {score['split']}, "
+    print(f"from {start}, seed {seed}: mIoU {score['mean_iou']:.2f} on {score['split']}, "
           f"{found['training']['minutes']} minutes", flush=True)  # fmt: skip
     return score
 
@@ -72,13 +72,13 @@ def main() -> None:
     for seed in arguments.seeds:
         for start in starts:
             scores[start].append(train(start, seed, arguments))
-    kinds = list(scores["random"][0]["iu"])
-    print(f"\n| start | mean IU (each seed) | {' | '.join(kinds)} |\n|---|---|{'---|' * len(kinds)}")
+    kinds = list(scores["random"][0]["iou"])
+    print(f"\n| start | mIoU (each seed) | {' | '.join(kinds)} |\n|---|---|{'---|' * len(kinds)}")
     for start, each in scores.items():
-        values = [score["mean_iu"] for score in each]
+        values = [score["mean_iou"] for score in each]
         listed = ", ".join(f"{value:.1f}" for value in values)
-        ius = [statistics.mean(score["iu"][kind] for score in each) for kind in kinds]
-        print(f"| {start} | {statistics.mean(values):.1f} ({listed}) | {' | '.join(f'{iu:.1f}' for iu in ius)} |")
+        ius = [statistics.mean(score["iou"][kind] for score in each) for kind in kinds]
+        print(f"| {start} | {statistics.mean(values):.1f} ({listed}) | {' | '.join(f'{iou:.1f}' for iou in ius)} |")
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ def build(library: str, name: str) -> tuple[nn.Module, tuple[int, int]]:
 
 
 def images(count: int, size: tuple[int, int], seed: int) -> Tensor:
-    """Draw smooth images that differ from each other in colour and structure."""
+    """Draw smooth images that differ from each other in color and structure."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(count, 3, 7, 7, generator=generator)
     fine = torch.randn(count, 3, *size, generator=generator)
@@ -286,7 +286,7 @@ def document(rows: list[dict[str, Any]]) -> str:
         "- **guarantee**: `window`, `interior` or `head`, as `dense.guarantee` says; see [convert.md](convert.md).",
         "- **seconds**: of the conversion, on a machine shared with other work.",
         "",
-        "(1) The trunk itself runs only at sizes its blocks divide; `dense.report` lists the ones that were tried.",
+        "(1) The backbone itself runs only at sizes its blocks divide; `dense.report` lists the ones that were tried.",
         "",
     ]
     for library in ("torchvision", "timm"):

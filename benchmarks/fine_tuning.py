@@ -1,7 +1,7 @@
-"""Train on a data set from a segmenter of the zoo and from random initialisation, at equal budget.
+"""Train on a data set from a segmenter of the zoo and from random initialization, at equal budget.
 
 Both runs are `fullyconv fit`, with the same network, options, seed and number of epochs; only the start differs. What
-is printed is what `fit` measured on the stored artefact, on test where the set has one, else on val: the mean IU of
+is printed is what `fit` measured on the stored model folder, on test where the set has one, else on val: the mIoU of
 each seed, the mean over the seeds, and how much the start gained. A run that was interrupted goes on, and one that is
 finished is only read, so that the same command may be given again.
 
@@ -39,9 +39,9 @@ def run(data: str, start: str, arguments: argparse.Namespace, seed: int) -> dict
         done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}; see {folder}.log")
-    found = json.loads((folder / "artefact" / "config.json").read_text())
+    found = json.loads((folder / "model" / "config.json").read_text())
     print(
-        f"{Path(data).name}, {start}, seed {seed}: mean IU {found['score']['mean_iu']:.2f} on "
+        f"{Path(data).name}, {start}, seed {seed}: mIoU {found['score']['mean_iou']:.2f} on "
         f"{found['score']['split']}, {found['training']['minutes']} minutes of training"
         f"{' (read)' if time.monotonic() - begun < 20 else ''}",
         flush=True,
@@ -70,17 +70,17 @@ def main() -> None:
     rows = []
     for data in arguments.data:
         scores = {start: [run(data, start, arguments, seed) for seed in arguments.seeds] for start in starts}
-        means = [statistics.mean(score["mean_iu"] for score in scores[start]) for start in starts]
+        means = [statistics.mean(score["mean_iou"] for score in scores[start]) for start in starts]
         gains = [
-            one["mean_iu"] - other["mean_iu"] for one, other in zip(scores[starts[0]], scores[starts[1]], strict=True)
+            one["mean_iou"] - other["mean_iou"] for one, other in zip(scores[starts[0]], scores[starts[1]], strict=True)
         ]
-        shown = [", ".join(f"{score['mean_iu']:.1f}" for score in scores[start]) for start in starts]
+        shown = [", ".join(f"{score['mean_iou']:.1f}" for score in scores[start]) for start in starts]
         first = scores[starts[0]][0]
         rows.append(
             f"| {Path(data).name}, {first['split']} | {first['steps']} | {means[0]:.1f} ({shown[0]}) | "
             f"{means[1]:.1f} ({shown[1]}) | {statistics.mean(gains):+.1f} ({min(gains):+.1f} to {max(gains):+.1f}) |"
         )
-    print(f"\nmean IU in percent after {arguments.epochs} epochs, the mean over the seeds and each seed\n")
+    print(f"\nmean IoU in percent after {arguments.epochs} epochs, the mean over the seeds and each seed\n")
     print(f"| set, scored on | steps | from {starts[0]} | {starts[1]} | difference |")
     print("|---|---|---|---|---|")
     print("\n".join(rows))

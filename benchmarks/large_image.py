@@ -1,10 +1,10 @@
-"""Segment a picture that is larger than memory should have to be: time, peak memory, and whether the tiles show.
+"""Segment an image that is larger than memory should have to be: time, peak memory, and whether the tiles show.
 
     python benchmarks/large_image.py [--side 20000] [--memory 1.5GB] [--model street] [--tiled]
 
 A TIFF of textured blocks is made band by band, `fullyconv predict` runs on it in a process of its own, and the peak of
 that process is compared with that of one that segments 64 x 64 pixels: the difference is what the size costs. A part of
-the picture is then segmented untiled, and compared with the mask where both see all that a pixel depends on.
+the image is then segmented untiled, and compared with the mask where both see all that a pixel depends on.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BLOCK = 250  # pixels of a side
 
 
 def rows(side: int, height: int = BLOCK) -> Iterator[np.ndarray]:
-    """Give the picture band by band: blocks of random colours, with noise of a random grain."""
+    """Give the image band by band: blocks of random colors, with noise of a random grain."""
     rng = np.random.default_rng(0)
     for start in range(0, side, height):
         band = np.empty((min(height, side - start), side, 3), np.uint8)
@@ -52,7 +52,7 @@ def tiles(side: int, size: int = 256) -> Iterator[np.ndarray]:
 
 
 def make(path: Path, side: int, tiled: bool) -> None:
-    """Write the picture."""
+    """Write the image."""
     ways = {"tile": (256, 256), "compression": "zlib"} if tiled else {}
     data = tiles(side) if tiled else rows(side)
     if tiled:
@@ -64,10 +64,10 @@ def make(path: Path, side: int, tiled: bool) -> None:
     memory.flush()
 
 
-def predict(picture: Path, out: Path, words: list[str]) -> tuple[float, float]:
+def predict(image: Path, out: Path, words: list[str]) -> tuple[float, float]:
     """Run the command line; give seconds, and the peak of the resident set in bytes."""
     start = time.perf_counter()
-    command = [sys.executable, "-m", "fullyconv.cli", "predict", str(picture), "--out", str(out), *words]
+    command = [sys.executable, "-m", "fullyconv.cli", "predict", str(image), "--out", str(out), *words]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -76,17 +76,17 @@ def predict(picture: Path, out: Path, words: list[str]) -> tuple[float, float]:
     return time.perf_counter() - start, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def compare(picture: Path, mask: Path, model: str, part: int) -> tuple[int, int]:
+def compare(image: Path, mask: Path, model: str, part: int) -> tuple[int, int]:
     """Count the pixels of an untiled part that have another class than in the mask, and all that are compared."""
     import fullyconv
-    from fullyconv.inference.pictures import open_windows
+    from fullyconv.inference.windows import open_windows
 
     segmenter = fullyconv.load(model)
     geometry = segmenter.geometry if hasattr(segmenter, "geometry") else segmenter.model.geometry
     margin = int(max(geometry.receptive_field)) // 2 + 64
     Image.MAX_IMAGE_PIXELS = None
     whole = np.array(Image.open(mask))
-    windows = open_windows(picture, 3)
+    windows = open_windows(image, 3)
     assert windows is not None
     with windows:
         start = (windows.size[0] - part) // 2 // 64 * 64

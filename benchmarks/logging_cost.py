@@ -1,7 +1,7 @@
-"""What it costs to log at every step: loss, mean IU and progress bar, in milliseconds over a loop that logs nothing.
+"""What it costs to log at every step: loss, mIoU and progress bar, in milliseconds over a loop that logs nothing.
 
 One tiny network on batches of four images of 64 x 64 pixels, three trainings in turn: `Trainer(barebones=True)`; our
-module with its loss, the mean IU of our confusion matrix, logger and bar, all at every step; and the same with
+module with its loss, the mIoU of our confusion matrix, logger and bar, all at every step; and the same with
 torchmetrics' Jaccard index, as its documentation logs it.
 
     python benchmarks/logging_cost.py --repeats 5 --steps 200
@@ -65,8 +65,8 @@ class Bare(SegmentationModule):
 
     def __init__(self) -> None:
         super().__init__(model="fcn8s_resnet18_quarter", classes=CLASSES)
-        trunk = PlainConvolutions("tiny", [[8], [16]], pool_last=True)
-        self.model = FCN(trunk, PlainHead(16, len(CLASSES), trunk.geometry[4], stride=4))
+        backbone = PlainConvolutions("tiny", [[8], [16]], pool_last=True)
+        self.model = FCN(backbone, PlainHead(16, len(CLASSES), backbone.geometry[4], stride=4))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss: Tensor = self.loss(self(batch["image"]), batch["mask"])
@@ -74,13 +74,13 @@ class Bare(SegmentationModule):
 
 
 class Ours(Bare):
-    """Logs the loss, and the mean IU of each batch by our confusion matrix."""
+    """Logs the loss, and the mIoU of each batch by our confusion matrix."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         logits = self(batch["image"])
         loss: Tensor = self.loss(logits, batch["mask"])
         matrix = confusion_matrix(best_class(logits.detach()), batch["mask"], len(CLASSES))
-        values = {"train/loss": loss.detach(), "train/mean_iu": scores(matrix.numpy()).mean_iu}
+        values = {"train/loss": loss.detach(), "train/mean_iou": scores(matrix.numpy()).mean_iou}
         self.log_dict(values, prog_bar=True, batch_size=len(batch["image"]))
         return loss
 
@@ -96,7 +96,7 @@ class Peer(Bare):
         logits = self(batch["image"])
         loss: Tensor = self.loss(logits, batch["mask"])
         self.jaccard(logits.detach(), batch["mask"])
-        values = {"train/loss": loss, "train/mean_iu": self.jaccard}
+        values = {"train/loss": loss, "train/mean_iou": self.jaccard}
         self.log_dict(values, prog_bar=True, batch_size=len(batch["image"]), on_step=True)
         return loss
 
@@ -159,7 +159,7 @@ def main() -> None:
     }
     positive = all(value > 0 for value in extra[OURS])
     row = Row(
-        what="loss, mean IU and bar at every step, beyond a bare loop",
+        what="loss, mIoU and bar at every step, beyond a bare loop",
         ours="confusion matrix of fullyconv",
         peer=f"{version('torchmetrics')}, Jaccard index logged",
         seconds=spread(extra[OURS]),

@@ -47,12 +47,12 @@ def make(folder: Path, count: int) -> None:
 
 
 def score(way: str, folder: Path) -> tuple[float, float]:
-    """Give the mean IU, and the seconds without imports."""
+    """Give the mIoU, and the seconds without imports."""
     if way == OURS:
         from fullyconv.inference.scoring import score_masks
 
         begun = time.perf_counter()
-        return score_masks(folder / "predicted", folder / "masks", CLASSES).mean_iu, time.perf_counter() - begun
+        return score_masks(folder / "predicted", folder / "masks", CLASSES).mean_iou, time.perf_counter() - begun
     import numpy as np
     import torch
     from PIL import Image
@@ -121,7 +121,7 @@ def main() -> None:
             least_memory=100.0 if way == KEPT else None,
             note=f"without imports {spread(ratios(inner[way], inner[OURS]))[0]:.1f}x; "
             f"peak {spread(memory[way])[0]:.0f} and {spread(memory[OURS])[0]:.0f} MiB; "
-            f"mean IU {means[way]:.4f} on both sides",
+            f"mIoU {means[way]:.4f} on both sides",
         )
         for way in (STREAMING, KEPT)
     ]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 def photographs(count: int, size: tuple[int, int] | None = None) -> list[Image.Image]:
-    """Give pictures of CamVid's test part where FULLYCONV_DATA names a folder that holds it, else draw some.
+    """Give images of CamVid's test part where FULLYCONV_DATA names a folder that holds it, else draw some.
 
     Args:
         count: how many.
@@ -22,15 +22,15 @@ def photographs(count: int, size: tuple[int, int] | None = None) -> list[Image.I
     """
     root = os.environ.get("FULLYCONV_DATA")
     files = sorted((Path(root) / "camvid" / "test").glob("*.*")) if root else []
-    pictures = []
+    images = []
     for index in range(count):
         if files:
             with Image.open(files[index * len(files) // count]) as opened:
-                picture = opened.convert("RGB")
+                image = opened.convert("RGB")
         else:
-            picture = _drawn(index)
-        pictures.append(picture if size is None else picture.resize(size[::-1], Image.Resampling.BICUBIC))
-    return pictures
+            image = _drawn(index)
+        images.append(image if size is None else image.resize(size[::-1], Image.Resampling.BICUBIC))
+    return images
 
 
 def _drawn(seed: int) -> Image.Image:
@@ -93,6 +93,6 @@ def fit_scores(network: nn.Module, score: nn.Conv2d, image: Tensor) -> None:
 
 
 def mixed_share(labels: Tensor) -> float:
-    """Tell which share of the pixels (H, W) have a neighbour of another class on the right or below."""
+    """Tell which share of the pixels (H, W) have a neighbor of another class on the right or below."""
     right, below = labels[:-1, :-1] != labels[:-1, 1:], labels[:-1, :-1] != labels[1:, :-1]
     return float((right | below).double().mean())

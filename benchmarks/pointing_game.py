@@ -1,9 +1,9 @@
-"""Does a classifier that knows the kinds of pictures find what it names? The pointing game, on real pictures.
+"""Does a classifier that knows the kinds of images find what it names? The pointing game, on real images.
 
-The classifiers never saw where anything is. They are converted and score every window of whole test pictures, enlarged
+The classifiers never saw where anything is. They are converted and score every window of whole test images, enlarged
 so that a window is a part of them, or every cell (class activation map). Does the highest probability of a kind that
-the picture shows lie on it (Zhang et al. 2016)? Beside it: the centre of the picture, and a random pixel. And how well
-do the probabilities order the pixels (area under the ROC curve of each picture, 50 is chance)?
+the image shows lie on it (Zhang et al. 2016)? Beside it: the center of the image, and a random pixel. And how well
+do the probabilities order the pixels (area under the ROC curve of each image, 50 is chance)?
 
 Of ImageNet's classifier the probabilities of all breeds of cats and dogs are added up, and sought on the pet's mask.
 
@@ -34,12 +34,12 @@ from fullyconv.upsampling import resample
 
 @dataclass(frozen=True)
 class Game:
-    """The pictures of a classifier.
+    """The images of a classifier.
 
     Args:
         data: public set.
         tolerance: pixels around a defect that count as found.
-        zooms: the shorter side of a picture becomes so many times the classifier's own size.
+        zooms: the shorter side of an image becomes so many times the classifier's own size.
         options: of the data, those that the classifier was trained with.
         pools: what the global pooling becomes: scores of windows, or of cells.
         together: numbers of the classes whose probabilities are added up, by the class of the data.
@@ -66,8 +66,8 @@ GAMES = {
 Shown = tuple[np.ndarray[Any, Any], dict[str, np.ndarray[Any, Any]]]
 
 
-def pictures(game: Game, classes: list[str], split: str) -> Iterator[Shown]:
-    """Give each picture (H, W, 3) with the areas (H, W) of the kinds that it shows."""
+def images(game: Game, classes: list[str], split: str) -> Iterator[Shown]:
+    """Give each image (H, W, 3) with the areas (H, W) of the kinds that it shows."""
     data = SegmentationDataModule(game.data, **game.options)
     for pair in data.splits[split]:
         pixels, mask = read_pair(pair, data.labels, data.source.reader)
@@ -81,24 +81,24 @@ def pictures(game: Game, classes: list[str], split: str) -> Iterator[Shown]:
         yield pixels, {name: area for name, area in areas.items() if area.any()}
 
 
-def localise(name: str, zoom: float, split: str, pool: Literal["window", "cam"] = "window") -> dict[str, list[float]]:
+def localize(name: str, zoom: float, split: str, pool: Literal["window", "cam"] = "window") -> dict[str, list[float]]:
     """Play the pointing game.
 
     Args:
         name: key of GAMES.
-        zoom: the shorter side of a picture becomes so many times the classifier's own size.
-        split: whose pictures.
+        zoom: the shorter side of an image becomes so many times the classifier's own size.
+        split: whose images.
         pool: what the global pooling becomes.
 
     Returns:
-        For each kind, and for pictures that show two: their number, and found, centre, random pixel and area, per cent.
+        For each kind, and for images that show two: their number, and found, center, random pixel and area, per cent.
     """
     game = GAMES[name]
     classifier = fullyconv.load_classifier(name)
     dense = classifier.convolutionalize(pool)
     own = classifier.input_size[0]
     rows: dict[str, list[list[float]]] = defaultdict(list)
-    for pixels, areas in pictures(game, classifier.classes, split):
+    for pixels, areas in images(game, classifier.classes, split):
         if not areas:  # nothing but border
             continue
         image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
@@ -146,13 +146,13 @@ def main() -> None:
     )
     for name in arguments.models:
         print(f"\n{name}, tolerance {GAMES[name].tolerance} pixels\n")
-        print("| scores of | zoom | pictures of | number | found, % | centre, % | random pixel, % | AUC, % |")
+        print("| scores of | zoom | images of | number | found, % | center, % | random pixel, % | AUC, % |")
         print("|---|---|---|---|---|---|---|---|")
         for pool in GAMES[name].pools:
             for zoom in arguments.zoom or GAMES[name].zooms:
                 if pool == "window" and zoom <= 1:
                     continue  # there is one window
-                for group, (number, *shares) in sorted(localise(name, zoom, arguments.split, pool).items()):
+                for group, (number, *shares) in sorted(localize(name, zoom, arguments.split, pool).items()):
                     cells = " | ".join(f"{share:.1f}" for share in shares)
                     what = "cells" if pool == "cam" else "windows"
                     print(f"| {what} | {zoom:g} | {group} | {number} | {cells} |", flush=True)

@@ -1,6 +1,6 @@
 """Does learning the upsampling help? Table 2 of Long et al. (2015) on CamVid, with one small backbone from scratch.
 
-Nine networks are trained with the same data, augmentation, optimiser and number of epochs, from random initialisation,
+Nine networks are trained with the same data, augmentation, optimizer and number of epochs, from random initialization,
 several seeds each: FCN-32s, 16s, 8s and 4s in stages, 8s at once, 8s with learned transposed convolution in stages and
 at once, the plain head, and max unpooling (SegNet). Staged networks share their epochs out over their stages. Weights
 are averaged (EMA), and those of the last epoch are scored once on test: nothing is chosen. The time is that of one
@@ -35,7 +35,7 @@ from fullyconv.checkpointing import AtomicCheckpointIO, EpochSeed
 
 # 1 / ln(1.1 + frequency) of the training masks, the bounded weighting of ENet (Paszke et al. 2016), mean 1
 WEIGHTS = [0.578, 0.478, 1.345, 0.393, 1.027, 0.767, 1.322, 1.327, 0.941, 1.387, 1.434]
-METRICS = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu")
+METRICS = ("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou")
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def result(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any
         partial = written.with_suffix(".part")
         partial.write_text(json.dumps(found))
         partial.replace(written)
-        print(f"{name}, seed {seed}: mean IU {found['mean_iu']:.2f}", flush=True)
+        print(f"{name}, seed {seed}: mIoU {found['mean_iou']:.2f}", flush=True)
     loaded: dict[str, Any] = json.loads(written.read_text())
     return loaded
 
@@ -196,12 +196,12 @@ def main() -> None:
     for seed in arguments.seeds:  # a whole table of one seed before the next
         for name in names:
             found[name].append(result(name, seed, arguments))
-    print("\n| network | pixel acc. | mean acc. | mean IU (each seed) | f.w. IU | parameters | ms an image |")
+    print("\n| network | pixel acc. | mean acc. | mIoU (each seed) | f.w. IoU | parameters | ms an image |")
     print("|---|---|---|---|---|---|---|")
     for name, scores in found.items():
         means = {key: statistics.mean(score[key] for score in scores) for key in METRICS}
-        spread = statistics.stdev(score["mean_iu"] for score in scores) if len(scores) > 1 else 0.0
-        each = ", ".join(f"{score['mean_iu']:.1f}" for score in scores)
+        spread = statistics.stdev(score["mean_iou"] for score in scores) if len(scores) > 1 else 0.0
+        each = ", ".join(f"{score['mean_iou']:.1f}" for score in scores)
         row = ROWS[name]
         last = f"fcn{row.grows[-1]}s" if row.grows else row.model
         module = SegmentationModule(
@@ -211,7 +211,7 @@ def main() -> None:
         )
         print(
             f"| {row.title} | {means['pixel_accuracy']:.1f} | {means['mean_accuracy']:.1f} | "
-            f"{means['mean_iu']:.1f} +- {spread:.1f} ({each}) | {means['frequency_weighted_iu']:.1f} | "
+            f"{means['mean_iou']:.1f} +- {spread:.1f} ({each}) | {means['frequency_weighted_iou']:.1f} | "
             f"{scores[0]['parameters'] / 1e6:.2f} M | {milliseconds(module):.0f} |"
         )
 

@@ -1,7 +1,7 @@
 """A photograph of 1024 x 2048 pixels through SegFormer-B0 with 150 classes: transformers' way, and ours on its scores.
 
 Both decode the same PNG, prepare it with transformers' image processor and run the same random network, whose score
-layer answers with regions. transformers then interpolates all logits to the picture's size and takes the argmax
+layer answers with regions. transformers then interpolates all logits to the image's size and takes the argmax
 (`post_process_semantic_segmentation`); ours is `upsample_argmax` on the scores, by the geometry of their stretching.
 
     python benchmarks/segformer.py --repeats 7
@@ -66,12 +66,12 @@ def prepare() -> tuple[bytes, Any, Any]:
         from transformers import SegformerImageProcessorFast as SegformerImageProcessor
 
         processor = SegformerImageProcessor()
-    (picture,) = photographs(1, SIZE)
+    (photo,) = photographs(1, SIZE)
     stream = io.BytesIO()
-    picture.save(stream, "PNG")
+    photo.save(stream, "PNG")
     torch.manual_seed(0)
     network = SegformerForSemanticSegmentation(SegformerConfig(num_labels=CLASSES)).eval()
-    image = processor(images=picture, return_tensors="pt")["pixel_values"]
+    image = processor(images=photo, return_tensors="pt")["pixel_values"]
     calibrate(_Scores(network), image)
     fit_scores(_Scores(network).eval(), network.decode_head.classifier, image)
     return stream.getvalue(), processor, network.eval()
@@ -83,9 +83,9 @@ def ways() -> dict[str, Callable[[], Tensor]]:
 
     def scores() -> tuple[Any, tuple[int, int]]:
         with Image.open(io.BytesIO(data)) as opened:
-            picture = opened.convert("RGB")
-        inputs = processor(images=picture, return_tensors="pt")
-        return network(**inputs), picture.size[::-1]
+            image = opened.convert("RGB")
+        inputs = processor(images=image, return_tensors="pt")
+        return network(**inputs), image.size[::-1]
 
     def theirs() -> Tensor:
         with torch.no_grad():

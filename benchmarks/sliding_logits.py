@@ -1,4 +1,4 @@
-"""A picture of 8192 x 8192 pixels, 21 classes, a small network: all logits summed over tiles, and ours, band by band.
+"""An image of 8192 x 8192 pixels, 21 classes, a small network: all logits summed over tiles, and ours, band by band.
 
 The peer is the usual sliding window: tiles of 512 pixels that overlap by a quarter, their logits added to an array of
 all classes at all pixels, divided by how often each pixel was seen, argmax, PNG. Ours is `predict_to`, whose tiles show
@@ -46,10 +46,10 @@ def network() -> object:
 
     torch.manual_seed(0)
     module = SegmentationModule("fcn8s_resnet18_quarter", classes=[f"class {index}" for index in range(CLASSES)])
-    trunk = Small()
-    module.model = FCN(trunk, PlainHead(64, CLASSES, trunk.geometry[8], stride=8))
-    picture = torch.frombuffer(bytearray(photographs(1)[0].tobytes()), dtype=torch.uint8).view(360, 480, 3)
-    image = picture.permute(2, 0, 1)[None].float() / 255
+    backbone = Small()
+    module.model = FCN(backbone, PlainHead(64, CLASSES, backbone.geometry[8], stride=8))
+    photo = torch.frombuffer(bytearray(photographs(1)[0].tobytes()), dtype=torch.uint8).view(360, 480, 3)
+    image = photo.permute(2, 0, 1)[None].float() / 255
     calibrate(module, image)
     score = module.model.head.score["8"]
     assert isinstance(score, nn.Conv2d)
@@ -73,9 +73,9 @@ def predict(which: str, folder: Path, threads: int) -> tuple[float, float]:
     with Peak() as peak:
         begun = clock()
         if which == OURS:
-            module.predict_to(folder / "picture.tif", target, memory="96MB")  # type: ignore[attr-defined]
+            module.predict_to(folder / "image.tif", target, memory="96MB")  # type: ignore[attr-defined]
         else:
-            pixels = tifffile.imread(folder / "picture.tif")
+            pixels = tifffile.imread(folder / "image.tif")
             height, width = pixels.shape[:2]
             logits, seen = torch.zeros(CLASSES, height, width), torch.zeros(1, height, width)
             starts = [sorted({*range(0, max(side - TILE, 0), STEP), max(side - TILE, 0)}) for side in (height, width)]
@@ -93,19 +93,19 @@ def predict(which: str, folder: Path, threads: int) -> tuple[float, float]:
 
 
 def make(folder: Path, side: int) -> None:
-    """Write a picture of photographs side by side, plain, so that it can be read in windows."""
+    """Write an image of photographs side by side, plain, so that it can be read in windows."""
     import numpy as np
     import tifffile
 
     from networks import photographs
 
-    cells = [np.asarray(picture) for picture in photographs(12, (512, 768))]
-    picture = tifffile.memmap(folder / "picture.tif", shape=(side, side, 3), dtype=np.uint8, photometric="rgb")
+    cells = [np.asarray(image) for image in photographs(12, (512, 768))]
+    image = tifffile.memmap(folder / "image.tif", shape=(side, side, 3), dtype=np.uint8, photometric="rgb")
     for index, top in enumerate(range(0, side, 512)):
         for column, left in enumerate(range(0, side, 768)):
-            part = picture[top : top + 512, left : left + 768]
+            part = image[top : top + 512, left : left + 768]
             part[:] = cells[(5 * index + column) % 12][: part.shape[0], : part.shape[1]]
-    picture.flush()
+    image.flush()
     tifffile.imwrite(folder / "small.tif", np.zeros((600, 600, 3), np.uint8), photometric="rgb")
 
 

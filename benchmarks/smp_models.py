@@ -1,7 +1,7 @@
 """Segmenters on ResNet-18: ours beside segmentation_models.pytorch, prediction and training.
 
-Prediction is one picture of 360 x 480 pixels, from an array to a mask of bytes: theirs as their documentation runs it
-(normalised tensor, `no_grad`, argmax; padded to 384 x 480, because their encoders want multiples of 32), ours by
+Prediction is one image of 360 x 480 pixels, from an array to a mask of bytes: theirs as their documentation runs it
+(normalized tensor, `no_grad`, argmax; padded to 384 x 480, because their encoders want multiples of 32), ours by
 `SegmentationModule.predict`. Training is forward, cross entropy, backward and a step of SGD on batches of 256 x 256
 crops, on the CPU and on a GPU where there is one. All weights are random, batch norms calibrated; accuracy is not
 compared here. The networks differ, so parameters are given, and no target is set.
@@ -43,7 +43,7 @@ def theirs(name: str) -> nn.Module:
 
 
 def predicting(pixels: np.ndarray[Any, Any]) -> tuple[dict[str, Callable[[], object]], dict[str, int]]:
-    """Make what is timed for a picture, and count parameters."""
+    """Make what is timed for an image, and count parameters."""
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
     runs: dict[str, Callable[[], object]] = {}
     parameters: dict[str, int] = {}
@@ -78,10 +78,10 @@ def training(device: str, batch: int) -> dict[str, Callable[[], object]]:
         network = (ours(name) if name in OURS else theirs(name)).to(device).train()
         optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9)
 
-        def run(network: nn.Module = network, optimizer: Any = optimizer, normalise: bool = name in THEIRS) -> None:
+        def run(network: nn.Module = network, optimizer: Any = optimizer, normalize: bool = name in THEIRS) -> None:
             optimizer.zero_grad()
-            # our module normalises by itself
-            logits = network((image - mean) / deviation if normalise else image)
+            # our module normalizes by itself
+            logits = network((image - mean) / deviation if normalize else image)
             F.cross_entropy(logits, mask).backward()
             optimizer.step()
             if device == "cuda":

@@ -2,7 +2,7 @@
 
 Network and weights are the same on all sides: random, but with calibrated batch norms and a score layer that answers
 with regions. torchvision's side decodes, applies the preset transforms (short side 520), runs the network, which
-interpolates its logits, interpolates them to the picture's size, takes the argmax and writes a PNG. Ours is
+interpolates its logits, interpolates them to the image's size, takes the argmax and writes a PNG. Ours is
 `SegmentationModule.predict`, and `fullyconv.runtime` on the exported file, in float32 and for FCN-ResNet50 in int8.
 All take turns in one process; memory is the peak of a process of its own for each.
 
@@ -49,7 +49,7 @@ def transforms(name: str) -> Any:
 
 
 def prepare(name: str, folder: Path, int8: bool) -> None:
-    """Write the picture, torchvision's weights, and our files of the same network."""
+    """Write the image, torchvision's weights, and our files of the same network."""
     import torch
 
     import fullyconv
@@ -57,11 +57,11 @@ def prepare(name: str, folder: Path, int8: bool) -> None:
     from fullyconv.weights.segmenters import torchvision_segmenter
     from networks import calibrate, fit_scores, photographs
 
-    pictures = photographs(9)
-    pictures[0].save(folder / "picture.png")
+    images = photographs(9)
+    images[0].save(folder / "image.png")
     torch.manual_seed(0)
     network = build(name)
-    image = transforms(name)(pictures[0])[None]
+    image = transforms(name)(images[0])[None]
     calibrate(network, image)
     with torch.no_grad():
         for key, value in network.classifier.named_parameters():
@@ -73,14 +73,14 @@ def prepare(name: str, folder: Path, int8: bool) -> None:
     module = fullyconv.SegmentationModule.of(torchvision_segmenter(name, network.state_dict()))
     print(export(module, folder / "float32.onnx").report(), flush=True)
     if int8:
-        for index, picture in enumerate(pictures[1:]):
-            picture.save(folder / f"calibration{index}.png")
+        for index, photo in enumerate(images[1:]):
+            photo.save(folder / f"calibration{index}.png")
         files = sorted(folder.glob("calibration*.png"))
         print(export(module, folder / "int8.onnx", calibrate=files).report(), flush=True)
 
 
 def side(which: str, name: str, folder: Path, threads: int) -> Side:
-    """Load one side; it takes the bytes of a picture and gives those of its mask."""
+    """Load one side; it takes the bytes of an image and gives those of its mask."""
     if which in (RUNTIME, INT8):
         import fullyconv.runtime
 
@@ -121,7 +121,7 @@ def encoded(mask: Any) -> bytes:
 
 def alone(which: str, name: str, folder: Path, threads: int) -> None:
     """Be the process whose memory is measured: load, and predict three times."""
-    run, data = side(which, name, folder, threads), (folder / "picture.png").read_bytes()
+    run, data = side(which, name, folder, threads), (folder / "image.png").read_bytes()
     for _ in range(3):
         run(data)
 
@@ -134,7 +134,7 @@ def compare(name: str, repeats: int, threads: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as base:
         folder = Path(base)
         prepare(name, folder, "int8" in targets)
-        data = (folder / "picture.png").read_bytes()
+        data = (folder / "image.png").read_bytes()
         kinds = [PEER, TORCH, RUNTIME, *([INT8] if "int8" in targets else [])]
         sides = {kind: side(kind, name, folder, threads) for kind in kinds}
         masks = {kind: np.array(Image.open(io.BytesIO(run(data)))).astype(np.int64) for kind, run in sides.items()}

@@ -6,7 +6,7 @@ remain those of a photograph. All variants run in turn within each repeat; media
 ratios of each repeat. Memory is what a process of its own needs at most beyond what it held before the call. Labels
 are compared: where they differ, two classes are equal up to rounding.
 
-    python benchmarks/upsample_argmax.py --picture camvid/test/0001TP_008550.jpg
+    python benchmarks/upsample_argmax.py --image camvid/test/0001TP_008550.jpg
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ VARIANTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def street(picture: Path) -> Tensor:
+def street(photo: Path) -> Tensor:
     """Compute the scores of a photograph at stride 8, (1, 11, 128, 256)."""
-    with Image.open(picture) as image:
+    with Image.open(photo) as image:
         pixels = np.array(image.convert("RGB").resize((SIZE[1], SIZE[0]), Image.Resampling.BILINEAR))
     segmenter = fullyconv.load("street")
     with torch.inference_mode():
@@ -205,7 +205,7 @@ def judge(scores: Tensor, labels: dict[str, Tensor]) -> None:
 def main() -> None:
     """Run the comparison and print a table for each number of classes."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--picture", type=Path, help="photograph of a street; by default one of camvid's test pictures")
+    parser.add_argument("--image", type=Path, help="photograph of a street; by default one of camvid's test images")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each variant; their median counts")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch; with 1, processor time is measured")
     parser.add_argument("--needed", nargs=2, metavar=("VARIANT", "FILE"), help=argparse.SUPPRESS)
@@ -217,16 +217,16 @@ def main() -> None:
     if arguments.needed:
         print(needed(arguments.needed[0], Path(arguments.needed[1])))
         return
-    picture = arguments.picture
-    if picture is None:
+    image = arguments.image
+    if image is None:
         found = sorted(Path(os.environ.get("FULLYCONV_DATA", "."), "camvid", "test").glob("*.*"))
         if not found:
-            parser.error("no camvid/test under FULLYCONV_DATA: give --picture")
-        picture = found[len(found) // 3]
+            parser.error("no camvid/test under FULLYCONV_DATA: give --image")
+        image = found[len(found) // 3]
     about = machine("torch", threads=arguments.threads)
     print(about)
     rows: list[Row] = []
-    scores = street(picture)
+    scores = street(image)
     with tempfile.TemporaryDirectory() as folder:
         for classes in (21, 150):
             rows += compare(split(scores, classes), arguments.repeats, arguments.threads, Path(folder))

@@ -1,6 +1,6 @@
 """One photograph to one mask, as a whole process: a script with torchvision against the exported network.
 
-Both run LR-ASPP on MobileNetV3 with the same random weights on the same picture, scaled to a short side of 520 pixels
+Both run LR-ASPP on MobileNetV3 with the same random weights on the same image, scaled to a short side of 520 pixels
 as torchvision does: import, load, read, predict, write a PNG. Wall seconds and the largest resident memory are those
 that the operating system counts for the whole child process. They are started in turn, several times, and the least is
 printed; the first round, which reads the libraries from the disk, does not count.
@@ -27,12 +27,12 @@ torch.set_num_threads(int(sys.argv[4]))
 model = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None)
 model.load_state_dict(torch.load(sys.argv[1], weights_only=True))
 model.eval()
-picture = pil_to_tensor(Image.open(sys.argv[2]).convert("RGB"))
-image = normalize(to_dtype(resize(picture, 520, antialias=True), torch.float32, scale=True), [0.485, 0.456, 0.406],
+image = pil_to_tensor(Image.open(sys.argv[2]).convert("RGB"))
+image = normalize(to_dtype(resize(image, 520, antialias=True), torch.float32, scale=True), [0.485, 0.456, 0.406],
                   [0.229, 0.224, 0.225])
 with torch.inference_mode():
     scores = model(image[None])["out"]
-    scores = torch.nn.functional.interpolate(scores, size=picture.shape[1:], mode="bilinear", align_corners=False)
+    scores = torch.nn.functional.interpolate(scores, size=image.shape[1:], mode="bilinear", align_corners=False)
 Image.fromarray(scores.argmax(1)[0].to(torch.uint8).numpy()).save(sys.argv[3])
 """
 

@@ -1,7 +1,7 @@
 """Measure every shipped model again, by the command that stands beside its score, and compare.
 
-Each figure of the artefact (four metrics and the IU of every class) is measured on this machine and must be within 0.05
-points of what is stored. Data that is not there is an error: nothing is passed unseen.
+Each figure of the model folder (four metrics and the IoU of every class) is measured on this machine and must be within
+0.05 points of what is stored. Data that is not there is an error: nothing is passed unseen.
 
     FULLYCONV_DATA=FOLDER python benchmarks/zoo_scores.py
 """
@@ -22,7 +22,7 @@ from typing import Any
 from fullyconv import cli
 from fullyconv.weights import catalog
 
-METRICS = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu", "top1")
+METRICS = ("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou", "top1")
 ROOT = Path(__file__).resolve().parents[1]
 CLASSIFIER = "zoo/classifier.py"
 
@@ -50,11 +50,11 @@ def measure(command: str) -> dict[str, Any]:
 def distance(stored: dict[str, Any], found: dict[str, Any]) -> tuple[float, str]:
     """Find the figure that differs most, in points."""
     both = [(key, stored[key], found[key]) for key in METRICS if key in stored]
-    each = "iu" if "iu" in stored else "accuracy"
+    each = "iou" if "iou" in stored else "accuracy"
     both += [(name, value, found[each].get(name)) for name, value in stored[each].items()]
     apart = []
     for name, one, other in both:
-        missing = (one is None) != (other is None)  # a class that occurs nowhere has no IU
+        missing = (one is None) != (other is None)  # a class that occurs nowhere has no IoU
         apart.append((float("inf") if missing else abs((one or 0.0) - (other or 0.0)), name))
     return max(apart)
 
@@ -69,7 +69,7 @@ def main() -> int:
     if unknown := wanted - set(catalog.SHIPPED):
         parser.error(f"{', '.join(sorted(unknown))}: not shipped; there are {', '.join(catalog.SHIPPED)}")
     failed = 0
-    print("| model | data, split | mean IU or top-1, stored | measured | largest difference, points | s |")
+    print("| model | data, split | mIoU or top-1, stored | measured | largest difference, points | s |")
     print("|---|---|---|---|---|---|")
     for entry in catalog.shipped():
         if wanted and entry.name not in wanted:
@@ -78,8 +78,8 @@ def main() -> int:
         begun = time.monotonic()
         found = measure(score["command"])
         apart, where = distance(score, found)
-        main = "mean_iu" if "mean_iu" in score else "top1"
-        fine = apart <= arguments.within and all(found.get(key) == score.get(key) for key in ("pixels", "pictures"))
+        main = "mean_iou" if "mean_iou" in score else "top1"
+        fine = apart <= arguments.within and all(found.get(key) == score.get(key) for key in ("pixels", "images"))
         failed += not fine
         print(
             f"| {entry.name} | {score['data']}, {score['split']} | {score[main]:.2f} | {found[main]:.2f} | "

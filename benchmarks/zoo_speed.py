@@ -1,6 +1,6 @@
-"""Time one picture of 360 x 480 pixels through every shipped segmenter, from bytes in memory to the mask.
+"""Time one image of 360 x 480 pixels through every shipped segmenter, from bytes in memory to the mask.
 
-Beside them torchvision's smallest segmenter, LR-ASPP on MobileNetV3, as its users call it: normalised tensor, no_grad,
+Beside them torchvision's smallest segmenter, LR-ASPP on MobileNetV3, as its users call it: normalized tensor, no_grad,
 interpolated logits, argmax; random weights, which cost the same. All take turns, so that a busy moment hits all of
 them.
 
@@ -28,21 +28,21 @@ PEER = "torchvision lraspp_mobilenet_v3_large"
 
 
 def peer() -> Callable[[], object]:
-    """Make what a user of torchvision runs for a picture."""
+    """Make what a user of torchvision runs for an image."""
     network = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None).eval()
     mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
     deviation = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 
     def run() -> object:
-        image = torch.from_numpy(picture()).permute(2, 0, 1).float() / 255
+        batch = torch.from_numpy(image()).permute(2, 0, 1).float() / 255
         with torch.no_grad():
-            return network(((image - mean) / deviation)[None])["out"].argmax(1).numpy().astype(np.uint8)
+            return network(((batch - mean) / deviation)[None])["out"].argmax(1).numpy().astype(np.uint8)
 
     return run
 
 
-def picture() -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
-    """Give a picture with structure."""
+def image() -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
+    """Give an image with structure."""
     y, x = np.mgrid[:360, :480]
     waves = [127 + 120 * np.sin(x / (20 + 9 * c) + y / (31 - 5 * c)) for c in range(3)]
     return np.stack(waves, -1).astype(np.uint8)
@@ -64,15 +64,15 @@ def main() -> None:
             continue
         module = fullyconv.load(entry.name)
         assert isinstance(module, SegmentationModule)
-        runs[entry.name] = lambda module=module: module.predict(picture()).mask  # type: ignore[misc]
-        about[entry.name] = f"{entry.mean_iu:.1f} on {entry.data}"
+        runs[entry.name] = lambda module=module: module.predict(image()).mask  # type: ignore[misc]
+        about[entry.name] = f"{entry.mean_iou:.1f} on {entry.data}"
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(arguments.repeats + 2):
         for name, run in runs.items():
             begun = time.perf_counter()
             run()
             times[name].append(1000 * (time.perf_counter() - begun))
-    print("| model | mean IU | ms, median [min - max] | times the peer |\n|---|---|---|---|")
+    print("| model | mIoU | ms, median [min - max] | times the peer |\n|---|---|---|---|")
     middle = {name: statistics.median(each[2:]) for name, each in times.items()}
     for name, each in times.items():
         spread = f"[{min(each[2:]):.0f} - {max(each[2:]):.0f}]"

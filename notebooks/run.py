@@ -6,7 +6,7 @@
 
 A notebook passes if no cell fails and none writes to stderr: outputs are kept, and a warning is no result. One with a
 cell that is tagged `needs-data` is left out where FULLYCONV_DATA is not set, and says so. What a cell tagged
-`shows-data` draws is shown and never written back: pictures of data sets are not ours to keep.
+`shows-data` draws is shown and never written back: images of data sets are not ours to keep.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def strip(notebook: NotebookNode, shown: bool) -> None:
 
 
 def _plain(text: str) -> str:
-    """Remove the colours of a terminal."""
+    """Remove the colors of a terminal."""
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 

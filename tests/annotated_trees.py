@@ -14,7 +14,7 @@ RNG = np.random.default_rng(0)
 SQUARE = [10.0, 5.0, 30.0, 5.0, 30.0, 25.0, 10.0, 25.0]
 
 
-def picture(path: Path, size: tuple[int, int] = SIZE) -> Path:
+def photo(path: Path, size: tuple[int, int] = SIZE) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(RNG.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
     return path
@@ -39,7 +39,7 @@ def coco(path: Path, count: int, *annotations: dict[str, Any], **more: Any) -> P
 
 def coco_tree(root: Path, *annotations: dict[str, Any], count: int = 4, name: str = "annotations.json") -> Path:
     for number in range(count):
-        picture(root / "images" / f"{number:03}.png")
+        photo(root / "images" / f"{number:03}.png")
     coco(root / name, count, *(annotations or [annotation(1, 0, 3, [SQUARE]), annotation(2, 1, 7, [SQUARE])]))
     return root
 
@@ -58,6 +58,6 @@ def labelme(path: Path, *shapes: dict[str, Any], **more: Any) -> Path:
 
 def labelme_tree(root: Path, *shapes: dict[str, Any], count: int = 4) -> Path:
     for number in range(count):
-        picture(root / f"{number:03}.png")
+        photo(root / f"{number:03}.png")
         labelme(root / f"{number:03}.json", *(shapes or [shape("weed", [[10, 5], [30, 5], [30, 25], [10, 25]])]))
     return root

@@ -190,7 +190,7 @@ class Net:
         return self.layer(name, "Eltwise", bottoms, eltwise_param=message("EltwiseParameter", coeff=coeff))
 
     def vgg(self, bottom: str, widths: Sequence[int], fc: int, suffix: str = "", first: str = "conv1_1") -> str:
-        """The trunk of VGG-16 down to fc7."""
+        """The backbone of VGG-16 down to fc7."""
         x = bottom
         for stage, (width, depth) in enumerate(zip(widths, (2, 2, 3, 3, 3), strict=True), 1):
             for index in range(1, depth + 1):
@@ -259,13 +259,13 @@ class Net:
         return [np.array(value) for value in network.forward(list(outputs))]
 
 
-# ---- thin networks of the house, for the registry --------------------------------------------------------------------
+# ---- thin networks of ours, for the registry --------------------------------------------------------------------
 
 WIDTHS, FC = (4, 5, 6, 7, 8), 16
 
 
 def thin_vgg16(*, in_channels: int = 3, padding: str = "same") -> VGG:
-    """The house's VGG-16 with few channels: its wiring at a hundredth of the cost."""
+    """Our VGG-16 with few channels: its wiring at a hundredth of the cost."""
     depths = (2, 2, 3, 3, 3)
     layout: list[Any] = []
     for width, depth in zip(WIDTHS, depths, strict=True):
@@ -284,7 +284,7 @@ CAFFENET = (8, 12, 10, 14, 6)
 
 
 def thin_caffenet(*, in_channels: int = 3, padding: str = "same") -> CaffeNet:
-    """The house's CaffeNet with few channels."""
+    """Our CaffeNet with few channels."""
     a, b, c, d, e = CAFFENET
     with torch.device("meta"):
         classifier = CaffeNetClassifier(num_classes=1)
@@ -300,7 +300,7 @@ def thin_caffenet(*, in_channels: int = 3, padding: str = "same") -> CaffeNet:
 
 
 def caffenet(net: Net, bottom: str, widths: Sequence[int], fc: int) -> str:
-    """The trunk of the reference FCN-AlexNet down to fc7."""
+    """The backbone of the reference FCN-AlexNet down to fc7."""
     lrn: Callable[[], Any] = lambda: message("LRNParameter", local_size=5, alpha=1e-4, beta=0.75)  # noqa: E731
     a, b, c, d, e = widths
     x = net.pool("pool1", net.conv("conv1", bottom, a, 11, stride=4, pad=100), 3)

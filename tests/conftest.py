@@ -36,7 +36,7 @@ NAMES = ["ground", "box", "sky"]
 
 
 def write_tree(root: Path, sizes: dict[str, int], size: tuple[int, int] = (48, 64), seed: int = 0) -> Path:
-    """Write a small data set that a network can learn: the colour of a region tells its class.
+    """Write a small data set that a network can learn: the color of a region tells its class.
 
     Args:
         root: where; each split becomes ``SPLIT/images`` and ``SPLIT/masks``.
@@ -45,7 +45,7 @@ def write_tree(root: Path, sizes: dict[str, int], size: tuple[int, int] = (48, 6
         seed: of the positions.
     """
     rng = np.random.default_rng(seed)
-    colours = np.array([[40, 120, 40], [200, 60, 60], [90, 140, 230]])
+    colors = np.array([[40, 120, 40], [200, 60, 60], [90, 140, 230]])
     (root / "classes.txt").parent.mkdir(parents=True, exist_ok=True)
     (root / "classes.txt").write_text("\n".join(NAMES) + "\n")
     height, width = size
@@ -57,7 +57,7 @@ def write_tree(root: Path, sizes: dict[str, int], size: tuple[int, int] = (48, 6
             mask[: height // 3] = 2
             y, x = rng.integers(height // 4, height // 2), rng.integers(0, width // 2)
             mask[y : y + height // 3, x : x + width // 3] = 1
-            image = colours[mask] + rng.integers(-20, 20, (*size, 3))
+            image = colors[mask] + rng.integers(-20, 20, (*size, 3))
             mask[-2:] = 255
             Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(root / split / "images" / f"{index:03}.png")
             Image.fromarray(mask).save(root / split / "masks" / f"{index:03}.png")

@@ -25,9 +25,9 @@ def scene(height: int = 64, width: int = 96) -> np.ndarray[Any, Any]:
 
 
 def deep(path: Path, image: np.ndarray[Any, Any], most: int) -> Path:
-    """Write an image with values 0..most in 16 bits; the name says whether it is grey."""
+    """Write an image with values 0..most in 16 bits; the name says whether it is gray."""
     values = np.rint(image.astype(float) * most / 255).astype(np.uint16)
-    if path.name.startswith("grey"):
+    if path.name.startswith("gray"):
         values = values[..., 0]
     if path.suffix == ".png":
         Image.fromarray(values).save(path)
@@ -68,7 +68,7 @@ def fixed_camera(root: Path, number: int) -> Path:
 
 
 def thin(root: Path, number: int = 24, size: int = 96) -> Path:
-    """Images of dark lines on grey ground, which are about 2 % of the pixels; masks of 0 and 255."""
+    """Images of dark lines on gray ground, which are about 2 % of the pixels; masks of 0 and 255."""
     for index in range(number):
         rng = np.random.default_rng(index)
         y, x = np.mgrid[:size, :size]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from closeness import assert_close
 from fullyconv.backbones import BACKBONES, Backbone, build_backbone
-from fullyconv.backbones.base import Receipt
+from fullyconv.backbones.base import LoadReport
 from fullyconv.backbones.resnet import resnet18_half_classifier
 from fullyconv.backbones.vgg import vgg16_bn
 from fullyconv.errors import WeightsError
@@ -90,7 +90,7 @@ def test_no_pixel_lies_far_outside_the_cells(name: str) -> None:
     backbone = shared(name)
     for size in (97, 100, 225):
         for stride, map in backbone(torch.empty(1, 3, size, size, device="meta")).items():
-            first = backbone.geometry[stride].centre[0]
+            first = backbone.geometry[stride].center[0]
             last = first + stride * (map.shape[2] - 1)
             # at most a stride; the unpadded poolings of AlexNet and CaffeNet leave a little more in their fine maps
             most = stride if stride == 32 else 1.5 * stride
@@ -145,9 +145,9 @@ def test_first_convolution_takes_other_channels(name: str) -> None:
 
 def test_new_first_convolution_is_drawn_at_the_scale_of_the_old_one() -> None:
     torch.manual_seed(0)
-    grey = build_backbone("resnet18", in_channels=1)
-    colour = build_backbone("resnet18")
-    assert grey.conv1.weight.std().item() / colour.conv1.weight.std().item() == pytest.approx(1, abs=0.1)
+    gray = build_backbone("resnet18", in_channels=1)
+    color = build_backbone("resnet18")
+    assert gray.conv1.weight.std().item() / color.conv1.weight.std().item() == pytest.approx(1, abs=0.1)
     with pytest.raises(ValueError, match="in_channels=0: an image has at least one channel"):
         build_backbone("resnet18", in_channels=0)
 
@@ -168,11 +168,11 @@ def test_new_first_convolution_is_drawn_at_the_scale_of_the_old_one() -> None:
 def test_cells_lie_where_the_arithmetic_of_the_paper_puts_them(
     name: str, same: dict[int, float], paper: dict[int, float] | None
 ) -> None:
-    for padding, centres in (("same", same), ("paper", paper)):
-        if centres is not None:
+    for padding, centers in (("same", same), ("paper", paper)):
+        if centers is not None:
             geometry = shared(name, padding).geometry
-            assert {stride: g.centre for stride, g in geometry.items()} == {s: (c, c) for s, c in centres.items()}
-            assert {stride: g.stride for stride, g in geometry.items()} == {s: (s, s) for s in centres}
+            assert {stride: g.center for stride, g in geometry.items()} == {s: (c, c) for s, c in centers.items()}
+            assert {stride: g.stride for stride, g in geometry.items()} == {s: (s, s) for s in centers}
 
 
 # --- the same answers as the classifier -------------------------------------------------------------------------------
@@ -195,9 +195,9 @@ def test_every_fourth_cell_of_the_dilated_resnet_is_a_cell_of_the_strided_one() 
     calibrate(classifier, 64)
     strided, dilated = (on_meta(name).to_empty(device="cpu") for name in ("resnet50", "resnet50_dilated"))
     for backbone in (strided, dilated):
-        receipt = backbone.load_classifier(classifier.state_dict())  # an ordinary classifier's weights
-        assert receipt.unused == ("fc.weight", "fc.bias")
-        assert receipt.reinitialised == ()
+        load_report = backbone.load_classifier(classifier.state_dict())  # an ordinary classifier's weights
+        assert load_report.unused == ("fc.weight", "fc.bias")
+        assert load_report.reinitialized == ()
     image = torch.randn(1, 3, 97, 70)
     with torch.no_grad():
         coarse, fine = strided(image), dilated(image)
@@ -211,8 +211,8 @@ def test_dilated_mobilenet_takes_the_classifiers_weights_and_gives_the_maps_of_t
     classifier = torchvision.models.mobilenet_v3_large(num_classes=1)
     calibrate(classifier, 64)
     theirs = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None).eval()
-    trunk = {k.removeprefix("features."): v for k, v in classifier.state_dict().items() if k.startswith("features.")}
-    theirs.backbone.load_state_dict(trunk)
+    backbone = {k.removeprefix("features."): v for k, v in classifier.state_dict().items() if k.startswith("features.")}
+    theirs.backbone.load_state_dict(backbone)
     ours = build_backbone("mobilenet_v3_large_dilated").eval()
     assert all(key.startswith("classifier.") for key in ours.load_classifier(classifier.state_dict()).unused)
     image = torch.randn(1, 3, 97, 70)
@@ -258,7 +258,7 @@ def test_caffenet_is_the_reference_network() -> None:
     assert sum(parameter.numel() for parameter in backbone.parameters()) + 21 * 4097 == pytest.approx(56.95e6, rel=1e-4)
     features = backbone(torch.empty(1, 3, 500, 500, device="meta"))
     assert [tuple(map.shape[2:]) for map in features.values()] == [(86, 86), (43, 43), (16, 16)]
-    # Caffe's normalisation across channels: the sum of squares is divided by the number of channels summed
+    # Caffe's normalization across channels: the sum of squares is divided by the number of channels summed
     pooled = torch.rand(1, 96, 4, 4)
     squares = F.pad(pooled**2, (0, 0, 0, 0, 2, 2)).unfold(1, 5, 1).sum(-1)
     assert_close(backbone.norm1(pooled), pooled / (1 + 1e-4 / 5 * squares) ** 0.75)
@@ -318,19 +318,19 @@ def test_weights_of_a_deeper_relative_are_refused() -> None:
 
 
 @pytest.mark.parametrize("in_channels", [1, 2, 4, 6])
-def test_colour_weights_are_adapted_to_other_channels(in_channels: int) -> None:
+def test_color_weights_are_adapted_to_other_channels(in_channels: int) -> None:
     backbone = build_backbone("resnet18_half", in_channels=in_channels)
     weights = resnet18_half_classifier().state_dict()
-    receipt = backbone.load_classifier(weights)
-    assert receipt.adapted == ("conv1.weight",)
-    assert receipt.unused == ("fc.weight", "fc.bias")
-    assert receipt.reinitialised == ()
-    assert len(receipt.copied) == len(backbone.state_dict()) - 1
-    colours = weights["conv1.weight"]
+    load_report = backbone.load_classifier(weights)
+    assert load_report.adapted == ("conv1.weight",)
+    assert load_report.unused == ("fc.weight", "fc.bias")
+    assert load_report.reinitialized == ()
+    assert len(load_report.copied) == len(backbone.state_dict()) - 1
+    colors = weights["conv1.weight"]
     if in_channels < 3:
-        expected = colours.sum(1, keepdim=True).expand(-1, in_channels, -1, -1) / in_channels
+        expected = colors.sum(1, keepdim=True).expand(-1, in_channels, -1, -1) / in_channels
     else:
-        expected = torch.cat([colours, *[colours.mean(1, keepdim=True)] * (in_channels - 3)], 1)
+        expected = torch.cat([colors, *[colors.mean(1, keepdim=True)] * (in_channels - 3)], 1)
     assert_close(backbone.conv1.weight, expected)
 
 
@@ -340,25 +340,25 @@ def test_layers_declared_absent_start_anew_and_no_other_may_lack() -> None:
     with pytest.raises(WeightsError, match=r"10 missing: layer4.1.conv1.weight"):
         backbone.load_classifier(weights)
     before = backbone.layer4[1].conv1.weight.clone()
-    receipt = backbone.load_classifier(weights, absent=("layer4.1.",))
-    assert len(receipt.reinitialised) == 12
+    load_report = backbone.load_classifier(weights, absent=("layer4.1.",))
+    assert len(load_report.reinitialized) == 12
     assert torch.equal(backbone.layer4[1].conv1.weight, before)
 
 
 def test_files_from_before_the_batch_counter_are_complete() -> None:
     weights = {k: v for k, v in resnet18_half_classifier().state_dict().items() if "num_batches" not in k}
-    receipt = build_backbone("resnet18_half").load_classifier(weights)
-    assert len(receipt.reinitialised) == 20
-    assert all(key.endswith("num_batches_tracked") for key in receipt.reinitialised)
+    load_report = build_backbone("resnet18_half").load_classifier(weights)
+    assert len(load_report.reinitialized) == 20
+    assert all(key.endswith("num_batches_tracked") for key in load_report.reinitialized)
 
 
-def test_receipt_is_a_table() -> None:
-    receipt = Receipt(("a",), reinitialised=tuple(f"l{i}" for i in range(8)), unused=("fc.weight", "fc.bias"))
-    assert receipt.table().splitlines() == [
+def test_load_report_is_a_table() -> None:
+    load_report = LoadReport(("a",), reinitialized=tuple(f"l{i}" for i in range(8)), unused=("fc.weight", "fc.bias"))
+    assert load_report.table().splitlines() == [
         "copied             1  a",
         "reshaped           0",
         "adapted            0",
-        "re-initialised     8  l0, l1, l2, l3, l4, l5 and 2 more",
+        "re-initialized     8  l0, l1, l2, l3, l4, l5 and 2 more",
         "unused             2  fc.weight, fc.bias",
     ]
 
@@ -425,7 +425,7 @@ def test_timm_features_are_those_of_timms_classifier(name: str) -> None:
     classifier = timm.create_model(name, pretrained=False, num_classes=7)
     calibrate(classifier, 64)
     backbone = build_backbone(f"timm/{name}").eval()
-    receipt = backbone.load_classifier(classifier.state_dict())
+    load_report = backbone.load_classifier(classifier.state_dict())
     images = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
         own = timm.create_model(name, pretrained=False, features_only=True).eval()
@@ -435,8 +435,8 @@ def test_timm_features_are_those_of_timms_classifier(name: str) -> None:
         assert_close(features[32], classifier.forward_features(images), varying=(0,))
     for map, theirs in zip(features.values(), expected, strict=True):
         assert_close(map, theirs, varying=(0,))
-    assert all(key.startswith(("fc.", "head.")) for key in receipt.unused)
-    assert len(receipt.copied) == len(backbone.state_dict())
+    assert all(key.startswith(("fc.", "head.")) for key in load_report.unused)
+    assert len(load_report.copied) == len(backbone.state_dict())
     with pytest.raises(WeightsError, match="unknown"):
         backbone.load_classifier({**classifier.state_dict(), "stages.9.weight": torch.zeros(1)})
 
@@ -452,8 +452,8 @@ def test_timm_transformers_with_maps_last_are_turned_and_run_at_any_multiple() -
         16: (1, 384, 4, 6),
         32: (1, 768, 2, 3),
     }
-    receipt = backbone.load_classifier(timm.create_model("swin_tiny_patch4_window7_224").state_dict())
-    assert len(receipt.copied) == len(backbone.state_dict())
+    load_report = backbone.load_classifier(timm.create_model("swin_tiny_patch4_window7_224").state_dict())
+    assert len(load_report.copied) == len(backbone.state_dict())
 
 
 def test_timm_without_maps_or_of_one_size_is_refused() -> None:
@@ -492,7 +492,7 @@ def first_axis_mean(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
     return (args[0].mean(-1 if isinstance(module, nn.Linear) else 1, keepdim=True),)
 
 
-def linearised(module: nn.Module) -> nn.Module:
+def linearized(module: nn.Module) -> nn.Module:
     """The same network with positive equal weights, average for max pooling, and nothing that is not linear.
 
     With equal weights all channels are equal, so that one of them is enough; the geometry is untouched.
@@ -513,7 +513,7 @@ def linearised(module: nn.Module) -> nn.Module:
             for key, parameter in child.named_parameters(recurse=False):
                 if parameter.is_meta:  # the scale of a residual layer
                     setattr(child, key, nn.Parameter(torch.ones(1, dtype=torch.float64)))
-            linearised(child)
+            linearized(child)
     return module
 
 
@@ -525,20 +525,20 @@ def linearised(module: nn.Module) -> nn.Module:
         pytest.param("timm/densenet121", "same", marks=pytest.mark.slow),  # a receptive field of 2071 pixels
     ],
 )
-def test_centroid_of_the_gradient_of_a_cell_is_its_measured_centre(name: str, padding: str) -> None:
+def test_centroid_of_the_gradient_of_a_cell_is_its_measured_center(name: str, padding: str) -> None:
     if name.startswith("timm/"):
         pytest.importorskip("timm")
     geometry = shared(name, padding).geometry
     reach = max(g.receptive_field[0] for g in geometry.values())
     long = 32 * int(reach // 32 + 4)  # the receptive field of a cell in the middle lies within the image
-    backbone = linearised(copy.deepcopy(shared(name, padding)))
+    backbone = linearized(copy.deepcopy(shared(name, padding)))
     pixels = torch.arange(long, dtype=torch.float64)
     for axis in (0, 1):  # strips: what a cell sees along one axis is the same whatever it sees along the other
         size = (long, 64) if axis == 0 else (64, long)
         x = torch.ones(1, 3, *size, dtype=torch.float64, requires_grad=True)
         for stride, map in backbone(x).items():
             own = geometry[stride]
-            cell = round((long / 2 - own.centre[axis]) / stride)
+            cell = round((long / 2 - own.center[axis]) / stride)
             line = map.transpose(2, 2 + axis)[:, :, cell]
             (gradient,) = torch.autograd.grad(line[:, :, line.shape[2] // 2].sum(), x, retain_graph=True)
             weight = gradient.sum((0, 1, 3 - axis))
@@ -547,4 +547,4 @@ def test_centroid_of_the_gradient_of_a_cell_is_its_measured_centre(name: str, pa
             assert seen[-1] < long - 1, "the receptive field is cut off"
             assert seen[-1] - seen[0] + 1 == own.receptive_field[axis]
             centroid = float((weight @ pixels) / weight.sum())
-            assert centroid == pytest.approx(own.centre[axis] + stride * cell, abs=0.01)
+            assert centroid == pytest.approx(own.center[axis] + stride * cell, abs=0.01)

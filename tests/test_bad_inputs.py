@@ -1,6 +1,6 @@
 """A table of files and folders gone wrong in one way each: the message names file and remedy, or it is handled.
 
-Every row goes through the doctor and through what `fit` does before its first step, pictures through `predict` as well;
+Every row goes through the doctor and through what `fit` does before its first step, images through `predict` as well;
 no row ends in another exception, and none in a mask that is read wrongly.
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from annotated_trees import SIZE, SQUARE, annotation, coco_tree, labelme, labelme_tree, picture, shape
+from annotated_trees import SIZE, SQUARE, annotation, coco_tree, labelme, labelme_tree, photo, shape
 from conftest import write_tree
 from fullyconv import cli
 from fullyconv.data.datamodule import SegmentationDataModule
@@ -31,7 +31,7 @@ from fullyconv.errors import DatasetError
 from fullyconv.hub.load import load
 from fullyconv.images import read_image
 
-HTML = b"<!doctype html><html><body>Sign in to see this picture</body></html>"
+HTML = b"<!doctype html><html><body>Sign in to see this image</body></html>"
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,10 @@ def rgb_masks(root: Path) -> None:
 
 
 def turned(root: Path) -> None:
-    picture = Image.open(image(root))
-    exif = picture.getexif()
+    photo = Image.open(image(root))
+    exif = photo.getexif()
     exif[0x0112] = 6
-    picture.convert("RGB").save(image(root).with_suffix(".jpg"), exif=exif)
+    photo.convert("RGB").save(image(root).with_suffix(".jpg"), exif=exif)
     image(root).unlink()
 
 
@@ -111,8 +111,8 @@ def bomb(root: Path) -> None:
 
 
 def frames(path: Path, suffix: str) -> None:
-    picture = Image.open(path).convert("L")
-    picture.save(path.with_suffix(suffix), save_all=True, append_images=[picture.rotate(180)])
+    photo = Image.open(path).convert("L")
+    photo.save(path.with_suffix(suffix), save_all=True, append_images=[photo.rotate(180)])
     path.unlink()
 
 
@@ -137,10 +137,10 @@ def both(root: Path, name: str) -> None:
 
 
 def saved(path: Path, suffix: str, **options: object) -> None:
-    picture = Image.open(path)
-    picture.load()
+    photo = Image.open(path)
+    photo.load()
     path.unlink()
-    picture.save(path.with_suffix(suffix), **options)
+    photo.save(path.with_suffix(suffix), **options)
 
 
 def upside_down(root: Path) -> None:
@@ -165,7 +165,7 @@ def soft(root: Path) -> None:
         box.resize((640, 480), Image.Resampling.BICUBIC).resize((64, 48), Image.Resampling.BICUBIC).save(path)
 
 
-def coloured(root: Path) -> None:
+def colored(root: Path) -> None:
     for path in all_masks(root):
         put(path, np.stack([array(path) * 80, array(path) % 3 * 40, array(path)], -1))
 
@@ -217,20 +217,20 @@ def classes(text: str | bytes) -> Callable[[Path], object]:
 
 NO_MASK = r"000\.png: no mask of the same name .*add the masks"
 ROWS = [
-    Row("a picture cut short", lambda r: cut(image(r)), r"images that cannot be read", "damaged or truncated"),
+    Row("an image cut short", lambda r: cut(image(r)), r"images that cannot be read", "damaged or truncated"),
     Row("a mask cut short", lambda r: cut(mask(r)), r"masks/000\.png: damaged or truncated", "damaged or truncated"),
-    Row("a picture of no bytes", lambda r: image(r).write_bytes(b""), r"000\.png: an empty file", "an empty file"),
+    Row("an image of no bytes", lambda r: image(r).write_bytes(b""), r"000\.png: an empty file", "an empty file"),
     Row("a mask of no bytes", lambda r: mask(r).write_bytes(b""), r"masks/000\.png: an empty file", "an empty file"),
-    Row("a page saved as a picture", lambda r: image(r).write_bytes(HTML), "not a picture, or its beginning", "not a"),
-    Row("a page saved as a mask", lambda r: mask(r).write_bytes(HTML), "not a picture, or its beginning", "not a pic"),
+    Row("a page saved as an image", lambda r: image(r).write_bytes(HTML), "not an image, or its beginning", "not a"),
+    Row("a page saved as a mask", lambda r: mask(r).write_bytes(HTML), "not an image, or its beginning", "not an image"),
     Row("a JPEG called PNG", lambda r: Image.open(image(r)).save(image(r), "JPEG"), None, None),
     Row("a mask missing", lambda r: mask(r).unlink(), NO_MASK, NO_MASK),
-    Row("a picture missing", lambda r: image(r).unlink(), r"000\.png: no picture of the same name", "no picture of the"),
+    Row("an image missing", lambda r: image(r).unlink(), r"000\.png: no image of the same name", "no image of the"),
     Row("a mask in other letters", lambda r: rename(mask(r), "000.PNG"), None, None),
     Row("a name twice", lambda r: Image.open(image(r)).save(image(r).with_suffix(".jpg")), "share one name", "share one"),
     Row("a mask one pixel short", lambda r: edit(mask(r), lambda v: v[:-1]), "differ in size", "47 x 64; both must be eq"),
     Row("a mask transposed", lambda r: edit(mask(r), np.transpose), "differ in size", "both must be equal"),
-    Row("a picture turned by its camera", turned, "EXIF orientation and the mask is not", "EXIF orientation and the mask"),
+    Row("an image turned by its camera", turned, "EXIF orientation and the mask is not", "EXIF orientation and the mask"),
     Row("a value too many", stray(3), r"mask holds values that are not in the label map", r"label value 3 \(1 pixels\)"),
     Row("a value far off", stray(200), r"000\.png: 200 \(1 pixels\)", "label value 200"),
     Row("a value in 16 bits", lambda r: put(mask(r), array(mask(r)).astype(np.uint16) + 256), "label value", "label value"),
@@ -238,31 +238,31 @@ ROWS = [
         mask(r).unlink()), r"label value -1", r"label value -1"),
     Row("fractions for labels", lambda r: (put(mask(r).with_suffix(".tif"), array(mask(r)).astype(np.float32)),
         mask(r).unlink()), r"a mask of mode F", r"a mask of mode F"),
-    Row("masks in grey RGB", rgb_masks, None, None),
-    Row("one mask in colours", lambda r: put(mask(r), np.stack([array(mask(r)) * 80] * 2 + [array(mask(r))], -1)),
+    Row("masks in gray RGB", rgb_masks, None, None),
+    Row("one mask in colors", lambda r: put(mask(r), np.stack([array(mask(r)) * 80] * 2 + [array(mask(r))], -1)),
         "masks of one set are of one kind", "masks of one set are of one kind"),
     Row("JPEG masks", as_jpeg, "a JPEG mask; lossy compression", "a JPEG mask; lossy compression"),
-    Row("a mask of two pages", lambda r: frames(mask(r), ".tif"), "holds 2 pictures; a mask is one", "holds 2 pictures"),
-    Row("a picture that moves", lambda r: frames(image(r), ".gif"), None, None),
+    Row("a mask of two pages", lambda r: frames(mask(r), ".tif"), "holds 2 images; a mask is one", "holds 2 images"),
+    Row("an image that moves", lambda r: frames(image(r), ".gif"), None, None),
     Row("a mask with alpha", lambda r: Image.open(mask(r)).convert("LA").save(mask(r)), None, None),
     Row("a palette mask", lambda r: Image.open(mask(r)).convert("P").save(mask(r)), None, None),
-    Row("a CMYK picture", lambda r: (Image.open(image(r)).convert("CMYK").save(image(r).with_suffix(".jpg")),
+    Row("a CMYK image", lambda r: (Image.open(image(r)).convert("CMYK").save(image(r).with_suffix(".jpg")),
         image(r).unlink()), None, None),
-    Row("a picture of 16 bits", lambda r: put(image(r), array(image(r))[..., 0].astype(np.uint16) * 257), None, None),
-    Row("a picture with alpha", lambda r: Image.open(image(r)).convert("RGBA").save(image(r)), None, None),
-    Row("a picture of fractions", lambda r: (put(image(r).with_suffix(".tif"), array(image(r))[..., 0] / np.float32(255)),
-        image(r).unlink()), "a picture of floating point numbers", None),
-    Row("a header of a bomb", bomb, "too large|not a picture", "too large|not a picture"),
+    Row("an image of 16 bits", lambda r: put(image(r), array(image(r))[..., 0].astype(np.uint16) * 257), None, None),
+    Row("an image with alpha", lambda r: Image.open(image(r)).convert("RGBA").save(image(r)), None, None),
+    Row("an image of fractions", lambda r: (put(image(r).with_suffix(".tif"), array(image(r))[..., 0] / np.float32(255)),
+        image(r).unlink()), "an image of floating point numbers", None),
+    Row("a header of a bomb", bomb, "too large|not an image", "too large|not an image"),
     Row("masks that ignore all", ignored, "masks ignore every pixel", "all pixels of all masks are ignored"),
     Row("0 and 255 under two names", zero_and_255, "hold 0 and 255 and nothing else", "hold 0 and 255 and nothing else"),
     Row("no masks", lambda r: shutil.rmtree(r / "train" / "masks"), "no such folder", "no such folder"),
-    Row("an empty folder", lambda r: [p.unlink() for p in (r / "train").rglob("*.png")], "no pictures in it", "no pict"),
+    Row("an empty folder", lambda r: [p.unlink() for p in (r / "train").rglob("*.png")], "no images in it", "no images"),
     Row("a file in two splits", lambda r: shutil.copy(image(r), r / "val" / "images" / "000.png"),
-        "picture is in more than one split", None),
+        "image is in more than one split", None),
     Row("a link into another split", lambda r: ((r / "val" / "images" / "000.png").unlink(),
-        (r / "val" / "images" / "000.png").symlink_to(image(r))), "picture is in more than one split", "are one file, in the"),
-    Row("a picture twice", lambda r: (shutil.copy(image(r), image(r, 90)), shutil.copy(mask(r), mask(r, 90))),
-        "picture is there more than once", None),
+        (r / "val" / "images" / "000.png").symlink_to(image(r))), "image is in more than one split", "are one file, in the"),
+    Row("an image twice", lambda r: (shutil.copy(image(r), image(r, 90)), shutil.copy(mask(r), mask(r, 90))),
+        "image is there more than once", None),
     Row("a broken link", lambda r: image(r).with_name("999.png").symlink_to(r / "nowhere.png"), None, None),
     Row("a link in a circle", lambda r: (r / "train" / "images" / "up").symlink_to(r, target_is_directory=True), None, None),
     Row("a folder called x.png", lambda r: image(r).with_name("folder.png").mkdir(), None, None),
@@ -276,15 +276,15 @@ ROWS = [
     Row("too few classes", classes("ground\nbox\n"), "not in the label map", "label value 2"),
     Row("a class too many", classes("ground\nbox\nsky\nmoon\n"), "1 class never occurs", None),
     Row("names in other scripts", classes("земля\n箱\nουρανός\n"), None, None),
-    Row("tiny pictures", lambda r: (put(image(r), np.arange(3, dtype=np.uint8).reshape(1, 1, 3)),
-        put(mask(r), np.ones((1, 1), np.uint8))), "picture is tiny", None, True),
-    Row("a picture of one colour", lambda r: edit(image(r), np.zeros_like), "picture is of one colour", None),
+    Row("tiny images", lambda r: (put(image(r), np.arange(3, dtype=np.uint8).reshape(1, 1, 3)),
+        put(mask(r), np.ones((1, 1), np.uint8))), "image is tiny", None, True),
+    Row("an image of one color", lambda r: edit(image(r), np.zeros_like), "image is of one color", None),
     Row("a class only in test", lambda r: [edit(p, lambda v: np.where(v == 1, 0, v).astype(np.uint8))
         for p in all_masks(r) if "train" in p.parts], "1 class is not in train", None, True),
     Row("a JPEG cut short", lambda r: (saved(image(r), ".jpg"), cut(image(r).with_suffix(".jpg"))),
         "images that cannot be read", r"000\.jpg: damaged or truncated"),
-    Row("a pipe", lambda r: pipe(image(r)), "no picture of the same name", "no picture of the same name"),
-    Row("a picture of a telephone", lambda r: rename(image(r), "000.heic"), r"000\.heic is there, but \.heic is no form",
+    Row("a pipe", lambda r: pipe(image(r)), "no image of the same name", "no image of the same name"),
+    Row("an image of a telephone", lambda r: rename(image(r), "000.heic"), r"000\.heic is there, but \.heic is no form",
         r"000\.heic is there, but \.heic is no format"),
     Row("masks of NumPy", lambda r: [(np.save(p.with_suffix(".npy"), array(p)), p.unlink()) for p in all_masks(r)],
         r"000\.npy is there, but \.npy is no format", r"000\.npy is there, but \.npy is no format"),
@@ -295,7 +295,7 @@ ROWS = [
     Row("a long name", lambda r: both(r, "a" * 240 + ".png"), None, None),
     Row("a name of two lines", lambda r: both(r, "a\nb.png"), None, None),
     Row("a name that is no text", lambda r: both(r, os.fsdecode(b"\xff\xfe.png")), None, None),
-    Row("a picture upside down", upside_down, "picture is turned by its EXIF orientation and its mask is not", None),
+    Row("an image upside down", upside_down, "image is turned by its EXIF orientation and its mask is not", None),
     Row("labels counted from one", from_one, r"counted from 1\? Then give .*--values 1=ground,2=box,3=sky",
         r"counted from 1\? Then give .*--values 1=ground,2=box,3=sky"),
     Row("labels that are no numbers", lambda r: (put(mask(r).with_suffix(".tif"),
@@ -303,7 +303,7 @@ ROWS = [
         "a mask of mode F holds floating point numbers", "a mask of mode F holds floating point numbers"),
     Row("soft edges under names", soft, "not in the label map", "is not in the label map"),
     Row("soft edges", nameless(soft), "do not look like class indices", "do not look like class indices"),
-    Row("colours under names", coloured, r"hold 4 colours \(#000000 \d+", r"hold 4 colours \(#000000 \d+.*values="),
+    Row("colors under names", colored, r"hold 4 colors \(#000000 \d+", r"hold 4 colors \(#000000 \d+.*values="),
     Row("photographs for masks", photographs, "photographs, or antialiased edges", "photographs, or antialiased edges"),
     Row("masks of one class", lambda r: [edit(p, np.zeros_like) for p in all_masks(r)], "one class alone", None, True),
     Row("masks of one value", nameless(lambda r: [edit(p, np.zeros_like) for p in all_masks(r)]),
@@ -311,8 +311,8 @@ ROWS = [
     Row("validation that ignores all", lambda r: [edit(p, lambda v: np.full_like(v, 255)) for p in all_masks(r)
         if "val" in p.parts], "all masks of val are such", "all pixels of all masks are ignored"),
     Row("12 bits in 16", lambda r: put(image(r), array(image(r))[..., 0].astype(np.uint16) * 16), "is nearly black", None),
-    Row("one picture with two masks", contradicted, "masks that contradict each other", None),
-    Row("one picture alone", lambda r: leave(r, "train", 1), "one image cannot be split", "one image cannot be split"),
+    Row("one image with two masks", contradicted, "masks that contradict each other", None),
+    Row("one image alone", lambda r: leave(r, "train", 1), "one image cannot be split", "one image cannot be split"),
     Row("nothing but a test split", lambda r: leave(r, "test", 9), None, None),
     Row("a file in place of the masks", lambda r: (shutil.rmtree(r / "train" / "masks"), (r / "train" / "masks").touch()),
         "train/masks: no such folder", "train/masks: no such folder"),
@@ -389,8 +389,8 @@ PAIRS = [
     ("another encoding", "image,mask\nstraße.png,x\n".encode("latin1"), "not UTF-8 text; save it as UTF-8"),
     ("a split of no name", b"image,mask,split\ntrain/images/000.png,train/masks/000.png,dev\n", "split='dev'; choose train"),
     ("a split left out", f"image,mask,split\n{GOOD}test/images/000.png,test/masks/000.png,\n".encode(), "1 lines name no split"),
-    ("a picture in two splits", f"image,mask,split\n{GOOD}train/images/000.png,train/masks/000.png,val\n".encode(),
-     "picture is in more than one split|are one file, in the splits"),
+    ("an image in two splits", f"image,mask,split\n{GOOD}train/images/000.png,train/masks/000.png,val\n".encode(),
+     "image is in more than one split|are one file, in the splits"),
     ("semicolons", f"image,mask,split\n{GOOD}".replace(",", ";").encode(), None),
     ("a mark and carriage returns", ("\ufeff" + f"Image, Mask ,split\n{GOOD}".replace("\n", "\r\n")).encode(), None),
 ]  # fmt: skip
@@ -449,17 +449,17 @@ GONE_WRONG: list[tuple[str, Callable[[Path], Any], str]] = [
     ("runs beyond 64 bits", coco_with(rle([*SIZE], [10**30])), r"annotation 77 .*whole numbers"),
     ("packed runs that are damaged", coco_with(rle([*SIZE], "\u00e4\u00e4")), r"annotation 77 .*are damaged"),
     ("packed runs cut short", coco_with(rle([*SIZE], "oooo")), r"annotation 77 .*cut short"),
-    ("an object of no picture", lambda r: coco_tree(r, annotation(77, 99, 3, [SQUARE])), "annotation 77 belongs to the"),
+    ("an object of no image", lambda r: coco_tree(r, annotation(77, 99, 3, [SQUARE])), "annotation 77 belongs to the"),
     ("an object of no category", lambda r: coco_tree(r, annotation(77, 0, 9, [SQUARE])), "annotation 77 has the category 9"),
-    ("a picture twice", coco_text(lambda t: t.replace('"id": 1, "file', '"id": 0, "file')), "picture 0 is there twice"),
-    ("a file twice", coco_text(lambda t: t.replace("001.png", "000.png")), "picture 1 has the file of picture 0"),
-    ("a picture of no size", coco_text(lambda t: t.replace('"width": 60', '"width": Infinity')), "is no number of pixels"),
-    ("a picture outside", coco_text(lambda t: t.replace("003.png", "../../etc/passwd")), r"picture 3: .*leads out of its"),
-    ("a picture elsewhere", coco_text(lambda t: t.replace("003.png", "C:/x.png")), r"picture 3: .*leads out of its"),
-    ("a picture that is gone", lambda r: (coco_tree(r) / "images/003.png").unlink(), "1 of 4 pictures are not there"),
-    ("a picture of another size", lambda r: picture(coco_tree(r) / "images/000.png", (30, 30)), "both must be equal"),
-    ("a picture without end", coco_text(lambda t: t.replace('"height": 40', '"height": 4000000')), "too large"),
-    ("a picture of fractions", coco_text(lambda t: t.replace('"width": 60', '"width": 60.5')), "no number of pixels"),
+    ("an image twice", coco_text(lambda t: t.replace('"id": 1, "file', '"id": 0, "file')), "image 0 is there twice"),
+    ("a file twice", coco_text(lambda t: t.replace("001.png", "000.png")), "image 1 has the file of image 0"),
+    ("an image of no size", coco_text(lambda t: t.replace('"width": 60', '"width": Infinity')), "is no number of pixels"),
+    ("an image outside", coco_text(lambda t: t.replace("003.png", "../../etc/passwd")), r"image 3: .*leads out of its"),
+    ("an image elsewhere", coco_text(lambda t: t.replace("003.png", "C:/x.png")), r"image 3: .*leads out of its"),
+    ("an image that is gone", lambda r: (coco_tree(r) / "images/003.png").unlink(), "1 of 4 images are not there"),
+    ("an image of another size", lambda r: photo(coco_tree(r) / "images/000.png", (30, 30)), "both must be equal"),
+    ("an image without end", coco_text(lambda t: t.replace('"height": 40', '"height": 4000000')), "too large"),
+    ("an image of fractions", coco_text(lambda t: t.replace('"width": 60', '"width": 60.5')), "no number of pixels"),
     ("a category without a name", coco_text(lambda t: t.replace('"cat"', "null")), "category 3: 'None' is no name of a cl"),
     ("annotations cut short", coco_text(lambda t: t[:-30]), r"annotations\.json: is no JSON"),
     ("lists without end", coco_text(lambda t: t[:-1] + ', "x": ' + "[" * 200_000), r"annotations\.json: is no JSON"),
@@ -470,10 +470,10 @@ GONE_WRONG: list[tuple[str, Callable[[Path], Any], str]] = [
     ("a shape far off", labelme_with([[1, 1e9], [2, 2], [3, 3]]), r"shape 0 \(weed\): lies 1e\+09 pixels off"),
     ("points that are none", labelme_with([[1, 2, 3], [2, 2]]), r"shape 0 \(weed\): its points are no list of \[x, y\]"),
     ("a mask that is none", lambda r: (labelme_tree(r), labelme(r / "002.json", shape("weed", [[1, 1], [5, 5]], "mask",
-        mask="AAAA"))), r"shape 0 \(weed\): not a picture"),
+        mask="AAAA"))), r"shape 0 \(weed\): not an image"),
     ("a label that is none", lambda r: (labelme_tree(r), labelme(r / "002.json", shape("", [[1, 1]]))), r"shape 0: '' is no"),
-    ("a picture outside of it", labelme_with([[1, 1], [9, 1], [9, 9]], imagePath="../../x.png"), r"002\.json: imagePath=.*leads"),
-    ("a picture of root", labelme_with([[1, 1], [9, 1], [9, 9]], imagePath="/etc/x.png"), r"002\.json: imagePath=.*leads out"),
+    ("an image outside of it", labelme_with([[1, 1], [9, 1], [9, 9]], imagePath="../../x.png"), r"002\.json: imagePath=.*leads"),
+    ("an image of root", labelme_with([[1, 1], [9, 1], [9, 9]], imagePath="/etc/x.png"), r"002\.json: imagePath=.*leads out"),
     ("a file cut short", lambda r: (labelme_tree(r) / "002.json").write_text('{"shapes": [{'), r"002\.json: is no JSON"),
     ("a file of nothing", lambda r: (labelme_tree(r) / "002.json").write_text(""), r"002\.json: is no JSON"),
     ("another size", labelme_with([[1, 1], [9, 1], [9, 9]], imageHeight=41), "both must be equal"),
@@ -493,7 +493,7 @@ def test_annotations_gone_wrong(name: str, damage: Callable[[Path], Any], messag
     assert re.search(message, diagnosis.text(None)), diagnosis.text(None)
 
 
-# ---- pictures to be segmented ----------------------------------------------------------------------------------------
+# ---- images to be segmented ----------------------------------------------------------------------------------------
 
 
 def exif_turned(path: Path) -> None:
@@ -511,7 +511,7 @@ def wide(path: Path) -> None:
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
 
 
-def grey16(path: Path) -> None:
+def gray16(path: Path) -> None:
     put(path, array(path)[..., 0].astype(np.uint16) * 257)
 
 
@@ -524,15 +524,15 @@ PICTURES: list[tuple[str, Callable[[Path], object], str | None]] = [
     ("cut short", cut, "damaged or truncated"),
     ("a JPEG cut short", lambda p: (saved(p, ".jpg"), cut(p.with_suffix(".jpg"))), "damaged or truncated"),
     ("of no bytes", lambda p: p.write_bytes(b""), "an empty file"),
-    ("a page", lambda p: p.write_bytes(HTML), "not a picture, or its beginning is damaged"),
-    ("a bomb", wide, "too large|not a picture"),
-    ("fractions", floats, "a picture of floating point numbers"),
-    ("noise", lambda p: p.write_bytes(np.random.default_rng(0).bytes(4000)), "not a picture"),
+    ("a page", lambda p: p.write_bytes(HTML), "not an image, or its beginning is damaged"),
+    ("a bomb", wide, "too large|not an image"),
+    ("fractions", floats, "an image of floating point numbers"),
+    ("noise", lambda p: p.write_bytes(np.random.default_rng(0).bytes(4000)), "not an image"),
     ("a JPEG called PNG", lambda p: Image.open(p).convert("RGB").save(p, "JPEG"), None),
     ("CMYK", lambda p: (Image.open(p).convert("CMYK").save(p.with_suffix(".jpg")), p.unlink()), None),
     ("that moves", lambda p: frames(p, ".gif"), None),
     ("of two pages", lambda p: frames(p, ".tif"), None),
-    ("of 16 bits", grey16, None),
+    ("of 16 bits", gray16, None),
     ("with alpha", lambda p: Image.open(p).convert("RGBA").save(p), None),
     ("of one bit", lambda p: Image.open(p).convert("1").save(p), None),
     ("of a palette", lambda p: Image.open(p).convert("P").save(p), None),
@@ -543,7 +543,7 @@ PICTURES: list[tuple[str, Callable[[Path], object], str | None]] = [
 ]
 
 
-def test_every_picture_is_segmented_at_its_own_size_or_named(
+def test_every_image_is_segmented_at_its_own_size_or_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -567,12 +567,12 @@ def test_every_picture_is_segmented_at_its_own_size_or_named(
             bad.append(path.relative_to(tmp_path))
     assert cli.main(["predict", "in", "--out", "out"]) == 1
     said = capsys.readouterr().err
-    assert f"{len(bad)} of {len(PICTURES)} pictures could not be read" in said
+    assert f"{len(bad)} of {len(PICTURES)} images could not be read" in said
     assert all(f"skipped: {path}: " in said for path in bad), said
     assert len(list((tmp_path / "out").rglob("*.png"))) == good
 
 
-def test_what_is_no_picture_is_not_read_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_image_is_not_read_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     segmenter = load("street")
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "link.png").symlink_to(tmp_path / "link.png")
@@ -580,13 +580,13 @@ def test_what_is_no_picture_is_not_read_at_all(tmp_path: Path, capsys: pytest.Ca
     for name, message in (
         ("pipe.png", "is no regular file"),
         ("link.png", "no such file"),
-        ("folder.png", "a folder where a picture is expected"),
+        ("folder.png", "a folder where an image is expected"),
         ("gone.png", "no such file"),
     ):
         with pytest.raises((DatasetError, FileNotFoundError), match=rf"{name}: {message}"):
             segmenter.predict(tmp_path / name)
     assert cli.main(["predict", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
-    assert "no picture in the folder" in capsys.readouterr().err
+    assert "no image in the folder" in capsys.readouterr().err
 
 
 def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -618,7 +618,7 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monke
         (("doctor", "shapes", "--values", "0"), "write VALUE=NAME"),
         (("doctor", "shapes", "--values", "{0: x}"), "is no JSON"),
         (("doctor", "shapes", "--masks", "../x"), "is looked for inside the data folder"),
-        (("doctor", "shapes", "--unlabelled", "drop"), 'choose "error" or "skip"'),
+        (("doctor", "shapes", "--unlabeled", "drop"), 'choose "error" or "skip"'),
         (("doctor", "shapes", "--sheet", "x.txt"), "--sheet x.txt: give a .png or .jpg"),
     ],
 )
@@ -643,7 +643,7 @@ ROW = {row.name: row for row in ROWS}
 COMMANDS = [
     "a mask missing",
     "classes that are no text",
-    "one picture alone",
+    "one image alone",
     "photographs for masks",
 ]
 
@@ -661,7 +661,7 @@ def test_fit_stops_with_one_line_before_anything_is_written(
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-def test_fit_says_that_a_set_without_training_pictures_cannot_be_trained_on(
+def test_fit_says_that_a_set_without_training_images_cannot_be_trained_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = write_tree(tmp_path / "shapes", {"train": 6, "val": 3, "test": 2})

@@ -1,4 +1,4 @@
-"""Classifiers from anywhere, whole and converted, as artefacts, and on real pictures."""
+"""Classifiers from anywhere, whole and converted, as model folders, and on real images."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_predict_is_the_argmax_of_the_logits_at_any_size(dense: DenseScorer) -> 
         assert result.classes == CIFAR
 
 
-def test_bands_of_a_large_picture_join_without_a_seam(dense: DenseScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bands_of_a_large_image_join_without_a_seam(dense: DenseScorer, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (70, 61, 3)).astype(np.uint8)
     whole = dense.predict(pixels).mask
     monkeypatch.setattr("fullyconv.inference.tiles.BAND_BYTES", 7 * 61 * 10 * 4)  # seven rows at a time
@@ -98,7 +98,7 @@ def test_predict_leaves_the_mode_as_it_was(dense: DenseScorer) -> None:
     assert training.training
 
 
-def test_both_kinds_of_artefact_come_back_as_they_were(
+def test_both_kinds_of_model_folder_come_back_as_they_were(
     classifier: Classifier, dense: DenseScorer, saved: Path, tmp_path: Path
 ) -> None:
     classifier.save(tmp_path / "whole")
@@ -111,8 +111,8 @@ def test_both_kinds_of_artefact_come_back_as_they_were(
     with torch.inference_mode():
         assert_close(whole(images), classifier(images), varying=(0,))
         assert_close(again.scores(images)[..., 0, 0], classifier(images))
-    assert (whole.classes, whole.input_size, whole.licence) == (CIFAR, (32, 32), "BSD-2")
-    assert (again.classes, again.network.input_size, again.licence) == (CIFAR, (32, 32), "BSD-2")
+    assert (whole.classes, whole.input_size, whole.license) == (CIFAR, (32, 32), "BSD-2")
+    assert (again.classes, again.network.input_size, again.license) == (CIFAR, (32, 32), "BSD-2")
     assert not whole.training
     assert not again.training
     assert "dense classifier, 10 classes" in (saved / "README.md").read_text()
@@ -212,7 +212,7 @@ def test_a_bare_file_does_not_say_its_architecture_or_its_model(tmp_path: Path) 
         fullyconv.load_classifier(tmp_path / "mine.pth", architecture="torchvision/resnet34")
 
 
-def test_a_repository_of_timm_brings_its_own_preprocessing_and_licence(hub: HubServer) -> None:
+def test_a_repository_of_timm_brings_its_own_preprocessing_and_license(hub: HubServer) -> None:
     timm = pytest.importorskip("timm")
     network = calibrated(timm.create_model("resnet18", num_classes=5), 64)
     pretrained = {
@@ -227,7 +227,7 @@ def test_a_repository_of_timm_brings_its_own_preprocessing_and_licence(hub: HubS
     weights = to_safetensors({key: value.contiguous() for key, value in network.state_dict().items()})
     hub.add_repo("org/mine", {"config.json": json.dumps(config).encode(), "model.safetensors": weights})
     loaded = fullyconv.load_classifier("hf://org/mine", allow_unverified=True)
-    assert (loaded.classes, loaded.input_size, loaded.licence) == (["a", "b", "c", "d", "e"], (64, 64), "apache-2.0")
+    assert (loaded.classes, loaded.input_size, loaded.license) == (["a", "b", "c", "d", "e"], (64, 64), "apache-2.0")
     image = torch.rand(2, 3, 64, 64)
     with torch.inference_mode():
         assert_close(loaded(image), network(loaded.preprocessing(image)), varying=(0,))
@@ -236,8 +236,8 @@ def test_a_repository_of_timm_brings_its_own_preprocessing_and_licence(hub: HubS
         fullyconv.load("hf://org/mine", allow_unverified=True)
     backbone = fullyconv.load_backbone("resnet18", "org/mine")
     assert backbone.preprocessing == loaded.preprocessing
-    assert backbone.receipt is not None
-    assert set(backbone.receipt.unused) == {"fc.weight", "fc.bias"}
+    assert backbone.load_report is not None
+    assert set(backbone.load_report.unused) == {"fc.weight", "fc.bias"}
 
 
 def test_weights_under_caffes_names_load_as_a_classifier(tmp_path: Path) -> None:
@@ -248,21 +248,21 @@ def test_weights_under_caffes_names_load_as_a_classifier(tmp_path: Path) -> None
     assert (loaded.architecture, loaded.input_size, loaded.preprocessing) == ("caffenet", (227, 227), CAFFE)
 
 
-# ---- a real classifier on real pictures ----------------------------------------------------------------------------
+# ---- a real classifier on real images ----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def cifar(data_root: Path) -> tuple[Path, list[Path], Tensor, Tensor]:
-    """The folder of the weights, and 5,000 pictures (N, 3, 32, 32) in 0..1 with their labels."""
+    """The folder of the weights, and 5,000 images (N, 3, 32, 32) in 0..1 with their labels."""
     weights, archive = data_root / "cifar_resnet_weights" / "cifar_resnet", data_root / "cifar10_test_jpg.zip"
     if not weights.is_dir() or not archive.is_file():
         pytest.skip(f"no cifar_resnet_weights and cifar10_test_jpg.zip under FULLYCONV_DATA={data_root}")
     images, labels = [], []
-    with zipfile.ZipFile(archive) as pictures:
-        for name in sorted(name for name in pictures.namelist() if name.endswith(".jpg")):
+    with zipfile.ZipFile(archive) as photos:
+        for name in sorted(name for name in photos.namelist() if name.endswith(".jpg")):
             labels.append(CIFAR.index(name.split("/")[1]))
-            with Image.open(io.BytesIO(pictures.read(name))) as picture:
-                images.append(np.array(picture.convert("RGB")))
+            with Image.open(io.BytesIO(photos.read(name))) as image:
+                images.append(np.array(image.convert("RGB")))
     stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
     return weights, sorted(weights.glob("*.th")), stacked, torch.tensor(labels)
 
@@ -270,14 +270,14 @@ def cifar(data_root: Path) -> tuple[Path, list[Path], Tensor, Tensor]:
 @pytest.mark.data
 @pytest.mark.slow
 @pytest.mark.parametrize("depth", [20, 56])
-def test_a_real_classifier_keeps_its_accuracy_picture_by_picture(
+def test_a_real_classifier_keeps_its_accuracy_image_by_image(
     hub: HubServer, cifar: tuple[Path, list[Path], Tensor, Tensor], tmp_path: Path, depth: int
 ) -> None:
     _, files, images, labels = cifar
     (file,) = [path for path in files if f"resnet{depth}-" in path.name]
     # as its publisher has it: a pickle with weights_only, "module." before every name
     published = fullyconv.load_classifier(file, architecture=f"cifar_resnet{depth}", classes=CIFAR)
-    published.licence = "BSD-2-Clause (pytorch_resnet_cifar10)"
+    published.license = "BSD-2-Clause (pytorch_resnet_cifar10)"
     address = fullyconv.publish(published.save(tmp_path / "whole"), f"someone/cifar-resnet{depth}", token=hub.token)
     assert set(hub.files(f"someone/cifar-resnet{depth}")) >= {"model.safetensors", "config.json", "README.md"}
 
@@ -294,7 +294,7 @@ def test_a_real_classifier_keeps_its_accuracy_picture_by_picture(
     assert_same_mask(after.argmax(1), before.argmax(1))
     accuracy = (before.argmax(1) == labels).float().mean().item()
     assert accuracy > 0.8
-    print(f"cifar_resnet{depth}: {accuracy:.2%} of {len(labels)} pictures, before and after conversion")
+    print(f"cifar_resnet{depth}: {accuracy:.2%} of {len(labels)} images, before and after conversion")
 
 
 @pytest.mark.data
@@ -309,7 +309,7 @@ def test_dense_scores_of_a_real_mosaic_point_at_the_right_places(
         scores = torch.cat([classifier(part) for part in images.split(500)])
     known = (scores.argmax(1) == labels).nonzero().flatten()
     picked = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(0))[:64]]
-    # eight by eight pictures side by side: every picture's own window is one of the dense scores
+    # eight by eight images side by side: every image's own window is one of the dense scores
     mosaic = images[picked].view(8, 8, 3, 32, 32).permute(2, 0, 3, 1, 4).reshape(1, 3, 256, 256)
     with torch.inference_mode():
         found = dense.scores(mosaic)
@@ -318,21 +318,21 @@ def test_dense_scores_of_a_real_mosaic_point_at_the_right_places(
     assert own.shape == (10, 8, 8)
     truth = labels[picked].view(8, 8)
     hit = (own.argmax(0) == truth).float().mean().item()
-    # the neighbours are context where the classifier saw zeros, so that not all agree; a shift by half a picture or
+    # the neighbors are context where the classifier saw zeros, so that not all agree; a shift by half an image or
     # a transposed grid falls to chance
     assert hit > 0.7
     shifted = found[0, :, step // 2 :: step, step // 2 :: step].argmax(0)
     assert (shifted == truth[:7, :7]).float().mean().item() < hit - 0.25
     assert (truth == own.argmax(0).T).float().mean().item() < 0.35
     mask = dense.predict(mosaic[0]).mask
-    centres = torch.from_numpy(mask[16::32, 16::32].astype(np.int64))
-    assert (centres == truth).float().mean().item() > 0.7
+    centers = torch.from_numpy(mask[16::32, 16::32].astype(np.int64))
+    assert (centers == truth).float().mean().item() > 0.7
     print(
-        f"{hit:.0%} of 64 windows right in place, {(centres == truth).float().mean().item():.0%} of the mask's centres"
+        f"{hit:.0%} of 64 windows right in place, {(centers == truth).float().mean().item():.0%} of the mask's centers"
     )
 
 
-def test_a_picture_that_does_not_fit_is_cut_into_tiles_without_a_seam(dense: DenseScorer, tmp_path: Path) -> None:
+def test_an_image_that_does_not_fit_is_cut_into_tiles_without_a_seam(dense: DenseScorer, tmp_path: Path) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (900, 61, 3)).astype(np.uint8)
     whole = dense.predict(pixels, probabilities="all")
     network = dense._network()

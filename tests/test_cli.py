@@ -34,7 +34,7 @@ def run(*words: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     for name in ("a.jpg", "b.png", "inner/a.jpg"):
         path = tmp_path / "photos" / name
@@ -65,21 +65,21 @@ def test_the_demo_shows_a_word_on_the_photograph_and_a_segmentation(
 
 
 def test_the_demo_takes_any_photograph_and_word(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     needs_demo()
     out = tmp_path / "o.png"
-    assert cli.main(["demo", str(pictures / "a.jpg"), "--word", "palace", "--out", str(out)]) == 0
+    assert cli.main(["demo", str(images / "a.jpg"), "--word", "palace", "--out", str(out)]) == 0
     assert out.is_file()
-    assert cli.main(["demo", str(pictures / "a.jpg"), "--word", "palaec", "--out", str(out)]) == 2
+    assert cli.main(["demo", str(images / "a.jpg"), "--word", "palaec", "--out", str(out)]) == 2
     assert "Did you mean palace" in capsys.readouterr().err
 
 
 def test_the_demo_segments_with_a_model_that_is_named(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "o.png"
-    assert cli.main(["demo", str(pictures / "a.jpg"), "--model", "street", "--out", str(out)]) == 0
+    assert cli.main(["demo", str(images / "a.jpg"), "--model", "street", "--out", str(out)]) == 0
     assert out.is_file()
     assert "40 x 56 pixels" in capsys.readouterr().out
 
@@ -94,10 +94,8 @@ def test_without_the_extra_the_demo_says_both_ways_out(
     assert "pip install 'fullyconv[demo]'" in printed
 
 
-def test_predict_writes_a_mask_of_each_pictures_own_size_and_keeps_folders_apart(
-    pictures: Path, tmp_path: Path
-) -> None:
-    assert cli.main(["predict", str(pictures), "--out", str(tmp_path / "masks"), "--overlay"]) == 0
+def test_predict_writes_a_mask_of_each_images_own_size_and_keeps_folders_apart(images: Path, tmp_path: Path) -> None:
+    assert cli.main(["predict", str(images), "--out", str(tmp_path / "masks"), "--overlay"]) == 0
     written = sorted(str(path.relative_to(tmp_path / "masks")) for path in (tmp_path / "masks").rglob("*.png"))
     names = ["a", "b", "inner/a"]
     assert written == sorted([f"{n}.png" for n in names] + [f"{n}.overlay.png" for n in names])
@@ -107,29 +105,27 @@ def test_predict_writes_a_mask_of_each_pictures_own_size_and_keeps_folders_apart
         assert np.array(mask).max() < 11
 
 
-def test_masks_of_an_earlier_run_inside_the_folder_are_not_segmented_again(pictures: Path) -> None:
+def test_masks_of_an_earlier_run_inside_the_folder_are_not_segmented_again(images: Path) -> None:
     for _ in range(2):
-        assert cli.main(["predict", str(pictures), "--out", str(pictures / "masks")]) == 0
-    assert len(list((pictures / "masks").rglob("*.png"))) == 3
+        assert cli.main(["predict", str(images), "--out", str(images / "masks")]) == 0
+    assert len(list((images / "masks").rglob("*.png"))) == 3
 
 
-def test_masks_are_not_written_over_pictures(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = (pictures / "b.png").read_bytes()
-    assert cli.main(["predict", str(pictures), "--out", str(pictures)]) == 2
+def test_masks_are_not_written_over_images(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (images / "b.png").read_bytes()
+    assert cli.main(["predict", str(images), "--out", str(images)]) == 2
     assert "would be overwritten by its own mask" in capsys.readouterr().err
-    assert (pictures / "b.png").read_bytes() == before
+    assert (images / "b.png").read_bytes() == before
     (tmp_path / "file").write_text("mine")
-    assert cli.main(["predict", str(pictures), "--out", str(tmp_path / "file")]) == 2
+    assert cli.main(["predict", str(images), "--out", str(tmp_path / "file")]) == 2
     assert "is a file; give the folder of the masks" in capsys.readouterr().err
 
 
 def test_an_overlay_is_not_written_over_a_mask(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (pictures / "b.overlay.png").write_bytes((pictures / "b.png").read_bytes())
-    assert cli.main(["predict", str(pictures), "--out", str(tmp_path / "m"), "--overlay"]) == 2
+    (images / "b.overlay.png").write_bytes((images / "b.png").read_bytes())
+    assert cli.main(["predict", str(images), "--out", str(tmp_path / "m"), "--overlay"]) == 2
     assert "would both be written to" in capsys.readouterr().err
 
 
@@ -143,7 +139,7 @@ def test_a_folder_without_splits_trains_in_one_command_and_is_scored_on_val(
     words = ["fit", str(root), "--data.crop_size", "32", "--model.model", "fcn32s_resnet18_quarter"]
     words += ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
     assert cli.main([*words, "--run.folder", str(tmp_path / "run")]) == 0
-    assert "own, val split, measured on the stored artefact" in capsys.readouterr().out
+    assert "own, val split, measured on the stored model folder" in capsys.readouterr().out
     assert cli.main([*words, "--run.folder", str(tmp_path / "other"), "--run.split", "test"]) == 2
     assert "--run.split test: the data has train, val" in capsys.readouterr().err
 
@@ -153,36 +149,36 @@ def test_training_in_two_processes_scores_the_whole_split_once(tree: Path, tmp_p
     words = ["--run.folder", tmp_path / "run", "--model.model", "fcn32s_resnet18_quarter", "--trainer.max_epochs", "1"]
     ddp = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
     run("fit", tree, *words, *ddp)
-    config = json.loads((tmp_path / "run" / "artefact" / "config.json").read_text())
-    alone = json.loads(run("test", tmp_path / "run" / "artefact", tree, "--json").stdout)
+    config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    alone = json.loads(run("test", tmp_path / "run" / "model", tree, "--json").stdout)
     assert alone["pixels"] == config["score"]["pixels"] == 4 * 46 * 64
-    assert alone["mean_iu"] == pytest.approx(config["score"]["mean_iu"], abs=0.5)  # percent; a tie is a pixel
+    assert alone["mean_iou"] == pytest.approx(config["score"]["mean_iou"], abs=0.5)  # percent; a tie is a pixel
 
 
-def test_a_broken_picture_is_reported_and_the_rest_goes_on(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_broken_image_is_reported_and_the_rest_goes_on(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (pictures / "aa.jpg").write_bytes((pictures / "a.jpg").read_bytes()[:300])
-    assert cli.main(["predict", str(pictures), "--out", str(tmp_path / "masks")]) == 1
+    (images / "aa.jpg").write_bytes((images / "a.jpg").read_bytes()[:300])
+    assert cli.main(["predict", str(images), "--out", str(tmp_path / "masks")]) == 1
     printed = capsys.readouterr()
     assert "skipped" in printed.err
     assert "aa.jpg" in printed.err
-    assert "1 of 4 pictures could not be read" in printed.err
+    assert "1 of 4 images could not be read" in printed.err
     assert len(list((tmp_path / "masks").rglob("*.png"))) == 3
 
 
 def test_a_restart_skips_what_is_done_unless_told_otherwise(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["predict", str(pictures), "--out", str(tmp_path / "m")]
+    words = ["predict", str(images), "--out", str(tmp_path / "m")]
     assert cli.main([*words, "--model", "streeet"]) == 2
     assert not (tmp_path / "m").exists()
-    assert cli.main(["predict", str(pictures / "a.jpg"), *words[1:]]) == 0  # a picture that is named twice
+    assert cli.main(["predict", str(images / "a.jpg"), *words[1:]]) == 0  # an image that is named twice
     (tmp_path / "m" / "b.png").unlink()
     capsys.readouterr()
     assert cli.main(words) == 0
     printed = capsys.readouterr().out
-    assert "2 of 3 pictures were done before; --overwrite segments them again" in printed
+    assert "2 of 3 images were done before; --overwrite segments them again" in printed
     assert printed.count(" -> ") == 1
     assert cli.main(words) == 0  # all done: no model is loaded
     assert " -> " not in capsys.readouterr().out
@@ -192,18 +188,18 @@ def test_a_restart_skips_what_is_done_unless_told_otherwise(
     for mask in (tmp_path / "m").rglob("*.png"):  # as if the run with the new settings had been cut short before them
         os.utime(mask, (1e9, 1e9))
     os.utime(tmp_path / "m" / "b.overlay.png")
-    for picture in pictures.rglob("*.*"):
-        os.utime(picture, (1e9, 1e9))
+    for image in images.rglob("*.*"):
+        os.utime(image, (1e9, 1e9))
     assert cli.main([*words, "--overlay", "--flip"]) == 0
     assert capsys.readouterr().out.count(" -> ") == 3
-    os.utime(pictures / "a.jpg", (4e9, 4e9))  # a picture that was changed after its mask was written
+    os.utime(images / "a.jpg", (4e9, 4e9))  # an image that was changed after its mask was written
     assert cli.main([*words, "--overlay", "--flip"]) == 0
     assert capsys.readouterr().out.count(" -> ") == 1
 
 
-def test_probabilities_polygons_and_averaged_looks_on_the_command_line(pictures: Path, tmp_path: Path) -> None:
+def test_probabilities_polygons_and_averaged_looks_on_the_command_line(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "m"
-    words = ["predict", str(pictures / "a.jpg"), "--out", str(out), "--flip", "--scales", "0.75", "1"]
+    words = ["predict", str(images / "a.jpg"), "--out", str(out), "--flip", "--scales", "0.75", "1"]
     assert cli.main([*words, "--probabilities", "all", "--polygons", "geojson"]) == 0
     with np.load(out / "a.npz") as stored:
         assert stored["probabilities"].shape == (40, 56, 11)
@@ -243,9 +239,9 @@ def test_a_large_tiff_is_segmented_in_bands_like_any_other(
 
 
 def test_wrong_amounts_of_memory_and_halos_are_refused(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["predict", str(pictures), "--out", str(tmp_path / "m")]
+    words = ["predict", str(images), "--out", str(tmp_path / "m")]
     assert cli.main([*words, "--memory", "lots"]) == 2
     assert "memory='lots': give a number of bytes" in capsys.readouterr().err
     assert cli.main([*words, "--scales", "0"]) == 2
@@ -256,10 +252,10 @@ def test_wrong_amounts_of_memory_and_halos_are_refused(
     assert not (tmp_path / "m").exists()
 
 
-def test_two_pictures_that_would_share_a_mask_are_refused(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_two_images_that_would_share_a_mask_are_refused(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["predict", str(pictures / "a.jpg"), str(pictures / "inner" / "a.jpg"), "--out", str(tmp_path / "m")]
+    words = ["predict", str(images / "a.jpg"), str(images / "inner" / "a.jpg"), "--out", str(tmp_path / "m")]
     assert cli.main(words) == 2
     assert "would both be written to" in capsys.readouterr().err
     assert not (tmp_path / "m").exists()
@@ -271,13 +267,13 @@ def test_test_prints_the_four_metrics_and_every_class(
     folder = SegmentationModule("fcn32s_resnet18_quarter", classes=["ground", "box", "sky"]).save(tmp_path / "model")
     assert cli.main(["test", str(folder), str(tree)]) == 0
     printed = capsys.readouterr().out
-    for word in ("pixel accuracy", "mean accuracy", "mean IU", "frequency weighted IU", "ground", "box", "sky"):
+    for word in ("pixel accuracy", "mean accuracy", "mIoU", "frequency weighted IoU", "ground", "box", "sky"):
         assert word in printed
     assert cli.main(["test", str(folder), str(tree), "--split", "val", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["split"] == "val"
-    assert result["iu"].keys() == {"ground", "box", "sky"}
-    assert 0 <= result["mean_iu"] <= 100
+    assert result["iou"].keys() == {"ground", "box", "sky"}
+    assert 0 <= result["mean_iou"] <= 100
 
 
 def test_testing_on_data_with_other_classes_is_refused(
@@ -288,13 +284,13 @@ def test_testing_on_data_with_other_classes_is_refused(
     assert "the data has the classes ['ground', 'box', 'sky'], the model ['a', 'b']" in capsys.readouterr().err
 
 
-def test_list_shows_what_there_is_where_it_lives_and_under_which_licence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_what_there_is_where_it_lives_and_under_which_license(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list"]) == 0
     printed = capsys.readouterr().out
-    assert "(street): segmenter, 11 classes, mean IU 55.0 on camvid test, 2.6 MB" in printed
-    assert "fcn_resnet50.coco_voc: segmenter, 21 classes, mean IU 60.5 on COCO-val2017-VOC-labels val, as pu" in printed
+    assert "(street): segmenter, 11 classes, mIoU 55.0 on camvid test, 2.6 MB" in printed
+    assert "fcn_resnet50.coco_voc: segmenter, 21 classes, mIoU 60.5 on COCO-val2017-VOC-labels val, as pu" in printed
     assert "torchvision://VGG16_Weights.IMAGENET1K_V1" in printed
-    assert "licence of the weights: research use" in printed
+    assert "license of the weights: research use" in printed
     assert cli.main(["list", "--kind", "segmenter", "--source", "shipped"]) == 0
     assert "torchvision" not in capsys.readouterr().out
 
@@ -308,7 +304,7 @@ def test_list_is_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
         assert row["measured_by"] in (None, "us", "publisher")
         assert isinstance(row["verified"], bool)
         assert all(isinstance(name, str) for name in row["classes"])
-        assert row["licence"]
+        assert row["license"]
         for key in ("name", "data", "split", "mean_iou", "parameters", "bytes"):
             assert key in row
     shipped = next(row for row in rows if "street" in row["aliases"])
@@ -323,31 +319,31 @@ def test_list_is_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
-def test_a_recipe_trains_tests_and_leaves_an_artefact_and_resumes(
+def test_a_recipe_trains_tests_and_leaves_a_model_folder_and_resumes(
     tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f"""
 seed_everything: 1
-run: {{folder: {tmp_path}/run, licence: mine, data: shapes, split: test}}
+run: {{folder: {tmp_path}/run, license: mine, data: shapes, split: test}}
 data: {{data: {tree}, batch_size: 4, crop_size: [40, 48]}}
 model: {{model: fcn32s_resnet18_quarter, optimizer: adamw, lr: 0.003, ema_decay: 0.5}}
 trainer: {{max_epochs: 2, accelerator: cpu, num_sanity_val_steps: 0, log_every_n_steps: 1, enable_model_summary: false}}
 """
     )
     assert cli.main(["fit", "--config", str(recipe)]) == 0
-    assert "shapes, test split, measured on the stored artefact" in capsys.readouterr().out
-    folder = tmp_path / "run" / "artefact"
+    assert "shapes, test split, measured on the stored model folder" in capsys.readouterr().out
+    folder = tmp_path / "run" / "model"
     config = json.loads((folder / "config.json").read_text())
     assert config["labels"]["names"] == ["ground", "box", "sky"]
-    assert config["licence"] == "mine"
+    assert config["license"] == "mine"
     assert config["score"]["split"] == "test"
     assert config["training"]["epochs"] == 2
-    # What the card says is what anyone measures on the artefact.
+    # What the card says is what anyone measures on the model folder.
     assert cli.main(["test", str(folder), str(tree), "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)
-    assert measured["mean_iu"] == pytest.approx(config["score"]["mean_iu"], abs=0.5)
+    assert measured["mean_iou"] == pytest.approx(config["score"]["mean_iou"], abs=0.5)
     assert cli.main(["fit", "--config", str(recipe), "--ckpt_path", "last", "--trainer.max_epochs", "3"]) == 0
     assert json.loads((folder / "config.json").read_text())["training"]["epochs"] == 3
 
@@ -452,9 +448,9 @@ def test_the_shipped_street_model_has_the_score_of_its_card(camvid: Path, capsys
     measured = json.loads(capsys.readouterr().out)
     assert entry.config is not None
     assert entry.config.score is not None
-    assert measured["mean_iu"] == pytest.approx(entry.config.score["mean_iu"], abs=0.05)
-    for name, value in entry.config.score["iu"].items():
-        assert measured["iu"][name] == pytest.approx(value, abs=0.05)
+    assert measured["mean_iou"] == pytest.approx(entry.config.score["mean_iou"], abs=0.05)
+    for name, value in entry.config.score["iou"].items():
+        assert measured["iou"][name] == pytest.approx(value, abs=0.05)
 
 
 def test_fetch_lists_the_sets_and_says_where_those_are_that_are_there(

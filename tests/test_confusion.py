@@ -31,38 +31,38 @@ def test_the_four_metrics_follow_their_formulas() -> None:
     truth = np.array([55, 35, 20, 8])
     hits = np.array([50, 30, 10, 7])
     union = np.array([59, 42, 21, 13])
-    iu = hits / union
+    iou = hits / union
     assert result.pixel_accuracy == pytest.approx(hits.sum() / 118)
     assert result.mean_accuracy == pytest.approx((hits / truth).mean())
-    # class 4 was predicted and never occurs: IU 0 in the mean; class 5 occurs nowhere: not in the mean
-    assert result.mean_iu == pytest.approx(iu.sum() / 5)
-    assert result.frequency_weighted_iu == pytest.approx((truth * iu).sum() / 118)
-    assert result.iu[4] == 0
-    assert math.isnan(result.iu[5])
+    # class 4 was predicted and never occurs: IoU 0 in the mean; class 5 occurs nowhere: not in the mean
+    assert result.mean_iou == pytest.approx(iou.sum() / 5)
+    assert result.frequency_weighted_iou == pytest.approx((truth * iou).sum() / 118)
+    assert result.iou[4] == 0
+    assert math.isnan(result.iou[5])
     assert math.isnan(result.accuracy[4])
     assert result.pixels == 118
 
 
 def test_a_perfect_prediction_scores_one_hundred_percent() -> None:
-    assert scores(np.diag([3, 4])).to_dict(["a", "b"])["mean_iu"] == 100
+    assert scores(np.diag([3, 4])).to_dict(["a", "b"])["mean_iou"] == 100
 
 
 def test_an_empty_matrix_gives_no_number_instead_of_a_wrong_one() -> None:
     result = scores(np.zeros((2, 2)))
-    assert math.isnan(result.mean_iu)
-    assert result.to_dict(["a", "b"])["mean_iu"] is None
+    assert math.isnan(result.mean_iou)
+    assert result.to_dict(["a", "b"])["mean_iou"] is None
     assert "nan" in result.table(["a", "b"])
 
 
 def test_classes_without_a_score_are_null_in_json_and_a_dash_in_the_table() -> None:
     result = scores(TOY)
     names = list("abcdef")
-    assert result.to_dict(names)["iu"]["f"] is None
+    assert result.to_dict(names)["iou"]["f"] is None
     assert result.table(names).splitlines()[-1].split() == ["f", "-", "-"]
 
 
 def test_the_headline_leaves_out_what_nobody_measured() -> None:
-    assert headline({"mean_iu": 51.234}) == "mean IU 51.23"
+    assert headline({"mean_iou": 51.234}) == "mIoU 51.23"
 
 
 @pytest.mark.parametrize(

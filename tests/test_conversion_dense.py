@@ -108,9 +108,10 @@ def test_dilation_equals_shift_and_stitch_on_alexnet_without_padding(
 def test_alexnet_without_padding_at_stride_8_is_the_classifier_slid_over_the_image(noise: torch.Generator) -> None:
     torch.manual_seed(0)
     image = torch.randn(1, 3, 211, 235, generator=noise)
-    trunk = unpadded_alexnet(nn.MaxPool2d(3, 2))
+    backbone = unpadded_alexnet(nn.MaxPool2d(3, 2))
     classifier = awake(
-        nn.Sequential(trunk, nn.Flatten(), nn.Linear(16 * 4, 12), nn.ReLU(), nn.Linear(12, 7)), image[..., :195, :195]
+        nn.Sequential(backbone, nn.Flatten(), nn.Linear(16 * 4, 12), nn.ReLU(), nn.Linear(12, 7)),
+        image[..., :195, :195],
     )
     dense = convolutionalize(classifier, 195)
     assert dense.guarantee == "window"
@@ -139,7 +140,7 @@ def test_stitched_grid_has_no_gaps_where_some_shifts_have_no_window(size: int, n
 # With padding, the scores of the coarse grid are among the dense ones
 
 
-def trunk(name: str) -> nn.Module:
+def backbone(name: str) -> nn.Module:
     settings = {"init_weights": True, "aux_logits": False} if name == "googlenet" else {}
     model = torchvision.models.get_model(name, weights=None, **settings)
     if hasattr(model, "features"):
@@ -153,11 +154,11 @@ def test_coarse_scores_of_a_padded_network_are_every_other_dense_one(
 ) -> None:
     torch.manual_seed(0)
     images = [torch.randn(1, 3, *size, generator=noise) for size in ((96, 64), (69, 107))]
-    network = awake(trunk(name), images[0])
+    network = awake(backbone(name), images[0])
     diluted = atrous(network, stride)
     before, after = measure(network, 256), measure(diluted, 256)
     assert after.stride == (stride, stride)
-    assert after.centre == before.centre
+    assert after.center == before.center
     assert after.receptive_field == before.receptive_field
     factor = 32 // stride
     with torch.no_grad():
@@ -182,7 +183,7 @@ def test_diluted_classifier_keeps_keys_and_weights_and_tells_its_new_grid() -> N
     assert list(diluted.state_dict()) == list(dense.state_dict())
     assert all(a is b for a, b in zip(diluted.parameters(), dense.parameters(), strict=True))
     assert diluted.geometry.stride == (8, 8)
-    assert diluted.geometry.centre == dense.geometry.centre
+    assert diluted.geometry.center == dense.geometry.center
     assert diluted.geometry.receptive_field == dense.geometry.receptive_field
     assert "8 x 8 pixels from one score to the next" in str(diluted.report)
     image = torch.zeros(1, 3, 128, 96)

@@ -109,7 +109,7 @@ class UnpaddedAlexNet(nn.Module):
 
 
 class Headed(nn.Module):
-    """A small unpadded trunk (39 pixels -> 9 x 9 cells at stride 4) under any head."""
+    """A small unpadded backbone (39 pixels -> 9 x 9 cells at stride 4) under any head."""
 
     def __init__(self, head: Callable[[Any, Tensor], Tensor], **parts: Any) -> None:
         super().__init__()
@@ -146,8 +146,8 @@ def test_image_of_384_pixels_gives_12_by_12_cells_and_6_by_6_scores_with_vgg(den
     assert dense.grid(384, 384) == (6, 6) == dense.whole_windows(384, 384)
     assert dense.geometry.stride == (32, 32)
     assert dense.geometry.receptive_field == (404, 404)
-    assert dense.geometry.centre == (111.5, 111.5)
-    assert dense.centres(2, 1) == ([111.5, 143.5], [111.5])
+    assert dense.geometry.center == (111.5, 111.5)
+    assert dense.centers(2, 1) == ([111.5, 143.5], [111.5])
 
 
 def test_the_real_vgg16_gives_the_same_grid() -> None:
@@ -240,7 +240,7 @@ HEADS: dict[str, tuple[Callable[[Any, Tensor], Tensor], dict[str, Callable[[], A
         lambda s, x: s.fc(torch.bmm(x.flatten(2), x.flatten(2).transpose(1, 2)).flatten(1)),
         {"fc": lambda: fc(144)},
     ),
-    "generalised mean": (
+    "generalized mean": (
         lambda s, x: s.fc(F.avg_pool2d(x.clamp(min=1e-6).pow(s.p), x.size()[2:]).pow(1 / s.p).flatten(1)),
         {"fc": fc, "p": lambda: nn.Parameter(torch.tensor(3.0))},
     ),
@@ -479,7 +479,7 @@ class Blocked(nn.Module):
 
 
 class Coarser(nn.Module):
-    """A trunk that goes through a coarser map than its last one."""
+    """A backbone that goes through a coarser map than its last one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -534,7 +534,7 @@ def test_report_says_what_was_done_and_what_it_means() -> None:
         "window                  6 x 6 cells",
         "stride                  32 x 32 pixels",
         "receptive field         355 x 355 pixels",
-        "centre of score (0, 0)  pixel 111, 111",
+        "center of score (0, 0)  pixel 111, 111",
         "padding                 yes",
         "global context          no",
         "guarantee               'interior': some operation pads",
@@ -569,7 +569,7 @@ def test_auxiliary_head_is_dropped_and_said_so() -> None:
 
 
 class Picky(nn.Module):
-    """A trunk that runs only where its blocks of 4 x 4 cells fit."""
+    """A backbone that runs only where its blocks of 4 x 4 cells fit."""
 
     def __init__(self) -> None:
         super().__init__()

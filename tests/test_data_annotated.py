@@ -22,7 +22,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 import fullyconv
-from annotated_trees import CATEGORIES, SIZE, SQUARE, annotation, coco, coco_tree, labelme, labelme_tree, picture, shape
+from annotated_trees import CATEGORIES, SIZE, SQUARE, annotation, coco, coco_tree, labelme, labelme_tree, photo, shape
 from fullyconv import cli
 from fullyconv.data.annotated.coco import CocoReader, runs_of, unpack
 from fullyconv.data.datamodule import SegmentationDataModule
@@ -38,8 +38,8 @@ def encoded(source: Source, split: str = "all", number: int = 0) -> np.ndarray[A
 
 
 def random_polygon(rng: np.random.Generator) -> list[float]:
-    centre, count = rng.uniform(-5, 60, 2), int(rng.integers(3, 12))
-    return [float(x) for x in (rng.normal(0, 14, (count, 2)) + centre).ravel()]
+    center, count = rng.uniform(-5, 60, 2), int(rng.integers(3, 12))
+    return [float(x) for x in (rng.normal(0, 14, (count, 2)) + center).ravel()]
 
 
 class TestCoco:
@@ -68,7 +68,7 @@ class TestCoco:
         source = open_source(coco_tree(tmp_path))
         assert source.labels.names == ("background", "cat", "dog")
         assert len(source.splits["all"]) == 4
-        assert any("2 pictures have no objects" in note for note in source.notes)
+        assert any("2 images have no objects" in note for note in source.notes)
         first, second, third = (encoded(source, number=number) for number in range(3))
         assert (first[6:24, 11:29] == 1).all()
         assert (second == 2 * (first == 1)).all()
@@ -97,7 +97,7 @@ class TestCoco:
         for split, count in (("train", 3), ("valid" if "{}/" in place else "val", 2)):
             folder = tmp_path / (split if "{}/" in place else f"{split}2017")
             for number in range(count):
-                picture(folder / f"{number:03}.png")
+                photo(folder / f"{number:03}.png")
             coco(tmp_path / place.format(split), count, annotation(1, 0, 3, [SQUARE]), annotation(2, 1, 7, [SQUARE]))
         source = open_source(tmp_path)
         assert {split: len(pairs) for split, pairs in source.splits.items()} == {"train": 3, "val": 2}
@@ -120,7 +120,7 @@ class TestCoco:
     def test_splits_with_other_ids_agree_by_name(self, tmp_path: Path) -> None:
         for split in ("train", "val"):
             for number in range(2):
-                picture(tmp_path / split / f"{number:03}.png")
+                photo(tmp_path / split / f"{number:03}.png")
         coco(tmp_path / "train" / "a.json", 2, annotation(1, 0, 3, [SQUARE]))
         swapped = [{"id": 3, "name": "dog"}, {"id": 7, "name": "cat"}]
         coco(tmp_path / "val" / "a.json", 2, annotation(1, 0, 7, [SQUARE]), categories=swapped)
@@ -173,7 +173,7 @@ class TestCoco:
 
 
 def inside(points: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Tell which centres of pixels lie inside a polygon, by the parity of the edges that a ray crosses."""
+    """Tell which centers of pixels lie inside a polygon, by the parity of the edges that a ray crosses."""
     y, x = np.mgrid[: SIZE[0], : SIZE[1]].astype(np.float64)
     result = np.zeros(SIZE, bool)
     for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
@@ -201,7 +201,7 @@ class TestLabelme:
         for number, turn in enumerate(angles):
             radius = rng.uniform(8, 30, 9)
             points = np.stack([30 + radius * np.cos(turn), 20 + radius * np.sin(turn)], axis=1)
-            picture(tmp_path / f"{number}.png")
+            photo(tmp_path / f"{number}.png")
             labelme(tmp_path / f"{number}.json", shape("weed", points.tolist()))
         source = open_source(tmp_path)
         for pair in source.splits["all"]:
@@ -234,10 +234,10 @@ class TestLabelme:
         mask = encoded(open_source(labelme_tree(tmp_path, shape("weed", [[55, 2], [64, 11]], "mask", mask=text))))
         assert (np.argwhere(mask == 1) == [[2 + n, 55 + n] for n in range(5)]).all()
 
-    def test_files_in_a_folder_of_their_own_name_their_picture(self, tmp_path: Path) -> None:
+    def test_files_in_a_folder_of_their_own_name_their_image(self, tmp_path: Path) -> None:
         for split in ("train", "val"):
             for number in range(2):
-                picture(tmp_path / split / "images" / f"{number}.png")
+                photo(tmp_path / split / "images" / f"{number}.png")
                 path = tmp_path / split / "labels" / f"{number}.json"
                 labelme(path, shape("weed", [[1, 1], [9, 1], [9, 9]]), imagePath=f"..\\images\\{number}.png")
         source = open_source(tmp_path)
@@ -251,13 +251,13 @@ class TestLabelme:
         with pytest.raises(DatasetError, match=r"001\.json: shape 0 \(wed\): is no class of .*Did you mean weed"):
             open_source(root)
 
-    def test_pictures_without_a_file_are_an_error_or_left_out(self, tmp_path: Path) -> None:
+    def test_images_without_a_file_are_an_error_or_left_out(self, tmp_path: Path) -> None:
         root = labelme_tree(tmp_path)
-        picture(root / "009.png")
+        photo(root / "009.png")
         with pytest.raises(DatasetError, match=r"009\.png: no labelme file names it"):
             open_source(root)
-        assert len(open_source(root, unlabelled="skip").splits["all"]) == 4
-        assert "1 x pictures without a labelme file" in examine(root).text()
+        assert len(open_source(root, unlabeled="skip").splits["all"]) == 4
+        assert "1 x images without a labelme file" in examine(root).text()
 
 
 def table(count: int = 4) -> datasets.Dataset:
@@ -326,7 +326,7 @@ class TestTables:
 
     def test_columns_have_the_names_that_transformers_gives_them(self, tmp_path: Path) -> None:
         table().rename_columns({"image": "pixel_values", "mask": "label"}).save_to_disk(str(tmp_path / "set"))
-        assert open_source(tmp_path / "set").layout == "table of pictures and masks (columns pixel_values and label)"
+        assert open_source(tmp_path / "set").layout == "table of images and masks (columns pixel_values and label)"
 
     def test_without_datasets_the_extra_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.save(tmp_path / "set", "one")
@@ -335,11 +335,11 @@ class TestTables:
             open_source(tmp_path / "set")
 
     @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
-    def test_metadata_beside_pictures_names_their_masks(self, tmp_path: Path, suffix: str) -> None:
+    def test_metadata_beside_images_names_their_masks(self, tmp_path: Path, suffix: str) -> None:
         for split in ("train", "validation"):
             rows = []
             for number in range(3):
-                picture(tmp_path / split / f"{number}.png")
+                photo(tmp_path / split / f"{number}.png")
                 Image.fromarray(np.eye(*SIZE, dtype=np.uint8)).save(tmp_path / split / f"{number}_m.png")
                 rows.append({"file_name": f"{number}.png", "mask_file_name": f"{number}_m.png", "caption": "x"})
             with (tmp_path / split / f"metadata.{suffix}").open("w", newline="") as file:
@@ -374,7 +374,7 @@ class TestAmbiguity:
             open_source(root)
         assert len(open_source(root, masks="other.json").splits["all"]) == 4
 
-    def test_pictures_in_two_folders_are_listed(self, tmp_path: Path) -> None:
+    def test_images_in_two_folders_are_listed(self, tmp_path: Path) -> None:
         root = coco_tree(tmp_path)
         shutil.copytree(root / "images", root / "smaller")
         with pytest.raises(DatasetError, match="could be in images/, smaller/; say which by images=FOLDER"):
@@ -412,7 +412,7 @@ def test_tables_gone_wrong_name_file_and_rule(tmp_path: Path) -> None:
         ({"bytes": None, "path": "/etc/passwd"}, "row 1, column image: '/etc/passwd' leads out of its folder"),
         ({"bytes": None, "path": "../secret.png"}, "leads out of its folder"),
         ({"bytes": None, "path": "gone.png"}, "no such file"),
-        ({"bytes": b"<html>", "path": None}, "row 1, column image: not a picture"),
+        ({"bytes": b"<html>", "path": None}, "row 1, column image: not an image"),
         (None, "row 1, column image: is empty"),
     ],
 )
@@ -426,7 +426,7 @@ def test_cells_of_tables_are_not_trusted(tmp_path: Path, cell: Any, message: str
     kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})  # as other tools write it
     content = pyarrow.Table.from_pylist(rows, schema=pyarrow.schema({"image": kind, "mask": kind}))
     pyarrow.parquet.write_table(content, tmp_path / "set" / "rows.parquet")
-    picture(tmp_path / "secret.png")
+    photo(tmp_path / "secret.png")
     with pytest.raises(DatasetError, match=message):
         SegmentationDataModule.from_folder(tmp_path / "set").check()
     assert not examine(tmp_path / "set").healthy()
@@ -448,10 +448,10 @@ def test_fit_takes_annotations_by_the_path_of_the_folder_alone(
     assert cli.main(["fit", "set", *words, "--trainer.enable_progress_bar=false"]) == 0
     assert "classes: background, " in capsys.readouterr().out
     assert (tmp_path / "runs/set/report.html").is_file()
-    assert fullyconv.load(tmp_path / "runs/set/artefact").classes[0] == "background"
+    assert fullyconv.load(tmp_path / "runs/set/model").classes[0] == "background"
 
 
-def test_outlines_of_coco_are_bounded_by_the_picture_and_together(
+def test_outlines_of_coco_are_bounded_by_the_image_and_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     far = open_source(coco_tree(tmp_path / "far", annotation(7, 0, 3, [[0, 0, 9000, 0, 9000, 10]]), count=2))
@@ -460,7 +460,7 @@ def test_outlines_of_coco_are_bounded_by_the_picture_and_together(
     monkeypatch.setattr("fullyconv.data.annotated.coco._MOST_OUTLINE", 1000)
     many = [annotation(number, 0, 3, [[0, 0, 20, 0, 20, 20, 0, 20]]) for number in range(40)]
     together = open_source(coco_tree(tmp_path / "many", *many, count=2))
-    with pytest.raises(DatasetError, match=r"annotation 30 .*: the outlines of its picture are longer than 2400 "):
+    with pytest.raises(DatasetError, match=r"annotation 30 .*: the outlines of its image are longer than 2400 "):
         encoded(together)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of any number of bands, all the way: doctor, data module, training, artefact, prediction of a file."""
+"""Images of any number of bands, all the way: doctor, data module, training, model folder, prediction of a file."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ PRESET = "fcn32s_resnet18_quarter"
 
 
 def many_bands(root: Path, bands: int, sizes: dict[str, int] | None = None) -> Path:
-    """Write the small set with pictures of that many bands: PNG up to four, TIFF beyond."""
+    """Write the small set with images of that many bands: PNG up to four, TIFF beyond."""
     write_tree(root, sizes or {"train": 6, "val": 3, "test": 2})
     for path in root.rglob("images/*.png"):
-        colour = np.array(Image.open(path))
-        wide = np.concatenate([colour] * (bands // 3 + 1), axis=2)[..., :bands]
+        color = np.array(Image.open(path))
+        wide = np.concatenate([color] * (bands // 3 + 1), axis=2)[..., :bands]
         if bands > 4:
             tifffile.imwrite(path.with_suffix(".tif"), wide, photometric="minisblack", planarconfig="contig")
             path.unlink()
@@ -48,7 +48,7 @@ def test_batches_have_the_bands_that_were_asked_for(tmp_path: Path, bands: int) 
     data = SegmentationDataModule.from_folder(root, in_channels=bands, batch_size=2, crop_size=32)
     data.check()
     assert data.in_channels == bands
-    assert f"pictures of {bands} channels" in data.report
+    assert f"images of {bands} channels" in data.report
     assert next(iter(data.train_dataloader()))["image"].shape == (2, bands, 32, 32)
     assert next(iter(data.val_dataloader()))["image"].shape == (2, bands, 48, 64)
     diagnosis = examine(root, in_channels=bands)
@@ -56,14 +56,14 @@ def test_batches_have_the_bands_that_were_asked_for(tmp_path: Path, bands: int) 
     assert sheet(diagnosis).mode == "RGB"
 
 
-def test_all_pictures_are_rgb_unless_told_otherwise(tmp_path: Path) -> None:
+def test_all_images_are_rgb_unless_told_otherwise(tmp_path: Path) -> None:
     data = SegmentationDataModule.from_folder(many_bands(tmp_path / "shapes", 4))
     assert data.in_channels == 3
     assert "channels" not in data.report
     assert next(iter(data.val_dataloader()))["image"].shape[1] == 3
 
 
-def test_doctor_and_training_name_a_picture_of_other_bands(tmp_path: Path) -> None:
+def test_doctor_and_training_name_an_image_of_other_bands(tmp_path: Path) -> None:
     root = many_bands(tmp_path / "shapes", 4)
     odd = root / "train" / "images" / "003.png"
     Image.open(odd).convert("RGB").save(odd)
@@ -82,7 +82,7 @@ def test_many_bands_without_their_number_say_what_to_give(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("number", [0, -1, True, 4.0, 5000])
 def test_a_number_of_bands_that_cannot_be_is_refused(tmp_path: Path, number: Any) -> None:
-    with pytest.raises(ValueError, match=r"in_channels=.*the number of bands of the pictures"):
+    with pytest.raises(ValueError, match=r"in_channels=.*the number of bands of the images"):
         open_source(many_bands(tmp_path / "shapes", 4), in_channels=number)
 
 
@@ -96,14 +96,14 @@ class TestPlan:
 
     def test_a_start_for_three_channels_is_refused_with_the_remedy(self, tmp_path: Path) -> None:
         data = SegmentationDataModule.from_folder(many_bands(tmp_path / "shapes", 4), in_channels=4)
-        with pytest.raises(ValueError, match=r"takes pictures of 3 channels, and in_channels=4 .* random:fcn4s_resnet"):
+        with pytest.raises(ValueError, match=r"takes images of 3 channels, and in_channels=4 .* random:fcn4s_resnet"):
             plan(data)
 
 
 def test_module_and_data_of_different_channels_do_not_meet(tmp_path: Path) -> None:
     data = SegmentationDataModule.from_folder(many_bands(tmp_path / "shapes", 4), in_channels=4)
     module = SegmentationModule(PRESET, classes=data.classes)
-    with pytest.raises(ValueError, match="pictures of 4 channels, the model takes 3: give both the same in_channels"):
+    with pytest.raises(ValueError, match="images of 4 channels, the model takes 3: give both the same in_channels"):
         L.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False).fit(module, data)
 
 
@@ -114,9 +114,9 @@ def test_fit_test_and_predict_go_through_with_six_bands(
     monkeypatch.chdir(tmp_path)
     words = ["--model", f"random:{PRESET}", "--epochs", "1", "--device", "cpu", "--data.in_channels", "6"]
     assert cli.main(["fit", "shapes", *words, "--trainer.enable_progress_bar=false"]) == 0
-    assert "pictures of 6 channels" in capsys.readouterr().out
+    assert "images of 6 channels" in capsys.readouterr().out
     assert (tmp_path / "runs/shapes/report.html").is_file()
-    segmenter = fullyconv.load("runs/shapes/artefact")
+    segmenter = fullyconv.load("runs/shapes/model")
     path = root / "test" / "images" / "000.tif"
     result = segmenter.predict(path)
     assert result.mask.shape == (48, 64)
@@ -125,9 +125,9 @@ def test_fit_test_and_predict_go_through_with_six_bands(
     pixels = tifffile.imread(path)
     for source in (pixels, torch.from_numpy(pixels).permute(2, 0, 1)):
         assert_same_mask(segmenter.predict(source).mask, result.mask)
-    assert cli.main(["test", "runs/shapes/artefact", "shapes", "--json"]) == 0
-    assert cli.main(["predict", str(path), "--model", "runs/shapes/artefact"]) == 0
+    assert cli.main(["test", "runs/shapes/model", "shapes", "--json"]) == 0
+    assert cli.main(["predict", str(path), "--model", "runs/shapes/model"]) == 0
     assert (tmp_path / "masks" / "000.png").is_file()
     Image.new("RGB", (64, 48)).save("three.png")
-    assert cli.main(["predict", "three.png", "--model", "runs/shapes/artefact"]) == 1
+    assert cli.main(["predict", "three.png", "--model", "runs/shapes/model"]) == 1
     assert "three.png: has 3 bands (mode RGB), and in_channels=6 is given" in capsys.readouterr().err

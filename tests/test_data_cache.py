@@ -1,4 +1,4 @@
-"""Decoded pictures that are kept: the same samples, never an outdated one, and never more than is allowed."""
+"""Decoded images that are kept: the same samples, never an outdated one, and never more than is allowed."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_no_more_is_kept_than_is_allowed(shapes: Path, place: str, caplog: pytes
         one.read()
         two.read()
     assert (one.times, two.times) == (1, 3)
-    assert caplog.text.count("the cache of decoded pictures takes no more") == 1
+    assert caplog.text.count("the cache of decoded images takes no more") == 1
 
 
 def test_half_written_files_of_the_dead_are_removed(shapes: Path, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_half_written_files_of_the_dead_are_removed(shapes: Path, tmp_path: Path
 
 def test_errors_of_files_come_through(shapes: Path, place: str) -> None:
     pair = pair_of(shapes)
-    pair.mask.write_bytes(b"no picture")
+    pair.mask.write_bytes(b"no image")
     counted = Counted(DecodedCache(place, LABELS, FileReader()), pair)
     for _ in range(2):
         with pytest.raises(DatasetError, match=r"000\.png"):
@@ -230,9 +230,9 @@ from fullyconv.labels import Labels
 class Picky(FileReader):
     only: frozenset[str] = frozenset()
 
-picture, mask = map(Path, sys.argv[1:])
+image, mask = map(Path, sys.argv[1:])
 reader = Picky(only=frozenset(map(str, range(20))))
-print(DecodedCache("memory", Labels.of(["ground", "box", "sky"]), reader)._key(Pair(picture, mask, "000")))
+print(DecodedCache("memory", Labels.of(["ground", "box", "sky"]), reader)._key(Pair(image, mask, "000")))
 """
 
 

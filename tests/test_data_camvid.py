@@ -24,7 +24,7 @@ def write_camvid(root: Path, splits: dict[str, list[str]], values: int = 12) -> 
 FILES = {"train": ["0001TP_006690", "0016E5_01260"], "val": ["0016E5_07959"], "test": ["Seq05VD_f00000"]}
 
 
-def test_layout_classes_and_splits_are_recognised(tmp_path):
+def test_layout_classes_and_splits_are_recognized(tmp_path):
     data = SegmentationDataModule.from_folder(write_camvid(tmp_path / "street", FILES))
     assert data.labels == CAMVID
     assert {split: len(pairs) for split, pairs in data.splits.items()} == {"train": 2, "val": 1, "test": 1}

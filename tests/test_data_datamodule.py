@@ -81,7 +81,7 @@ def test_missing_test_split_is_an_error_that_lists_the_others(folder):
         SegmentationDataModule.from_folder(folder).test_dataloader()
 
 
-def test_evaluation_keeps_the_pictures_own_size_and_goes_one_by_one_where_sizes_differ(tmp_path):
+def test_evaluation_keeps_the_images_own_size_and_goes_one_by_one_where_sizes_differ(tmp_path):
     write_set(tmp_path, 6, size=None)
     data = SegmentationDataModule.from_folder(tmp_path, batch_size=4, val_fraction=0.5)
     sizes = {tuple(batch["image"].shape[-2:]) for batch in data.val_dataloader()}
@@ -97,7 +97,7 @@ def test_evaluation_of_one_size_goes_in_batches_each_sample_once_in_order(folder
     assert [len(batch["path"]) for batch in data.val_dataloader()] == [2, 2, 1]
 
 
-def test_mixed_sizes_are_padded_at_the_bottom_and_right_with_grey_and_ignore():
+def test_mixed_sizes_are_padded_at_the_bottom_and_right_with_gray_and_ignore():
     samples = [
         {
             "image": torch.rand(3, h, w),

@@ -55,7 +55,7 @@ def test_everything_is_found_in_one_go_the_worst_first(root: Path) -> None:
     diagnosis = examine(root)
     said = diagnosis.text()
     for rule in (
-        "1 x pictures without a mask",
+        "1 x images without a mask",
         "no mask of the same name",
         "2 masks hold values that are not in the label map",
         r"001\.png: 9 \(1 pixels\)",
@@ -79,9 +79,9 @@ def test_files_that_do_not_pair_hide_nothing(root: Path) -> None:
     rules = [finding.rule for finding in diagnosis.findings if finding.severity == "error"]
     assert sorted(rules) == [
         "1 mask holds values that are not in the label map",
+        "1 x images without a mask",
         "1 x masks that cannot be read",
-        "1 x masks without a picture",
-        "1 x pictures without a mask",
+        "1 x masks without an image",
         "2 x files that share one name",
     ]
     assert diagnosis.splits == {"train": 3, "val": 3}
@@ -115,7 +115,7 @@ def test_where_nobody_knows_what_the_values_mean_the_rest_is_looked_at(root: Pat
         "1 x images that cannot be read",
         "1 x masks that cannot be read",
         "1 x pairs whose image and mask differ in size",
-        "1 picture is in more than one split",
+        "1 image is in more than one split",
     ):
         assert message in said, said
     assert json.loads(json.dumps(diagnosis.to_dict()))["healthy"] is False
@@ -143,7 +143,7 @@ def test_long_lists_are_cut_unless_all_is_asked_for(root: Path) -> None:
 
 
 def photograph(seed: int, noise: int = 0) -> np.ndarray:
-    """Make a picture that is like no other of another seed."""
+    """Make an image that is like no other of another seed."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3)).astype(np.uint8)
     smooth = np.array(Image.fromarray(coarse).resize((64, 48), Image.Resampling.BICUBIC)).astype(np.int16)
     smooth += np.random.default_rng(seed + noise).integers(-noise, noise + 1, smooth.shape).astype(np.int16)
@@ -162,17 +162,17 @@ def test_look_alikes_across_splits_are_a_warning(photographs: Path) -> None:
     Image.fromarray(photograph(2, noise=4)).save(photographs / "val" / "images" / "000.png")
     diagnosis = examine(photographs)
     (finding,) = [finding for finding in diagnosis.findings if finding.severity == "warning"]
-    assert finding.rule == "2 pictures look alike across splits"
+    assert finding.rule == "2 images look alike across splits"
     assert re.search(r"002\.png \(train\) ~ .*000\.png \(val\)", finding.files[0])
     assert diagnosis.healthy()
     assert not diagnosis.healthy(strict=True)
 
 
-def test_a_picture_saved_as_jpeg_looks_like_itself_and_a_darker_one_does_not(photographs: Path) -> None:
+def test_an_image_saved_as_jpeg_looks_like_itself_and_a_darker_one_does_not(photographs: Path) -> None:
     target = photographs / "val" / "images" / "000.png"
     Image.fromarray(photograph(2)).save(target.with_suffix(".jpg"), quality=92)
     target.unlink()
-    assert "2 pictures look alike across splits" in str(examine(photographs))
+    assert "2 images look alike across splits" in str(examine(photographs))
     target.with_suffix(".jpg").unlink()
     Image.fromarray(photograph(2) // 2).save(target)
     assert "look alike" not in str(examine(photographs))
@@ -184,16 +184,16 @@ def test_look_alikes_in_one_split_matter_where_a_part_of_it_will_be_drawn(photog
     assert "look alike" not in str(examine(photographs))
     shutil.rmtree(photographs / "val")
     (finding,) = [finding for finding in examine(photographs).findings if "look alike" in finding.rule]
-    assert finding.rule == "3 pictures look alike and there is no val"
+    assert finding.rule == "3 images look alike and there is no val"
     assert finding.files[0].count("~") == 2  # one group of three
 
 
-def test_one_picture_with_two_masks_contradicts_itself(root: Path) -> None:
+def test_one_image_with_two_masks_contradicts_itself(root: Path) -> None:
     shutil.copy(root / "train" / "images" / "000.png", root / "train" / "images" / "001.png")
     shutil.copy(root / "train" / "masks" / "000.png", root / "train" / "masks" / "001.png")
     assert "contradict" not in str(examine(root))
     stray(root / "train" / "masks" / "001.png", 1)
-    assert "1 picture has masks that contradict each other" in str(examine(root))
+    assert "1 image has masks that contradict each other" in str(examine(root))
 
 
 def test_weights_are_those_of_the_papers(root: Path) -> None:
@@ -220,22 +220,22 @@ def test_formats_that_are_not_read_are_told(root: Path) -> None:
     assert finding.severity == "note"
 
 
-def test_pictures_of_several_kinds_are_counted(root: Path) -> None:
+def test_images_of_several_kinds_are_counted(root: Path) -> None:
     for number, mode in ((0, "L"), (1, "L"), (2, "RGBA"), (3, "P")):
         path = root / "train" / "images" / f"00{number}.png"
         Image.open(path).convert(mode).save(path)
     diagnosis = examine(root)
-    assert diagnosis.kinds == {"RGB": 5, "grey": 2, "RGB with alpha": 1, "palette": 1}
-    assert "pictures: 5 RGB, 2 grey, 1 RGB with alpha, 1 palette" in diagnosis.text()
+    assert diagnosis.kinds == {"RGB": 5, "gray": 2, "RGB with alpha": 1, "palette": 1}
+    assert "images: 5 RGB, 2 gray, 1 RGB with alpha, 1 palette" in diagnosis.text()
     assert diagnosis.healthy(strict=True)
 
 
-def test_the_sheet_shows_pictures_masks_names_and_legend(root: Path) -> None:
+def test_the_sheet_shows_images_masks_names_and_legend(root: Path) -> None:
     drawn = sheet(examine(root))
     assert drawn.mode == "RGB"
     assert drawn.width > 4 * 320
-    colours = {colour for _, colour in drawn.getcolors(2**24) or []}
-    assert (0, 128, 0) in colours  # the legend's sky
+    colors = {color for _, color in drawn.getcolors(2**24) or []}
+    assert (0, 128, 0) in colors  # the legend's sky
 
 
 def test_the_sheet_begins_with_what_is_suspicious_and_what_is_rare(root: Path) -> None:
@@ -249,7 +249,7 @@ def test_the_sheet_begins_with_what_is_suspicious_and_what_is_rare(root: Path) -
     assert sheet(diagnosis).width > 4 * 320  # the stray value does not stop it
 
 
-def test_the_sheet_is_of_bounded_size_whatever_the_pictures(tmp_path: Path) -> None:
+def test_the_sheet_is_of_bounded_size_whatever_the_images(tmp_path: Path) -> None:
     root = write_tree(tmp_path / "wide", {"train": 20, "val": 10}, size=(40, 900))
     drawn = sheet(examine(root))
     assert drawn.width < 1400

@@ -68,15 +68,15 @@ def test_names_that_differ_on_one_side_only_pair_by_the_rest(simple):
         open_source(simple)
 
 
-def test_picture_without_mask_is_named(simple):
+def test_image_without_mask_is_named(simple):
     (simple / "masks" / "b.png").unlink()
     with pytest.raises(DatasetError, match=r"images/b\.png: no mask of the same name in .*add the masks"):
         open_source(simple)
 
 
-def test_mask_without_picture_is_named(simple):
+def test_mask_without_image_is_named(simple):
     (simple / "images" / "b.png").unlink()
-    with pytest.raises(DatasetError, match=r"masks/b\.png: no picture of the same name"):
+    with pytest.raises(DatasetError, match=r"masks/b\.png: no image of the same name"):
         open_source(simple)
 
 
@@ -97,7 +97,7 @@ def test_only_the_first_of_many_missing_masks_are_listed(tmp_path):
 def test_empty_folders_are_an_error(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
-    with pytest.raises(DatasetError, match="no pictures in it"):
+    with pytest.raises(DatasetError, match="no images in it"):
         open_source(tmp_path)
 
 

@@ -69,7 +69,7 @@ def test_batches_hold_the_masks_of_both_heads(siftflow: Path) -> None:
     assert train["image"].shape == (1, 3, 32, 32)
     for head, values in {"semantic": {0, 32, 255}, "geometric": {0, 1, 2, 255}}.items():
         assert set(train["mask"][head].unique().tolist()) == values
-    # where the picture ends, both are ignored
+    # where the image ends, both are ignored
     beyond = (train["image"] == 0.5).all(1)
     assert beyond.any()
     assert all((mask[beyond] == 255).all() for mask in train["mask"].values())
@@ -99,7 +99,7 @@ def test_two_heads_are_trained_and_scored(siftflow: Path, tmp_path: Path) -> Non
     )
     trainer.fit(module, data)
     assert "\ngeometric: 3 classes: sky, horizontal, vertical\n" in data.report
-    assert {"val/semantic/mean_iu", "val/geometric/mean_iu"} <= trainer.callback_metrics.keys()
+    assert {"val/semantic/mean_iou", "val/geometric/mean_iou"} <= trainer.callback_metrics.keys()
 
 
 def test_stray_value_names_head_and_file(siftflow: Path) -> None:

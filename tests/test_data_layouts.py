@@ -18,13 +18,13 @@ from fullyconv.errors import DatasetError
 
 
 def put(root: Path, *names: str) -> Path:
-    """Write pictures: a grey one for a mask name that ends in .png below a folder of masks would do as well."""
+    """Write images: a gray one for a mask name that ends in .png below a folder of masks would do as well."""
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture = np.zeros((8, 10), np.uint8)
-        picture[2:] = 1
-        Image.fromarray(picture).save(path)
+        image = np.zeros((8, 10), np.uint8)
+        image[2:] = 1
+        Image.fromarray(image).save(path)
     return root
 
 
@@ -120,17 +120,17 @@ class TestNames:
                 [tmp_path / "im10.jpg", tmp_path / "im11.jpg"], [tmp_path / "m20.png", tmp_path / "m21.png"], "i", "m"
             )
 
-    def test_pictures_without_a_mask_are_an_error_or_left_out_on_demand(self, tmp_path: Path) -> None:
+    def test_images_without_a_mask_are_an_error_or_left_out_on_demand(self, tmp_path: Path) -> None:
         put(tmp_path, "images/a.png", "images/b.png", "masks/a.png")
         with pytest.raises(DatasetError, match=r"b\.png: no mask of the same name"):
             open_source(tmp_path)
-        source = open_source(tmp_path, unlabelled="skip")
+        source = open_source(tmp_path, unlabeled="skip")
         assert [pair.key for pair in source.splits["all"]] == ["a"]
-        assert any("1 pictures without a mask are left out" in note for note in source.notes)
+        assert any("1 images without a mask are left out" in note for note in source.notes)
 
-    def test_a_mask_without_a_picture_is_an_error(self, tmp_path: Path) -> None:
+    def test_a_mask_without_an_image_is_an_error(self, tmp_path: Path) -> None:
         put(tmp_path, "img/a.png", "seg/a.png", "seg/b.png")
-        with pytest.raises(DatasetError, match=r"b\.png: no picture of the same name"):
+        with pytest.raises(DatasetError, match=r"b\.png: no image of the same name"):
             open_source(tmp_path)
 
 
@@ -172,7 +172,7 @@ class TestLists:
             (root / f"{split}.txt").write_text(text)
         return root
 
-    def test_without_a_list_for_validation_the_test_pictures_are_not_trained_on(self, tmp_path: Path) -> None:
+    def test_without_a_list_for_validation_the_test_images_are_not_trained_on(self, tmp_path: Path) -> None:
         root = self.plain(tmp_path, *"abcdef", train="a\nb\nc\nd\n", test="e\nf\n")
         assert keys(root) == {"train": ["a", "b", "c", "d"], "test": ["e", "f"]}
         splits = SegmentationDataModule(str(root)).splits
@@ -206,7 +206,7 @@ class TestLists:
             ({"train": "b", "val": "x1"}, r"val\.txt: none of its 1 names .*'x1'"),
             ({"train": "b", "val": "\na"}, r"val\.txt: line 2: 'a' could be .*x/a\.png, .*y/a\.png; write the path"),
             ({"train": "b", "val": "z/a.png"}, r"val\.txt: line 1: 'z/a\.png' could be "),
-            ({"train": "b", "test": "b"}, r"train\.txt: all its pictures are in another list as well"),
+            ({"train": "b", "test": "b"}, r"train\.txt: all its images are in another list as well"),
         ],
     )
     def test_lists_that_do_not_fit_are_refused_and_not_replaced(
@@ -223,12 +223,12 @@ class TestLists:
         with pytest.raises(DatasetError, match=r"train\.txt: none of its 1 names"):
             find_layout(root, images="images", masks="masks")
         assert [(one.rule, Path(one.files[0]).name) for one in lost] == [
-            ("lists of names that fit no picture", "train.txt")
+            ("lists of names that fit no image", "train.txt")
         ]
 
-    def test_a_list_of_pictures_without_masks_is_told(self, tmp_path: Path) -> None:
+    def test_a_list_of_images_without_masks_is_told(self, tmp_path: Path) -> None:
         root = put(self.plain(tmp_path, *"abc", train="a\nb", val="c", test="d"), "images/d.png")
-        source = open_source(root, unlabelled="skip")
+        source = open_source(root, unlabeled="skip")
         assert set(source.splits) == {"train", "val"}
         assert any("test.txt names 1 of 1 that are not there" in note for note in source.notes)
 
@@ -264,7 +264,7 @@ class TestListsOfOnesOwn:
         with pytest.raises(DatasetError, match=r"val\.txt: none of its 1 names"):
             open_source(root, lists=lists)
         rules = [finding.rule for finding in examine(root, lists=lists).findings if finding.severity == "error"]
-        assert "1 x lists of names that fit no picture" in rules
+        assert "1 x lists of names that fit no image" in rules
 
     def test_a_set_known_by_its_files_takes_them_too(self, tmp_path: Path) -> None:
         put(
@@ -339,11 +339,11 @@ class TestTables:
         ({"masks": "../elsewhere"}, ValueError, "is looked for inside the data folder"),
         ({"masks": "/etc"}, ValueError, "is looked for inside the data folder"),
         ({"masks": "nowhere"}, FileNotFoundError, "masks='nowhere': no such folder in .*; there are images, masks"),
-        ({"masks": "*.tiff"}, DatasetError, "no pictures there"),
+        ({"masks": "*.tiff"}, DatasetError, "no images there"),
         ({"pairs": "nowhere.csv"}, FileNotFoundError, "pairs='nowhere.csv': no such file"),
         ({"lists": "nowhere"}, FileNotFoundError, r"lists='nowhere': no train\.txt with val\.txt or test\.txt in it"),
         ({"pairs": "p.csv", "masks": "masks"}, ValueError, "leave images and masks out"),
-        ({"unlabelled": "drop"}, ValueError, 'choose "error" or "skip"'),
+        ({"unlabeled": "drop"}, ValueError, 'choose "error" or "skip"'),
     ],
 )
 def test_options_that_lead_nowhere_are_refused(
@@ -360,7 +360,7 @@ def test_links_that_go_in_circles_hold_nobody(tmp_path: Path) -> None:
     assert keys(tmp_path) == {"all": ["a"]}
 
 
-def test_what_is_hidden_is_no_picture(tmp_path: Path) -> None:
+def test_what_is_hidden_is_no_image(tmp_path: Path) -> None:
     put(tmp_path, "img/a.png", "seg/a.png", "img/._b.png", "__MACOSX/img/a.png", ".cache/img/c.png")
     (tmp_path / "img" / "Thumbs.db").write_bytes(b"x")
     assert keys(tmp_path) == {"all": ["a"]}
@@ -380,7 +380,7 @@ PLAIN = {
     "camvid": (701, 11),
 }
 OPTIONS: dict[str, tuple[dict[str, Any], int, int]] = {
-    "crackforest": ({"masks": "groundTruth", "unlabelled": "skip"}, 118, 4),
+    "crackforest": ({"masks": "groundTruth", "unlabeled": "skip"}, 118, 4),
     "crop_weed": ({"masks": "annotations"}, 3, 3),
     "em_vnc": (
         {"masks": "stack1/labels", "values": {v: f"level {v}" for v in (0, 32, 64, 96, 128, 159, 191, 223, 255)}},
@@ -444,8 +444,8 @@ def test_files_that_do_not_pair_are_told_instead_of_refused_where_that_is_asked_
     assert [pair.key for pair in find_layout(tmp_path, lost=lost).splits["all"]] == ["b", "d"]
     assert [(one.rule, [Path(name).name for name in one.files]) for one in lost] == [
         ("files that share one name", ["c.bmp", "c.png"]),
-        ("pictures without a mask", ["a.png"]),
-        ("masks without a picture", ["e.png"]),
+        ("images without a mask", ["a.png"]),
+        ("masks without an image", ["e.png"]),
     ]
     with pytest.raises(DatasetError, match="share one name"):
         find_layout(tmp_path)
@@ -455,16 +455,16 @@ def test_a_split_without_masks_does_not_mix_the_others(tmp_path: Path) -> None:
     put(tmp_path, *(f"{kind}/{name}.png" for kind in ("images", "masks") for name in ("train/a", "val/b")))
     put(tmp_path, "images/test/c.png")
     given: dict[str, Any] = {"images": "images", "masks": "masks"}
-    with pytest.raises(DatasetError, match=r"c\.png: pictures of the split 'test', where masks has no masks; .*skip"):
+    with pytest.raises(DatasetError, match=r"c\.png: images of the split 'test', where masks has no masks; .*skip"):
         find_layout(tmp_path, **given)
     expected = {"train": ["a"], "val": ["b"]}
-    assert keys(tmp_path, **given, unlabelled="skip") == expected
-    notes = find_layout(tmp_path, **given, unlabelled="skip").notes
-    assert "images: 1 pictures of the split 'test' are without masks and left out" in notes
+    assert keys(tmp_path, **given, unlabeled="skip") == expected
+    notes = find_layout(tmp_path, **given, unlabeled="skip").notes
+    assert "images: 1 images of the split 'test' are without masks and left out" in notes
     lost: list[Lost] = []
     assert keys(tmp_path, **given, lost=lost) == expected
     assert [(one.rule, [Path(name).name for name in one.files]) for one in lost] == [
-        ("pictures without a mask", ["c.png"])
+        ("images without a mask", ["c.png"])
     ]
     put(tmp_path, "labels/a.png", "labels/b.png", "labels/c.png")  # the masks of every split in one folder
     assert keys(tmp_path, images="images", masks="labels") == {"all": ["a", "b", "c"]}

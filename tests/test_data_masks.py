@@ -28,16 +28,16 @@ LABEL[12:, 15:] = 2
 
 
 def tree(root: Path, *masks: Any, suffix: str = ".png", mode: str | None = None, **options: Any) -> Path:
-    """Write pictures and these masks."""
+    """Write images and these masks."""
     rng = np.random.default_rng(0)
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for number, mask in enumerate(masks):
         Image.fromarray(rng.integers(0, 256, (*SIZE, 3)).astype(np.uint8)).save(root / "images" / f"{number}.jpg")
-        picture = mask if isinstance(mask, Image.Image) else Image.fromarray(mask)
+        image = mask if isinstance(mask, Image.Image) else Image.fromarray(mask)
         if mode:
-            picture = picture.convert(mode)
-        picture.save(root / "masks" / f"{number}{suffix}", **options)
+            image = image.convert(mode)
+        image.save(root / "masks" / f"{number}{suffix}", **options)
     return root
 
 
@@ -46,95 +46,95 @@ def encoded(source: Source, number: int = 0) -> np.ndarray[Any, Any]:
     return read_pair(pair, source.labels, source.reader)[1]
 
 
-def coloured(colours: list[tuple[int, int, int]], label: np.ndarray[Any, Any] = LABEL) -> np.ndarray[Any, Any]:
-    return np.array(colours, np.uint8)[label]
+def colored(colors: list[tuple[int, int, int]], label: np.ndarray[Any, Any] = LABEL) -> np.ndarray[Any, Any]:
+    return np.array(colors, np.uint8)[label]
 
 
-COLOURS = [(10, 20, 30), (255, 0, 0), (0, 128, 0)]
+COLORS = [(10, 20, 30), (255, 0, 0), (0, 128, 0)]
 
 
-class TestColours:
-    def test_every_colour_is_a_class_named_after_it(self, tmp_path: Path) -> None:
-        source = open_source(tree(tmp_path, coloured(COLOURS), coloured(COLOURS)))
+class TestColors:
+    def test_every_color_is_a_class_named_after_it(self, tmp_path: Path) -> None:
+        source = open_source(tree(tmp_path, colored(COLORS), colored(COLORS)))
         assert source.labels.names == ("#008000", "#0a141e", "#ff0000")
         assert source.labels.palette == ((0, 128, 0), (10, 20, 30), (255, 0, 0))
         assert (encoded(source) == np.array([1, 2, 0])[LABEL]).all()
-        assert any("3 colours, each read as a class named after it" in note for note in source.notes)
+        assert any("3 colors, each read as a class named after it" in note for note in source.notes)
 
-    def test_colours_are_named_and_ignored_by_values(self, tmp_path: Path) -> None:
+    def test_colors_are_named_and_ignored_by_values(self, tmp_path: Path) -> None:
         values = {"#0A141E": "ground", "#ff0000": "box", "#008000": "ignore"}
-        source = open_source(tree(tmp_path, coloured(COLOURS)), values=values)
+        source = open_source(tree(tmp_path, colored(COLORS)), values=values)
         assert source.labels.names == ("ground", "box")
         assert (encoded(source) == np.array([0, 1, source.labels.ignore_index])[LABEL]).all()
 
-    def test_the_colour_map_of_pascal_voc_is_recognised(self, tmp_path: Path) -> None:
+    def test_the_color_map_of_pascal_voc_is_recognized(self, tmp_path: Path) -> None:
         voc = list(default_palette(256))
         label = np.array([0, 7, 58])[LABEL]
-        source = open_source(tree(tmp_path, coloured(voc, label)))
+        source = open_source(tree(tmp_path, colored(voc, label)))
         assert source.labels.names == ("class 0", "class 7", "class 58")
         assert source.labels.values == {0: "class 0", 7: "class 7", 58: "class 58", 255: "ignore"}
         assert (encoded(source) == LABEL).all()
 
     def test_antialiased_edges_are_snapped_and_counted(self, tmp_path: Path) -> None:
-        big = Image.fromarray(coloured(COLOURS, LABEL.repeat(8, 0).repeat(8, 1)))
+        big = Image.fromarray(colored(COLORS, LABEL.repeat(8, 0).repeat(8, 1)))
         small = [big.resize((SIZE[1] * 8 - 3 - n, SIZE[0] * 8 - 5), Image.Resampling.BICUBIC) for n in range(6)]
-        masks = [picture.crop((0, 0, SIZE[1] * 7, SIZE[0] * 7)) for picture in small]
+        masks = [image.crop((0, 0, SIZE[1] * 7, SIZE[0] * 7)) for image in small]
         root = tree(tmp_path, *masks)
         for path in (root / "images").iterdir():
             Image.new("RGB", masks[0].size).save(path)
         values = {"#0a141e": "ground", "#ff0000": "box", "#008000": "tree"}
         source = open_source(root, values=values)
-        assert any("have none of the colours given (antialiased edges?)" in note for note in source.notes)
+        assert any("have none of the colors given (antialiased edges?)" in note for note in source.notes)
         found = encoded(source)
         assert set(np.unique(found)) <= {0, 1, 2, source.labels.ignore_index}
         assert (found[50:80, 60:100] == 1).all()
 
     def test_photographs_are_no_masks(self, tmp_path: Path) -> None:
         noise = np.random.default_rng(0).integers(0, 256, (*SIZE, 3)).astype(np.uint8)
-        with pytest.raises(DatasetError, match=r"hold \d+ colours .*too many to be classes .*values=\{\"#ff0000\""):
+        with pytest.raises(DatasetError, match=r"hold \d+ colors .*too many to be classes .*values=\{\"#ff0000\""):
             open_source(tree(tmp_path, noise))
 
-    def test_names_alone_do_not_say_which_colour_is_which(self, tmp_path: Path) -> None:
-        root = tree(tmp_path, coloured(COLOURS))
+    def test_names_alone_do_not_say_which_color_is_which(self, tmp_path: Path) -> None:
+        root = tree(tmp_path, colored(COLORS))
         (root / "classes.txt").write_text("a\nb\nc\n")
-        with pytest.raises(DatasetError, match="which is which class is not known; give every colour its class"):
+        with pytest.raises(DatasetError, match="which is which class is not known; give every color its class"):
             open_source(root)
 
-    def test_a_colour_of_a_later_mask_that_is_not_in_the_table_names_the_file(self, tmp_path: Path) -> None:
-        source = open_source(tree(tmp_path, coloured(COLOURS)))
-        Image.fromarray(coloured([(1, 2, 3), *COLOURS[1:]])).save(tmp_path / "masks" / "0.png")
-        with pytest.raises(DatasetError, match=r"0\.png: holds the colour #010203, which is none of the label map"):
+    def test_a_color_of_a_later_mask_that_is_not_in_the_table_names_the_file(self, tmp_path: Path) -> None:
+        source = open_source(tree(tmp_path, colored(COLORS)))
+        Image.fromarray(colored([(1, 2, 3), *COLORS[1:]])).save(tmp_path / "masks" / "0.png")
+        with pytest.raises(DatasetError, match=r"0\.png: holds the color #010203, which is none of the label map"):
             encoded(source)
 
     @pytest.mark.parametrize(
         ("values", "message"),
         [
-            ({"#ff0000": "a", 0: "b"}, "mixes numbers and colours"),
-            ({"red": "a"}, "is no number and no colour; write #rrggbb"),
-            ({"#ff00": "a", "#000000": "b"}, "is no number and no colour"),
+            ({"#ff0000": "a", 0: "b"}, "mixes numbers and colors"),
+            ({"red": "a"}, "is no number and no color; write #rrggbb"),
+            ({"#ff00": "a", "#000000": "b"}, "is no number and no color"),
             ("#ff0000", "give a mapping"),
         ],
     )
     def test_values_that_are_none_are_refused(self, tmp_path: Path, values: Any, message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            open_source(tree(tmp_path, coloured(COLOURS)), values=values)
+            open_source(tree(tmp_path, colored(COLORS)), values=values)
 
     def test_numbers_may_be_written_as_text(self, tmp_path: Path) -> None:
         source = open_source(tree(tmp_path, LABEL), values={"0": "a", " 1 ": "b", "2": "ignore"})
         assert source.labels.names == ("a", "b")
 
-    def test_colours_beside_numbers_are_refused(self, tmp_path: Path) -> None:
+    def test_colors_beside_numbers_are_refused(self, tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match="masks of one set are of one kind"):
-            open_source(tree(tmp_path, coloured(COLOURS), LABEL))
+            open_source(tree(tmp_path, colored(COLORS), LABEL))
 
-    def test_black_and_white_in_three_channels_are_grey_levels(self, tmp_path: Path) -> None:
+    def test_black_and_white_in_three_channels_are_gray_levels(self, tmp_path: Path) -> None:
         source = open_source(tree(tmp_path, (LABEL > 0).astype(np.uint8) * 255, mode="RGB"))
         assert source.labels.values == {0: "background", 255: "foreground"}
         assert (encoded(source) == (LABEL > 0)).all()
 
-    def test_reports_print_colours_and_no_numbers(self, tmp_path: Path) -> None:
+    def test_reports_print_colors_and_no_numbers(self, tmp_path: Path) -> None:
         values = {"#0a141e": "ground", "#ff0000": "box", "#008000": "ignore"}
-        root = tree(tmp_path, coloured(COLOURS), coloured(COLOURS), coloured(COLOURS))
+        root = tree(tmp_path, colored(COLORS), colored(COLORS), colored(COLORS))
         source = open_source(root, values=values)
         assert source.labels.describe_values() == "{#008000=ignore, #0a141e=ground, #ff0000=box, other=ignore}"
         diagnosis = examine(root, values=values)
@@ -142,28 +142,28 @@ class TestColours:
         assert diagnosis.pixels["box"] == 3 * int((LABEL == 1).sum())
         sheet(diagnosis)
 
-    def test_colours_like_none_have_the_class_that_is_given_to_others(self, tmp_path: Path) -> None:
-        source = open_source(tree(tmp_path, coloured(COLOURS)), values={"#ff0000": "box", "other": "rest"})
+    def test_colors_like_none_have_the_class_that_is_given_to_others(self, tmp_path: Path) -> None:
+        source = open_source(tree(tmp_path, colored(COLORS)), values={"#ff0000": "box", "other": "rest"})
         assert source.labels.names == ("box", "rest")
         assert (encoded(source) == np.array([1, 0, 1])[LABEL]).all()
         assert any("as rest" in note for note in source.notes)
 
-    def test_a_module_keeps_colours_as_values(self, tmp_path: Path) -> None:
+    def test_a_module_keeps_colors_as_values(self, tmp_path: Path) -> None:
         values: dict[int | str, str] = {"#0a141e": "ground", "#ff0000": "box", "#008000": "ignore"}
-        labels = open_source(tree(tmp_path / "set", coloured(COLOURS)), values=values).labels
+        labels = open_source(tree(tmp_path / "set", colored(COLORS)), values=values).labels
         module = SegmentationModule("fcn32s_resnet18_quarter", classes=labels)
-        module.save(tmp_path / "artefact")
-        assert SegmentationModule.load(tmp_path / "artefact").labels == labels
+        module.save(tmp_path / "model")
+        assert SegmentationModule.load(tmp_path / "model").labels == labels
         grown = module.expand_classes(["tree"]).labels
-        assert grown.by_colour
+        assert grown.by_color
         assert set(grown.values) - set(labels.values) == {"#{:02x}{:02x}{:02x}".format(*grown.palette[2])}
 
 
 class TestNumbers:
-    def test_a_palette_gives_indices_and_no_colours(self, tmp_path: Path) -> None:
-        picture = Image.fromarray(LABEL)
-        picture.putpalette([channel for colour in [*COLOURS, *default_palette(253)] for channel in colour])
-        source = open_source(tree(tmp_path, picture))
+    def test_a_palette_gives_indices_and_no_colors(self, tmp_path: Path) -> None:
+        image = Image.fromarray(LABEL)
+        image.putpalette([channel for color in [*COLORS, *default_palette(253)] for channel in color])
+        source = open_source(tree(tmp_path, image))
         assert (encoded(source) == LABEL).all()
         assert mask_mode(tmp_path / "masks" / "0.png") == "P"
 
@@ -209,7 +209,7 @@ class TestNumbers:
         three = open_source(root, values={0: "steel", 128: "edge", 255: "hole"})  # levels in between have a meaning
         assert not any("cut at" in note for note in three.notes)
 
-    def test_grey_levels_that_mean_nothing_are_refused(self, tmp_path: Path) -> None:
+    def test_gray_levels_that_mean_nothing_are_refused(self, tmp_path: Path) -> None:
         noise = np.random.default_rng(0).integers(0, 256, SIZE).astype(np.uint8)
         with pytest.raises(DatasetError, match="do not look like class indices"):
             open_source(tree(tmp_path, noise))
@@ -227,10 +227,10 @@ class TestNumbers:
         assert (encoded(source) == (LABEL > 0)).mean() > 0.98
         assert any("are JPEG, which changes values near borders: snapped" in note for note in source.notes)
 
-    def test_a_mask_of_several_pictures_is_refused(self, tmp_path: Path) -> None:
-        picture = Image.fromarray(LABEL)
-        root = tree(tmp_path, picture, suffix=".tif", save_all=True, append_images=[picture])
-        with pytest.raises(DatasetError, match="holds 2 pictures; a mask is one"):
+    def test_a_mask_of_several_images_is_refused(self, tmp_path: Path) -> None:
+        image = Image.fromarray(LABEL)
+        root = tree(tmp_path, image, suffix=".tif", save_all=True, append_images=[image])
+        with pytest.raises(DatasetError, match="holds 2 images; a mask is one"):
             open_source(root)
 
 
@@ -296,19 +296,19 @@ class TestOtherFiles:
 
 
 def test_a_reader_travels_to_worker_processes(tmp_path: Path) -> None:
-    source = open_source(tree(tmp_path, coloured(COLOURS)))
+    source = open_source(tree(tmp_path, colored(COLORS)))
     reader = pickle.loads(pickle.dumps(source.reader))
     pair: Pair = source.splits["all"][0]
     assert (reader.mask(pair) == source.reader.mask(pair)).all()
 
 
-def test_numbers_for_masks_that_hold_colours_are_refused(tmp_path: Path) -> None:
+def test_numbers_for_masks_that_hold_colors_are_refused(tmp_path: Path) -> None:
     for name in "ab":
         write_image(tmp_path / "images" / f"{name}.png", np.zeros((8, 8, 3), np.uint8))
         mask = np.zeros((8, 8, 3), np.uint8)
         mask[:4] = (10, 200, 30)
         write_image(tmp_path / "masks" / f"{name}.png", mask)
-    with pytest.raises(DatasetError, match=r"hold 2 colours .* which is which class is not known; give every colour"):
+    with pytest.raises(DatasetError, match=r"hold 2 colors .* which is which class is not known; give every color"):
         SegmentationDataModule(str(tmp_path), values={0: "soil", 1: "leaf"})
 
 
@@ -321,8 +321,8 @@ def test_masks_with_alpha_hold_what_is_stored(tmp_path: Path, mode: str) -> None
     assert (encoded(source) == LABEL).all()
 
 
-def test_a_transparent_colour_is_the_colour_that_is_stored(tmp_path: Path) -> None:
-    root = tree(tmp_path, coloured([(1, 2, 3), *COLOURS[1:]]), transparency=(1, 2, 3))
+def test_a_transparent_color_is_the_color_that_is_stored(tmp_path: Path) -> None:
+    root = tree(tmp_path, colored([(1, 2, 3), *COLORS[1:]]), transparency=(1, 2, 3))
     source = open_source(root, values={"#010203": "ground", "#ff0000": "box", "#008000": "tree"})
     assert (encoded(source) == LABEL).all()
 

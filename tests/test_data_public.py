@@ -14,7 +14,7 @@ import public_trees as trees
 from fullyconv import label_sets
 from fullyconv.data import PUBLIC_SETS, SegmentationDataModule, dataset_root, open_source
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public import PUBLIC, describe, fetch, locate, recognise, set_named
+from fullyconv.data.public import PUBLIC, describe, fetch, locate, recognize, set_named
 from fullyconv.data.public.nyudv2 import CHANNELS, Nyudv2, log_depth, log_depth_codes
 from fullyconv.data.public.pascal_context import IDS, RENAMES, PascalContext
 from fullyconv.data.public.sbd import Sbd, seg11valid
@@ -57,7 +57,7 @@ def sizes(source: Source) -> dict[str, int]:
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_set_is_known_by_its_files_and_taken_for_no_other(tmp_path: Path, name: str) -> None:
     root = LAYOUTS[name](tmp_path / "data")
-    found = recognise(root)
+    found = recognize(root)
     assert found is not None
     assert found[0].name == name
     assert found[0].has_layout(found[1])
@@ -99,7 +99,7 @@ def test_registry_names_are_those_of_the_sets_and_facts_are_complete() -> None:
         facts = known.facts
         assert facts.title
         assert facts.source
-        assert facts.licence
+        assert facts.license
         assert facts.page.startswith("http")
         assert facts.folders
         assert all(count > 0 for count in facts.counts.values())
@@ -157,7 +157,7 @@ def test_folder_that_is_two_sets_at_once_is_refused_with_both_names(
 def test_ones_own_folder_of_the_name_of_a_set_is_taken_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_image(tmp_path / "cityscapes" / "images" / "a.png", trees.picture())
+    write_image(tmp_path / "cityscapes" / "images" / "a.png", trees.image())
     write_mask(tmp_path / "cityscapes" / "masks" / "a.png", trees.spread([0, 1]))
     monkeypatch.setenv("FULLYCONV_DATA", str(tmp_path))
     assert open_source("cityscapes").labels.names == ("class 0", "class 1")
@@ -208,7 +208,7 @@ def test_voc_masks_are_indices_of_the_palette_and_the_border_is_ignored(tmp_path
 @pytest.mark.parametrize("year", COUNTS)
 def test_year_of_voc_is_that_of_its_folder(tmp_path: Path, year: int) -> None:
     ids = {"train": ["000001"], "val": ["000002"]} if year == 2007 else None
-    found = recognise(trees.voc(tmp_path / f"VOC{year}", ids))
+    found = recognize(trees.voc(tmp_path / f"VOC{year}", ids))
     assert found is not None
     assert found[0] == Voc(year)
 
@@ -217,7 +217,7 @@ def test_year_of_voc_is_told_by_its_lists_where_the_folder_is_called_otherwise(t
     root = trees.voc(tmp_path / "pascal")
     lists = root / "ImageSets" / "Segmentation"
     trees.listing(lists / "train.txt", [*trees.VOC_IDS["train"], *(f"2008_{i:06}" for i in range(900000, 901110))])
-    found = recognise(root)
+    found = recognize(root)
     assert found is not None
     assert found[0] == Voc(2011)
 
@@ -229,16 +229,16 @@ def test_test_images_of_voc_are_a_split_only_where_their_masks_are_public(tmp_pa
     assert sizes(open_source(LAYOUTS["voc2007"](tmp_path))) == {"train": 1, "val": 1, "test": 1}
 
 
-@pytest.mark.parametrize("change", ["names", "grey", "colours"])
+@pytest.mark.parametrize("change", ["names", "gray", "colors"])
 def test_other_set_in_the_layout_of_voc_is_not_voc(tmp_path: Path, change: str) -> None:
     names = ["a", "b"] if change == "names" else ["2007_000032", "2008_000033"]
     root = trees.voc(tmp_path / "VOC2012", {"train": names, "val": [names[0] + "x"] if change == "names" else names})
     for path in (root / "SegmentationClass").iterdir():
-        if change == "grey":
+        if change == "gray":
             write_mask(path, trees.spread([0, 1]))
-        elif change == "colours":
+        elif change == "colors":
             Image.open(path).convert("RGB").save(path)
-    assert recognise(root) is None
+    assert recognize(root) is None
 
 
 def test_missing_mask_of_a_listed_image_is_named(tmp_path: Path) -> None:
@@ -400,7 +400,7 @@ def test_task_of_59_classes_ignores_background_and_keeps_the_order(tmp_path: Pat
         PascalContext(33)  # type: ignore[arg-type]
 
 
-def test_pictures_of_context_count_in_the_order_of_their_own_list(tmp_path: Path) -> None:
+def test_images_of_context_count_in_the_order_of_their_own_list(tmp_path: Path) -> None:
     stanford = open_source(trees.context(tmp_path / "a", "59_context_labels", [0, 1, 2, 59]))
     later = open_source(trees.context(tmp_path / "b", "SegmentationClassContext", [0, 1, 2, 59]))
     names = label_sets.PASCAL_CONTEXT
@@ -450,7 +450,7 @@ def test_inputs_of_nyud_are_the_channels_in_the_order_of_their_name(
     data = SegmentationDataModule(Nyudv2(inputs).name)  # type: ignore[arg-type]
     image = data.source.reader.image(data.splits["train"][0])
     assert image.shape == (*trees.SIZE, CHANNELS[inputs])
-    parts = {"rgb": trees.picture(0), "hha": trees.picture(100), "depth": trees.spread([0, 1, 135, 255])[..., None]}
+    parts = {"rgb": trees.image(0), "hha": trees.image(100), "depth": trees.spread([0, 1, 135, 255])[..., None]}
     assert (image == np.concatenate([parts[kind] for kind in inputs.split("-")], axis=2)).all()
     assert data.dataset("train")[0]["image"].shape[0] == CHANNELS[inputs]
     assert root == data.source.root
@@ -482,19 +482,19 @@ def test_nyud_trains_on_trainval_where_asked_or_where_there_is_no_train(tmp_path
     assert {split: len(part) for split, part in Nyudv2().find_splits(root).items()} == {"train": 1, "test": 1}
 
 
-def test_nyud_as_pictures_is_known_in_a_folder_that_is_called_so(tmp_path: Path) -> None:
+def test_nyud_as_images_is_known_in_a_folder_that_is_called_so(tmp_path: Path) -> None:
     for folder in ("NYUDepthv2", "indoor"):
         root = tmp_path / folder
         for name in ("0", "1"):
-            write_image(root / "RGB" / f"{name}.jpg", trees.picture())
-            write_image(root / "HHA" / f"{name}.jpg", trees.picture(1))
+            write_image(root / "RGB" / f"{name}.jpg", trees.image())
+            write_image(root / "HHA" / f"{name}.jpg", trees.image(1))
             write_mask(root / "Label" / f"{name}.png", trees.spread([0, 1, 40]))
         trees.listing(root / "train.txt", ["RGB/0.jpg Label/0.png"])
         trees.listing(root / "test.txt", ["RGB/1.jpg Label/1.png"])
-    found = recognise(tmp_path / "NYUDepthv2")
+    found = recognize(tmp_path / "NYUDepthv2")
     assert found is not None
     assert isinstance(found[0], Nyudv2)
-    assert recognise(tmp_path / "indoor") is None
+    assert recognize(tmp_path / "indoor") is None
     source = open_source(tmp_path / "NYUDepthv2")
     assert encoded(source) == [0, 39, 255]
     assert Nyudv2("rgb-hha").reader(source.root).image(source.splits["test"][0]).shape[2] == 6
@@ -503,7 +503,7 @@ def test_nyud_as_pictures_is_known_in_a_folder_that_is_called_so(tmp_path: Path)
 # SIFT Flow
 
 
-def test_both_labellings_of_siftflow_and_their_void(tmp_path: Path) -> None:
+def test_both_labelings_of_siftflow_and_their_void(tmp_path: Path) -> None:
     source = open_source(trees.siftflow(tmp_path / "SiftFlowDataset"))
     assert {split: [pair.key for pair in part] for split, part in source.splits.items()} == {
         "train": ["coast_n1", "forest_n2"],  # two have no annotation
@@ -533,7 +533,7 @@ def test_lists_of_siftflow_name_files_in_whatever_way(tmp_path: Path) -> None:
         SiftFlow().find_splits(root)
 
 
-def test_siftflow_without_one_labelling_says_which(tmp_path: Path) -> None:
+def test_siftflow_without_one_labeling_says_which(tmp_path: Path) -> None:
     root = trees.siftflow(tmp_path)
     (root / "GeoLabels" / SCENES / "coast_n1.mat").unlink()
     with pytest.raises(DatasetError, match=r"GeoLabels.*coast_n1\.mat"):
@@ -600,7 +600,7 @@ def test_other_set_in_the_layout_of_ade_is_not_ade(tmp_path: Path) -> None:
     root = trees.ade20k(tmp_path)
     for path in [*root.rglob("ADE_*")]:
         path.rename(path.with_name(path.name.replace("ADE_", "x_")))
-    assert recognise(root) is None
+    assert recognize(root) is None
 
 
 def test_border_of_pets_is_ignored_or_a_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -654,7 +654,7 @@ def test_real_sets_are_known_or_not_by_what_they_are(data_root: Path) -> None:
     }
     for name, known in wanted.items():
         if (data_root / name).is_dir():
-            found = recognise(data_root / name)
+            found = recognize(data_root / name)
             assert (found[0].name if found else None) == known
 
 
@@ -729,31 +729,31 @@ def test_pets_have_the_pairs_of_torchvision(tmp_path: Path) -> None:
 # Their label maps for folders of one's own
 
 
-def own_folder(root: Path, names: tuple[str, ...] = ("a", "b", "c"), *, colours: bool = False) -> Path:
+def own_folder(root: Path, names: tuple[str, ...] = ("a", "b", "c"), *, colors: bool = False) -> Path:
     palette = np.array(label_sets.voc().palette, np.uint8)
     for name in names:
-        write_image(root / "images" / f"{name}.png", trees.picture())
+        write_image(root / "images" / f"{name}.png", trees.image())
         mask = trees.spread([0, 1, 15])
-        write_image(root / "masks" / f"{name}.png", palette[mask]) if colours else write_mask(
+        write_image(root / "masks" / f"{name}.png", palette[mask]) if colors else write_mask(
             root / "masks" / f"{name}.png", mask
         )
     return root
 
 
-@pytest.mark.parametrize("colours", [False, True])
-def test_label_map_of_a_public_set_is_taken_by_its_name(tmp_path: Path, colours: bool) -> None:
-    data = SegmentationDataModule(str(own_folder(tmp_path, colours=colours)), values="voc2012")
+@pytest.mark.parametrize("colors", [False, True])
+def test_label_map_of_a_public_set_is_taken_by_its_name(tmp_path: Path, colors: bool) -> None:
+    data = SegmentationDataModule(str(own_folder(tmp_path, colors=colors)), values="voc2012")
     assert data.labels.names == label_sets.voc().names
     assert data.labels.palette == label_sets.voc().palette
     assert set(data.dataset("val")[0]["mask"].unique().tolist()) == {0, 1, 15}
     assert "label map of voc2012, 21 classes" in data.report
 
 
-def test_colours_of_a_public_set_are_read_by_its_palette(tmp_path: Path) -> None:
+def test_colors_of_a_public_set_are_read_by_its_palette(tmp_path: Path) -> None:
     own = next(iter(PUBLIC["cityscapes"].labels.values()))
     palette = np.array([*own.palette, (0, 0, 0)], np.uint8)
-    write_image(tmp_path / "images" / "a.png", trees.picture())
-    write_image(tmp_path / "images" / "b.png", trees.picture())
+    write_image(tmp_path / "images" / "a.png", trees.image())
+    write_image(tmp_path / "images" / "b.png", trees.image())
     for name in "ab":
         write_image(tmp_path / "masks" / f"{name}.png", palette[trees.spread([0, 13, 19])])
     data = SegmentationDataModule(str(tmp_path), values="cityscapes")

@@ -14,7 +14,7 @@ from fullyconv.data.transforms import (
     TrainingTransform,
     apply_to_image,
     apply_to_mask,
-    change_colours,
+    change_colors,
     training_transform,
 )
 from fullyconv.images import read_image
@@ -23,13 +23,13 @@ from fullyconv.images import read_image
 def crop_only(
     size: tuple[int, int] | None, scale: tuple[float, float] = (1.0, 1.0), ignore: int = 255
 ) -> TrainingTransform:
-    """The window alone: no flip, colours as they are."""
+    """The window alone: no flip, colors as they are."""
     still = {"flip": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
     return TrainingTransform(Augmentation(size, scale=scale, **still), ignore)  # type: ignore[arg-type]
 
 
 def checkerboard(height: int, width: int, cell: int = 24) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-    """A mask of classes 0..3 in cells, and an image whose grey level tells the class: 40, 80, 120, 160."""
+    """A mask of classes 0..3 in cells, and an image whose gray level tells the class: 40, 80, 120, 160."""
     y, x = torch.meshgrid(torch.arange(height) // cell, torch.arange(width) // cell, indexing="ij")
     mask = ((y % 2) * 2 + x % 2).to(torch.uint8)
     image = ((mask + 1) * 40).expand(3, height, width)
@@ -47,10 +47,10 @@ def test_mask_moves_with_the_image(size, seed):
     told = (image[0] * 255 / 40).round().long() - 1
     agree = (told == mask)[inside].float().mean()
     assert agree > 0.9  # the rest are blended pixels on the borders of the cells
-    assert (image[:, ~inside] == 0.5).all()  # and beyond the picture there is grey
+    assert (image[:, ~inside] == 0.5).all()  # and beyond the image there is gray
 
 
-def test_mask_is_centred_on_the_image_at_every_scale():
+def test_mask_is_centered_on_the_image_at_every_scale():
     # A step edge: the image's edge is where its level crosses the middle, and the mask's must be the same pixel.
     for scale in (0.5, 0.75, 1.25, 2.0):
         mask = (torch.arange(96) >= 48).to(torch.uint8).expand(96, 96)
@@ -60,16 +60,16 @@ def test_mask_is_centred_on_the_image_at_every_scale():
         assert int((image[0, 20] * 255 >= 100).sum()) == int((mask[20] == 1).sum())
 
 
-def test_cropping_first_gives_the_picture_of_scaling_first():
+def test_cropping_first_gives_the_image_of_scaling_first():
     image, mask = checkerboard(120, 160)
     image = tv_tensors.Image(F.gaussian_blur(image, [9, 9]))
     crop = crop_only((60, 80), (0.5, 0.5))
     small, labels = crop(image, mask)
-    assert (small * 255 - F.resize(image, [60, 80], antialias=True)).abs().max() <= 1  # level of grey
+    assert (small * 255 - F.resize(image, [60, 80], antialias=True)).abs().max() <= 1  # level of gray
     assert labels.shape == (60, 80)
 
 
-def test_without_scale_a_crop_is_a_part_of_the_picture():
+def test_without_scale_a_crop_is_a_part_of_the_image():
     image = tv_tensors.Image(torch.arange(50 * 60, dtype=torch.int32).remainder(251).to(torch.uint8).view(1, 50, 60))
     crop, _ = crop_only((20, 30))(image, torch.zeros(50, 60, dtype=torch.uint8))
     windows = image.unfold(1, 20, 1).unfold(2, 30, 1)
@@ -88,7 +88,7 @@ def test_crops_come_from_everywhere_and_at_all_scales():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 2)])
-def test_tiny_pictures_survive(size):
+def test_tiny_images_survive(size):
     transform = training_transform(Augmentation(32))
     for seed in range(10):
         torch.manual_seed(seed)
@@ -123,7 +123,7 @@ def test_same_seed_gives_the_same_sample():
 
 
 def photograph() -> Tensor:
-    """Smooth colours away from 0 and 1, so that clamping between the steps plays no part."""
+    """Smooth colors away from 0 and 1, so that clamping between the steps plays no part."""
     noise = torch.rand(3, 12, 16, generator=torch.Generator().manual_seed(0))
     return F.resize(noise, [96, 128], antialias=True).clamp(0.35, 0.65)
 
@@ -131,41 +131,41 @@ def photograph() -> Tensor:
 @pytest.mark.parametrize("factor", [0.7, 1.0, 1.3])
 def test_brightness_and_saturation_are_those_of_torchvision(factor):
     image = photograph()
-    assert_close(change_colours(image, brightness=factor), F.adjust_brightness(image, factor))
-    assert_close(change_colours(image, saturation=factor), F.adjust_saturation(image, factor), rel=1e-3)
+    assert_close(change_colors(image, brightness=factor), F.adjust_brightness(image, factor))
+    assert_close(change_colors(image, saturation=factor), F.adjust_saturation(image, factor), rel=1e-3)
 
 
 @pytest.mark.parametrize("factor", [0.7, 1.3])
 def test_contrast_is_that_of_torchvision_but_for_the_thumbnails_mean(factor):
     image = photograph()
-    assert_close(change_colours(image, contrast=factor), F.adjust_contrast(image, factor), rel=0.01)
+    assert_close(change_colors(image, contrast=factor), F.adjust_contrast(image, factor), rel=0.01)
 
 
 def test_all_at_once_is_one_after_the_other():
     image = photograph()
     steps = F.adjust_saturation(F.adjust_contrast(F.adjust_brightness(image, 1.1), 0.8), 1.2)
-    at_once = change_colours(image, brightness=1.1, contrast=0.8, saturation=1.2)
+    at_once = change_colors(image, brightness=1.1, contrast=0.8, saturation=1.2)
     assert_close(at_once, steps, rel=0.01)
 
 
-def test_hue_keeps_grey_and_turns_red_to_green_to_blue():
-    grey = torch.full((3, 2, 2), 0.4)
-    assert_close(change_colours(grey, hue=0.21), grey)
+def test_hue_keeps_gray_and_turns_red_to_green_to_blue():
+    gray = torch.full((3, 2, 2), 0.4)
+    assert_close(change_colors(gray, hue=0.21), gray)
     red = torch.tensor([0.8, 0.2, 0.2]).view(3, 1, 1)
     for turn, expected in ((1 / 3, [0.2, 0.8, 0.2]), (-1 / 3, [0.2, 0.2, 0.8]), (1.0, [0.8, 0.2, 0.2])):
-        assert_close(change_colours(red, hue=turn).flatten(), torch.tensor(expected))
+        assert_close(change_colors(red, hue=turn).flatten(), torch.tensor(expected))
 
 
 def test_bytes_and_floats_give_the_same_and_stay_in_range():
     image = (torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
-    from_bytes = change_colours(image, brightness=1.25, contrast=1.25, saturation=1.25, hue=0.1)
-    assert_close(from_bytes, change_colours(image.float() / 255, 1.25, 1.25, 1.25, 0.1))
+    from_bytes = change_colors(image, brightness=1.25, contrast=1.25, saturation=1.25, hue=0.1)
+    assert_close(from_bytes, change_colors(image.float() / 255, 1.25, 1.25, 1.25, 0.1))
     assert from_bytes.min() >= 0.0
     assert from_bytes.max() <= 1.0
-    assert_close(change_colours(image), image.float() / 255)
+    assert_close(change_colors(image), image.float() / 255)
 
 
-def test_colours_of_the_mask_stay():
+def test_colors_of_the_mask_stay():
     image, mask = checkerboard(30, 30)
     how = Augmentation(None, scale=(1, 1), flip=0, brightness=0.5, contrast=0.5, saturation=0.5, hue=0.5)
     changed, labels = TrainingTransform(how)(image, mask)
@@ -173,10 +173,10 @@ def test_colours_of_the_mask_stay():
     assert not torch.equal(changed, image.float() / 255)
 
 
-def test_pictures_of_other_channel_counts_are_jittered_too():
+def test_images_of_other_channel_counts_are_jittered_too():
     for channels in (1, 4):
         image = torch.full((channels, 8, 8), 0.5)
-        assert_close(change_colours(image, 1.2, 0.5, 0.3, 0.2), torch.full_like(image, 0.6))
+        assert_close(change_colors(image, 1.2, 0.5, 0.3, 0.2), torch.full_like(image, 0.6))
 
 
 @pytest.mark.parametrize(
@@ -211,11 +211,11 @@ def test_labels_are_those_of_torchs_nearest_exact(scale, flip):
     assert torch.equal(apply_to_mask(mask.as_subclass(Tensor), draw), expected.flip(-1) if flip else expected)
 
 
-def test_bands_of_a_large_picture_join():
+def test_bands_of_a_large_image_join():
     image = torch.rand(3, 300, 700, generator=torch.Generator().manual_seed(0))
-    whole = change_colours(image, 1.1, 0.9, 1.2, 0.05)
+    whole = change_colors(image, 1.1, 0.9, 1.2, 0.05)
     mean = float(torch.tensor([0.299, 0.587, 0.114]) @ image[:, 2::4, 2::4].mean((1, 2)))
-    parts = [change_colours(image[:, y : y + 50], 1.1, 0.9, 1.2, 0.05, mean=mean) for y in range(0, 300, 50)]
+    parts = [change_colors(image[:, y : y + 50], 1.1, 0.9, 1.2, 0.05, mean=mean) for y in range(0, 300, 50)]
     assert_close(whole, torch.cat(parts, 1))
 
 
@@ -232,13 +232,13 @@ def test_the_source_is_left_as_it_was():
 
 
 def hue_angle(image: Tensor) -> Tensor:
-    """Direction about the grey axis of the mean colour, in degrees."""
+    """Direction about the gray axis of the mean color, in degrees."""
     red, green, blue = image.mean((1, 2))
     return torch.rad2deg(torch.atan2(3**0.5 * (green - blue), 2 * red - green - blue))
 
 
-def test_drawn_pictures_stay_near_torchvision_in_mean_deviation_and_hue():
-    """As below, on few and small pictures, with the steps of torchvision in any order."""
+def test_drawn_images_stay_near_torchvision_in_mean_deviation_and_hue():
+    """As below, on few and small images, with the steps of torchvision in any order."""
     generator = torch.Generator().manual_seed(0)
     transform = TrainingTransform(Augmentation(None, scale=(1, 1), flip=0, hue=0.1))
     torch.manual_seed(0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fullyconv.drawing import colour_mask, overlay
+from fullyconv.drawing import color_mask, overlay
 from fullyconv.labels import Labels
 
 LABELS = Labels.of(["background", "a rather long class name", "cat"], [(0, 0, 0), (200, 30, 30), (30, 30, 200)])
@@ -14,43 +14,43 @@ MASK[:, 40:60] = 1
 MASK[:, 60:] = 255
 
 
-def test_colours_are_those_of_the_palette_and_void_beyond_it():
-    painted = colour_mask(MASK, LABELS.palette)
+def test_colors_are_those_of_the_palette_and_void_beyond_it():
+    painted = color_mask(MASK, LABELS.palette)
     assert painted[0, 0].tolist() == [0, 0, 0]
     assert painted[0, 50].tolist() == [200, 30, 30]
     assert painted[0, 70].tolist() == [224, 224, 192]
-    assert colour_mask(np.array([[-1]]), LABELS.palette).tolist() == [[[224, 224, 192]]]
+    assert color_mask(np.array([[-1]]), LABELS.palette).tolist() == [[[224, 224, 192]]]
 
 
-def test_overlay_without_legend_is_the_blend_at_the_pictures_size():
+def test_overlay_without_legend_is_the_blend_at_the_images_size():
     result = np.asarray(overlay(PICTURE, MASK, LABELS, alpha=0.25, legend=False))
     assert result.shape == PICTURE.shape
     expected = 0.75 * PICTURE[:, 41:59] + 0.25 * np.array([200, 30, 30])
     np.testing.assert_allclose(result[:, 41:59], expected, atol=0.51)
 
 
-def test_a_black_background_leaves_the_picture_visible():
+def test_a_black_background_leaves_the_image_visible():
     result = np.asarray(overlay(PICTURE, MASK, LABELS, alpha=0.5, legend=False, borders=False))
     np.testing.assert_allclose(result[:, :40], 0.875 * PICTURE[:, :40], atol=0.51)
 
 
-def test_ignored_pixels_show_the_picture_as_it_is():
+def test_ignored_pixels_show_the_image_as_it_is():
     result = np.asarray(overlay(PICTURE, MASK, LABELS, legend=False))
     np.testing.assert_array_equal(result[:, 60:], PICTURE[:, 60:])
 
 
-def test_alpha_of_0_is_the_picture_and_of_1_the_mask():
+def test_alpha_of_0_is_the_image_and_of_1_the_mask():
     bare = overlay(PICTURE, MASK, LABELS, alpha=0.0, legend=False)
     np.testing.assert_array_equal(np.asarray(bare), PICTURE)
     full = overlay(PICTURE, MASK, LABELS, alpha=1.0, legend=False)
-    np.testing.assert_array_equal(np.asarray(full)[:, :60], colour_mask(MASK, LABELS.palette)[:, :60])
+    np.testing.assert_array_equal(np.asarray(full)[:, :60], color_mask(MASK, LABELS.palette)[:, :60])
 
 
 def test_borders_change_only_pixels_where_classes_meet():
     mask = np.kron(MASK[::20, ::20], np.ones((100, 100), np.uint8))
-    picture = np.full((*mask.shape, 3), 90, np.uint8)
-    plain = np.asarray(overlay(picture, mask, LABELS, legend=False, borders=False))
-    lined = np.asarray(overlay(picture, mask, LABELS, legend=False))
+    image = np.full((*mask.shape, 3), 90, np.uint8)
+    plain = np.asarray(overlay(image, mask, LABELS, legend=False, borders=False))
+    lined = np.asarray(overlay(image, mask, LABELS, legend=False))
     columns = np.unique(np.nonzero((plain != lined).any(-1))[1])
     assert columns.tolist() == [199, 299]
 
@@ -66,8 +66,8 @@ def test_legend_is_readable_beside_any_size(size):
     legend = np.asarray(result)[size[0] :]
     assert len(legend) >= 18
     assert (legend == 255).mean() > 0.3  # paper
-    for colour in present:
-        assert (legend == colour).all(-1).sum() >= 100  # a swatch
+    for color in present:
+        assert (legend == color).all(-1).sum() >= 100  # a swatch
 
 
 def test_legend_lists_only_classes_that_occur():
@@ -107,17 +107,17 @@ def test_what_does_not_fit_is_named(mask, alpha, message):
 
 def test_palette_that_is_none_is_refused():
     with pytest.raises(ValueError, match="palette has shape"):
-        colour_mask(MASK, [1, 2, 3])
+        color_mask(MASK, [1, 2, 3])
 
 
 def test_a_steady_legend_has_one_size_and_order_whatever_occurs() -> None:
     labels = Labels.of([f"class {number}" for number in range(11)])
-    picture = np.zeros((200, 300, 3), np.uint8)
-    one = overlay(picture, np.zeros((200, 300), np.uint8), labels, legend="steady")
+    image = np.zeros((200, 300, 3), np.uint8)
+    one = overlay(image, np.zeros((200, 300), np.uint8), labels, legend="steady")
     mask = (np.arange(300) // 28 % 11).astype(np.uint8)[None].repeat(200, 0)
-    all_of_them = overlay(picture, mask, labels, legend="steady")
+    all_of_them = overlay(image, mask, labels, legend="steady")
     assert one.size == all_of_them.size
     assert one.height > 200
     many = Labels.of([f"class {number}" for number in range(150)])
-    sizes = {overlay(picture, mask * last, many, legend="steady").size for last in (0, 1, 13)}
+    sizes = {overlay(image, mask * last, many, legend="steady").size for last in (0, 1, 13)}
     assert len(sizes) == 1

@@ -33,7 +33,7 @@ onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-from fullyconv import export as room  # noqa: E402
+from fullyconv import export as exporting  # noqa: E402
 from fullyconv.export import export  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -50,13 +50,13 @@ def segmenter(preset: str = "fcn32s_resnet18_quarter", **options: Any) -> Segmen
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[SegmentationModule, room.Export]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[SegmentationModule, exporting.Export]:
     module = segmenter(preprocessing={"mean": [0.5, 0.4, 0.3], "std": [0.2] * 3, "channel_order": "bgr"})
     return module, export(module, tmp_path_factory.mktemp("made") / "m.onnx", scores=True)
 
 
 def test_file_and_segmenter_agree_at_sizes_that_were_not_compared(
-    made: tuple[SegmentationModule, room.Export],
+    made: tuple[SegmentationModule, exporting.Export],
 ) -> None:
     module, written = made
     session = ort.InferenceSession(str(written.path))
@@ -71,23 +71,41 @@ def test_file_and_segmenter_agree_at_sizes_that_were_not_compared(
         assert_close(scores, expected)
 
 
-def test_the_file_is_one_and_describes_itself(made: tuple[SegmentationModule, room.Export]) -> None:
+def test_the_file_is_one_and_describes_itself(made: tuple[SegmentationModule, exporting.Export]) -> None:
     module, written = made
     assert [path.name for path in written.path.parent.iterdir()] == ["m.onnx"]
     proto = onnx.load(str(written.path), load_external_data=False)
     document = json.loads({entry.key: entry.value for entry in proto.metadata_props}["fullyconv"])
     assert document["labels"] == module.labels.to_dict()
     assert document["preprocessing"] == module.preprocessing.to_dict()
-    assert document["licence"] == "unstated"
-    assert document["parity"]["pixels"] <= room.MAX_PIXELS
-    assert document["parity"]["scores"] <= room.MAX_DIFFERENCE
+    assert document["license"] == "unstated"
+    assert document["parity"]["pixels"] <= exporting.MAX_PIXELS
+    assert document["parity"]["scores"] <= exporting.MAX_DIFFERENCE
     assert document["version"] == fullyconv.__version__
-    assert [(s.domain, s.version) for s in proto.opset_import if not s.domain] == [("", room.OPSET)]
+    assert [(s.domain, s.version) for s in proto.opset_import if not s.domain] == [("", exporting.OPSET)]
     assert "pixels differ" in written.report()
 
 
+def test_names_in_the_file_never_change(made: tuple[SegmentationModule, exporting.Export]) -> None:
+    module, written = made
+    proto = onnx.load(str(written.path), load_external_data=False)
+    assert [port.name for port in proto.graph.input] == ["image"]
+    assert [port.name for port in proto.graph.output] == ["labels", "scores"]
+    assert [entry.key for entry in proto.metadata_props] == ["fullyconv"]
+    weights = {tensor.name for tensor in proto.graph.initializer if tensor.name.startswith("model.")}
+    folded = {key for key in module.state_dict() if "bn" in key or ".downsample.1." in key}
+    assert weights == {key for key in module.state_dict() if key not in folded}
+    document = json.loads(proto.metadata_props[0].value)
+    assert document.keys() == {
+        "format", "model", "labels", "preprocessing", "in_channels", "outputs", "license", "score", "parity",
+        "precision", "version",
+    }  # fmt: skip
+
+
 def test_a_file_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_parity", lambda *_: {"sizes": [], "pixels": 0.2, "scores": 0.3, "scores_beyond": 0.1})
+    monkeypatch.setattr(
+        exporting, "_parity", lambda *_: {"sizes": [], "pixels": 0.2, "scores": 0.3, "scores_beyond": 0.1}
+    )
     target = tmp_path / "m.onnx"
     target.write_bytes(b"the last one")
     with pytest.raises(ValueError, match=r"nothing was written.*20\.000% of the pixels differ"):
@@ -103,7 +121,7 @@ def test_a_file_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.
         ({"path": "m.pt"}, "give an .onnx file in a folder that exists"),
         ({"path": "nowhere/m.onnx"}, "give an .onnx file in a folder that exists"),
         ({"model": nn.Identity()}, "only segmenters are exported"),
-        ({"calibrate": []}, "holds no picture"),
+        ({"calibrate": []}, "holds no image"),
     ],
 )
 def test_wrong_calls_say_what_to_do(tmp_path: Path, options: dict[str, Any], message: str) -> None:
@@ -117,9 +135,9 @@ HEADS = {"semantic": ["sky", "road", "tree"], "labels": ["above", "ground"]}  # 
 
 
 def scene(height: int, width: int) -> Any:
-    """Draw areas of one colour, which a network that nobody trained tells apart."""
-    colours = np.random.default_rng(0).integers(0, 256, (-(-height // 40), -(-width // 40), 3), dtype=np.uint8)
-    return np.ascontiguousarray(colours.repeat(40, 0).repeat(40, 1)[:height, :width])
+    """Draw areas of one color, which a network that nobody trained tells apart."""
+    colors = np.random.default_rng(0).integers(0, 256, (-(-height // 40), -(-width // 40), 3), dtype=np.uint8)
+    return np.ascontiguousarray(colors.repeat(40, 0).repeat(40, 1)[:height, :width])
 
 
 def several(**options: Any) -> fullyconv.MultiHeadModule:
@@ -149,37 +167,37 @@ def test_several_heads_are_outputs_of_one_file(tmp_path: Path, short_side: int |
     assert segmenter.classes == module.classes == HEADS
     assert segmenter.description == written.description
     for size in ((160, 200), (33, 31)):
-        picture = scene(*size)
-        mine, theirs = segmenter.predict(picture), module.predict(picture)
+        image = scene(*size)
+        mine, theirs = segmenter.predict(image), module.predict(image)
         assert list(mine) == list(theirs) == list(HEADS)
         for head, result in mine.items():
             assert_same_mask(result.mask, theirs[head].mask, TIES if short_side is None else 0.02)
             assert result.labels == theirs[head].labels
             assert result.mask.dtype == theirs[head].mask.dtype
-            assert_same_mask(segmenter.scores(picture)[head].argmax(0), result.mask)
+            assert_same_mask(segmenter.scores(image)[head].argmax(0), result.mask)
         assert size != (160, 200) or all(len(np.unique(result.mask)) > 1 for result in mine.values())
     if short_side is None:
         with torch.inference_mode():
-            logits = module(torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255)
-        for head, scores in segmenter.scores(picture).items():
+            logits = module(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255)
+        for head, scores in segmenter.scores(image).items():
             assert_close(scores, logits[head][0])
 
 
 def test_several_heads_without_labels_or_in_int8(tmp_path: Path) -> None:
     module = several()
     rng = np.random.default_rng(0)
-    picture = rng.integers(0, 256, (64, 80, 3), dtype=np.uint8)
+    image = rng.integers(0, 256, (64, 80, 3), dtype=np.uint8)
     export(module, tmp_path / "s.onnx", labels=False, scores=True)
-    bare = runtime.load(tmp_path / "s.onnx").predict(picture)
-    for head, result in module.predict(picture).items():
+    bare = runtime.load(tmp_path / "s.onnx").predict(image)
+    for head, result in module.predict(image).items():
         assert_same_mask(bare[head].mask, result.mask)
-    Image.fromarray(picture).save(tmp_path / "p.png")
+    Image.fromarray(image).save(tmp_path / "p.png")
     small = export(module, tmp_path / "i.onnx", calibrate=tmp_path / "p.png")
     assert small.description.precision == "int8"
-    assert small.description.parity["quantised_pixels"] < 0.5
-    assert set(runtime.load(tmp_path / "i.onnx").predict(picture)) == set(HEADS)
+    assert small.description.parity["quantized_pixels"] < 0.5
+    assert set(runtime.load(tmp_path / "i.onnx").predict(image)) == set(HEADS)
     with pytest.raises(ValueError, match="gives labels alone"):
-        runtime.load(tmp_path / "i.onnx").scores(picture)
+        runtime.load(tmp_path / "i.onnx").scores(image)
     with pytest.raises(
         ValueError, match="data: the model has the heads semantic, labels, and a file is scored that has one"
     ):
@@ -188,15 +206,15 @@ def test_several_heads_without_labels_or_in_int8(tmp_path: Path) -> None:
 
 def test_heads_on_the_command_line_are_masks_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     module = several()
-    module.save(tmp_path / "artefact")
+    module.save(tmp_path / "model")
     rng = np.random.default_rng(0)
     (tmp_path / "in").mkdir()
     for name in "ab":
         Image.fromarray(rng.integers(0, 256, (64, 80, 3), dtype=np.uint8)).save(tmp_path / "in" / f"{name}.png")
-    assert main(["export", str(tmp_path / "artefact"), "--to", str(tmp_path / "m.onnx")]) == 0
+    assert main(["export", str(tmp_path / "model"), "--to", str(tmp_path / "m.onnx")]) == 0
     assert "labels_semantic and labels_labels" in capsys.readouterr().out
     words = ["predict", str(tmp_path / "in"), "--overlay", "--polygons", "geojson"]
-    for model, out in ((tmp_path / "artefact", tmp_path / "torch"), (tmp_path / "m.onnx", tmp_path / "onnx")):
+    for model, out in ((tmp_path / "model", tmp_path / "torch"), (tmp_path / "m.onnx", tmp_path / "onnx")):
         call = [*words, "--model", str(model), "--out", str(out)]
         assert main(call) == 0
         printed = capsys.readouterr().out
@@ -207,13 +225,13 @@ def test_heads_on_the_command_line_are_masks_of_their_own(tmp_path: Path, capsys
             f"{name}.{head}{ending}" for name in "ab" for head in HEADS for ending in endings
         )
         assert main(call) == 0  # all done: no model is loaded
-        assert "2 of 2 pictures were done before" in capsys.readouterr().out
+        assert "2 of 2 images were done before" in capsys.readouterr().out
         (out / "a.semantic.png").unlink()
         assert main(call) == 0
         assert capsys.readouterr().out.count(" -> ") == 1
         for head, result in module.predict(tmp_path / "in" / "a.png").items():
             assert_same_mask(Image.open(out / f"a.{head}.png"), result.mask)
-    Image.new("RGB", (40, 40)).save(tmp_path / "in" / "a.semantic.png")  # a picture where a mask would go
+    Image.new("RGB", (40, 40)).save(tmp_path / "in" / "a.semantic.png")  # an image where a mask would go
     call = ["predict", *(str(path) for path in (tmp_path / "in").iterdir()), "--model", str(tmp_path / "m.onnx")]
     elsewhere = tmp_path / "linked"
     elsewhere.symlink_to(tmp_path / "in")
@@ -237,20 +255,20 @@ def exported(module: nn.Module, *examples: Tensor) -> Any:
     """Export a module of some maps, all sides open, as `export` does."""
     operators = torch.ops.fullyconv
     free = torch.export.Dim.DYNAMIC
-    with open_sizes(), room._quiet():
+    with open_sizes(), exporting._quiet():
         program = torch.onnx.export(
             module,
             examples,
             dynamo=True,
-            opset_version=room.OPSET,
+            opset_version=exporting.OPSET,
             external_data=False,
             dynamic_shapes=tuple({2: free, 3: free} for _ in examples),
             verbose=False,
             custom_translation_table={
-                operators.resample.default: room._translate_resample,
-                operators.continued.default: room._translate_continued,
-                operators.window.default: room._translate_window,
-                operators.unpool.default: room._translate_unpool,
+                operators.resample.default: exporting._translate_resample,
+                operators.continued.default: exporting._translate_continued,
+                operators.window.default: exporting._translate_window,
+                operators.unpool.default: exporting._translate_unpool,
             },
         )
     assert program is not None
@@ -262,8 +280,8 @@ def answer(session: Any, *inputs: Tensor) -> Tensor:
     return torch.from_numpy(session.run(None, dict(zip(names, [x.numpy() for x in inputs], strict=True)))[0])
 
 
-def grid(stride: float, centre: float) -> Geometry:
-    return Geometry((stride, stride), (centre, centre), (404, 404))
+def grid(stride: float, center: float) -> Geometry:
+    return Geometry((stride, stride), (center, center), (404, 404))
 
 
 @pytest.mark.parametrize(
@@ -369,18 +387,18 @@ def test_a_scale_of_its_own_is_kept(tmp_path: Path, preset: str, upsampling: str
     )
     written = export(module, tmp_path / "m.onnx", scores=True)
     graph = onnx.load(written.path).graph
-    # scores that are stretched over the image go to the picture's size in one step
+    # scores that are stretched over the image go to the image's size in one step
     assert next(node for node in graph.node if "scores" in node.output).op_type == last
     exported = runtime.load(written.path)
     for size in ((61, 90), (30, 21), (40, 40)):
-        picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-        mine, theirs = exported.predict(picture), module.predict(picture)
+        image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+        mine, theirs = exported.predict(image), module.predict(image)
         assert mine.mask.shape == size
         assert_same_mask(mine.mask, theirs.mask, 2 * TIES)
 
 
 @pytest.mark.slow
-def test_the_command_quantises_and_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_quantizes_and_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_tree(tmp_path / "set", {"train": 2, "val": 1, "test": 3})
     torch.manual_seed(0)
     module = SegmentationModule("fcn32s_resnet18_quarter", classes=NAMES)
@@ -394,7 +412,7 @@ def test_the_command_quantises_and_scores(tmp_path: Path, capsys: pytest.Capture
     assert main([*words, "--int8", "--calibrate", calibrate, "--score", str(data)]) == 0
     told = capsys.readouterr().out
     assert "int8" in told
-    assert "mean IU" in told
+    assert "mIoU" in told
     small = runtime.load(tmp_path / "m.onnx")
     assert small.description.precision == "int8"
     assert (tmp_path / "m.onnx").stat().st_size < 0.5 * (tmp_path / "model" / "model.safetensors").stat().st_size

@@ -435,11 +435,11 @@ def many_masks(root: Path, how: str) -> list[str]:
 @pytest.mark.parametrize("how", ["a class", "an instance"])
 def test_m5_several_masks_of_an_image_are_told_as_such(how: str, tmp_path: Path, capsys: Capture) -> None:
     names = many_masks(tmp_path, how)
-    found = doctor(capsys, tmp_path, "--unlabelled", "skip")
+    found = doctor(capsys, tmp_path, "--unlabeled", "skip")
     if found.code == 0:
         assert sum(found.splits.values()) == 4
         return
-    assert "--unlabelled skip" not in found.errors
+    assert "--unlabeled skip" not in found.errors
     assert "000.png" in found.errors
     assert all(name in found.errors for name in names[:2])
 

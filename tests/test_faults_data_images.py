@@ -48,7 +48,7 @@ def predicted(capsys: Capture, path: Path, out: Path, *words: object) -> tuple[S
 
 # ---- W5: 12 bits in 16 -----------------------------------------------------------------------------------------------
 
-FORMS = ["grey.png", "grey.tif", "color.tif"]
+FORMS = ["gray.png", "gray.tif", "color.tif"]
 
 
 def on_range(found: Diagnosed) -> str:
@@ -74,7 +74,7 @@ def test_w5_the_warning_names_the_option_for_the_range(form: str, tmp_path: Path
 
 
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="predict divides by 257 and says nothing")
-@pytest.mark.parametrize("form", ["grey.png", "color.tif"])
+@pytest.mark.parametrize("form", ["gray.png", "color.tif"])
 def test_w5_predict_warns_and_its_option_gives_the_answer_for_8_bits(
     form: str, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -93,7 +93,7 @@ def test_w5_predict_warns_and_its_option_gives_the_answer_for_8_bits(
 
 
 def packed_12_bits(path: Path, values: np.ndarray[Any, Any]) -> None:
-    """Write grey values 0..4095 as a TIFF of 12 bits a pixel, two pixels in three bytes; W is even."""
+    """Write gray values 0..4095 as a TIFF of 12 bits a pixel, two pixels in three bytes; W is even."""
     height, width = values.shape
     pairs = values.reshape(height, -1, 2).astype(np.uint16)
     first, second = pairs[..., 0], pairs[..., 1]
@@ -107,7 +107,7 @@ def packed_12_bits(path: Path, values: np.ndarray[Any, Any]) -> None:
 def written(path: Path, kind: str) -> np.ndarray[Any, Any]:
     """Write the scene as a TIFF of a kind, and give what it shows."""
     deep_values = scene().astype(np.uint16) * 257
-    grey = np.repeat(scene()[..., :1], 3, axis=2).astype(int)
+    gray = np.repeat(scene()[..., :1], 3, axis=2).astype(int)
     if kind == "planar":
         tifffile.imwrite(path, np.moveaxis(deep_values, 2, 0), photometric="rgb", planarconfig="separate")
         return scene().astype(int)
@@ -115,7 +115,7 @@ def written(path: Path, kind: str) -> np.ndarray[Any, Any]:
         tifffile.imwrite(path, 65535 - deep_values[..., 0], photometric="miniswhite")
     else:
         packed_12_bits(path, np.rint(scene()[..., 0] / 255 * 4095))
-    return grey
+    return gray
 
 
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="Pillow decodes it otherwise than its header says")
@@ -159,7 +159,7 @@ def test_w17_a_thumbnail_before_the_image_is_not_what_is_read(place: str, suffix
 @pytest.mark.parametrize(
     "kind",
     [
-        "grey float32",
+        "gray float32",
         *(
             pytest.param(
                 kind,
@@ -167,7 +167,7 @@ def test_w17_a_thumbnail_before_the_image_is_not_what_is_read(place: str, suffix
                     strict=True, raises=AssertionError, reason="what Pillow cannot open gets one message"
                 ),
             )
-            for kind in ("color float32", "grey float16", "color float16", "grey float64", "color float64")
+            for kind in ("color float32", "gray float16", "color float16", "gray float64", "color float64")
         ),
     ],
 )

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from annotated_trees import SIZE, coco_tree, labelme_tree, picture
+from annotated_trees import SIZE, coco_tree, labelme_tree, photo
 from conftest import write_tree
 from told import Diagnosed, doctor
 
@@ -60,7 +60,7 @@ def test_l1_a_folder_beside_that_of_its_masks_is_found(
 ) -> None:
     for split in splits:
         for number in range(3):
-            picture(tmp_path / split / f"{split}{number}.png")
+            photo(tmp_path / split / f"{split}{number}.png")
             mask(tmp_path / beside.format(split) / f"{split}{number}.png")
     found = doctor(capsys, tmp_path)
     found_whole(found, dict.fromkeys(splits, 3) if "train" in splits else {"all": 3 * len(splits)})
@@ -70,7 +70,7 @@ def test_l1_a_folder_beside_that_of_its_masks_is_found(
 @pytest.mark.parametrize("form", ["{}_mask.gif", "{}_L.png"])
 def test_l1_names_of_masks_may_end_in_a_word_of_their_own(form: str, tmp_path: Path, capsys: Capture) -> None:
     for number in range(6):
-        picture(tmp_path / "train" / f"a{number}.jpg")
+        photo(tmp_path / "train" / f"a{number}.jpg")
         mask(tmp_path / "train_masks" / form.format(f"a{number}"))
     found_whole(doctor(capsys, tmp_path), {"train": 6})
 
@@ -81,8 +81,8 @@ def test_l1_names_of_masks_may_end_in_a_word_of_their_own(form: str, tmp_path: P
 def test_l1_images_to_be_predicted_beside_those_with_masks_are_left_out(tmp_path: Path, capsys: Capture) -> None:
     """As in Carvana: train/, train_masks/, and test/ of which nobody knows the masks."""
     for number in range(3):
-        picture(tmp_path / "train" / f"a{number}.jpg")
-        picture(tmp_path / "test" / f"b{number}.jpg")
+        photo(tmp_path / "train" / f"a{number}.jpg")
+        photo(tmp_path / "test" / f"b{number}.jpg")
         mask(tmp_path / "train_masks" / f"a{number}_mask.gif")
     found = doctor(capsys, tmp_path)
     found_whole(found, {"train": 3})
@@ -102,7 +102,7 @@ def yolo(root: Path, form: str) -> Path:
             image, label = (
                 root / form.format(kind=kind, split=split) / f"{split}{number}" for kind in ("images", "labels")
             )
-            picture(image.with_suffix(".jpg"))
+            photo(image.with_suffix(".jpg"))
             label.parent.mkdir(parents=True, exist_ok=True)
             label.with_suffix(".txt").write_text(f"1 {numbers}\n" if number else "")
     places = {split: form.format(kind="images", split=split) for split in ("train", "val")}
@@ -160,7 +160,7 @@ def test_l3_masks_beside_their_images_are_found_by_their_ending(
 ) -> None:
     for split in splits:
         for number in range(4):
-            picture(tmp_path / split / image.format(f"{split}{number}"))
+            photo(tmp_path / split / image.format(f"{split}{number}"))
             mask(tmp_path / split / label.format(f"{split}{number}"))
     wanted = {{"valid": "val", "": "all"}.get(split, split): 4 for split in splits}
     found_whole(doctor(capsys, tmp_path), wanted)
@@ -183,7 +183,7 @@ FOUND = ("images + masks", "images/train", "coco", "labelme")
 def camvid(root: Path) -> Path:
     for split in ("train", "val"):
         for number in range(3):
-            picture(root / split / f"{number}.png")
+            photo(root / split / f"{number}.png")
             mask(root / f"{split}annot" / f"{number}.png")
     return root
 
@@ -200,7 +200,7 @@ def table(root: Path) -> Path:
 
 def pairs(root: Path, form: str = "{kind}", suffixes: tuple[str, str] = ("png", "png")) -> Path:
     for number in range(4):
-        picture(root / form.format(kind="images") / f"{number}.{suffixes[0]}")
+        photo(root / form.format(kind="images") / f"{number}.{suffixes[0]}")
         mask(root / form.format(kind="masks") / f"{number}.{suffixes[1]}")
     return root
 

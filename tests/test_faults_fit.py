@@ -106,7 +106,7 @@ def test_w8_averaged_weights_of_a_short_run_are_near_the_plain_ones(shapes: Path
 def test_w8_a_rare_class_is_found_after_a_short_run(tmp_path: Path, capsys: Capture) -> None:
     said = fit(capsys, thin(tmp_path / "lines"), "--model", "street", epochs=18)
     assert said.code == 0, said.text
-    assert config()["score"]["iu"]["foreground"] > 15
+    assert config()["score"]["iou"]["foreground"] > 15
 
 
 @pytest.mark.slow
@@ -128,7 +128,7 @@ def test_w8_real_cracks_are_found_after_a_short_run(data_root: Path, tmp_path: P
         Image.fromarray(np.where(values == 2, 255, 0).astype(np.uint8)).save(root / "masks" / f"{truth.stem}.png")
     said = fit(capsys, root, "--model", "street", epochs=18)
     assert said.code == 0, said.text
-    assert config()["score"]["iu"]["foreground"] > 15
+    assert config()["score"]["iou"]["foreground"] > 15
 
 
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="a class that is never found stands in the table alone")
@@ -136,7 +136,7 @@ def test_w8_a_class_that_is_never_found_is_said_last_and_at_the_top_of_the_repor
     shapes: Path, capsys: Capture
 ) -> None:
     said = fit(capsys, shapes, *PLATEAU)
-    lost = [name for name, iu in config()["score"]["iu"].items() if iu == 0]
+    lost = [name for name, iou in config()["score"]["iou"].items() if iou == 0]
     assert lost  # the case is as it was meant
     ends = [stream.strip().splitlines()[-1:] for stream in (said.out, said.err)]
     assert any(all(name in line for name in lost) for end in ends for line in end)
@@ -159,7 +159,7 @@ def test_w9_score_layers_lost_to_names_alone_are_said_with_the_values_that_keep_
     assert values is not None
     table = dict(part.split("=") for part in values[1].split(","))
     data = SegmentationDataModule.from_folder(root, values=table)
-    assert not fullyconv.load("cracks", classes=data.labels).reinitialised
+    assert not fullyconv.load("cracks", classes=data.labels).reinitialized
     assert table == {"0": "road", "255": "crack"}
 
 
@@ -220,7 +220,7 @@ def test_w10_set_up_validation_and_scoring_are_part_of_the_budget(
 
 def bound(found: dict[str, Any]) -> tuple[str, str | None]:
     """What binds the weights: their license, and what they were started from."""
-    license_ = next(found[key] for key in ("license", "licence") if key in found)
+    license_ = next(found[key] for key in ("license", "license") if key in found)
     return str(license_), found["training"].get("started from")
 
 
@@ -326,7 +326,7 @@ def test_c8_names_that_are_no_utf8_are_refused_before_training(where: str, tmp_p
 
 
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="fit divides by 257 and says nothing")
-@pytest.mark.parametrize("form", ["grey.png", pytest.param("color.tif", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("form", ["gray.png", pytest.param("color.tif", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("before_training")
 def test_w5_fit_warns_of_values_far_below_the_range_of_their_type(form: str, tmp_path: Path, capsys: Capture) -> None:
     said = fit(capsys, deep_tree(tmp_path / "set", form, 4095))

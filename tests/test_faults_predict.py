@@ -38,7 +38,7 @@ def noise(height: int = 40, width: int = 56, seed: int = 0) -> npt.NDArray[np.ui
     return np.random.default_rng(seed).integers(0, 255, (height, width, 3)).astype(np.uint8)
 
 
-def picture(path: Path, height: int = 40, width: int = 56, seed: int = 0) -> Path:
+def image(path: Path, height: int = 40, width: int = 56, seed: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(noise(height, width, seed)).save(path)
     return path
@@ -72,21 +72,21 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     for seed, name in enumerate(("a.png", "b.png", "c.png")):
-        picture(tmp_path / "photos" / name, seed=seed)
+        image(tmp_path / "photos" / name, seed=seed)
     return tmp_path / "photos"
 
 
-# ---- W12: masks that other settings or other pictures made ----------------------------------------------------------
+# ---- W12: masks that other settings or other images made ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("when", [-3600.0, 0.0], ids=["older", "of the same time"])
-@pytest.mark.xfail(strict=True, reason="a mask counts as done when it is newer than its picture")
-def test_w12_a_picture_that_was_replaced_is_segmented_again_whatever_its_time(
+@pytest.mark.xfail(strict=True, reason="a mask counts as done when it is newer than its image")
+def test_w12_an_image_that_was_replaced_is_segmented_again_whatever_its_time(
     model: Path, photos: Path, tmp_path: Path, when: float
 ) -> None:
     before = (photos / "b.png").stat().st_mtime + when
     assert predict(model, photos, tmp_path / "masks") == 0
-    picture(photos / "b.png", 30, 70)
+    image(photos / "b.png", 30, 70)
     os.utime(photos / "b.png", (before, before))
     assert predict(model, photos, tmp_path / "masks") == 0
     assert mask_of(tmp_path / "masks" / "b.png").shape == (30, 70)
@@ -109,7 +109,7 @@ def test_w12_masks_of_another_model_are_not_taken_for_done_when_the_clock_was_se
 def test_w12_two_runs_at_once_leave_no_mask_of_one_model_under_the_name_of_the_other(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second run starts and ends, is refused, or waits, while the first one is at its first picture."""
+    """The second run starts and ends, is refused, or waits, while the first one is at its first image."""
     zero, one = always(tmp_path / "zero", 0), always(tmp_path / "one", 1)
     real = fullyconv.SegmentationModule.predict
     second = threading.Thread(target=predict, args=(one, photos, tmp_path / "masks"))
@@ -131,7 +131,7 @@ def test_w12_two_runs_at_once_leave_no_mask_of_one_model_under_the_name_of_the_o
 
 
 @pytest.mark.xfail(strict=True, reason="Pillow opens whatever it knows, EPS among it")
-@pytest.mark.parametrize("command", ["predict", "demo", "doctor: picture", "doctor: mask"])
+@pytest.mark.parametrize("command", ["predict", "demo", "doctor: image", "doctor: mask"])
 def test_c2_a_file_of_eps_bytes_never_reaches_ghostscript(
     command: str, model: Path, tmp_path: Path, ghostscript: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,7 +144,7 @@ def test_c2_a_file_of_eps_bytes_never_reaches_ghostscript(
         assert run("demo", file, "--model", model, "--out", tmp_path / "overlay.png") != 0
     else:
         tree = write_tree(tmp_path / "shapes", {"train": 3})
-        file = tree / "train" / ("images" if command.endswith("picture") else "masks") / "001.png"
+        file = tree / "train" / ("images" if command.endswith("image") else "masks") / "001.png"
         file.write_bytes(EPS)
         assert run("doctor", tree) != 0
     assert file.name in "".join(capsys.readouterr())
@@ -171,7 +171,7 @@ def test_c9_a_name_that_leaves_room_for_its_mask_and_overlay_is_written(
     model: Path, photos: Path, tmp_path: Path
 ) -> None:
     name = "a" * 240
-    picture(photos / f"{name}.png")
+    image(photos / f"{name}.png")
     assert predict(model, photos, tmp_path / "masks", "--overlay") == 0
     names = [name, "a", "b", "c"]
     expected = sorted([f"{each}.png" for each in names] + [f"{each}.overlay.png" for each in names])
@@ -225,15 +225,15 @@ def test_c13_a_source_that_is_none_is_answered_in_short_and_by_name(name: str, m
 @pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
 @pytest.mark.xfail(strict=True, reason="np.matrix cannot have the third axis that it is given", raises=ValueError)
 def test_c13_a_matrix_is_read_as_the_array_that_it_is_or_refused_by_name(model: Path) -> None:
-    grey = noise()[..., 0]
+    gray = noise()[..., 0]
     segmenter = fullyconv.load(model)
     try:
-        result = segmenter.predict(np.matrix(grey))  # type: ignore[arg-type]
+        result = segmenter.predict(np.matrix(gray))  # type: ignore[arg-type]
     except (ValueError, TypeError) as error:
         if "source" not in str(error):
             raise
     else:
-        assert np.array_equal(result.mask, segmenter.predict(grey).mask)
+        assert np.array_equal(result.mask, segmenter.predict(gray).mask)
 
 
 # ---- C21: memory that is less than the machine's --------------------------------------------------------------------
@@ -316,7 +316,7 @@ sys.exit(cli.main(["predict", source, "--model", model, "--out", out, "--threads
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 @pytest.mark.xfail(strict=True, reason="the allocator's own error comes through, and a limit of the process is unseen")
-def test_c21_a_picture_beyond_the_limit_of_the_process_is_cut_into_tiles_or_the_option_is_named(
+def test_c21_an_image_beyond_the_limit_of_the_process_is_cut_into_tiles_or_the_option_is_named(
     model: Path, tmp_path: Path
 ) -> None:
     source = tmp_path / "large.png"
@@ -396,7 +396,7 @@ def test_m17_a_number_that_names_no_file_is_said_to_be_no_camera(
 
 
 @pytest.mark.xfail(strict=True, reason="a dash is taken for a path")
-def test_m17_a_dash_reads_the_picture_from_standard_input(
+def test_m17_a_dash_reads_the_image_from_standard_input(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(png(30, 50))))
@@ -409,7 +409,7 @@ def test_m17_a_dash_reads_the_picture_from_standard_input(
 @pytest.mark.xfail(strict=True, reason="a file object is no source", raises=ValueError)
 def test_m17_a_file_object_is_read(kind: str, model: Path, tmp_path: Path) -> None:
     segmenter = fullyconv.load(model)
-    path = picture(tmp_path / "a.png", 30, 50)
+    path = image(tmp_path / "a.png", 30, 50)
     with path.open("rb") if kind == "opened file" else io.BytesIO(path.read_bytes()) as file:
         result = segmenter.predict(file)  # type: ignore[arg-type]
     assert np.array_equal(result.mask, segmenter.predict(path).mask)

@@ -60,7 +60,7 @@ def replace_predict(monkeypatch: pytest.MonkeyPatch, around: Callable[[Callable[
 async def ask(
     app: Any, body: bytes, *, whole: bool = True, leaves: bool = False, sent: Callable[[], None] = lambda: None
 ) -> int | None:
-    """Send a picture as a client does, and give the status of the answer; None where there was none.
+    """Send an image as a client does, and give the status of the answer; None where there was none.
 
     Args:
         app: the web application.
@@ -94,7 +94,7 @@ async def ask(
     return status
 
 
-def test_a_picture_is_answered(model: Path) -> None:
+def test_an_image_is_answered(model: Path) -> None:
     assert asyncio.run(ask(application(model), png())) == 200
 
 
@@ -118,8 +118,8 @@ def test_c2_uploads_of_formats_that_no_message_names_are_refused(kind: str, mode
 # ---- C3: many clients at once ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="pictures are decoded before it is their turn")
-def test_c3_few_pictures_are_held_decoded_at_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.xfail(strict=True, reason="images are decoded before it is their turn")
+def test_c3_few_images_are_held_decoded_at_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known: list[Any] = []
     held, most, lock = 0, 0, threading.Lock()
     real = ImageFile.ImageFile.load
@@ -176,7 +176,7 @@ def test_c3_clients_beyond_a_bound_are_told_to_come_again(model: Path, monkeypat
 
 
 @pytest.mark.xfail(strict=True, reason="nobody looks whether the client is still there")
-def test_c3_the_picture_of_a_client_that_left_is_not_segmented(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_c3_the_image_of_a_client_that_left_is_not_segmented(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, free = threading.Event(), threading.Event()
     number = 0
 
@@ -231,8 +231,8 @@ sys.exit(cli.main(["serve", *sys.argv[1:]]))
 def test_c3_a_server_that_is_told_to_end_does_not_begin_with_what_waits(model: Path) -> None:
     held = hold_port()
     port = held.getsockname()[1]
-    picture = png()
-    head = f"POST /segment?model=mine HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {len(picture)}\r\n\r\n"
+    image = png()
+    head = f"POST /segment?model=mine HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {len(image)}\r\n\r\n"
     clients: list[socket.socket] = []
     words = [sys.executable, "-c", SERVER, str(model), "--port", str(port)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
@@ -245,7 +245,7 @@ def test_c3_a_server_that_is_told_to_end_does_not_begin_with_what_waits(model: P
                     time.sleep(0.1)
             clients += [socket.create_connection(("127.0.0.1", port)) for _ in range(9)]
             for client in clients:
-                client.sendall(head.encode() + picture)
+                client.sendall(head.encode() + image)
             assert server.stdout.readline() == "begun\n"
             time.sleep(1)  # until all have come in
             server.send_signal(signal.SIGTERM)

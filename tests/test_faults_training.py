@@ -440,7 +440,7 @@ def test_c18_a_changed_byte_in_a_saved_table_is_an_error_that_names_the_file(col
     (arrow,) = (tmp_path / "set").glob("*.arrow")
     stored = table.cast_column(column, datasets.Image(decode=False))[column]
     first, second = (len(stored[row]["bytes"]) for row in (0, 1))
-    # where the bytes of the pictures begin: 0, then the length of the first, then the sum of both
+    # where the bytes of the images begin: 0, then the length of the first, then the sum of both
     content = bytearray(arrow.read_bytes())
     place = content.index(struct.pack("<3i", 0, first, first + second))
     content[place + 7] ^= 0x70  # the first is now said to have nearly two billion bytes

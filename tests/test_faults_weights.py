@@ -527,7 +527,7 @@ def test_m7_a_classifier_is_found_among_what_stands_beside_it(
     with torch.no_grad():
         assert torch.equal(found(image), original(image))
     for beside in BESIDE[name][1]:
-        assert beside in caplog.text + str(getattr(found, "receipt", ""))
+        assert beside in caplog.text + str(getattr(found, "load_report", ""))
 
 
 @pytest.mark.xfail(strict=True, reason="a prefix is taken off only where all names have it", raises=WeightsError)
@@ -536,6 +536,6 @@ def test_m7_a_backbone_lists_what_stands_beside_its_weights_as_unused(name: str,
     expected = fullyconv.load_backbone("vgg11_quarter", "tile_kinds").state_dict()
     backbone = fullyconv.load_backbone("vgg11_quarter", wrapped(tmp_path, name))
     assert all(torch.equal(value, expected[key]) for key, value in backbone.state_dict().items())
-    assert backbone.receipt is not None
+    assert backbone.load_report is not None
     for beside in BESIDE[name][1]:
-        assert any(key.endswith(beside) for key in backbone.receipt.unused)
+        assert any(key.endswith(beside) for key in backbone.load_report.unused)

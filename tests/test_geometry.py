@@ -1,4 +1,4 @@
-"""Stride, receptive field and centre: measured on networks, held against what their outputs depend on."""
+"""Stride, receptive field and center: measured on networks, held against what their outputs depend on."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_identity_has_one_cell_per_pixel() -> None:
 
 def test_cropping_undoes_padding_but_not_the_fact_of_it() -> None:
     there_and_back = IMAGE.pad(3).pad(-3)
-    assert there_and_back.centre == (0, 0)
+    assert there_and_back.center == (0, 0)
     assert there_and_back.padded
     assert not IMAGE.pad(-3).padded
 
@@ -177,7 +177,7 @@ def test_transposed_convolution_puts_bilinear_cells_where_interpolation_does(fac
         nn.Conv2d(1, 1, 32, 32), Apply(lambda x: F.interpolate(x, scale_factor=factor, mode="bilinear"))
     )
     measured = measure(network, 320, in_channels=1)
-    assert up.centre == pytest.approx(measured.centre)
+    assert up.center == pytest.approx(measured.center)
     assert up.stride == pytest.approx(measured.stride)
 
 
@@ -185,18 +185,18 @@ def test_interpolation_to_a_size_has_the_stride_that_comes_out() -> None:
     network = Apply(lambda x, f: F.interpolate(f(x), size=x.shape[-2:], mode="bilinear"), nn.Conv2d(3, 1, 32, 32))
     geometry = measure(network, (320, 640))
     assert geometry.stride == (1, 1)
-    assert geometry.centre == pytest.approx((0, 0))
+    assert geometry.center == pytest.approx((0, 0))
     corners = Apply(
         lambda x, f: F.interpolate(f(x), size=x.shape[-2:], mode="bilinear", align_corners=True), nn.Conv2d(3, 1, 1, 32)
     )
     geometry = measure(corners, 321)
     assert geometry.stride == (1, 1)
-    assert geometry.centre == pytest.approx((0, 0))
+    assert geometry.center == pytest.approx((0, 0))
 
 
 # Networks of the literature
 
-CENTRES = {  # stride, receptive field and centre of the trunk
+CENTERS = {  # stride, receptive field and center of the backbone
     "vgg16": (32, 212, 15.5),
     "resnet18": (32, 435, 0.0),
     "googlenet": (32, 379, 22.0),
@@ -207,7 +207,7 @@ CENTRES = {  # stride, receptive field and centre of the trunk
 }
 
 
-def trunk(name: str) -> nn.Module:
+def backbone(name: str) -> nn.Module:
     with torch.device("meta"):
         settings = {"init_weights": False} if name == "googlenet" else {}
         model = torchvision.models.get_model(name, weights=None, **settings)
@@ -217,29 +217,29 @@ def trunk(name: str) -> nn.Module:
     return nn.Sequential(*(module for key, module in model.named_children() if key not in stop))
 
 
-@pytest.mark.parametrize("name", CENTRES)
-def test_trunks_of_the_literature_have_their_known_geometry(name: str) -> None:
-    stride, field, centre = CENTRES[name]
-    geometry = measure(trunk(name), 224)
+@pytest.mark.parametrize("name", CENTERS)
+def test_backbones_of_the_literature_have_their_known_geometry(name: str) -> None:
+    stride, field, center = CENTERS[name]
+    geometry = measure(backbone(name), 224)
     assert geometry.stride == (stride, stride)
     assert geometry.receptive_field == (field, field)
-    assert geometry.centre == (centre, centre)
+    assert geometry.center == (center, center)
     assert geometry.padded
     assert not geometry.global_context
 
 
 @pytest.mark.parametrize(
-    ("kernel", "window", "field", "centre"), [(7, "vgg16", 404, 111.5), (6, "alexnet", 355, 111.0)]
+    ("kernel", "window", "field", "center"), [(7, "vgg16", 404, 111.5), (6, "alexnet", 355, 111.0)]
 )
 def test_fully_connected_layer_as_convolution_sees_the_window_of_the_classifier(
-    kernel: int, window: str, field: int, centre: float
+    kernel: int, window: str, field: int, center: float
 ) -> None:
-    geometry = measure(trunk(window), 256).conv(kernel)
+    geometry = measure(backbone(window), 256).conv(kernel)
     assert geometry.receptive_field == (field, field)
-    assert geometry.centre == (centre, centre)
+    assert geometry.center == (center, center)
 
 
-def vgg_trunk() -> dict[str, Geometry]:
+def vgg_backbone() -> dict[str, Geometry]:
     """Compose VGG-16 by hand, with the padding of 100 pixels that the reference gives its first convolution."""
     map, pools, padding = IMAGE, {}, 100
     for stage, convolutions in enumerate((2, 2, 3, 3, 3), 1):
@@ -251,7 +251,7 @@ def vgg_trunk() -> dict[str, Geometry]:
 
 
 def test_crop_offsets_of_the_paper_come_out_for_vgg() -> None:
-    maps = vgg_trunk()
+    maps = vgg_backbone()
     upscore = maps["fc7"].transposed_conv(64, stride=32)
     assert crop_offset(IMAGE, upscore) == (19, 19)  # FCN-32s
 
@@ -272,9 +272,9 @@ def test_crop_offset_of_the_paper_comes_out_for_alexnet() -> None:
 
 
 def test_vgg_cells_lie_at_the_middle_and_resnet_cells_at_the_corner_of_their_stride() -> None:
-    vgg, resnet = (measure(trunk(name), 224) for name in ("vgg16", "resnet18"))
-    assert vgg.centres(2, 3) == ([15.5, 47.5], [15.5, 47.5, 79.5])
-    assert resnet.centres(2, 1) == ([0.0, 32.0], [0.0])
+    vgg, resnet = (measure(backbone(name), 224) for name in ("vgg16", "resnet18"))
+    assert vgg.centers(2, 3) == ([15.5, 47.5], [15.5, 47.5, 79.5])
+    assert resnet.centers(2, 1) == ([0.0, 32.0], [0.0])
 
 
 # What sees the entire map
@@ -381,7 +381,7 @@ def test_pooling_with_positions_and_unpooling_come_back_to_the_pixels() -> None:
 
     geometry = measure(Apply(there_and_back), 32)
     assert geometry.stride == (1, 1)
-    assert geometry.centre == (0, 0)
+    assert geometry.center == (0, 0)
 
 
 def test_output_of_any_nesting_gives_geometries_of_that_nesting() -> None:

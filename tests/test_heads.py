@@ -22,8 +22,8 @@ VGG_SAME = {32: 15.5, 16: 7.5, 8: 3.5, 4: 1.5}
 RESNET = {32: 0.0, 16: 0.0, 8: 0.0, 4: 0.0}
 
 
-def grids(centres: dict[int, float]) -> dict[int, Geometry]:
-    return {s: Geometry((float(s), float(s)), (c, c), (404.0, 404.0), padded=True) for s, c in centres.items()}
+def grids(centers: dict[int, float]) -> dict[int, Geometry]:
+    return {s: Geometry((float(s), float(s)), (c, c), (404.0, 404.0), padded=True) for s, c in centers.items()}
 
 
 def filled(head: nn.Module) -> nn.Module:
@@ -36,7 +36,7 @@ def filled(head: nn.Module) -> nn.Module:
 
 
 class NarrowVGG(VGG):
-    """The house's VGG-16 with few channels: its wiring at a hundredth of the cost."""
+    """Our VGG-16 with few channels: its wiring at a hundredth of the cost."""
 
     def __init__(self, padding: str) -> None:
         channels = [4, 4, "M", 5, 5, "M", 6, 6, 6, "M", 7, 7, 7, "M", 8, 8, 8, "M"]
@@ -120,7 +120,7 @@ def test_paper_crops_follow_from_the_geometry(
             padding="paper",  # type: ignore[arg-type]
         )
         assert head.crops == crops
-        assert (head.geometry.stride, head.geometry.centre) == ((1, 1), (0, 0))
+        assert (head.geometry.stride, head.geometry.center) == ((1, 1), (0, 0))
 
 
 def test_paper_crop_of_alexnet_is_18_with_a_kernel_of_63() -> None:
@@ -170,17 +170,17 @@ def test_paper_network_covers_every_image(paper_vgg: NarrowVGG) -> None:
             assert_close(model(image), reference(paper_vgg, head, image))
 
 
-@pytest.mark.parametrize("centres", [VGG_SAME, RESNET])
-def test_skips_are_summed_at_the_same_place_of_the_image(centres: dict[int, float]) -> None:
+@pytest.mark.parametrize("centers", [VGG_SAME, RESNET])
+def test_skips_are_summed_at_the_same_place_of_the_image(centers: dict[int, float]) -> None:
     """Features that are the x (or y) coordinate of their cells give scores that are a multiple of it."""
-    geometry = grids(centres)
-    head = SkipHead(dict.fromkeys(centres, 2), 2, geometry, (32, 16, 8, 4)).double()
+    geometry = grids(centers)
+    head = SkipHead(dict.fromkeys(centers, 2), 2, geometry, (32, 16, 8, 4)).double()
     for layer in head.score.values():
         layer.weight.data = torch.eye(2, dtype=torch.float64)[:, :, None, None]
     maps = {}
-    for stride, centre in centres.items():
-        y = (torch.arange(-(-256 // stride)) * stride + centre)[:, None].expand(-1, -(-320 // stride))
-        x = (torch.arange(-(-320 // stride)) * stride + centre)[None].expand(-(-256 // stride), -1)
+    for stride, center in centers.items():
+        y = (torch.arange(-(-256 // stride)) * stride + center)[:, None].expand(-1, -(-320 // stride))
+        x = (torch.arange(-(-320 // stride)) * stride + center)[None].expand(-(-256 // stride), -1)
         maps[stride] = torch.stack([y, x])[None].double()
     scores = head(Features(maps, (256, 320)))
     assert scores.shape == (1, 2, 64, 80)
@@ -188,10 +188,10 @@ def test_skips_are_summed_at_the_same_place_of_the_image(centres: dict[int, floa
     assert_close(scores[inner], 4 * maps[4][inner])
 
 
-@pytest.mark.parametrize("centres", [VGG_SAME, RESNET])
-def test_frozen_and_learned_start_at_the_bilinear_logits(centres: dict[int, float]) -> None:
+@pytest.mark.parametrize("centers", [VGG_SAME, RESNET])
+def test_frozen_and_learned_start_at_the_bilinear_logits(centers: dict[int, float]) -> None:
     torch.manual_seed(0)
-    geometry, channels = grids(centres), {32: 9, 16: 7, 8: 5, 4: 3}
+    geometry, channels = grids(centers), {32: 9, 16: 7, 8: 5, 4: 3}
     maps = {s: torch.randn(2, c, -(-75 // s), -(-101 // s)) for s, c in channels.items()}
     features = Features(maps, (75, 101))
     for strides in [(32,), (32, 16), (32, 16, 8), (32, 16, 8, 4)]:
@@ -261,7 +261,7 @@ def test_aspp_head_is_torchvisions() -> None:
 def test_aspp_sees_as_far_as_its_widest_dilation_and_the_mean_of_everything() -> None:
     head = ASPPHead(4, 2, Geometry.IDENTITY.conv(8, stride=8), dilations=(2, 5))
     assert head.geometry.receptive_field == (8 + 8 * 10 + 8 * 2,) * 2
-    assert head.geometry.centre == (3.5, 3.5)
+    assert head.geometry.center == (3.5, 3.5)
     assert head.geometry.global_context
 
 
@@ -291,42 +291,42 @@ def test_stretched_lraspp_head_is_torchvisions(size: tuple[int, int]) -> None:
         assert_close(ours(Features({8: low, 16: high}, size)), expected, varying=(0, 2, 3))
 
 
-@pytest.mark.parametrize("centres", [VGG_SAME, RESNET])
-def test_lraspp_head_sums_its_scores_at_the_same_place_of_the_image(centres: dict[int, float]) -> None:
+@pytest.mark.parametrize("centers", [VGG_SAME, RESNET])
+def test_lraspp_head_sums_its_scores_at_the_same_place_of_the_image(centers: dict[int, float]) -> None:
     """Coarse features that are the x (or y) coordinate of their cells give fine scores that are a multiple of it."""
-    head = LRASPPHead({8: 1, 16: 2}, 2, grids(centres)).eval().double()
+    head = LRASPPHead({8: 1, 16: 2}, 2, grids(centers)).eval().double()
     nn.init.zeros_(head.conv.weight)
     head.conv.weight.data[:2, :, 0, 0] = torch.eye(2)
     nn.init.zeros_(head.gate[1].weight)  # sigmoid(0) = 1/2
     head.score["16"].weight.data[:, :2, 0, 0] = torch.eye(2)
-    y, x = (torch.arange(n) * 16 + centres[16] for n in (8, 10))
+    y, x = (torch.arange(n) * 16 + centers[16] for n in (8, 10))
     coarse = torch.stack([y[:, None].expand(8, 10), x[None].expand(8, 10)])[None].double()
     scores = head(Features({8: torch.zeros(1, 1, 16, 20).double(), 16: coarse}, (128, 160)))
     assert head.geometry.stride == (8, 8)
     assert head.geometry.global_context
     inner = slice(2, -2)
-    y, x = (torch.arange(n) * 8 + centres[8] for n in (16, 20))
+    y, x = (torch.arange(n) * 8 + centers[8] for n in (16, 20))
     # a batch norm divides by the root of 1 + its epsilon
     assert_close(scores[0, 0, inner, 3], y[inner].double() / 2, rel=1e-5)
     assert_close(scores[0, 1, 3, inner], x[inner].double() / 2, rel=1e-5)
 
 
-@pytest.mark.parametrize("centres", [VGG_SAME, RESNET])
-def test_ladder_head_brings_its_features_to_the_same_place_of_the_image(centres: dict[int, float]) -> None:
+@pytest.mark.parametrize("centers", [VGG_SAME, RESNET])
+def test_ladder_head_brings_its_features_to_the_same_place_of_the_image(centers: dict[int, float]) -> None:
     """Coarse features that are the y (or x) coordinate of their cells come out as that of the fine cells."""
-    head = LadderHead(dict.fromkeys((16, 8, 4), 2), 2, grids(centres), strides=(16, 8, 4), inner=2).eval().double()
+    head = LadderHead(dict.fromkeys((16, 8, 4), 2), 2, grids(centers), strides=(16, 8, 4), inner=2).eval().double()
     for block in (*head.lateral.values(), *head.blend.values()):
         kernel = block[0].weight  # type: ignore[index]
         nn.init.dirac_(kernel)
     head.score["4"].weight.data[:, :, 0, 0] = torch.eye(2)
-    y, x = (torch.arange(n) * 16 + centres[16] for n in (8, 10))
+    y, x = (torch.arange(n) * 16 + centers[16] for n in (8, 10))
     coarse = torch.stack([y[:, None].expand(8, 10), x[None].expand(8, 10)])[None].double()
     maps = {16: coarse, 8: torch.zeros(1, 2, 16, 20).double(), 4: torch.zeros(1, 2, 32, 40).double()}
     scores = head(Features(maps, (128, 160)))
     assert head.geometry.stride == (4, 4)
     assert not head.geometry.global_context
     inner = slice(6, -6)
-    y, x = (torch.arange(n) * 4 + centres[4] for n in (32, 40))
+    y, x = (torch.arange(n) * 4 + centers[4] for n in (32, 40))
     # four batch norms divide by the root of 1 + their epsilon
     assert_close(scores[0, 0, inner, 9], y[inner].double(), rel=1e-4)
     assert_close(scores[0, 1, 9, inner], x[inner].double(), rel=1e-4)

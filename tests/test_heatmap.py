@@ -31,16 +31,16 @@ WINDOW, STRIDE, KERNEL = 29, 4, 5  # 7 x 7 cells with centers at 2 + 4 i, window
 
 def color_classifier(*head: nn.Module) -> Classifier:
     """Name the color of an image by the means of its channels, one cell for five pixels, without padding."""
-    trunk = nn.Conv2d(3, 3, KERNEL, STRIDE, bias=False)
+    backbone = nn.Conv2d(3, 3, KERNEL, STRIDE, bias=False)
     with torch.no_grad():
-        trunk.weight.zero_()
+        backbone.weight.zero_()
         for channel in range(3):
-            trunk.weight[channel, channel] = 8 / KERNEL**2
+            backbone.weight[channel, channel] = 8 / KERNEL**2
     last = head or (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
     if not head:
         nn.init.eye_(last[-1].weight)
         nn.init.zeros_(last[-1].bias)
-    return Classifier(nn.Sequential(trunk, *last), COLORS, PLAIN, (WINDOW, WINDOW)).eval()
+    return Classifier(nn.Sequential(backbone, *last), COLORS, PLAIN, (WINDOW, WINDOW)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -399,7 +399,7 @@ def test_predict_writes_a_heatmap_of_each_word(
     with Image.open(tmp_path / "out" / "photo.heatmap.thing_3.png") as image:
         assert np.array_equal(np.asarray(image), np.asarray(expected))
     assert cli.main([*words, "--heatmap", "thing 3"]) == 0
-    assert "1 of 1 pictures were done before" in capsys.readouterr().out
+    assert "1 of 1 images were done before" in capsys.readouterr().out
 
 
 def test_predict_refuses_words_that_are_no_class_before_anything_is_written(

@@ -58,13 +58,13 @@ class TestEveryShippedModel:
         with torch.inference_mode():
             assert (segmenter(a) - segmenter(b)).abs().max() > 0.1
 
-    def test_it_has_score_licence_recipe_and_card(self, entry: catalog.Entry) -> None:
+    def test_it_has_score_license_recipe_and_card(self, entry: catalog.Entry) -> None:
         assert entry.config is not None
         assert entry.config.score is not None
         assert entry.config.score["split"] == "test"
-        main = "mean_iu" if entry.kind == "segmenter" else "top1"
+        main = "mean_iou" if entry.kind == "segmenter" else "top1"
         assert 0 < entry.config.score[main] <= 100
-        assert entry.config.licence not in ("unstated", "MIT")
+        assert entry.config.license not in ("unstated", "MIT")
         assert (entry.folder / "recipe.yaml").is_file()
         assert f"{entry.config.score[main]:.2f}" in (entry.folder / "README.md").read_text()
 
@@ -79,10 +79,10 @@ class TestEveryShippedModel:
         assert entry.name in text
         assert entry.config is not None
         assert entry.config.score is not None
-        four = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu")
+        four = ("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou")
         for key in four if entry.kind == "segmenter" else ("top1", "mean_accuracy"):
             assert f"{entry.config.score[key]:.2f}" in text
-        for name, value in entry.config.score["iu" if entry.kind == "segmenter" else "accuracy"].items():
+        for name, value in entry.config.score["iou" if entry.kind == "segmenter" else "accuracy"].items():
             assert name in text
             assert f"{value:.2f}" in text
 
@@ -106,7 +106,7 @@ def test_names_are_unique_and_every_one_means_itself() -> None:
 def test_no_digest_is_claimed_that_nobody_knows() -> None:
     for entry in catalog.entries():
         assert entry.verified == (entry.source in ("shipped", "torchvision", "distribution"))
-        assert (entry.split is None) == (entry.mean_iu is None and (entry.top1 is None or entry.source != "shipped"))
+        assert (entry.split is None) == (entry.mean_iou is None and (entry.top1 is None or entry.source != "shipped"))
         assert entry.measured_by in (None, "us", "publisher")
 
 
@@ -120,9 +120,9 @@ def test_a_shipped_classifier_says_what_was_measured_and_starts_a_segmenter(no_n
     assert classifier.training_record["epochs"] > 0
     assert classifier.convolutionalize().scores(torch.rand(1, 3, 224, 256)).shape == (1, 6, 1, 2)
     module = SegmentationModule("fcn8s_vgg11_quarter", classes=["a", "b"], backbone_weights="tile_kinds")
-    assert module.receipt is not None
-    assert len(module.receipt.reshaped) == 2
-    assert module.receipt.copied == tuple(sorted(module.receipt.copied))
+    assert module.load_report is not None
+    assert len(module.load_report.reshaped) == 2
+    assert module.load_report.copied == tuple(sorted(module.load_report.copied))
     assert module.origin == "vgg11_quarter.magnetic_tile_kinds"  # the record of a training names no path
     with pytest.raises(WeightsError, match="load_classifier"):
         load("tile_kinds")
@@ -140,14 +140,14 @@ def test_every_folder_of_the_zoo_is_in_the_catalog() -> None:
 def test_other_classes_in_one_call_keep_all_but_the_score_layers() -> None:
     own, other = load("street"), load("street", classes=["crack", "wall"])
     assert other.classes == ["crack", "wall"]
-    assert all(name.startswith("head.score.") for name in other.reinitialised)
+    assert all(name.startswith("head.score.") for name in other.reinitialized)
     state = other.model.state_dict()
     for name, value in own.model.state_dict().items():
-        assert name in other.reinitialised or torch.equal(state[name], value)
+        assert name in other.reinitialized or torch.equal(state[name], value)
     assert load("street", classes=Labels.of(["a", "b"])).classes == ["a", "b"]
 
 
-def artefact(classes: tuple[str, ...] = ("a", "b")) -> dict[str, bytes]:
+def pretrained(classes: tuple[str, ...] = ("a", "b")) -> dict[str, bytes]:
     """The files of a small model, to be changed at will."""
     return dict(_made(classes))
 
@@ -160,13 +160,13 @@ def _made(classes: tuple[str, ...]) -> dict[str, bytes]:
         for parameter in module.model.head.parameters():
             parameter.normal_()  # score layers start at zero, which would tell nothing
     with tempfile.TemporaryDirectory() as folder:
-        module.save(folder, licence="CC0")
+        module.save(folder, license="CC0")
         return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
 def unpacked(folder: Path) -> Path:
     folder.mkdir()
-    for name, data in artefact().items():
+    for name, data in pretrained().items():
         (folder / name).write_bytes(data)
     return folder
 
@@ -193,14 +193,14 @@ class TestSources:
             load(source)
 
     def test_a_folder_that_is_not_there(self) -> None:
-        with pytest.raises(FileNotFoundError, match="no such folder or file; pass the folder of an artefact"):
+        with pytest.raises(FileNotFoundError, match="no such folder or file; pass a model folder"):
             load("./nowhere")
 
-    def test_a_folder_without_an_artefact(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match=r"config.json: not found; an artefact is a folder"):
+    def test_a_folder_without_a_model_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"config.json: not found; a model folder holds"):
             load(tmp_path)
 
-    def test_nothing_is_loaded_from_an_artefact_whose_weights_were_changed(self, tmp_path: Path) -> None:
+    def test_nothing_is_loaded_from_a_model_folder_whose_weights_were_changed(self, tmp_path: Path) -> None:
         folder = unpacked(tmp_path / "mine")
         with (folder / "model.safetensors").open("r+b") as file:
             file.seek(-4, os.SEEK_END)
@@ -228,24 +228,24 @@ class TestSources:
 
 
 class TestTheHub:
-    """An artefact on the hub is the same model as in a folder, or a clear error."""
+    """A model folder on the hub is the same model as in a folder, or a clear error."""
 
     def test_a_repository_loads_by_every_spelling_and_again_without_a_network(
         self, hub: HubServer, tmp_path: Path
     ) -> None:
-        files = artefact()
+        files = pretrained()
         commit = hub.add_repo("org/mine", files)
         own = load(unpacked(tmp_path / "mine"))
         for source in ("hf://org/mine", "org/mine", f"hf://org/mine@{commit}", "hf://org/mine/model.safetensors"):
             loaded = load(source, allow_unverified=True)
             assert isinstance(loaded, SegmentationModule)
             assert_same_tensors(loaded, own)
-            assert (loaded.origin, loaded.licence) == (f"org/mine@{commit}", "CC0")
+            assert (loaded.origin, loaded.license) == (f"org/mine@{commit}", "CC0")
         hub.stop()
         assert_same_tensors(load("org/mine"), own)
 
     def test_without_the_word_nothing_is_asked_for(self, hub: HubServer, tmp_path: Path) -> None:
-        hub.add_repo("org/mine", artefact())
+        hub.add_repo("org/mine", pretrained())
         with pytest.raises(WeightsError, match="nobody vouches for this file"):
             load("org/mine")
         assert hub.asked() == []
@@ -253,7 +253,7 @@ class TestTheHub:
     def test_the_digest_of_the_configuration_vouches_for_the_weights_it_names(
         self, hub: HubServer, tmp_path: Path
     ) -> None:
-        files = artefact()
+        files = pretrained()
         hub.add_repo("org/mine", files)
         digest = hashlib.sha256(files["config.json"]).hexdigest()
         loaded = load(f"hf://org/mine/config.json#sha256={digest}")
@@ -263,18 +263,18 @@ class TestTheHub:
         hub.add_repo("org/mine", files | {"model.safetensors": files["model.safetensors"][::-1]})
         with pytest.raises(WeightsError, match=r"model.safetensors: .* fetched twice with the same result"):
             load(f"hf://org/mine/config.json#sha256={digest}")
-        hub.add_repo("org/mine", artefact(("x", "y")))
+        hub.add_repo("org/mine", pretrained(("x", "y")))
         with pytest.raises(WeightsError, match=r"config.json: .* fetched twice with the same result"):
             load(f"hf://org/mine/config.json#sha256={digest}")
 
     def test_other_classes_are_told(self, hub: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        hub.add_repo("org/mine", artefact())
+        hub.add_repo("org/mine", pretrained())
         with caplog.at_level("INFO", logger="fullyconv"):
             loaded = load("org/mine", classes=["x", "y", "z"], allow_unverified=True)
         assert "now 3 classes" in caplog.text
         assert "2 start anew: head.score.32.bias, head.score.32.weight" in caplog.text
-        assert loaded.receipt is not None
-        assert loaded.receipt.reinitialised == ("head.score.32.bias", "head.score.32.weight")
+        assert loaded.load_report is not None
+        assert loaded.load_report.reinitialized == ("head.score.32.bias", "head.score.32.weight")
 
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -292,7 +292,7 @@ class TestTheHub:
     def test_a_repository_gone_wrong_is_refused(
         self, hub: HubServer, tmp_path: Path, change: dict[str, bytes | None], message: str
     ) -> None:
-        files = artefact() | change
+        files = pretrained() | change
         hub.add_repo("org/mine", {name: data for name, data in files.items() if data is not None})
         with pytest.raises((WeightsError, DownloadError), match=message):
             load("org/mine", allow_unverified=True)
@@ -310,7 +310,7 @@ class TestTheHub:
     def test_weights_that_are_none_are_refused_even_where_the_digest_is_right(
         self, hub: HubServer, tmp_path: Path, data: bytes, message: str
     ) -> None:
-        files = artefact()
+        files = pretrained()
         document = json.loads(files["config.json"])
         document["weights"] |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
         files |= {"config.json": json.dumps(document).encode(), "model.safetensors": data}
@@ -321,7 +321,7 @@ class TestTheHub:
     def test_files_of_two_commits_are_never_mixed(
         self, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        files = artefact()
+        files = pretrained()
         hub.add_repo("org/mine", files)
         real = sources.fetch
 
@@ -345,7 +345,7 @@ class TestCheckpoints:
         trainer.save_checkpoint(folder / "best.ckpt")
         return module, folder / "best.ckpt"
 
-    def test_a_checkpoint_loads_without_its_optimiser(self, tmp_path: Path) -> None:
+    def test_a_checkpoint_loads_without_its_optimizer(self, tmp_path: Path) -> None:
         module, path = self.checkpoint(tmp_path)
         loaded = load(path)
         assert isinstance(loaded, SegmentationModule)

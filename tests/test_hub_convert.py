@@ -1,4 +1,4 @@
-"""From a string to a folder: what torchvision, timm, Caffe and files give, loaded back as an artefact."""
+"""From a string to a folder: what torchvision, timm, Caffe and files give, loaded back as a model folder."""
 
 from __future__ import annotations
 
@@ -95,9 +95,9 @@ def test_a_segmenter_of_torchvision_loads_in_one_line_from_the_cache(published: 
             assert_close(loaded(image), expected, varying=(2, 3))
     assert loaded.classes[:2] == ["background", "aeroplane"]
     assert loaded.score is not None
-    assert (loaded.score["mean_iu"], loaded.score["measured_by"]) == (57.9, "publisher")
+    assert (loaded.score["mean_iou"], loaded.score["measured_by"]) == (57.9, "publisher")
     assert loaded.preprocessing.short_side == 520
-    assert "COCO" in (loaded.licence or "")
+    assert "COCO" in (loaded.license or "")
     # what was loaded can be saved, and is the same after that
     loaded.save(tmp_path / "mine")
     assert_same_tensors(fullyconv.load(tmp_path / "mine"), loaded)
@@ -110,7 +110,7 @@ def test_fine_tuning_starts_from_it_with_other_classes(published: Published) -> 
     published.put(member, saved(lraspp()))
     loaded = fullyconv.load("lraspp_mobilenet_v3_large.coco_voc", classes=["crack", "wall"])
     assert loaded.classes == ["crack", "wall"]
-    assert all(name.startswith("head.score.") for name in loaded.reinitialised)
+    assert all(name.startswith("head.score.") for name in loaded.reinitialized)
 
 
 def test_a_classifier_of_torchvision_is_converted_from_the_network(
@@ -124,7 +124,7 @@ def test_a_classifier_of_torchvision_is_converted_from_the_network(
     assert cli.main(["convert", address, "--to", str(tmp_path / "dense"), "--dtype", "float32"]) == 0
     printed = capsys.readouterr().out
     assert "stride                  32 x 32" in printed
-    assert "artefact written to" in printed
+    assert "model folder written to" in printed
     files_server.stop()
     dense = fullyconv.load(tmp_path / "dense")
     assert isinstance(dense, DenseScorer)
@@ -142,13 +142,13 @@ def test_a_classifier_of_torchvision_is_converted_from_the_network(
     assert hashlib.sha256(data).hexdigest() in card
 
 
-def test_a_backbone_starts_from_torchvision_and_brings_preprocessing_and_licence_along(published: Published) -> None:
+def test_a_backbone_starts_from_torchvision_and_brings_preprocessing_and_license_along(published: Published) -> None:
     network = calibrated(torchvision.models.resnet18(weights=None))
     address = published.put(torchvision.models.ResNet18_Weights.IMAGENET1K_V1, saved(network))
     backbone = fullyconv.load_backbone("resnet18", weights=address)
     assert backbone.preprocessing == IMAGENET
-    assert backbone.receipt is not None
-    assert backbone.receipt.reinitialised == ()
+    assert backbone.load_report is not None
+    assert backbone.load_report.reinitialized == ()
     image = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
         assert_close(network.fc(backbone.eval()(image)[32].mean((2, 3))), network(image))
@@ -156,12 +156,12 @@ def test_a_backbone_starts_from_torchvision_and_brings_preprocessing_and_licence
     own = module.model.backbone.state_dict()
     assert all(torch.equal(own[name], value) for name, value in backbone.state_dict().items())
     assert "backbone_weights" not in module.hparams
-    assert module.receipt == backbone.receipt
+    assert module.load_report == backbone.load_report
     assert address in (module.origin or "")
     assert module.preprocessing == IMAGENET
 
 
-def test_extra_channels_start_at_the_mean_of_the_colours_and_the_checkpoint_knows_their_preprocessing(
+def test_extra_channels_start_at_the_mean_of_the_colors_and_the_checkpoint_knows_their_preprocessing(
     published: Published, tmp_path: Path
 ) -> None:
     network = torchvision.models.resnet18(weights=None)
@@ -172,10 +172,10 @@ def test_extra_channels_start_at_the_mean_of_the_colours_and_the_checkpoint_know
     weight = module.model.backbone.state_dict()["conv1.weight"]
     assert torch.equal(weight[:, :3], network.conv1.weight)
     assert_close(weight[:, 3], network.conv1.weight.mean(1))
-    assert module.receipt is not None
-    assert module.receipt.adapted == ("conv1.weight",)
+    assert module.load_report is not None
+    assert module.load_report.adapted == ("conv1.weight",)
     assert module.preprocessing.mean == (0.485, 0.456, 0.406, 0.449)
-    module.save(tmp_path / "mine", licence="CC0")
+    module.save(tmp_path / "mine", license="CC0")
     assert fullyconv.load(tmp_path / "mine").preprocessing == module.preprocessing
 
 
@@ -201,7 +201,7 @@ def test_offline_what_is_not_in_the_cache_is_said(monkeypatch: pytest.MonkeyPatc
 
 def test_a_target_that_cannot_be_is_refused_before_anything_is_fetched(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(NotADirectoryError, match="is a file; an artefact is a folder"):
+    with pytest.raises(NotADirectoryError, match="is a file; a model folder is a folder"):
         fullyconv.convert("vgg16.imagenet", tmp_path / "file")
     SegmentationModule("fcn32s_resnet18_quarter", classes=["a", "b"]).save(tmp_path / "mine")
     with pytest.raises(ValueError, match="is the source itself; give another folder"):
@@ -221,7 +221,7 @@ def test_the_command_line_says_what_is_wrong_in_one_line(capsys: pytest.CaptureF
 
 @pytest.fixture
 def thin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put thin trunks into the registry, so that a file of a few kilobytes is a whole network."""
+    """Put thin backbones into the registry, so that a file of a few kilobytes is a whole network."""
     monkeypatch.setitem(BACKBONES, "vgg16", caffe_nets.thin_vgg16)
     monkeypatch.setitem(BACKBONES, "caffenet", caffe_nets.thin_caffenet)
 
@@ -235,7 +235,7 @@ def reference(folder: Path, classes: int = 21, finest: int = 8, name: str = "net
 
 @pytest.mark.usefixtures("thin")
 class TestCaffe:
-    def test_a_reference_network_loads_in_one_line_and_is_kept_as_an_artefact(
+    def test_a_reference_network_loads_in_one_line_and_is_kept_as_a_model_folder(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         path = reference(tmp_path)
@@ -243,11 +243,11 @@ class TestCaffe:
         assert isinstance(loaded, SegmentationModule)
         assert (loaded.hparams["model"], loaded.hparams["padding"], len(loaded.classes)) == ("fcn8s_vgg16", "paper", 21)
         assert loaded.score is None  # the structure does not say who trained it
-        picture = np.random.default_rng(0).integers(0, 256, (45, 61, 3)).astype(np.uint8)
+        image = np.random.default_rng(0).integers(0, 256, (45, 61, 3)).astype(np.uint8)
         assert cli.main(["convert", str(path), "--to", str(tmp_path / "kept")]) == 0
-        assert "re-initialised     0" in capsys.readouterr().out
+        assert "re-initialized     0" in capsys.readouterr().out
         again = fullyconv.load(tmp_path / "kept")
-        assert_same_mask(again.predict(picture).mask, loaded.predict(picture).mask)
+        assert_same_mask(again.predict(image).mask, loaded.predict(image).mask)
         assert hashlib.sha256(path.read_bytes()).hexdigest() in (tmp_path / "kept" / "README.md").read_text()
 
     def test_at_the_address_of_the_catalog_it_has_the_published_score_after_a_word(
@@ -262,8 +262,8 @@ class TestCaffe:
             fullyconv.load("fcn8s_vgg16.voc2012")
         loaded = fullyconv.load("fcn8s_vgg16.voc2012", allow_unverified=True)
         assert isinstance(loaded, SegmentationModule)
-        assert loaded.score == {"data": "VOC2011", "split": "seg11valid", "mean_iu": 65.5, "measured_by": "publisher"}
-        assert loaded.licence == "BVLC model licence: unrestricted use"
+        assert loaded.score == {"data": "VOC2011", "split": "seg11valid", "mean_iou": 65.5, "measured_by": "publisher"}
+        assert loaded.license == "BVLC model license: unrestricted use"
         files_server.stop()
         assert isinstance(fullyconv.load("fcn8s_vgg16.voc2011"), SegmentationModule)
 
@@ -273,19 +273,19 @@ class TestCaffe:
         assert (color.preprocessing.channel_order, hha.preprocessing.channel_order) == ("bgr", "rgb")
         assert color.classes[:2] == hha.classes[:2] == ["wall", "floor"]
 
-    def test_two_heads_give_two_segmentations_and_survive_the_artefact(self, tmp_path: Path) -> None:
+    def test_two_heads_give_two_segmentations_and_survive_the_model_folder(self, tmp_path: Path) -> None:
         net = caffe_nets.Net()
         data = net.input("data", 3, (40, 56))
         fc7 = net.vgg(data, caffe_nets.WIDTHS, caffe_nets.FC)
         net.head(fc7, 33, 8, data, suffix="_sem")
         net.head(fc7, 3, 8, data, suffix="_geo")
         loaded = fullyconv.load(net.save(tmp_path / "siftflow.caffemodel"))
-        picture = np.random.default_rng(0).integers(0, 256, (45, 61, 3)).astype(np.uint8)
-        result = loaded.predict(picture)
+        image = np.random.default_rng(0).integers(0, 256, (45, 61, 3)).astype(np.uint8)
+        result = loaded.predict(image)
         assert isinstance(result, dict)
         assert {name: len(part.classes) for name, part in result.items()} == {"semantic": 33, "geometric": 3}
         loaded.save(tmp_path / "kept")
-        again = fullyconv.load(tmp_path / "kept").predict(picture)
+        again = fullyconv.load(tmp_path / "kept").predict(image)
         assert isinstance(again, dict)
         for name, part in result.items():
             assert_same_mask(again[name].mask, part.mask)

@@ -12,11 +12,11 @@ import torch
 import fullyconv
 from closeness import assert_same_tensors
 from fullyconv import cli
-from fullyconv.artefact import WEIGHTS
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.errors import DownloadError, WeightsError
 from fullyconv.module import SegmentationModule
 from fullyconv.weights.catalog import SHIPPED, zoo_folder
+from fullyconv.weights.pretrained import WEIGHTS
 from hub_server import HubServer
 
 STREET = "fcn4s_resnet18_slim.camvid"
@@ -41,7 +41,7 @@ def trained(tree: Path, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("mode", ["lfs", "regular"])
-def test_an_artefact_is_published_byte_for_byte_and_loads_back(
+def test_a_model_folder_is_published_byte_for_byte_and_loads_back(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", hub.token)
@@ -63,24 +63,24 @@ def test_the_card_holds_the_measured_numbers_and_how_to_load(hub: HubServer, mon
     text = hub.files("someone/street")["README.md"].decode()
     config = json.loads((zoo_folder() / STREET / "config.json").read_text())
     assert 'fullyconv.load("someone/street", allow_unverified=True)' in text
-    assert f"mean IU {config['score']['mean_iu']:.2f}" in text
+    assert f"mIoU {config['score']['mean_iou']:.2f}" in text
     assert config["weights"]["sha256"] in text
     assert "### Where it fails" in text
     card = ModelCard(text)
-    assert card.data.license_name == config["licence"]
+    assert card.data.license_name == config["license"]
     assert card.data.to_dict()["library_name"] == "fullyconv"
     results = {result.metric_type: result for result in card.data.eval_results or []}
-    assert results["mean_iu"].metric_value == round(config["score"]["mean_iu"], 2)
-    assert (results["mean_iu"].dataset_name, results["mean_iu"].dataset_split) == ("camvid", "test")
+    assert results["mean_iou"].metric_value == round(config["score"]["mean_iou"], 2)
+    assert (results["mean_iou"].dataset_name, results["mean_iou"].dataset_split) == ("camvid", "test")
 
 
-def test_a_checkpoint_is_measured_and_published_without_its_optimiser(
+def test_a_checkpoint_is_measured_and_published_without_its_optimizer(
     hub: HubServer, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", hub.token)
     path = trained(tree, tmp_path)
     assert "optimizer_states" in torch.load(path, weights_only=True)
-    words = [str(path), "someone/shapes", "--data", str(tree), "--licence", "CC0-1.0", "--private"]
+    words = [str(path), "someone/shapes", "--data", str(tree), "--license", "CC0-1.0", "--private"]
     assert cli.main(["publish", *words]) == 0
     assert "published: fullyconv.load('hf://someone/shapes@" in capsys.readouterr().out
     files = hub.files("someone/shapes")
@@ -91,19 +91,19 @@ def test_a_checkpoint_is_measured_and_published_without_its_optimiser(
     loaded = fullyconv.load("someone/shapes", allow_unverified=True)
     assert isinstance(loaded, SegmentationModule)
     again = loaded.evaluate(SegmentationDataModule.from_folder(tree, num_workers=0), "test")
-    assert score["mean_iu"] == pytest.approx(100 * again.mean_iu, abs=0.5)
-    assert f"mean IU {score['mean_iu']:.2f}" in files["README.md"].decode()
+    assert score["mean_iou"] == pytest.approx(100 * again.mean_iou, abs=0.5)
+    assert f"mIoU {score['mean_iou']:.2f}" in files["README.md"].decode()
 
 
-def test_nothing_is_published_without_a_licence(hub: HubServer, tmp_path: Path) -> None:
+def test_nothing_is_published_without_a_license(hub: HubServer, tmp_path: Path) -> None:
     SegmentationModule("fcn32s_resnet18_quarter", classes=["a", "b"]).save(tmp_path / "mine")
-    with pytest.raises(ValueError, match=r"nobody states the licence of these weights; pass licence="):
+    with pytest.raises(ValueError, match=r"nobody states the license of these weights; pass license="):
         fullyconv.publish(tmp_path / "mine", "someone/mine", token=hub.token)
     assert hub.asked() == []
 
 
 def test_what_nobody_measured_is_said(hub: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    SegmentationModule("fcn32s_resnet18_quarter", classes=["a", "b"]).save(tmp_path / "mine", licence="CC0")
+    SegmentationModule("fcn32s_resnet18_quarter", classes=["a", "b"]).save(tmp_path / "mine", license="CC0")
     (tmp_path / "mine" / "secret.txt").write_text("stays at home")
     with caplog.at_level("INFO", logger="fullyconv"):
         fullyconv.publish(tmp_path / "mine", "someone/mine", token=hub.token)
@@ -171,7 +171,7 @@ def test_a_classifier_is_not_measured_on_masks(hub: HubServer, tree: Path, tmp_p
 
 def test_a_score_measured_on_other_numbers_is_not_claimed(hub: HubServer, tmp_path: Path) -> None:
     module = SegmentationModule("fcn32s_resnet18_quarter", classes=["a", "b"])
-    module.save(tmp_path / "mine", score={"data": "x", "split": "test", "mean_iu": 50.0}, licence="CC0")
+    module.save(tmp_path / "mine", score={"data": "x", "split": "test", "mean_iou": 50.0}, license="CC0")
     fullyconv.publish(tmp_path / "mine", "someone/mine", dtype="float16", token=hub.token)
     assert json.loads(hub.files("someone/mine")["config.json"])["score"] is None
     fullyconv.convert(tmp_path / "mine", tmp_path / "half", dtype="float16")

@@ -20,7 +20,7 @@ from fullyconv.images import (
     lossy_format,
     may_be_cut,
     read_bands,
-    read_colours,
+    read_colors,
     read_image,
     read_mask,
     visible,
@@ -29,8 +29,8 @@ from fullyconv.images import (
 )
 
 RNG = np.random.default_rng(0)
-COLOUR = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)
-GREY = COLOUR[..., 0].copy()
+COLOR = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+GRAY = COLOR[..., 0].copy()
 
 
 def save(path: Path, array: np.ndarray, **options) -> Path:
@@ -39,15 +39,15 @@ def save(path: Path, array: np.ndarray, **options) -> Path:
 
 
 @pytest.mark.parametrize("extension", ["png", "bmp", "tif", "ppm"])
-def test_colours_come_back_as_they_were_written(tmp_path, extension):
-    np.testing.assert_array_equal(read_image(save(tmp_path / f"a.{extension}", COLOUR)), COLOUR)
+def test_colors_come_back_as_they_were_written(tmp_path, extension):
+    np.testing.assert_array_equal(read_image(save(tmp_path / f"a.{extension}", COLOR)), COLOR)
 
 
 def test_path_string_pillow_image_and_array_give_the_same(tmp_path):
-    path = save(tmp_path / "a.png", COLOUR)
-    for source in (path, str(path), Image.fromarray(COLOUR), COLOUR):
+    path = save(tmp_path / "a.png", COLOR)
+    for source in (path, str(path), Image.fromarray(COLOR), COLOR):
         result = read_image(source)
-        np.testing.assert_array_equal(result, COLOUR)
+        np.testing.assert_array_equal(result, COLOR)
         assert result.flags.writeable
 
 
@@ -65,8 +65,8 @@ def test_exif_orientation_is_applied_to_pixels_and_size(tmp_path, orientation):
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = save(tmp_path / "a.png", COLOUR, exif=exif)
-    np.testing.assert_array_equal(read_image(path), turn(COLOUR))
+    path = save(tmp_path / "a.png", COLOR, exif=exif)
+    np.testing.assert_array_equal(read_image(path), turn(COLOR))
     assert image_size(path) == read_image(path).shape[:2]
     assert exif_orientation(path) == orientation
 
@@ -74,35 +74,35 @@ def test_exif_orientation_is_applied_to_pixels_and_size(tmp_path, orientation):
 def test_masks_own_orientation_is_applied_to_it(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    path = save(tmp_path / "a.png", GREY, exif=exif)
-    np.testing.assert_array_equal(read_mask(path), np.rot90(GREY, -1))
+    path = save(tmp_path / "a.png", GRAY, exif=exif)
+    np.testing.assert_array_equal(read_mask(path), np.rot90(GRAY, -1))
 
 
-def test_grey_is_repeated(tmp_path):
-    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", GREY)), np.stack([GREY] * 3, axis=-1))
+def test_gray_is_repeated(tmp_path):
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", GRAY)), np.stack([GRAY] * 3, axis=-1))
 
 
-def test_palette_of_a_picture_is_expanded(tmp_path):
+def test_palette_of_an_image_is_expanded(tmp_path):
     image = Image.fromarray(np.array([[0, 1]], np.uint8))
     image.putpalette([10, 20, 30, 40, 50, 60])
     image.save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png").tolist() == [[[10, 20, 30], [40, 50, 60]]]
 
 
-def test_transparent_pixels_show_white_and_opaque_ones_their_colour(tmp_path):
-    rgba = np.concatenate([COLOUR, np.full((20, 30, 1), 255, np.uint8)], axis=-1)
-    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", rgba)), COLOUR)
+def test_transparent_pixels_show_white_and_opaque_ones_their_color(tmp_path):
+    rgba = np.concatenate([COLOR, np.full((20, 30, 1), 255, np.uint8)], axis=-1)
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", rgba)), COLOR)
     rgba[0, 0, 3] = 0
     assert read_image(save(tmp_path / "b.png", rgba))[0, 0].tolist() == [255, 255, 255]
 
 
-def test_16_bit_grey_keeps_its_full_range(tmp_path):
+def test_16_bit_gray_keeps_its_full_range(tmp_path):
     array = np.array([[0, 257, 65535]], dtype=np.uint16)
     assert read_image(save(tmp_path / "a.png", array))[0, :, 0].tolist() == [0, 1, 255]
     assert read_image(array)[0, :, 0].tolist() == [0, 1, 255]
 
 
-def test_one_bit_picture_is_black_and_white(tmp_path):
+def test_one_bit_image_is_black_and_white(tmp_path):
     Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1").save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png")[0, :, 0].tolist() == [0, 255]
 
@@ -141,20 +141,20 @@ def test_missing_file_is_named(tmp_path, read):
 
 @pytest.mark.parametrize("read", [read_image, read_mask])
 def test_folder_is_refused(tmp_path, read):
-    with pytest.raises(DatasetError, match="a folder where a picture is expected"):
+    with pytest.raises(DatasetError, match="a folder where an image is expected"):
         read(tmp_path)
 
 
 @pytest.mark.parametrize("extension", ["jpg", "png"])
-def test_truncated_picture_is_named(tmp_path, extension):
-    path = save(tmp_path / f"half.{extension}", np.repeat(np.repeat(COLOUR, 8, 0), 8, 1))
+def test_truncated_image_is_named(tmp_path, extension):
+    path = save(tmp_path / f"half.{extension}", np.repeat(np.repeat(COLOR, 8, 0), 8, 1))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(DatasetError, match=rf"half\.{extension}: damaged or truncated"):
         read_image(path)
 
 
 def test_every_cut_of_a_mask_is_an_error_and_never_another_mask(tmp_path):
-    path = save(tmp_path / "m.png", GREY)
+    path = save(tmp_path / "m.png", GRAY)
     whole = path.read_bytes()
     end = len(whole) - 12  # the closing chunk carries no data
     for length in range(0, end, 37):
@@ -163,25 +163,25 @@ def test_every_cut_of_a_mask_is_an_error_and_never_another_mask(tmp_path):
             read_mask(path)
 
 
-def test_text_and_empty_files_are_no_pictures(tmp_path):
-    (tmp_path / "a.png").write_text("not a picture")
-    with pytest.raises(DatasetError, match=r"a\.png: not a picture"):
+def test_text_and_empty_files_are_no_images(tmp_path):
+    (tmp_path / "a.png").write_text("not an image")
+    with pytest.raises(DatasetError, match=r"a\.png: not an image"):
         read_image(tmp_path / "a.png")
     (tmp_path / "b.png").touch()
     with pytest.raises(DatasetError, match=r"b\.png: an empty file"):
         read_mask(tmp_path / "b.png")
 
 
-def test_picture_beyond_the_bound_is_refused_before_it_is_decoded(tmp_path):
-    path = save(tmp_path / "a.png", COLOUR)
-    for source in (path, COLOUR, Image.fromarray(COLOUR)):
+def test_image_beyond_the_bound_is_refused_before_it_is_decoded(tmp_path):
+    path = save(tmp_path / "a.png", COLOR)
+    for source in (path, COLOR, Image.fromarray(COLOR)):
         with pytest.raises(DatasetError, match=r"20 x 30 pixels.*max_pixels=599"):
             read_image(source, max_pixels=599)
         assert read_image(source, max_pixels=600).shape == (20, 30, 3)
 
 
 def test_bound_of_pillow_gives_way_to_a_larger_one_of_ours(tmp_path, monkeypatch):
-    path = save(tmp_path / "a.png", COLOUR)
+    path = save(tmp_path / "a.png", COLOR)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(DatasetError, match=r"a\.png: too large"):
         read_image(path, max_pixels=90)
@@ -189,7 +189,7 @@ def test_bound_of_pillow_gives_way_to_a_larger_one_of_ours(tmp_path, monkeypatch
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
-def test_palette_mask_gives_indices_and_not_colours(tmp_path):
+def test_palette_mask_gives_indices_and_not_colors(tmp_path):
     mask = RNG.integers(0, 5, (6, 7), dtype=np.uint8)
     path = write_mask(tmp_path / "m.png", mask, palette=[(9, 9, 9), (1, 2, 3), (4, 5, 6), (7, 8, 9), (200, 0, 0)])
     np.testing.assert_array_equal(read_mask(path), mask)
@@ -212,7 +212,7 @@ def test_one_bit_mask_holds_0_and_1(tmp_path):
 
 
 @pytest.mark.parametrize("bits", [2, 4])
-def test_grey_png_of_few_bits_gives_its_values_and_not_stretched_levels(tmp_path, bits):
+def test_gray_png_of_few_bits_gives_its_values_and_not_stretched_levels(tmp_path, bits):
     import struct
     import zlib
 
@@ -231,13 +231,13 @@ def test_grey_png_of_few_bits_gives_its_values_and_not_stretched_levels(tmp_path
 
 def test_mask_that_loses_its_values_is_refused(tmp_path):
     with pytest.raises(DatasetError, match=r"a.jpg: a JPEG mask.*Export the masks as PNG"):
-        read_mask(save(tmp_path / "a.jpg", GREY))
-    with pytest.raises(DatasetError, match=r"b.png: a mask of mode RGB holds colours"):
-        read_mask(save(tmp_path / "b.png", COLOUR))
+        read_mask(save(tmp_path / "a.jpg", GRAY))
+    with pytest.raises(DatasetError, match=r"b.png: a mask of mode RGB holds colors"):
+        read_mask(save(tmp_path / "b.png", COLOR))
 
 
 def test_white_is_zero_tiff_mask_is_refused(tmp_path):
-    image = Image.fromarray(GREY)
+    image = Image.fromarray(GRAY)
     image.save(tmp_path / "a.tif", tiffinfo={262: 0})
     with Image.open(tmp_path / "a.tif") as image:
         assert image.tag_v2[262] == 0
@@ -277,16 +277,16 @@ def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
     assert [entry.name for entry in tmp_path.iterdir()] == ["m.png"]
 
 
-def test_picture_is_written_in_the_format_of_its_name(tmp_path):
-    np.testing.assert_array_equal(read_image(write_image(tmp_path / "a.png", COLOUR)), COLOUR)
-    rgba = Image.fromarray(COLOUR).convert("RGBA")
+def test_image_is_written_in_the_format_of_its_name(tmp_path):
+    np.testing.assert_array_equal(read_image(write_image(tmp_path / "a.png", COLOR)), COLOR)
+    rgba = Image.fromarray(COLOR).convert("RGBA")
     with Image.open(write_image(tmp_path / "a.jpg", rgba)) as image:
         assert image.format == "JPEG"
-    with pytest.raises(ValueError, match="no picture format has this extension"):
-        write_image(tmp_path / "a.pgn", COLOUR)
+    with pytest.raises(ValueError, match="no image format has this extension"):
+        write_image(tmp_path / "a.pgn", COLOR)
 
 
-def test_pictures_are_found_in_folder_file_and_pattern_in_order(tmp_path):
+def test_images_are_found_in_folder_file_and_pattern_in_order(tmp_path):
     for name in ("b.PNG", "a.jpg", "c.txt", ".hidden.png"):
         (tmp_path / name).touch()
     (tmp_path / "sub").mkdir()
@@ -299,22 +299,22 @@ def test_pictures_are_found_in_folder_file_and_pattern_in_order(tmp_path):
 
 
 @pytest.mark.parametrize("source", ["nothing", "*.png", "."])
-def test_no_picture_is_an_error_that_lists_what_is_accepted(tmp_path, monkeypatch, source):
+def test_no_image_is_an_error_that_lists_what_is_accepted(tmp_path, monkeypatch, source):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"give a file, a folder or a pattern of \.bmp"):
         find_images(source)
 
 
 def test_a_jpeg_without_its_end_is_told_from_its_bytes(tmp_path):
-    picture = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
-    path = write_image(tmp_path / "a.jpg", picture)
+    image = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    path = write_image(tmp_path / "a.jpg", image)
     assert not may_be_cut(path)
     whole = path.read_bytes()
     path.write_bytes(whole + b"some program wrote this behind it")
     assert not may_be_cut(path)
     path.write_bytes(whole[:-700])
     assert may_be_cut(path)
-    assert not may_be_cut(write_image(tmp_path / "a.png", picture))
+    assert not may_be_cut(write_image(tmp_path / "a.png", image))
     assert not may_be_cut(tmp_path / "gone.jpg")
 
 
@@ -331,36 +331,36 @@ BANDS = RNG.integers(0, 256, (20, 30, 6), dtype=np.uint8)
 
 
 def test_three_bands_are_what_read_image_gives(tmp_path):
-    for array in (COLOUR, GREY, np.dstack([COLOUR, GREY])):
+    for array in (COLOR, GRAY, np.dstack([COLOR, GRAY])):
         path = save(tmp_path / "a.png", array)
         np.testing.assert_array_equal(read_bands(path, 3), read_image(path))
 
 
-def test_one_band_is_grey_and_grey_keeps_its_numbers(tmp_path):
-    np.testing.assert_array_equal(read_bands(save(tmp_path / "a.png", GREY), 1)[..., 0], GREY)
-    wide = GREY.astype(np.uint16) * 257
-    np.testing.assert_array_equal(read_bands(save(tmp_path / "b.png", wide), 1)[..., 0], GREY)
-    colour = read_bands(save(tmp_path / "c.png", COLOUR), 1)
-    np.testing.assert_array_equal(colour[..., 0], np.array(Image.fromarray(COLOUR).convert("L")))
-    assert colour.shape == (20, 30, 1)
-    for source in (Image.fromarray(COLOUR), COLOUR):
-        np.testing.assert_array_equal(read_bands(source, 1), colour)
+def test_one_band_is_gray_and_gray_keeps_its_numbers(tmp_path):
+    np.testing.assert_array_equal(read_bands(save(tmp_path / "a.png", GRAY), 1)[..., 0], GRAY)
+    wide = GRAY.astype(np.uint16) * 257
+    np.testing.assert_array_equal(read_bands(save(tmp_path / "b.png", wide), 1)[..., 0], GRAY)
+    color = read_bands(save(tmp_path / "c.png", COLOR), 1)
+    np.testing.assert_array_equal(color[..., 0], np.array(Image.fromarray(COLOR).convert("L")))
+    assert color.shape == (20, 30, 1)
+    for source in (Image.fromarray(COLOR), COLOR):
+        np.testing.assert_array_equal(read_bands(source, 1), color)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
 def test_a_fourth_band_is_not_laid_on_white(tmp_path, suffix):
-    array = np.dstack([COLOUR, GREY])
+    array = np.dstack([COLOR, GRAY])
     options = {"lossless": True, "exact": True} if suffix == "webp" else {}
     path = save(tmp_path / f"a.{suffix}", array, **options)
     np.testing.assert_array_equal(read_bands(path, 4), array)
     assert (read_bands(path, 3) != array[..., :3]).any()
 
 
-def test_a_palette_with_a_transparent_colour_has_four_bands(tmp_path):
-    picture = Image.fromarray(COLOUR).quantize(8)
-    picture.save(tmp_path / "a.png", transparency=2)
+def test_a_palette_with_a_transparent_color_has_four_bands(tmp_path):
+    image = Image.fromarray(COLOR).quantize(8)
+    image.save(tmp_path / "a.png", transparency=2)
     found = read_bands(tmp_path / "a.png", 4)
-    np.testing.assert_array_equal(found[..., 3], np.where(np.array(picture) == 2, 0, 255))
+    np.testing.assert_array_equal(found[..., 3], np.where(np.array(image) == 2, 0, 255))
 
 
 @pytest.mark.parametrize("planar", ["contig", "separate"])
@@ -376,14 +376,14 @@ def test_many_bands_come_from_tiff_wherever_they_stand(tmp_path, planar, compres
     np.testing.assert_array_equal(read_bands(Encoded("in a table", path.read_bytes()), 6), BANDS)
 
 
-def test_a_fourth_band_beside_colours_is_found_where_pillow_hides_it(tmp_path):
+def test_a_fourth_band_beside_colors_is_found_where_pillow_hides_it(tmp_path):
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, BANDS[..., :4], photometric="rgb", extrasamples=["unspecified"], planarconfig="contig")
     np.testing.assert_array_equal(read_bands(path, 4), BANDS[..., :4])
     np.testing.assert_array_equal(read_image(path), BANDS[..., :3])
 
 
-def test_a_page_for_each_band_is_a_picture_of_many(tmp_path):
+def test_a_page_for_each_band_is_an_image_of_many(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", BANDS.transpose(2, 0, 1), photometric="minisblack")
     np.testing.assert_array_equal(read_bands(tmp_path / "a.tif", 6), BANDS)
     assert bands_size(tmp_path / "a.tif", 6) == (20, 30)
@@ -407,7 +407,7 @@ def write_tiff(path, array, **options) -> Path:
 
 
 def unpacked_without_end(path: Path) -> None:
-    """A strip of deflate that unpacks to a hundred megabytes, for a picture of 3,600 bytes."""
+    """A strip of deflate that unpacks to a hundred megabytes, for an image of 3,600 bytes."""
     strips = iter([zlib.compress(bytes(100_000_000), 9)])
     options = {"shape": BANDS.shape, "dtype": np.uint8, "compression": "zlib", "rowsperstrip": 20}
     write_tiff(path, strips, **options)
@@ -416,8 +416,8 @@ def unpacked_without_end(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "channels", "message"),
     [
-        (lambda p: save(p.with_suffix(".png"), COLOUR), 4, r"a\.png: has 3 bands \(mode RGB\), and in_channels=4"),
-        (lambda p: save(p.with_suffix(".png"), GREY), 2, r"has 1 band \(mode L\), and in_channels=2"),
+        (lambda p: save(p.with_suffix(".png"), COLOR), 4, r"a\.png: has 3 bands \(mode RGB\), and in_channels=4"),
+        (lambda p: save(p.with_suffix(".png"), GRAY), 2, r"has 1 band \(mode L\), and in_channels=2"),
         (lambda p: write_tiff(p, BANDS), 5, r"a\.tif: has the shape 20 x 30 x 6, and in_channels=5"),
         (lambda p: write_tiff(p, BANDS), 3, "give the number of bands, in_channels="),
         (lambda p: write_tiff(p, BANDS.astype(np.int32)), 6, "numbers of type int32, of unknown range"),
@@ -449,10 +449,10 @@ def test_without_tifffile_the_extra_is_named(tmp_path, monkeypatch):
         read_bands(path, 6)
 
 
-def test_colours_of_a_mask_are_those_stored_whatever_their_alpha(tmp_path):
+def test_colors_of_a_mask_are_those_stored_whatever_their_alpha(tmp_path):
     rgba = np.zeros((4, 5, 4), np.uint8)
     rgba[..., :3] = (10, 20, 30)
-    assert (read_colours(save(tmp_path / "a.png", rgba)) == (10, 20, 30)).all()
+    assert (read_colors(save(tmp_path / "a.png", rgba)) == (10, 20, 30)).all()
     assert (read_image(tmp_path / "a.png") == 255).all()
 
 

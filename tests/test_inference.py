@@ -27,49 +27,49 @@ def brightness(image: Tensor) -> Tensor:
 
 
 @pytest.fixture
-def picture() -> np.ndarray:
+def image() -> np.ndarray:
     pixels = np.zeros((21, 33, 3), dtype=np.uint8)
     pixels[5:, 10:] = 250
     return pixels
 
 
-def test_every_form_of_a_picture_gives_the_same_mask(tmp_path: Path, picture: np.ndarray) -> None:
-    Image.fromarray(picture).save(tmp_path / "p.png")
-    tensor = torch.from_numpy(picture).permute(2, 0, 1)
-    sources = [tmp_path / "p.png", str(tmp_path / "p.png"), Image.fromarray(picture), picture, tensor, tensor / 255]
-    for source in [*sources, picture[..., 0], Image.fromarray(picture).convert("L"), tensor[:1]]:
+def test_every_form_of_an_image_gives_the_same_mask(tmp_path: Path, image: np.ndarray) -> None:
+    Image.fromarray(image).save(tmp_path / "p.png")
+    tensor = torch.from_numpy(image).permute(2, 0, 1)
+    sources = [tmp_path / "p.png", str(tmp_path / "p.png"), Image.fromarray(image), image, tensor, tensor / 255]
+    for source in [*sources, image[..., 0], Image.fromarray(image).convert("L"), tensor[:1]]:
         result = segment(brightness, source, LABELS, CPU)
-        np.testing.assert_array_equal(result.mask, picture[..., 0] > 0)
+        np.testing.assert_array_equal(result.mask, image[..., 0] > 0)
         assert result.mask.dtype == np.uint8
 
 
-def test_shares_add_up_and_come_largest_first(picture: np.ndarray) -> None:
-    shares = segment(brightness, picture, LABELS, CPU).shares()
+def test_shares_add_up_and_come_largest_first(image: np.ndarray) -> None:
+    shares = segment(brightness, image, LABELS, CPU).shares()
     assert list(shares) == ["bright", "dark"]
     assert shares["bright"] == pytest.approx(16 * 23 / (21 * 33))
     assert sum(shares.values()) == pytest.approx(1)
 
 
-def test_the_saved_mask_holds_the_class_indices_and_shows_the_palette(tmp_path: Path, picture: np.ndarray) -> None:
-    result = segment(brightness, picture, LABELS, CPU)
+def test_the_saved_mask_holds_the_class_indices_and_shows_the_palette(tmp_path: Path, image: np.ndarray) -> None:
+    result = segment(brightness, image, LABELS, CPU)
     with Image.open(result.save(tmp_path / "m.png")) as image:
         assert image.mode == "P"
         np.testing.assert_array_equal(np.array(image), result.mask)
         assert tuple(image.getpalette()[3:6]) == LABELS.palette[1]
 
 
-def test_the_overlay_has_the_pictures_own_size_without_a_legend(picture: np.ndarray) -> None:
-    result = segment(brightness, picture, LABELS, CPU)
+def test_the_overlay_has_the_images_own_size_without_a_legend(image: np.ndarray) -> None:
+    result = segment(brightness, image, LABELS, CPU)
     assert result.overlay(legend=False).size == (33, 21)
     assert result.overlay().size[1] > 21
 
 
-def test_one_pixel_is_a_picture() -> None:
+def test_one_pixel_is_an_image() -> None:
     assert segment(brightness, np.full((1, 1, 3), 255, np.uint8), LABELS, CPU).mask.tolist() == [[1]]
 
 
 @pytest.mark.parametrize("size", [(40, 60), (60, 40), (520, 33), (90, 90)])
-def test_the_network_sees_the_picture_scaled_as_torchvision_scales_it(size: tuple[int, int]) -> None:
+def test_the_network_sees_the_image_scaled_as_torchvision_scales_it(size: tuple[int, int]) -> None:
     from torchvision.transforms import functional
 
     noise = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, *size), dtype=np.uint8))
@@ -87,17 +87,17 @@ def test_the_network_sees_the_picture_scaled_as_torchvision_scales_it(size: tupl
         assert result.mask.shape == size
 
 
-def test_the_mask_of_a_scaled_picture_has_its_own_size_and_lies_where_the_picture_does(picture: np.ndarray) -> None:
-    truth = picture[..., 0] > 0
+def test_the_mask_of_a_scaled_image_has_its_own_size_and_lies_where_the_image_does(image: np.ndarray) -> None:
+    truth = image[..., 0] > 0
     for short_side in (15, 21, 84):
-        mask = segment(brightness, picture, LABELS, CPU, short_side=short_side).mask
+        mask = segment(brightness, image, LABELS, CPU, short_side=short_side).mask
         assert mask.shape == truth.shape
         wrong = mask != truth
         # a pixel beside the edge may fall to the other side; nothing else may
         assert not wrong[:4].any()
         assert not wrong[:, :8].any()
         assert not wrong[7:, 12:].any()
-    same = segment(brightness, picture, LABELS, CPU, short_side=21).mask
+    same = segment(brightness, image, LABELS, CPU, short_side=21).mask
     np.testing.assert_array_equal(same, truth)
 
 
@@ -110,7 +110,7 @@ def test_the_mask_of_a_scaled_picture_has_its_own_size_and_lies_where_the_pictur
         ((10, 1000), 520, (40, 4096)),  # enlarging ends at 4096 pixels
         ((1000, 10), 520, (4096, 40)),
         ((10, 10000), 520, (10, 10000)),  # longer already
-        ((1000, 60000), 520, (520, 31200)),  # shrinking never ends: it costs less than the picture itself
+        ((1000, 60000), 520, (520, 31200)),  # shrinking never ends: it costs less than the image itself
         ((300, 400), 65536, (3072, 4096)),
         ((5000, 5000), 65536, (5000, 5000)),
     ],
@@ -142,18 +142,18 @@ def test_many_classes_need_a_wider_mask() -> None:
         (torch.zeros(2, 3, 4, 4), "take the images of a batch one by one"),
         (torch.zeros(4, 8, 8), r"expected \(C, H, W\) with C 1 or 3"),
         (torch.zeros(3, 0, 8), r"expected \(C, H, W\)"),
-        (torch.full((3, 4, 4), 2.0), "not normalised; divide by 255, or pass uint8"),
+        (torch.full((3, 4, 4), 2.0), "not normalized; divide by 255, or pass uint8"),
         (torch.full((3, 4, 4), float("nan")), "expected RGB in 0..1"),
         (torch.zeros(3, 4, 4, dtype=torch.int64), "expected uint8, or floating values"),
     ],
 )
-def test_a_tensor_that_is_no_picture_is_refused(source: Tensor, message: str) -> None:
+def test_a_tensor_that_is_no_image_is_refused(source: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         segment(brightness, source, LABELS, CPU)
 
 
-def test_a_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
-    (tmp_path / "x.jpg").write_bytes(b"no picture")
+def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(b"no image")
     with pytest.raises(DatasetError, match=r"x.jpg"):
         segment(brightness, tmp_path / "x.jpg", LABELS, CPU)
     with pytest.raises(FileNotFoundError, match=r"y.jpg"):

@@ -17,7 +17,7 @@ from fullyconv.upsampling import resample
 
 NEAR = 1e-5  # of the range of the scores: two that are closer are a tie up to rounding
 
-# (stride, centre): VGG, ResNet and AlexNet, the nets of the paper, fractional, finer than the image
+# (stride, center): VGG, ResNet and AlexNet, the nets of the paper, fractional, finer than the image
 SOURCES = [
     (1, 0),
     (1, 0.3),
@@ -37,8 +37,8 @@ SOURCES = [
 CELLS = [((1, 1), (40, 9)), ((1, 4), (3, 100)), ((5, 3), (37, 51)), ((9, 11), (70, 80))]
 
 
-def grid(stride: float, centre: float) -> Geometry:
-    return Geometry((stride, stride), (centre, centre), (1, 1))
+def grid(stride: float, center: float) -> Geometry:
+    return Geometry((stride, stride), (center, center), (1, 1))
 
 
 def smooth(n: int, classes: int, cells: tuple[int, int], seed: int = 0) -> Tensor:
@@ -292,7 +292,7 @@ def test_a_large_map_is_compiled_where_numba_is_installed(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize(("seen", "size"), [((30, 41), (17, 23)), ((40, 30), (40, 29)), ((8, 9), (31, 12))])
-def test_a_scaled_picture_has_the_labels_of_interpolating_twice(
+def test_a_scaled_image_has_the_labels_of_interpolating_twice(
     source: tuple[float, float], seen: tuple[int, int], size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = torch.randn(2, 7, 5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -300,7 +300,7 @@ def test_a_scaled_picture_has_the_labels_of_interpolating_twice(
     logits = torch.nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)
     best = logits.topk(2, 1)
     clear = best.values[:, 0] - best.values[:, 1] > NEAR * float(scores.max() - scores.min())
-    for rows in (1, 16):  # in a picture
+    for rows in (1, 16):  # in an image
         monkeypatch.setattr(argmax, "SCALED_BYTES", 4)
         monkeypatch.setattr(argmax, "_SCALED_ROWS", rows)
         labels = scaled_argmax(scores.float(), grid(*source), seen, size)
@@ -309,7 +309,7 @@ def test_a_scaled_picture_has_the_labels_of_interpolating_twice(
     assert float(clear.double().mean()) > 0.95
 
 
-def test_ties_and_numbers_that_are_none_of_a_scaled_picture() -> None:
+def test_ties_and_numbers_that_are_none_of_a_scaled_image() -> None:
     scores = torch.zeros(1, 3, 4, 4)
     assert not scaled_argmax(scores, grid(2, 0.5), (8, 8), (5, 7)).any()
     scores[:, 1:] = 1.0

@@ -81,28 +81,28 @@ def test_what_cannot_be_folded_is_not(scale: float) -> None:
 def test_predict_folds_anew_when_a_weight_was_changed_and_never_where_it_could_be_seen() -> None:
     module = SegmentationModule("fcn4s_resnet18_quarter", classes=["a", "b", "c"])
     lived(module.model)
-    picture = np.random.default_rng(0).integers(0, 255, (70, 90, 3), np.uint8)
-    image = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
+    photo = np.random.default_rng(0).integers(0, 255, (70, 90, 3), np.uint8)
+    image = torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 255
 
     def plain() -> Tensor:
         with torch.no_grad():
             return module.eval()(image).argmax(1)[0]
 
     keys = list(module.state_dict())
-    first = module.predict(picture).mask
+    first = module.predict(photo).mask
     assert module._served is not None
     assert norms(module._served[1]) == 0  # type: ignore[arg-type]
     assert_same_mask(first, plain())
     with torch.no_grad():
         for parameter in module.model.head.parameters():
             parameter.neg_()
-    assert_same_mask(module.predict(picture).mask, plain())
-    assert (module.predict(picture).mask != first).any()
+    assert_same_mask(module.predict(photo).mask, plain())
+    assert (module.predict(photo).mask != first).any()
     assert list(module.state_dict()) == keys
     assert norms(copy.deepcopy(module)) == norms(module.model)
     seen = []
     module.model.backbone.register_forward_hook(lambda *_: seen.append(1))
-    module.predict(picture)
+    module.predict(photo)
     assert seen == [1]
 
 

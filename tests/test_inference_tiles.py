@@ -16,8 +16,8 @@ from fullyconv.geometry import Geometry
 from fullyconv.images import MaskWriter, read_bands, read_image, read_mask
 from fullyconv.inference import tiles
 from fullyconv.inference.budget import available_memory, parse_memory
-from fullyconv.inference.pictures import ArrayPicture, Mirrored, Scaled, open_windows
 from fullyconv.inference.tiles import Network, Options, assemble, blocks, fits, plan, region
+from fullyconv.inference.windows import ArrayImage, Mirrored, Scaled, open_windows
 from fullyconv.models import FCN, build_model
 from fullyconv.module import MultiHeadModule, SegmentationModule
 from fullyconv.upsampling import resample
@@ -68,17 +68,17 @@ def as_image(pixels: np.ndarray) -> torch.Tensor:
 
 
 def small_memory(net: Network, size: tuple[int, int], least: int = 3) -> int:
-    """Find an amount of memory with which a picture is cut."""
+    """Find an amount of memory with which an image is cut."""
     for megabytes in range(200, 1, -1):
         options = Options(megabytes * 10**6)
         if len(plan(net, size, options).tiles) >= least and not fits(net, size, options):
             return megabytes * 10**6
-    raise AssertionError("the picture is too small to be cut")
+    raise AssertionError("the image is too small to be cut")
 
 
 @pytest.mark.parametrize(("name", "choices"), EXACT, ids=lambda value: value if isinstance(value, str) else "")
 @pytest.mark.parametrize("size", [(1100, 70), (61, 1165)])
-def test_the_scores_of_every_tile_are_those_of_the_whole_picture(
+def test_the_scores_of_every_tile_are_those_of_the_whole_image(
     name: str, choices: dict[str, str], size: tuple[int, int]
 ) -> None:
     model = seasoned(build_model(name, 4, **choices))
@@ -91,7 +91,7 @@ def test_the_scores_of_every_tile_are_those_of_the_whole_picture(
             top, left, bottom, right = region(net, window, size)
             scores = model.scores(image[..., top:bottom, left:right])
             at = model.geometry
-            moved = Geometry(at.stride, (at.centre[0] + top, at.centre[1] + left), at.receptive_field)
+            moved = Geometry(at.stride, (at.center[0] + top, at.center[1] + left), at.receptive_field)
             pixels = Geometry((1.0, 1.0), (float(window[0]), float(window[1])), (1.0, 1.0))
             found = resample(scores, moved, pixels, (window[2] - window[0], window[3] - window[1]))
             expected = whole[..., window[0] : window[2], window[1] : window[3]]
@@ -106,9 +106,9 @@ def test_a_stretched_segmenter_is_cut_without_seams() -> None:
     with torch.inference_mode():
         expected = model(as_image(pixels)).argmax(1)[0].numpy()
         window = (480, 0, 512, 37)
-        view = tiles._View(ArrayPicture(pixels), (1013, 37), False)
+        view = tiles._View(ArrayImage(pixels), (1013, 37), False)
         read = region(net, view.cells(window), (1013, 37))
-        scores = net.scores(tiles.image_of(net, view.picture, read))
+        scores = net.scores(tiles.image_of(net, view.image, read))
         logits = tiles._logits(view, scores, tiles._placed(net, view, read), window)
     assert_same_mask(logits.argmax(1)[0], expected[480:512])
 
@@ -123,7 +123,7 @@ def segmenter(name: str = "fcn8s_vgg11_quarter", classes: int = 4) -> Segmentati
     return module
 
 
-def test_a_picture_that_does_not_fit_is_cut_and_the_mask_is_the_same() -> None:
+def test_an_image_that_does_not_fit_is_cut_and_the_mask_is_the_same() -> None:
     module = segmenter()
     pixels = noise(1300, 90)
     memory = small_memory(module._network(), (1300, 90))
@@ -160,14 +160,14 @@ def test_a_small_halo_and_a_view_of_everything_say_that_seams_are_possible(caplo
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 2)])
-def test_one_pixel_is_a_picture_in_every_way(size: tuple[int, int]) -> None:
+def test_one_pixel_is_an_image_in_every_way(size: tuple[int, int]) -> None:
     module = segmenter()
     pixels = noise(*size)
     for options in ({}, {"memory": "1GB"}, {"flip": True}, {"scales": (0.5, 2)}, {"probabilities": "all"}):
         assert module.predict(pixels, **options).mask.shape == size
 
 
-def test_looks_at_the_mirrored_and_scaled_picture_are_averaged() -> None:
+def test_looks_at_the_mirrored_and_scaled_image_are_averaged() -> None:
     module = segmenter()
     pixels = noise(70, 91)
     with torch.inference_mode():
@@ -196,14 +196,14 @@ def test_scaled_and_mirrored_looks_have_no_seams_either() -> None:
     assert_close(cut, whole)
 
 
-def test_a_picture_that_is_looked_at_scaled_is_the_same_in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_is_looked_at_scaled_is_the_same_in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
     module = segmenter()
     module.preprocessing = module.preprocessing.__class__(**{**module.preprocessing.to_dict(), "short_side": 50})
     pixels = noise(120, 170)
     whole = module.predict(pixels).mask
     monkeypatch.setattr("fullyconv.inference.predict.fits", lambda *_: False)
     monkeypatch.setattr("fullyconv.inference.tiles.BAND_BYTES", 4 * 4 * 170 * 9)
-    assert (module.predict(pixels).mask != whole).mean() < 0.01  # rounding of the scaled picture's bytes
+    assert (module.predict(pixels).mask != whole).mean() < 0.01  # rounding of the scaled image's bytes
 
 
 def two_heads(**options: object) -> MultiHeadModule:
@@ -252,7 +252,7 @@ def test_several_heads_go_to_a_file_each_in_one_pass(tmp_path: Path) -> None:
         with np.load(tmp_path / f"p.{head}.npz") as stored:
             assert_close(stored["probabilities"], result.probabilities)
     Image.fromarray(pixels).save(tmp_path / "q.a.png")
-    with pytest.raises(ValueError, match=r"q\.a\.png'*: the picture would be overwritten by its own mask"):
+    with pytest.raises(ValueError, match=r"q\.a\.png'*: the image would be overwritten by its own mask"):
         module.predict_to(tmp_path / "q.a.png", tmp_path / "q.png")
 
 
@@ -289,7 +289,7 @@ def test_a_mask_goes_to_a_file_band_by_band_with_its_probabilities(tmp_path: Pat
         module.predict(pixels).save_probabilities(tmp_path / "q.npz")
 
 
-@pytest.mark.parametrize("kind", ["plain", "tiles", "strips", "grey"])
+@pytest.mark.parametrize("kind", ["plain", "tiles", "strips", "gray"])
 def test_a_large_tiff_is_read_in_windows_as_it_is_read_whole(tmp_path: Path, kind: str) -> None:
     tifffile = pytest.importorskip("tifffile")
     pixels = noise(300, 210)
@@ -297,16 +297,16 @@ def test_a_large_tiff_is_read_in_windows_as_it_is_read_whole(tmp_path: Path, kin
         "plain": {},
         "tiles": {"tile": (64, 48), "compression": "zlib"},
         "strips": {"rowsperstrip": 7, "compression": "zlib", "predictor": True},
-        "grey": {"photometric": "minisblack"},
+        "gray": {"photometric": "minisblack"},
     }
-    stored = pixels[..., 0].astype(np.uint16) * 257 if kind == "grey" else pixels
-    rgb = {} if kind == "grey" else {"photometric": "rgb"}
+    stored = pixels[..., 0].astype(np.uint16) * 257 if kind == "gray" else pixels
+    rgb = {} if kind == "gray" else {"photometric": "rgb"}
     tifffile.imwrite(tmp_path / "p.tif", stored, **rgb, **ways[kind])
     expected = read_image(tmp_path / "p.tif")
-    with open_windows(tmp_path / "p.tif", 3) as picture:
-        assert picture.size == (300, 210)
+    with open_windows(tmp_path / "p.tif", 3) as image:
+        assert image.size == (300, 210)
         for top, left, bottom, right in ((0, 0, 300, 210), (5, 40, 131, 209), (299, 0, 300, 1)):
-            window = picture.read(top, left, bottom, right)
+            window = image.read(top, left, bottom, right)
             np.testing.assert_array_equal(window, expected[top:bottom, left:right])
     module = segmenter()
     done = module.predict_to(tmp_path / "p.tif", tmp_path / "m.tif", preview=True)
@@ -318,7 +318,7 @@ def test_a_large_tiff_is_read_in_windows_as_it_is_read_whole(tmp_path: Path, kin
         assert mask.mode == "P"
 
 
-def test_what_is_not_plain_is_left_to_the_reader_of_whole_pictures(tmp_path: Path) -> None:
+def test_what_is_not_plain_is_left_to_the_reader_of_whole_images(tmp_path: Path) -> None:
     tifffile = pytest.importorskip("tifffile")
     tifffile.imwrite(tmp_path / "planes.tif", noise(40, 30).transpose(2, 0, 1), photometric="rgb", planarconfig=2)
     tifffile.imwrite(tmp_path / "alpha.tif", np.zeros((40, 30, 4), np.uint8), photometric="rgb", extrasamples=[2])
@@ -346,8 +346,8 @@ def test_bands_beside_each_other_are_read_in_windows(tmp_path: Path) -> None:
     tifffile = pytest.importorskip("tifffile")
     pixels = np.random.default_rng(0).integers(0, 2**16, (50, 40, 6)).astype(np.uint16)
     tifffile.imwrite(tmp_path / "six.tif", pixels, photometric="minisblack", planarconfig="contig")
-    with open_windows(tmp_path / "six.tif", 6) as picture:
-        np.testing.assert_array_equal(picture.read(3, 4, 50, 33), read_bands(tmp_path / "six.tif", 6)[3:50, 4:33])
+    with open_windows(tmp_path / "six.tif", 6) as image:
+        np.testing.assert_array_equal(image.read(3, 4, 50, 33), read_bands(tmp_path / "six.tif", 6)[3:50, 4:33])
     (tmp_path / "cut.tif").write_bytes(b"II*\0" + b"\xff" * 20)
     with pytest.raises(DatasetError, match=r"cut\.tif: damaged"):
         open_windows(tmp_path / "cut.tif", 3)
@@ -366,13 +366,13 @@ def test_a_damaged_tile_names_the_file_and_leaves_no_half_mask(tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["p.tif"]
 
 
-def test_windows_of_a_scaled_picture_are_those_of_the_whole() -> None:
+def test_windows_of_a_scaled_image_are_those_of_the_whole() -> None:
     from torchvision.transforms import functional
 
     pixels = noise(90, 131)
     for size in ((33, 50), (120, 200), (90, 40)):
         whole = functional.resize(torch.from_numpy(pixels).permute(2, 0, 1), list(size), antialias=True)
-        scaled = Scaled(ArrayPicture(pixels), size)
+        scaled = Scaled(ArrayImage(pixels), size)
         window = scaled.read(5, 7, size[0] - 1, size[1])
         expected = whole.permute(1, 2, 0).numpy()[5 : size[0] - 1, 7:]
         assert np.abs(window.astype(int) - expected).max() <= 1
@@ -433,7 +433,7 @@ def test_wrong_options_are_refused(options: dict[str, object], message: str) -> 
         Options(**options)
 
 
-def test_the_tiles_cover_the_picture_once() -> None:
+def test_the_tiles_cover_the_image_once() -> None:
     net = network(seasoned(build_model("fcn8s_vgg11_quarter", 3)))
     chosen = plan(net, (3000, 2500), Options("300MB"))
     assert len(chosen.tiles) > 4
@@ -447,7 +447,7 @@ def test_the_tiles_cover_the_picture_once() -> None:
 def test_blocks_come_row_by_row_and_go_together() -> None:
     net = network(seasoned(build_model("fcn8s_vgg11_quarter", 3)))
     with torch.inference_mode():
-        found = list(blocks({"": net}, lambda image: {"": net.scores(image)}, ArrayPicture(noise(50, 60)), Options()))
+        found = list(blocks({"": net}, lambda image: {"": net.scores(image)}, ArrayImage(noise(50, 60)), Options()))
     assert [block[""].window for block in found] == [(0, 0, 50, 60)]
     mask, probabilities = assemble(iter(found), (50, 60))[""]
     assert mask.shape == (50, 60)

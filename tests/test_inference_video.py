@@ -1,4 +1,4 @@
-"""Videos: every frame is segmented as the picture that it is, and what is written is whole."""
+"""Videos: every frame is segmented as the image that it is, and what is written is whole."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def write(
         if rotation:
             stream.set_display_rotation(rotation)
         for number in range(frames):
-            picture = noise.copy()
-            picture[20:40, 4 * number : 4 * number + 20] = 220
-            picture[:12, :12] = (250, 0, 0)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            image = noise.copy()
+            image[20:40, 4 * number : 4 * number + 20] = 220
+            image[:12, :12] = (250, 0, 0)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
     return path
 
@@ -79,7 +79,7 @@ def times(path: Path) -> list[Fraction]:
         return [frame.pts * frame.time_base for frame in container.decode(video=0)]
 
 
-def test_every_frame_is_segmented_as_the_picture_that_it_is(tmp_path: Path) -> None:
+def test_every_frame_is_segmented_as_the_image_that_it_is(tmp_path: Path) -> None:
     clip = write(tmp_path / "clip.mp4", size=(72, 96))
     segmenter = fullyconv.load("street")
     film = predict_video(segmenter, clip, masks=tmp_path / "m", overlay=tmp_path / "o.mp4", table=tmp_path / "t.csv")
@@ -117,15 +117,15 @@ def test_the_overlay_keeps_times_and_rate_and_shows_the_classes(tmp_path: Path) 
         assert times(overlay) == pytest.approx([time - before[0] for time in before], abs=1e-4)
         shown = Threshold().predict(decoded(clip)[2]).overlay(legend="steady")
         seen = decoded(overlay)[2][: shown.height, : shown.width].astype(int)
-        assert np.abs(seen - np.asarray(shown)).mean() < 12  # what is left of colours at half the resolution
+        assert np.abs(seen - np.asarray(shown)).mean() < 12  # what is left of colors at half the resolution
         overlay.unlink()
 
 
 def test_odd_sides_grow_by_one_and_single_frames_of_a_rate_keep_their_times(tmp_path: Path) -> None:
-    picture = np.full((33, 51, 3), 90, np.uint8)
+    image = np.full((33, 51, 3), 90, np.uint8)
     with VideoWriter(tmp_path / "o.mp4", Fraction(10)) as writer:
         for time in (0.0, 0.1, 0.1, 0.75, 1e12):  # times that stand still or leap do no harm
-            writer.write(picture, time)
+            writer.write(image, time)
     assert decoded(tmp_path / "o.mp4")[0].shape == (34, 52, 3)
     seen = [float(time) for time in times(tmp_path / "o.mp4")]
     assert seen[:4] == pytest.approx([0, 0.1, 0.1, 0.75], abs=1e-3)
@@ -256,7 +256,7 @@ def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
-    """Make a folder of pictures and videos."""
+    """Make a folder of images and videos."""
     folder = tmp_path / "mixed"
     write(folder / "inner" / "clip.mov")
     write(folder / "clip.mp4")
@@ -264,7 +264,7 @@ def mixed(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_folder_of_pictures_and_videos_on_the_command_line(
+def test_a_folder_of_images_and_videos_on_the_command_line(
     mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -283,7 +283,7 @@ def test_a_folder_of_pictures_and_videos_on_the_command_line(
     assert '"clip.mp4/000004"' in (out / "clip" / "000004.coco.json").read_text()
     assert len(decoded(out / "inner" / "clip.overlay.mp4")) == 6
     assert cli.main(words) == 0  # all done
-    assert "3 of 3 pictures and videos were done before" in capsys.readouterr().out
+    assert "3 of 3 images and videos were done before" in capsys.readouterr().out
     (out / "inner" / "clip" / "000002.png").unlink()
     assert cli.main(words) == 0
     assert capsys.readouterr().out.count(" -> ") == 1
@@ -332,13 +332,13 @@ def test_a_broken_video_is_reported_and_the_rest_goes_on(
     printed = capsys.readouterr()
     assert "skipped: " in printed.err
     assert "broken.mp4: not a video" in printed.err
-    assert "1 of 4 pictures and videos could not be read" in printed.err
+    assert "1 of 4 images and videos could not be read" in printed.err
     assert sorted(path.name for path in out.rglob("*.*")) == [cli.SETTINGS, "a.png", "clip.csv", "clip.csv"]
     monkeypatch.setitem(sys.modules, "av", None)
     assert cli.main(["predict", str(mixed / "clip.mp4"), "--out", str(out / "2")]) == 2
     assert "pip install 'fullyconv[video]'" in capsys.readouterr().err
     assert not (out / "2").exists()
-    assert cli.main(["predict", str(mixed), "--out", str(out / "3")]) == 1  # the pictures of a folder are done
+    assert cli.main(["predict", str(mixed), "--out", str(out / "3")]) == 1  # the images of a folder are done
     assert (out / "3" / "a.png").is_file()
 
 

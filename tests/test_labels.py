@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fullyconv.errors import DatasetError
-from fullyconv.labels import NO_COLOUR, Labels, count_values_of, default_palette, packed
+from fullyconv.labels import NO_COLOR, Labels, count_values_of, default_palette, packed
 
 
 def test_voc_palette_is_computed_as_published():
@@ -104,7 +104,7 @@ def test_ignored_index_of_ones_own_is_kept():
         ({"names": ["a", ""]}, "not empty"),
         ({"names": ["a", "ignore"]}, "rename the class"),
         ({"names": ["a", 3]}, "a class name is a string"),
-        ({"names": ["a"], "palette": [(0, 0, 0), (1, 1, 1)]}, "2 colours for 1 classes"),
+        ({"names": ["a"], "palette": [(0, 0, 0), (1, 1, 1)]}, "2 colors for 1 classes"),
         ({"names": ["a"], "palette": [(0, 0, 300)]}, r"integers in 0\.\.255"),
         ({"names": ["a"], "palette": [(0, 0)]}, "three integers"),
         ({"names": ["road"], "values": {0: "raod"}}, "Did you mean road"),
@@ -134,32 +134,32 @@ def test_broken_entry_is_named(entry, message):
         Labels.from_dict(entry)
 
 
-def test_palette_of_no_colour_is_refused():
+def test_palette_of_no_color_is_refused():
     with pytest.raises(ValueError, match="n=0"):
         default_palette(0)
 
 
-class TestColours:
+class TestColors:
     LABELS = Labels.of(["road", "sky"], values={"#808080": "road", "#0000FF": "sky", "#000000": "ignore"})
 
-    def test_a_value_may_be_a_colour_and_others_are_ignored(self):
-        assert self.LABELS.by_colour
+    def test_a_value_may_be_a_color_and_others_are_ignored(self):
+        assert self.LABELS.by_color
         assert self.LABELS.values == {"#808080": "road", "#0000ff": "sky", "#000000": "ignore", "other": "ignore"}
-        assert not Labels.of(["road", "sky"]).by_colour
+        assert not Labels.of(["road", "sky"]).by_color
 
     def test_pixels_and_packed_numbers_encode_alike(self):
         pixels = np.array([[[128, 128, 128], [0, 0, 255]], [[0, 0, 0], [0, 0, 255]]], np.uint8)
         expected = [[0, 1], [255, 1]]
         assert self.LABELS.encode(pixels).tolist() == expected
         assert self.LABELS.encode(packed(pixels)).tolist() == expected
-        assert self.LABELS.encode(np.array([[NO_COLOUR]])).tolist() == [[255]]
+        assert self.LABELS.encode(np.array([[NO_COLOR]])).tolist() == [[255]]
 
-    def test_a_colour_like_none_may_have_a_class(self):
+    def test_a_color_like_none_may_have_a_class(self):
         labels = Labels.of(["road", "rest"], values={"#808080": "road", "other": "rest"})
-        assert labels.encode(np.array([[0x808080, NO_COLOUR]])).tolist() == [[0, 1]]
+        assert labels.encode(np.array([[0x808080, NO_COLOR]])).tolist() == [[0, 1]]
 
-    def test_messages_name_colours(self):
-        with pytest.raises(DatasetError, match=r'a\.png: colour #010203 \(1 pixels\) .*#000000=ignore.*"#010203": "ig'):
+    def test_messages_name_colors(self):
+        with pytest.raises(DatasetError, match=r'a\.png: color #010203 \(1 pixels\) .*#000000=ignore.*"#010203": "ig'):
             self.LABELS.encode(np.array([[[1, 2, 3], [0, 0, 255]]], np.uint8), "a.png")
 
     def test_they_survive_json(self):
@@ -169,10 +169,10 @@ class TestColours:
     @pytest.mark.parametrize(
         ("values", "message"),
         [
-            ({"#ff0000": "road", 0: "sky"}, r"mixes numbers and colours \(0 and #ff0000\)"),
-            ({"#ff0000": "road", "#FF0000": "sky"}, "holds the colour #ff0000 twice"),
-            ({"red": "road"}, 'or colours written "#rrggbb"'),
-            ({"other": "road"}, "names no colour"),
+            ({"#ff0000": "road", 0: "sky"}, r"mixes numbers and colors \(0 and #ff0000\)"),
+            ({"#ff0000": "road", "#FF0000": "sky"}, "holds the color #ff0000 twice"),
+            ({"red": "road"}, 'or colors written "#rrggbb"'),
+            ({"other": "road"}, "names no color"),
             ({"#ff0000": "rod"}, "Did you mean road"),
         ],
     )

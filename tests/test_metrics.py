@@ -66,8 +66,8 @@ def test_the_metric_agrees_with_torchmetrics_where_the_definitions_agree() -> No
         for m in (metric, jaccard, micro, weighted):
             m.update(*maps(11, seed))
     result = metric.scores()
-    assert result.mean_iu == pytest.approx(float(jaccard.compute()), rel=1e-5)
-    assert result.frequency_weighted_iu == pytest.approx(float(weighted.compute()), rel=1e-5)
+    assert result.mean_iou == pytest.approx(float(jaccard.compute()), rel=1e-5)
+    assert result.frequency_weighted_iou == pytest.approx(float(weighted.compute()), rel=1e-5)
     assert result.pixel_accuracy == pytest.approx(float(micro.compute()), rel=1e-5)
 
 
@@ -76,7 +76,7 @@ def test_one_matrix_over_the_set_is_not_the_mean_over_images() -> None:
     prediction = torch.tensor([[[0, 0], [0, 0]], [[1, 1], [1, 1]]])
     metric = ConfusionMatrix(2)
     metric.update(prediction, mask)
-    assert metric.scores().mean_iu == pytest.approx(0.6)
+    assert metric.scores().mean_iou == pytest.approx(0.6)
 
 
 def test_predictions_on_ignored_pixels_count_for_nothing() -> None:

@@ -103,7 +103,7 @@ def averaging(module: nn.Module) -> None:
 
 
 def centroid(model: FCN, size: tuple[int, int], pixel: tuple[int, int], axis: int) -> float:
-    """Where along one axis the gradient of one logit has its centre of mass, in pixels."""
+    """Where along one axis the gradient of one logit has its center of mass, in pixels."""
     image = torch.ones(1, model.backbone.in_channels, *size, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(model(image)[0, 0, pixel[0], pixel[1]], image)
     assert gradient.min() >= 0
@@ -227,7 +227,7 @@ def test_other_preset_gives_one_logit_for_each_pixel(name: str) -> None:
 def test_every_preset_is_named_after_its_builder_and_its_backbone() -> None:
     for name, builder in MODELS.items():
         if isinstance(builder, partial):
-            # torchvision's segmenters, whose names we keep, leave unsaid that their trunks are dilated
+            # torchvision's segmenters, whose names we keep, leave unsaid that their backbones are dilated
             assert name.removesuffix("_dilated") == (
                 f"{builder.func.__name__}_{builder.args[0].removesuffix('_dilated')}"
             )
@@ -238,7 +238,9 @@ def test_every_preset_is_named_after_its_builder_and_its_backbone() -> None:
         f"{head}_{backbone}" in MODELS
         for head in ("fcn32s", "fcn16s", "fcn8s", "plain")
         for backbone in BACKBONES
-        if not backbone.endswith(("_dilated", "_late"))  # no stride 32; the paper's one net of two trunks is an FCN-32s
+        if not backbone.endswith(
+            ("_dilated", "_late")
+        )  # no stride 32; the paper's one net of two backbones is an FCN-32s
     )
 
 
@@ -298,7 +300,7 @@ def test_stretched_scores_lie_where_the_geometry_for_that_size_says(name: str) -
             assert_close(logits, stretched)
             geometry = model.geometry_for(size)
             assert geometry.stride == tuple(n / cells for n, cells in zip(size, scores.shape[2:], strict=True))
-            assert geometry.centre == tuple((stride - 1) / 2 for stride in geometry.stride)
+            assert geometry.center == tuple((stride - 1) / 2 for stride in geometry.stride)
             assert geometry.receptive_field == model.geometry.receptive_field
             resampled = resample(scores, geometry, Geometry.IDENTITY, size)
             assert_close(resampled, logits)
@@ -313,11 +315,11 @@ def test_scores_that_are_not_stretched_have_one_geometry_for_every_size(name: st
     assert model.geometry_for((97, 131)) == model.geometry
 
 
-def test_stretching_shifts_the_logits_of_centred_cells_by_almost_half_a_stride() -> None:
+def test_stretching_shifts_the_logits_of_centered_cells_by_almost_half_a_stride() -> None:
     with torch.device("meta"):
         model = build_model("fcn_resnet50", 3, upsampling="stretch")
-    assert model.geometry.centre == (0, 0)
-    assert model.geometry_for((512, 512)).centre == (3.5, 3.5)
+    assert model.geometry.center == (0, 0)
+    assert model.geometry_for((512, 512)).center == (3.5, 3.5)
 
 
 @pytest.mark.parametrize("name", ["fcn_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"])

@@ -1,4 +1,4 @@
-"""Models with several heads on one backbone, and with two trunks under one head."""
+"""Models with several heads on one backbone, and with two backbones under one head."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_each_head_gives_what_it_gives_alone(upsampling: str, size: tuple[int, i
             assert_close(scores[name], alone.scores(image))
 
 
-def test_trunk_is_run_once_for_all_heads() -> None:
+def test_backbone_is_run_once_for_all_heads() -> None:
     model = two_heads()
     calls: list[Tensor] = []
     model.backbone.register_forward_hook(lambda module, inputs, output: calls.append(inputs[0]))
@@ -107,7 +107,7 @@ def test_staged_growth_adds_a_skip_to_every_head_and_changes_no_more_than_roundi
         model.grow(32)
 
 
-def test_both_heads_train_the_trunk() -> None:
+def test_both_heads_train_the_backbone() -> None:
     model = two_heads()
     for name in TASKS:
         model.zero_grad()
@@ -137,25 +137,25 @@ def thin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fullyconv.backbones.vgg.vgg16", thin_vgg16)
 
 
-def test_score_layer_over_both_trunks_averages_their_scores(thin: None) -> None:
+def test_score_layer_over_both_backbones_averages_their_scores(thin: None) -> None:
     torch.manual_seed(0)
     model = build_model("fcn32s_vgg16_late", 4, in_channels=6, padding="paper", upsampling="frozen").eval()
     random_scores(model)
     assert isinstance(model.backbone, LateFusion)
     singles = []
     for index in range(2):
-        trunk = model.backbone.streams[index]
-        head = SkipHead(trunk.channels, 4, trunk.geometry, (32,), upsampling="frozen", padding="paper")
+        backbone = model.backbone.streams[index]
+        head = SkipHead(backbone.channels, 4, backbone.geometry, (32,), upsampling="frozen", padding="paper")
         head.score["32"].weight.data = 2 * model.head.score["32"].weight[:, index * FC : (index + 1) * FC].data
         head.score["32"].bias.data = model.head.score["32"].bias.data.clone()
-        singles.append(FCN(trunk, head).eval())
+        singles.append(FCN(backbone, head).eval())
     image = torch.randn(1, 6, 40, 50) * 50
     with torch.no_grad():
         expected = (singles[0](image[:, :3]) + singles[1](image[:, 3:])) / 2
         assert_close(model(image), expected, varying=(2, 3))
 
 
-def test_trunks_see_their_own_channels_and_give_features_one_behind_the_other(thin: None) -> None:
+def test_backbones_see_their_own_channels_and_give_features_one_behind_the_other(thin: None) -> None:
     backbone = vgg16_late().eval()
     assert backbone.channels == {stride: 2 * count for stride, count in thin_vgg16().channels.items()}
     image = torch.randn(1, 6, 40, 50)
@@ -169,27 +169,27 @@ def test_trunks_see_their_own_channels_and_give_features_one_behind_the_other(th
 
 
 @pytest.mark.parametrize(("channels", "split"), [(6, [3, 3]), (4, [3, 1]), (3, [2, 1]), (2, [1, 1])])
-def test_first_three_channels_are_the_first_trunk(channels: int, split: list[int], thin: None) -> None:
+def test_first_three_channels_are_the_first_backbone(channels: int, split: list[int], thin: None) -> None:
     assert [stream.in_channels for stream in vgg16_late(in_channels=channels).streams] == split
 
 
-def test_both_trunks_start_from_one_classifier(thin: None) -> None:
+def test_both_backbones_start_from_one_classifier(thin: None) -> None:
     donor = thin_vgg16()
     classifier = dict(donor.state_dict())
     backbone = vgg16_late(in_channels=4)
-    receipt = backbone.load_classifier(classifier)
+    load_report = backbone.load_classifier(classifier)
     for stream in backbone.streams:
         assert torch.equal(stream.classifier[0].weight, donor.classifier[0].weight)
     first = classifier["features.0.weight"]
     assert torch.equal(backbone.streams[0].features[0].weight, first)
-    # a single channel is answered as a grey picture was
+    # a single channel is answered as a gray image was
     assert_close(backbone.streams[1].features[0].weight, first.sum(1, keepdim=True))
-    assert receipt.adapted == ("features.0.weight",)
-    assert len(receipt.copied) == len(classifier) - 1
+    assert load_report.adapted == ("features.0.weight",)
+    assert len(load_report.copied) == len(classifier) - 1
 
 
 def test_late_fusion_errors_name_argument_rule_and_remedy(thin: None) -> None:
-    with pytest.raises(ValueError, match=r"in_channels=1: late fusion has two trunks.*pass in_channels=6"):
+    with pytest.raises(ValueError, match=r"in_channels=1: late fusion has two backbones.*pass in_channels=6"):
         vgg16_late(in_channels=1)
     with pytest.raises(ValueError, match=r"streams have features of strides \[4, 8, 16, 32\] and \[4, 8\]"):
         LateFusion("mixed", [thin_vgg16(), build_backbone("resnet50_dilated")])

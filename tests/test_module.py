@@ -76,9 +76,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[SegmentationModul
     return segmenter, data, fit(root, segmenter, data, max_epochs=12)
 
 
-def test_training_learns_what_the_colours_mean(trained: Any) -> None:
+def test_training_learns_what_the_colors_mean(trained: Any) -> None:
     segmenter, data, run = trained
-    assert float(run.callback_metrics["val/mean_iu"]) > 0.8
+    assert float(run.callback_metrics["val/mean_iou"]) > 0.8
     result = segmenter.predict(data.splits["test"][0].image)
     truth = data.labels.encode(read_mask(data.splits["test"][0].mask))
     valid = truth != 255
@@ -93,24 +93,24 @@ def test_the_logged_mean_iu_is_that_of_torchmetrics_over_the_whole_set(trained: 
     for batch in data.val_dataloader():
         with torch.inference_mode():
             metric.update(segmenter(batch["image"]).argmax(1), batch["mask"])
-    assert float(run.callback_metrics["val/mean_iu"]) == pytest.approx(float(metric.compute()), abs=1e-3)
+    assert float(run.callback_metrics["val/mean_iou"]) == pytest.approx(float(metric.compute()), abs=1e-3)
 
 
 def test_loss_mean_iu_and_the_iu_of_every_class_are_logged_by_name(trained: Any) -> None:
     logged = trained[2].callback_metrics.keys()
-    assert {"train/loss", "val/loss", "val/mean_iu", "val/pixel_accuracy", *(f"val/iu/{n}" for n in NAMES)} <= logged
+    assert {"train/loss", "val/loss", "val/mean_iou", "val/pixel_accuracy", *(f"val/iou/{n}" for n in NAMES)} <= logged
 
 
-def test_the_whole_story_is_in_the_artefact(trained: Any, tmp_path: Path) -> None:
+def test_the_whole_story_is_in_the_model_folder(trained: Any, tmp_path: Path) -> None:
     segmenter = trained[0].eval()
     image = torch.rand(2, 3, 37, 50)
-    loaded = SegmentationModule.load(segmenter.save(tmp_path / "a", score={"mean_iu": 12.0}, licence="mine"))
+    loaded = SegmentationModule.load(segmenter.save(tmp_path / "a", score={"mean_iou": 12.0}, license="mine"))
     assert not loaded.training
     assert_same_tensors(loaded, segmenter)
     assert_close(loaded(image), segmenter(image), varying=(2, 3))
     assert loaded.labels == segmenter.labels
-    assert loaded.score == {"mean_iu": 12.0}
-    assert loaded.licence == "mine"
+    assert loaded.score == {"mean_iou": 12.0}
+    assert loaded.license == "mine"
     half = SegmentationModule.load(segmenter.save(tmp_path / "b", dtype="float16"))
     assert {p.dtype for p in half.parameters()} == {torch.float32}
     difference = (half(image) - segmenter(image)).abs().max()
@@ -119,7 +119,7 @@ def test_the_whole_story_is_in_the_artefact(trained: Any, tmp_path: Path) -> Non
         assert torch.equal(statistics(half.model)[name], value)
 
 
-def test_an_artefact_of_another_model_is_refused_with_a_receipt(tmp_path: Path) -> None:
+def test_a_model_folder_of_another_model_is_refused_with_a_load_report(tmp_path: Path) -> None:
     folder = module().save(tmp_path / "a")
     text = (folder / "config.json").read_text()
     (folder / "config.json").write_text(text.replace(SMALL, "fcn32s_resnet18_quarter"))
@@ -179,7 +179,7 @@ class TestModes:
             module(freeze=["model"])._parameter_groups()
 
 
-class TestOptimisation:
+class TestOptimization:
     def test_biases_learn_twice_as_fast_without_decay_and_the_backbone_slower(self) -> None:
         segmenter = module(
             optimizer="sgd", lr=0.1, bias_lr_factor=2, backbone_lr_factor=0.1, weight_decay=5e-4, schedule="constant"
@@ -229,20 +229,20 @@ class TestOptimisation:
 class TestProvenance:
     def test_a_score_measured_on_other_weights_is_not_kept(self, tmp_path: Path, data: SegmentationDataModule) -> None:
         first = module()
-        first.save(tmp_path / "first", score={"mean_iu": 99.0}, licence="academic use")
+        first.save(tmp_path / "first", score={"mean_iou": 99.0}, license="academic use")
         loaded = SegmentationModule.load(tmp_path / "first")
-        assert loaded.score == {"mean_iu": 99.0}
+        assert loaded.score == {"mean_iou": 99.0}
         fit(tmp_path, loaded, data, limit_train_batches=1)
         again = SegmentationModule.load(loaded.save(tmp_path / "second"))
         assert again.score is None
-        assert again.licence == "academic use"
+        assert again.license == "academic use"
         assert again.training_record == {"started from": "first"}
 
-    def test_the_licence_of_the_weights_binds_what_is_made_from_them(self, tmp_path: Path) -> None:
-        module(model="fcn32s_resnet18_quarter").save(tmp_path / "first", licence="academic use")
+    def test_the_license_of_the_weights_binds_what_is_made_from_them(self, tmp_path: Path) -> None:
+        module(model="fcn32s_resnet18_quarter").save(tmp_path / "first", license="academic use")
         loaded = SegmentationModule.load(tmp_path / "first")
         for other in (loaded.with_classes(Labels.of(["a", "b"])), loaded.grow(16)):
-            assert other.licence == "academic use"
+            assert other.license == "academic use"
             assert other.training_record == {"started from": "first"}
             assert other.score is None
 
@@ -255,10 +255,10 @@ class TestProvenance:
 
     @pytest.mark.filterwarnings("ignore:this processor only emulates")
     def test_half_precision_predicts_and_saves(self, tmp_path: Path) -> None:
-        picture = np.random.default_rng(0).integers(0, 255, (33, 40, 3)).astype(np.uint8)
+        image = np.random.default_rng(0).integers(0, 255, (33, 40, 3)).astype(np.uint8)
         for dtype in (torch.bfloat16, torch.float64):
             segmenter = module().to(dtype)
-            assert segmenter.predict(picture).mask.shape == (33, 40)
+            assert segmenter.predict(image).mask.shape == (33, 40)
             assert SegmentationModule.load(segmenter.save(tmp_path / str(dtype))).classes == NAMES
 
 
@@ -274,17 +274,17 @@ class TestDifferentData:
         nn.init.normal_(segmenter.model.get_submodule("head").score["32"].weight)
         other = segmenter.with_classes(Labels.of(["a", "b", "c"]))
         assert other.classes == ["a", "b", "c"]
-        assert other.reinitialised == tuple(
+        assert other.reinitialized == tuple(
             sorted(f"head.score.{stride}.{part}" for stride in (8, 16, 32) for part in ("weight", "bias"))
         )
         own = segmenter.model.state_dict()
         for name, value in other.model.state_dict().items():
-            if name in other.reinitialised:
+            if name in other.reinitialized:
                 assert not value.any(), name
             else:
                 assert torch.equal(value, own[name]), name
         same = segmenter.with_classes(segmenter.labels)
-        assert same.reinitialised == ()
+        assert same.reinitialized == ()
         assert all(torch.equal(value, own[name]) for name, value in same.model.state_dict().items())
         assert segmenter.with_classes(Labels.of(["x", "y"])).model(torch.rand(1, 3, 8, 8)).shape == (1, 2, 8, 8)
 
@@ -318,8 +318,8 @@ class TestDifferentData:
                 trainer(tmp_path).test(segmenter, data, verbose=False)
             results.append(segmenter.test_scores)
         assert results[0].pixels == results[1].pixels
-        assert results[0].iu == pytest.approx(results[1].iu, abs=5e-3)
-        assert 0.01 < results[0].mean_iu < 0.99
+        assert results[0].iou == pytest.approx(results[1].iou, abs=5e-3)
+        assert 0.01 < results[0].mean_iou < 0.99
 
 
 PROCESSES = """
@@ -431,12 +431,12 @@ class TestFurtherClasses:
         assert_close(after[:, :2], before, varying=(2, 3))
         assert (after[:, 2:] == 0).all()
         assert grown.classes == ["sky", "road", "crack", "wall"]
-        assert grown.receipt is not None
-        assert set(grown.receipt.adapted) >= {"head.score.32.weight", "head.score.16.weight", "head.score.8.weight"}
-        assert grown.receipt.reinitialised == ()
-        assert len(grown.receipt.copied) + len(grown.receipt.adapted) == len(grown.model.state_dict())
+        assert grown.load_report is not None
+        assert set(grown.load_report.adapted) >= {"head.score.32.weight", "head.score.16.weight", "head.score.8.weight"}
+        assert grown.load_report.reinitialized == ()
+        assert len(grown.load_report.copied) + len(grown.load_report.adapted) == len(grown.model.state_dict())
 
-    def test_names_colours_and_values_of_the_old_classes_stay(self) -> None:
+    def test_names_colors_and_values_of_the_old_classes_stay(self) -> None:
         own = self.segmenter()
         grown = own.expand_classes(["crack"])
         assert grown.labels.palette[:2] == own.labels.palette

@@ -1,4 +1,4 @@
-"""A module with several heads: the same keys in classes, logits, masks, predictions, metrics and the artefact."""
+"""A module with several heads: the same keys in classes, logits, masks, predictions, metrics and the model folder."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def make(**options: Any) -> MultiHeadModule:
 
 
 class Scenes(Dataset[dict[str, Any]]):
-    """Pictures whose brightness tells the class; the two tasks divide them at different places."""
+    """Images whose brightness tells the class; the two tasks divide them at different places."""
 
     def __init__(self, sizes: list[tuple[int, int]]) -> None:
         self.sizes = sizes
@@ -86,11 +86,16 @@ def test_training_sums_the_losses_and_scores_every_head() -> None:
     run = trainer(max_epochs=8, log_every_n_steps=1)
     run.fit(module, loader([(64, 96)] * 8), loader([(64, 96), (48, 80)]))
     logged = run.callback_metrics
-    assert logged["val/mean_iu"] == logged["val/semantic/mean_iu"]
-    assert {"val/geometric/mean_iu", "val/geometric/iu/ground", "val/semantic/iu/road", "train/loss"} <= logged.keys()
-    assert logged["val/geometric/mean_iu"] > 0.5  # both classes by chance: a third
-    assert logged["val/semantic/mean_iu"] > 0.35
-    assert module.receipt is None
+    assert logged["val/mean_iou"] == logged["val/semantic/mean_iou"]
+    assert {
+        "val/geometric/mean_iou",
+        "val/geometric/iou/ground",
+        "val/semantic/iou/road",
+        "train/loss",
+    } <= logged.keys()
+    assert logged["val/geometric/mean_iou"] > 0.5  # both classes by chance: a third
+    assert logged["val/semantic/mean_iou"] > 0.35
+    assert module.load_report is None
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
@@ -102,9 +107,9 @@ def test_test_scores_are_those_of_each_head_at_each_images_own_size() -> None:
     assert set(together) == set(CLASSES)  # type: ignore[arg-type]
     run.test(module, loader([(48, 64), (32, 80), (40, 40)], batch=1), verbose=False)
     for name, result in module.test_scores.items():  # type: ignore[attr-defined]
-        assert result.iu == pytest.approx(together[name].iu, abs=5e-3)  # type: ignore[index]
+        assert result.iou == pytest.approx(together[name].iou, abs=5e-3)  # type: ignore[index]
         assert result.pixels == 48 * 64 + 32 * 80 + 40 * 40
-    assert run.callback_metrics["test/mean_iu"] == run.callback_metrics["test/semantic/mean_iu"]
+    assert run.callback_metrics["test/mean_iou"] == run.callback_metrics["test/semantic/mean_iou"]
 
 
 def test_loss_is_the_sum_of_the_losses_of_the_heads() -> None:
@@ -128,8 +133,8 @@ def test_prediction_runs_once_and_gives_a_segmentation_for_each_head() -> None:
     module = make(preprocessing={"mean": [0.5] * 3, "std": [0.5] * 3, "short_side": 24})
     calls: list[int] = []
     module.model.backbone.register_forward_hook(lambda *_: calls.append(1))
-    picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    result = module.predict(picture)
+    photo = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    result = module.predict(photo)
     assert len(calls) == 1
     assert list(result) == list(CLASSES)
     for name, segmentation in result.items():
@@ -137,15 +142,15 @@ def test_prediction_runs_once_and_gives_a_segmentation_for_each_head() -> None:
         assert segmentation.mask.shape == (40, 50)
         assert segmentation.classes == CLASSES[name]
     plain = make()
-    image = torch.from_numpy(picture.transpose(2, 0, 1).copy()).float() / 255
+    image = torch.from_numpy(photo.transpose(2, 0, 1).copy()).float() / 255
     with torch.no_grad():
         for name, logits in plain(image[None]).items():
-            assert_same_mask(plain.predict(picture)[name].mask, logits.argmax(1)[0])
+            assert_same_mask(plain.predict(photo)[name].mask, logits.argmax(1)[0])
     masks = plain.predict_step({"image": image[None], "size": torch.tensor([[30, 40]])}, 0)
     assert {name: mask.shape for name, mask in masks[0].items()} == dict.fromkeys(CLASSES, (30, 40))
 
 
-def test_artefact_keeps_heads_classes_and_logits(tmp_path: Path) -> None:
+def test_model_folder_keeps_heads_classes_and_logits(tmp_path: Path) -> None:
     module = make(
         palette={"geometric": [[1, 2, 3], [4, 5, 6]]}, label_values={"semantic": {1: "sky", 2: "road", 3: "tree"}}
     )
@@ -195,7 +200,7 @@ def test_other_classes_keep_the_heads_that_stay_the_same() -> None:
     labels = {"semantic": Labels.of(["sky", "road", "tree"]), "material": Labels.of(["wood", "stone"])}
     other = module.with_classes(labels)
     assert other.classes == {name: list(entry.names) for name, entry in labels.items()}
-    assert all(name.startswith("head.material.") for name in other.reinitialised)
+    assert all(name.startswith("head.material.") for name in other.reinitialized)
     image = torch.rand(1, 3, 40, 50)
     with torch.no_grad():
         assert_close(other(image)["semantic"], module(image)["semantic"], varying=(2, 3))
@@ -210,7 +215,7 @@ def test_next_stage_has_a_skip_more_in_every_head() -> None:
     module = make()
     grown = module.grow(8)
     assert grown.hparams["model"] == "fcn8s_resnet18_quarter"
-    assert grown.reinitialised == tuple(f"head.{n}.score.8.{kind}" for n in CLASSES for kind in ("bias", "weight"))
+    assert grown.reinitialized == tuple(f"head.{n}.score.8.{kind}" for n in CLASSES for kind in ("bias", "weight"))
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         for name, logits in grown(image).items():

@@ -67,23 +67,23 @@ def test_the_scores_on_the_page_are_those_of_evaluate(shapes: Path, tmp_path: Pa
     data = SegmentationDataModule.from_folder(shapes)
     segmenter = segmenter_for(data)
     told = write_report(segmenter, data, "val", tmp_path / "deep" / "page.html", told=["because"], command="a command")
-    assert told.iu == pytest.approx(segmenter.evaluate(data, "val").iu, abs=5e-3)
+    assert told.iou == pytest.approx(segmenter.evaluate(data, "val").iou, abs=5e-3)
     page = Page(tmp_path / "deep" / "page.html")
-    assert f"{100 * told.mean_iu:.1f} %" in page.text
+    assert f"{100 * told.mean_iou:.1f} %" in page.text
     for k, name in enumerate(data.classes):
         assert name in page.text
-        assert f"{100 * told.iu[k]:.1f}" in page.text
-    assert f"scored on the val split: 9 pictures, {told.pixels:,} pixels" in page.text
+        assert f"{100 * told.iou[k]:.1f}" in page.text
+    assert f"scored on the val split: 9 images, {told.pixels:,} pixels" in page.text
     assert "because" in page.text
     assert "a command" in page.text
     assert page.tags.count("img") == 4 * 9  # six of the worst and the three others, each in four views
     assert list((tmp_path / "deep").iterdir()) == [tmp_path / "deep" / "page.html"]
 
 
-def test_the_worst_pictures_come_first(shapes: Path, tmp_path: Path) -> None:
+def test_the_worst_images_come_first(shapes: Path, tmp_path: Path) -> None:
     data = SegmentationDataModule.from_folder(shapes)
     write_report(segmenter_for(data), data, "val", tmp_path / "page.html")
-    listed = re.findall(r"<figcaption>\S+: mean IU ([\d.]+) %", (tmp_path / "page.html").read_text())
+    listed = re.findall(r"<figcaption>\S+: mIoU ([\d.]+) %", (tmp_path / "page.html").read_text())
     values = [float(value) for value in listed]
     assert values[:6] == sorted(values[:6])
     assert values[6:] == sorted(values[6:], reverse=True)
@@ -110,7 +110,7 @@ def test_the_curves_run_through_all_parts_of_a_run(shapes: Path, tmp_path: Path)
         (log / f"version_{version}").mkdir(parents=True)
         with (log / f"version_{version}" / "metrics.csv").open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["epoch", "step", "train/loss", "val/mean_iu"])
+            writer.writerow(["epoch", "step", "train/loss", "val/mean_iou"])
             writer.writerows(
                 [epoch, epoch * 10, "" if epoch == 1 else 2.0 - epoch / 10, epoch / 10] for epoch in epochs
             )
@@ -120,8 +120,8 @@ def test_the_curves_run_through_all_parts_of_a_run(shapes: Path, tmp_path: Path)
     write_report(segmenter_for(data), data, "val", tmp_path / "page.html", history=log)
     text = (tmp_path / "page.html").read_text()
     points = {name: line.split() for name, line in re.findall(r"aria-label='([^']*)'.*?points='([^']*)'", text)}
-    assert {name: len(line) for name, line in points.items()} == {"train/loss": 7, "val/mean_iu": 8}
-    heights = [float(point.split(",")[1]) for point in points["val/mean_iu"]]
+    assert {name: len(line) for name, line in points.items()} == {"train/loss": 7, "val/mean_iou": 8}
+    heights = [float(point.split(",")[1]) for point in points["val/mean_iou"]]
     assert heights == sorted(heights, reverse=True)  # up the page, as it grew
     assert ">epoch 1<" in text
     assert ">8<" in text
@@ -140,7 +140,7 @@ def test_what_cannot_be_scored_writes_nothing(shapes: Path, tmp_path: Path) -> N
         write_report(segmenter, data, "val", tmp_path / "page.txt")
     with pytest.raises(ValueError, match="classes"):
         write_report(fullyconv.load("street"), data, "val", tmp_path / "page.html")
-    (shapes / "val" / "masks").joinpath(next((shapes / "val" / "masks").iterdir()).name).write_bytes(b"no picture")
+    (shapes / "val" / "masks").joinpath(next((shapes / "val" / "masks").iterdir()).name).write_bytes(b"no image")
     with pytest.raises(ValueError, match="val"):
         write_report(segmenter, SegmentationDataModule.from_folder(shapes), "val", tmp_path / "page.html")
     assert not list(tmp_path.glob("*.html"))
@@ -158,10 +158,10 @@ def test_the_module_is_as_it_was(shapes: Path, tmp_path: Path) -> None:
 
 def test_the_command_line_writes_it(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = SegmentationDataModule.from_folder(shapes)
-    segmenter_for(data).save(tmp_path / "mine", licence="CC BY 4.0")
+    segmenter_for(data).save(tmp_path / "mine", license="CC BY 4.0")
     page = tmp_path / "page.html"
     assert cli.main(["test", str(tmp_path / "mine"), str(shapes), "--report", str(page)]) == 0
     said = capsys.readouterr()
     assert f"report written to {page}" in said.err
-    assert "mean IU" in said.out
-    assert "Licence of the weights: CC BY 4.0" in Page(page).text
+    assert "mIoU" in said.out
+    assert "License of the weights: CC BY 4.0" in Page(page).text

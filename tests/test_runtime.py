@@ -30,7 +30,7 @@ DESCRIPTION = runtime.Description(
     in_channels=3,
     outputs=("labels",),
     model="by hand",
-    licence="CC0-1.0",
+    license="CC0-1.0",
     score=None,
     parity={},
     precision="float32",
@@ -78,7 +78,7 @@ def changed(**entries: Any) -> Any:
     return by_hand(json.dumps({key: value for key, value in document.items() if value != "leave out"}))
 
 
-def test_a_picture_is_segmented(file: Path, tmp_path: Path) -> None:
+def test_an_image_is_segmented(file: Path, tmp_path: Path) -> None:
     segmenter = runtime.load(file, threads=1)
     pixels = np.zeros((5, 7, 3), np.uint8)
     pixels[2:, :, 1] = 200
@@ -90,7 +90,7 @@ def test_a_picture_is_segmented(file: Path, tmp_path: Path) -> None:
     assert result.shares() == {"light": 3 / 5, "dark": 2 / 5}
     assert isinstance(result, fullyconv.Segmentation)
     assert segmenter.classes == ["dark", "light"]
-    assert segmenter.licence == "CC0-1.0"
+    assert segmenter.license == "CC0-1.0"
     with pytest.raises(ValueError, match="gives labels alone"):
         segmenter.scores(pixels)
 
@@ -178,7 +178,7 @@ def test_values_in_other_files_are_never_read(tmp_path: Path, place: str) -> Non
         (changed(in_channels=10**9), "must be in 1..1024"),
         (changed(outputs=["masks"]), "must be labels, scores or both"),
         (changed(outputs=["scores"]), "gives labels, its metadata says"),
-        (changed(licence="leave out"), "'licence' of its metadata"),
+        (changed(license="leave out"), "'license' of its metadata"),
         (changed(score=3), "'score' of its metadata"),
         (changed(preprocessing={"mean": [0.5] * 3, "std": [1] * 3, "short_side": 8}), "its graph takes image"),
     ],
@@ -229,8 +229,8 @@ def test_scaling_is_that_of_the_segmenter() -> None:
 
 
 def test_descriptions_are_plain_values() -> None:
-    proto = by_hand(dataclasses.replace(DESCRIPTION, score={"mean_iu": 50.0}).to_json())
-    assert runtime.read_description(proto.SerializeToString(), "m.onnx").score == {"mean_iu": 50.0}
+    proto = by_hand(dataclasses.replace(DESCRIPTION, score={"mean_iou": 50.0}).to_json())
+    assert runtime.read_description(proto.SerializeToString(), "m.onnx").score == {"mean_iou": 50.0}
 
 
 @pytest.mark.slow

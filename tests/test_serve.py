@@ -18,7 +18,7 @@ from PIL import Image
 
 import fullyconv
 from closeness import assert_same_mask
-from fullyconv import serve as room
+from fullyconv import serve as serving
 from fullyconv.serve import Offer, app, is_loopback, offers
 
 pytest.importorskip("starlette")
@@ -28,7 +28,7 @@ from starlette.testclient import TestClient
 HERE = {"host": "127.0.0.1:8000"}
 
 
-def picture(height: int = 60, width: int = 80, kind: str = "PNG") -> bytes:
+def image(height: int = 60, width: int = 80, kind: str = "PNG") -> bytes:
     pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, kind)
@@ -55,11 +55,11 @@ def test_the_page_offers_what_ships(client: TestClient) -> None:
     names = [row["name"] for row in rows]
     assert names[0] == "nuclei"  # the terms of those that anybody may use come first
     assert {"pets", "steel_defects"} <= set(names)
-    assert all(row["licence"] for row in rows)
+    assert all(row["license"] for row in rows)
 
 
-def test_a_picture_is_answered_with_what_predict_gives(client: TestClient) -> None:
-    sent = picture()
+def test_an_image_is_answered_with_what_predict_gives(client: TestClient) -> None:
+    sent = image()
     got = client.post("/segment?model=street", content=sent)
     assert got.status_code == 200
     found = got.json()
@@ -77,16 +77,16 @@ def test_a_picture_is_answered_with_what_predict_gives(client: TestClient) -> No
 @pytest.mark.parametrize(
     ("query", "content", "status", "message"),
     [
-        ("model=/etc/passwd", picture(), 404, "no such model here; there are nuclei"),
-        ("model=../zoo", picture(), 404, "no such model"),
-        ("", picture(), 404, "no such model"),
-        ("model=street", b"", 400, "no picture was sent"),
-        ("model=street", b"/etc/passwd", 422, "the picture"),
-        ("model=street", b"GIF89a" + bytes(40), 422, "the picture"),
-        ("model=street", picture()[:200], 422, "the picture"),
+        ("model=/etc/passwd", image(), 404, "no such model here; there are nuclei"),
+        ("model=../zoo", image(), 404, "no such model"),
+        ("", image(), 404, "no such model"),
+        ("model=street", b"", 400, "no image was sent"),
+        ("model=street", b"/etc/passwd", 422, "the image"),
+        ("model=street", b"GIF89a" + bytes(40), 422, "the image"),
+        ("model=street", image()[:200], 422, "the image"),
     ],
 )
-def test_what_is_no_picture_or_no_model_is_refused(
+def test_what_is_no_image_or_no_model_is_refused(
     client: TestClient, query: str, content: bytes, status: int, message: str
 ) -> None:
     got = client.post(f"/segment?{query}", content=content)
@@ -94,17 +94,17 @@ def test_what_is_no_picture_or_no_model_is_refused(
     assert message in got.json()["error"]
 
 
-def test_an_upload_and_a_picture_are_bounded(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "MAX_PIXELS", 4000)
-    got = client.post("/segment?model=street", content=picture(200, 200))
+def test_an_upload_and_an_image_are_bounded(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "MAX_PIXELS", 4000)
+    got = client.post("/segment?model=street", content=image(200, 200))
     assert got.status_code == 422
     assert "40000" in got.json()["error"] or "200 x 200" in got.json()["error"]
-    monkeypatch.setattr(room, "MAX_UPLOAD", 1000)
-    assert client.post("/segment?model=street", content=picture()).status_code == 413
+    monkeypatch.setattr(serving, "MAX_UPLOAD", 1000)
+    assert client.post("/segment?model=street", content=image()).status_code == 413
 
 
 def test_other_sites_and_other_names_of_the_server_are_refused(client: TestClient) -> None:
-    sent = picture(8, 8)
+    sent = image(8, 8)
     assert client.post("/segment?model=street", content=sent, headers={"origin": "http://evil.test"}).status_code == 403
     own = {"origin": "http://127.0.0.1:8000", **HERE}
     assert client.post("/segment?model=street", content=sent, headers=own).status_code == 200
@@ -121,10 +121,10 @@ def test_few_models_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         def predict(self, pixels: Any) -> str:
             return "done"
 
-    monkeypatch.setattr(room, "load", lambda source, **_: loaded.append(source) or Fake())
-    desk = room.Desk([Offer(name, name, "", "") for name in "abcd"])
+    monkeypatch.setattr(serving, "load", lambda source, **_: loaded.append(source) or Fake())
+    desk = serving.Desk([Offer(name, name, "", "") for name in "abcd"])
     for name in "abacadbb":
-        assert desk.segment(name, picture(4, 4)) == "done"  # type: ignore[comparison-overlap]
+        assert desk.segment(name, image(4, 4)) == "done"  # type: ignore[comparison-overlap]
     assert loaded == ["a", "b", "c", "d", "b"]
 
 
@@ -146,7 +146,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_person_drops_a_picture_and_sees_what_is_where(tmp_path: Path) -> None:
+def test_a_person_drops_an_image_and_sees_what_is_where(tmp_path: Path) -> None:
     playwright = pytest.importorskip("playwright.sync_api")
     import uvicorn
 
@@ -157,7 +157,7 @@ def test_a_person_drops_a_picture_and_sees_what_is_where(tmp_path: Path) -> None
         time.sleep(0.05)
     port = server.servers[0].sockets[0].getsockname()[1]
     path = tmp_path / "a street.png"
-    path.write_bytes(picture(120, 160))
+    path.write_bytes(image(120, 160))
     try:
         with playwright.sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -181,9 +181,9 @@ def test_a_person_drops_a_picture_and_sees_what_is_where(tmp_path: Path) -> None
             kept = tmp_path / "mask.png"
             caught.value.save_as(kept)
             assert_same_mask(Image.open(kept), expected.mask)
-            page.select_option("#model", "pets")  # the same picture, another model
+            page.select_option("#model", "pets")  # the same image, another model
             page.get_by_role("cell", name=re.compile("background|pet")).first.wait_for()
-            page.set_input_files("#file", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"no picture"})
+            page.set_input_files("#file", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"no image"})
             page.wait_for_selector("#state.wrong")
             assert "422" in "".join(wrong)
             assert [text for text in wrong if "422" not in text] == []

@@ -46,10 +46,10 @@ class TestPlan:
         assert chosen.settings["--model.model"] == "fcn4s_resnet18_slim"
         assert any("started from street; 8 tensors, those of the classes, start anew" in r for r in chosen.reasons)
 
-    def test_random_initialisation_is_said_aloud(self, shapes: Path) -> None:
+    def test_random_initialization_is_said_aloud(self, shapes: Path) -> None:
         chosen = plan(SegmentationDataModule.from_folder(shapes), model=RANDOM)
         assert chosen.segmenter is None
-        assert any("RANDOM INITIALISATION" in reason for reason in chosen.reasons)
+        assert any("RANDOM INITIALIZATION" in reason for reason in chosen.reasons)
 
     def test_crop_batch_and_epochs_follow_the_data(self, tmp_path: Path) -> None:
         small = SegmentationDataModule.from_folder(write_tree(tmp_path / "a", {"train": 5, "val": 2}, size=(40, 70)))
@@ -110,7 +110,7 @@ class TestFolder:
         with pytest.raises(ValueError, match=r"--epochs 2: the run in .* has 3; give as many or more"):
             resume(tmp_path, self.COMMAND | {"epochs": 2})
 
-    def test_further_pictures_are_another_run(self, shapes: Path) -> None:
+    def test_further_images_are_another_run(self, shapes: Path) -> None:
         first = split_digest(SegmentationDataModule.from_folder(shapes).splits)
         assert first.startswith("train 8, val 4, test 2 (")
         (shapes / "train" / "images" / "000.png").rename(shapes / "train" / "images" / "new.png")
@@ -174,7 +174,7 @@ def fit(folder: Path, *words: str, kill_after: float | None = None, data: str = 
 
 
 def weights(folder: Path) -> str:
-    path = folder / "runs" / "shapes" / "artefact" / "model.safetensors"
+    path = folder / "runs" / "shapes" / "model" / "model.safetensors"
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -191,7 +191,7 @@ def test_a_run_killed_at_any_moment_ends_as_if_nothing_had_happened(tmp_path: Pa
     assert "goes on in runs/shapes" in said or "is finished" in said
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
     one, two = (
-        json.loads((tmp_path / name / "runs" / "shapes" / "artefact" / "config.json").read_text())
+        json.loads((tmp_path / name / "runs" / "shapes" / "model" / "config.json").read_text())
         for name in ("whole", "killed")
     )
     assert one["score"] == two["score"]
@@ -199,19 +199,24 @@ def test_a_run_killed_at_any_moment_ends_as_if_nothing_had_happened(tmp_path: Pa
     assert "is finished" in fit(tmp_path / "killed", *words)
 
 
-def test_fit_without_a_recipe_ends_with_a_scored_artefact(
+def test_fit_without_a_recipe_ends_with_a_scored_model_folder(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("--model", "street", "--epochs", "2", "--out", "mine", "--data.batch_size=4")
     printed = fit(tmp_path, *words)
     assert "instead of what was chosen, as you say: data.batch_size = 4" in printed
-    for said in ("3 classes: ground, box, sky", "started from street", "writes to mine", "artefact written to mine"):
+    for said in (
+        "3 classes: ground, box, sky",
+        "started from street",
+        "writes to mine",
+        "model folder written to mine",
+    ):
         assert said in printed
     assert "started from street" in (tmp_path / "mine" / "report.html").read_text()
-    segmenter = fullyconv.load(tmp_path / "mine" / "artefact")
+    segmenter = fullyconv.load(tmp_path / "mine" / "model")
     assert isinstance(segmenter, SegmentationModule)
     assert segmenter.score is not None
-    assert "CamVid" in (segmenter.licence or "")  # what binds the start binds what was made of it
+    assert "CamVid" in (segmenter.license or "")  # what binds the start binds what was made of it
     assert segmenter.training_record["started from"] == "fcn4s_resnet18_slim.camvid"
     monkeypatch.chdir(tmp_path)
     assert cli.main(["fit", "shapes", QUIET, *words]) == 0
@@ -222,10 +227,10 @@ def test_fit_without_a_recipe_ends_with_a_scored_artefact(
 @pytest.mark.timeout(300)
 def test_trained_on_train_and_val_the_weights_of_the_last_epoch_are_kept(shapes: Path, tmp_path: Path) -> None:
     words = ("--model", RANDOM, "--epochs", "2", "--out", "mine", "--data.train_on=train+val")
-    assert "artefact written" in fit(tmp_path, *words)
+    assert "model folder written" in fit(tmp_path, *words)
     kept = torch.load(tmp_path / "mine" / "checkpoints" / "best.ckpt", weights_only=True)
     assert (kept["epoch"], kept["global_step"]) == (1, 2 * (12 // 4))
-    segmenter = fullyconv.load(tmp_path / "mine" / "artefact")
+    segmenter = fullyconv.load(tmp_path / "mine" / "model")
     assert segmenter.score is not None
     assert segmenter.score["split"] == "test"
     name = "backbone.conv1.weight"
@@ -267,24 +272,24 @@ def test_the_command_of_the_score_gives_the_score(
 ) -> None:
     """Whatever was said of how the folder is read and split, it stands in the command, and the split is that of fit."""
     root = tmp_path / "odd one"
-    for kind in ("pictures", "truth"):
+    for kind in ("images", "truth"):
         (root / kind).mkdir(parents=True)
     for index, mask in enumerate(sorted((shapes / "train" / "masks").iterdir())):
-        shutil.copy(shapes / "train" / "images" / mask.name, root / "pictures" / f"{index}.png")
+        shutil.copy(shapes / "train" / "images" / mask.name, root / "images" / f"{index}.png")
         Image.fromarray(read_mask(mask) * np.uint8(40)).save(root / "truth" / f"{index}.png")
     said = ("--data.masks", "truth", "--data.values", "0=ground,40=a box,80=sky,216=ignore", "--test-fraction", "0.4")
     fit(tmp_path, *said, "--data.split_seed=3", "--model", RANDOM, "--epochs", "1", "--out", "mine", data="odd one")
     monkeypatch.chdir(tmp_path)
-    score = json.loads((tmp_path / "mine" / "artefact" / "config.json").read_text())["score"]
+    score = json.loads((tmp_path / "mine" / "model" / "config.json").read_text())["score"]
     assert score["split"] == "test"
     words = shlex.split(score["command"])
     assert words[-2:] == ["--split-seed", "3"]
-    page = (tmp_path / "mine" / "report.html").read_text()  # scored on the same pictures
-    assert f"{score['mean_iu']:.1f} %" in page
+    page = (tmp_path / "mine" / "report.html").read_text()  # scored on the same images
+    assert f"{score['mean_iou']:.1f} %" in page
     assert "--data.values" in page
     assert cli.main([*words[1:], "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
-    assert again["mean_iu"] == pytest.approx(score["mean_iu"], abs=0.5)
+    assert again["mean_iou"] == pytest.approx(score["mean_iou"], abs=0.5)
     assert again["pixels"] == score["pixels"]
 
 
@@ -305,11 +310,13 @@ def test_a_mask_that_is_wrong_stops_a_run_before_anything_is_made(
 def test_a_run_killed_after_it_had_stopped_early_does_not_train_on(shapes: Path, tmp_path: Path) -> None:
     words = ("--model", RANDOM, "--epochs", "40", "--model.lr=1e-12", "--model.ema_decay=null")
     fit(tmp_path, *words)  # learns nothing, so that patience runs out
-    artefact = tmp_path / "runs" / "shapes" / "artefact"
-    first = json.loads((artefact / "config.json").read_text())["training"]
+    pretrained = tmp_path / "runs" / "shapes" / "model"
+    first = json.loads((pretrained / "config.json").read_text())["training"]
     assert first["epochs"] < 40
     state = read_state(tmp_path / "runs" / "shapes")
     assert state is not None
-    write_state(tmp_path / "runs" / "shapes", state | {"finished": False})  # as if killed before the artefact was there
+    write_state(
+        tmp_path / "runs" / "shapes", state | {"finished": False}
+    )  # as if killed before the model folder was there
     fit(tmp_path, *words)
-    assert json.loads((artefact / "config.json").read_text())["training"]["steps"] == first["steps"]
+    assert json.loads((pretrained / "config.json").read_text())["training"]["steps"] == first["steps"]

@@ -24,14 +24,14 @@ from fullyconv.upsampling import (
 
 PIXELS = Geometry.IDENTITY
 
-# (stride, centre) of score maps: VGG, ResNet, AlexNet, a dense classifier, padded nets of the paper, upsampled maps
+# (stride, center) of score maps: VGG, ResNet, AlexNet, a dense classifier, padded nets of the paper, upsampled maps
 SOURCES = [(32, 15.5), (32, 0), (32, 15), (32, 111.5), (32, 12.5), (16, 7.5), (8, 0), (4, -3.5), (32, -19)]
 TARGETS = [(1, 0), (16, 7.5), (16, 0), (8, 3.5), (2, 0.5), (1, -5), (32, 15.5)]
 SIZES = [((1, 1), (1, 1)), ((1, 3), (40, 9)), ((5, 4), (33, 100)), ((4, 7), (3, 5)), ((6, 6), (200, 250))]
 
 
-def grid(stride: float, centre: float) -> Geometry:
-    return Geometry((stride, stride), (centre, centre), (1, 1))
+def grid(stride: float, center: float) -> Geometry:
+    return Geometry((stride, stride), (center, center), (1, 1))
 
 
 def by_definition(x: Tensor, source: Geometry, target: Geometry, size: tuple[int, int]) -> Tensor:
@@ -40,7 +40,7 @@ def by_definition(x: Tensor, source: Geometry, target: Geometry, size: tuple[int
         n = x.shape[2 + axis]
         cells = []
         for u in range(m):
-            t = (target.centre[axis] + u * target.stride[axis] - source.centre[axis]) / source.stride[axis]
+            t = (target.center[axis] + u * target.stride[axis] - source.center[axis]) / source.stride[axis]
             t = min(max(t, 0), n - 1)
             low = min(int(t), n - 1)
             high = min(low + 1, n - 1)
@@ -50,7 +50,7 @@ def by_definition(x: Tensor, source: Geometry, target: Geometry, size: tuple[int
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_resample_is_bilinear_interpolation_at_the_centres_by_every_path(source: tuple[float, float]) -> None:
+def test_resample_is_bilinear_interpolation_at_the_centers_by_every_path(source: tuple[float, float]) -> None:
     torch.manual_seed(0)
     for target, (cells, size) in itertools.product(TARGETS, SIZES):
         x = torch.randn(2, 3, *cells, dtype=torch.float64)
@@ -109,8 +109,8 @@ def test_transposed_convolution_is_torch_interpolation_in_the_interior(factor: i
     assert up.shape == interpolated.shape
     assert_close(up[inner], interpolated[inner], rel=1e-6)  # the taps are in single precision
     # and the module of this package, which does not fade, equals it everywhere
-    centred = grid(factor, (factor - 1) / 2)
-    module = TransposedConvUpsampling(1, centred, PIXELS).double()
+    centered = grid(factor, (factor - 1) / 2)
+    module = TransposedConvUpsampling(1, centered, PIXELS).double()
     module.reset_parameters()
     assert_close(module(x, (6 * factor, 7 * factor)), interpolated)
 
@@ -152,9 +152,9 @@ def test_transposed_convolution_is_the_gradient_of_convolution(
 def test_bilinear_kernel_is_caffes_filler(size: int) -> None:
     # Caffe's filler: f = ceil(k / 2), c = (k - 1) / (2 f), 1 - |x / f - c|; the same as upsample_filt of the reference
     factor = -(-size // 2)
-    centre = (size - 1) / (2 * factor)
+    center = (size - 1) / (2 * factor)
     taps = bilinear_taps(factor, size=size).numpy()
-    assert_close(taps, [1 - abs(x / factor - centre) for x in range(size)])
+    assert_close(taps, [1 - abs(x / factor - center) for x in range(size)])
     middle = factor - 1 if size % 2 == 1 else factor - 0.5
     assert_close(taps, [1 - abs(x - middle) / factor for x in range(size)])
     kernel = bilinear_kernel(factor, size=size)

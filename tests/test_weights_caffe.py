@@ -33,7 +33,7 @@ def thin_late(*, in_channels: int = 6, padding: str = "same") -> LateFusion:
 
 @pytest.fixture(autouse=True)
 def thin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put thin trunks into the registry: the wiring is that of the full networks, and so is every line that maps it."""
+    """Put thin backbones into the registry: wiring is that of the full networks, and so is every line that maps it."""
     if "slow" not in request.keywords:
         for name, builder in {"vgg16": thin_vgg16, "caffenet": thin_caffenet, "vgg16_late": thin_late}.items():
             monkeypatch.setitem(BACKBONES, name, builder)
@@ -109,7 +109,7 @@ def assert_same(ours: Tensor, theirs: np.ndarray[Any, Any], other: Tensor) -> No
 
 
 def noise(channels: int, seed: int) -> np.ndarray[Any, Any]:
-    """What a network sees of a picture: differences to the mean, with large and small structure."""
+    """What a network sees of an image: differences to the mean, with large and small structure."""
     rng = np.random.default_rng(seed)
     coarse = rng.normal(0, 50, (1, channels, 5, 7)).repeat(8, 2).repeat(8, 3)[..., : SIZE[0], : SIZE[1]]
     return (coarse + rng.normal(0, 20, (1, channels, *SIZE))).astype(np.float32)
@@ -149,11 +149,11 @@ def test_early_fusion_sees_the_logarithm_of_depth_as_a_fourth_channel(tmp_path: 
         assert_same(model(as_tensor(x)), expected, model(as_tensor(y)))
         y[:, :3] = x[:, :3]
         assert (model(as_tensor(y)) - as_tensor(expected)).abs().max() > 0.01 * np.abs(expected).max()
-    assert foreign.receipt.copied[0] == "conv1_1_bgrd.weight"
+    assert foreign.load_report.copied[0] == "conv1_1_bgrd.weight"
 
 
 @pytest.mark.parametrize("coeff", [(0.5, 0.5), (0.75, 0.5), ()], ids=["mean", "weighted", "sum"])
-def test_late_fusion_is_one_score_layer_over_both_trunks(coeff: tuple[float, ...], tmp_path: Path) -> None:
+def test_late_fusion_is_one_score_layer_over_both_backbones(coeff: tuple[float, ...], tmp_path: Path) -> None:
     x, y = noise(6, 1), noise(6, 2)
     (expected,) = late_net(coeff).infer(tmp_path, {"color": x[:, :3], "hha": x[:, 3:]}, ["score"])
     foreign = caffe_segmenter(tmp_path / "net.caffemodel")
@@ -161,11 +161,11 @@ def test_late_fusion_is_one_score_layer_over_both_trunks(coeff: tuple[float, ...
     model = build(foreign)
     with torch.no_grad():
         assert_same(model(as_tensor(x)), expected, model(as_tensor(y)))
-        for half in (slice(0, 3), slice(3, 6)):  # either trunk is heard
+        for half in (slice(0, 3), slice(3, 6)):  # either backbone is heard
             other = x.copy()
             other[:, half] = y[:, half]
             assert_same(model(as_tensor(x)), expected, model(as_tensor(other)))
-    assert foreign.receipt.adapted == tuple(
+    assert foreign.load_report.adapted == tuple(
         f"score_fr{stream}.{kind}" for stream in ("color", "hha") for kind in ("weight", "bias")
     )
 
@@ -194,16 +194,16 @@ def test_sift_flow_has_a_semantic_and_a_geometric_head(finest: int, tmp_path: Pa
 
 
 def test_classes_and_means_are_those_of_the_data_set(tmp_path: Path) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (3, 4, 5)).astype(np.float32)
-    bgr = picture[::-1]
-    image = as_tensor(picture / 255)
+    photo = np.random.default_rng(0).integers(0, 256, (3, 4, 5)).astype(np.float32)
+    bgr = photo[::-1]
+    image = as_tensor(photo / 255)
 
     def check(foreign: ForeignSegmenter, names: tuple[str, ...], expected: np.ndarray[Any, Any]) -> None:
         assert isinstance(foreign.labels, Labels)
         assert foreign.labels.names == names
         assert_close(foreign.preprocessing(image), as_tensor(expected))
         assert foreign.score is None
-        assert "BVLC" in foreign.licence
+        assert "BVLC" in foreign.license
 
     def less(mean: tuple[float, ...]) -> np.ndarray[Any, Any]:
         return np.array(mean)[:, None, None]
@@ -215,25 +215,25 @@ def test_classes_and_means_are_those_of_the_data_set(tmp_path: Path) -> None:
     check(caffe_segmenter(path), label_sets.NYUDV2, bgr - less((116.190, 97.203, 92.318)))
     # HHA is stored in its own order, which is not turned around
     hha = caffe_segmenter(path, inputs="hha")
-    check(hha, label_sets.NYUDV2, picture - less((132.431, 94.076, 118.477)))
+    check(hha, label_sets.NYUDV2, photo - less((132.431, 94.076, 118.477)))
     assert hha.training["channels"].startswith("horizontal disparity")
     sift_flow = caffe_segmenter(sift_flow_net(16).save(tmp_path / "c")).preprocessing
     assert_close(sift_flow(image), as_tensor(bgr - less((114.578, 115.294, 108.353))))
 
 
-def test_preprocessing_of_fused_inputs_turns_the_colours_only(tmp_path: Path) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (6, 4, 5)).astype(np.float32)
+def test_preprocessing_of_fused_inputs_turns_the_colors_only(tmp_path: Path) -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (6, 4, 5)).astype(np.float32)
     late = caffe_segmenter(late_net().save(tmp_path / "late")).preprocessing
     mean = np.array([116.190, 97.203, 92.318, 132.431, 94.076, 118.477])[:, None, None]
-    assert_close(late(as_tensor(picture / 255)), as_tensor(picture[[2, 1, 0, 3, 4, 5]] - mean))
+    assert_close(late(as_tensor(photo / 255)), as_tensor(photo[[2, 1, 0, 3, 4, 5]] - mean))
     early = caffe_segmenter(early_net().save(tmp_path / "early")).preprocessing
     depth = np.full((1, 4, 5), np.log(2500.0))
-    image = as_tensor(np.concatenate([picture[:3] / 255, depth]))
-    expected = np.concatenate([picture[[2, 1, 0]] - mean[:3], depth - 7.844])
+    image = as_tensor(np.concatenate([photo[:3] / 255, depth]))
+    expected = np.concatenate([photo[[2, 1, 0]] - mean[:3], depth - 7.844])
     assert_close(early(image), as_tensor(expected))
 
 
-def test_data_layer_or_name_tells_colour_from_hha(tmp_path: Path) -> None:
+def test_data_layer_or_name_tells_color_from_hha(tmp_path: Path) -> None:
     net = vgg_net(40, 32)
     with pytest.raises(WeightsError, match=r'40 classes of NYUDv2 from three channels.*pass inputs="color"'):
         caffe_segmenter(net.save(tmp_path / "net.caffemodel"))
@@ -275,23 +275,26 @@ def test_old_shapes_matrices_and_grouped_kernels_are_the_same_network(tmp_path: 
     old.named("upscore2").blobs[0].CopyFrom(blob(kernel))
     read = caffe_segmenter(old.save(tmp_path / "old"))
     assert all(torch.equal(read.tensors[key], value) for key, value in expected.tensors.items())
-    assert read.receipt.reshaped == ("fc6.weight", "fc7.weight")
-    assert read.receipt.adapted == ("upscore2.weight",)
-    assert len(read.receipt.copied) == 13 * 2 + 2 + 2 * 2 + 1
-    assert not read.receipt.unused
-    assert expected.receipt.reshaped == ()
+    assert read.load_report.reshaped == ("fc6.weight", "fc7.weight")
+    assert read.load_report.adapted == ("upscore2.weight",)
+    assert len(read.load_report.copied) == 13 * 2 + 2 + 2 * 2 + 1
+    assert not read.load_report.unused
+    assert expected.load_report.reshaped == ()
 
 
-def test_what_is_not_used_stands_in_the_receipt(tmp_path: Path) -> None:
+def test_what_is_not_used_stands_in_the_load_report(tmp_path: Path) -> None:
     net = vgg_net(21, 16)
     net.layer("fc8", "InnerProduct", ["fc7"], [np.ones((5, FC)), np.ones(5)])
     net.named("upscore2").blobs.append(blob(np.zeros(21)))
-    assert caffe_segmenter(net.save(tmp_path / "net")).receipt.unused == ("upscore2.bias", "fc8.weight", "fc8.bias")
+    assert caffe_segmenter(net.save(tmp_path / "net")).load_report.unused == ("upscore2.bias", "fc8.weight", "fc8.bias")
 
 
 def test_factors_of_the_skips_are_constants_of_the_model(tmp_path: Path) -> None:
     net = vgg_net(21, 8, atonce=True)
-    assert caffe_segmenter(net.save(tmp_path / "net")).receipt.adapted == ("scale_pool4.weight", "scale_pool3.weight")
+    assert caffe_segmenter(net.save(tmp_path / "net")).load_report.adapted == (
+        "scale_pool4.weight",
+        "scale_pool3.weight",
+    )
     net.named("scale_pool3").blobs[0].data[2] = 0.001
     with pytest.raises(WeightsError, match=r"scale_pool3 multiplies by other numbers than 0.0001"):
         caffe_segmenter(net.save(tmp_path / "net"))
@@ -411,7 +414,7 @@ def test_alexnet_is_not_taken_for_caffenet(tmp_path: Path) -> None:
     for name, bottom in {"norm1": "conv1", "pool1": "norm1", "conv2": "pool1"}.items():
         net.named(name).bottom[0] = bottom
     for read in (caffe_segmenter, caffe_classifier):
-        with pytest.raises(WeightsError, match="normalises before it pools, which is AlexNet"):
+        with pytest.raises(WeightsError, match="normalizes before it pools, which is AlexNet"):
             read(net.save(tmp_path / "net"))
 
 
@@ -477,32 +480,32 @@ def test_full_network_gives_the_logits_of_opencv(name: str, tmp_path: Path) -> N
 
 
 def test_file_becomes_a_module_that_predicts_what_opencv_predicts(tmp_path: Path) -> None:
-    picture = np.random.default_rng(3).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
-    seen = picture[..., ::-1].transpose(2, 0, 1)[None] - np.array([104.00699, 116.66877, 122.67892])[:, None, None]
+    image = np.random.default_rng(3).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    seen = image[..., ::-1].transpose(2, 0, 1)[None] - np.array([104.00699, 116.66877, 122.67892])[:, None, None]
     (expected,) = vgg_net(21, 8).infer(tmp_path, {"data": seen}, ["score"])
     module = SegmentationModule.of(caffe_segmenter(tmp_path / "net.caffemodel"))
     assert module.classes == list(label_sets.VOC)
-    result = module.predict(picture)
+    result = module.predict(image)
     assert len(np.unique(result.mask)) > 1
     assert_same_mask(result.mask, expected[0].argmax(0))
-    saved = SegmentationModule.load(module.save(tmp_path / "artefact"))
-    assert_same_mask(saved.predict(picture).mask, result.mask)
+    saved = SegmentationModule.load(module.save(tmp_path / "model"))
+    assert_same_mask(saved.predict(image).mask, result.mask)
 
 
 def test_file_with_two_heads_becomes_a_module_with_two_heads(tmp_path: Path) -> None:
-    picture = np.random.default_rng(3).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
-    seen = picture[..., ::-1].transpose(2, 0, 1)[None] - np.array([114.578, 115.294, 108.353])[:, None, None]
+    image = np.random.default_rng(3).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    seen = image[..., ::-1].transpose(2, 0, 1)[None] - np.array([114.578, 115.294, 108.353])[:, None, None]
     expected = sift_flow_net(16).infer(tmp_path, {"data": seen}, ["score_sem", "score_geo"])
     module = SegmentationModule.of(caffe_segmenter(tmp_path / "net.caffemodel"))
     assert isinstance(module, MultiHeadModule)
-    for scores, segmentation in zip(expected, module.predict(picture).values(), strict=True):
+    for scores, segmentation in zip(expected, module.predict(image).values(), strict=True):
         assert_same_mask(segmentation.mask, scores[0].argmax(0))
     assert module.classes["geometric"] == ["sky", "horizontal", "vertical"]
-    module.save(tmp_path / "artefact")
-    assert isinstance(SegmentationModule.load(tmp_path / "artefact"), MultiHeadModule)
+    module.save(tmp_path / "model")
+    assert isinstance(SegmentationModule.load(tmp_path / "model"), MultiHeadModule)
 
 
-def test_file_with_two_trunks_becomes_a_module_of_six_channels(tmp_path: Path) -> None:
+def test_file_with_two_backbones_becomes_a_module_of_six_channels(tmp_path: Path) -> None:
     module = SegmentationModule.of(caffe_segmenter(late_net().save(tmp_path / "net.caffemodel")))
     images = torch.rand(1, 6, *SIZE)
     with torch.no_grad():

@@ -23,7 +23,7 @@ from fullyconv.errors import WeightsError
 from fullyconv.preprocessing import CAFFE, IMAGENET, Preprocessing
 from fullyconv.weights import checkpoints
 from fullyconv.weights.architectures import build_classifier, preprocessing_of
-from fullyconv.weights.checkpoints import Scheme, canonical, fitting, recognise, translate
+from fullyconv.weights.checkpoints import Scheme, canonical, fitting, recognize, translate
 from fullyconv.weights.loading import (
     CAFFE_VGG,
     INCEPTION,
@@ -188,7 +188,7 @@ CASES: dict[str, Case] = {
             ("mobilenet_v3_large", "mobilenetv3_large_100"),
         )
     },
-    # timm's into timm's trunks
+    # timm's into timm's backbones
     **{
         f"timm/{name}": (f"timm/{name}", size, lambda name=name: timm_classifier(name), timm_head)
         for name, size in (
@@ -207,7 +207,7 @@ CASES: dict[str, Case] = {
         lambda: timm_classifier("efficientnet_b0"),
         lambda c, f: c.forward_head(c.bn2(c.conv_head(f))),
     ),
-    # torchvision's into timm's trunks
+    # torchvision's into timm's backbones
     "timm/resnet50 of torchvision": ("timm/resnet50", 96, lambda: models.resnet50(num_classes=7), fc),
     "timm/densenet121 of torchvision": ("timm/densenet121", 96, lambda: models.densenet121(num_classes=7), pooled),
     "timm/vgg16 of torchvision": (
@@ -242,12 +242,14 @@ def test_the_classifiers_own_head_on_the_features_gives_its_scores(case: str) ->
     classifier = drawn(build, min(size, 96), gain=0.3 if "mobilenet" in name else 1.0)
     tensors = classifier.state_dict()
     backbone = empty(name)
-    receipt = apply(backbone, ClassifierWeights(tensors))
-    taken = {*receipt.copied, *receipt.reshaped, *receipt.adapted}
-    assert receipt.reinitialised == ()
+    load_report = apply(backbone, ClassifierWeights(tensors))
+    taken = {*load_report.copied, *load_report.reshaped, *load_report.adapted}
+    assert load_report.reinitialized == ()
     assert len(taken) == len(backbone.state_dict())
-    assert taken | set(receipt.unused) == set(tensors), "every tensor of the file is accounted for, under its own name"
-    assert backbone.receipt is receipt
+    assert taken | set(load_report.unused) == set(tensors), (
+        "every tensor of the file is accounted for, under its own name"
+    )
+    assert backbone.load_report is load_report
     expected = CAFFE if name == "caffenet" else preprocessing_of(name)
     assert backbone.preprocessing == expected, "Caffe's names say what is expected, and timm the numbers of its own"
     same_scores(classifier, backbone, head, size)
@@ -269,9 +271,9 @@ def test_another_epsilon_would_be_seen_and_is_made_good(
     head = timm_head if "timm" not in name else pooled
     classifier = drawn(build, 96, gain=0.1)
     backbone = empty(name)
-    receipt = apply(backbone, ClassifierWeights(classifier.state_dict()))
+    load_report = apply(backbone, ClassifierWeights(classifier.state_dict()))
     norms = [n for n, module in classifier.named_modules() if isinstance(module, nn.BatchNorm2d)]
-    assert set(receipt.adapted) == {f"{norm}.weight" for norm in norms}
+    assert set(load_report.adapted) == {f"{norm}.weight" for norm in norms}
     same_scores(classifier, backbone, head, 96)
     monkeypatch.setattr(checkpoints, "MOBILENET_V3_EPSILON", {"torchvision": 1e-3, "timm": 1e-3})
     apply(backbone, ClassifierWeights(classifier.state_dict()))
@@ -337,9 +339,9 @@ def vgg16(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
 def test_caffes_vgg16_gives_the_same_scores_whatever_the_shape_of_fc6(vgg16: nn.Module) -> None:
     named = as_caffe(vgg16.state_dict(), "vgg16")
     backbone = empty("vgg16")
-    receipt = apply(backbone, ClassifierWeights(named))
-    assert receipt.reshaped == ("fc6.weight", "fc7.weight")
-    assert receipt.unused == ("fc8.weight", "fc8.bias")
+    load_report = apply(backbone, ClassifierWeights(named))
+    assert load_report.reshaped == ("fc6.weight", "fc7.weight")
+    assert load_report.unused == ("fc8.weight", "fc8.bias")
     assert backbone.preprocessing == CAFFE_VGG
     same_scores(vgg16, backbone, fc7, 224)
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
@@ -349,9 +351,9 @@ def test_caffes_vgg16_gives_the_same_scores_whatever_the_shape_of_fc6(vgg16: nn.
         "score_fr.weight": torch.zeros(21, FC, 1, 1),
         "upscore.weight": torch.zeros(21, 21, 64, 64),
     }
-    receipt = apply(backbone, ClassifierWeights({**named, **kernels}))
-    assert receipt.reshaped == ()
-    assert receipt.unused == ("fc8.weight", "fc8.bias", "score_fr.weight", "upscore.weight")
+    load_report = apply(backbone, ClassifierWeights({**named, **kernels}))
+    assert load_report.reshaped == ()
+    assert load_report.unused == ("fc8.weight", "fc8.bias", "score_fr.weight", "upscore.weight")
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
     old = {  # Caffe before 2014: every blob has four axes
         "fc6.weight": named["fc6.weight"][None, None],
@@ -366,12 +368,12 @@ def test_our_own_dense_tensors_come_back_as_they_are(vgg16: nn.Module) -> None:
     first, second = empty("vgg16"), empty("vgg16")
     apply(first, ClassifierWeights(vgg16.state_dict()))
     own = first.state_dict()
-    receipt = apply(
+    load_report = apply(
         second,
         ClassifierWeights({**{f"backbone.{k}": v for k, v in own.items()}, "head.score.32": own["features.0.bias"]}),
     )
-    assert receipt.copied == tuple(f"backbone.{key}" for key in own)
-    assert receipt.unused == ("head.score.32",)
+    assert load_report.copied == tuple(f"backbone.{key}" for key in own)
+    assert load_report.unused == ("head.score.32",)
     assert all(torch.equal(value, own[key]) for key, value in second.state_dict().items())
 
 
@@ -395,8 +397,8 @@ def test_caffenets_weights_bring_their_preprocessing() -> None:
     backbone = empty("caffenet", in_channels=4)
     with torch.device("meta"):
         tensors = caffenet_classifier().state_dict()
-    receipt = apply(backbone.to("meta"), ClassifierWeights(tensors))
-    assert receipt.adapted == ("conv1.weight",)
+    load_report = apply(backbone.to("meta"), ClassifierWeights(tensors))
+    assert load_report.adapted == ("conv1.weight",)
     assert backbone.preprocessing == CAFFE.for_channels(4)
     assert backbone.preprocessing.channel_order == "bgr"
     assert backbone.preprocessing.mean[:3] == (104.00699, 116.66877, 122.67892)
@@ -419,22 +421,22 @@ def test_caffes_googlenet_and_vgg_without_batch_norm_are_refused() -> None:
     ("timm/resnet18", lambda: timm_classifier("resnet18")),
     ("timm/convnext_atto", lambda: timm_classifier("convnext_atto")),
 ])  # fmt: skip
-def test_other_channels_answer_a_grey_image_as_colours_do(name: str, build: Callable[[], nn.Module]) -> None:
+def test_other_channels_answer_a_gray_image_as_colors_do(name: str, build: Callable[[], nn.Module]) -> None:
     weights = ClassifierWeights(drawn(build, 64).state_dict(), preprocessing=IMAGENET)
-    colour = empty(name)
-    apply(colour, weights)
+    color = empty(name)
+    apply(color, weights)
     torch.manual_seed(0)
-    grey, noise = torch.randn(2, 1, 64, 64), torch.randn(2, 3, 64, 64)
+    gray, noise = torch.randn(2, 1, 64, 64), torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        expected = colour(grey.repeat(1, 3, 1, 1))
+        expected = color(gray.repeat(1, 3, 1, 1))
         for channels in (1, 2):
             few = empty(name, in_channels=channels)
-            receipt = apply(few, weights)
-            assert len(receipt.adapted) >= 1
+            load_report = apply(few, weights)
+            assert len(load_report.adapted) >= 1
             assert few.preprocessing == IMAGENET.for_channels(channels)
-            for stride, map in few(grey.repeat(1, channels, 1, 1)).items():
+            for stride, map in few(gray.repeat(1, channels, 1, 1)).items():
                 assert_close(map, expected[stride])
-        expected = colour(noise)
+        expected = color(noise)
         for channels in (4, 6):
             more = empty(name, in_channels=channels)
             apply(more, weights)
@@ -443,8 +445,8 @@ def test_other_channels_answer_a_grey_image_as_colours_do(name: str, build: Call
                 assert_close(map, expected[stride])
             extra = torch.randn(2, channels - 3, 64, 64)
             shared = extra.sum(1, keepdim=True) / 3
-            for stride, map in more(torch.cat([noise, extra], 1)).items():  # they count as that much grey
-                assert_close(map, colour(noise + shared)[stride])
+            for stride, map in more(torch.cat([noise, extra], 1)).items():  # they count as that much gray
+                assert_close(map, color(noise + shared)[stride])
 
 
 @pytest.mark.parametrize("name", ["vgg16", "alexnet", "caffenet", "googlenet"])
@@ -452,20 +454,20 @@ def test_the_first_convolution_of_the_papers_padding_is_adapted_too(name: str) -
     with torch.device("meta"):
         backbone = build_backbone(name, in_channels=4, padding="paper")
         source = build_backbone(name).state_dict()
-    receipt = apply(backbone, ClassifierWeights(source))
+    load_report = apply(backbone, ClassifierWeights(source))
     first = next(iter(source))
-    assert receipt.adapted == (first,)
-    assert len(receipt.copied) == len(source) - 1
+    assert load_report.adapted == (first,)
+    assert len(load_report.copied) == len(source) - 1
 
 
-def test_two_trunks_side_by_side_take_the_weights_of_one() -> None:
+def test_two_backbones_side_by_side_take_the_weights_of_one() -> None:
     with torch.device("meta"):
         backbone = build_backbone("vgg16_late", in_channels=4)
     tensors = as_caffe({**of("vgg16"), "score": torch.zeros(1), "bias": torch.zeros(1)}, "vgg16")
-    receipt = apply(backbone, ClassifierWeights(tensors, architecture="vgg16"))
-    assert receipt.adapted == ("conv1_1.weight",)
-    assert {*receipt.copied, *receipt.reshaped, *receipt.adapted, *receipt.unused} == set(tensors)
-    assert receipt.reinitialised == ()
+    load_report = apply(backbone, ClassifierWeights(tensors, architecture="vgg16"))
+    assert load_report.adapted == ("conv1_1.weight",)
+    assert {*load_report.copied, *load_report.reshaped, *load_report.adapted, *load_report.unused} == set(tensors)
+    assert load_report.reinitialized == ()
     assert backbone.preprocessing == CAFFE_VGG.for_channels(4)
 
 
@@ -496,7 +498,7 @@ def test_weights_of_another_backbone_are_named(name: str, other: str, message: s
         backbone = build_backbone(name)
     with pytest.raises(WeightsError, match=message):
         apply(backbone, ClassifierWeights(of(other), source=f"{other}.pth"))
-    assert backbone.receipt is None
+    assert backbone.load_report is None
 
 
 @pytest.mark.parametrize("name", [name for name in BACKBONES if not name.endswith(checkpoints.ARRANGEMENTS)])
@@ -553,19 +555,19 @@ def test_layers_under_two_names_are_refused() -> None:
         translate("vgg16", both)
 
 
-def test_schemes_are_recognised() -> None:
-    assert recognise(of("vgg16")) == Scheme("torchvision", "vgg")
+def test_schemes_are_recognized() -> None:
+    assert recognize(of("vgg16")) == Scheme("torchvision", "vgg")
     with torch.device("meta"):
         for network, family in (("vgg11", "vgg"), ("vgg11_bn", "vgg"), ("efficientnet_b0", "efficientnet")):
-            assert recognise(models.get_model(network).state_dict()) == Scheme("torchvision", family)
-    assert recognise(timm_keys("efficientnet_b0")) == Scheme("timm", "efficientnet")
-    assert recognise(timm_keys("convnext_atto")) == Scheme("timm", "convnext")
+            assert recognize(models.get_model(network).state_dict()) == Scheme("torchvision", family)
+    assert recognize(timm_keys("efficientnet_b0")) == Scheme("timm", "efficientnet")
+    assert recognize(timm_keys("convnext_atto")) == Scheme("timm", "convnext")
     assert str(Scheme("timm", "efficientnet")) == "timm's names for an EfficientNet"
-    assert recognise({f"backbone.{key}": 0 for key in of("resnet18")} | {"head.score.32.weight": 0}) == Scheme(
+    assert recognize({f"backbone.{key}": 0 for key in of("resnet18")} | {"head.score.32.weight": 0}) == Scheme(
         "fullyconv", "resnet"
     )
     assert str(Scheme("fullyconv", "resnet")) == "fullyconv's names for a ResNet"
-    assert recognise([]) == Scheme("unknown", "unknown")
+    assert recognize([]) == Scheme("unknown", "unknown")
 
 
 # --- what the weights expect ------------------------------------------------------------------------------------------
@@ -581,7 +583,7 @@ def test_preprocessing_of_torchvisions_weights_is_that_of_their_transforms() -> 
         preprocessing_from_torchvision(detection)
 
 
-def test_googlenets_transform_input_is_another_normalisation() -> None:
+def test_googlenets_transform_input_is_another_normalization() -> None:
     preprocessing = preprocessing_from_torchvision(models.GoogLeNet_Weights.IMAGENET1K_V1)
     assert preprocessing == INCEPTION
     with torch.device("meta"):
@@ -602,14 +604,14 @@ def test_features_published_alone_leave_fc6_and_fc7_to_start_anew(tmp_path: Path
     assert weights.source == "VGG16_Weights.IMAGENET1K_FEATURES"
     with torch.device("meta"):
         backbone = build_backbone("vgg16")
-    receipt = apply(backbone, weights)
-    assert receipt.reinitialised == (
+    load_report = apply(backbone, weights)
+    assert load_report.reinitialized == (
         "classifier.0.weight",
         "classifier.0.bias",
         "classifier.3.weight",
         "classifier.3.bias",
     )
-    assert len(receipt.copied) == 26
+    assert len(load_report.copied) == 26
     del weights.tensors["features.0.bias"]
     with pytest.raises(WeightsError, match=r"VGG16_Weights.IMAGENET1K_FEATURES: .*1 missing: features.0.bias"):
         apply(backbone, weights)

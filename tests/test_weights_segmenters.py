@@ -27,7 +27,7 @@ EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name in DEEP)) for name i
 
 
 def theirs(name: str, **options: object) -> nn.Module:
-    """torchvision's own model without weights; it would download those of the trunk unless told not to."""
+    """torchvision's own model without weights; it would download those of the backbone unless told not to."""
     return torchvision.models.get_model(name, weights=None, weights_backbone=None, **options)
 
 
@@ -82,7 +82,7 @@ def test_logits_are_torchvisions_at_even_and_odd_sizes(name: str) -> None:
             assert_close(logits, expected, varying=(0,))
 
 
-def test_interpolating_by_centres_is_another_function_of_the_same_scores() -> None:
+def test_interpolating_by_centers_is_another_function_of_the_same_scores() -> None:
     torch.manual_seed(0)
     original = calibrated(theirs("deeplabv3_mobilenet_v3_large"))
     tensors = torchvision_segmenter("deeplabv3_mobilenet_v3_large", original.state_dict()).tensors
@@ -92,8 +92,8 @@ def test_interpolating_by_centres_is_another_function_of_the_same_scores() -> No
         for model in models:
             model.load_state_dict(tensors)
             model.eval()
-        centred, stretched = (model.scores(image) for model in models)
-        assert_close(centred, stretched)
+        centered, stretched = (model.scores(image) for model in models)
+        assert_close(centered, stretched)
         one, other = (model(image) for model in models)
         assert (one - other).abs().max() > 0.01 * one.abs().max()
 
@@ -107,12 +107,12 @@ def test_every_tensor_of_the_published_file_has_its_place(name: str) -> None:
     with torch.device("meta"):
         own = build_model(name, 21, upsampling="stretch").state_dict()
     assert {key: value.shape for key, value in segmenter.tensors.items()} == {k: v.shape for k, v in own.items()}
-    receipt = segmenter.receipt
-    assert sorted(receipt.copied + receipt.unused) == sorted(on_meta(name))
-    assert len(receipt.copied) == len(segmenter.tensors)
-    assert (receipt.reshaped, receipt.adapted, receipt.reinitialised) == ((), (), ())
-    assert len(receipt.unused) == (0 if name == SMALL else 8)
-    assert all(key.startswith("aux_classifier.") for key in receipt.unused)
+    load_report = segmenter.load_report
+    assert sorted(load_report.copied + load_report.unused) == sorted(on_meta(name))
+    assert len(load_report.copied) == len(segmenter.tensors)
+    assert (load_report.reshaped, load_report.adapted, load_report.reinitialized) == ((), (), ())
+    assert len(load_report.unused) == (0 if name == SMALL else 8)
+    assert all(key.startswith("aux_classifier.") for key in load_report.unused)
     parameters = sum(v.numel() for k, v in on_meta(name).items() if "running" not in k and "num_batches" not in k)
     weights = torchvision.models.get_weight(published(name).member)
     assert parameters == weights.meta["num_params"]
@@ -136,14 +136,14 @@ def test_names_of_the_heads_explain_themselves() -> None:
 
 def test_state_dict_without_the_auxiliary_classifier_is_complete() -> None:
     without = {key: value for key, value in on_meta("fcn_resnet50").items() if not key.startswith("aux_")}
-    assert torchvision_segmenter("fcn_resnet50", without).receipt.unused == ()
+    assert torchvision_segmenter("fcn_resnet50", without).load_report.unused == ()
 
 
 def test_files_from_before_the_batch_counter_are_complete() -> None:
     old = {key: value for key, value in on_meta(SMALL).items() if not key.endswith("num_batches_tracked")}
     segmenter = torchvision_segmenter(SMALL, old)
-    assert len(segmenter.receipt.reinitialised) == len(on_meta(SMALL)) - len(old) > 0
-    assert all(int(segmenter.tensors[key]) == 0 for key in segmenter.receipt.reinitialised)
+    assert len(segmenter.load_report.reinitialized) == len(on_meta(SMALL)) - len(old) > 0
+    assert all(int(segmenter.tensors[key]) == 0 for key in segmenter.load_report.reinitialized)
 
 
 # What is said of the weights.
@@ -157,10 +157,10 @@ def test_what_torchvision_states_of_its_weights_comes_along(name: str) -> None:
     assert segmenter.labels == label_sets.voc()
     assert (segmenter.preprocessing.mean, segmenter.preprocessing.std) == (IMAGENET.mean, IMAGENET.std)
     assert segmenter.preprocessing.short_side == 520
-    assert "BSD-3-Clause" in segmenter.licence
-    assert "COCO" in segmenter.licence
-    assert "\n" not in segmenter.licence
-    mean_iu, pixel_accuracy = {
+    assert "BSD-3-Clause" in segmenter.license
+    assert "COCO" in segmenter.license
+    assert "\n" not in segmenter.license
+    mean_iou, pixel_accuracy = {
         "fcn_resnet50": (60.5, 91.4),
         "fcn_resnet101": (63.7, 91.9),
         "deeplabv3_resnet50": (66.4, 92.4),
@@ -171,7 +171,7 @@ def test_what_torchvision_states_of_its_weights_comes_along(name: str) -> None:
     assert segmenter.score == {
         "data": "COCO-val2017-VOC-labels",
         "split": "val",
-        "mean_iu": mean_iu,
+        "mean_iou": mean_iou,
         "pixel_accuracy": pixel_accuracy,
         "measured_by": "publisher",
     }
@@ -187,7 +187,7 @@ def test_weights_of_your_own_training_claim_nothing_of_the_published_ones() -> N
     segmenter = torchvision_segmenter(SMALL, state, labels=labels)
     assert segmenter.labels == labels
     assert segmenter.tensors["head.score.16.weight"].shape == (3, 128, 1, 1)
-    assert (segmenter.score, segmenter.licence, segmenter.training) == (None, "unstated", {})
+    assert (segmenter.score, segmenter.license, segmenter.training) == (None, "unstated", {})
     assert segmenter.preprocessing == IMAGENET
 
 
@@ -200,13 +200,13 @@ def segmenter() -> ForeignSegmenter:
     return torchvision_segmenter(SMALL, calibrated(theirs(SMALL)).state_dict())
 
 
-def test_artefact_round_trip_keeps_logits_and_scale(segmenter: ForeignSegmenter, tmp_path: Path) -> None:
+def test_model_folder_round_trip_keeps_logits_and_scale(segmenter: ForeignSegmenter, tmp_path: Path) -> None:
     module = module_of(segmenter)
-    module.save(tmp_path / "a", score=segmenter.score, licence=segmenter.licence)
+    module.save(tmp_path / "a", score=segmenter.score, license=segmenter.license)
     loaded = SegmentationModule.load(tmp_path / "a")
     assert loaded.hparams["upsampling"] == "stretch"
     assert loaded.preprocessing.short_side == 520
-    assert (loaded.score, loaded.licence) == (segmenter.score, segmenter.licence)
+    assert (loaded.score, loaded.license) == (segmenter.score, segmenter.license)
     assert_same_tensors(loaded, module)
 
 
@@ -214,25 +214,25 @@ def test_artefact_round_trip_keeps_logits_and_scale(segmenter: ForeignSegmenter,
 def test_other_classes_cost_the_score_layers_alone(name: str) -> None:
     module = SegmentationModule(name, classes=["a", "b"], upsampling="stretch")
     strides = module.model.head.strides
-    assert module.with_classes(Labels.of(["a", "b", "c"])).reinitialised == tuple(
+    assert module.with_classes(Labels.of(["a", "b", "c"])).reinitialized == tuple(
         sorted(f"head.score.{stride}.{kind}" for stride in strides for kind in ("weight", "bias"))
     )
 
 
-def test_a_picture_is_looked_at_as_torchvision_does_and_answered_at_its_own_size(segmenter: ForeignSegmenter) -> None:
+def test_an_image_is_looked_at_as_torchvision_does_and_answered_at_its_own_size(segmenter: ForeignSegmenter) -> None:
     module = module_of(segmenter)
     torch.manual_seed(1)
-    picture = torch.nn.functional.interpolate(torch.rand(1, 3, 9, 13), size=(61, 90), mode="bicubic").clamp(0, 1)[0]
-    picture = (picture * 255).round().to(torch.uint8)
-    seen = torchvision.models.get_weight(published(SMALL).member).transforms()(picture)
+    image = torch.nn.functional.interpolate(torch.rand(1, 3, 9, 13), size=(61, 90), mode="bicubic").clamp(0, 1)[0]
+    image = (image * 255).round().to(torch.uint8)
+    seen = torchvision.models.get_weight(published(SMALL).member).transforms()(image)
     assert seen.shape == (3, 520, 767)
     with torch.no_grad():
         logits = module.model(seen[None])
     expected = torch.nn.functional.interpolate(logits, size=(61, 90), mode="bilinear").argmax(1)[0]
-    result = module.predict(picture)
+    result = module.predict(image)
     assert result.mask.shape == (61, 90)
     assert len(expected.unique()) > 2
-    assert_same_mask(result.mask, expected)  # torchvision normalises in another order of operations
+    assert_same_mask(result.mask, expected)  # torchvision normalizes in another order of operations
 
 
 # Messages.

@@ -490,7 +490,7 @@ class TestTorchvision:
         assert "-" in member.url.rsplit("/", 1)[-1]
         metrics = next(iter(member.meta["_metrics"].values()))
         if entry.kind == "segmenter":
-            assert entry.mean_iu == metrics["miou"]
+            assert entry.mean_iou == metrics["miou"]
             assert entry.data == next(iter(member.meta["_metrics"]))
             names = [name.strip("_") for name in member.meta["categories"]]
             assert entry.classes == names

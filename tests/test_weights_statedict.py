@@ -163,8 +163,8 @@ def test_caffes_files_go_all_the_way_into_a_backbone(tmp_path: Path) -> None:
     assert file.metadata == {"network": "vgg16"}
     assert "fc8.weight" not in file.tensors
     backbone = caffe_nets.thin_vgg16()
-    receipt = apply(backbone, ClassifierWeights(file.tensors, source=str(file.path)))
-    assert len({*receipt.copied, *receipt.reshaped}) == len(backbone.state_dict()) == len(file.tensors)
+    load_report = apply(backbone, ClassifierWeights(file.tensors, source=str(file.path)))
+    assert len({*load_report.copied, *load_report.reshaped}) == len(backbone.state_dict()) == len(file.tensors)
     assert torch.equal(backbone.features[0].bias, torch.tensor(net.named("conv1_1").blobs[1].data))
     with pytest.raises(WeightsError, match=r"is a web page \(HTML or XML\), no .caffemodel"):
         read_state_dict(written(tmp_path, b"<html>", "page.caffemodel"))
@@ -285,10 +285,10 @@ def test_what_is_no_plain_state_dict_is_refused_and_never_run(tmp_path: Path, ca
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated")
-def test_quantised_tensors_are_refused(tmp_path: Path) -> None:
-    quantised = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
-    with pytest.raises(WeightsError, match=r"tensor 'a' is quantised; save it as plain floating point numbers"):
-        read_state_dict(saved(tmp_path, {"a": quantised}))
+def test_quantized_tensors_are_refused(tmp_path: Path) -> None:
+    quantized = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
+    with pytest.raises(WeightsError, match=r"tensor 'a' is quantized; save it as plain floating point numbers"):
+        read_state_dict(saved(tmp_path, {"a": quantized}))
 
 
 @pytest.mark.parametrize("archive", [True, False])

@@ -23,16 +23,16 @@ SCRIPT = ROOT / "zoo" / "classifier.py"
 
 @pytest.fixture
 def kinds(tmp_path: Path) -> Path:
-    """Grey pictures in folders of two kinds, bright or dark in the middle, each with its mask beside it."""
+    """Gray images in folders of two kinds, bright or dark in the middle, each with its mask beside it."""
     random = np.random.default_rng(0)
     for kind, value in (("Dent", 30), ("Spot", 230)):
         folder = tmp_path / "tiles" / f"MT_{kind}" / "Imgs"
         folder.mkdir(parents=True)
         for index in range(14):
-            picture = random.integers(110, 140, (40, 48), np.uint8)
-            mask = np.zeros_like(picture)
-            picture[14:26, 16:32], mask[14:26, 16:32] = value, 255
-            Image.fromarray(picture).save(folder / f"{kind}{index}.jpg")
+            image = random.integers(110, 140, (40, 48), np.uint8)
+            mask = np.zeros_like(image)
+            image[14:26, 16:32], mask[14:26, 16:32] = value, 255
+            Image.fromarray(image).save(folder / f"{kind}{index}.jpg")
             Image.fromarray(mask).save(folder / f"{kind}{index}.png")
     return tmp_path / "tiles"
 
@@ -47,14 +47,14 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.timeout(300)
 def test_folders_of_kinds_become_a_classifier_and_a_start_for_a_segmenter(kinds: Path, tmp_path: Path) -> None:
     words = ["--data.data=tiles", "--data.size=64", "--data.area=0.8", "--data.batch_size=8", "--seed_everything=1"]
-    words += ["--model.architecture=resnet18_quarter", "--folder=run", "--licence=of the tests", "--model.lr=0.003"]
+    words += ["--model.architecture=resnet18_quarter", "--folder=run", "--license=of the tests", "--model.lr=0.003"]
     words += ["--trainer.max_epochs=12", "--trainer.accelerator=cpu", "--trainer.logger=false", "--ema_decay=0.5"]
     done = run(tmp_path, "fit", *words)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "run" / "resnet18_quarter.run"
     classifier = fullyconv.load_classifier(folder)
     assert classifier.classes == ["dent", "spot"]
-    assert classifier.licence == "of the tests"
+    assert classifier.license == "of the tests"
     assert classifier.score is not None
     assert classifier.score["top1"] >= 80  # by chance 50
     assert classifier.training_record["epochs"] == 12
@@ -65,8 +65,8 @@ def test_folders_of_kinds_become_a_classifier_and_a_start_for_a_segmenter(kinds:
     assert again.returncode == 0, again.stderr
     found = json.loads(again.stdout)
     assert {key: classifier.score[key] for key in found} == found
-    # each picture is tested on by whoever asks for the same splits
-    assert found["pictures"] == 6
+    # each image is tested on by whoever asks for the same splits
+    assert found["images"] == 6
     module = SegmentationModule("fcn4s_resnet18_quarter", classes=["tile", "defect"], backbone_weights=f"{folder}/")
     stored = classifier.network.state_dict()["conv1.weight"]
     assert bool((module.model.backbone.state_dict()["conv1.weight"] == stored).all())

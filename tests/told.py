@@ -77,7 +77,7 @@ def doctor(capsys: pytest.CaptureFixture[str], folder: Path, *words: object) -> 
 
 
 def options_in(text: str) -> list[list[str]]:
-    """Give the options that a message names, each with the value behind it: [["--unlabelled", "skip"], ...]."""
+    """Give the options that a message names, each with the value behind it: [["--unlabeled", "skip"], ...]."""
     return [re.split(r"[ =]", option, maxsplit=1) for option in re.findall(r"--[a-z][a-z-]*(?:[ =][\w#.:=+-]+)?", text)]
 
 

@@ -1,9 +1,9 @@
-"""Train a classifier on pictures of a segmentation set that are of one kind each, and never on where in them it is.
+"""Train a classifier on images of a segmentation set that are of one kind each, and never on where in them it is.
 
-Where every folder holds one kind of picture (MT_Crack/, MT_Fray/, ...) its name is an image label. Elsewhere the label
-is the one class, beside the background, that occurs in a picture's mask; pictures of several kinds are left out. The
+Where every folder holds one kind of image (MT_Crack/, MT_Fray/, ...) its name is an image label. Elsewhere the label
+is the one class, beside the background, that occurs in an image's mask; images of several kinds are left out. The
 splits are those that `SegmentationDataModule` draws with the same options, so that a segmenter that starts from the
-classifier is tested on pictures that neither has seen.
+classifier is tested on images that neither has seen.
 
     FULLYCONV_DATA=FOLDER python zoo/classifier.py fit --config zoo/NAME/recipe.yaml
     FULLYCONV_DATA=FOLDER python zoo/classifier.py test NAME DATA --test_fraction 0.2 --val_fraction 0.1
@@ -42,14 +42,14 @@ from fullyconv.weights.architectures import build_classifier
 Batch = tuple[Tensor, Tensor]
 
 
-class Pictures(Dataset[tuple[Tensor, int]]):
-    """The pictures of one split as (3, H, W) floats in 0..1, with the number of their kind.
+class Images(Dataset[tuple[Tensor, int]]):
+    """The images of one split as (3, H, W) floats in 0..1, with the number of their kind.
 
     Args:
         data: the opened data.
         split: "train", "val" or "test".
-        size: height and width that a picture, or a part of one, is resized to.
-        area: in training the least and the largest share of the picture that is taken; None takes the whole one,
+        size: height and width that an image, or a part of one, is resized to.
+        area: in training the least and the largest share of the image that is taken; None takes the whole one,
             unchanged.
     """
 
@@ -76,7 +76,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
 
 def _by_folder(data: SegmentationDataModule, split: str) -> tuple[list[str], list[int | None]] | None:
-    """Name the kinds by the folders that the pictures lie in; None where they are those of no kinds."""
+    """Name the kinds by the folders that the images lie in; None where they are those of no kinds."""
     root = data.source.root
 
     def first(path: Path) -> str:
@@ -92,7 +92,7 @@ def _by_folder(data: SegmentationDataModule, split: str) -> tuple[list[str], lis
 
 
 def _by_mask(data: SegmentationDataModule, split: str) -> tuple[list[str], list[int | None]]:
-    """Name the kinds by the classes, without the first one, the background; None for a picture of several or none."""
+    """Name the kinds by the classes, without the first one, the background; None for an image of several or none."""
     kinds: list[int | None] = []
     for pair in data.splits[split]:
         _, mask = read_pair(pair, data.labels, data.source.reader)
@@ -102,13 +102,13 @@ def _by_mask(data: SegmentationDataModule, split: str) -> tuple[list[str], list[
 
 
 class KindsDataModule(L.LightningDataModule):
-    """Pictures and the kinds that their folders name.
+    """Images and the kinds that their folders name.
 
     Args:
         data: a folder, or the name of a public set, as `SegmentationDataModule` takes it.
         size: height and width the classifier is trained at.
-        area: least share of a picture that a training crop has.
-        largest: largest share of a picture that it has.
+        area: least share of an image that a training crop has.
+        largest: largest share of an image that it has.
         values: what the values of the masks mean, as `SegmentationDataModule` takes it.
         batch_size: samples a batch.
         test_fraction: share set aside for testing.
@@ -135,8 +135,7 @@ class KindsDataModule(L.LightningDataModule):
         )
         self.batch_size = batch_size
         self.parts = {
-            split: Pictures(opened, split, size, (area, largest) if split == "train" else None)
-            for split in opened.splits
+            split: Images(opened, split, size, (area, largest) if split == "train" else None) for split in opened.splits
         }
         self.classes = self.parts["train"].classes
         counts = Counter(label for _, label in self.parts["train"].items)
@@ -149,7 +148,7 @@ class KindsDataModule(L.LightningDataModule):
         return DataLoader(self.parts["train"], batch_size=self.batch_size, shuffle=True, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Load whole pictures of val."""
+        """Load whole images of val."""
         return DataLoader(self.parts["val"], batch_size=self.batch_size)
 
 
@@ -203,29 +202,29 @@ class ClassifierModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def top1(classifier: Classifier, pictures: Pictures) -> dict[str, Any]:
-    """Score a classifier on whole pictures.
+def top1(classifier: Classifier, images: Images) -> dict[str, Any]:
+    """Score a classifier on whole images.
 
     Args:
         classifier: the stored classifier.
-        pictures: of the split.
+        images: of the split.
 
     Returns:
-        Per cent of right answers, over all pictures and for each kind.
+        Per cent of right answers, over all images and for each kind.
     """
     right: Counter[str] = Counter()
     every: Counter[str] = Counter()
     with torch.inference_mode():
-        for image, label in pictures:
-            name = pictures.classes[label]
+        for image, label in images:
+            name = images.classes[label]
             every[name] += 1
             right[name] += int(classifier(image[None]).argmax()) == label
-    kinds = {name: round(100 * right[name] / every[name], 4) for name in pictures.classes if every[name]}
+    kinds = {name: round(100 * right[name] / every[name], 4) for name in images.classes if every[name]}
     return {
         "top1": round(100 * right.total() / every.total(), 4),
         "mean_accuracy": round(sum(kinds.values()) / len(kinds), 4),
         "accuracy": kinds,
-        "pictures": every.total(),
+        "images": every.total(),
     }
 
 
@@ -234,8 +233,8 @@ class CLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Add what the module learns from the data, and where the run lies."""
-        parser.add_argument("--folder", type=str, required=True, help="of checkpoints; the artefact lies inside")
-        parser.add_argument("--licence", type=str, default="unstated")
+        parser.add_argument("--folder", type=str, required=True, help="of checkpoints; the model folder lies inside")
+        parser.add_argument("--license", type=str, default="unstated")
         parser.add_argument("--ema_decay", type=float, default=0.99)
         parser.link_arguments("data.classes", "model.classes", apply_on="instantiate")
         parser.link_arguments("data.class_weights", "model.class_weights", apply_on="instantiate")
@@ -261,7 +260,7 @@ class CLI(LightningCLI):
         return trainer
 
     def after_fit(self) -> None:
-        """Write the averaged weights of the last epoch as an artefact, score it on test, write the score into it."""
+        """Write the averaged weights of the last epoch as a model folder, score it on test, write the score into it."""
         config = self.config["fit"]
         folder, data, trained = Path(config.folder), self.datamodule, self.model
         state = torch.load(folder / "last.ckpt", map_location="cpu", weights_only=True)
@@ -279,7 +278,7 @@ class CLI(LightningCLI):
             else torch.cuda.get_device_name(trained.device),
         }
         network = trained.network.cpu()
-        classifier = Classifier(network, data.classes, IMAGENET, (size, size), architecture, config.licence, training)
+        classifier = Classifier(network, data.classes, IMAGENET, (size, size), architecture, config.license, training)
         target = folder / f"{architecture}.{folder.name.split('.')[-1]}"
         classifier.save(target, dtype="float16")
         stored = fullyconv.load_classifier(f"{target.resolve()}/")
@@ -290,11 +289,11 @@ class CLI(LightningCLI):
         score["command"] = f"python zoo/classifier.py test {target.name} {data.hparams['data']} {options}"
         classifier.score = score
         classifier.save(target, dtype="float16")
-        print(f"artefact written to {target}\n{score}")
+        print(f"model folder written to {target}\n{score}")
 
 
 def _test(words: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="classifier.py test", description="score a classifier on whole pictures")
+    parser = argparse.ArgumentParser(prog="classifier.py test", description="score a classifier on whole images")
     parser.add_argument("model", help="a name of the zoo, or a folder")
     parser.add_argument("data")
     parser.add_argument("--split", default="test", choices=["train", "val", "test"])
@@ -313,14 +312,14 @@ def _test(words: list[str]) -> None:
         split_seed=own.split_seed,
         values=dict(each.split("=") for each in own.values.split(",")) if own.values else None,
     )
-    pictures = Pictures(data, own.split, size)
-    if pictures.classes != classifier.classes:
-        raise SystemExit(f"{own.model} has the classes {classifier.classes}, {own.data} {pictures.classes}")
-    found = top1(classifier, pictures)
+    images = Images(data, own.split, size)
+    if images.classes != classifier.classes:
+        raise SystemExit(f"{own.model} has the classes {classifier.classes}, {own.data} {images.classes}")
+    found = top1(classifier, images)
     if own.json:
         print(json.dumps(found))
         return
-    print(f"{own.split}: {found['pictures']} pictures, top-1 {found['top1']:.2f} %, mean of the kinds "
+    print(f"{own.split}: {found['images']} images, top-1 {found['top1']:.2f} %, mean of the kinds "
           f"{found['mean_accuracy']:.2f} %")  # fmt: skip
     for name, value in found["accuracy"].items():
         print(f"{name:12} {value:.2f} %")

@@ -53,7 +53,7 @@ def nuclei_kind(pair: Pair) -> str:
         pixels = np.asarray(image.convert("RGB"))
     red, _, blue = pixels.reshape(-1, 3).mean(0)
     if abs(red - blue) < 2:
-        return f"{size} grey"
+        return f"{size} gray"
     if red > blue:
         return f"{size} pink"
     return f"{size} {'white' if np.percentile(pixels[..., 1], 90) > 190 else 'violet'}"
@@ -81,7 +81,7 @@ def rare_kinds(pairs: Sequence[Pair], kinds: Mapping[Pair, str]) -> list[str]:
 
 
 def stretches(pairs: Sequence[Pair], kinds: Mapping[Pair, str]) -> list[str]:
-    """Keep together ten images by their numbers: neighbours were taken one after the other along the rows."""
+    """Keep together ten images by their numbers: neighbors were taken one after the other along the rows."""
     return [f"{(int(pair.image.stem) - 1) // 10}" for pair in pairs]
 
 

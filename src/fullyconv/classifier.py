@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from fullyconv import artefact
 from fullyconv.conversion import convolutionalize
 from fullyconv.conversion.activation import class_activation
 from fullyconv.conversion.network import DenseClassifier
@@ -31,6 +30,7 @@ from fullyconv.inference.tiles import Halo, Network, Options, Probabilities
 from fullyconv.labels import Labels, unique_names
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.upsampling import resample
+from fullyconv.weights import pretrained
 from fullyconv.weights.architectures import build_classifier
 
 if TYPE_CHECKING:
@@ -49,12 +49,12 @@ class Classifier(nn.Module):
     """An image classifier that knows its class names, its preprocessing and what binds its weights.
 
     Args:
-        network: (N, 3, H, W) normalised images -> (N, K) scores.
+        network: (N, 3, H, W) normalized images -> (N, K) scores.
         classes: the K class names; those that repeat get their number behind them.
         preprocessing: what the network was trained on.
         input_size: height and width it classifies at, in pixels.
         architecture: its name, as `build_classifier` takes it; "" for a network of your own, which cannot be saved.
-        licence: of the weights.
+        license: of the weights.
         training: what is known of the training, and where the weights came from.
         score: what was measured or published, in percent, with ``data``, ``split`` and ``top1``.
 
@@ -75,7 +75,7 @@ class Classifier(nn.Module):
         preprocessing: Preprocessing,
         input_size: Size,
         architecture: str = "",
-        licence: str = "unstated",
+        license: str = "unstated",
         training: dict[str, Any] | None = None,
         score: dict[str, Any] | None = None,
     ) -> None:
@@ -85,7 +85,7 @@ class Classifier(nn.Module):
         self.preprocessing = preprocessing
         self.input_size = input_size
         self.architecture = architecture
-        self.licence = licence
+        self.license = license
         self.training_record = dict(training or {})
         self.score = score
 
@@ -98,7 +98,7 @@ class Classifier(nn.Module):
         """Score images.
 
         Args:
-            image: (N, 3, H, W) float RGB in 0..1, not normalised, at `input_size`.
+            image: (N, 3, H, W) float RGB in 0..1, not normalized, at `input_size`.
 
         Returns:
             (N, K) scores before softmax.
@@ -120,11 +120,11 @@ class Classifier(nn.Module):
         """
         dense = convolutionalize(self.network, input_size=self.input_size, pool=pool)
         return DenseScorer(
-            dense, self.labels, self.preprocessing, self.architecture, self.licence, dict(self.training_record), None
+            dense, self.labels, self.preprocessing, self.architecture, self.license, dict(self.training_record), None
         ).train(self.training)
 
     def save(self, folder: str | Path, dtype: Literal["float32", "float16"] = "float32") -> Path:
-        """Write the classifier as an artefact, which `fullyconv.load_classifier` reads.
+        """Write the classifier as a model folder, which `fullyconv.load_classifier` reads.
 
         Args:
             folder: where to write.
@@ -144,10 +144,10 @@ class Classifier(nn.Module):
         """Load what `save` wrote, in evaluation mode.
 
         Raises:
-            FileNotFoundError: if there is no artefact.
+            FileNotFoundError: if there is no model folder.
             WeightsError: if it is damaged, or no classifier.
         """
-        config, tensors = artefact.load(folder)
+        config, tensors = pretrained.load(folder)
         _is_kind(config, cls.kind, folder)
         labels, preprocessing, network = _describe(config, folder)
         _fill(network, tensors, folder)
@@ -158,7 +158,7 @@ class Classifier(nn.Module):
             preprocessing,
             (height, width),
             config.model["architecture"],
-            config.licence,
+            config.license,
             config.training,
             config.score,
         ).eval()
@@ -175,7 +175,7 @@ class DenseScorer(nn.Module):
         labels: the K classes.
         preprocessing: what the network was trained on.
         architecture: name of the classifier; "" for a network of your own, which cannot be saved.
-        licence: of the weights.
+        license: of the weights.
         training: what is known of the training, and where the weights came from.
         score: what was measured, in percent.
     """
@@ -188,7 +188,7 @@ class DenseScorer(nn.Module):
         labels: Labels,
         preprocessing: Preprocessing,
         architecture: str = "",
-        licence: str = "unstated",
+        license: str = "unstated",
         training: dict[str, Any] | None = None,
         score: dict[str, Any] | None = None,
     ) -> None:
@@ -197,7 +197,7 @@ class DenseScorer(nn.Module):
         self.labels = labels
         self.preprocessing = preprocessing
         self.architecture = architecture
-        self.licence = licence
+        self.license = license
         self.training_record = dict(training or {})
         self.score = score
 
@@ -208,14 +208,14 @@ class DenseScorer(nn.Module):
 
     @property
     def geometry(self) -> Geometry:
-        """Stride, receptive field and centre of the scores, in pixels."""
+        """Stride, receptive field and center of the scores, in pixels."""
         return self.network.geometry
 
     def scores(self, image: Tensor) -> Tensor:
         """Score every window.
 
         Args:
-            image: (N, 3, H, W) float RGB in 0..1, not normalised. What is smaller than a window, or not a whole number
+            image: (N, 3, H, W) float RGB in 0..1, not normalized. What is smaller than a window, or not a whole number
                 of strides larger, is continued by its last row and column: padding that depends on the size of the
                 image ("same") would move the cells away from where `geometry` says they are.
 
@@ -226,7 +226,7 @@ class DenseScorer(nn.Module):
         return scores
 
     def _prepared(self, image: Tensor, least: Size) -> Tensor:
-        """Continue an image to a size on the grid of the classifier's own size, at least `least`, and normalise it."""
+        """Continue an image to a size on the grid of the classifier's own size, at least `least`, and normalize it."""
         missing = []
         for n, smallest, own, stride in zip(
             image.shape[2:], least, self.network.input_size, self.geometry.stride, strict=True
@@ -241,7 +241,7 @@ class DenseScorer(nn.Module):
         """Score every pixel: the scores interpolated at the pixels, beyond the outermost windows continued.
 
         Args:
-            image: (N, 3, H, W) float RGB in 0..1, not normalised.
+            image: (N, 3, H, W) float RGB in 0..1, not normalized.
 
         Returns:
             (N, K, H, W) logits.
@@ -259,24 +259,24 @@ class DenseScorer(nn.Module):
         scales: Sequence[float] = (1.0,),
         probabilities: Probabilities | None = None,
     ) -> Segmentation:
-        """Say which class wins at each pixel of one picture of any size.
+        """Say which class wins at each pixel of one image of any size.
 
         Args:
             source: a path, a PIL image, an array (H, W[, C]) uint8, or a tensor (C, H, W), uint8 or float in 0..1.
-            memory: bytes, or a word such as "2GB", that the prediction may take beside the network, the picture and the
-                mask; a picture whose one pass takes more is segmented in tiles. None is half of what is free.
+            memory: bytes, or a word such as "2GB", that the prediction may take beside the network, the image and the
+                mask; an image whose one pass takes more is segmented in tiles. None is half of what is free.
             halo: "exact" reads around each tile all that its scores depend on, so that there are no seams; a number of
                 pixels is faster, and seams are possible.
-            flip: average the probabilities with those of the mirrored picture.
-            scales: average the probabilities over the picture at these sizes.
+            flip: average the probabilities with those of the mirrored image.
+            scales: average the probabilities over the image at these sizes.
             probabilities: "top" gives that of the winning class too, "all" those of every class.
 
         Returns:
-            The mask at the picture's own size, with names, shares and an overlay.
+            The mask at the image's own size, with names, shares and an overlay.
 
         Raises:
             FileNotFoundError: if the file is not there.
-            DatasetError: if it is not a picture.
+            DatasetError: if it is not an image.
             ValueError: if the memory does not hold the smallest tile, or an option is none.
         """
         options = Options(memory, halo, flip, tuple(scales), probabilities)
@@ -296,7 +296,7 @@ class DenseScorer(nn.Module):
         probabilities: tuple[Probabilities, str | Path] | None = None,
         preview: bool = False,
     ) -> Written:
-        """Say which class wins at each pixel of one picture, into a file; see `SegmentationModule.predict_to`."""
+        """Say which class wins at each pixel of one image, into a file; see `SegmentationModule.predict_to`."""
         wanted, beside = probabilities or (None, None)
         options = Options(memory, halo, flip, tuple(scales), wanted)
         with _evaluating(self), torch.inference_mode():
@@ -384,7 +384,7 @@ class DenseScorer(nn.Module):
         )  # fmt: skip
 
     def save(self, folder: str | Path, dtype: Literal["float32", "float16"] = "float32") -> Path:
-        """Write the dense network as an artefact, which `fullyconv.load` reads.
+        """Write the dense network as a model folder, which `fullyconv.load` reads.
 
         Args:
             folder: where to write.
@@ -408,10 +408,10 @@ class DenseScorer(nn.Module):
         """Load what `save` wrote, in evaluation mode.
 
         Raises:
-            FileNotFoundError: if there is no artefact.
+            FileNotFoundError: if there is no model folder.
             WeightsError: if it is damaged, or no converted classifier.
         """
-        config, tensors = artefact.load(folder)
+        config, tensors = pretrained.load(folder)
         _is_kind(config, cls.kind, folder)
         labels, preprocessing, network = _describe(config, folder)
         height, width = config.model["input_size"]
@@ -419,11 +419,11 @@ class DenseScorer(nn.Module):
             dense = convolutionalize(network, input_size=(height, width), pool=config.model["pool"])
         except ValueError as error:
             raise WeightsError(
-                f"{Path(folder) / artefact.CONFIG}: does not describe a network that converts: {error}"
+                f"{Path(folder) / pretrained.CONFIG}: does not describe a network that converts: {error}"
             ) from error
         _fill(dense, tensors, folder)
         return cls(
-            dense, labels, preprocessing, config.model["architecture"], config.licence, config.training, config.score
+            dense, labels, preprocessing, config.model["architecture"], config.license, config.training, config.score
         ).eval()
 
 
@@ -453,41 +453,41 @@ def _save(
         name: (value.float() if value.is_floating_point() else value).detach().cpu().numpy()
         for name, value in network.state_dict().items()
     }
-    config = artefact.Config(
+    config = pretrained.Config(
         kind=module.kind,
         model=model,
         labels=module.labels.to_dict(),
         preprocessing=module.preprocessing.to_dict(),
         score=module.score,
-        licence=module.licence,
+        license=module.license,
         training=module.training_record,
     )
-    return artefact.save(folder, tensors, config, dtype=dtype)
+    return pretrained.save(folder, tensors, config, dtype=dtype)
 
 
-def _is_kind(config: artefact.Config, kind: str, folder: str | Path) -> None:
+def _is_kind(config: pretrained.Config, kind: str, folder: str | Path) -> None:
     if config.kind != kind:
         reader = "fullyconv.load_classifier" if config.kind == "classifier" else "fullyconv.load"
         raise WeightsError(f"{folder}: config.json says kind={config.kind!r}, no {kind}; {reader} reads it")
 
 
-def _describe(config: artefact.Config, folder: str | Path) -> tuple[Labels, Preprocessing, nn.Module]:
+def _describe(config: pretrained.Config, folder: str | Path) -> tuple[Labels, Preprocessing, nn.Module]:
     """Build what a configuration names. It comes from anywhere: only names of known libraries are looked up."""
     try:
         labels = Labels.from_dict(config.labels)
         preprocessing = Preprocessing.from_dict(config.preprocessing)
         network = build_classifier(config.model["architecture"], labels.num_classes)
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        path = Path(folder) / artefact.CONFIG
+        path = Path(folder) / pretrained.CONFIG
         raise WeightsError(f"{path}: does not describe a classifier that can be built: {error}") from error
     return labels, preprocessing, network
 
 
-def _fill(network: N, tensors: artefact.Tensors, folder: str | Path) -> N:
-    artefact.check(
+def _fill(network: N, tensors: pretrained.Tensors, folder: str | Path) -> N:
+    pretrained.check(
         {name: tuple(value.shape) for name, value in network.state_dict().items()},
         {name: tuple(value.shape) for name, value in tensors.items()},
-        Path(folder) / artefact.WEIGHTS,
+        Path(folder) / pretrained.WEIGHTS,
     )
     network.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()}, strict=True)
     return network

@@ -87,12 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", default="fullyconv-demo.png", help="image to write (default: %(default)s)")
     demo.set_defaults(run=_demo)
 
-    predict = commands.add_parser("predict", help="segment pictures, videos and folders of them")
+    predict = commands.add_parser("predict", help="segment images, videos and folders of them")
     predict.add_argument(
         "input",
         nargs="+",
         metavar="INPUT",
-        help="picture, video, folder or quoted glob; a first FILE.onnx is the model",
+        help="image, video, folder or quoted glob; a first FILE.onnx is the model",
     )
     _add_model(predict, PREDICTING_HELP)
     predict.add_argument("--out", default="masks", metavar="DIR", help="folder of the masks (default: %(default)s)")
@@ -115,18 +115,18 @@ def _parser() -> argparse.ArgumentParser:
         help="of a classifier, write NAME.heatmap.WORD.png beside each mask: where it sees this class (name or "
         "number); may be given several times",
     )
-    predict.add_argument("--flip", action="store_true", help="average with the mirrored picture")
+    predict.add_argument("--flip", action="store_true", help="average with the mirrored image")
     predict.add_argument(
         "--scales",
         type=float,
         nargs="+",
         metavar="S",
-        help="average over the picture at these sizes, such as 0.75 1 1.25 (default: 1; heat maps have their own)",
+        help="average over the image at these sizes, such as 0.75 1 1.25 (default: 1; heat maps have their own)",
     )
     predict.add_argument(
         "--memory",
         metavar="AMOUNT",
-        help="what a prediction may take beside the model, such as 2GB; larger pictures are cut into tiles without "
+        help="what a prediction may take beside the model, such as 2GB; larger images are cut into tiles without "
         "seams (default: half of what is free)",
     )
     predict.add_argument(
@@ -139,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--compile",
         action="store_true",
-        help="compile the network first, half a minute for each size: for many pictures of few sizes",
+        help="compile the network first, half a minute for each size: for many images of few sizes",
     )
     predict.add_argument(
         "--threads", type=_positive, metavar="N", help="of the network (default: as many as there are cores for it)"
@@ -150,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--no-masks", action="store_true", help="of a video, write no mask a frame: the overlay and the table of shares"
     )
-    predict.add_argument("--overwrite", action="store_true", help="segment pictures again whose masks are there")
+    predict.add_argument("--overwrite", action="store_true", help="segment images again whose masks are there")
     predict.set_defaults(run=_predict)
 
     doctor = commands.add_parser(
@@ -162,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("data", metavar="DATA", help="folder, or name of a public set under FULLYCONV_DATA")
     _add_reading(doctor)
     doctor.add_argument("--in-channels", type=_positive, default=3, metavar="C", help=CHANNELS_HELP)
-    doctor.add_argument("--sheet", metavar="FILE", help="write a contact sheet of pictures and masks, a .png or .jpg")
+    doctor.add_argument("--sheet", metavar="FILE", help="write a contact sheet of images and masks, a .png or .jpg")
     doctor.add_argument("--json", action="store_true", help="for programs: one object")
     doctor.add_argument("--strict", action="store_true", help="warnings are errors")
     doctor.add_argument("--all", action="store_true", help="name every file, not five a finding")
@@ -171,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     fetching = commands.add_parser(
         "fetch",
         help="list the public data sets, or make one ready: unpack its archives, and download what may be",
-        description="Without a name: the sets, their licences and how each is to be had.",
+        description="Without a name: the sets, their licenses and how each is to be had.",
     )
     fetching.add_argument("name", nargs="?", metavar="NAME", help="of a public set")
     fetching.add_argument("--to", metavar="FOLDER", help="folder of the sets (default: FULLYCONV_DATA)")
@@ -191,17 +191,17 @@ def _parser() -> argparse.ArgumentParser:
         _add_fractions(command)
         command.add_argument("--batch-size", type=_positive, default=4, help="images at a time (default: %(default)s)")
         command.add_argument("--json", action="store_true", help="for programs: one object, in percent")
-        command.add_argument("--report", metavar="FILE", help="write a page with scores, curves and the worst pictures")
+        command.add_argument("--report", metavar="FILE", help="write a page with scores, curves and the worst images")
         command.set_defaults(run=_test)
 
     converting = commands.add_parser(
         "convert",
-        help="turn weights from anywhere into an artefact: a classifier becomes a dense network",
+        help="turn weights from anywhere into a model folder: a classifier becomes a dense network",
         description="SOURCE is a zoo name, hf://ORG/REPO[@REVISION][/FILE], torchvision://ENUM.MEMBER, a file, a "
         "folder, or https://HOST/FILE#sha256=DIGEST.",
     )
     converting.add_argument("source", metavar="SOURCE")
-    converting.add_argument("--to", required=True, metavar="FOLDER", help="folder of the artefact")
+    converting.add_argument("--to", required=True, metavar="FOLDER", help="model folder")
     converting.add_argument("--architecture", help="of a classifier, where the source does not say: torchvision/vgg16")
     converting.add_argument("--pool", choices=("window", "cam"), default="window", help="what a global pooling becomes")
     converting.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the stored weights")
@@ -222,14 +222,14 @@ def _parser() -> argparse.ArgumentParser:
     publishing.add_argument("--split", choices=("val", "test"), default="test", help="of DATA (default: %(default)s)")
     _add_reading(publishing)
     publishing.add_argument("--in-channels", type=_positive, default=3, metavar="C", help=CHANNELS_HELP)
-    publishing.add_argument("--licence", help="of the weights, where the artefact does not state it")
+    publishing.add_argument("--license", help="of the weights, where the model folder does not state it")
     publishing.add_argument("--private", action="store_true", help="a repository that is made is private")
     publishing.add_argument("--dtype", choices=("float32", "float16"), help="of the stored weights")
     publishing.set_defaults(run=_publish)
 
     serving = commands.add_parser(
         "serve",
-        help="a web page that segments the pictures dropped on it",
+        help="a web page that segments the images dropped on it",
         description="The page offers the models named here, or those that come with the package. Nothing that is "
         "uploaded is kept.",
     )
@@ -255,7 +255,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     exporting.add_argument("--scores", action="store_true", help="give the scores of every class, too")
     exporting.add_argument("--int8", action="store_true", help="compute convolutions in int8; needs --calibrate")
-    exporting.add_argument("--calibrate", metavar="FOLDER", help="pictures to measure the ranges for --int8 on")
+    exporting.add_argument("--calibrate", metavar="FOLDER", help="images to measure the ranges for --int8 on")
     exporting.add_argument("--score", metavar="DATA", help="set to measure the file on, beside the model")
     exporting.add_argument("--split", choices=("train", "val", "test"), default="test", help="of DATA (%(default)s)")
     _add_reading(exporting)
@@ -267,7 +267,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 DATA_OPTIONS = {
-    "images": "folder of the pictures inside DATA, or a quoted pattern, where it is not found",
+    "images": "folder of the images inside DATA, or a quoted pattern, where it is not found",
     "masks": "folder of the masks inside DATA, or a quoted pattern, where it is not found; JSON file of annotations; "
     "column of a table",
     "pairs": "CSV, TSV or JSON-lines file with the columns image, mask and, if you like, split",
@@ -275,7 +275,7 @@ DATA_OPTIONS = {
     "classes": "class names, separated by commas",
     "values": "what values in the masks mean: 0=road,255=ignore or '#ff0000=road,#000000=ignore' (or JSON); or the "
     "name of a public set with that label map, such as voc2012",
-    "unlabelled": "skip leaves out pictures without a mask",
+    "unlabeled": "skip leaves out images without a mask",
 }
 """Options that say how a folder is read, of doctor, fit, test and validate."""
 
@@ -286,7 +286,7 @@ FRACTIONS = {
 }
 """Options that say what a set without splits is tested with, of fit and of test."""
 
-CHANNELS_HELP = "bands of the pictures: 3 reads all as RGB, 1 as grey, else that of the files (default: 3)"
+CHANNELS_HELP = "bands of the images: 3 reads all as RGB, 1 as gray, else that of the files (default: 3)"
 
 
 def _add_reading(command: argparse.ArgumentParser) -> None:
@@ -303,7 +303,7 @@ def _add_fractions(command: argparse.ArgumentParser) -> None:
 
 def _reading(arguments: argparse.Namespace) -> dict[str, Any]:
     """Give what a data module has to be told, of what stands in a command line."""
-    told = {option: getattr(arguments, option) for option in ("images", "masks", "pairs", "lists", "unlabelled")}
+    told = {option: getattr(arguments, option) for option in ("images", "masks", "pairs", "lists", "unlabeled")}
     reading: dict[str, Any] = {option: value for option, value in told.items() if value}
     if arguments.values:
         reading["values"] = _read_values(arguments.values)
@@ -319,10 +319,10 @@ def _reading(arguments: argparse.Namespace) -> dict[str, Any]:
 def _reading_words(settings: Mapping[str, Any]) -> str:
     """Write the options of `_reading` as words of a command line, those that are not left as they are."""
     words = []
-    for key in ("images", "masks", "pairs", "lists", "unlabelled", "values", "classes", "val_fraction", "test_fraction",
+    for key in ("images", "masks", "pairs", "lists", "unlabeled", "values", "classes", "val_fraction", "test_fraction",
                 "split_seed"):  # fmt: skip
         value = settings.get(key)
-        if value is None or value == {"unlabelled": "error", "val_fraction": 0.2}.get(key, 0):
+        if value is None or value == {"unlabeled": "error", "val_fraction": 0.2}.get(key, 0):
             continue
         if isinstance(value, Mapping):
             plain = not any(set(f"{number}{name}") & set(",={") for number, name in value.items())
@@ -400,7 +400,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return 0 if diagnosis.healthy(strict=arguments.strict) else 1
 
 
-MODEL_HELP = "zoo name (fullyconv list), hub id, or folder of an artefact"
+MODEL_HELP = "zoo name (fullyconv list), hub id, or model folder"
 PREDICTING_HELP = f"{MODEL_HELP}, or .onnx file that export wrote"
 
 
@@ -438,7 +438,7 @@ def _fetch(arguments: argparse.Namespace) -> int:
             where = None if base is None else locate(known, Path(base))
             pairs = ", ".join(f"{split} {number}" for split, number in facts.counts.items())
             print(f"{name}: {facts.title}; {pairs}; {where or ('login' if facts.login else ways)}")
-            print(f"    {facts.licence}; {facts.page}")
+            print(f"    {facts.license}; {facts.page}")
         return 0
     set_named(arguments.name)  # a name that is none is said before anything else
     if base is None:
@@ -475,13 +475,13 @@ def _list(arguments: argparse.Namespace) -> int:
                 "classes": entry.classes,
                 "data": entry.data,
                 "split": entry.split,
-                "mean_iou": entry.mean_iu,
+                "mean_iou": entry.mean_iou,
                 "measured_by": entry.measured_by,
                 "top1": entry.top1,
                 "trained_on": entry.trained_on,
                 "parameters": entry.parameters,
                 "bytes": entry.bytes,
-                "licence": entry.licence,
+                "license": entry.license,
                 "credit": entry.credit,
                 "verified": entry.verified,
             }
@@ -502,7 +502,7 @@ def _print_model(row: dict[str, Any]) -> None:
     also = f" ({', '.join(row['aliases'])})" if row["aliases"] else ""
     by = "" if row["measured_by"] == "us" else ", as published"
     if row["mean_iou"] is not None:
-        score = f"mean IU {row['mean_iou']:.1f} on {row['data']} {row['split']}{by}"
+        score = f"mIoU {row['mean_iou']:.1f} on {row['data']} {row['split']}{by}"
     elif row["top1"] is not None:
         score = f"top-1 {row['top1']:.1f} on {row['data'] or 'ImageNet'}{by}"
     else:
@@ -514,7 +514,7 @@ def _print_model(row: dict[str, Any]) -> None:
         print(f"      classes: {', '.join(names[:24])}{f' and {len(names) - 24} more' if len(names) > 24 else ''}")
     trained = f"; trained on {row['trained_on']}" if row["trained_on"] else ""
     credit = f"; {row['credit']}" if row["credit"] else ""
-    print(f"      licence of the weights: {row['licence']}{trained}{credit}")
+    print(f"      license of the weights: {row['license']}{trained}{credit}")
     if row["source"] != "shipped":
         print(f"      {row['address']}")
 
@@ -544,7 +544,7 @@ def _predict(arguments: argparse.Namespace) -> int:
 
     if len(arguments.input) > 1 and Path(arguments.input[0]).suffix.lower() == ".onnx":
         arguments.model = arguments.input.pop(0)
-    pictures: list[tuple[Path, Path]] = []
+    images: list[tuple[Path, Path]] = []
     films: list[tuple[Path, Path]] = []  # videos, and the folders of their masks
     out = Path(arguments.out)
     if out.exists() and not out.is_dir():
@@ -554,15 +554,15 @@ def _predict(arguments: argparse.Namespace) -> int:
         for path in find_images(given, recursive=True, extensions=(*EXTENSIONS, *VIDEO_EXTENSIONS)):
             inside_out = out.resolve() in path.resolve().parents
             if inside_out and out.resolve() != root.resolve() and root.is_dir():
-                continue  # a mask of an earlier run, where the masks go into a folder inside that of the pictures
-            # Folders keep their inner structure, so that two pictures of one name do not overwrite each other.
+                continue  # a mask of an earlier run, where the masks go into a folder inside that of the images
+            # Folders keep their inner structure, so that two images of one name do not overwrite each other.
             inside = path.relative_to(root) if root.is_dir() else Path(path.name)
             if path.suffix.lower() in VIDEO_EXTENSIONS:
                 if root.is_file():
                     require_av(path)  # one that is asked for by name cannot be left out
                 films.append((path, out / inside.with_suffix("")))
             else:
-                pictures.append((path, out / inside.with_suffix(".png")))
+                images.append((path, out / inside.with_suffix(".png")))
     if arguments.heatmap and films:
         raise ValueError(f"--heatmap: is made of images, and {films[0][0]} is a video; predict its frames")
     files = [_heatmap(Path("x.png"), word) for word in arguments.heatmap]
@@ -573,11 +573,11 @@ def _predict(arguments: argparse.Namespace) -> int:
             "--no-masks: leaves out all that is written frame by frame; give no --probabilities, --polygons"
         )
     claimed: dict[Path, Path] = {}
-    targets = [(path, each) for path, target in pictures for each in _beside(target, arguments)]
+    targets = [(path, each) for path, target in images for each in _beside(target, arguments)]
     targets += [(path, each) for path, folder in films for each in _of_film(folder, arguments)]
     folders = {} if arguments.no_masks else {folder: path for path, folder in films}
     for path, target in targets:
-        # the mask of a picture that is called like the frame of a video
+        # the mask of an image that is called like the frame of a video
         frame_of = folders.get(target.parent) if target.stem.isdecimal() else None
         other = frame_of or claimed.setdefault(target, path)
         if other != path:
@@ -602,12 +602,10 @@ def _predict(arguments: argparse.Namespace) -> int:
         }
         beyond = [f"--{key}" for key, value in plain.items() if getattr(arguments, key) != value]
         if beyond:
-            raise ValueError(
-                f"{', '.join(beyond)}: an exported model predicts whole pictures once; use the model itself"
-            )
+            raise ValueError(f"{', '.join(beyond)}: an exported model predicts whole images once; use the model itself")
     if not all(0 < scale <= 16 for scale in arguments.scales or ()):
         raise ValueError(f"--scales {arguments.scales}: give one or more numbers above 0, such as 0.75 1 1.25")
-    return _predict_all(arguments, out, pictures, films)
+    return _predict_all(arguments, out, images, films)
 
 
 SETTINGS = ".fullyconv-predict.json"
@@ -618,7 +616,7 @@ LARGE = 2**23
 
 
 def _beside(target: Path, arguments: argparse.Namespace, heads: Sequence[str] = ("",)) -> list[Path]:
-    """Name all files that are written for one picture, the mask last; of several heads those of each."""
+    """Name all files that are written for one image, the mask last; of several heads those of each."""
     if tuple(heads) != ("",):
         from fullyconv.inference.segmentation import of_head
 
@@ -649,7 +647,7 @@ def _of_film(folder: Path, arguments: argparse.Namespace, heads: Sequence[str] =
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Give what masks depend on, beside their pictures."""
+    """Give what masks depend on, beside their images."""
     model = Path(arguments.model)
     written = next((each for each in (model / "config.json", model) if each.exists()), None)
     return {
@@ -663,9 +661,9 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _done_before(
-    arguments: argparse.Namespace, out: Path, pictures: list[tuple[Path, Path]], films: list[tuple[Path, Path]]
+    arguments: argparse.Namespace, out: Path, images: list[tuple[Path, Path]], films: list[tuple[Path, Path]]
 ) -> set[Path] | None:
-    """Find the pictures and videos that an earlier run has done; None where there was none with these settings."""
+    """Find the images and videos that an earlier run has done; None where there was none with these settings."""
     from fullyconv.inference.video import frames_in
 
     file = out / SETTINGS
@@ -677,7 +675,7 @@ def _done_before(
     if arguments.overwrite or before != _settings(arguments):
         return None
     done: set[Path] = set()
-    for path, target in pictures:
+    for path, target in images:
         # Files are put in place whole and the mask last, so that one that is there is complete.
         if _is_done(path, file, _beside(target, arguments, heads)):
             done.add(path)
@@ -709,18 +707,18 @@ def _of_frame(folder: Path, number: int, arguments: argparse.Namespace, heads: S
 
 
 def _predict_all(
-    arguments: argparse.Namespace, out: Path, pictures: list[tuple[Path, Path]], films: list[tuple[Path, Path]]
+    arguments: argparse.Namespace, out: Path, images: list[tuple[Path, Path]], films: list[tuple[Path, Path]]
 ) -> int:
-    """Segment pictures: the next one is decoded and the last one written while the network runs on this one."""
+    """Segment images: the next one is decoded and the last one written while the network runs on this one."""
     from collections import deque
     from concurrent.futures import Future, ThreadPoolExecutor
 
-    before = _done_before(arguments, out, pictures, films)
+    before = _done_before(arguments, out, images, films)
     done = before or set()
-    todo = [(path, target) for path, target in pictures if path not in done]
+    todo = [(path, target) for path, target in images if path not in done]
     todo_films = [(path, folder) for path, folder in films if path not in done]
-    total, left = len(pictures) + len(films), len(todo) + len(todo_films)
-    called = " and ".join(name for name, some in (("pictures", pictures), ("videos", films)) if some)
+    total, left = len(images) + len(films), len(todo) + len(todo_films)
+    called = " and ".join(name for name, some in (("images", images), ("videos", films)) if some)
     if done:
         print(f"{total - left} of {total} {called} were done before; --overwrite segments them again")
     if not left:
@@ -743,7 +741,7 @@ def _predict_all(
         segmenter.labels.index(word)
     heads = list(segmenter.classes) if isinstance(segmenter.classes, dict) else [""]
     if heads != [""]:
-        _refuse_own(arguments, pictures, films, heads)
+        _refuse_own(arguments, images, films, heads)
     if before is None:
         # From now on only masks that are newer than this file count, so that a run that is cut short can go on.
         out.mkdir(parents=True, exist_ok=True)
@@ -779,10 +777,10 @@ def _predict_all(
             say(f"[{number}/{total}] {path} -> {target}  ({future.result()})", sys.stdout)
 
     with bar or nullcontext(), ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        reads = deque(reader.submit(_read_picture, segmenter, path, arguments) for path, _ in todo[:1])
+        reads = deque(reader.submit(_read_image, segmenter, path, arguments) for path, _ in todo[:1])
         for index, (path, target) in enumerate(todo):
             for following, _ in todo[index + 1 : index + 2]:
-                reads.append(reader.submit(_read_picture, segmenter, following, arguments))
+                reads.append(reader.submit(_read_image, segmenter, following, arguments))
             number = total - left + index + 1
             future: Future[str]
             try:
@@ -876,23 +874,23 @@ def _shares(results: Mapping[str, Any]) -> str:
 
 def _refuse_own(
     arguments: argparse.Namespace,
-    pictures: list[tuple[Path, Path]],
+    images: list[tuple[Path, Path]],
     films: list[tuple[Path, Path]],
     heads: Sequence[str],
 ) -> None:
     """Refuse to write what the heads of a model give over what was to be segmented."""
-    given = {path.resolve() for path, _ in [*pictures, *films]}
-    targets = [each for _, target in pictures for each in _beside(target, arguments, heads)]
+    given = {path.resolve() for path, _ in [*images, *films]}
+    targets = [each for _, target in images for each in _beside(target, arguments, heads)]
     targets += [each for _, folder in films for each in _of_film(folder, arguments, heads)]
     for target in targets:
         if target.resolve() in given:
             raise ValueError(
-                f"--out {arguments.out}: {target} would be overwritten by a mask of another picture; choose another "
+                f"--out {arguments.out}: {target} would be overwritten by a mask of another image; choose another "
                 "folder"
             )
 
 
-def _bar(total: int | None, unit: str = "picture", name: str | None = None) -> Any:
+def _bar(total: int | None, unit: str = "image", name: str | None = None) -> Any:
     """Make a progress bar for people who watch; None for files and pipes, and where tqdm is not installed."""
     if total == 0 or not sys.stderr.isatty():
         return None
@@ -903,13 +901,13 @@ def _bar(total: int | None, unit: str = "picture", name: str | None = None) -> A
     return tqdm(total=total, unit=unit, desc=name)
 
 
-def _read_picture(segmenter: Any, path: Path, arguments: argparse.Namespace) -> Any:
-    """Decode a picture; None for one that is to be read window by window."""
+def _read_image(segmenter: Any, path: Path, arguments: argparse.Namespace) -> Any:
+    """Decode an image; None for one that is to be read window by window."""
     if Path(arguments.model).suffix.lower() == ".onnx":
         return path  # the runtime reads it, without torch
     from fullyconv.images import MAX_PIXELS
-    from fullyconv.inference.pictures import open_windows
     from fullyconv.inference.predict import most_pixels, read_pixels
+    from fullyconv.inference.windows import open_windows
 
     channels = segmenter.preprocessing.in_channels
     windows = open_windows(path, channels)
@@ -945,7 +943,7 @@ def _write_result(
 
 
 def _write_beside(result: Segmentation, name: str, target: Path, arguments: argparse.Namespace) -> None:
-    """Write the probabilities and polygons of a picture or frame that are asked for."""
+    """Write the probabilities and polygons of an image or frame that are asked for."""
     from fullyconv.polygons import coco, geojson, write_json
 
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -964,7 +962,7 @@ def _predict_large(
     arguments: argparse.Namespace,
     options: dict[str, Any],
 ) -> str:
-    """Segment a picture that is read in windows and written in bands."""
+    """Segment an image that is read in windows and written in bands."""
     beside = (arguments.probabilities, target.with_suffix(".npz")) if arguments.probabilities else None
     from fullyconv.images import write_image
     from fullyconv.inference.segmentation import of_head
@@ -1027,9 +1025,11 @@ def _convert(arguments: argparse.Namespace) -> int:
     )
     if isinstance(made, DenseScorer):
         print(made.network.report)
-    elif made.receipt is not None:
-        print(made.receipt.table())
-    print(f"artefact written to {arguments.to}: {len(made.classes)} classes, licence of the weights: {made.licence}")
+    elif made.load_report is not None:
+        print(made.load_report.table())
+    print(
+        f"model folder written to {arguments.to}: {len(made.classes)} classes, license of the weights: {made.license}"
+    )
     return 0
 
 
@@ -1056,7 +1056,7 @@ def _publish(arguments: argparse.Namespace) -> int:
         arguments.repo,
         data=data,
         split=arguments.split,
-        licence=arguments.licence,
+        license=arguments.license,
         private=arguments.private,
         dtype=arguments.dtype,
     )
@@ -1071,7 +1071,7 @@ def _export(arguments: argparse.Namespace) -> int:
     from fullyconv.module import SegmentationModule
 
     if arguments.int8 != (arguments.calibrate is not None):
-        raise ValueError("--int8 and --calibrate FOLDER: give both, pictures to measure the ranges of int8 on, or none")
+        raise ValueError("--int8 and --calibrate FOLDER: give both, images to measure the ranges of int8 on, or none")
     segmenter = _load(arguments)
     if not isinstance(segmenter, SegmentationModule):
         raise ValueError(f"MODEL {arguments.model}: a converted classifier cannot be exported; export a segmenter")
@@ -1097,7 +1097,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 LINKED: dict[str, Callable[[Labels], Any]] = {
     "classes": lambda labels: list(labels.names),
-    "palette": lambda labels: [list(colour) for colour in labels.palette],
+    "palette": lambda labels: [list(color) for color in labels.palette],
     "ignore_index": lambda labels: labels.ignore_index,
     "label_values": lambda labels: dict(labels.values),
 }
@@ -1109,21 +1109,63 @@ class RunOptions:
     """Where a run writes, and what it leaves.
 
     Args:
-        folder: folder of logs, checkpoints and the artefact. ``--ckpt_path last`` resumes from it.
-        artefact: folder of the artefact; None means ``artefact`` in the run's folder.
+        folder: holds logs, checkpoints and the model folder. ``--ckpt_path last`` resumes from it.
+        model_folder: where the trained model is written; None means ``model`` in the run's folder.
         dtype: of the stored weights.
-        licence: licence of the weights, as you state it; the licence of the training data binds you.
+        license: license of the weights, as you state it; the license of the training data binds you.
         data: what the card calls the training data; None means the last part of its path.
-        split: split on which the stored artefact is scored once, after training; "auto" is test where there is one,
+        split: split on which the stored model folder is scored once, after training; "auto" is test where there is one,
             else val.
     """
 
     folder: str = "runs/fit"
-    artefact: str | None = None
+    model_folder: str | None = None
     dtype: Literal["float32", "float16"] = "float16"
-    licence: str | None = None
+    license: str | None = None
     data: str | None = None
     split: Literal["auto", "val", "test", "none"] = "auto"
+
+
+OLD_NAMES = {"artefact": "model_folder", "licence": "license"}
+"""Options of a run in the recipes of older versions -> those of today."""
+
+
+def respelled(words: Sequence[str]) -> list[str]:
+    """Give the command line of a run today's names, also in the recipes that it names.
+
+    Args:
+        words: of a command line. A recipe with names of older versions is replaced by its content.
+    """
+    found: list[str] = []
+    for before, word in zip(["", *words[:-1]], words, strict=True):
+        option, equals, value = word.partition("=")
+        if option.startswith("--run."):
+            word = f"--run.{OLD_NAMES.get(option[6:], option[6:])}{equals}{value}"
+        elif before == "--config":
+            word = _recipe(word)
+        elif option == "--config" and equals:
+            word = f"{option}={_recipe(value)}"
+        found.append(word)
+    return found
+
+
+def _recipe(config: str) -> str:
+    if not any(name in (text := _text(config)) for name in OLD_NAMES):
+        return config
+    import yaml
+
+    recipe = yaml.safe_load(text)
+    run = recipe.get("run") if isinstance(recipe, dict) else None
+    if not isinstance(run, dict) or not OLD_NAMES.keys() & run.keys():
+        return config
+    return json.dumps(recipe | {"run": {OLD_NAMES.get(key, key): value for key, value in run.items()}})
+
+
+def _text(config: str) -> str:
+    try:
+        return Path(config).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""  # jsonargparse says what is wrong with it
 
 
 def _fit(words: list[str]) -> int:
@@ -1165,12 +1207,12 @@ def _fit(words: list[str]) -> int:
         "minutes": own.minutes,
         "device": own.device,
         "options": others,
-        # Further pictures would move some between what is trained on and what is scored.
+        # Further images would move some between what is trained on and what is scored.
         "splits": split_digest(data.splits),
     }
     going_on = resume(folder, command)
     if going_on == "finished":
-        print(f"{folder}: this run is finished; its artefact is {folder / 'artefact'}. --epochs N with more goes on")
+        print(f"{folder}: this run is finished; its model folder is {folder / 'model'}. --epochs N with more goes on")
         return 0
     if _option(others, "--data.check") is None:
         data.check()  # before a model is loaded and a folder made
@@ -1216,9 +1258,9 @@ def _write_report(folder: Path, data: SegmentationDataModule, told: list[str], c
 
     split = next((split for split in ("test", "val") if split in data.splits), None)
     if split is None:
-        print("no report: every picture was trained on")
+        print("no report: every image was trained on")
         return
-    stored = SegmentationModule.load(folder / "artefact")
+    stored = SegmentationModule.load(folder / "model")
     write_report(stored, data, split, folder / "report.html", history=folder / "log", told=told, command=command)
     print(f"report written to {folder / 'report.html'}")
 
@@ -1311,16 +1353,16 @@ def _lightning(
         def after_fit(self) -> None:
             first = self.trainer.is_global_zero
             if torch.distributed.is_available() and torch.distributed.is_initialized():
-                # The stored artefact is scored by one process alone, on all of the split.
+                # The stored model folder is scored by one process alone, on all of the split.
                 torch.distributed.barrier()
                 torch.distributed.destroy_process_group()
             if first:
-                _keep_artefact(self.trainer, self.model, self.datamodule, RunOptions(**self._run()))
+                _keep_model_folder(self.trainer, self.model, self.datamodule, RunOptions(**self._run()))
 
     done = CLI(
         SegmentationModule,
         SegmentationDataModule,
-        args=[command, *words],
+        args=[command, *respelled(words)],
         parser_kwargs={"prog": "fullyconv"},
         seed_everything_default=0,
     )
@@ -1328,8 +1370,8 @@ def _lightning(
     return used
 
 
-def _keep_artefact(trainer: Any, module: SegmentationModule, data: SegmentationDataModule, run: RunOptions) -> None:
-    """Store the best checkpoint as an artefact, score what was stored, and write the score into it."""
+def _keep_model_folder(trainer: Any, module: SegmentationModule, data: SegmentationDataModule, run: RunOptions) -> None:
+    """Store the best checkpoint as a model folder, score what was stored, and write the score into it."""
     import torch
 
     from fullyconv.module import SegmentationModule
@@ -1347,9 +1389,9 @@ def _keep_artefact(trainer: Any, module: SegmentationModule, data: SegmentationD
         "minutes": round(module.training_seconds / 60, 1),
         "hardware": _hardware(module.device),
     }
-    folder = Path(run.artefact or Path(run.folder) / "artefact")
-    module.save(folder, dtype=run.dtype, licence=run.licence)
-    print(f"\nartefact written to {folder}")
+    folder = Path(run.model_folder or Path(run.folder) / "model")
+    module.save(folder, dtype=run.dtype, license=run.license)
+    print(f"\nmodel folder written to {folder}")
     split = _scored_split(data, run)
     if split is not None:
         stored = SegmentationModule.load(folder)
@@ -1362,13 +1404,13 @@ def _keep_artefact(trainer: Any, module: SegmentationModule, data: SegmentationD
             place = folder.name  # called as models of the zoo are
         where = f"{shlex.quote(place)} {shlex.quote(str(data.hparams['data']))}"
         score["command"] = f"fullyconv test {where} --split {split}{words}"
-        module.save(folder, dtype=run.dtype, licence=run.licence, score=score)
-        print(f"{score['data']}, {split} split, measured on the stored artefact")
+        module.save(folder, dtype=run.dtype, license=run.license, score=score)
+        print(f"{score['data']}, {split} split, measured on the stored model folder")
         print(result.table(stored.classes))
 
 
 def _scored_split(data: SegmentationDataModule, run: RunOptions) -> str | None:
-    """Say on which split the artefact is scored; refuse one that is not there before anything is trained."""
+    """Say on which split the model folder is scored; refuse one that is not there before anything is trained."""
     if run.split == "none":
         return None
     if run.split == "auto":

@@ -1,9 +1,10 @@
-"""The arithmetic of the confusion matrix: four metrics and the IU of every class, without torch.
+"""The arithmetic of the confusion matrix: four metrics and the IoU of every class, without torch.
 
 Section 5 of Long, Shelhamer and Darrell (2015) defines the metrics on one confusion matrix over the whole set:
 ``matrix[i, j]`` counts the pixels of class i that were predicted to be class j. Scores of single images are never
 averaged. The rule for absent classes is the reference's: a class that occurs neither in the masks nor in the
-predictions has no IU and does not enter the mean; one that was predicted although it occurs nowhere has IU 0 and does.
+predictions has no IoU and does not enter the mean; one that was predicted although it occurs nowhere has IoU 0 and
+does.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ import numpy.typing as npt
 class Table:
     """Say where pairs of true and predicted class are counted: at `true * width + predicted`, in a number of few bits.
 
-    Moving numbers takes most of the time, so they are as narrow as they can be. Neighbours in a label map are mostly
-    equal, and a processor that adds 1 to the same cell again and again waits for itself; so neighbouring pixels are
+    Moving numbers takes most of the time, so they are as narrow as they can be. Neighbors in a label map are mostly
+    equal, and a processor that adds 1 to the same cell again and again waits for itself; so neighboring pixels are
     counted in different banks of the table, as many as fit, which are summed in the end.
 
     Args:
@@ -64,7 +65,7 @@ class Table:
 
     @property
     def apart(self) -> int:
-        """What moves the neighbours in one word of memory, as many as there are banks, to a bank each."""
+        """What moves the neighbors in one word of memory, as many as there are banks, to a bank each."""
         return sum(bank * self.height * self.width << (bank * self.bits) for bank in range(self.banks))
 
 
@@ -75,18 +76,18 @@ class SegmentationScores:
     Args:
         pixel_accuracy: sum_i n_ii / sum_i t_i.
         mean_accuracy: mean over the classes that occur of n_ii / t_i.
-        mean_iu: mean over the classes that occur or were predicted of n_ii / (t_i + sum_j n_ji - n_ii).
-        frequency_weighted_iu: the IU of each class weighted with t_i.
-        iu: IU of each class; nan where the class occurs nowhere.
+        mean_iou: mean over the classes that occur or were predicted of n_ii / (t_i + sum_j n_ji - n_ii).
+        frequency_weighted_iou: the IoU of each class weighted with t_i.
+        iou: IoU of each class; nan where the class occurs nowhere.
         accuracy: n_ii / t_i of each class; nan where t_i = 0.
         pixels: number of pixels that counted.
     """
 
     pixel_accuracy: float
     mean_accuracy: float
-    mean_iu: float
-    frequency_weighted_iu: float
-    iu: tuple[float, ...]
+    mean_iou: float
+    frequency_weighted_iou: float
+    iou: tuple[float, ...]
     accuracy: tuple[float, ...]
     pixels: int
 
@@ -99,13 +100,13 @@ class SegmentationScores:
         Raises:
             ValueError: if there are not as many names as classes.
         """
-        _check_names(names, len(self.iu))
+        _check_names(names, len(self.iou))
         return {
             "pixel_accuracy": _percent(self.pixel_accuracy),
             "mean_accuracy": _percent(self.mean_accuracy),
-            "mean_iu": _percent(self.mean_iu),
-            "frequency_weighted_iu": _percent(self.frequency_weighted_iu),
-            "iu": {name: _percent(value) for name, value in zip(names, self.iu, strict=True)},
+            "mean_iou": _percent(self.mean_iou),
+            "frequency_weighted_iou": _percent(self.frequency_weighted_iou),
+            "iou": {name: _percent(value) for name, value in zip(names, self.iou, strict=True)},
             "pixels": self.pixels,
         }
 
@@ -119,27 +120,27 @@ class SegmentationScores:
             >>> print(scores(np.array([[3, 1], [0, 4]])).table(["sky", "road"]))
             pixel accuracy           87.50 %
             mean accuracy            87.50 %
-            mean IU                  77.50 %
-            frequency weighted IU    77.50 %
+            mIoU                     77.50 %
+            frequency weighted IoU   77.50 %
             <BLANKLINE>
-            class     IU %   accuracy %
+            class     IoU %   accuracy %
             sky      75.00        75.00
             road     80.00       100.00
         """
-        _check_names(names, len(self.iu))
+        _check_names(names, len(self.iou))
         lines = [
             f"{label:<22} {value * 100:>7.2f} %"
             for label, value in (
                 ("pixel accuracy", self.pixel_accuracy),
                 ("mean accuracy", self.mean_accuracy),
-                ("mean IU", self.mean_iu),
-                ("frequency weighted IU", self.frequency_weighted_iu),
+                ("mIoU", self.mean_iou),
+                ("frequency weighted IoU", self.frequency_weighted_iou),
             )
         ]
         width = max(len("class"), *(len(name) for name in names))
-        lines += ["", f"{'class':<{width}}  {'IU %':>7}  {'accuracy %':>11}"]
-        for name, iu, accuracy in zip(names, self.iu, self.accuracy, strict=True):
-            lines.append(f"{name:<{width}}  {_cell(iu):>6}  {_cell(accuracy):>11}")
+        lines += ["", f"{'class':<{width}}  {'IoU %':>7}  {'accuracy %':>11}"]
+        for name, iou, accuracy in zip(names, self.iou, self.accuracy, strict=True):
+            lines.append(f"{name:<{width}}  {_cell(iou):>6}  {_cell(accuracy):>11}")
         return "\n".join(lines)
 
 
@@ -171,7 +172,7 @@ def count(
     truth, found = mask.ravel(), prediction.ravel()
     strange = 0
     if truth.dtype == np.uint8 and found.dtype == np.uint8:
-        # Bytes are counted unseen, and what is no class is found in the table, not in the picture.
+        # Bytes are counted unseen, and what is no class is found in the table, not in the image.
         cells = truth.astype(np.uint16)
         cells <<= 8
         cells |= found
@@ -215,14 +216,14 @@ def scores(matrix: npt.ArrayLike) -> SegmentationScores:
     total = truth.sum()
     with np.errstate(divide="ignore", invalid="ignore"):
         accuracy = np.where(truth > 0, hits / truth, np.nan)
-        iu = np.where(union > 0, hits / union, np.nan)
+        iou = np.where(union > 0, hits / union, np.nan)
     occurs = truth > 0
     return SegmentationScores(
         pixel_accuracy=float(hits.sum() / total) if total else math.nan,
         mean_accuracy=float(accuracy[occurs].mean()) if occurs.any() else math.nan,
-        mean_iu=float(iu[union > 0].mean()) if (union > 0).any() else math.nan,
-        frequency_weighted_iu=float((truth[occurs] * iu[occurs]).sum() / total) if total else math.nan,
-        iu=tuple(float(value) for value in iu),
+        mean_iou=float(iou[union > 0].mean()) if (union > 0).any() else math.nan,
+        frequency_weighted_iou=float((truth[occurs] * iou[occurs]).sum() / total) if total else math.nan,
+        iou=tuple(float(value) for value in iou),
         accuracy=tuple(float(value) for value in accuracy),
         pixels=int(total),
     )
@@ -235,8 +236,8 @@ def headline(score: Mapping[str, Any]) -> str:
         for key, label in (
             ("pixel_accuracy", "pixel accuracy"),
             ("mean_accuracy", "mean accuracy"),
-            ("mean_iu", "mean IU"),
-            ("frequency_weighted_iu", "f.w. IU"),
+            ("mean_iou", "mIoU"),
+            ("frequency_weighted_iou", "f.w. IoU"),
             ("top1", "top-1 accuracy"),
         )
         if score.get(key) is not None

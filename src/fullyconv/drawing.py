@@ -1,4 +1,4 @@
-"""Overlay a mask on its picture, with a legend that says what the colours are."""
+"""Overlay a mask on its image, with a legend that says what the colors are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from fullyconv.images import read_image
-from fullyconv.labels import VOID_COLOUR, Colour, Labels
+from fullyconv.labels import VOID_COLOR, Color, Labels
 
 _PAPER = (255, 255, 255)
 _INK = (20, 20, 20)
@@ -20,28 +20,28 @@ _LISTED = 24  # classes in a legend; of a thousand, a photograph may hold more t
 Array = npt.NDArray[Any]
 
 
-def colour_mask(mask: Array, palette: Sequence[Sequence[int]]) -> npt.NDArray[np.uint8]:
-    """Paint every class of a mask in its colour.
+def color_mask(mask: Array, palette: Sequence[Sequence[int]]) -> npt.NDArray[np.uint8]:
+    """Paint every class of a mask in its color.
 
     Args:
         mask: (H, W) class indices.
-        palette: one (red, green, blue) colour in 0..255 per class.
+        palette: one (red, green, blue) color in 0..255 per class.
 
     Returns:
-        (H, W, 3) uint8; indices beyond the palette (ignored pixels) in the void colour of PASCAL VOC.
+        (H, W, 3) uint8; indices beyond the palette (ignored pixels) in the void color of PASCAL VOC.
 
     Raises:
-        ValueError: if the mask is not (H, W) integers or the palette not colours.
+        ValueError: if the mask is not (H, W) integers or the palette not colors.
 
     Example:
-        >>> colour_mask(np.array([[0, 255]]), [(255, 0, 0)]).tolist()
+        >>> color_mask(np.array([[0, 255]]), [(255, 0, 0)]).tolist()
         [[[255, 0, 0], [224, 224, 192]]]
     """
     mask = _checked_mask(mask)
     table = np.array(palette)
     if table.ndim != 2 or table.shape[1] != 3 or table.min() < 0 or table.max() > 255:
-        raise ValueError(f"palette has shape {table.shape}; give one (red, green, blue) colour in 0..255 per class")
-    table = np.concatenate([table, [VOID_COLOUR]]).astype(np.uint8)
+        raise ValueError(f"palette has shape {table.shape}; give one (red, green, blue) color in 0..255 per class")
+    table = np.concatenate([table, [VOID_COLOR]]).astype(np.uint8)
     last = len(table) - 1
     inside = (mask >= 0) & (mask < last)
     painted: npt.NDArray[np.uint8] = table[np.where(inside, mask, last)]
@@ -56,22 +56,22 @@ def overlay(
     legend: bool | Literal["steady"] = True,
     borders: bool = True,
 ) -> Image.Image:
-    """Lay a mask in colour over its picture, and list the classes in it below.
+    """Lay a mask in color over its image, and list the classes in it below.
 
-    Ignored pixels show the picture as it is. Black, the usual colour of a background, is laid on with the cube of
+    Ignored pixels show the image as it is. Black, the usual color of a background, is laid on with the cube of
     `alpha`: what is in no class of interest stays visible.
 
     Args:
         image: what `fullyconv.images.read_image` takes.
-        mask: (H, W) class indices, of the picture's size.
-        labels: names and colours.
-        alpha: weight of the colours, from 0 (the picture alone) to 1 (the colours alone).
-        legend: add a legend below: colour, name and share of each class that occurs, the largest first; of more than
+        mask: (H, W) class indices, of the image's size.
+        labels: names and colors.
+        alpha: weight of the colors, from 0 (the image alone) to 1 (the colors alone).
+        legend: add a legend below: color, name and share of each class that occurs, the largest first; of more than
             24 the smallest are one entry. The shares are of all pixels, ignored ones included.
-        borders: draw a thin light line where classes meet, on pictures of at least 128 pixels each way.
+        borders: draw a thin light line where classes meet, on images of at least 128 pixels each way.
 
     Returns:
-        An RGB image: of the picture's own size without legend; with it, higher, and wider where the picture is too
+        An RGB image: of the image's own size without legend; with it, higher, and wider where the image is too
         narrow for a line of text.
 
     Raises:
@@ -79,17 +79,17 @@ def overlay(
     """
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f"alpha={alpha}: a weight in 0..1")
-    picture = read_image(image)
+    photo = read_image(image)
     mask = _checked_mask(mask)
-    if mask.shape != picture.shape[:2]:
-        raise ValueError(f"mask has shape {mask.shape} and the image {picture.shape[:2]} (H, W); both must be equal")
+    if mask.shape != photo.shape[:2]:
+        raise ValueError(f"mask has shape {mask.shape} and the image {photo.shape[:2]} (H, W); both must be equal")
     counts = _count(mask, labels)
-    colours = colour_mask(mask, labels.palette)
-    blended = picture.astype(np.float32)
-    weight = np.where(colours.any(axis=2, keepdims=True), np.float32(alpha), np.float32(alpha**3))
-    blended += weight * (colours - blended)
+    colors = color_mask(mask, labels.palette)
+    blended = photo.astype(np.float32)
+    weight = np.where(colors.any(axis=2, keepdims=True), np.float32(alpha), np.float32(alpha**3))
+    blended += weight * (colors - blended)
     counted = mask != labels.ignore_index
-    blended = np.where(counted[..., None], blended, picture)
+    blended = np.where(counted[..., None], blended, photo)
     if borders and alpha > 0.0 and min(mask.shape) >= 128:
         edge = _border(mask)
         blended[edge] = 0.35 * blended[edge] + 0.65 * 255
@@ -106,8 +106,8 @@ def _checked_mask(mask: Array) -> Array:
     return mask
 
 
-def _count(mask: Array, labels: Labels) -> list[tuple[str, Colour, float]]:
-    """Name, colour and share in percent of every class in a mask, the largest first, ignored pixels last."""
+def _count(mask: Array, labels: Labels) -> list[tuple[str, Color, float]]:
+    """Name, color and share in percent of every class in a mask, the largest first, ignored pixels last."""
     found, pixels = np.unique(mask, return_counts=True)
     entries = []
     ignored = 0
@@ -127,7 +127,7 @@ def _count(mask: Array, labels: Labels) -> list[tuple[str, Colour, float]]:
     return entries
 
 
-def _leading(entries: list[tuple[str, Colour, float]]) -> list[tuple[str, Colour, float]]:
+def _leading(entries: list[tuple[str, Color, float]]) -> list[tuple[str, Color, float]]:
     """Join the last of very many entries to one."""
     rest = entries[_LISTED:]
     joined = [(f"{len(rest)} more", _PAPER, sum(share for _, _, share in rest))] if rest else []
@@ -135,49 +135,47 @@ def _leading(entries: list[tuple[str, Colour, float]]) -> list[tuple[str, Colour
 
 
 def _border(mask: Array) -> npt.NDArray[np.bool_]:
-    """Mark the pixels whose right or lower neighbour has another class."""
+    """Mark the pixels whose right or lower neighbor has another class."""
     edge = np.zeros(mask.shape, dtype=np.bool_)
     edge[:, :-1] |= mask[:, :-1] != mask[:, 1:]
     edge[:-1] |= mask[:-1] != mask[1:]
     return edge
 
 
-def _with_steady_legend(
-    picture: Image.Image, counts: Sequence[tuple[str, Colour, float]], labels: Labels
-) -> Image.Image:
+def _with_steady_legend(image: Image.Image, counts: Sequence[tuple[str, Color, float]], labels: Labels) -> Image.Image:
     shares = {name: share for name, _, share in counts}
-    entries = [(name, colour, shares.get(name, 0.0)) for name, colour in zip(labels.names, labels.palette, strict=True)]
+    entries = [(name, color, shares.get(name, 0.0)) for name, color in zip(labels.names, labels.palette, strict=True)]
     if len(entries) > _LISTED:
         entries = sorted(entries, key=lambda entry: -entry[2])[:_LISTED]
-    return _with_legend(picture, entries, room=[*((name, "100.0 %") for name in labels.names)])
+    return _with_legend(image, entries, room=[*((name, "100.0 %") for name in labels.names)])
 
 
 def _with_legend(
-    picture: Image.Image,
-    entries: Sequence[tuple[str, Colour, float]],
+    image: Image.Image,
+    entries: Sequence[tuple[str, Color, float]],
     letters: int | None = None,
     room: Sequence[tuple[str, str]] = (),
 ) -> Image.Image:
-    """Write a legend below a picture, with room for the longest of its texts and of those in `room`."""
-    size = letters or min(max(round(min(picture.size) / 26), 12), 64)  # of the letters, in pixels
+    """Write a legend below an image, with room for the longest of its texts and of those in `room`."""
+    size = letters or min(max(round(min(image.size) / 26), 12), 64)  # of the letters, in pixels
     font = ImageFont.load_default(size)
     gap = round(size * 0.6)
     texts = [(name, percent(share)) for name, _, share in entries]
     name_width = max(int(font.getlength(name)) for name, _ in [*texts, *room]) + 1
     share_width = max(int(font.getlength(share)) for _, share in [*texts, *room]) + 1
     cell = size + gap // 2 + name_width + gap + share_width + 2 * gap
-    columns = min(max((picture.width - gap) // cell, 1), len(entries))
+    columns = min(max((image.width - gap) // cell, 1), len(entries))
     rows = -(-len(entries) // columns)
     line = round(size * 1.5)
-    width = max(picture.width, gap + columns * cell)
-    sheet = Image.new("RGB", (width, picture.height + rows * line + 2 * gap), _PAPER)
-    sheet.paste(picture, ((width - picture.width) // 2, 0))
+    width = max(image.width, gap + columns * cell)
+    sheet = Image.new("RGB", (width, image.height + rows * line + 2 * gap), _PAPER)
+    sheet.paste(image, ((width - image.width) // 2, 0))
     draw = ImageDraw.Draw(sheet)
-    for i, ((name, share), (_, colour, _)) in enumerate(zip(texts, entries, strict=True)):
+    for i, ((name, share), (_, color, _)) in enumerate(zip(texts, entries, strict=True)):
         column, row = divmod(i, rows)
         left = gap + column * cell
-        top = picture.height + gap + row * line
-        draw.rectangle((left, top, left + size - 1, top + size - 1), fill=colour, outline=_INK)
+        top = image.height + gap + row * line
+        draw.rectangle((left, top, left + size - 1, top + size - 1), fill=color, outline=_INK)
         middle = top + size / 2
         text = left + size + gap // 2
         draw.text((text, middle), name, fill=_INK, font=font, anchor="lm")
@@ -200,30 +198,30 @@ def percent(share: float) -> str:
 def contact_sheet(
     samples: Sequence[tuple[Array, Array, str]], labels: Labels, *, columns: int = 4, side: int = 320
 ) -> Image.Image:
-    """Draw pictures under their masks, side by side with their names, and one legend below.
+    """Draw images under their masks, side by side with their names, and one legend below.
 
     Args:
-        samples: pictures (H, W, 3) uint8, masks (H, W) of class indices, and what to write below each.
-        labels: names and colours.
-        columns: pictures in a row.
-        side: pixels that the longer side of a picture is scaled to.
+        samples: images (H, W, 3) uint8, masks (H, W) of class indices, and what to write below each.
+        labels: names and colors.
+        columns: images in a row.
+        side: pixels that the longer side of an image is scaled to.
 
     Returns:
         An RGB image.
 
     Raises:
-        ValueError: if there are no samples, or a mask does not fit its picture.
+        ValueError: if there are no samples, or a mask does not fit its image.
     """
     if not samples:
-        raise ValueError("samples is empty: give at least one picture with its mask")
+        raise ValueError("samples is empty: give at least one image with its mask")
     font = ImageFont.load_default(13)
     gap, line = 10, 20
     tiles = []
     seen: dict[str, list[float]] = {}
-    for picture, mask, title in samples:
+    for image, mask, title in samples:
         for name, _, share in _count(_checked_mask(mask), labels):
             seen.setdefault(name, []).append(share)
-        tile = overlay(picture, mask, labels, legend=False)
+        tile = overlay(image, mask, labels, legend=False)
         scale = side / max(tile.size)
         size = (max(1, round(tile.width * scale)), max(1, round(tile.height * scale)))
         tiles.append((tile.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST), title))
@@ -241,9 +239,9 @@ def contact_sheet(
             draw.text((left + side // 2, below), _shortened(title, font, side), _INK, font, anchor="mt")
         top += height + gap
     entries = []
-    for name, colour in [*zip(labels.names, labels.palette, strict=True), ("ignored", _PAPER)]:
+    for name, color in [*zip(labels.names, labels.palette, strict=True), ("ignored", _PAPER)]:
         if name in seen:
-            entries.append((name, colour, sum(seen[name]) / len(samples)))
+            entries.append((name, color, sum(seen[name]) / len(samples)))
     entries.sort(key=lambda entry: -entry[2])
     return _with_legend(sheet, entries[:60], 15)
 

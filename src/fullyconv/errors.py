@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 
 class DatasetError(ValueError):
-    """A picture, a mask or a folder of them is not what it should be; the message names the file."""
+    """An image, a mask or a folder of them is not what it should be; the message names the file."""
 
 
 class WeightsError(ValueError):
-    """A weight file or an artefact is damaged, hostile or made for another model; the message names the file."""
+    """A weight file or a model folder is damaged, hostile or made for another model; the message names the file."""
 
 
 class DownloadError(OSError):

@@ -1,10 +1,10 @@
 """From a segmenter to one ONNX file for images of any size, compared with the segmenter before it is written.
 
-The graph takes bytes as every library for pictures gives them, ``image`` (N, H, W, C) uint8 RGB, and gives ``labels``
+The graph takes bytes as every library for images gives them, ``image`` (N, H, W, C) uint8 RGB, and gives ``labels``
 (N, H, W), ``scores`` (N, K, H, W) or both, for each head of several ``labels_HEAD`` and ``scores_HEAD``; N, H and W
-are free. Normalising, upsampling and argmax are inside. A
-segmenter that looks at pictures at a scale of its own (``Preprocessing.short_side``) takes the scaled image and a
-second input, ``size`` (2,) int64, height and width of the picture, at which labels and scores come out.
+are free. Normalizing, upsampling and argmax are inside. A
+segmenter that looks at images at a scale of its own (``Preprocessing.short_side``) takes the scaled image and a
+second input, ``size`` (2,) int64, height and width of the image, at which labels and scores come out.
 `fullyconv.runtime` does all that.
 """
 
@@ -84,14 +84,14 @@ class Export:
             f"against the segmenter, images of {sizes}: {parity['pixels']:.3%} of the pixels differ, scores by at most "
             f"{parity['scores']:.1e} of the largest",
         ]
-        if "quantised_pixels" in parity:
+        if "quantized_pixels" in parity:
             lines.append(
-                f"int8 against the segmenter, on the pictures of the calibration: {parity['quantised_pixels']:.2%} of "
+                f"int8 against the segmenter, on the images of the calibration: {parity['quantised_pixels']:.2%} of "
                 "the pixels differ"
             )
         if self.scores is not None and self.model_scores is not None:
-            mine, theirs = 100 * self.scores.mean_iu, 100 * self.model_scores.mean_iu
-            lines.append(f"mean IU {mine:.2f}, of the segmenter {theirs:.2f}: {mine - theirs:+.2f} points")
+            mine, theirs = 100 * self.scores.mean_iou, 100 * self.model_scores.mean_iou
+            lines.append(f"mIoU {mine:.2f}, of the segmenter {theirs:.2f}: {mine - theirs:+.2f} points")
         return "\n".join(lines)
 
 
@@ -115,9 +115,9 @@ def export(
         path: an ``.onnx`` file; what is there is replaced, in one step.
         labels: whether the graph gives the class of every pixel, uint8 (uint16 with more than 255 classes).
         scores: whether it gives the scores of every class, float32.
-        calibrate: pictures to measure the range of activations on: a folder, a pattern or a list of files. With them
-            convolutions are computed in int8 (static quantisation, one scale for each channel of a kernel); some
-            hundred pictures as they will be met are plenty.
+        calibrate: images to measure the range of activations on: a folder, a pattern or a list of files. With them
+            convolutions are computed in int8 (static quantization, one scale for each channel of a kernel); some
+            hundred images as they will be met are plenty.
         data: a set to score both file and segmenter on; of segmenters with one head.
         split: of data.
 
@@ -137,7 +137,7 @@ def export(
     target = Path(path)
     _check(model, target, labels, scores)
     onnx = _libraries()
-    pictures = None if calibrate is None else _pictures(calibrate)
+    images = None if calibrate is None else _images(calibrate)
     if data is not None:
         if isinstance(model, MultiHeadModule):
             raise ValueError(
@@ -152,9 +152,9 @@ def export(
     description = _describe(model, labels, scores)
     parity = _parity(onnx, proto, network, model)
     _check_parity(parity, model, target)
-    if pictures is not None:
-        proto = _quantised(onnx, proto, model, pictures)
-        parity |= {"quantised_pixels": _differing(_session(proto), model, pictures)}
+    if images is not None:
+        proto = _quantized(onnx, proto, model, images)
+        parity |= {"quantized_pixels": _differing(_session(proto), model, images)}
         description = replace(description, precision="int8")
     description = replace(description, parity=parity)
     del proto.metadata_props[:]
@@ -232,7 +232,7 @@ def _graph(network: _Network, channels: int, heads: Sequence[str]) -> Any:
 
 
 def _finish(onnx: Any, proto: Any, model: SegmentationModule, labels: bool, scores: bool) -> None:
-    """Name the free sides, and add what comes after the logits: scaling to the picture's size, argmax."""
+    """Name the free sides, and add what comes after the logits: scaling to the image's size, argmax."""
     make, graph, types = onnx.helper, proto.graph, onnx.TensorProto
     heads = _heads(model)
     scaled_again = model.preprocessing.short_side is not None
@@ -304,7 +304,7 @@ def _stretches(onnx: Any, node: Any) -> bool:
 
 
 def _stretched_twice(onnx: Any, node: Any, output: str) -> list[Any]:
-    """Stretch scores over the image and the image to the picture in one step.
+    """Stretch scores over the image and the image to the image in one step.
 
     Both are linear in the rows and in the columns, so that their product is a matrix for either: what they make of the
     identity. No logits of the size that the network looked at are made, which takes most of the time of both.
@@ -365,7 +365,7 @@ def _describe(model: SegmentationModule, labels: bool, scores: bool) -> Descript
         in_channels=int(model.hparams["in_channels"]),
         outputs=tuple(outputs),
         model=str(model.hparams["model"]),
-        licence=model.licence or "unstated",
+        license=model.license or "unstated",
         score=model.score,
         parity={},
         precision="float32",
@@ -433,7 +433,7 @@ def _check_parity(parity: dict[str, Any], model: SegmentationModule, target: Pat
 def _example(generator: torch.Generator, number: int, height: int, width: int, channels: int) -> Tensor:
     """Draw images that are smooth in the large and noisy in the small, as photographs are.
 
-    None of it is saturated: in an area of one colour all maxima are equal, and rounding alone says which is unpooled.
+    None of it is saturated: in an area of one color all maxima are equal, and rounding alone says which is unpooled.
     """
     coarse = 50 + torch.rand(number, channels, 4, 5, generator=generator) * 120
     smooth = F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
@@ -453,13 +453,13 @@ def _session(proto: Any) -> Session:
     return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def _differing(session: Session, model: SegmentationModule, pictures: Sequence[Path]) -> float:
-    """Give the share of pixels that a quantised graph labels otherwise than the segmenter, over some pictures."""
+def _differing(session: Session, model: SegmentationModule, images: Sequence[Path]) -> float:
+    """Give the share of pixels that a quantized graph labels otherwise than the segmenter, over some images."""
     differing = pixels = 0
-    for picture in pictures[:16]:
-        feeds = _feeds(model, read_bands(picture, int(model.hparams["in_channels"])))
+    for image in images[:16]:
+        feeds = _feeds(model, read_bands(image, int(model.hparams["in_channels"])))
         kind = "labels" if _gives_labels(session) else "scores"
-        answer = model.predict(picture)
+        answer = model.predict(image)
         expected = answer if isinstance(answer, dict) else {"": answer}
         for head, theirs in expected.items():
             given = session.run([port(kind, head)], feeds)[0]
@@ -491,28 +491,28 @@ def _as_they_are(exported: ExportedSegmenter, pixels: npt.NDArray[np.uint8]) -> 
     return mask
 
 
-# ---- quantising -----------------------------------------------------------------------------------------------------
+# ---- quantizing -----------------------------------------------------------------------------------------------------
 
 
-def _quantised(onnx: Any, proto: Any, model: SegmentationModule, pictures: Sequence[Path]) -> Any:
-    """Compute convolutions, sums and poolings in int8, with ranges measured on pictures."""
+def _quantized(onnx: Any, proto: Any, model: SegmentationModule, images: Sequence[Path]) -> Any:
+    """Compute convolutions, sums and poolings in int8, with ranges measured on images."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    class Pictures(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+    class Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
         def __init__(self) -> None:
-            self.rest: Iterator[Path] = iter(pictures)
+            self.rest: Iterator[Path] = iter(images)
 
         def get_next(self) -> dict[str, Any] | None:
             path = next(self.rest, None)
             return None if path is None else _feeds(model, read_bands(path, int(model.hparams["in_channels"])))
 
-    # The quantiser wants to know the types of all values.
+    # The quantizer wants to know the types of all values.
     inferred = onnx.shape_inference.infer_shapes(proto)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         quantize_static(
             inferred,
             str(Path(folder) / "int8.onnx"),
-            Pictures(),
+            Images(),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "Add", "MaxPool"],
             per_channel=True,
@@ -532,11 +532,11 @@ def _feeds(model: SegmentationModule, pixels: npt.NDArray[np.uint8]) -> dict[str
     return {"image": scaled(pixels, scaled_size(own, short_side))[None], "size": np.array(own, np.int64)}
 
 
-def _pictures(calibrate: str | Path | Sequence[str | Path]) -> list[Path]:
+def _images(calibrate: str | Path | Sequence[str | Path]) -> list[Path]:
     given = [calibrate] if isinstance(calibrate, str | Path) else list(calibrate)
     found = [path for each in given for path in find_images(each, recursive=True)]
     if not found:
-        raise ValueError(f"calibrate={calibrate!r}: holds no picture; give a folder of pictures as they will be met")
+        raise ValueError(f"calibrate={calibrate!r}: holds no image; give a folder of images as they will be met")
     return found
 
 

@@ -1,8 +1,8 @@
-"""Read and write pictures and masks: EXIF, palettes, 16 bits, bounded sizes, nothing half-written.
+"""Read and write images and masks: EXIF, palettes, 16 bits, bounded sizes, nothing half-written.
 
-Pictures and masks are read differently on purpose. A picture is colours: palettes are expanded, alpha is laid on
+Images and masks are read differently on purpose. An image is colors: palettes are expanded, alpha is laid on
 white, the orientation of the camera is applied. A mask is numbers: a palette index stays an index, and whatever would
-change the numbers (JPEG, colours, scaled grey levels) is refused rather than guessed.
+change the numbers (JPEG, colors, scaled gray levels) is refused rather than guessed.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fullyconv.errors import DatasetError, near_miss
-from fullyconv.labels import VOID_COLOUR
+from fullyconv.labels import VOID_COLOR
 
 MAX_PIXELS = 89_478_485
-"""Pixels a picture may have unless told otherwise, about 9459 x 9459: the bound at which Pillow begins to warn."""
+"""Pixels an image may have unless told otherwise, about 9459 x 9459: the bound at which Pillow begins to warn."""
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""What counts as a picture or a mask in a folder, whatever the case of its letters."""
+"""What counts as an image or a mask in a folder, whatever the case of its letters."""
 
 MASK_EXTENSIONS = (*EXTENSIONS, ".mat", ".seg")
-"""What counts as a mask: pictures, MATLAB files, and the run lengths of the Berkeley segmentation data set."""
+"""What counts as a mask: images, MATLAB files, and the run lengths of the Berkeley segmentation data set."""
 
 _ORIENTATION = 0x0112  # EXIF tag
 _PILLOW_BOUND = threading.Lock()
@@ -47,7 +47,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Encoded:
-    """Hold a picture file that lies inside another file: its bytes, and a name for messages.
+    """Hold an image file that lies inside another file: its bytes, and a name for messages.
 
     Args:
         name: what messages call it.
@@ -64,22 +64,22 @@ class Encoded:
 def read_image(
     source: str | Path | Image.Image | Array | Encoded, *, max_pixels: int = MAX_PIXELS
 ) -> npt.NDArray[np.uint8]:
-    """Read a picture as 8-bit RGB.
+    """Read an image as 8-bit RGB.
 
-    EXIF orientation is applied. Grey is repeated, palettes are expanded, alpha is laid on white. 16-bit grey keeps its
-    full range (value / 257), so that a value means the same in every picture of a set.
+    EXIF orientation is applied. Gray is repeated, palettes are expanded, alpha is laid on white. 16-bit gray keeps its
+    full range (value / 257), so that a value means the same in every image of a set.
 
     Args:
         source: a file, a Pillow image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8, uint16, bool, or
             floats in 0..1; or the bytes of a file.
-        max_pixels: pictures of more pixels are refused before they are decoded.
+        max_pixels: images of more pixels are refused before they are decoded.
 
     Returns:
         (H, W, 3) uint8, writable, in RGB order.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        DatasetError: if the file is no picture, is damaged or truncated, or is too large; the message names it.
+        DatasetError: if the file is no image, is damaged or truncated, or is too large; the message names it.
         ValueError: if an array has another shape, type or range.
 
     Example:
@@ -96,10 +96,10 @@ def read_image(
         return _rgb_from_pillow(_upright(image), str(source))
 
 
-def read_colours(path: str | Path | Encoded, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    """Read a mask that holds colours, as 8-bit RGB: what `read_image` gives, but alpha is dropped.
+def read_colors(path: str | Path | Encoded, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+    """Read a mask that holds colors, as 8-bit RGB: what `read_image` gives, but alpha is dropped.
 
-    A mask means what is stored; laid on white, its transparent pixels would be of another colour than the file holds.
+    A mask means what is stored; laid on white, its transparent pixels would be of another color than the file holds.
 
     Args:
         path: the file, or its bytes.
@@ -110,7 +110,7 @@ def read_colours(path: str | Path | Encoded, *, max_pixels: int = MAX_PIXELS) ->
 
     Raises:
         FileNotFoundError: if there is no such file.
-        DatasetError: if the file is no picture, is damaged or truncated, or is too large; the message names it.
+        DatasetError: if the file is no image, is damaged or truncated, or is too large; the message names it.
     """
     with _opened(_as_path(path), max_pixels) as image:
         image = _upright(image)
@@ -127,9 +127,9 @@ def read_colours(path: str | Path | Encoded, *, max_pixels: int = MAX_PIXELS) ->
 def read_bands(
     source: str | Path | Image.Image | Array | Encoded, channels: int, *, max_pixels: int = MAX_PIXELS
 ) -> npt.NDArray[np.uint8]:
-    """Read a picture with any number of bands, as 8 bits each.
+    """Read an image with any number of bands, as 8 bits each.
 
-    Three bands are what `read_image` gives, whatever the file holds. One band is the grey level of that (0.299 R +
+    Three bands are what `read_image` gives, whatever the file holds. One band is the gray level of that (0.299 R +
     0.587 G + 0.114 B). Any other number has to be that of the file: alpha is then a band, and not laid on white. What
     Pillow cannot read of TIFF, more than four bands or a page for each, tifffile does (extra `tiff`). 16 bits are
     divided by 257, floats in 0..1 multiplied by 255.
@@ -137,7 +137,7 @@ def read_bands(
     Args:
         source: a file, the bytes of one, a Pillow image, or an array (H, W) or (H, W, C).
         channels: number of bands C that are wanted, at least 1.
-        max_pixels: pictures of more pixels are refused before they are decoded.
+        max_pixels: images of more pixels are refused before they are decoded.
 
     Returns:
         (H, W, C) uint8.
@@ -168,7 +168,7 @@ def read_bands(
 
 
 def visible(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Give what people can look at of a picture with any number of bands: the first three, or else the first as grey.
+    """Give what people can look at of an image with any number of bands: the first three, or else the first as gray.
 
     Args:
         pixels: (H, W, C).
@@ -180,7 +180,7 @@ def visible(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def image_size(path: str | Path | Encoded) -> tuple[int, int]:
-    """Read height and width of a picture from its header, as `read_image` would give them (EXIF orientation applied).
+    """Read height and width of an image from its header, as `read_image` would give them (EXIF orientation applied).
 
     Args:
         path: the file.
@@ -190,7 +190,7 @@ def image_size(path: str | Path | Encoded) -> tuple[int, int]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        DatasetError: if the file is no picture.
+        DatasetError: if the file is no image.
     """
     with _opened(_as_path(path), None) as image:
         width, height = image.size
@@ -198,7 +198,7 @@ def image_size(path: str | Path | Encoded) -> tuple[int, int]:
 
 
 def bands_size(path: str | Path | Encoded, channels: int) -> tuple[int, int]:
-    """Give height and width of a picture in pixels as `read_bands` would, without decoding it.
+    """Give height and width of an image in pixels as `read_bands` would, without decoding it.
 
     Args:
         path: the file.
@@ -206,7 +206,7 @@ def bands_size(path: str | Path | Encoded, channels: int) -> tuple[int, int]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        DatasetError: if the file is no picture, or its header tells of another number of bands.
+        DatasetError: if the file is no image, or its header tells of another number of bands.
     """
     if channels == 3:
         return image_size(path)
@@ -223,7 +223,7 @@ def bands_size(path: str | Path | Encoded, channels: int) -> tuple[int, int]:
 def may_be_cut(path: str | Path | Encoded) -> bool:
     """Tell whether a JPEG has lost its end, without decoding it: nothing marks an end in its last 64 KiB.
 
-    A header says nothing of it, so that such a picture would stop a training in the middle of an epoch.
+    A header says nothing of it, so that such an image would stop a training in the middle of an epoch.
 
     Args:
         path: the file; False for every other format, and for files that cannot be opened.
@@ -241,7 +241,7 @@ def may_be_cut(path: str | Path | Encoded) -> bool:
 
 
 def exif_orientation(path: str | Path | Encoded) -> int:
-    """Read the EXIF orientation of a picture: 1 is upright, 2..8 are turned or mirrored."""
+    """Read the EXIF orientation of an image: 1 is upright, 2..8 are turned or mirrored."""
     with _opened(_as_path(path), None) as image:
         return _orientation(image)
 
@@ -263,7 +263,7 @@ def _has_vp8(path: Path | Encoded) -> bool:
     """Go through the chunks of a WebP file, and of its frames, for one of the lossy kind."""
     with io.BytesIO(path.data) if isinstance(path, Encoded) else path.open("rb") as file:
         file.seek(12)
-        for _ in range(4096):  # no picture has as many
+        for _ in range(4096):  # no image has as many
             chunk = file.read(8)
             if len(chunk) < 8 or chunk[:4] in (b"VP8 ", b"VP8L"):
                 return chunk[:4] == b"VP8 "
@@ -279,12 +279,12 @@ def mask_mode(path: str | Path | Encoded) -> str:
         path: the file.
 
     Returns:
-        "1" (one bit), "L" (8 bits), "P" (palette), "I" (16 or 32 bits), "F" (floating point), "RGB" (colours), or
-        "mat" and "seg" for the text and MATLAB files that are no pictures.
+        "1" (one bit), "L" (8 bits), "P" (palette), "I" (16 or 32 bits), "F" (floating point), "RGB" (colors), or
+        "mat" and "seg" for the text and MATLAB files that are no images.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        DatasetError: if the file is no picture.
+        DatasetError: if the file is no image.
     """
     suffix = "" if isinstance(path, Encoded) else Path(path).suffix.lower()
     if suffix in (".mat", ".seg"):
@@ -299,7 +299,7 @@ def mask_mode(path: str | Path | Encoded) -> str:
 def read_mask(path: str | Path | Encoded, *, max_pixels: int = MAX_PIXELS) -> Array:
     """Read the label values of a mask exactly as they stand in the file.
 
-    Palette files (mode P) give their indices, never their colours. 1-bit files give 0 and 1; grey files of 2 and 4 bits
+    Palette files (mode P) give their indices, never their colors. 1-bit files give 0 and 1; gray files of 2 and 4 bits
     give 0..3 and 0..15, not the scaled levels that a viewer shows. The mask's own EXIF orientation is applied, if it
     has one.
 
@@ -312,8 +312,8 @@ def read_mask(path: str | Path | Encoded, *, max_pixels: int = MAX_PIXELS) -> Ar
 
     Raises:
         FileNotFoundError: if there is no such file.
-        DatasetError: if the file is no picture, is damaged, is a JPEG or lossy WebP (which change label values)
-            or holds colours.
+        DatasetError: if the file is no image, is damaged, is a JPEG or lossy WebP (which change label values)
+            or holds colors.
     """
     with _opened(_as_path(path), max_pixels) as image:
         kind = image.format if image.format in ("JPEG", "MPO", "JPEG2000") else lossy_format(path)
@@ -330,18 +330,18 @@ def read_mask(path: str | Path | Encoded, *, max_pixels: int = MAX_PIXELS) -> Ar
             )
         if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N"):
             raise DatasetError(
-                f"{path}: a mask of mode {image.mode} holds colours, and which colour is which class is not known. "
+                f"{path}: a mask of mode {image.mode} holds colors, and which color is which class is not known. "
                 "Save the masks as PNG with one value a class (index or palette)"
             )
         frames = int(getattr(image, "n_frames", 1))
         if frames > 1:
-            raise DatasetError(f"{path}: holds {frames} pictures; a mask is one. Save the one that is meant as PNG")
+            raise DatasetError(f"{path}: holds {frames} images; a mask is one. Save the one that is meant as PNG")
         if image.format == "TIFF" and image.mode in ("1", "L") and _tiff_tag(image, 262) == 0:
             raise DatasetError(
                 f"{path}: a TIFF mask stored white-is-zero, which is read with inverted values. "
                 "Save the masks as PNG with one value a class"
             )
-        bits = _grey_bits(image, _as_path(path))
+        bits = _gray_bits(image, _as_path(path))
         mask = np.array(_upright(image))
         if mask.dtype == np.bool_:
             return mask.astype(np.uint8)
@@ -362,8 +362,8 @@ def write_mask(path: str | Path, mask: Array, palette: Sequence[Sequence[int]] |
     Args:
         path: file to write, ending in `.png`; its folder is made if there is none.
         mask: (H, W) integers in 0..65535. Up to 255 the file has 8 bits, beyond 16.
-        palette: colours of the values from 0 on; the file is then a palette PNG, which viewers show in colour and which
-            still holds the values. 255 gets the void colour of PASCAL VOC unless the palette reaches that far. A file
+        palette: colors of the values from 0 on; the file is then a palette PNG, which viewers show in color and which
+            still holds the values. 255 gets the void color of PASCAL VOC unless the palette reaches that far. A file
             of 16 bits cannot carry a palette and is written without.
 
     Returns:
@@ -398,7 +398,7 @@ def write_mask(path: str | Path, mask: Array, palette: Sequence[Sequence[int]] |
 
 
 def write_image(path: str | Path, image: Image.Image | Array) -> Path:
-    """Write a picture in the format its name asks for: all of it or nothing.
+    """Write an image in the format its name asks for: all of it or nothing.
 
     Args:
         path: file to write; its folder is made if there is none.
@@ -414,13 +414,13 @@ def write_image(path: str | Path, image: Image.Image | Array) -> Path:
     formats = {extension: name for extension, name in Image.registered_extensions().items() if name in Image.SAVE}
     if path.suffix.lower() not in formats:
         raise ValueError(
-            f"path={str(path)!r}: no picture format has this extension. {near_miss(path.suffix, EXTENSIONS)}"
+            f"path={str(path)!r}: no image format has this extension. {near_miss(path.suffix, EXTENSIONS)}"
         )
     name = formats[path.suffix.lower()]
-    picture = image if isinstance(image, Image.Image) else Image.fromarray(read_image(image))
-    if name == "JPEG" and picture.mode not in ("RGB", "L", "CMYK"):
-        picture = Image.fromarray(_rgb_from_pillow(picture, str(path)))
-    return _save(path, picture, name)
+    photo = image if isinstance(image, Image.Image) else Image.fromarray(read_image(image))
+    if name == "JPEG" and photo.mode not in ("RGB", "L", "CMYK"):
+        photo = Image.fromarray(_rgb_from_pillow(photo, str(path)))
+    return _save(path, photo, name)
 
 
 class MaskWriter:
@@ -432,7 +432,7 @@ class MaskWriter:
         path: file to write, ending in `.png`, `.tif` or `.tiff` (with the extra `tiff`); its folder is made if there is
             none.
         size: height and width, in pixels.
-        palette: colours of the values from 0 on, or None.
+        palette: colors of the values from 0 on, or None.
         dtype: uint8 or uint16; 16 bits go without a palette.
 
     Raises:
@@ -479,7 +479,7 @@ class MaskWriter:
 
     def _begin_png(self, palette: list[int] | None) -> None:
         height, width = self.size
-        bits, kind = 8 * self.dtype.itemsize, 0 if palette is None else 3  # grey, or indices into a palette
+        bits, kind = 8 * self.dtype.itemsize, 0 if palette is None else 3  # gray, or indices into a palette
         assert self._file is not None
         self._file.write(b"\x89PNG\r\n\x1a\n")
         self._chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0))
@@ -569,7 +569,7 @@ def _begin_tiff(
             f"{path}: a TIFF is written by tifffile: pip install 'fullyconv[tiff]', or name a .png"
         ) from error
     kind: dict[str, Any] = {"photometric": "minisblack"}
-    if palette is not None:  # TIFF has 16 bits a colour
+    if palette is not None:  # TIFF has 16 bits a color
         kind = {"photometric": "palette", "colormap": (np.array(palette, np.uint16).reshape(256, 3) * 257).T}
     tifffile.imwrite(part, None, shape=size, dtype=dtype, byteorder="<", **kind)
     with tifffile.TiffFile(part) as made:
@@ -581,30 +581,28 @@ def _begin_tiff(
 
 
 def find_images(source: str | Path, *, recursive: bool = False, extensions: Sequence[str] = EXTENSIONS) -> list[Path]:
-    """List the pictures of a folder, a file or a pattern, sorted by name.
+    """List the images of a folder, a file or a pattern, sorted by name.
 
     Args:
         source: a folder, one file, or a pattern with `*`, `?`, `[...]`; `**` goes through sub-folders.
-        recursive: of a folder, list the pictures of its sub-folders too.
+        recursive: of a folder, list the images of its sub-folders too.
         extensions: what counts as one, in small letters.
 
     Returns:
         At least one path, sorted.
 
     Raises:
-        FileNotFoundError: if there is nothing, or no picture in it.
+        FileNotFoundError: if there is nothing, or no image in it.
     """
     path = Path(source)
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = [
-            entry for entry in (path.rglob("*") if recursive else path.iterdir()) if _is_picture(entry, extensions)
-        ]
-        where = f"no picture in the folder {path}"
+        found = [entry for entry in (path.rglob("*") if recursive else path.iterdir()) if _is_image(entry, extensions)]
+        where = f"no image in the folder {path}"
     elif any(sign in str(source) for sign in "*?["):
-        found = [Path(name) for name in glob.glob(str(source), recursive=True) if _is_picture(Path(name), extensions)]
-        where = f"no picture matches {source}"
+        found = [Path(name) for name in glob.glob(str(source), recursive=True) if _is_image(Path(name), extensions)]
+        where = f"no image matches {source}"
     else:
         found = []
         where = f"{source}: no such file or folder"
@@ -613,7 +611,7 @@ def find_images(source: str | Path, *, recursive: bool = False, extensions: Sequ
     return sorted(found)
 
 
-def _is_picture(path: Path, extensions: Sequence[str]) -> bool:
+def _is_image(path: Path, extensions: Sequence[str]) -> bool:
     return path.suffix.lower() in extensions and not path.name.startswith(".") and path.is_file()
 
 
@@ -628,18 +626,18 @@ def _as_path(source: str | Path | Encoded) -> Path | Encoded:
         ) from None
     if path.is_dir():
         raise DatasetError(
-            f"{path}: a folder where a picture is expected; fullyconv.images.find_images lists its pictures"
+            f"{path}: a folder where an image is expected; fullyconv.images.find_images lists its images"
         )
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; check the name")
     if not path.is_file():  # a pipe or a device: reading it might never end
-        raise DatasetError(f"{path}: is no regular file; replace it by a picture")
+        raise DatasetError(f"{path}: is no regular file; replace it by an image")
     return path
 
 
 @contextmanager
 def _opened(path: Path | Encoded, max_pixels: int | None) -> Iterator[Image.Image]:
-    """Open a picture and turn everything that Pillow's decoders may raise into one error that names the file."""
+    """Open an image and turn everything that Pillow's decoders may raise into one error that names the file."""
     try:
         with _open(path, max_pixels) as image:
             if max_pixels is not None:
@@ -651,7 +649,7 @@ def _opened(path: Path | Encoded, max_pixels: int | None) -> Iterator[Image.Imag
         raise DatasetError(_too_large(str(path), str(error), MAX_PIXELS)) from error
     except UnidentifiedImageError as error:
         empty = not path.data if isinstance(path, Encoded) else path.stat().st_size == 0
-        what = "an empty file" if empty else "not a picture, or its beginning is damaged"
+        what = "an empty file" if empty else "not an image, or its beginning is damaged"
         if not empty and is_tiff(path):
             what = (
                 "a TIFF that Pillow cannot read (more than four bands, or a rare compression?); give the number of "
@@ -710,12 +708,12 @@ def _rgb_from_pillow(image: Image.Image, name: str) -> npt.NDArray[np.uint8]:
     if image.mode == "RGB":
         return np.array(image)
     if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
-        grey = np.array(image)
-        if grey.size and (int(grey.min()) < 0 or int(grey.max()) > 65535):
-            raise DatasetError(f"{name}: a picture of 32 bits with values beyond 0..65535; save it with 8 or 16 bits")
-        return _repeat((grey // 257).astype(np.uint8))
+        gray = np.array(image)
+        if gray.size and (int(gray.min()) < 0 or int(gray.max()) > 65535):
+            raise DatasetError(f"{name}: an image of 32 bits with values beyond 0..65535; save it with 8 or 16 bits")
+        return _repeat((gray // 257).astype(np.uint8))
     if image.mode == "F":
-        raise DatasetError(f"{name}: a picture of floating point numbers, of unknown range; save it with 8 or 16 bits")
+        raise DatasetError(f"{name}: an image of floating point numbers, of unknown range; save it with 8 or 16 bits")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema() != (255, 255):
@@ -747,8 +745,8 @@ def _rgb_from_array(array: Array) -> npt.NDArray[np.uint8]:
     return np.array(array, order="C")
 
 
-def _repeat(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    return np.repeat(grey[:, :, None], 3, axis=2)
+def _repeat(gray: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return np.repeat(gray[:, :, None], 3, axis=2)
 
 
 def _head(path: Path | Encoded, size: int) -> bytes:
@@ -779,7 +777,7 @@ def _by_tifffile(path: Path | Encoded, channels: int, max_pixels: int | None) ->
 
 def _bands_of_array(array: Array, channels: int) -> npt.NDArray[np.uint8]:
     if channels == 1 and array.ndim in (2, 3) and (array.ndim == 2 or array.shape[2] in (1, 3)):
-        return _grey_of(_rgb_from_array(array))
+        return _gray_of(_rgb_from_array(array))
     if array.ndim != 3 or array.shape[2] != channels or not array.size:
         raise ValueError(f"source has shape {array.shape}: give (H, W, {channels}), the bands that the model wants")
     return np.concatenate([_rgb_from_array(array[..., band])[..., :1] for band in range(channels)], axis=2)
@@ -788,7 +786,7 @@ def _bands_of_array(array: Array, channels: int) -> npt.NDArray[np.uint8]:
 def _bands_of_pillow(image: Image.Image, channels: int, name: str) -> npt.NDArray[np.uint8]:
     image = _upright(image)
     if channels == 1:
-        return _grey_of(_rgb_from_pillow(image, name))
+        return _gray_of(_rgb_from_pillow(image, name))
     _check_bands(image, channels, name)
     kept = len(image.getbands()) == channels and image.mode != "RGBa"
     return np.array(image if kept else image.convert("RGBA"))
@@ -801,17 +799,17 @@ def _check_bands(image: Image.Image, channels: int, name: str) -> None:
         own = len(_rgb_bands(image))
         raise DatasetError(
             f"{name}: has {own} {'band' if own == 1 else 'bands'} (mode {image.mode}), and in_channels={channels} is "
-            "given; give the number that the files have, the same in all of them, or 3 to read them as RGB, 1 as grey"
+            "given; give the number that the files have, the same in all of them, or 3 to read them as RGB, 1 as gray"
         )
 
 
 def _rgb_bands(image: Image.Image) -> tuple[str, ...]:
-    """Name the bands of a picture after its colours are RGB."""
+    """Name the bands of an image after its colors are RGB."""
     return ("R", "G", "B") if image.mode in ("P", "CMYK", "LAB", "HSV", "YCbCr") else image.getbands()
 
 
-def _grey_of(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Make (H, W, 3) grey, (H, W, 1); what is grey already keeps its very numbers."""
+def _gray_of(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Make (H, W, 3) gray, (H, W, 1); what is gray already keeps its very numbers."""
     if not (rgb != rgb[..., :1]).any():
         return rgb[..., :1].copy()
     return np.array(Image.fromarray(rgb).convert("L"))[..., None]
@@ -890,8 +888,8 @@ def bound_segments(page: Any, file: Any, path: Path | Encoded) -> None:
             raise DatasetError(f"{path}: damaged: a strip unpacks to more than the {held} bytes of its pixels")
 
 
-def _grey_bits(image: Image.Image, path: Path | Encoded) -> int | None:
-    """Bits of a grey pixel in the file, where Pillow does not say: it shows 2 and 4 bits stretched to 8."""
+def _gray_bits(image: Image.Image, path: Path | Encoded) -> int | None:
+    """Bits of a gray pixel in the file, where Pillow does not say: it shows 2 and 4 bits stretched to 8."""
     if image.mode != "L":
         return None
     if image.format == "PNG":
@@ -915,16 +913,16 @@ def _tiff_tag(image: Image.Image, tag: int) -> Any:
 
 
 def _flat_palette(palette: Sequence[Sequence[int]]) -> list[int]:
-    colours = [tuple(int(c) for c in colour) for colour in palette]
-    for colour in colours:
-        if len(colour) != 3 or not all(0 <= c <= 255 for c in colour):
-            raise ValueError(f"palette={colour!r}: a colour is three integers in 0..255 (red, green, blue)")
-    if len(colours) > 256:
-        raise ValueError(f"palette has {len(colours)} colours; an 8-bit file holds 256")
-    full = colours + [(0, 0, 0)] * (256 - len(colours))
-    if len(colours) <= 255:
-        full[255] = VOID_COLOUR
-    return [c for colour in full for c in colour]
+    colors = [tuple(int(c) for c in color) for color in palette]
+    for color in colors:
+        if len(color) != 3 or not all(0 <= c <= 255 for c in color):
+            raise ValueError(f"palette={color!r}: a color is three integers in 0..255 (red, green, blue)")
+    if len(colors) > 256:
+        raise ValueError(f"palette has {len(colors)} colors; an 8-bit file holds 256")
+    full = colors + [(0, 0, 0)] * (256 - len(colors))
+    if len(colors) <= 255:
+        full[255] = VOID_COLOR
+    return [c for color in full for c in color]
 
 
 def unfinished(path: Path) -> Path:

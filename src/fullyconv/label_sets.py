@@ -6,7 +6,7 @@ mean. The palettes are those of `default_palette` unless told otherwise: for PAS
 
 from __future__ import annotations
 
-from fullyconv.labels import IGNORE, Colour, Labels
+from fullyconv.labels import IGNORE, Color, Labels
 
 VOC: tuple[str, ...] = (
     "background",
@@ -162,7 +162,7 @@ SIFT_FLOW_GEOMETRIC: tuple[str, ...] = ("sky", "horizontal", "vertical")
 """The geometric classes of SIFT Flow (Tighe and Lazebnik 2010)."""
 
 
-CITYSCAPES: dict[str, tuple[int, Colour]] = {
+CITYSCAPES: dict[str, tuple[int, Color]] = {
     "road": (7, (128, 64, 128)),
     "sidewalk": (8, (244, 35, 232)),
     "building": (11, (70, 70, 70)),
@@ -183,7 +183,7 @@ CITYSCAPES: dict[str, tuple[int, Colour]] = {
     "motorcycle": (32, (0, 0, 230)),
     "bicycle": (33, (119, 11, 32)),
 }
-"""Cityscapes (Cordts et al. 2016): the 19 classes that are scored -> their value in `labelIds` files and colour."""
+"""Cityscapes (Cordts et al. 2016): the 19 classes that are scored -> their value in `labelIds` files and color."""
 
 # fmt: off
 ADE20K: tuple[str, ...] = (
@@ -298,7 +298,7 @@ def cityscapes() -> Labels:
         ('road', 'ignore', 18)
     """
     values = dict.fromkeys(range(34), IGNORE) | {value: name for name, (value, _) in CITYSCAPES.items()}
-    return Labels.of(tuple(CITYSCAPES), [colour for _, colour in CITYSCAPES.values()], values)
+    return Labels.of(tuple(CITYSCAPES), [color for _, color in CITYSCAPES.values()], values)
 
 
 def ade20k() -> Labels:

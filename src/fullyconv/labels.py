@@ -1,7 +1,7 @@
-"""Class names, palette and label map: the words that data, module, inference and artefact share.
+"""Class names, palette and label map: the words that data, module, inference and model folder share.
 
 A mask file holds values; a network knows class indices 0 .. K-1. The one thing that stands between the two is
-`Labels.values`: `{value in the file: class name or "ignore"}`. A value is a number, or a colour "#rrggbb". There is no
+`Labels.values`: `{value in the file: class name or "ignore"}`. A value is a number, or a color "#rrggbb". There is no
 shift and no second map.
 """
 
@@ -23,28 +23,28 @@ IGNORE = "ignore"
 """The word that stands in a label map for pixels that count for nothing."""
 
 OTHER = "other"
-"""The word that stands in a label map of colours for pixels that are like none of them."""
+"""The word that stands in a label map of colors for pixels that are like none of them."""
 
-NO_COLOUR = 1 << 24
-"""The number that such pixels have where colours are numbers: one above the last, white."""
+NO_COLOR = 1 << 24
+"""The number that such pixels have where colors are numbers: one above the last, white."""
 
-VOID_COLOUR = (224, 224, 192)
+VOID_COLOR = (224, 224, 192)
 """How PASCAL VOC draws index 255."""
 
 _MAX_VALUE = 65535  # masks have 16 bits at most
 _MAX_CLASSES = 4096  # a confusion matrix has the square of it; no data set comes near
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 
-def default_palette(n: int) -> tuple[Colour, ...]:
-    """Compute the first `n` colours of the PASCAL VOC colour map.
+def default_palette(n: int) -> tuple[Color, ...]:
+    """Compute the first `n` colors of the PASCAL VOC color map.
 
     The three lowest bits of a class index are the highest bits of red, green and blue, the next three the bits below
-    them, and so on, which keeps neighbouring indices far apart in colour.
+    them, and so on, which keeps neighboring indices far apart in color.
 
     Args:
-        n: number of colours, at least 1.
+        n: number of colors, at least 1.
 
     Returns:
         `n` distinct (red, green, blue) triples in 0..255.
@@ -57,19 +57,19 @@ def default_palette(n: int) -> tuple[Colour, ...]:
         ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))
     """
     if n < 1:
-        raise ValueError(f"n={n}: a palette has at least one colour; give the number of classes")
+        raise ValueError(f"n={n}: a palette has at least one color; give the number of classes")
     palette = []
     for index in range(n):
-        colour = [0, 0, 0]
+        color = [0, 0, 0]
         for bit in range(8):
             for channel in range(3):
-                colour[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
-        palette.append((colour[0], colour[1], colour[2]))
+                color[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
+        palette.append((color[0], color[1], color[2]))
     return tuple(palette)
 
 
 def packed(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
-    """Write colours as numbers 0xRRGGBB.
+    """Write colors as numbers 0xRRGGBB.
 
     Args:
         pixels: (H, W, 3) uint8.
@@ -86,32 +86,32 @@ def packed(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
     return result
 
 
-def packed_colour(colour: Sequence[int]) -> int:
-    """Write one colour as a number 0xRRGGBB."""
-    red, green, blue = colour
+def packed_color(color: Sequence[int]) -> int:
+    """Write one color as a number 0xRRGGBB."""
+    red, green, blue = color
     return (red << 16) | (green << 8) | blue
 
 
-def as_text(colour: int) -> str:
-    """Write a colour as #rrggbb.
+def as_text(color: int) -> str:
+    """Write a color as #rrggbb.
 
     Example:
         >>> as_text(0xff0010)
         '#ff0010'
     """
-    return OTHER if colour == NO_COLOUR else f"#{colour:06x}"
+    return OTHER if color == NO_COLOR else f"#{color:06x}"
 
 
-def parse_colour(text: str) -> int | None:
+def parse_color(text: str) -> int | None:
     """Read #rrggbb, or "other"; None if it is neither.
 
     Example:
-        >>> parse_colour("#FF0010") == 0xff0010, parse_colour("red")
+        >>> parse_color("#FF0010") == 0xff0010, parse_color("red")
         (True, None)
     """
     digits = text.removeprefix("#").lower()
     if text == OTHER:
-        return NO_COLOUR
+        return NO_COLOR
     if not text.startswith("#") or len(digits) != 6 or set(digits) - set("0123456789abcdef"):
         return None
     return int(digits, 16)
@@ -151,14 +151,14 @@ def count_values_of(mask: npt.NDArray[Any]) -> dict[int, int]:
 
 @dataclass(frozen=True)
 class Labels:
-    """Hold the classes of a segmentation task: names, colours, and what the values in mask files mean.
+    """Hold the classes of a segmentation task: names, colors, and what the values in mask files mean.
 
     Args:
         names: class names in the order of the network's outputs; unique, none of them empty or "ignore".
-        palette: one (red, green, blue) colour in 0..255 per class.
+        palette: one (red, green, blue) color in 0..255 per class.
         ignore_index: index of pixels that count for nothing in loss, metric and padding; never the index of a class.
-        values: value in the mask file -> class name or "ignore". A value is a number, or, for masks of colours, a
-            colour "#rrggbb"; "other" then stands for all that are not named, and is ignored unless it is given. Empty
+        values: value in the mask file -> class name or "ignore". A value is a number, or, for masks of colors, a
+            color "#rrggbb"; "other" then stands for all that are not named, and is ignored unless it is given. Empty
             means value = class index and `ignore_index` = ignore. Several values may share a class.
 
     Raises:
@@ -174,7 +174,7 @@ class Labels:
     """
 
     names: tuple[str, ...]
-    palette: tuple[Colour, ...]
+    palette: tuple[Color, ...]
     ignore_index: int = 255
     values: dict[int | str, str] = field(default_factory=dict, hash=False)
 
@@ -182,10 +182,10 @@ class Labels:
         _check_names(self.names)
         k = len(self.names)
         if len(self.palette) != k:
-            raise ValueError(f"palette has {len(self.palette)} colours for {k} classes; give one colour a class")
-        for colour in self.palette:
-            if len(colour) != 3 or not all(isinstance(c, int) and 0 <= c <= 255 for c in colour):
-                raise ValueError(f"palette={colour!r}: a colour is three integers in 0..255 (red, green, blue)")
+            raise ValueError(f"palette has {len(self.palette)} colors for {k} classes; give one color a class")
+        for color in self.palette:
+            if len(color) != 3 or not all(isinstance(c, int) and 0 <= c <= 255 for c in color):
+                raise ValueError(f"palette={color!r}: a color is three integers in 0..255 (red, green, blue)")
         if not isinstance(self.ignore_index, int) or isinstance(self.ignore_index, bool) or self.ignore_index < 0:
             raise ValueError(
                 f"ignore_index={self.ignore_index!r}: masks hold integers from 0 on; give one above the classes (255)"
@@ -203,14 +203,14 @@ class Labels:
             object.__setattr__(self, "values", default)
         read: dict[int | str, str] = {}
         for value, name in self.values.items():
-            code = parse_colour(value) if isinstance(value, str) else None
+            code = parse_color(value) if isinstance(value, str) else None
             if code is not None:
                 value = as_text(code)
                 if value in read:
-                    raise ValueError(f"values holds the colour {value} twice; remove one")
+                    raise ValueError(f"values holds the color {value} twice; remove one")
             elif not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_VALUE:
                 raise ValueError(
-                    f"values={{{value!r}: {name!r}}}: a mask holds integers in 0..{_MAX_VALUE}, or colours written "
+                    f"values={{{value!r}: {name!r}}}: a mask holds integers in 0..{_MAX_VALUE}, or colors written "
                     '"#rrggbb"'
                 )
             if name != IGNORE and name not in self.names:
@@ -222,11 +222,11 @@ class Labels:
         if texts and len(texts) < len(read):
             number = next(value for value in read if not isinstance(value, str))
             raise ValueError(
-                f"values mixes numbers and colours ({number} and {texts[0]}): masks of one set hold one or the other"
+                f"values mixes numbers and colors ({number} and {texts[0]}): masks of one set hold one or the other"
             )
         if texts:
             if texts == [OTHER]:
-                raise ValueError(f'values={read!r}: names no colour; give at least one, such as "#ff0000"')
+                raise ValueError(f'values={read!r}: names no color; give at least one, such as "#ff0000"')
             read.setdefault(OTHER, IGNORE)
         object.__setattr__(self, "values", read)
 
@@ -242,10 +242,10 @@ class Labels:
 
         Args:
             names: class names in the order of the network's outputs.
-            palette: one colour per class; the PASCAL VOC colour map by default.
+            palette: one color per class; the PASCAL VOC color map by default.
             values: value in the mask file -> class name or "ignore"; by default value i is class i and 255 (65535 with
                 more than 255 classes) is ignored. Where given, 255 means what `values` says, and is ignored if it
-                says nothing. A value may be a colour "#rrggbb"; then all are.
+                says nothing. A value may be a color "#rrggbb"; then all are.
             ignore_index: index of pixels that count for nothing; 255, or 65535 with more than 255 classes, by default.
 
         Returns:
@@ -266,11 +266,11 @@ class Labels:
         _check_names(names)
         if ignore_index is None:
             ignore_index = 255 if len(names) <= 255 else _MAX_VALUE
-        colours = default_palette(len(names)) if palette is None else tuple(_colour(colour) for colour in palette)
+        colors = default_palette(len(names)) if palette is None else tuple(_color(color) for color in palette)
         table: dict[int | str, str] = dict(values.items()) if values else {}
         if table and ignore_index >= 0 and not any(isinstance(value, str) for value in table):
             table.setdefault(ignore_index, IGNORE)
-        return cls(names, colours, ignore_index, table)
+        return cls(names, colors, ignore_index, table)
 
     @property
     def num_classes(self) -> int:
@@ -311,30 +311,30 @@ class Labels:
         return np.uint8 if self.num_classes <= 255 and 0 <= self.ignore_index <= 255 else np.uint16
 
     @property
-    def by_colour(self) -> bool:
-        """Tell whether the values are colours."""
+    def by_color(self) -> bool:
+        """Tell whether the values are colors."""
         return OTHER in self.values
 
     @cached_property
     def meaning(self) -> dict[int, str]:
-        """The label map by number: `values`, with colours as 0xRRGGBB and `NO_COLOUR` for those that are not named.
+        """The label map by number: `values`, with colors as 0xRRGGBB and `NO_COLOR` for those that are not named.
 
         Example:
             >>> labels = Labels.of(["sky"], values={"#0000ff": "sky"})
-            >>> labels.meaning == {0x0000ff: "sky", NO_COLOUR: "ignore"}
+            >>> labels.meaning == {0x0000ff: "sky", NO_COLOR: "ignore"}
             True
         """
         return {
-            value if isinstance(value, int) else parse_colour(value) or 0: name for value, name in self.values.items()
+            value if isinstance(value, int) else parse_color(value) or 0: name for value, name in self.values.items()
         }
 
     @cached_property
-    def _colour_table(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
-        """The colours in increasing order and the class index of each."""
+    def _color_table(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+        """The colors in increasing order and the class index of each."""
         index = {name: i for i, name in enumerate(self.names)} | {IGNORE: self.ignore_index}
-        colours = sorted(self.meaning)
-        indices = np.array([index[self.meaning[colour]] for colour in colours], dtype=self.dtype)
-        return np.array(colours, np.int64), indices
+        colors = sorted(self.meaning)
+        indices = np.array([index[self.meaning[color]] for color in colors], dtype=self.dtype)
+        return np.array(colors, np.int64), indices
 
     @cached_property
     def _table(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
@@ -353,8 +353,8 @@ class Labels:
         """Turn the values of a mask file into class indices.
 
         Args:
-            mask: (H, W) integers as they stand in the file; for a label map of colours (H, W, 3) uint8, or (H, W)
-                integers 0xRRGGBB, where `NO_COLOUR` marks what is like none of the colours.
+            mask: (H, W) integers as they stand in the file; for a label map of colors (H, W, 3) uint8, or (H, W)
+                integers 0xRRGGBB, where `NO_COLOR` marks what is like none of the colors.
             path: the file, for the message.
 
         Returns:
@@ -366,7 +366,7 @@ class Labels:
             ValueError: if `mask` is not an array of integers with two axes.
         """
         mask = np.asarray(mask)
-        if self.by_colour and mask.ndim == 3 and mask.shape[2] == 3 and mask.dtype == np.uint8:
+        if self.by_color and mask.ndim == 3 and mask.shape[2] == 3 and mask.dtype == np.uint8:
             mask = packed(mask)
         if mask.ndim != 2 or not (np.issubdtype(mask.dtype, np.integer) or mask.dtype == np.bool_):
             raise ValueError(
@@ -375,8 +375,8 @@ class Labels:
             )
         if mask.dtype == np.bool_:
             mask = mask.view(np.uint8)
-        if self.by_colour:
-            return self._encode_colours(mask, path)
+        if self.by_color:
+            return self._encode_colors(mask, path)
         encoded, known = self._table
         if mask.dtype != np.uint8 and mask.size and (int(mask.min()) < 0 or int(mask.max()) >= len(known)):
             raise DatasetError(self._stray(mask, path))
@@ -385,17 +385,17 @@ class Labels:
         result: npt.NDArray[Any] = encoded.take(mask)
         return result
 
-    def _encode_colours(self, mask: npt.NDArray[Any], path: str | Path | None) -> npt.NDArray[Any]:
-        colours, indices = self._colour_table
+    def _encode_colors(self, mask: npt.NDArray[Any], path: str | Path | None) -> npt.NDArray[Any]:
+        colors, indices = self._color_table
         runs, lengths = runs_of(mask)
-        places = np.searchsorted(colours, runs).clip(max=len(colours) - 1)
-        if (colours[places] != runs).any():
+        places = np.searchsorted(colors, runs).clip(max=len(colors) - 1)
+        if (colors[places] != runs).any():
             raise DatasetError(self._stray(mask, path))
         result: npt.NDArray[Any] = np.repeat(indices[places], lengths).reshape(mask.shape)
         return result
 
     def unknown(self, values: Iterable[int]) -> list[int]:
-        """List the values that the label map does not know, in increasing order; colours as 0xRRGGBB.
+        """List the values that the label map does not know, in increasing order; colors as 0xRRGGBB.
 
         Example:
             >>> Labels.of(["road", "sky"]).unknown([0, 1, 2, 255])
@@ -404,14 +404,14 @@ class Labels:
         return sorted({int(value) for value in values} - set(self.meaning))
 
     def value_text(self, value: int) -> str:
-        """Write a value as a user would: a number, or a colour "#rrggbb"."""
-        return as_text(value) if self.by_colour and 0 <= value <= NO_COLOUR else str(value)
+        """Write a value as a user would: a number, or a color "#rrggbb"."""
+        return as_text(value) if self.by_color and 0 <= value <= NO_COLOR else str(value)
 
     def stray_message(self, counts: Mapping[int, int], path: str | Path | None = None) -> str:
         """Say which values of a mask are not in the label map and what to do.
 
         Args:
-            counts: value in the file -> number of pixels; colours as 0xRRGGBB.
+            counts: value in the file -> number of pixels; colors as 0xRRGGBB.
             path: the file.
 
         Returns:
@@ -421,12 +421,12 @@ class Labels:
         shown = ", ".join(f"{self.value_text(value)} ({counts[value]} pixels)" for value in stray[:8])
         more = f" and {len(stray) - 8} more" if len(stray) > 8 else ""
         where = "mask" if path is None else str(path)
-        first = f'"{self.value_text(stray[0])}"' if self.by_colour else str(stray[0])
+        first = f'"{self.value_text(stray[0])}"' if self.by_color else str(stray[0])
         remedy = f'correct the mask, or say what it means: values={{{first}: "ignore"}} or a class name'
         hint = ""
         if 255 in counts and self.values.get(255) == IGNORE and len(stray) > 20:
-            hint = " So many values look like grey levels or antialiased borders, which are no labels."
-        what = "colour" if self.by_colour else "label value"
+            hint = " So many values look like gray levels or antialiased borders, which are no labels."
+        what = "color" if self.by_color else "label value"
         return f"{where}: {what} {shown}{more} is not in the label map {self.describe_values()}; {remedy}.{hint}"
 
     def describe_values(self) -> str:
@@ -447,7 +447,7 @@ class Labels:
         """
         return {
             "names": list(self.names),
-            "palette": [list(colour) for colour in self.palette],
+            "palette": [list(color) for color in self.palette],
             "ignore_index": self.ignore_index,
             "values": {str(value): name for value, name in self.values.items()},
         }
@@ -484,13 +484,13 @@ class Labels:
         try:
             table = {_value(value): name for value, name in values.items()}
         except (AttributeError, TypeError, ValueError):
-            raise ValueError(f"values={values!r}: give a mapping of integers or colours to class names") from None
+            raise ValueError(f"values={values!r}: give a mapping of integers or colors to class names") from None
         _check_names(tuple(names))  # before a palette is made for them
         if palette is not None and (isinstance(palette, str) or not isinstance(palette, Sequence)):
-            raise ValueError(f"palette={palette!r}: give a list of colours, one a class")
+            raise ValueError(f"palette={palette!r}: give a list of colors, one a class")
         return cls(
             tuple(names),
-            default_palette(len(names)) if palette is None else tuple(_colour(colour) for colour in palette),
+            default_palette(len(names)) if palette is None else tuple(_color(color) for color in palette),
             entry.get("ignore_index", 255 if len(names) <= 255 else _MAX_VALUE),
             table,
         )
@@ -535,14 +535,14 @@ def _check_names(names: tuple[str, ...]) -> None:
 
 
 def _value(value: int | str) -> int | str:
-    return value if isinstance(value, str) and parse_colour(value) is not None else int(value)
+    return value if isinstance(value, str) and parse_color(value) is not None else int(value)
 
 
-def _colour(colour: Sequence[int]) -> Colour:
+def _color(color: Sequence[int]) -> Color:
     try:
-        red, green, blue = (int(c) for c in colour)
+        red, green, blue = (int(c) for c in color)
     except (TypeError, ValueError, OverflowError):
         raise ValueError(
-            f"palette={colour!r}: a colour is three integers in 0..255 (red, green, blue), one colour a class"
+            f"palette={color!r}: a color is three integers in 0..255 (red, green, blue), one color a class"
         ) from None
     return red, green, blue

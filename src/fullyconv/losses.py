@@ -1,4 +1,4 @@
-"""Losses over pixels. Every one leaves out the pixels labelled ``ignore_index`` and is zero where no pixel counts."""
+"""Losses over pixels. Every one leaves out the pixels labeled ``ignore_index`` and is zero where no pixel counts."""
 
 from __future__ import annotations
 

@@ -133,5 +133,5 @@ class ConfusionMatrix(Metric):
         return self.matrix
 
     def scores(self) -> SegmentationScores:
-        """Give the four metrics and the IU of each class, of all processes together."""
+        """Give the four metrics and the IoU of each class, of all processes together."""
         return scores(self.compute().cpu().numpy())

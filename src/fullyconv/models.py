@@ -36,7 +36,7 @@ class FCN(nn.Module):
         backbone: gives features by stride.
         head: a `SkipHead`, `PlainHead`, `ASPPHead`, `LRASPPHead`, `LadderHead` or `UnpoolHead` made for the backbone's
             channels.
-        stretch: stretch the scores over the image whatever the centres of their cells, as torchvision's segmenters do:
+        stretch: stretch the scores over the image whatever the centers of their cells, as torchvision's segmenters do:
             `interpolate(align_corners=False)` to the image's size. It asks for a network with ceil(H / stride) cells
             for H pixels.
 
@@ -66,7 +66,7 @@ class FCN(nn.Module):
 
     @property
     def geometry(self) -> Geometry:
-        """Where the scores lie on the image: the centres of what they depend on.
+        """Where the scores lie on the image: the centers of what they depend on.
 
         With `stretch` they are not put there, see `geometry_for`.
         """
@@ -93,13 +93,13 @@ class FCN(nn.Module):
             return self.geometry
         own = self.geometry.stride
         y, x = (n / math.ceil(n / stride) for n, stride in zip(size, own, strict=True))
-        return dataclasses.replace(self.geometry, stride=(y, x), centre=((y - 1) / 2, (x - 1) / 2))
+        return dataclasses.replace(self.geometry, stride=(y, x), center=((y - 1) / 2, (x - 1) / 2))
 
     def scores(self, x: Tensor) -> Tensor:
         """Compute class scores before upsampling.
 
         Args:
-            x: (N, C, H, W) normalised images.
+            x: (N, C, H, W) normalized images.
 
         Returns:
             (N, K, h, w) scores on the grid of `geometry`; with a stride of 1 they are the logits, (N, K, H, W).
@@ -115,7 +115,7 @@ class FCN(nn.Module):
         """Compute the logits.
 
         Args:
-            x: (N, C, H, W) normalised images.
+            x: (N, C, H, W) normalized images.
 
         Returns:
             (N, K, H, W) logits.
@@ -204,7 +204,7 @@ class MultiHeadFCN(nn.Module):
         """Compute class scores before upsampling.
 
         Args:
-            x: (N, C, H, W) normalised images.
+            x: (N, C, H, W) normalized images.
 
         Returns:
             For each head (N, K, h, w) scores on its grid of `geometry`; with a stride of 1 they are the logits.
@@ -223,7 +223,7 @@ class MultiHeadFCN(nn.Module):
         """Compute the logits.
 
         Args:
-            x: (N, C, H, W) normalised images.
+            x: (N, C, H, W) normalized images.
 
         Returns:
             For each head (N, K, H, W) logits.
@@ -258,7 +258,7 @@ class MultiHeadFCN(nn.Module):
 
 
 def _at_pixels(geometry: Geometry) -> bool:
-    return geometry.stride == (1, 1) and geometry.centre == (0, 0)
+    return geometry.stride == (1, 1) and geometry.center == (0, 0)
 
 
 def _padded(backbone: Backbone, x: Tensor) -> Tensor:
@@ -414,8 +414,8 @@ def plain(
         ValueError: for another padding or upsampling.
     """
     _only("plain", padding, upsampling)
-    trunk = build_backbone(backbone, in_channels=in_channels)
-    return FCN(trunk, PlainHead(trunk.channels[32], num_classes, trunk.geometry[32], stride=32))
+    extractor = build_backbone(backbone, in_channels=in_channels)
+    return FCN(extractor, PlainHead(extractor.channels[32], num_classes, extractor.geometry[32], stride=32))
 
 
 def fcn(
@@ -433,7 +433,7 @@ def fcn(
         num_classes: number of classes K.
         in_channels: channels of the input.
         padding: "same" only.
-        upsampling: "bilinear" interpolates by the centres of the cells, as all presets do; "stretch" is torchvision's
+        upsampling: "bilinear" interpolates by the centers of the cells, as all presets do; "stretch" is torchvision's
             own, which its weights were trained with.
 
     Returns:
@@ -443,10 +443,10 @@ def fcn(
         ValueError: for another padding or upsampling.
     """
     stretch = _is_stretched("fcn", padding, upsampling)
-    trunk = build_backbone(backbone, in_channels=in_channels)
-    stride = max(trunk.channels)
-    head = PlainHead(trunk.channels[stride], num_classes, trunk.geometry[stride], stride=stride)
-    return FCN(trunk, head, stretch=stretch)
+    extractor = build_backbone(backbone, in_channels=in_channels)
+    stride = max(extractor.channels)
+    head = PlainHead(extractor.channels[stride], num_classes, extractor.geometry[stride], stride=stride)
+    return FCN(extractor, head, stretch=stretch)
 
 
 def deeplabv3(
@@ -462,10 +462,10 @@ def deeplabv3(
     See `fcn` for the arguments. Training takes batches of at least two images.
     """
     stretch = _is_stretched("deeplabv3", padding, upsampling)
-    trunk = build_backbone(backbone, in_channels=in_channels)
-    stride = max(trunk.channels)
-    head = ASPPHead(trunk.channels[stride], num_classes, trunk.geometry[stride], stride=stride)
-    return FCN(trunk, head, stretch=stretch)
+    extractor = build_backbone(backbone, in_channels=in_channels)
+    stride = max(extractor.channels)
+    head = ASPPHead(extractor.channels[stride], num_classes, extractor.geometry[stride], stride=stride)
+    return FCN(extractor, head, stretch=stretch)
 
 
 def lraspp(
@@ -481,11 +481,15 @@ def lraspp(
     The same choice of upsampling brings the scores of stride 16 to those of stride 8.
     """
     stretch = _is_stretched("lraspp", padding, upsampling)
-    trunk = build_backbone(backbone, in_channels=in_channels)
+    extractor = build_backbone(backbone, in_channels=in_channels)
     head = LRASPPHead(
-        trunk.channels, num_classes, trunk.geometry, strides=(16, 8), upsampling="stretch" if stretch else "bilinear"
+        extractor.channels,
+        num_classes,
+        extractor.geometry,
+        strides=(16, 8),
+        upsampling="stretch" if stretch else "bilinear",
     )
-    return FCN(trunk, head, stretch=stretch)
+    return FCN(extractor, head, stretch=stretch)
 
 
 def ladder(
@@ -514,13 +518,13 @@ def ladder(
         ValueError: for another padding or upsampling, or a backbone with features of one stride.
     """
     _only("ladder", padding, upsampling)
-    trunk = build_backbone(backbone, in_channels=in_channels)
-    strides = sorted((stride for stride in trunk.channels if stride >= 4), reverse=True)
+    extractor = build_backbone(backbone, in_channels=in_channels)
+    strides = sorted((stride for stride in extractor.channels if stride >= 4), reverse=True)
     if len(strides) < 2:
         raise ValueError(
             f"backbone={backbone!r} has features of stride {strides} only; a ladder climbs over two or more"
         )
-    return FCN(trunk, LadderHead(trunk.channels, num_classes, trunk.geometry, strides, inner=head_width))
+    return FCN(extractor, LadderHead(extractor.channels, num_classes, extractor.geometry, strides, inner=head_width))
 
 
 def segnet(
@@ -551,8 +555,8 @@ def segnet(
         "vgg16_bn": (vgg16_bn, {2: 64, 4: 128, 8: 256, 16: 512, 32: 512}, {2: 1, 4: 2, 8: 3, 16: 3, 32: 3}),
         "vgg11_quarter": (vgg11_quarter, {2: 16, 4: 32, 8: 64, 16: 128, 32: 128}, {2: 1, 4: 1, 8: 2, 16: 2, 32: 2}),
     }[backbone]
-    trunk = build(in_channels=in_channels, fc=False, switches=True)
-    return FCN(trunk, UnpoolHead(channels, num_classes, depths=depths, geometry=trunk.geometry[32]))
+    extractor = build(in_channels=in_channels, fc=False, switches=True)
+    return FCN(extractor, UnpoolHead(channels, num_classes, depths=depths, geometry=extractor.geometry[32]))
 
 
 def same_convolutions(
@@ -583,8 +587,8 @@ def same_convolutions(
         ValueError: for another padding or upsampling.
     """
     _only("same_convolutions", padding, upsampling)
-    trunk = PlainConvolutions("same_convolutions", [[channels] * depth], in_channels=in_channels)
-    return FCN(trunk, SkipHead(trunk.channels, num_classes, trunk.geometry, strides=(1,)))
+    backbone = PlainConvolutions("same_convolutions", [[channels] * depth], in_channels=in_channels)
+    return FCN(backbone, SkipHead(backbone.channels, num_classes, backbone.geometry, strides=(1,)))
 
 
 def pool_unpool(
@@ -614,10 +618,10 @@ def pool_unpool(
     """
     _only("pool_unpool", padding, upsampling)
     groups = [[width] * depth for width in channels]
-    trunk = PlainConvolutions("pool_unpool", groups, pool_last=True, in_channels=in_channels)
-    depths = dict.fromkeys(trunk.channels, depth)
-    head = UnpoolHead(trunk.channels, num_classes, depths=depths, geometry=trunk.geometry[max(trunk.channels)])
-    return FCN(trunk, head)
+    backbone = PlainConvolutions("pool_unpool", groups, pool_last=True, in_channels=in_channels)
+    depths = dict.fromkeys(backbone.channels, depth)
+    head = UnpoolHead(backbone.channels, num_classes, depths=depths, geometry=backbone.geometry[max(backbone.channels)])
+    return FCN(backbone, head)
 
 
 def _presets(family: Callable[..., FCN], *backbones: str) -> dict[str, Callable[..., FCN]]:
@@ -645,7 +649,7 @@ MODELS: dict[str, Callable[..., FCN]] = {
     **_presets(fcn8s_atonce, *_TO_STRIDE_8),
     **_presets(plain, *_TO_STRIDE_8),
     **_presets(ladder, *BACKBONES),
-    # torchvision's segmenters, whose names we keep, leave unsaid that their trunks are dilated
+    # torchvision's segmenters, whose names we keep, leave unsaid that their backbones are dilated
     "fcn_resnet50": partial(fcn, "resnet50_dilated"),
     "fcn_resnet101": partial(fcn, "resnet101_dilated"),
     "deeplabv3_resnet50": partial(deeplabv3, "resnet50_dilated"),
@@ -696,7 +700,7 @@ def build_model(
     upsampling: Upsampling = "bilinear",
     head_width: int | None = None,
 ) -> FCN | MultiHeadFCN:
-    """Build a preset by name, randomly initialised, its score layers at zero.
+    """Build a preset by name, randomly initialized, its score layers at zero.
 
     Args:
         name: a key of `MODELS`: a family and a backbone, "fcn8s_vgg16", "ladder_efficientnet_lite0"; or a family and
@@ -801,11 +805,17 @@ def _skip(
     padding: Padding,
     upsampling: Upsampling,
 ) -> FCN:
-    trunk = build_backbone(backbone, in_channels=in_channels, padding=padding)
+    extractor = build_backbone(backbone, in_channels=in_channels, padding=padding)
     head = SkipHead(
-        trunk.channels, num_classes, trunk.geometry, strides, upsampling=upsampling, scales=scales, padding=padding
+        extractor.channels,
+        num_classes,
+        extractor.geometry,
+        strides,
+        upsampling=upsampling,
+        scales=scales,
+        padding=padding,
     )
-    return FCN(trunk, head)
+    return FCN(extractor, head)
 
 
 def _only(name: str, padding: str, upsampling: str) -> None:

@@ -1,4 +1,4 @@
-"""SegmentationModule: a model with its class names, palette, preprocessing and optimisation, for Lightning."""
+"""SegmentationModule: a model with its class names, palette, preprocessing and optimization, for Lightning."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from torch import Tensor, nn
 
-from fullyconv import artefact
-from fullyconv.backbones import Receipt
+from fullyconv.backbones import LoadReport
 from fullyconv.checkpointing import AveragedWeights
 from fullyconv.confusion import SegmentationScores
 from fullyconv.errors import WeightsError
@@ -32,12 +31,13 @@ from fullyconv.inference.predict import segment_any, segment_heads, segment_head
 from fullyconv.inference.processor import emulates
 from fullyconv.inference.segmentation import Segmentation, Written
 from fullyconv.inference.tiles import Halo, Network, Options, Probabilities
-from fullyconv.labels import Labels, as_text, default_palette, packed_colour
+from fullyconv.labels import Labels, as_text, default_palette, packed_color
 from fullyconv.losses import build_loss
 from fullyconv.metrics import ConfusionMatrix, best_class
 from fullyconv.models import FCN, MODELS, MultiHeadFCN, build_model, with_heads
 from fullyconv.notices import tell
 from fullyconv.preprocessing import IMAGENET, Preprocessing
+from fullyconv.weights import pretrained
 from fullyconv.weights.foreign import ForeignSegmenter
 
 if TYPE_CHECKING:
@@ -59,10 +59,10 @@ class SegmentationModule(L.LightningModule):
         model: name of a preset of ``fullyconv.MODELS``, such as ``"fcn8s_vgg16"``, or ``"fcn8s_timm/NAME"``.
         classes: the K class names, in the order of the labels; or the labels of a data module, which bring palette,
             ignore_index and label_values along. In a recipe they come from the data.
-        palette: K colours ``[red, green, blue]``; None gives the colours of PASCAL VOC.
+        palette: K colors ``[red, green, blue]``; None gives the colors of PASCAL VOC.
         ignore_index: label of the pixels that count for nothing, in data, loss and metric alike.
         label_values: what values mean in the mask files of the training data: ``{value: class name or "ignore"}``,
-            with numbers or colours ``"#rrggbb"`` for values.
+            with numbers or colors ``"#rrggbb"`` for values.
         preprocessing: a ``Preprocessing`` or its plain form, a dict; None means ImageNet's mean and deviation on RGB
             in 0..1.
         padding: ``"same"`` covers images of any size; ``"paper"`` pads 100 pixels and crops, as the reference networks.
@@ -75,18 +75,18 @@ class SegmentationModule(L.LightningModule):
         optimizer: ``"sgd"`` with momentum, or ``"adamw"``.
         lr: base learning rate. Of the summed loss it is smaller by the number of pixels of an image.
         momentum: of SGD (0.9 with batches; the paper's heavy 0.99 with single images).
-        weight_decay: of weights; biases and normalisation layers have none.
+        weight_decay: of weights; biases and normalization layers have none.
         bias_lr_factor: learning rate of biases in units of ``lr`` (the reference networks: 2).
         backbone_lr_factor: learning rate of the backbone in units of ``lr``.
         schedule: ``"constant"`` as the reference, ``"poly"`` or ``"cosine"`` down to zero at the last step.
         poly_power: exponent of the poly schedule.
-        warmup_steps: optimiser steps during which the learning rate rises from zero.
-        freeze: parameter prefixes that are not trained, such as ``["model.backbone"]``; their batch normalisation keeps
+        warmup_steps: optimizer steps during which the learning rate rises from zero.
+        freeze: parameter prefixes that are not trained, such as ``["model.backbone"]``; their batch normalization keeps
             its statistics, and their dropout is off.
         ema_decay: decay of the exponential moving average of the weights that is validated, saved and kept, once it is
             warm (see `AveragedWeights`); or None.
         backbone_weights: weights of a classifier that the backbone starts from, as `load_backbone` takes them, such as
-            ``"torchvision://VGG16_Weights.IMAGENET1K_V1"``; ``receipt`` says what became of each tensor, and where
+            ``"torchvision://VGG16_Weights.IMAGENET1K_V1"``; ``load report`` says what became of each tensor, and where
             preprocessing is None it becomes theirs. It is no hyper-parameter: a checkpoint has its own weights.
         allow_unverified: accept backbone_weights that nobody vouches for.
 
@@ -101,7 +101,7 @@ class SegmentationModule(L.LightningModule):
         torch.Size([1, 2, 40, 50])
     """
 
-    monitor = "val/mean_iu"
+    monitor = "val/mean_iou"
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class SegmentationModule(L.LightningModule):
             if palette is not None or label_values is not None:
                 raise ValueError("classes is Labels, which have palette and label_values: leave these out")
             # What is saved are plain values.
-            palette, ignore_index = [list(colour) for colour in classes.palette], classes.ignore_index
+            palette, ignore_index = [list(color) for color in classes.palette], classes.ignore_index
             label_values, classes = dict(classes.values), list(classes.names)
         if isinstance(classes, Mapping):
             raise ValueError(
@@ -205,7 +205,7 @@ class SegmentationModule(L.LightningModule):
         self.val_confusion = ConfusionMatrix(len(classes), ignore_index)
         self.test_confusion = ConfusionMatrix(len(classes), ignore_index)
         self.score: dict[str, Any] | None = None
-        self.licence: str | None = None
+        self.license: str | None = None
         self.training_record: dict[str, Any] = {}
         if backbone_weights is not None:
             self._start_from(backbone_weights, preprocessing is None, allow_unverified)
@@ -222,7 +222,7 @@ class SegmentationModule(L.LightningModule):
         """Give the logits of images.
 
         Args:
-            image: (N, C, H, W) float RGB in 0..1, not normalised; any H, W >= 1.
+            image: (N, C, H, W) float RGB in 0..1, not normalized; any H, W >= 1.
 
         Returns:
             (N, K, H, W) logits.
@@ -248,26 +248,26 @@ class SegmentationModule(L.LightningModule):
         probabilities: Probabilities | None = None,
         compile: bool = False,
     ) -> Segmentation:
-        """Segment one picture of any size.
+        """Segment one image of any size.
 
         Args:
             source: a path, a PIL image, an array (H, W[, C]) uint8, or a tensor (C, H, W), uint8 or float in 0..1.
-            memory: bytes, or a word such as "2GB", that the prediction may take beside the network, the picture and the
-                mask; a picture whose one pass takes more is segmented in tiles. None is half of what is free.
+            memory: bytes, or a word such as "2GB", that the prediction may take beside the network, the image and the
+                mask; an image whose one pass takes more is segmented in tiles. None is half of what is free.
             halo: "exact" reads around each tile all that its scores depend on, so that there are no seams; a number of
                 pixels is faster, and seams are possible.
-            flip: average the probabilities with those of the mirrored picture.
-            scales: average the probabilities over the picture at these sizes, relative to that at which it is seen.
+            flip: average the probabilities with those of the mirrored image.
+            scales: average the probabilities over the image at these sizes, relative to that at which it is seen.
             probabilities: "top" gives that of the winning class too, "all" those of every class.
-            compile: run the network through ``torch.compile``: the first pictures take a minute, the others less time
+            compile: run the network through ``torch.compile``: the first images take a minute, the others less time
                 than without. It wants a C++ compiler, and keeps what it made for as long as the module lives.
 
         Returns:
-            The mask at the picture's own size, with names, shares and an overlay.
+            The mask at the image's own size, with names, shares and an overlay.
 
         Raises:
             FileNotFoundError: if the file is not there.
-            DatasetError: if it is not a picture.
+            DatasetError: if it is not an image.
             ValueError: if the memory does not hold the smallest tile, an option is none, or torch cannot compile here.
         """
         options = Options(memory, halo, flip, tuple(scales), probabilities)
@@ -288,7 +288,7 @@ class SegmentationModule(L.LightningModule):
         preview: bool = False,
         compile: bool = False,
     ) -> Written:
-        """Segment one picture of any size into a file; neither has to fit in memory.
+        """Segment one image of any size into a file; neither has to fit in memory.
 
         A TIFF file of plain bands is read window by window (with the extra ``tiff``), and the mask is written band by
         band. See `predict` for the other arguments.
@@ -301,7 +301,7 @@ class SegmentationModule(L.LightningModule):
             flip: as `predict` takes it.
             scales: as `predict` takes it.
             probabilities: "top" or "all", and the ``.npz`` file that they go to.
-            preview: give picture and mask thinned to at most 4096 pixels a side too, for an overlay.
+            preview: give image and mask thinned to at most 4096 pixels a side too, for an overlay.
             compile: as `predict` takes it.
 
         Returns:
@@ -309,7 +309,7 @@ class SegmentationModule(L.LightningModule):
 
         Raises:
             FileNotFoundError: if the file is not there.
-            DatasetError: if it is not a picture.
+            DatasetError: if it is not an image.
             ValueError: if the memory does not hold the smallest tile, or an option is none.
         """
         wanted, beside = probabilities or (None, None)
@@ -320,8 +320,8 @@ class SegmentationModule(L.LightningModule):
 
     def _network(self, compiled: bool = False) -> Network:
         """Give what has to be known to run the model on tiles."""
-        model, trunk = self.model, self.model.backbone
-        align = math.lcm(*trunk.channels, trunk.size_divisor)
+        model, backbone = self.model, self.model.backbone
+        align = math.lcm(*backbone.channels, backbone.size_divisor)
         channels = int(self.hparams["in_channels"])
         scores, floating = self.scores, self._floating
         if type(self).scores is SegmentationModule.scores:  # else a subclass has the last word
@@ -336,7 +336,7 @@ class SegmentationModule(L.LightningModule):
         elif compiled:
             raise ValueError(f"compile=True: {type(self).__name__} has its own scores; leave compile out")
         return Network(
-            self, scores, model.geometry, model.geometry_for, model.num_classes, align, trunk.min_size, channels,
+            self, scores, model.geometry, model.geometry_for, model.num_classes, align, backbone.min_size, channels,
             self.device, floating,
         )  # fmt: skip
 
@@ -439,8 +439,8 @@ class SegmentationModule(L.LightningModule):
         from fullyconv.weights.loading import apply
 
         found = fetch_classifier(source, allow_unverified=allow_unverified)
-        self.receipt = apply(self.model.backbone, found.weights)
-        tell(f"backbone weights from {found.weights.source}\n{self.receipt.table()}")
+        self.load_report = apply(self.model.backbone, found.weights)
+        tell(f"backbone weights from {found.weights.source}\n{self.load_report.table()}")
         theirs = self.model.backbone.preprocessing
         if with_preprocessing:
             if theirs is None:
@@ -449,7 +449,7 @@ class SegmentationModule(L.LightningModule):
             self.hparams["preprocessing"] = self.preprocessing.to_dict()  # a checkpoint has to know it
         origin = found.weights.source
         # the record travels with the weights, and where a folder lay on this machine is nobody's business
-        self.licence, self.origin = found.weights.licence, Path(origin).name if Path(origin).is_absolute() else origin
+        self.license, self.origin = found.weights.license, Path(origin).name if Path(origin).is_absolute() else origin
 
     # ---- frozen parts ----------------------------------------------------------------------------------------------
 
@@ -478,7 +478,7 @@ class SegmentationModule(L.LightningModule):
             module.training = False
         return self
 
-    # ---- optimisation ----------------------------------------------------------------------------------------------
+    # ---- optimization ----------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
         """Build SGD or AdamW with groups for backbone and head, weights and biases, and the schedule by steps."""
@@ -517,7 +517,7 @@ class SegmentationModule(L.LightningModule):
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                # One-dimensional parameters are biases and the scales of normalisation layers: no decay for either.
+                # One-dimensional parameters are biases and the scales of normalization layers: no decay for either.
                 groups.setdefault((name.startswith("model.backbone."), parameter.ndim <= 1), []).append(parameter)
         if not groups:
             raise ValueError(f"freeze={hp['freeze']!r}: nothing is left to train; freeze less")
@@ -572,7 +572,7 @@ class SegmentationModule(L.LightningModule):
         theirs, own = getattr(data, "in_channels", None), int(self.hparams["in_channels"])
         if theirs is not None and theirs != own:
             raise ValueError(
-                f"the data has pictures of {theirs} channels, the model takes {own}: give both the same in_channels"
+                f"the data has images of {theirs} channels, the model takes {own}: give both the same in_channels"
             )
 
     def on_fit_start(self) -> None:
@@ -599,7 +599,7 @@ class SegmentationModule(L.LightningModule):
             if key in theirs and theirs[key] != own:
                 raise ValueError(
                     f"the checkpoint has {key}={theirs[key]!r}, the module {own!r}: a run goes on only with the same; "
-                    "to change classes, load the artefact with fullyconv.load(FOLDER, classes=...)"
+                    "to change classes, load the model folder with fullyconv.load(FOLDER, classes=...)"
                 )
         self._seconds_before = float(checkpoint.get("training_seconds", 0.0))
 
@@ -663,28 +663,29 @@ class SegmentationModule(L.LightningModule):
 
     def _log_values(self, values: Mapping[str, float]) -> None:
         with warnings.catch_warnings():
-            # The matrix is already summed over the processes: nothing is left to synchronise.
+            # The matrix is already summed over the processes: nothing is left to synchronize.
             warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
             for key, value in values.items():
                 if not math.isnan(value):
-                    self.log(key, value, prog_bar=key.endswith("/mean_iu"))
+                    self.log(key, value, prog_bar=key.endswith("/mean_iou"))
 
-    # ---- artefact --------------------------------------------------------------------------------------------------
+    # ---- model folder
+    # --------------------------------------------------------------------------------------------------
 
     def save(
         self,
         folder: str | Path,
         dtype: Literal["float32", "float16"] = "float32",
         score: dict[str, Any] | None = None,
-        licence: str | None = None,
+        license: str | None = None,
     ) -> Path:
-        """Write the segmenter as an artefact: ``model.safetensors``, ``config.json`` and a card.
+        """Write the segmenter as a model folder: ``model.safetensors``, ``config.json`` and a card.
 
         Args:
-            folder: where to write; an artefact that is there is replaced, any other file in it is left alone.
+            folder: where to write; a model folder that is there is replaced, any other file in it is left alone.
             dtype: ``"float16"`` halves the file; batch norm statistics stay in float32.
             score: what was measured, in percent, with ``data`` and ``split``; None keeps the score it was loaded with.
-            licence: licence of the weights, as stated by whoever trained them.
+            license: license of the weights, as stated by whoever trained them.
 
         Returns:
             The folder.
@@ -698,16 +699,16 @@ class SegmentationModule(L.LightningModule):
             name: (value.float() if value.is_floating_point() else value).detach().cpu().numpy()
             for name, value in self.model.state_dict().items()
         }
-        config = artefact.Config(
+        config = pretrained.Config(
             kind="segmenter",
             model={key: hp[key] for key in MODEL_ARGUMENTS if hp.get(key) is not None},
             labels=self._plain_labels(),
             preprocessing=self.preprocessing.to_dict(),
             score=score if score is not None else self.score,
-            licence=licence or self.licence or "unstated",
+            license=license or self.license or "unstated",
             training=self.training_record,
         )
-        return artefact.save(folder, tensors, config, dtype=dtype)
+        return pretrained.save(folder, tensors, config, dtype=dtype)
 
     def _plain_labels(self) -> dict[str, Any]:
         return self.labels.to_dict()
@@ -720,16 +721,16 @@ class SegmentationModule(L.LightningModule):
 
     @classmethod
     def load(cls, folder: str | Path) -> SegmentationModule:
-        """Load an artefact from a folder, in evaluation mode; one with several heads as a `MultiHeadModule`.
+        """Load a model folder from a folder, in evaluation mode; one with several heads as a `MultiHeadModule`.
 
         Args:
             folder: what ``save`` wrote.
 
         Raises:
-            FileNotFoundError: if there is no artefact.
+            FileNotFoundError: if there is no model folder.
             WeightsError: if it is damaged, or its tensors are not those of its model.
         """
-        config, tensors = artefact.load(folder)
+        config, tensors = pretrained.load(folder)
         if config.kind != "segmenter":
             raise WeightsError(
                 f"{folder}: config.json says kind={config.kind!r}, which is no segmenter; "
@@ -748,13 +749,13 @@ class SegmentationModule(L.LightningModule):
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             path = Path(folder) / "config.json"
             raise WeightsError(f"{path}: does not describe a model of this package: {error}") from error
-        artefact.check(
+        pretrained.check(
             {name: tuple(value.shape) for name, value in module.model.state_dict().items()},
             {name: tuple(value.shape) for name, value in tensors.items()},
             Path(folder) / "model.safetensors",
         )
         module.model.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()}, strict=True)
-        module.score, module.licence, module.training_record = config.score, config.licence, dict(config.training)
+        module.score, module.license, module.training_record = config.score, config.license, dict(config.training)
         module.origin = Path(folder).resolve().name
         return module.eval()
 
@@ -784,7 +785,7 @@ class SegmentationModule(L.LightningModule):
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> SegmentationModule:
-        """Load a Lightning checkpoint of this class, without its optimiser, in evaluation mode. Nothing in it runs.
+        """Load a Lightning checkpoint of this class, without its optimizer, in evaluation mode. Nothing in it runs.
 
         Args:
             path: a ``.ckpt`` on this machine.
@@ -842,15 +843,15 @@ class SegmentationModule(L.LightningModule):
             upsampling=foreign.upsampling,
             in_channels=foreign.in_channels,
         )
-        artefact.check(
+        pretrained.check(
             {name: tuple(value.shape) for name, value in module.model.state_dict().items()},
             {name: tuple(value.shape) for name, value in foreign.tensors.items()},
             Path(str(foreign.training.get("source", foreign.model))),
         )
         module.model.load_state_dict(foreign.tensors, strict=True)
-        module.score, module.licence = foreign.score, foreign.licence
+        module.score, module.license = foreign.score, foreign.license
         module.training_record = dict(foreign.training)
-        module.receipt = foreign.receipt
+        module.load_report = foreign.load_report
         module.origin = str(foreign.training.get("source", foreign.model))
         return module.eval()
 
@@ -868,9 +869,9 @@ class SegmentationModule(L.LightningModule):
             if own != theirs:
                 raise ValueError(f"{key}={own!r}: the start has {theirs!r}; leave it as the start has it")
         self.model.load_state_dict(other.model.state_dict(), strict=True)
-        self.reinitialised, self.receipt = other.reinitialised, other.receipt
+        self.reinitialized, self.load_report = other.reinitialized, other.load_report
         self._descend(other)
-        self.licence, self.origin = other.licence, other.origin or self.origin
+        self.license, self.origin = other.license, other.origin or self.origin
 
     def evaluate(self, data: SegmentationDataModule, split: str = "test") -> SegmentationScores:
         """Score the segmenter on one split, each image at its own size, on one device.
@@ -880,7 +881,7 @@ class SegmentationModule(L.LightningModule):
             split: ``"train"``, ``"val"`` or ``"test"``.
 
         Returns:
-            The four metrics and the IU of every class, from one confusion matrix.
+            The four metrics and the IoU of every class, from one confusion matrix.
 
         Raises:
             ValueError: if the set has no such split, or other classes than the segmenter.
@@ -902,7 +903,7 @@ class SegmentationModule(L.LightningModule):
             labels: the new classes.
 
         Returns:
-            A new module in evaluation mode; ``reinitialised`` names the tensors that were not kept.
+            A new module in evaluation mode; ``reinitialized`` names the tensors that were not kept.
         """
         other = type(self)(**(dict(self.hparams) | _class_arguments(labels) | {"class_weights": None}))
         own = self.model.state_dict()
@@ -913,9 +914,9 @@ class SegmentationModule(L.LightningModule):
             per_class = ("head.score.", "head.upscore.")
             depends += [name for name in fresh if name.startswith(per_class) and name not in depends]
         other.model.load_state_dict({name: value if name in depends else own[name] for name, value in fresh.items()})
-        other.reinitialised = tuple(sorted(depends))
-        other.receipt = Receipt(
-            copied=tuple(name for name in fresh if name not in depends), reinitialised=other.reinitialised
+        other.reinitialized = tuple(sorted(depends))
+        other.load_report = LoadReport(
+            copied=tuple(name for name in fresh if name not in depends), reinitialized=other.reinitialized
         )
         return other._descend(self).eval()
 
@@ -927,7 +928,7 @@ class SegmentationModule(L.LightningModule):
                 With names alone, the value of a further class in mask files is its index, or the next that is free.
 
         Returns:
-            A new module in evaluation mode; ``receipt`` says which tensors were copied and which were extended.
+            A new module in evaluation mode; ``load report`` says which tensors were copied and which were extended.
 
         Raises:
             ValueError: if a name is known already, the labels do not begin with the known ones, or the model has
@@ -946,15 +947,15 @@ class SegmentationModule(L.LightningModule):
             )
         other = self.with_classes(labels)
         own, fresh = self.model.state_dict(), other.model.state_dict()
-        grown = [name for name in other.reinitialised if name in own and own[name].shape[1:] == fresh[name].shape[1:]]
+        grown = [name for name in other.reinitialized if name in own and own[name].shape[1:] == fresh[name].shape[1:]]
         with torch.no_grad():
             for name in grown:
                 fresh[name][: len(self.classes)] = own[name]
-        other.reinitialised = tuple(name for name in other.reinitialised if name not in grown)
-        other.receipt = Receipt(
-            copied=tuple(name for name in fresh if name not in grown and name not in other.reinitialised),
+        other.reinitialized = tuple(name for name in other.reinitialized if name not in grown)
+        other.load_report = LoadReport(
+            copied=tuple(name for name in fresh if name not in grown and name not in other.reinitialized),
             adapted=tuple(grown),
-            reinitialised=other.reinitialised,
+            reinitialized=other.reinitialized,
         )
         return other
 
@@ -963,26 +964,26 @@ class SegmentationModule(L.LightningModule):
         if isinstance(names, str):
             raise ValueError(f'classes={names!r} is one string; give a list of names, ["{names}"]')
         every = [*self.classes, *names]
-        palette = [list(colour) for colour in self.labels.palette]
-        taken = {tuple(colour) for colour in palette}
+        palette = [list(color) for color in self.labels.palette]
+        taken = {tuple(color) for color in palette}
         values = dict(self.labels.values)
         many = default_palette(len(every) + len(taken) + len(values))
-        spare = (colour for colour in many if colour not in taken and as_text(packed_colour(colour)) not in values)
-        palette += [list(colour) for colour, _ in zip(spare, names, strict=False)]
+        spare = (color for color in many if color not in taken and as_text(packed_color(color)) not in values)
+        palette += [list(color) for color, _ in zip(spare, names, strict=False)]
         for index, name in enumerate(names, len(self.classes)):
-            if self.labels.by_colour:
-                values[as_text(packed_colour(palette[index]))] = name
+            if self.labels.by_color:
+                values[as_text(packed_color(palette[index]))] = name
             else:
                 values[next(value for value in count(index) if value not in values)] = name
         return Labels.of(every, palette, values, self.labels.ignore_index)
 
-    reinitialised: tuple[str, ...] = ()
-    receipt: Receipt | None = None
+    reinitialized: tuple[str, ...] = ()
+    load_report: LoadReport | None = None
     origin: str | None = None
 
     def _descend(self, parent: SegmentationModule) -> SegmentationModule:
-        """Keep licence and origin: what binds the parent's weights binds those made from them."""
-        self.licence, self.origin = parent.licence, parent.origin
+        """Keep license and origin: what binds the parent's weights binds those made from them."""
+        self.license, self.origin = parent.license, parent.origin
         self.training_record = {} if parent.origin is None else {"started from": parent.origin}
         return self
 
@@ -1000,7 +1001,7 @@ class SegmentationModule(L.LightningModule):
         name = self._next_stage(stride, getattr(self.model.head, "strides", (0,))[-1])
         other = type(self)(**(dict(self.hparams) | {"model": name}))
         other.model.load_state_dict(self.model.grow(stride).state_dict())
-        other.reinitialised = (f"head.score.{stride}.bias", f"head.score.{stride}.weight")
+        other.reinitialized = (f"head.score.{stride}.bias", f"head.score.{stride}.weight")
         return other._descend(self).train(self.training)
 
     def _next_stage(self, stride: int, finest: int) -> str:
@@ -1021,13 +1022,13 @@ class MultiHeadModule(SegmentationModule):
     It is a `SegmentationModule` in which everything that there is one of for a head is a dict by the names of the
     heads: classes, labels, logits, predictions, masks of a batch. The loss is the sum of those of the heads.
 
-    Metrics are logged under the name of the head as well, ``val/semantic/mean_iu``; ``val/mean_iu``, which checkpoints
-    go by, is that of the first head.
+    Metrics are logged under the name of the head as well, ``val/semantic/mean_iou``; ``val/mean_iou``, which
+    checkpoints go by, is that of the first head.
 
     Args:
         model: name of a preset with skips, such as ``"fcn8s_vgg16"``.
         classes: for each head the K class names, in the order of its labels.
-        palette: for each head K colours ``[red, green, blue]``; None, or a head left out, gives those of PASCAL VOC.
+        palette: for each head K colors ``[red, green, blue]``; None, or a head left out, gives those of PASCAL VOC.
         ignore_index: label of the pixels that count for nothing, the same for all heads.
         label_values: for each head what values mean in its mask files.
         preprocessing: as for `SegmentationModule`, as are all arguments that are not named here.
@@ -1146,7 +1147,7 @@ class MultiHeadModule(SegmentationModule):
         """Give the logits of images.
 
         Args:
-            image: (N, C, H, W) float RGB in 0..1, not normalised; any H, W >= 1.
+            image: (N, C, H, W) float RGB in 0..1, not normalized; any H, W >= 1.
 
         Returns:
             For each head (N, K, H, W) logits.
@@ -1171,24 +1172,24 @@ class MultiHeadModule(SegmentationModule):
         scales: Sequence[float] = (1.0,),
         probabilities: Probabilities | None = None,
     ) -> dict[str, Segmentation]:
-        """Segment one picture of any size, in one look for all heads.
+        """Segment one image of any size, in one look for all heads.
 
         Args:
             source: a path, a PIL image, an array (H, W[, C]) uint8, or a tensor (C, H, W), uint8 or float in 0..1.
-            memory: bytes, or a word such as "2GB", that the prediction may take beside the network, the picture and the
-                mask; a picture whose one pass takes more is segmented in tiles. None is half of what is free.
+            memory: bytes, or a word such as "2GB", that the prediction may take beside the network, the image and the
+                mask; an image whose one pass takes more is segmented in tiles. None is half of what is free.
             halo: "exact" reads around each tile all that its scores depend on, so that there are no seams; a number of
                 pixels is faster, and seams are possible.
-            flip: average the probabilities with those of the mirrored picture.
-            scales: average the probabilities over the picture at these sizes, relative to that at which it is seen.
+            flip: average the probabilities with those of the mirrored image.
+            scales: average the probabilities over the image at these sizes, relative to that at which it is seen.
             probabilities: "top" gives that of the winning class too, "all" those of every class.
 
         Returns:
-            For each head the mask at the picture's own size, with names, shares and an overlay.
+            For each head the mask at the image's own size, with names, shares and an overlay.
 
         Raises:
             FileNotFoundError: if the file is not there.
-            DatasetError: if it is not a picture.
+            DatasetError: if it is not an image.
             ValueError: if the memory does not hold the smallest tile, or an option is none.
         """
         options = Options(memory, halo, flip, tuple(scales), probabilities)
@@ -1208,7 +1209,7 @@ class MultiHeadModule(SegmentationModule):
         probabilities: tuple[Probabilities, str | Path] | None = None,
         preview: bool = False,
     ) -> dict[str, Written]:
-        """Segment one picture of any size into a file for each head, in one pass over its tiles.
+        """Segment one image of any size into a file for each head, in one pass over its tiles.
 
         Args:
             source: as `SegmentationModule.predict_to` takes it.
@@ -1218,14 +1219,14 @@ class MultiHeadModule(SegmentationModule):
             flip: as `predict` takes it.
             scales: as `predict` takes it.
             probabilities: "top" or "all", and the ``.npz`` file that they go to, named by head in the same way.
-            preview: give picture and masks thinned to at most 4096 pixels a side too, for an overlay.
+            preview: give image and masks thinned to at most 4096 pixels a side too, for an overlay.
 
         Returns:
             For each head where the mask is, and the share of each class.
 
         Raises:
             FileNotFoundError: if the file is not there.
-            DatasetError: if it is not a picture.
+            DatasetError: if it is not an image.
             ValueError: if the memory does not hold the smallest tile, or an option is none.
         """
         wanted, beside = probabilities or (None, None)
@@ -1238,12 +1239,12 @@ class MultiHeadModule(SegmentationModule):
         return {name: self._head_network(name) for name in self.labels}
 
     def _head_network(self, name: str) -> Network:
-        trunk, grid = self.model.backbone, self.model.geometry[name]
-        align = math.lcm(*trunk.channels, trunk.size_divisor)
+        backbone, grid = self.model.backbone, self.model.geometry[name]
+        align = math.lcm(*backbone.channels, backbone.size_divisor)
         channels = int(self.hparams["in_channels"])
         return Network(
             self, lambda image: self.scores(image)[name], grid, lambda _: grid, self.model.num_classes[name], align,
-            trunk.min_size, channels, self.device, self._floating,
+            backbone.min_size, channels, self.device, self._floating,
         )  # fmt: skip
 
     def check_data(self, data: object) -> None:
@@ -1299,20 +1300,20 @@ class MultiHeadModule(SegmentationModule):
             cast(ConfusionMatrix, confusion[name]).reset()
             self._log_values(_figures(f"{stage}/{name}", result, self.classes[name]))
             if index == 0:
-                self._log_values({f"{stage}/mean_iu": result.mean_iu})
+                self._log_values({f"{stage}/mean_iou": result.mean_iou})
         return results
 
     def _plain_labels(self) -> dict[str, Any]:
         return {"heads": {name: labels.to_dict() for name, labels in self.labels.items()}}
 
     def with_classes(self, labels: Mapping[str, Labels]) -> MultiHeadModule:  # type: ignore[override]
-        """Give a segmenter for other classes: the trunk is kept, and every head whose class names are the same.
+        """Give a segmenter for other classes: the backbone is kept, and every head whose class names are the same.
 
         Args:
             labels: the new classes of each head; heads may be left out, and new ones start at zero.
 
         Returns:
-            A new module in evaluation mode; ``reinitialised`` names the tensors that were not kept.
+            A new module in evaluation mode; ``reinitialized`` names the tensors that were not kept.
 
         Raises:
             ValueError: if labels are not given by head.
@@ -1327,8 +1328,8 @@ class MultiHeadModule(SegmentationModule):
         own, fresh = self.model.state_dict(), other.model.state_dict()
         kept = [key for key in fresh if not key.startswith("head.") or key.split(".")[1] in same]
         other.model.load_state_dict({key: own[key] if key in kept else value for key, value in fresh.items()})
-        other.reinitialised = tuple(sorted(key for key in fresh if key not in kept))
-        other.receipt = Receipt(copied=tuple(kept), reinitialised=other.reinitialised)
+        other.reinitialized = tuple(sorted(key for key in fresh if key not in kept))
+        other.load_report = LoadReport(copied=tuple(kept), reinitialized=other.reinitialized)
         other._descend(self)
         other.eval()
         return other
@@ -1356,7 +1357,7 @@ class MultiHeadModule(SegmentationModule):
         finest = {head.strides[-1] for head in self.model.heads.values()}
         other = type(self)(**(dict(self.hparams) | {"model": self._next_stage(stride, *finest)}))
         other.model.load_state_dict(self.model.grow(stride).state_dict())
-        other.reinitialised = tuple(
+        other.reinitialized = tuple(
             f"head.{name}.score.{stride}.{kind}" for name in self.classes for kind in ("bias", "weight")
         )
         other._descend(self)
@@ -1377,12 +1378,12 @@ class _SummedLoss(nn.ModuleDict):
 def _figures(prefix: str, result: SegmentationScores, classes: Sequence[str]) -> dict[str, float]:
     """Name what is logged of one confusion matrix."""
     values = {
-        f"{prefix}/mean_iu": result.mean_iu,
+        f"{prefix}/mean_iou": result.mean_iou,
         f"{prefix}/pixel_accuracy": result.pixel_accuracy,
         f"{prefix}/mean_accuracy": result.mean_accuracy,
-        f"{prefix}/frequency_weighted_iu": result.frequency_weighted_iu,
+        f"{prefix}/frequency_weighted_iou": result.frequency_weighted_iou,
     }
-    return values | {f"{prefix}/iu/{name}": iu for name, iu in zip(classes, result.iu, strict=True)}
+    return values | {f"{prefix}/iou/{name}": iou for name, iou in zip(classes, result.iou, strict=True)}
 
 
 def _class_arguments(labels: Labels | Mapping[str, Labels]) -> dict[str, Any]:
@@ -1390,7 +1391,7 @@ def _class_arguments(labels: Labels | Mapping[str, Labels]) -> dict[str, Any]:
     if isinstance(labels, Labels):
         return {
             "classes": list(labels.names),
-            "palette": [list(colour) for colour in labels.palette],
+            "palette": [list(color) for color in labels.palette],
             "ignore_index": labels.ignore_index,
             "label_values": dict(labels.values),
         }

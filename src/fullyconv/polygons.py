@@ -96,7 +96,7 @@ def coco(mask: npt.NDArray[Any], labels: Labels, name: str) -> dict[str, Any]:
     Args:
         mask: (H, W) class indices.
         labels: of the K classes; the category of class k has the number k + 1.
-        name: file of the picture.
+        name: file of the image.
     """
     height, width = mask.shape
     annotations = []

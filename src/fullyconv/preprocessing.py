@@ -30,9 +30,9 @@ class Preprocessing:
         std: one number a channel, after scaling; above 0.
         scale: what the values 0..1 are multiplied by; 255 for networks that were trained on bytes.
         channel_order: "rgb", or "bgr" for networks that came from Caffe.
-        short_side: pixels that the shorter side of a picture is scaled to before `predict` looks at it, because the
-            network was trained at that scale; the mask has the picture's own size all the same. None looks at the
-            picture as it is. Calling a module does not scale.
+        short_side: pixels that the shorter side of an image is scaled to before `predict` looks at it, because the
+            network was trained at that scale; the mask has the image's own size all the same. None looks at the
+            image as it is. Calling a module does not scale.
 
     Raises:
         ValueError: if a rule above is broken.
@@ -71,9 +71,7 @@ class Preprocessing:
         if side is not None and (isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= _MAX_SIDE):
             raise ValueError(f"short_side={side!r}: a whole number of pixels in 1..{_MAX_SIDE}, or None")
         if self.channel_order == "bgr" and len(self.mean) < 3:
-            raise ValueError(
-                f'channel_order="bgr" with {len(self.mean)} channel(s): there are no three colours to turn'
-            )
+            raise ValueError(f'channel_order="bgr" with {len(self.mean)} channel(s): there are no three colors to turn')
 
     @property
     def in_channels(self) -> int:
@@ -81,7 +79,7 @@ class Preprocessing:
         return len(self.mean)
 
     def __call__(self, images: Images) -> Images:
-        """Normalise images.
+        """Normalize images.
 
         Args:
             images: (N, C, H, W) or (C, H, W) in 0..1 RGB; a floating point tensor of torch or array of numpy.
@@ -105,8 +103,8 @@ class Preprocessing:
         if isinstance(x, np.ndarray):
             y = x if self.channel_order == "rgb" else x[..., self._order(), :, :]
             shape = (-1, 1, 1)
-            normalised: Images = y * np.array(gain, x.dtype).reshape(shape) + np.array(offset, x.dtype).reshape(shape)
-            return normalised
+            normalized: Images = y * np.array(gain, x.dtype).reshape(shape) + np.array(offset, x.dtype).reshape(shape)
+            return normalized
         y = x if self.channel_order == "rgb" else x[..., self._order(), :, :]
         result: Images = y * x.new_tensor(gain).view(-1, 1, 1) + x.new_tensor(offset).view(-1, 1, 1)
         return result
@@ -115,10 +113,10 @@ class Preprocessing:
         return [2, 1, 0, *range(3, self.in_channels)]
 
     def for_channels(self, in_channels: int) -> Preprocessing:
-        """Give the numbers for images of other channels than the three colours of these.
+        """Give the numbers for images of other channels than the three colors of these.
 
-        The colours keep theirs, each channel beyond them gets their average; fewer than three channels get the average
-        of the colours, in no particular order. Numbers for another kind of channel (depth, infrared) are yours to give.
+        The colors keep theirs, each channel beyond them gets their average; fewer than three channels get the average
+        of the colors, in no particular order. Numbers for another kind of channel (depth, infrared) are yours to give.
 
         Args:
             in_channels: channels C of the images.

@@ -1,7 +1,7 @@
-"""The page a person looks at after training: scores, where they come from, and the pictures that went worst and best.
+"""The page a person looks at after training: scores, where they come from, and the images that went worst and best.
 
-One HTML file that stands for itself: no script, no network, pictures inside. Everything that comes from files (class
-names, paths, licences) is escaped.
+One HTML file that stands for itself: no script, no network, images inside. Everything that comes from files (class
+names, paths, licenses) is escaped.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from fullyconv.labels import Labels
 from fullyconv.metrics import best_class, confusion_matrix
 from fullyconv.module import SegmentationModule
 
-SIDE = 300  # pixels of the longer side of a picture on the page
-SHOWN = 6  # pictures of each kind
+SIDE = 300  # pixels of the longer side of an image on the page
+SHOWN = 6  # images of each kind
 MATRIX_CLASSES = 40  # a table of more columns nobody reads
 
 STYLE = """
@@ -53,11 +53,11 @@ figcaption{font-size:.9em}pre{background:#f6f8fa;padding:.8em;overflow:auto;whit
 
 @dataclass(frozen=True)
 class _Result:
-    """What one picture told."""
+    """What one image told."""
 
     index: int
     key: str
-    mean_iu: float
+    mean_iou: float
     accuracy: float
     matrix: npt.NDArray[np.int64]
 
@@ -104,10 +104,10 @@ def write_report(
         prediction = _predicted(segmenter, sample["image"])
         matrix = confusion_matrix(prediction[None], sample["mask"][None], labels.num_classes, labels.ignore_index)
         own = scores(matrix.numpy())
-        results.append(_Result(index, data.splits[split][index].key, own.mean_iu, own.pixel_accuracy, matrix.numpy()))
+        results.append(_Result(index, data.splits[split][index].key, own.mean_iou, own.pixel_accuracy, matrix.numpy()))
     total = sum((result.matrix for result in results), np.zeros((labels.num_classes,) * 2, np.int64))
     whole = scores(total)
-    ranked = sorted((r for r in results if not math.isnan(r.mean_iu)), key=lambda r: (r.mean_iu, r.key))
+    ranked = sorted((r for r in results if not math.isnan(r.mean_iou)), key=lambda r: (r.mean_iou, r.key))
     worst = ranked[:SHOWN]
     best = [result for result in reversed(ranked) if result not in worst][:SHOWN]
     name = title or data.source.root.resolve().name
@@ -116,25 +116,25 @@ def write_report(
         f"<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; img-src data:; "
         f"style-src 'unsafe-inline'\"><style>{STYLE}</style></head><body>",
         f"<h1>{_e(name)}</h1><p class='dim'>{_e(segmenter.hparams['model'])}, {labels.num_classes} classes, scored on "
-        f"the {_e(split)} split: {len(results)} pictures, {whole.pixels:,} pixels</p>",
+        f"the {_e(split)} split: {len(results)} images, {whole.pixels:,} pixels</p>",
         _cards(whole),
         "<h2>Classes</h2>",
         _classes(whole, total, labels),
         "<h2>What is taken for what</h2>",
         _matrix(total, labels),
         _curves(Path(history)) if history is not None else "",
-        "<h2>The worst pictures</h2>",
+        "<h2>The worst images</h2>",
         _legend(labels),
-        _pictures(worst, dataset, segmenter, labels),
-        "<h2>The best pictures</h2>" if best else "",
-        _pictures(best, dataset, segmenter, labels),
-        "<h2>Every picture</h2>",
+        _images(worst, dataset, segmenter, labels),
+        "<h2>The best images</h2>" if best else "",
+        _images(best, dataset, segmenter, labels),
+        "<h2>Every image</h2>",
         _every(ranked),
         "<h2>Where it comes from</h2>",
         f"<pre>{_e(data.report)}</pre>",
         f"<pre>{_e(chr(10).join(told))}</pre>" if told else "",
         f"<pre>{_e(command)}</pre>" if command else "",
-        f"<p>Licence of the weights: {_e(segmenter.licence or 'unstated')}</p>",
+        f"<p>License of the weights: {_e(segmenter.license or 'unstated')}</p>",
         "</body></html>",
     ]
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -158,10 +158,10 @@ def _predicted(segmenter: SegmentationModule, image: torch.Tensor) -> torch.Tens
 
 def _cards(whole: SegmentationScores) -> str:
     figures = [
-        ("mean IU", whole.mean_iu),
+        ("mIoU", whole.mean_iou),
         ("pixel accuracy", whole.pixel_accuracy),
         ("mean accuracy", whole.mean_accuracy),
-        ("frequency weighted IU", whole.frequency_weighted_iu),
+        ("frequency weighted IoU", whole.frequency_weighted_iou),
     ]
     cards = "".join(f"<div class='card'><b>{_percent(value)} %</b>{label}</div>" for label, value in figures)
     return f"<div class='cards'>{cards}</div>"
@@ -170,16 +170,16 @@ def _cards(whole: SegmentationScores) -> str:
 def _classes(whole: SegmentationScores, total: npt.NDArray[np.int64], labels: Labels) -> str:
     pixels = max(1, int(total.sum()))
     rows = []
-    order = sorted(range(labels.num_classes), key=lambda k: (math.isnan(whole.iu[k]), whole.iu[k]))
+    order = sorted(range(labels.num_classes), key=lambda k: (math.isnan(whole.iou[k]), whole.iou[k]))
     for k in order:
-        iu = 0.0 if math.isnan(whole.iu[k]) else whole.iu[k]
+        iou = 0.0 if math.isnan(whole.iou[k]) else whole.iou[k]
         rows.append(
-            f"<tr><td>{_swatch(labels, k)}{_e(labels.names[k])}</td><td>{_percent(whole.iu[k])}"
-            f"<span class='track'><span class='bar' style='width:{iu * 90:.0f}px'></span></span></td>"
+            f"<tr><td>{_swatch(labels, k)}{_e(labels.names[k])}</td><td>{_percent(whole.iou[k])}"
+            f"<span class='track'><span class='bar' style='width:{iou * 90:.0f}px'></span></span></td>"
             f"<td>{_percent(whole.accuracy[k])}</td>"
             f"<td>{int(total[k].sum()):,}</td><td>{100 * total[k].sum() / pixels:.2f} %</td></tr>"
         )
-    head = "<tr><th>class, the worst first</th><th>IU %</th><th>accuracy %</th><th>pixels</th><th>share</th></tr>"
+    head = "<tr><th>class, the worst first</th><th>IoU %</th><th>accuracy %</th><th>pixels</th><th>share</th></tr>"
     return f"<table>{head}{''.join(rows)}</table>"
 
 
@@ -194,10 +194,10 @@ def _matrix(total: npt.NDArray[np.int64], labels: Labels) -> str:
         for j in kept:
             value = share[i, j]
             depth = value / 100 if i == j else min(1.0, value / 50)
-            colour = f"{'59,125,216' if i == j else '214,69,65'},{depth:.2f}"
+            color = f"{'59,125,216' if i == j else '214,69,65'},{depth:.2f}"
             text = f"{value:.0f}" if value >= 0.5 else ""
             ink = ";color:#fff" if depth > 0.6 else ""
-            cells.append(f"<td style='background:rgba({colour}){ink}'>{text}</td>")
+            cells.append(f"<td style='background:rgba({color}){ink}'>{text}</td>")
         rows.append(f"<tr><td>{_swatch(labels, i)}{_e(labels.names[i])}</td>{''.join(cells)}</tr>")
     note = "" if len(kept) == labels.num_classes else f"<p class='dim'>The {len(kept)} largest classes.</p>"
     about = "<p class='dim'>Rows are the truth, columns the prediction, in percent of the row.</p>"
@@ -211,7 +211,7 @@ def _curves(folder: Path) -> str:
     for path in versions:
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
-                for key in ("train/loss", "val/loss", "val/mean_iu"):
+                for key in ("train/loss", "val/loss", "val/mean_iou"):
                     try:
                         series[key][float(row["epoch"])] = float(row[key])
                     except (KeyError, TypeError, ValueError):
@@ -249,10 +249,10 @@ def _chart(name: str, points: Sequence[tuple[float, float]]) -> str:
 
 def _legend(labels: Labels) -> str:
     names = "".join(f"<span>{_swatch(labels, k)}{_e(name)}</span>" for k, name in enumerate(labels.names))
-    return f"<p class='legend'>{names}</p><p class='dim'>Picture, truth, prediction; red where they differ.</p>"
+    return f"<p class='legend'>{names}</p><p class='dim'>Image, truth, prediction; red where they differ.</p>"
 
 
-def _pictures(chosen: Sequence[_Result], dataset: Any, segmenter: SegmentationModule, labels: Labels) -> str:
+def _images(chosen: Sequence[_Result], dataset: Any, segmenter: SegmentationModule, labels: Labels) -> str:
     figures = []
     for result in chosen:
         sample = dataset[result.index]
@@ -267,9 +267,9 @@ def _pictures(chosen: Sequence[_Result], dataset: Any, segmenter: SegmentationMo
             overlay(image, np.where(counted, prediction, labels.ignore_index), labels, legend=False),
             Image.fromarray(wrong.astype(np.uint8)),
         ]
-        pictures = "".join(f"<img alt='' src='{_inline(tile)}'>" for tile in tiles)
+        images = "".join(f"<img alt='' src='{_inline(tile)}'>" for tile in tiles)
         figures.append(
-            f"<figure>{pictures}<figcaption>{_e(result.key)}: mean IU {_percent(result.mean_iu)} %, pixel accuracy "
+            f"<figure>{images}<figcaption>{_e(result.key)}: mIoU {_percent(result.mean_iou)} %, pixel accuracy "
             f"{_percent(result.accuracy)} %</figcaption></figure>"
         )
     return f"<div class='rows'>{''.join(figures)}</div>" if figures else ""
@@ -277,19 +277,19 @@ def _pictures(chosen: Sequence[_Result], dataset: Any, segmenter: SegmentationMo
 
 def _every(ranked: Sequence[_Result], most: int = 500) -> str:
     rows = "".join(
-        f"<tr><td>{_e(r.key)}</td><td>{_percent(r.mean_iu)}</td><td>{_percent(r.accuracy)}</td></tr>"
+        f"<tr><td>{_e(r.key)}</td><td>{_percent(r.mean_iou)}</td><td>{_percent(r.accuracy)}</td></tr>"
         for r in ranked[:most]
     )
     more = f"<p class='dim'>The {most} worst of {len(ranked)}.</p>" if len(ranked) > most else ""
-    head = "<tr><th>picture</th><th>mean IU %</th><th>pixel accuracy %</th></tr>"
-    summary = f"<summary>{len(ranked)} pictures, the worst first</summary>"
+    head = "<tr><th>image</th><th>mIoU %</th><th>pixel accuracy %</th></tr>"
+    summary = f"<summary>{len(ranked)} images, the worst first</summary>"
     return f"<details>{summary}{more}<table>{head}{rows}</table></details>"
 
 
-def _inline(picture: Image.Image) -> str:
-    scale = SIDE / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    small = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
+def _inline(image: Image.Image) -> str:
+    scale = SIDE / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

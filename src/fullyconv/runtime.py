@@ -1,8 +1,8 @@
 """Predict from a file that `fullyconv export` wrote, with onnxruntime, numpy and Pillow: there is no torch here.
 
-Everything that prediction needs stands in the file: names and colours of the classes, the scale that the network was
-trained at, the licence. The file comes from anywhere, so it is looked through before onnxruntime sees it: its size is
-bounded, it may not name other files, and its metadata is checked like an artefact's ``config.json``.
+Everything that prediction needs stands in the file: names and colors of the classes, the scale that the network was
+trained at, the license. The file comes from anywhere, so it is looked through before onnxruntime sees it: its size is
+bounded, it may not name other files, and its metadata is checked like a model folder's ``config.json``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from fullyconv.inference.scaling import scaled_size
 from fullyconv.inference.segmentation import Segmentation
 from fullyconv.labels import Labels
 from fullyconv.preprocessing import Preprocessing
+from fullyconv.weights.pretrained import respelled
 
 FORMAT = 1
 KEY = "fullyconv"
@@ -45,7 +46,7 @@ class Description:
         in_channels: channels C of the image.
         outputs: ``labels``, ``scores`` or both; of several heads each gives them, as ``labels_HEAD``.
         model: name of the preset.
-        licence: licence of the weights, "unstated" where nobody said.
+        license: license of the weights, "unstated" where nobody said.
         score: what was measured, in percent, or None.
         parity: how much the file differed from the model that it was made of: ``sizes``, ``pixels`` (share of the
             pixels with another class), ``scores`` (largest difference over the largest score) and ``scores_beyond``
@@ -59,7 +60,7 @@ class Description:
     in_channels: int
     outputs: tuple[str, ...]
     model: str
-    licence: str
+    license: str
     score: dict[str, Any] | None
     parity: dict[str, Any]
     precision: str
@@ -87,7 +88,7 @@ class Description:
                 "in_channels": self.in_channels,
                 "outputs": list(self.outputs),
                 "model": self.model,
-                "licence": self.licence,
+                "license": self.license,
                 "score": self.score,
                 "parity": self.parity,
                 "precision": self.precision,
@@ -138,7 +139,7 @@ class ExportedSegmenter:
 
     @property
     def labels(self) -> Labels:
-        """Names, colours and ignore index of the classes."""
+        """Names, colors and ignore index of the classes."""
         return self.description.heads[""]
 
     @property
@@ -147,28 +148,28 @@ class ExportedSegmenter:
         return list(self.labels.names)
 
     @property
-    def licence(self) -> str:
-        """Licence of the weights, as stated by whoever trained them."""
-        return self.description.licence
+    def license(self) -> str:
+        """License of the weights, as stated by whoever trained them."""
+        return self.description.license
 
     def predict(self, source: Source) -> Segmentation:
-        """Segment one picture.
+        """Segment one image.
 
         Args:
             source: a path, a PIL image, or an array (H, W[, C]) uint8.
 
         Returns:
-            The mask at the picture's own size, with names, shares and an overlay.
+            The mask at the image's own size, with names, shares and an overlay.
 
         Raises:
             FileNotFoundError: if the file is not there.
-            DatasetError: if it is not a picture.
+            DatasetError: if it is not an image.
             WeightsError: if the network fails on it, or answers with what is no class.
         """
         return self._predict(source)[""]
 
     def _predict(self, source: Source) -> dict[str, Segmentation]:
-        """Segment one picture for all heads at once."""
+        """Segment one image for all heads at once."""
         pixels = read_bands(source, self.description.in_channels)
         kind = "labels" if "labels" in self.description.outputs else "scores"
         heads = self.description.heads
@@ -178,14 +179,14 @@ class ExportedSegmenter:
             mask = answer[0].argmax(0) if kind == "scores" else answer[0]
             if mask.shape != pixels.shape[:2] or int(mask.max()) >= labels.num_classes:
                 raise WeightsError(
-                    f"{self.path}: answers a picture of {pixels.shape[:2]} pixels with a mask of {mask.shape} and "
+                    f"{self.path}: answers an image of {pixels.shape[:2]} pixels with a mask of {mask.shape} and "
                     f"classes up to {int(mask.max())}, and has {labels.num_classes} classes; export it again"
                 )
             results[head] = Segmentation(mask.astype(labels.dtype), labels, visible(pixels))
         return results
 
     def scores(self, source: Source) -> npt.NDArray[np.float32]:
-        """Give the scores of every class, before softmax, at every pixel of a picture.
+        """Give the scores of every class, before softmax, at every pixel of an image.
 
         Args:
             source: as `predict` takes it.
@@ -244,7 +245,7 @@ class MultiHeadExportedSegmenter(ExportedSegmenter):
 
     @property
     def labels(self) -> dict[str, Labels]:  # type: ignore[override]
-        """For each head names, colours and ignore index of its classes."""
+        """For each head names, colors and ignore index of its classes."""
         return self.description.heads
 
     @property
@@ -253,23 +254,23 @@ class MultiHeadExportedSegmenter(ExportedSegmenter):
         return {head: list(labels.names) for head, labels in self.labels.items()}
 
     def predict(self, source: Source) -> dict[str, Segmentation]:  # type: ignore[override]
-        """Segment one picture for all heads at once.
+        """Segment one image for all heads at once.
 
         Args:
             source: a path, a PIL image, or an array (H, W[, C]) uint8.
 
         Returns:
-            For each head the mask at the picture's own size, with names, shares and an overlay.
+            For each head the mask at the image's own size, with names, shares and an overlay.
 
         Raises:
             FileNotFoundError: if the file is not there.
-            DatasetError: if it is not a picture.
+            DatasetError: if it is not an image.
             WeightsError: if the network fails on it, or answers with what is no class.
         """
         return self._predict(source)
 
     def scores(self, source: Source) -> dict[str, npt.NDArray[np.float32]]:  # type: ignore[override]
-        """Give for each head the scores of every class, before softmax, at every pixel of a picture.
+        """Give for each head the scores of every class, before softmax, at every pixel of an image.
 
         Args:
             source: as `predict` takes it.
@@ -352,7 +353,7 @@ def read_description(content: bytes, path: str | Path) -> Description:
 
 
 def scaled(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Scale a picture bilinearly, with a filter that is as wide as the pixels when it shrinks, and round once.
+    """Scale an image bilinearly, with a filter that is as wide as the pixels when it shrinks, and round once.
 
     Args:
         pixels: (H, W, C) uint8.
@@ -375,7 +376,8 @@ def scaled(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[
 
 
 def _description(document: Mapping[str, Any], path: str | Path) -> Description:
-    kinds = {"labels": dict, "preprocessing": dict, "in_channels": int, "outputs": list, "model": str, "licence": str,
+    document = respelled(document)
+    kinds = {"labels": dict, "preprocessing": dict, "in_channels": int, "outputs": list, "model": str, "license": str,
              "parity": dict, "precision": str, "version": str}  # fmt: skip
     for key, kind in kinds.items():
         if type(document.get(key)) is not kind:
@@ -402,7 +404,7 @@ def _description(document: Mapping[str, Any], path: str | Path) -> Description:
         channels,
         tuple(outputs),
         document["model"],
-        document["licence"],
+        document["license"],
         score,
         document["parity"],
         document["precision"],
@@ -411,7 +413,7 @@ def _description(document: Mapping[str, Any], path: str | Path) -> Description:
 
 
 def _labels(entry: dict[str, Any]) -> Labels | dict[str, Labels]:
-    """Read classes; where there are several heads they stand under "heads", as in an artefact."""
+    """Read classes; where there are several heads they stand under "heads", as in a model folder."""
     if "heads" not in entry:
         return Labels.from_dict(entry)
     heads = entry["heads"]

@@ -1,6 +1,6 @@
-"""A web page for people without Python: drop a picture, choose a model, see what is where, download the mask.
+"""A web page for people without Python: drop an image, choose a model, see what is where, download the mask.
 
-The server listens on this machine alone unless it is told otherwise. It takes the bytes of a picture and the name of a
+The server listens on this machine alone unless it is told otherwise. It takes the bytes of an image and the name of a
 model that it offers itself: no path and no address from a client is ever opened, and nothing that is uploaded is kept.
 """
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from fullyconv.inference.segmentation import Segmentation
 
 MAX_UPLOAD = 32 * 2**20  # bytes
-MAX_PIXELS = 36_000_000  # of a picture: a large photograph; its overlay travels back
+MAX_PIXELS = 36_000_000  # of an image: a large photograph; its overlay travels back
 KEPT = 3  # loaded models
 
 HEADERS = {
@@ -56,13 +56,13 @@ class Offer:
         name: what the page sends back to choose it.
         source: what `fullyconv.load` takes.
         about: data and score, for people.
-        licence: of the weights.
+        license: of the weights.
     """
 
     name: str
     source: str
     about: str
-    licence: str
+    license: str
 
 
 def offers(sources: Sequence[str] = ()) -> list[Offer]:
@@ -87,12 +87,12 @@ def offers(sources: Sequence[str] = ()) -> list[Offer]:
 
 
 def _shipped(entry: catalog.Entry) -> Offer:
-    score = "" if entry.mean_iu is None else f", mean IU {entry.mean_iu:.1f} %"
-    return Offer(entry.aliases[0] if entry.aliases else entry.name, entry.name, f"{entry.data}{score}", entry.licence)
+    score = "" if entry.mean_iou is None else f", mIoU {entry.mean_iou:.1f} %"
+    return Offer(entry.aliases[0] if entry.aliases else entry.name, entry.name, f"{entry.data}{score}", entry.license)
 
 
 class Desk:
-    """Segment pictures one at a time with the few models that were asked for last.
+    """Segment images one at a time with the few models that were asked for last.
 
     Args:
         offered: the models that may be asked for.
@@ -103,17 +103,17 @@ class Desk:
         self.offered = {offer.name: offer for offer in offered}
         self.allow_unverified = allow_unverified
         self._loaded: OrderedDict[str, Any] = OrderedDict()
-        self._lock = threading.Lock()  # pictures of several people at once would only share out memory and cores
+        self._lock = threading.Lock()  # images of several people at once would only share out memory and cores
 
-    def segment(self, name: str, picture: bytes) -> Segmentation:
-        """Segment the bytes of a picture.
+    def segment(self, name: str, image: bytes) -> Segmentation:
+        """Segment the bytes of an image.
 
         Raises:
             KeyError: if the model is not offered.
-            DatasetError: if the bytes are no picture, or one that is too large.
+            DatasetError: if the bytes are no image, or one that is too large.
         """
         offer = self.offered[name]
-        pixels = read_image(Encoded("the picture", picture), max_pixels=MAX_PIXELS)
+        pixels = read_image(Encoded("the image", image), max_pixels=MAX_PIXELS)
         with self._lock:
             module = self._loaded.pop(name, None)
             if module is None:
@@ -129,15 +129,15 @@ def answer(result: Segmentation) -> dict[str, Any]:
     """Write a result as the page reads it.
 
     Args:
-        result: of one picture.
+        result: of one image.
 
     Returns:
-        `width` and `height` in pixels; `classes`, those that occur, the largest first, each with `name`, `colour` and
+        `width` and `height` in pixels; `classes`, those that occur, the largest first, each with `name`, `color` and
         `share` in 0..1; `overlay`, a JPEG, and `mask`, a PNG whose values are class indices, as base64.
     """
     names, palette = result.classes, result.labels.palette
     found = [
-        {"name": name, "colour": "#{:02x}{:02x}{:02x}".format(*palette[names.index(name)]), "share": share}
+        {"name": name, "color": "#{:02x}{:02x}{:02x}".format(*palette[names.index(name)]), "share": share}
         for name, share in result.shares().items()
         if share > 0
     ]
@@ -145,7 +145,7 @@ def answer(result: Segmentation) -> dict[str, Any]:
     result.overlay(legend=False).save(overlay, "JPEG", quality=90)
     image = Image.fromarray(result.mask)
     if len(names) <= 256:
-        image.putpalette([value for colour in palette for value in colour])
+        image.putpalette([value for color in palette for value in color])
     image.save(mask, "PNG")
     height, width = result.mask.shape
     return {
@@ -190,7 +190,7 @@ def app(offered: Sequence[Offer], *, hosts: Sequence[str] = (), allow_unverified
         return Plain(text, media_type=f"{kind}; charset=utf-8", headers=HEADERS)
 
     async def models(_: Request) -> Response:
-        rows = [{"name": offer.name, "about": offer.about, "licence": offer.licence} for offer in offered]
+        rows = [{"name": offer.name, "about": offer.about, "license": offer.license} for offer in offered]
         return JSONResponse(rows, headers=HEADERS)
 
     async def segment(request: Request) -> Response:
@@ -204,9 +204,9 @@ def app(offered: Sequence[Offer], *, hosts: Sequence[str] = (), allow_unverified
         async for chunk in request.stream():
             body += chunk
             if len(body) > MAX_UPLOAD:
-                return refuse(413, f"the file is larger than {MAX_UPLOAD // 2**20} MB; make the picture smaller")
+                return refuse(413, f"the file is larger than {MAX_UPLOAD // 2**20} MB; make the image smaller")
         if not body:
-            return refuse(400, "no picture was sent")
+            return refuse(400, "no image was sent")
         try:
             found = await run_in_threadpool(lambda: answer(desk.segment(name, bytes(body))))
         except (DatasetError, ValueError) as error:

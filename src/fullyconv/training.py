@@ -30,7 +30,7 @@ class Plan:
 
     Args:
         model: what training starts from, as `fullyconv.load` takes it, or "random:PRESET".
-        segmenter: the loaded start, with the classes of the data; None for random initialisation.
+        segmenter: the loaded start, with the classes of the data; None for random initialization.
         settings: options of the command line, as "--data.batch_size" -> value.
         reasons: one sentence for each choice, for people to read.
     """
@@ -59,8 +59,8 @@ def plan(
     Args:
         data: the opened data.
         model: what to start from: a name of the zoo or anything else that `fullyconv.load` takes, or "random:PRESET"
-            for a preset of ``fullyconv.MODELS`` with random initialisation.
-        epochs: passes over the training pictures; None chooses.
+            for a preset of ``fullyconv.MODELS`` with random initialization.
+        epochs: passes over the training images; None chooses.
         minutes: wall-clock budget over all interruptions.
         device: "auto", "cpu" or "cuda".
         allow_unverified: accept weights that nobody vouches for.
@@ -96,7 +96,7 @@ def plan(
                 if data.in_channels > 3
                 else f"{data.in_channels} channels: each has the mean of ImageNet's means and deviations"
             )
-        reasons.append(f"model {model.removeprefix(RANDOM)}, RANDOM INITIALISATION: nothing learned elsewhere is used")
+        reasons.append(f"model {model.removeprefix(RANDOM)}, RANDOM INITIALIZATION: nothing learned elsewhere is used")
     else:
         segmenter = load(model, classes=data.labels, allow_unverified=allow_unverified)
         hp = segmenter.hparams
@@ -104,14 +104,14 @@ def plan(
             raise ValueError(f"--model {model}: has several heads; train it in Python, with masks for each")
         if hp["in_channels"] != data.in_channels:
             raise ValueError(
-                f"--model {model}: takes pictures of {hp['in_channels']} channels, and in_channels={data.in_channels} "
+                f"--model {model}: takes images of {hp['in_channels']} channels, and in_channels={data.in_channels} "
                 f"is given for the data; start from a model of as many, or at random: --model {RANDOM}{hp['model']}"
             )
         for key in MODEL_ARGUMENTS:
             if hp.get(key) is not None:
                 settings[f"--model.{key}"] = str(hp[key])
         settings["--model.preprocessing"] = json.dumps(segmenter.preprocessing.to_dict())
-        anew = len(segmenter.reinitialised)
+        anew = len(segmenter.reinitialized)
         reasons.append(f"model {hp['model']}, started from {model}; {anew} tensors, those of the classes, start anew")
     train = data.dataset("train").pairs  # which says so where there is no such split
     crop, why = _crop(data, cuda)
@@ -119,7 +119,7 @@ def plan(
     reasons.append(why)
     batch = max(2, min(16 if cuda else 8, len(train) // 2)) if len(train) > 1 else 1
     settings["--data.batch_size"] = str(batch)
-    reasons.append(f"batches of {batch} for {len(train)} training pictures on {where}")
+    reasons.append(f"batches of {batch} for {len(train)} training images on {where}")
     workers = 0 if len(train) < 64 else min(8, max(0, (os.cpu_count() or 1) - 1))
     settings["--data.num_workers"] = str(workers)
     steps = max(1, len(train) // batch)
@@ -138,7 +138,7 @@ def plan(
     else:
         settings["--model.schedule"] = "cosine"
         patience = patience_of(chosen)
-        reasons.append(f"{chosen} epochs of {steps} steps; stops after {patience} without a better mean IU on val")
+        reasons.append(f"{chosen} epochs of {steps} steps; stops after {patience} without a better mIoU on val")
     settings["--trainer.accelerator"] = "cuda" if cuda else "cpu"
     settings["--trainer.devices"] = "1"
     settings["--trainer.num_sanity_val_steps"] = "0"
@@ -153,7 +153,7 @@ def patience_of(epochs: int) -> int:
 
 
 def _crop(data: SegmentationDataModule, cuda: bool) -> tuple[tuple[int, int], str]:
-    """Choose the training crop: what the pictures have, as far as memory and time allow; multiples of 32."""
+    """Choose the training crop: what the images have, as far as memory and time allow; multiples of 32."""
     pairs = data.splits["train"]
     some = pairs[:: max(1, len(pairs) // 200)]
     sizes = [data.source.reader.size(pair) for pair in some]
@@ -161,7 +161,7 @@ def _crop(data: SegmentationDataModule, cuda: bool) -> tuple[tuple[int, int], st
     most = 512 if cuda else 320
     crop = tuple(max(32, min(most, 32 * (side // 32))) for side in middle)
     return (crop[0], crop[1]), (
-        f"crops of {crop[0]} x {crop[1]}: the median picture has {middle[0]} x {middle[1]} pixels, and {most} is the "
+        f"crops of {crop[0]} x {crop[1]}: the median image has {middle[0]} x {middle[1]} pixels, and {most} is the "
         f"most that is taken on {'CUDA' if cuda else 'the CPU'}"
     )
 
@@ -208,7 +208,7 @@ def resume(folder: Path, command: Mapping[str, Any]) -> str | None:
 
 
 def split_digest(splits: Mapping[str, Sequence[Pair]]) -> str:
-    """Say in short which pictures are in which split."""
+    """Say in short which images are in which split."""
     digest = hashlib.blake2b(digest_size=6)
     for split, pairs in splits.items():
         digest.update(json.dumps([split, [pair.key for pair in pairs]]).encode())

@@ -1,8 +1,8 @@
 """Upsampling of score maps: fixed bilinear, transposed convolution, max unpooling (Long et al. 2015, section 3.3).
 
-All of it aligns by measured centres. A cell of a feature map stands for the pixel at the centre of its receptive field,
-and where those centres lie differs from network to network: at 32 i + 15.5 in VGG, at 32 i in ResNet. With source
-centres at c + j i and target centres at c' + j' u, target cell u lies at
+All of it aligns by measured centers. A cell of a feature map stands for the pixel at the center of its receptive field,
+and where those centers lie differs from network to network: at 32 i + 15.5 in VGG, at 32 i in ResNet. With source
+centers at c + j i and target centers at c' + j' u, target cell u lies at
 
     t(u) = (c' + j' u - c) / j = u / r + phase,    r = j / j',  phase = (c' - c) / j
 
@@ -54,7 +54,7 @@ def bilinear_taps(factor: int, phase: float | None = None, size: int | None = No
     """Compute the bilinear filter along one axis.
 
     Without a phase it is the symmetric filter of the paper, which Caffe fills in: ``1 - |m - c| / f`` with
-    ``f = (size + 1) // 2`` around the centre ``c = (size - 1) / 2``. With a phase it is the filter of the transposed
+    ``f = (size + 1) // 2`` around the center ``c = (size - 1) / 2``. With a phase it is the filter of the transposed
     convolution that puts target cell 0 at source position `phase`: tap m weighs a source cell at
     ``max(0, 1 - |(m - p) / factor + phase|)``, p being the first tap for which this is not zero.
 
@@ -120,7 +120,7 @@ def bilinear_kernel(factor: int, phase: float | None = None, size: int | None = 
 
 
 def resample(scores: Tensor, source: Geometry, target: Geometry, size: tuple[int, int]) -> Tensor:
-    """Interpolate a map bilinearly at the centres of another grid, clamping positions at its border.
+    """Interpolate a map bilinearly at the centers of another grid, clamping positions at its border.
 
     Takes `torch.nn.functional.interpolate` wherever the phase permits, after replicating or cropping whole cells: with
     ``align_corners=False`` where target cells lie at half positions (VGG to pixels), with ``align_corners=True`` where
@@ -452,7 +452,7 @@ class _Axis(NamedTuple):
     @classmethod
     def of(cls, source: Geometry, target: Geometry, axis: int, n: int, m: int) -> _Axis:
         ratio = source.stride[axis] / target.stride[axis]
-        return cls(n, m, ratio, (target.centre[axis] - source.centre[axis]) / source.stride[axis])
+        return cls(n, m, ratio, (target.center[axis] - source.center[axis]) / source.stride[axis])
 
     @property
     def half(self) -> bool:
@@ -503,7 +503,7 @@ def _kernel(source: Geometry, target: Geometry) -> tuple[tuple[int, int], tuple[
                 f"by a whole number, not by {ratio:g}. BilinearUpsampling with border='replicate' takes any ratio."
             )
         factors.append(round(ratio))
-        phases.append((target.centre[axis] - source.centre[axis]) / source.stride[axis])
+        phases.append((target.center[axis] - source.center[axis]) / source.stride[axis])
         first, last = _support(factors[-1], phases[-1])
         sizes.append(last - first + 1)
     return (factors[0], factors[1]), (phases[0], phases[1]), (sizes[0], sizes[1])
@@ -513,8 +513,8 @@ def _reached(source: Geometry, target: Geometry) -> Geometry:
     """Geometry of the uncropped transposed convolution: the target grid, begun at the first cell that is reached."""
     factor, phase, kernel_size = _kernel(source, target)
     first = [_support(f, p)[0] for f, p in zip(factor, phase, strict=True)]
-    y, x = (c + j * cell for c, j, cell in zip(target.centre, target.stride, first, strict=True))
-    return dataclasses.replace(source.transposed_conv(kernel_size, factor), centre=(y, x))
+    y, x = (c + j * cell for c, j, cell in zip(target.center, target.stride, first, strict=True))
+    return dataclasses.replace(source.transposed_conv(kernel_size, factor), center=(y, x))
 
 
 def _support(factor: int, phase: float) -> tuple[int, int]:
@@ -563,7 +563,7 @@ def _shift(x: Tensor, axes: list[_Axis]) -> Tensor:
 
 
 def _interpolate(x: Tensor, axes: list[_Axis], *, align_corners: bool) -> Tensor:
-    # with align_corners=False the result itself reaches beyond the outer centres: half a source less half a target cell
+    # with align_corners=False the result itself reaches beyond the outer centers: half a source less half a target cell
     spans = [axis.needed(0.0 if align_corners else 0.5 - 0.5 / axis.ratio) for axis in axes]
     x = _take(x, spans[0], spans[1])
     lengths, drops = [], []
@@ -643,7 +643,7 @@ class ResamplingPlan(NamedTuple):
 
     Args:
         axes: the plans of both axes.
-        align_corners: whether centres of cells coincide; else their borders do.
+        align_corners: whether centers of cells coincide; else their borders do.
         shift: whether cells are only moved.
     """
 

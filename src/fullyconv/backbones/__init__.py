@@ -1,11 +1,11 @@
-"""Backbones: classifiers' trunks, each giving features by stride."""
+"""Backbones: classifiers' backbones, each giving features by stride."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from fullyconv.backbones import alexnet, efficientnet_lite, fusion, googlenet, mobilenet, resnet, timm, vgg
-from fullyconv.backbones.base import Backbone, Features, Padding, Receipt, Switch, is_paper
+from fullyconv.backbones.base import Backbone, Features, LoadReport, Padding, Switch, is_paper
 from fullyconv.errors import near_miss
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {
@@ -37,7 +37,7 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
 
 
 def build_backbone(name: str, *, in_channels: int = 3, padding: Padding = "same") -> Backbone:
-    """Build a backbone by name, randomly initialised.
+    """Build a backbone by name, randomly initialized.
 
     Args:
         name: a key of `BACKBONES`, or "timm/NAME" for a classifier of timm.
@@ -64,4 +64,4 @@ def build_backbone(name: str, *, in_channels: int = 3, padding: Padding = "same"
     return builder(in_channels=in_channels, padding=padding)
 
 
-__all__ = ["BACKBONES", "Backbone", "Features", "Padding", "Receipt", "Switch", "build_backbone"]
+__all__ = ["BACKBONES", "Backbone", "Features", "LoadReport", "Padding", "Switch", "build_backbone"]

@@ -1,6 +1,6 @@
 """AlexNet: torchvision's (Krizhevsky 2014, one column) and CaffeNet, that of the reference networks (groups and LRN).
 
-Features at strides 8 and 16 are pool1 and pool2 (behind its normalisation in CaffeNet), at 32 fc7.
+Features at strides 8 and 16 are pool1 and pool2 (behind its normalization in CaffeNet), at 32 fc7.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FC6_KERNEL = 6  # cells of pool5 at the native 224 (227) pixels
 
 
 class AlexNet(Backbone):
-    """The trunk of torchvision's AlexNet, fc6 and fc7 as convolutions.
+    """The backbone of torchvision's AlexNet, fc6 and fc7 as convolutions.
 
     Every pooling rounds its output size up, as Caffe does. At the native 224 pixels this changes nothing.
 
@@ -68,7 +68,7 @@ class AlexNet(Backbone):
 
 
 class CaffeNetClassifier(nn.Module):
-    """CaffeNet: AlexNet with two groups in conv2, conv4 and conv5, and pooling before normalisation.
+    """CaffeNet: AlexNet with two groups in conv2, conv4 and conv5, and pooling before normalization.
 
     Layers have Caffe's names. It takes images of 227 x 227 pixels.
 
@@ -106,7 +106,7 @@ class CaffeNetClassifier(nn.Module):
 
 
 class CaffeNet(Backbone):
-    """The trunk of CaffeNet, fc6 and fc7 as convolutions.
+    """The backbone of CaffeNet, fc6 and fc7 as convolutions.
 
     Args:
         name: the name it is built by.
@@ -152,31 +152,31 @@ class CaffeNet(Backbone):
 
 
 def alexnet(*, in_channels: int = 3, padding: Padding = "same") -> AlexNet:
-    """Build the trunk of torchvision's AlexNet.
+    """Build the backbone of torchvision's AlexNet.
 
     Args:
         in_channels: channels of the input.
         padding: "same" covers the image without waste; "paper" puts 100 pixels around it.
 
     Returns:
-        The backbone, randomly initialised.
+        The backbone, randomly initialized.
     """
     classifier = torchvision.models.alexnet(weights=None, num_classes=1)
     return AlexNet("alexnet", classifier, in_channels=in_channels, padding=padding)
 
 
 def caffenet(*, in_channels: int = 3, padding: Padding = "same") -> CaffeNet:
-    """Build the trunk of CaffeNet; see `alexnet` for the arguments."""
+    """Build the backbone of CaffeNet; see `alexnet` for the arguments."""
     return CaffeNet("caffenet", caffenet_classifier(num_classes=1), in_channels=in_channels, padding=padding)
 
 
 def caffenet_classifier(num_classes: int = 1000) -> CaffeNetClassifier:
-    """Build the classifier that `caffenet` is the trunk of.
+    """Build the classifier that `caffenet` is the backbone of.
 
     Args:
         num_classes: number of classes K.
 
     Returns:
-        The classifier, randomly initialised.
+        The classifier, randomly initialized.
     """
     return CaffeNetClassifier(num_classes)

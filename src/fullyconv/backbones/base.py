@@ -1,4 +1,4 @@
-"""What every backbone is: a classifier's trunk that gives its feature maps by stride."""
+"""What every backbone is: a classifier's backbone that gives its feature maps by stride."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Features(dict[int, Tensor]):
 
 
 @dataclass(frozen=True)
-class Receipt:
+class LoadReport:
     """Say what became of each tensor when weights from elsewhere were loaded. Nothing is left unsaid.
 
     Args:
@@ -64,42 +64,42 @@ class Receipt:
         reshaped: keys of the file whose fully connected weights became kernels.
         adapted: keys of the file whose tensors were made to fit: a first convolution for other channels than RGB, a
             batch norm of another epsilon.
-        reinitialised: keys of the model that the file has nothing for: they start anew, or keep the values they had.
+        reinitialized: keys of the model that the file has nothing for: they start anew, or keep the values they had.
         unused: keys of the file that the model has no place for (the score layer, auxiliary heads).
     """
 
     copied: tuple[str, ...] = ()
     reshaped: tuple[str, ...] = ()
     adapted: tuple[str, ...] = ()
-    reinitialised: tuple[str, ...] = ()
+    reinitialized: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
 
     def table(self) -> str:
-        """Lay the receipt out as text, one line for each group with its count and first keys.
+        """Lay the load report out as text, one line for each group with its count and first keys.
 
         Returns:
             Five lines.
 
         Example:
-            >>> print(Receipt(copied=("conv1.weight",), unused=("fc.weight", "fc.bias")).table())
+            >>> print(LoadReport(copied=("conv1.weight",), unused=("fc.weight", "fc.bias")).table())
             copied             1  conv1.weight
             reshaped           0
             adapted            0
-            re-initialised     0
+            re-initialized     0
             unused             2  fc.weight, fc.bias
         """
         groups = {
             "copied": self.copied,
             "reshaped": self.reshaped,
             "adapted": self.adapted,
-            "re-initialised": self.reinitialised,
+            "re-initialized": self.reinitialized,
             "unused": self.unused,
         }
         return "\n".join(f"{group:<14}{len(keys):>6}  {_some(keys)}".rstrip() for group, keys in groups.items())
 
 
 class Backbone(nn.Module, ABC):
-    """A classifier's trunk under the classifier's own key names; its score layer is left out.
+    """A classifier's backbone under the classifier's own key names; its score layer is left out.
 
     A subclass sets up its layers and returns `Features` from `forward`.
 
@@ -112,7 +112,7 @@ class Backbone(nn.Module, ABC):
         unused: prefixes of those keys of the classifier that the backbone has no use for.
 
     Attributes:
-        receipt: what became of each tensor of the weights it was given; None while it is randomly initialised.
+        load report: what became of each tensor of the weights it was given; None while it is randomly initialized.
         preprocessing: what those weights expect of an image; None where nobody said so.
     """
 
@@ -133,7 +133,7 @@ class Backbone(nn.Module, ABC):
         self.min_size = min_size
         self.size_divisor = size_divisor
         self.unused = tuple(unused)
-        self.receipt: Receipt | None = None
+        self.load_report: LoadReport | None = None
         self.preprocessing: Preprocessing | None = None
         self._geometry: dict[int, Geometry] | None = None
 
@@ -142,7 +142,7 @@ class Backbone(nn.Module, ABC):
         """Compute the feature maps.
 
         Args:
-            x: (N, C, H, W) normalised images.
+            x: (N, C, H, W) normalized images.
 
         Returns:
             The feature maps by stride, with the input's size.
@@ -153,7 +153,7 @@ class Backbone(nn.Module, ABC):
 
     @property
     def geometry(self) -> dict[int, Geometry]:
-        """Stride, centre and receptive field of each feature map, measured once over what the layers really do."""
+        """Stride, center and receptive field of each feature map, measured once over what the layers really do."""
         if self._geometry is None:
             from fullyconv.geometry import measure
 
@@ -162,14 +162,14 @@ class Backbone(nn.Module, ABC):
             self._geometry = cast("dict[int, Geometry]", measure(_Maps(self), size, self.in_channels))
         return self._geometry
 
-    def load_classifier(self, state_dict: Mapping[str, Tensor], *, absent: Sequence[str] = ()) -> Receipt:
-        """Take the weights of the classifier this backbone is the trunk of.
+    def load_classifier(self, state_dict: Mapping[str, Tensor], *, absent: Sequence[str] = ()) -> LoadReport:
+        """Take the weights of the classifier this backbone is the backbone of.
 
         Keys are the classifier's own. Fully connected weights (two dimensions) are reshaped into kernels; the score
-        layer is not used. Where `in_channels` is not 3, the first convolution of a colour classifier is adapted: the
-        first three of more channels keep the colours' weights and each further one starts at their mean (Long et al.,
-        the early fusion of section 5); one or two channels share the sum of the colours' weights, so that a grey image
-        is answered as it was in colour. Either everything fits or nothing is changed.
+        layer is not used. Where `in_channels` is not 3, the first convolution of a color classifier is adapted: the
+        first three of more channels keep the colors' weights and each further one starts at their mean (Long et al.,
+        the early fusion of section 5); one or two channels share the sum of the colors' weights, so that a gray image
+        is answered as it was in color. Either everything fits or nothing is changed.
 
         Args:
             state_dict: what the classifier's ``state_dict()`` returns.
@@ -177,7 +177,7 @@ class Backbone(nn.Module, ABC):
                 missing is an error.
 
         Returns:
-            The receipt of what was copied, reshaped, adapted, not used and not found.
+            The load report of what was copied, reshaped, adapted, not used and not found.
 
         Raises:
             WeightsError: if tensors are missing, unknown or of another shape; the message names them.
@@ -231,7 +231,7 @@ class Backbone(nn.Module, ABC):
         with torch.no_grad():
             for key, value in plan.items():
                 own[key].copy_(value)
-        return Receipt(tuple(copied), tuple(reshaped), tuple(adapted), tuple(kept), tuple(unused))
+        return LoadReport(tuple(copied), tuple(reshaped), tuple(adapted), tuple(kept), tuple(unused))
 
     def extra_repr(self) -> str:
         """Say name and channels in the printed module."""
@@ -274,7 +274,7 @@ class _Maps(nn.Module):
 
 
 def _other_channels(weight: Tensor, in_channels: int) -> Tensor:
-    """Make the weights (C', 3, kH, kW) of a first convolution on colours ones on `in_channels` channels."""
+    """Make the weights (C', 3, kH, kW) of a first convolution on colors ones on `in_channels` channels."""
     mean = weight.mean(1, keepdim=True)
     if in_channels < 3:
         return mean.repeat(1, in_channels, 1, 1) * (3 / in_channels)

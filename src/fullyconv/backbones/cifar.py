@@ -1,6 +1,6 @@
-"""The ResNets of He et al. 2016, section 4.2, for pictures of 32 x 32 pixels: 6n + 2 layers of 16, 32 and 64 channels.
+"""The ResNets of He et al. 2016, section 4.2, for images of 32 x 32 pixels: 6n + 2 layers of 16, 32 and 64 channels.
 
-Classifiers only: they are small, published with weights, and real enough to show a conversion on real pictures.
+Classifiers only: they are small, published with weights, and real enough to show a conversion on real images.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class CifarBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """A ResNet for pictures of 32 x 32 pixels; keys are those of the published weights (conv1, layer1.0.bn1, linear).
+    """A ResNet for images of 32 x 32 pixels; keys are those of the published weights (conv1, layer1.0.bn1, linear).
 
     Args:
         depth: 6n + 2: 20, 32, 44, 56 or 110.

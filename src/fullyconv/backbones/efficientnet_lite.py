@@ -143,7 +143,7 @@ class EfficientNetLiteClassifier(nn.Module):
 
 
 class EfficientNetLite(Backbone):
-    """The trunk of EfficientNet-Lite: features are the last block of each stride, in front of the last convolution.
+    """The backbone of EfficientNet-Lite: features are the last block of each stride, in front of the last convolution.
 
     Images come in multiples of 32 pixels (`FCN` continues them at the right and bottom): only there the cells of all
     images lie at the same places.
@@ -182,7 +182,7 @@ class EfficientNetLite(Backbone):
 
 
 def efficientnet_lite0(*, in_channels: int = 3, padding: Padding = "same") -> EfficientNetLite:
-    """Build the trunk of EfficientNet-Lite0 (2.9 million parameters).
+    """Build the backbone of EfficientNet-Lite0 (2.9 million parameters).
 
     Args:
         in_channels: channels of the input.
@@ -196,13 +196,13 @@ def efficientnet_lite0(*, in_channels: int = 3, padding: Padding = "same") -> Ef
 
 
 def efficientnet_lite1(*, in_channels: int = 3, padding: Padding = "same") -> EfficientNetLite:
-    """Build the trunk of EfficientNet-Lite1; see `efficientnet_lite0` for the arguments."""
+    """Build the backbone of EfficientNet-Lite1; see `efficientnet_lite0` for the arguments."""
     is_paper(padding, "efficientnet_lite1")
     return EfficientNetLite("efficientnet_lite1", in_channels=in_channels)
 
 
 def efficientnet_lite2(*, in_channels: int = 3, padding: Padding = "same") -> EfficientNetLite:
-    """Build the trunk of EfficientNet-Lite2; see `efficientnet_lite0` for the arguments."""
+    """Build the backbone of EfficientNet-Lite2; see `efficientnet_lite0` for the arguments."""
     is_paper(padding, "efficientnet_lite2")
     return EfficientNetLite("efficientnet_lite2", in_channels=in_channels)
 

@@ -1,8 +1,8 @@
-"""Late fusion of two kinds of input: two trunks of VGG-16 side by side (Long et al. 2015, section 5, NYUDv2).
+"""Late fusion of two kinds of input: two backbones of VGG-16 side by side (Long et al. 2015, section 5, NYUDv2).
 
-The reference scores the fc7 of each trunk by itself and averages the two score maps. One score layer over the features
-of both, one behind the other, is the same function: half of the weights of each beside each other, and the mean of the
-biases.
+The reference scores the fc7 of each backbone by itself and averages the two score maps. One score layer over the
+features of both, one behind the other, is the same function: half of the weights of each beside each other, and the
+mean of the biases.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from fullyconv.backbones import vgg
-from fullyconv.backbones.base import Backbone, Features, Padding, Receipt
+from fullyconv.backbones.base import Backbone, Features, LoadReport, Padding
 
-COLOURS = 3  # channels of the first stream
+COLORS = 3  # channels of the first stream
 
 
 class LateFusion(Backbone):
-    """Several trunks, each over channels of its own; their features of each stride one behind the other.
+    """Several backbones, each over channels of its own; their features of each stride one behind the other.
 
     Args:
         name: the name it is built by.
-        streams: trunks with the same strides; the first sees the first of the channels, the second the next ones.
+        streams: backbones with the same strides; the first sees the first of the channels, the second the next ones.
 
     Raises:
-        ValueError: if the trunks have different strides.
+        ValueError: if the backbones have different strides.
     """
 
     def __init__(self, name: str, streams: Sequence[Backbone]) -> None:
@@ -36,7 +36,7 @@ class LateFusion(Backbone):
             if list(one.channels) != list(other.channels):
                 raise ValueError(
                     f"streams have features of strides {list(one.channels)} and {list(other.channels)}: they are put "
-                    "one behind the other; give trunks of one kind"
+                    "one behind the other; give backbones of one kind"
                 )
         super().__init__(
             name,
@@ -48,31 +48,31 @@ class LateFusion(Backbone):
         self.streams = nn.ModuleList(streams)
 
     def forward(self, x: Tensor) -> Features:
-        """Compute the features of all trunks; see `Backbone.forward`."""
+        """Compute the features of all backbones; see `Backbone.forward`."""
         size = self._size(x)
         streams = [cast(Backbone, stream) for stream in self.streams]
         parts = torch.split_with_sizes(x, [stream.in_channels for stream in streams], dim=1)
         features = [stream(part) for stream, part in zip(streams, parts, strict=True)]
         return Features({stride: torch.cat([maps[stride] for maps in features], dim=1) for stride in features[0]}, size)
 
-    def load_classifier(self, state_dict: Mapping[str, Tensor], *, absent: Sequence[str] = ()) -> Receipt:
-        """Take the weights of one classifier into every trunk, as the reference starts its HHA trunk from colour.
+    def load_classifier(self, state_dict: Mapping[str, Tensor], *, absent: Sequence[str] = ()) -> LoadReport:
+        """Take the weights of one classifier into every backbone, as the reference starts its HHA backbone from color.
 
         Args:
             state_dict: what the classifier's ``state_dict()`` returns.
             absent: prefixes of keys that the weights are known to lack: layers that start anew.
 
         Returns:
-            The receipt, a key counted once for all trunks; those that start anew begin with their trunk.
+            The load report, a key counted once for all backbones; those that start anew begin with their backbone.
 
         Raises:
             WeightsError: if tensors are missing, unknown or of another shape; the message names them.
         """
-        receipts = [cast(Backbone, stream).load_classifier(state_dict, absent=absent) for stream in self.streams]
-        adapted = {key for receipt in receipts for key in receipt.adapted}
-        kept = [f"streams.{i}.{key}" for i, receipt in enumerate(receipts) for key in receipt.reinitialised]
-        first = receipts[0]
-        return Receipt(
+        reports = [cast(Backbone, stream).load_classifier(state_dict, absent=absent) for stream in self.streams]
+        adapted = {key for load_report in reports for key in load_report.adapted}
+        kept = [f"streams.{i}.{key}" for i, load_report in enumerate(reports) for key in load_report.reinitialized]
+        first = reports[0]
+        return LoadReport(
             tuple(key for key in first.copied if key not in adapted),
             first.reshaped,
             tuple(key for key in state_dict if key in adapted),
@@ -81,25 +81,26 @@ class LateFusion(Backbone):
         )
 
 
-def vgg16_late(*, in_channels: int = 2 * COLOURS, padding: Padding = "same") -> LateFusion:
-    """Build two trunks of VGG-16 side by side: colour, and what else there is of the scene, such as HHA or depth.
+def vgg16_late(*, in_channels: int = 2 * COLORS, padding: Padding = "same") -> LateFusion:
+    """Build two backbones of VGG-16 side by side: color, and what else there is of the scene, such as HHA or depth.
 
     Args:
-        in_channels: channels of the input: the first three go into the first trunk, the others into the second; of two
+        in_channels: channels of the input: the first three go into the first backbone, the others into the second; of
+        two
             or three the last one.
         padding: "same" covers any image without waste; "paper" puts 100 pixels around it.
 
     Returns:
-        The backbone, randomly initialised.
+        The backbone, randomly initialized.
 
     Raises:
         ValueError: if there are fewer than two channels.
     """
     if in_channels < 2:
         raise ValueError(
-            f"in_channels={in_channels}: late fusion has two trunks with at least one channel each; "
-            "pass in_channels=6 for colour and HHA, or use vgg16"
+            f"in_channels={in_channels}: late fusion has two backbones with at least one channel each; "
+            "pass in_channels=6 for color and HHA, or use vgg16"
         )
-    first = min(COLOURS, in_channels - 1)
+    first = min(COLORS, in_channels - 1)
     streams = [vgg.vgg16(in_channels=count, padding=padding) for count in (first, in_channels - first)]
     return LateFusion("vgg16_late", streams)

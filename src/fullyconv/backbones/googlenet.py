@@ -13,9 +13,9 @@ from fullyconv.backbones.base import PAPER_PADDING, Backbone, Features, Padding,
 
 
 class GoogLeNet(Backbone):
-    """The trunk of torchvision's GoogLeNet; its poolings round up by themselves.
+    """The backbone of torchvision's GoogLeNet; its poolings round up by themselves.
 
-    torchvision's published weights expect its `transform_input`, another normalisation of the image: say so in the
+    torchvision's published weights expect its `transform_input`, another normalization of the image: say so in the
     preprocessing that goes with the weights, the backbone does not do it.
 
     Args:
@@ -62,14 +62,14 @@ class GoogLeNet(Backbone):
 
 
 def googlenet(*, in_channels: int = 3, padding: Padding = "same") -> GoogLeNet:
-    """Build the trunk of torchvision's GoogLeNet.
+    """Build the backbone of torchvision's GoogLeNet.
 
     Args:
         in_channels: channels of the input.
         padding: "same" covers the image without waste; "paper" puts 100 pixels around it.
 
     Returns:
-        The backbone, randomly initialised.
+        The backbone, randomly initialized.
     """
     classifier = torchvision.models.googlenet(weights=None, num_classes=1, aux_logits=False, init_weights=True)
     return GoogLeNet("googlenet", classifier, in_channels=in_channels, padding=padding)

@@ -12,7 +12,7 @@ from fullyconv.backbones.base import Backbone, Features, Padding, first_convolut
 
 
 class MobileNetV3(Backbone):
-    """The trunk of torchvision's MobileNetV3. Its squeeze-and-excitation gates see the whole image, whatever its size.
+    """The backbone of torchvision's MobileNetV3. Its squeeze-and-excitation gates see the whole image.
 
     Args:
         name: the name it is built by.
@@ -57,14 +57,14 @@ class MobileNetV3(Backbone):
 
 
 def mobilenet_v3_small(*, in_channels: int = 3, padding: Padding = "same") -> MobileNetV3:
-    """Build the trunk of torchvision's MobileNetV3-Small.
+    """Build the backbone of torchvision's MobileNetV3-Small.
 
     Args:
         in_channels: channels of the input.
         padding: "same" only.
 
     Returns:
-        The backbone, randomly initialised.
+        The backbone, randomly initialized.
     """
     is_paper(padding, "mobilenet_v3_small")
     classifier = torchvision.models.mobilenet_v3_small(weights=None)
@@ -72,14 +72,14 @@ def mobilenet_v3_small(*, in_channels: int = 3, padding: Padding = "same") -> Mo
 
 
 def mobilenet_v3_large(*, in_channels: int = 3, padding: Padding = "same") -> MobileNetV3:
-    """Build the trunk of torchvision's MobileNetV3-Large; see `mobilenet_v3_small` for the arguments."""
+    """Build the backbone of torchvision's MobileNetV3-Large; see `mobilenet_v3_small` for the arguments."""
     is_paper(padding, "mobilenet_v3_large")
     classifier = torchvision.models.mobilenet_v3_large(weights=None)
     return MobileNetV3("mobilenet_v3_large", classifier, in_channels=in_channels)
 
 
 def mobilenet_v3_large_dilated(*, in_channels: int = 3, padding: Padding = "same") -> MobileNetV3:
-    """Build the trunk of torchvision's MobileNetV3-Large with stride 16, as its segmenters have it.
+    """Build the backbone of torchvision's MobileNetV3-Large with stride 16, as its segmenters have it.
 
     The last three blocks dilate by 2 instead of striding. Features are C1 and C2, the first blocks of strides 4 and 8,
     and C5, the last convolution: LR-ASPP reads C2, not the last block of stride 8 (Howard et al. 2019, section 6.4).

@@ -18,7 +18,7 @@ from fullyconv.backbones.base import Backbone, Features, Padding, first_convolut
 
 
 class ResNet(Backbone):
-    """The trunk of a ResNet, up to but without its global average pooling.
+    """The backbone of a ResNet, up to but without its global average pooling.
 
     Where stages dilate instead of striding, several maps have the same stride: the feature is the last of them.
 
@@ -53,7 +53,7 @@ class ResNet(Backbone):
 
 
 class ResNet18(nn.Module):
-    """ResNet-18 of any width: torchvision's blocks, key names and initialisation.
+    """ResNet-18 of any width: torchvision's blocks, key names and initialization.
 
     Args:
         width: channels of the first stage; each further stage doubles them. 64 is torchvision's `resnet18`.
@@ -86,13 +86,13 @@ class ResNet18(nn.Module):
 
 
 def resnet18_half_classifier(num_classes: int = 1000) -> ResNet18:
-    """Build the classifier that `resnet18_half` is the trunk of: 32, 64, 128 and 256 channels.
+    """Build the classifier that `resnet18_half` is the backbone of: 32, 64, 128 and 256 channels.
 
     Args:
         num_classes: number of classes K.
 
     Returns:
-        The classifier, randomly initialised.
+        The classifier, randomly initialized.
     """
     return ResNet18(width=32, num_classes=num_classes)
 
@@ -105,46 +105,46 @@ def resnet18_half(*, in_channels: int = 3, padding: Padding = "same") -> ResNet:
         padding: "same" only.
 
     Returns:
-        The backbone, randomly initialised.
+        The backbone, randomly initialized.
     """
     is_paper(padding, "resnet18_half")
     return ResNet("resnet18_half", resnet18_half_classifier(num_classes=1), in_channels=in_channels)
 
 
 def resnet18_quarter_classifier(num_classes: int = 1000) -> ResNet18:
-    """Build the classifier that `resnet18_quarter` is the trunk of: 16, 32, 64 and 128 channels.
+    """Build the classifier that `resnet18_quarter` is the backbone of: 16, 32, 64 and 128 channels.
 
     Args:
         num_classes: number of classes K.
 
     Returns:
-        The classifier, randomly initialised.
+        The classifier, randomly initialized.
     """
     return ResNet18(width=16, num_classes=num_classes)
 
 
 def resnet18_quarter(*, in_channels: int = 3, padding: Padding = "same") -> ResNet:
-    """Build a ResNet-18 of a quarter of the width (0.7 million parameters), for two classes and few pictures.
+    """Build a ResNet-18 of a quarter of the width (0.7 million parameters), for two classes and few images.
 
     Args:
         in_channels: channels of the input.
         padding: "same" only.
 
     Returns:
-        The backbone, randomly initialised.
+        The backbone, randomly initialized.
     """
     is_paper(padding, "resnet18_quarter")
     return ResNet("resnet18_quarter", resnet18_quarter_classifier(num_classes=1), in_channels=in_channels)
 
 
 def resnet18_slim_classifier(num_classes: int = 1000) -> ResNet18:
-    """Build the classifier that `resnet18_slim` is the trunk of: 32, 64, 128 and 128 channels.
+    """Build the classifier that `resnet18_slim` is the backbone of: 32, 64, 128 and 128 channels.
 
     Args:
         num_classes: number of classes K.
 
     Returns:
-        The classifier, randomly initialised.
+        The classifier, randomly initialized.
     """
     return ResNet18(width=32, num_classes=num_classes, last=128)
 
@@ -152,45 +152,45 @@ def resnet18_slim_classifier(num_classes: int = 1000) -> ResNet18:
 def resnet18_slim(*, in_channels: int = 3, padding: Padding = "same") -> ResNet:
     """Build a ResNet-18 of half width whose fourth stage does not widen (1.4 million parameters).
 
-    Three quarters of `resnet18_half` are its fourth stage; on a few hundred pictures it does not need them.
+    Three quarters of `resnet18_half` are its fourth stage; on a few hundred images it does not need them.
 
     Args:
         in_channels: channels of the input.
         padding: "same" only.
 
     Returns:
-        The backbone, randomly initialised.
+        The backbone, randomly initialized.
     """
     is_paper(padding, "resnet18_slim")
     return ResNet("resnet18_slim", resnet18_slim_classifier(num_classes=1), in_channels=in_channels)
 
 
 def resnet18(*, in_channels: int = 3, padding: Padding = "same") -> ResNet:
-    """Build the trunk of torchvision's ResNet-18; see `resnet18_half` for the arguments."""
+    """Build the backbone of torchvision's ResNet-18; see `resnet18_half` for the arguments."""
     is_paper(padding, "resnet18")
     return ResNet("resnet18", torchvision.models.resnet18(weights=None), in_channels=in_channels)
 
 
 def resnet34(*, in_channels: int = 3, padding: Padding = "same") -> ResNet:
-    """Build the trunk of torchvision's ResNet-34; see `resnet18_half` for the arguments."""
+    """Build the backbone of torchvision's ResNet-34; see `resnet18_half` for the arguments."""
     is_paper(padding, "resnet34")
     return ResNet("resnet34", torchvision.models.resnet34(weights=None), in_channels=in_channels)
 
 
 def resnet50(*, in_channels: int = 3, padding: Padding = "same") -> ResNet:
-    """Build the trunk of torchvision's ResNet-50; see `resnet18_half` for the arguments."""
+    """Build the backbone of torchvision's ResNet-50; see `resnet18_half` for the arguments."""
     is_paper(padding, "resnet50")
     return ResNet("resnet50", torchvision.models.resnet50(weights=None), in_channels=in_channels)
 
 
 def resnet101(*, in_channels: int = 3, padding: Padding = "same") -> ResNet:
-    """Build the trunk of torchvision's ResNet-101; see `resnet18_half` for the arguments."""
+    """Build the backbone of torchvision's ResNet-101; see `resnet18_half` for the arguments."""
     is_paper(padding, "resnet101")
     return ResNet("resnet101", torchvision.models.resnet101(weights=None), in_channels=in_channels)
 
 
 def resnet50_dilated(*, in_channels: int = 3, padding: Padding = "same") -> ResNet:
-    """Build the trunk of torchvision's ResNet-50 with stride 8, as its segmenters have it.
+    """Build the backbone of torchvision's ResNet-50 with stride 8, as its segmenters have it.
 
     The third and fourth stage dilate by 2 and 4 instead of striding (Yu and Koltun, ICLR 2016), so that the map of
     stride 8 is the one of the last stage; every fourth of its cells is a cell of `resnet50` at stride 32. Keys and
@@ -202,7 +202,7 @@ def resnet50_dilated(*, in_channels: int = 3, padding: Padding = "same") -> ResN
 
 
 def resnet101_dilated(*, in_channels: int = 3, padding: Padding = "same") -> ResNet:
-    """Build the trunk of torchvision's ResNet-101 with stride 8; see `resnet50_dilated`."""
+    """Build the backbone of torchvision's ResNet-101 with stride 8; see `resnet50_dilated`."""
     is_paper(padding, "resnet101_dilated")
     classifier = torchvision.models.resnet101(weights=None, replace_stride_with_dilation=[False, True, True])
     return ResNet("resnet101_dilated", classifier, in_channels=in_channels)

@@ -16,7 +16,7 @@ STRIDES = (4, 8, 16, 32)
 
 
 class Timm(Backbone):
-    """The trunk of a timm classifier.
+    """The backbone of a timm classifier.
 
     Its state-dict keys are ``trunk.`` and timm's own of a ``features_only`` model, which joins the outer two levels of
     some networks with an underscore (``stages_0.`` for ``stages.0.``); `load_classifier` takes the classifier's keys.
@@ -25,12 +25,12 @@ class Timm(Backbone):
 
     Args:
         name: "timm/NAME".
-        trunk: what timm's `create_model` with `features_only` returns.
+        backbone: what timm's `create_model` with `features_only` returns.
         in_channels: channels of the input.
     """
 
-    def __init__(self, name: str, trunk: nn.Module, *, in_channels: int = 3) -> None:
-        info = cast(Any, trunk.feature_info)
+    def __init__(self, name: str, backbone: nn.Module, *, in_channels: int = 3) -> None:
+        info = cast(Any, backbone.feature_info)
         reductions, channels = info.reduction(), info.channels()
         taps = {
             stride: index for index, stride in enumerate(reductions) if stride in STRIDES
@@ -42,8 +42,8 @@ class Timm(Backbone):
             size_divisor=max(32, *taps),
         )
         self.taps = taps
-        self.channels_last = str(getattr(getattr(trunk, "output_fmt", "NCHW"), "value", "NCHW")).upper() == "NHWC"
-        self.trunk = trunk
+        self.channels_last = str(getattr(getattr(backbone, "output_fmt", "NCHW"), "value", "NCHW")).upper() == "NHWC"
+        self.trunk = backbone
 
     def forward(self, x: Tensor) -> Features:
         """Compute the last map of each stride; see `Backbone.forward`."""
@@ -66,13 +66,14 @@ class Timm(Backbone):
 
     def _is_unused(self, key: str) -> bool:
         if not self.unused:
-            # what a classifier has beyond its trunk differs from family to family: ask it, without allocating weights
+            # what a classifier has beyond its backbone differs from family to family: ask it, without allocating
+            # weights
             self.unused = tuple(_create(self.name.removeprefix(PREFIX), meta=True).state_dict())
         return key in self.unused
 
 
 def timm_backbone(name: str, *, in_channels: int = 3, padding: Padding = "same") -> Timm:
-    """Build the trunk of a timm classifier, randomly initialised; nothing is downloaded.
+    """Build the backbone of a timm classifier, randomly initialized; nothing is downloaded.
 
     Args:
         name: "timm/NAME", NAME as in ``timm.list_models()``.
@@ -98,12 +99,12 @@ def timm_backbone(name: str, *, in_channels: int = 3, padding: Padding = "same")
         raise ValueError(f"name={name!r} is not a model of timm. {hint}timm.list_models() lists them.")
     options = _any_size(model)
     try:
-        trunk = _create(model, features_only=True, in_chans=in_channels, **options)
-        reductions = [level["reduction"] for level in cast(Any, trunk.feature_info).info]
+        backbone = _create(model, features_only=True, in_chans=in_channels, **options)
+        reductions = [level["reduction"] for level in cast(Any, backbone.feature_info).info]
         wanted = tuple({stride: index for index, stride in enumerate(reductions) if stride in STRIDES}.values())
-        built = cast(Any, trunk.feature_info).out_indices
+        built = cast(Any, backbone.feature_info).out_indices
         if wanted and (max(wanted) != max(built) or not set(wanted) <= set(built)):
-            trunk = _create(model, features_only=True, in_chans=in_channels, out_indices=wanted, **options)
+            backbone = _create(model, features_only=True, in_chans=in_channels, out_indices=wanted, **options)
     except (RuntimeError, AttributeError, TypeError, AssertionError) as error:
         raise ValueError(
             f"name={name!r} gives no feature maps in timm (features_only=True): {error}. "
@@ -111,7 +112,7 @@ def timm_backbone(name: str, *, in_channels: int = 3, padding: Padding = "same")
         ) from error
     if len(wanted) == 0:
         raise ValueError(f"name={name!r} has maps of strides {reductions}, none of {STRIDES}. Choose another network.")
-    return Timm(name, trunk, in_channels=in_channels)
+    return Timm(name, backbone, in_channels=in_channels)
 
 
 def _any_size(model: str) -> dict[str, bool]:

@@ -24,7 +24,7 @@ from fullyconv.conversion.linear import linear_to_conv
 
 
 class VGG(Backbone):
-    """The trunk of a VGG.
+    """The backbone of a VGG.
 
     Every pooling rounds its output size up, as Caffe does, so that no row of pixels is lost and any image is served.
 
@@ -106,7 +106,7 @@ def _pooled_channels(features: nn.Module) -> dict[int, int]:
 
 
 class SmallVGG(nn.Module):
-    """VGG-11 with batch norm at any width: torchvision's layers, key names and initialisation.
+    """VGG-11 with batch norm at any width: torchvision's layers, key names and initialization.
 
     Args:
         width: channels of the first convolution, which the stages multiply by 1, 2, 4, 8 and 8; 64 is torchvision's.
@@ -154,7 +154,7 @@ class SmallVGG(nn.Module):
 
 
 def vgg11_quarter_classifier(num_classes: int = 1000) -> SmallVGG:
-    """Build the classifier that `vgg11_quarter` is the trunk of: 16 to 128 channels, and 128 outputs of fc6 and fc7.
+    """Build the classifier that `vgg11_quarter` is the backbone of: 16 to 128 channels, and 128 outputs of fc6 and fc7.
 
     Dropout is 0.1: half of so few channels are too many to do without.
 
@@ -162,7 +162,7 @@ def vgg11_quarter_classifier(num_classes: int = 1000) -> SmallVGG:
         num_classes: number of classes K.
 
     Returns:
-        The classifier, randomly initialised.
+        The classifier, randomly initialized.
     """
     return SmallVGG(width=16, hidden=128, num_classes=num_classes, dropout=0.1)
 
@@ -177,14 +177,14 @@ def vgg11_quarter(*, in_channels: int = 3, padding: Padding = "same", fc: bool =
         switches: record the positions of the maxima for max unpooling.
 
     Returns:
-        The backbone, randomly initialised.
+        The backbone, randomly initialized.
     """
     classifier = vgg11_quarter_classifier(num_classes=1)
     return VGG("vgg11_quarter", classifier, in_channels=in_channels, padding=padding, fc=fc, switches=switches)
 
 
 def vgg16(*, in_channels: int = 3, padding: Padding = "same", fc: bool = True, switches: bool = False) -> VGG:
-    """Build the trunk of torchvision's VGG-16.
+    """Build the backbone of torchvision's VGG-16.
 
     Args:
         in_channels: channels of the input.
@@ -193,25 +193,25 @@ def vgg16(*, in_channels: int = 3, padding: Padding = "same", fc: bool = True, s
         switches: record the positions of the maxima for max unpooling.
 
     Returns:
-        The backbone, randomly initialised.
+        The backbone, randomly initialized.
     """
     classifier = torchvision.models.vgg16(weights=None, num_classes=1)
     return VGG("vgg16", classifier, in_channels=in_channels, padding=padding, fc=fc, switches=switches)
 
 
 def vgg16_bn(*, in_channels: int = 3, padding: Padding = "same", fc: bool = True, switches: bool = False) -> VGG:
-    """Build the trunk of torchvision's VGG-16 with batch norm; see `vgg16` for the arguments."""
+    """Build the backbone of torchvision's VGG-16 with batch norm; see `vgg16` for the arguments."""
     classifier = torchvision.models.vgg16_bn(weights=None, num_classes=1)
     return VGG("vgg16_bn", classifier, in_channels=in_channels, padding=padding, fc=fc, switches=switches)
 
 
 def vgg19(*, in_channels: int = 3, padding: Padding = "same", fc: bool = True, switches: bool = False) -> VGG:
-    """Build the trunk of torchvision's VGG-19; see `vgg16` for the arguments."""
+    """Build the backbone of torchvision's VGG-19; see `vgg16` for the arguments."""
     classifier = torchvision.models.vgg19(weights=None, num_classes=1)
     return VGG("vgg19", classifier, in_channels=in_channels, padding=padding, fc=fc, switches=switches)
 
 
 def vgg19_bn(*, in_channels: int = 3, padding: Padding = "same", fc: bool = True, switches: bool = False) -> VGG:
-    """Build the trunk of torchvision's VGG-19 with batch norm; see `vgg16` for the arguments."""
+    """Build the backbone of torchvision's VGG-19 with batch norm; see `vgg16` for the arguments."""
     classifier = torchvision.models.vgg19_bn(weights=None, num_classes=1)
     return VGG("vgg19_bn", classifier, in_channels=in_channels, padding=padding, fc=fc, switches=switches)

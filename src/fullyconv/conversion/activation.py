@@ -80,12 +80,12 @@ def class_activation(dense: DenseClassifier) -> ClassActivation:
     geometry = dense.geometry
     # The pooling began at the first pixel that its first cell depends on, and reached (window - 1) strides further.
     reach = [stride * (cells - 1) for stride, cells in zip(geometry.stride, window, strict=True)]
-    (y, x), (height, width) = geometry.centre, geometry.receptive_field
+    (y, x), (height, width) = geometry.center, geometry.receptive_field
     found = ClassActivation(
         dense,
         replace(
             geometry,
-            centre=(y - reach[0] / 2, x - reach[1] / 2),
+            center=(y - reach[0] / 2, x - reach[1] / 2),
             receptive_field=(height - reach[0], width - reach[1]),
         ),
         head,

@@ -197,7 +197,7 @@ def _difference(got: Tensor, expected: Tensor) -> str:
     return f"difference {float((got - expected).abs().max()):.2g} of {float(expected.abs().max()):.2g}"
 
 
-class _Trunk(nn.Module):
+class _Backbone(nn.Module):
     """Run the steps in front of the head only."""
 
     def __init__(self, dense: DenseClassifier) -> None:
@@ -213,14 +213,14 @@ def describe(source: nn.Module, dense: DenseClassifier, found: Trace, maps: list
     (height, width), larger = dense.input_size, found.larger
     dense._grids[height, width] = _grid_at(maps, REFERENCE, dense._windows)
     dense._grids[larger] = _grid_at(maps, LARGER, dense._windows)
-    trunk = _Trunk(dense)
-    geometries = measure(trunk, larger, dense.in_channels)
+    backbone = _Backbone(dense)
+    geometries = measure(backbone, larger, dense.in_channels)
     geometry: Geometry | None = None
     for one, window in zip(geometries, dense._windows, strict=True):
         scored = one.conv(window)
         geometry = scored if geometry is None else geometry.join(scored)
     assert geometry is not None
-    if _moves_with_size(trunk, larger, dense.in_channels, geometries):
+    if _moves_with_size(backbone, larger, dense.in_channels, geometries):
         down, right = (max(1, math.ceil(stride)) for stride in geometry.stride)
         dense.__dict__["_steps"] = (down, right)
     guarantee: Guarantee = "head" if geometry.global_context else "interior" if geometry.padded else "window"
@@ -229,10 +229,10 @@ def describe(source: nn.Module, dense: DenseClassifier, found: Trace, maps: list
     (down, right), grown = (max(1, round(s)) for s in geometry.stride), (height + GROWTH[0], width + GROWTH[1])
     steps = [(height, width), (height + down, width + 3 * right), larger, grown, (2 * height, 2 * width)]
     grids = {size: dense._grid(size) for size in dict.fromkeys([*steps, (height + 37, width + 53)])}
-    # A trunk that divides the map into blocks counted from the image's corner, or goes through a coarser map than the
-    # last one, gives an answer at a place that depends on where the image was cut, even if it is all local.
+    # A backbone that divides the map into blocks counted from the image's corner, or goes through a coarser map than
+    # the last one, gives an answer at a place that depends on where the image was cut, even if it is all local.
     refused = any(grids[size] is None for size in steps if _whole_steps(size, dense.input_size, (down, right)))
-    if refused or not _moves_by_its_stride(trunk, larger, dense.in_channels, geometry.stride):
+    if refused or not _moves_by_its_stride(backbone, larger, dense.in_channels, geometry.stride):
         guarantee = "head"
     frontiers = []
     for node in maps:
@@ -287,26 +287,26 @@ class _Strides(Tracker):  # type: ignore[no-untyped-call]
         super().remember(tensor, seen)
 
 
-def _moves_by_its_stride(trunk: nn.Module, size: Pair, channels: int, stride: tuple[float, float]) -> bool:
+def _moves_by_its_stride(backbone: nn.Module, size: Pair, channels: int, stride: tuple[float, float]) -> bool:
     """Tell whether the strides of all maps on the way divide the last one's, so that maps move with the image."""
     strides = _Strides()
     with FakeTensorMode(allow_non_fake_inputs=True):
-        image = example(trunk, channels, size, batch=1)
+        image = example(backbone, channels, size, batch=1)
         strides.start(image)
         with strides:
-            trunk(image)
+            backbone(image)
     return all((last / step).is_integer() for steps in strides.found for last, step in zip(stride, steps, strict=True))
 
 
-def _moves_with_size(trunk: nn.Module, size: Pair, channels: int, geometries: Iterable[Geometry]) -> bool:
+def _moves_with_size(backbone: nn.Module, size: Pair, channels: int, geometries: Iterable[Geometry]) -> bool:
     """Tell whether the cells lie elsewhere where the image is a little larger: padding that looks at the size."""
     known = list(geometries)
     stride = max(1, *(round(step) for geometry in known for step in geometry.stride))
     try:
-        others = measure(trunk, (size[0] + 1, size[1] + max(1, stride // 2)), channels)
+        others = measure(backbone, (size[0] + 1, size[1] + max(1, stride // 2)), channels)
     except ValueError:  # it does not run there
         return False
-    return any(one.centre != other.centre for one, other in zip(known, others, strict=True))
+    return any(one.center != other.center for one, other in zip(known, others, strict=True))
 
 
 def _whole_steps(size: Pair, reference: Pair, stride: Pair) -> bool:

@@ -149,7 +149,7 @@ def atrous(
 
         s' = s if j*s <= T else max(1, T/j),    d' = d * max(1, j/T),    p' = p * max(1, j/T),
 
-    so that the taps of every kernel stay on the same pixels. Receptive field and centre of a cell do not change, and
+    so that the taps of every kernel stay on the same pixels. Receptive field and center of a cell do not change, and
     with f = s/T ``atrous(dense, T)(x)[..., ::f, ::f]`` equals ``dense(x)``. The scores in between equal those of
     :func:`shift_and_stitch` wherever no padding is in sight. Statistics over the entire map (squeeze-excite) are taken
     over the denser map: such networks run, but for them nothing is equal.
@@ -457,7 +457,7 @@ def _name(path: str, module: nn.Module) -> str:
 
 
 def _place(geometry: Geometry) -> tuple[float, ...]:
-    return (*geometry.stride, *geometry.centre, *geometry.receptive_field)
+    return (*geometry.stride, *geometry.center, *geometry.receptive_field)
 
 
 def _same_place(one: Geometry, other: Geometry) -> bool:

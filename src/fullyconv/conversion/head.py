@@ -184,7 +184,7 @@ class HeadWalk:
         return UnsupportedHead(f"classifier={type(self.classifier).__name__}: {what} {reason}. {remedy or SLIDE}")
 
     def add_map(self, node: fx.Node, name: str) -> None:
-        """Start from a map of the trunk, whose dense form (N, C, H, W) is the step `name`."""
+        """Start from a map of the backbone, whose dense form (N, C, H, W) is the step `name`."""
         reference: Tensor = node.meta[REFERENCE]
         axes = map_axes(reference.shape, node.meta[LARGER].shape)
         shape = tuple(reference.shape)
@@ -614,7 +614,7 @@ class HeadWalk:
         return Cells(name, module.out_channels, (1, 1), layout, linear=cells.linear)
 
     def norm_of_cells(self, node: fx.Node, cells: Cells) -> Cells | None:
-        """Normalise over the channels of every cell (layer norm of tokens in front of their mean), cell by cell."""
+        """Normalize over the channels of every cell (layer norm of tokens in front of their mean), cell by cell."""
         name, module = operation(node, self.classifier)
         over = tuple(cells.layout.shape[-1:])
         h, w = cells.window
@@ -766,7 +766,7 @@ class HeadWalk:
             if cells.linear is False:
                 raise UnsupportedHead(
                     f"pool='cam': in {type(self.classifier).__name__} something behind the global pooling is not linear"
-                    " (an activation or a normalisation), so that the mean of a class activation map would not be the"
+                    " (an activation or a normalization), so that the mean of a class activation map would not be the"
                     " classifier's score. Use pool='window'"
                 )
         self.plan.result, self.plan.outputs = cells.name, cells.layout[0].numel()

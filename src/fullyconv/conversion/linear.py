@@ -168,7 +168,7 @@ class Kernel:
                 f"linear: its weight is computed from other parameters ({by}); make it a plain one first, with {remedy}"
             )
         bias = linear.bias is not None
-        with torch.device("meta"):  # nothing to initialise: the parameters are the layer's
+        with torch.device("meta"):  # nothing to initialize: the parameters are the layer's
             conv = FullyConnectedConv2d(self.channels, linear.out_features, self.size, bias=bias)
         kernel = self.weight(linear.weight.detach())
         conv.weight = nn.Parameter(kernel, requires_grad=linear.weight.requires_grad)

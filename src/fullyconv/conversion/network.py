@@ -27,7 +27,7 @@ class DenseClassifier(nn.Module):
 
     Attributes:
         report: what the conversion did; printable.
-        geometry: stride, receptive field and centre of the scores, in pixels.
+        geometry: stride, receptive field and center of the scores, in pixels.
         input_size: (H, W) of the window, in pixels.
         in_channels: C of the image.
         pool: "window" or "cam", the meaning of a global pooling on larger maps.
@@ -84,7 +84,7 @@ class DenseClassifier(nn.Module):
         """Give the number of rows and columns of scores for an image of H x W pixels, without computing them.
 
         Raises:
-            ValueError: the image is too small, or the trunk does not run at that size.
+            ValueError: the image is too small, or the backbone does not run at that size.
         """
         found = self._grid((H, W))
         if found is None:
@@ -94,7 +94,7 @@ class DenseClassifier(nn.Module):
     def whole_windows(self, H: int, W: int) -> Pair:
         """Give how many windows of the classifier's size lie wholly on an image of H x W pixels, at the stride.
 
-        Trunks that round up give more scores than that: those of the last row or column stand for windows that reach
+        Backbones that round up give more scores than that: those of the last row or column stand for windows that reach
         over the edge of the image.
         """
         counts = [
@@ -103,9 +103,9 @@ class DenseClassifier(nn.Module):
         ]
         return counts[0], counts[1]
 
-    def centres(self, h: int, w: int) -> tuple[list[float], list[float]]:
-        """Give the pixel coordinates of the centres of h rows and w columns of scores: the y's and the x's."""
-        return self.geometry.centres(h, w)
+    def centers(self, h: int, w: int) -> tuple[list[float], list[float]]:
+        """Give the pixel coordinates of the centers of h rows and w columns of scores: the y's and the x's."""
+        return self.geometry.centers(h, w)
 
     def forward(self, x: Tensor) -> Tensor:
         """Score every window.
@@ -136,7 +136,7 @@ class DenseClassifier(nn.Module):
         return self.scores_of(*maps)
 
     def feature_maps(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute the last feature maps (N, C, h, w), one as a rule: what the trunk gives and the head scores.
+        """Compute the last feature maps (N, C, h, w), one as a rule: what the backbone gives and the head scores.
 
         A network that pads by the size of its image (TensorFlow's "same") puts its cells elsewhere at another size.
         Images for such a one are continued at the bottom and right until they are whole strides larger or smaller than

@@ -51,9 +51,9 @@ class Report:
         changes: what became of the layers of the head, in order.
         frontier: the last feature maps that grow with the image: name and (C, h, w) at `input_size`.
         window: (kH, kW), cells of that map which one score looks at.
-        geometry: stride, receptive field and centre of the scores, in pixels.
+        geometry: stride, receptive field and center of the scores, in pixels.
         guarantee: what a score equals: "window", "interior" or "head".
-        grids: (H, W) in pixels -> (h, w) scores, for sizes that were tried; None where the trunk does not run.
+        grids: (H, W) in pixels -> (h, w) scores, for sizes that were tried; None where the backbone does not run.
         dropped: modules with parameters that have no part in the scores (auxiliary heads).
     """
 
@@ -101,7 +101,7 @@ class Report:
             ("window", f"{self.window[0]} x {self.window[1]} cells"),
             ("stride", f"{_pair(geometry.stride)} pixels from one score to the next"),
             ("receptive field", f"{_pair(geometry.receptive_field)} pixels"),
-            ("centre of score (0, 0)", f"pixel {_pair(geometry.centre, ', ')}"),
+            ("center of score (0, 0)", f"pixel {_pair(geometry.center, ', ')}"),
             ("padding", "yes" if self.padded else "no"),
             ("global context", "yes" if self.global_context else "no"),
             ("guarantee", f"{self.guarantee!r}: {MEANING[self.guarantee]}"),

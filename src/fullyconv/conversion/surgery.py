@@ -41,8 +41,8 @@ def convolutionalize(
 ) -> DenseClassifier:
     """Turn an image classifier into a network that scores every window of an image of any size.
 
-    Every fully connected layer becomes a convolution whose kernel spans all nodes of the layer before it. The trunk is
-    left whole; the head is rewritten from what it does, not from a list of architectures. At `input_size` the scores
+    Every fully connected layer becomes a convolution whose kernel spans all nodes of the layer before it. The backbone
+    is left whole; the head is rewritten from what it does, not from a list of architectures. At `input_size` the scores
     are the classifier's own; on larger images score (i, j) is the classifier's head on the window of the last feature
     map that begins at cell (i, j). `dense.guarantee` tells what that means in pixels, `print(dense.report)` the rest.
 
@@ -84,8 +84,8 @@ def convolutionalize(
     with undisturbed(source), torch.device("cpu"):
         found = trace(source, size, in_channels, output, leaves)
         maps, head = frontier(found.scores, source)
-        plan, trunk, names = _plan(source, found, maps, head, pool)
-        dense = _assemble(source, found, maps, plan, trunk, names, size, in_channels, pool)
+        plan, backbone, names = _plan(source, found, maps, head, pool)
+        dense = _assemble(source, found, maps, plan, backbone, names, size, in_channels, pool)
         for module in dense.modules():  # those that are new; the classifier's are in evaluation mode
             module.training = False
         truth = classify(source, dense, output)
@@ -161,8 +161,8 @@ def _check_python(path: str, module: nn.Module, copy: bool) -> None:
 def _plan(
     source: nn.Module, found: Trace, maps: list[fx.Node], head: list[fx.Node], pool: Literal["window", "cam"]
 ) -> tuple[HeadPlan, list[Step], list[str]]:
-    """Find the steps of the trunk and of the dense head; refuse what is not convolutional."""
-    trunk, names = _trunk_steps(found.scores.graph, maps)
+    """Find the steps of the backbone and of the dense head; refuse what is not convolutional."""
+    backbone, names = _backbone_steps(found.scores.graph, maps)
     walk = HeadWalk(source, pool)
     for node, name in zip(maps, names, strict=True):
         walk.add_map(node, name)
@@ -190,7 +190,7 @@ def _plan(
             f"({', '.join(name_of(node, source) for node in maps)}), whose windows move by different steps. Use "
             "fullyconv.conversion.sliding_window, which runs the classifier on every window"
         )
-    return plan, trunk, names
+    return plan, backbone, names
 
 
 def _by_window_share(source: nn.Module, plan: HeadPlan) -> float:
@@ -247,7 +247,7 @@ def _tied_to_cells(source: nn.Module, found: Trace) -> str:
     return some(names, 2)
 
 
-def _trunk_steps(graph: fx.Graph, maps: list[fx.Node]) -> tuple[list[Step], list[str]]:
+def _backbone_steps(graph: fx.Graph, maps: list[fx.Node]) -> tuple[list[Step], list[str]]:
     """Copy the part of the graph that computes the last maps; channels-last maps are turned to (N, C, h, w)."""
     needed: set[fx.Node] = set()
     queue = list(maps)
@@ -290,14 +290,14 @@ def _assemble(
     found: Trace,
     maps: list[fx.Node],
     plan: HeadPlan,
-    trunk: list[Step],
+    backbone: list[Step],
     names: list[str],
     size: Pair,
     in_channels: int,
     pool: Literal["window", "cam"],
 ) -> DenseClassifier:
     """Build the module tree: the classifier's own modules, convolutions in place of fully connected layers."""
-    steps = [*trunk, *plan.steps]
+    steps = [*backbone, *plan.steps]
     whole = {str(step.target) for step in steps if step.kind == "module"}
     single = {str(step.target) for step in steps if step.kind == "attribute"} - set(plan.buffers)
     flags: set[str] = set()
@@ -354,7 +354,7 @@ def _assemble(
     device = next((p.device for p in source.parameters()), torch.device("cpu"))
     for name, index in plan.buffers.items():
         dense.register_buffer(name, index.to(device), persistent=False)
-    dense._trunk = with_releases(trunk, names)
+    dense._trunk = with_releases(backbone, names)
     dense._head = with_releases(plan.steps, [plan.result])
     dense._maps, dense._result = tuple(names), plan.result
     windows = []

@@ -1,7 +1,7 @@
 """Follow the forward of a classifier: which maps grow with the image, and what is done with the last of them.
 
 The classifier runs on tensors without data, at its own size and at a larger one. Every module that turns 4-D maps
-that grow with the image into such maps belongs to the trunk and is left whole; only what is around and behind those
+that grow with the image into such maps belongs to the backbone and is left whole; only what is around and behind those
 modules is traced. That is why the result is short, state-dict keys stay, and no list of architectures is needed.
 """
 
@@ -43,7 +43,7 @@ BARE = "bare"
 
 
 class TrainingFlag(int):
-    """The `training` attribute of a traced module: false, and recognised again in the arguments of what it calls."""
+    """The `training` attribute of a traced module: false, and recognized again in the arguments of what it calls."""
 
     path: str
 
@@ -60,7 +60,7 @@ class Trace:
     """What was found out about a classifier.
 
     Args:
-        graph: its forward, with the trunk's modules whole; the nodes carry their values at both sizes in `meta`.
+        graph: its forward, with the backbone's modules whole; the nodes carry their values at both sizes in `meta`.
         scores: the node of the scores.
         size: reference height and width in pixels.
         larger: height and width of the second run.
@@ -181,7 +181,7 @@ def _watch(classifier: nn.Module, channels: int, size: Pair) -> _Run:
     return run
 
 
-def _trunk_modules(classifier: nn.Module, reference: _Run, larger: _Run) -> set[str]:
+def _backbone_modules(classifier: nn.Module, reference: _Run, larger: _Run) -> set[str]:
     """Find the modules that map maps to maps: they stay whole."""
     found = set()
     for name, calls in reference.calls.items():
@@ -301,12 +301,12 @@ class _Tracer(fx.Tracer):
             return True
         if not module_qualified_name or isinstance(m, PARALLEL) or "forward" in vars(m):
             return False
-        # Normalisations of other makers too: their forward decides on the mode, which tracing would fix.
+        # Normalizations of other makers too: their forward decides on the mode, which tracing would fix.
         if isinstance(m, (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)):
             return True
         containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
         builtin = type_before_parametrizations(m).__module__.startswith("torch.nn") and not isinstance(m, containers)
-        # Linear's subclasses are recognised by what their forward does.
+        # Linear's subclasses are recognized by what their forward does.
         return builtin and (not isinstance(m, nn.Linear) or is_plain(m, nn.Linear))
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -315,7 +315,7 @@ class _Tracer(fx.Tracer):
         path = self.path_of_module(m)
         self.stack.append(path)
         try:
-            # Hooks of a container are followed with it, those of the trunk stay where they are. What remains are the
+            # Hooks of a container are followed with it, those of the backbone stay where they are. What remains are the
             # modules that become something else.
             if hooked(m) and path not in self.leaves and self.is_leaf_module(m, path) and not computed_weights(m):
                 result = self._with_hooks(m, path, forward, args, kwargs)
@@ -457,7 +457,7 @@ def trace(
     # The run that got furthest: a classifier without an adaptive pooling stops at its first fully connected layer.
     run, larger = max(runs, key=lambda item: (item[0].failure is None, len(item[0].calls)))
 
-    whole = _trunk_modules(classifier, reference, run) | set(leaves)
+    whole = _backbone_modules(classifier, reference, run) | set(leaves)
     tracer, unfollowed = _follow(
         classifier, {REFERENCE: size, LARGER: larger}, channels, whole, {REFERENCE: reference, LARGER: run}
     )

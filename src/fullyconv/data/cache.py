@@ -1,4 +1,4 @@
-"""Decoded pictures and masks, kept so that only the first epoch pays for PNG and JPEG."""
+"""Decoded images and masks, kept so that only the first epoch pays for PNG and JPEG."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ class DecodedCache:
 
     def _stop(self, why: str) -> None:
         self._full = True
-        tell(f"the cache of decoded pictures takes no more: {why}; further pairs are decoded in every epoch")
+        tell(f"the cache of decoded images takes no more: {why}; further pairs are decoded in every epoch")
 
 
 def _plain(value: object) -> Any:

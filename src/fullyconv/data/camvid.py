@@ -1,4 +1,4 @@
-"""CamVid as split and labelled for SegNet: 367 / 101 / 233 street scenes of 360 x 480, 11 classes.
+"""CamVid as split and labeled for SegNet: 367 / 101 / 233 street scenes of 360 x 480, 11 classes.
 
 Source: Brostow, Fauqueur, Cipolla, "Semantic object classes in video", PRL 2009; the split and the 11 classes are
 those of Badrinarayanan, Kendall, Cipolla, "SegNet", PAMI 2017.

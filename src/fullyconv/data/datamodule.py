@@ -28,8 +28,8 @@ class SegmentationDataModule(L.LightningDataModule):
     """Load images and masks for training and evaluation.
 
     Classes, label map and splits are known right after construction. A batch is a dict: `image` (N, C, H, W) float32
-    RGB in 0..1, not normalised; `mask` (N, H, W) int64; `size` (N, 2) height and width before padding; `path` list of
-    str. Training samples are augmented; evaluation samples keep their own size, and pictures of different sizes are
+    RGB in 0..1, not normalized; `mask` (N, H, W) int64; `size` (N, 2) height and width before padding; `path` list of
+    str. Training samples are augmented; evaluation samples keep their own size, and images of different sizes are
     evaluated one by one.
 
     Args:
@@ -37,18 +37,18 @@ class SegmentationDataModule(L.LightningDataModule):
             `fullyconv.data.folder.LAYOUTS` for what a folder may look like.
         classes: class names in the order of the network's outputs; found from the data by default.
         values: value in the mask file -> class name or "ignore"; by default value i is class i and 255 is ignored. A
-            value is a number, or a colour "#rrggbb". Or the name of a public set ("voc2012"), whose label map is taken.
-        images: folder of the pictures inside `data`, or a pattern of files, where it is not found by its name.
+            value is a number, or a color "#rrggbb". Or the name of a public set ("voc2012"), whose label map is taken.
+        images: folder of the images inside `data`, or a pattern of files, where it is not found by its name.
         masks: folder of the masks inside `data`, or a pattern of files; of annotations their JSON file or a pattern, of
             a table the column.
         pairs: a CSV, TSV or JSON-lines file with the columns image, mask and, if you like, split.
         lists: a folder with train.txt and val.txt, test.txt or both: names of images, one a line, which take the place
             of the splits that the data has; images in no list are left out.
-        unlabelled: "skip" leaves out pictures without a mask, "error" refuses them.
-        in_channels: C of the pictures. 3 reads all as RGB, 1 as grey; any other number is that of the files, all of
+        unlabeled: "skip" leaves out images without a mask, "error" refuses them.
+        in_channels: C of the images. 3 reads all as RGB, 1 as gray; any other number is that of the files, all of
             them: 4 keeps alpha or a fourth band, TIFF files of more bands need the extra `tiff`.
         batch_size: samples a training batch and process.
-        crop_size: height and width of training crops in pixels; one number is a square, None the picture's own size.
+        crop_size: height and width of training crops in pixels; one number is a square, None the image's own size.
         scale: range of the random scale.
         flip: probability of a flip from left to right.
         brightness: how far brightness varies, 0..1.
@@ -59,10 +59,10 @@ class SegmentationDataModule(L.LightningDataModule):
         val_fraction: share of the training pairs set aside for validation where the data has no validation split.
         split_seed: seed of that split, and of that for testing.
         seed: seed of order and augmentation. The same seed gives the same batches, with any number of workers.
-        eval_batch_size: samples a batch in evaluation; by default `batch_size` where all pictures have one size, else
+        eval_batch_size: samples a batch in evaluation; by default `batch_size` where all images have one size, else
             1.
         check: read all masks once before training and refuse what would break it; a second or so per thousand masks.
-        cache: where decoded pictures and masks are kept, so that only the first epoch decodes: a folder, which lasts
+        cache: where decoded images and masks are kept, so that only the first epoch decodes: a folder, which lasts
             and serves all processes, or "memory", which each worker has for itself; None decodes every time.
         cache_gigabytes: how much of them is kept at most, in 10^9 bytes; the workers share the memory out.
         test_fraction: share of the pairs set aside for testing, before any for validation, where the data has no test
@@ -86,7 +86,7 @@ class SegmentationDataModule(L.LightningDataModule):
         masks: str | None = None,
         pairs: str | None = None,
         lists: str | None = None,
-        unlabelled: Literal["error", "skip"] = "error",
+        unlabeled: Literal["error", "skip"] = "error",
         in_channels: int = 3,
         batch_size: int = 4,
         crop_size: int | tuple[int, int] | None = None,
@@ -129,14 +129,14 @@ class SegmentationDataModule(L.LightningDataModule):
             masks=masks,
             pairs=pairs,
             lists=lists,
-            unlabelled=unlabelled,
+            unlabeled=unlabeled,
             in_channels=in_channels,
         )
         if train_on not in ("train", "train+val"):
             raise ValueError(f'train_on={train_on!r}: choose "train" or "train+val"')
         self.splits = self._drawn(test_fraction, val_fraction, split_seed)
         if train_on == "train+val" and "train" in self.splits:
-            # A score on pictures that were trained on would look like one that means something.
+            # A score on images that were trained on would look like one that means something.
             self.splits["train"] = self.splits["train"] + self.splits.pop("val", [])
             self.source.notes.append(f"trains on {train_on}: nothing to validate on; the last epoch's weights are kept")
         self._check = check
@@ -145,7 +145,7 @@ class SegmentationDataModule(L.LightningDataModule):
         self.keep_decoded(cache, cache_gigabytes)
 
     def keep_decoded(self, cache: str | Path | None, gigabytes: float = 8.0) -> None:
-        """Keep decoded pictures and masks from now on, as labels and reader of `source` are now.
+        """Keep decoded images and masks from now on, as labels and reader of `source` are now.
 
         Args:
             cache: a folder, "memory", or None to keep nothing.
@@ -171,7 +171,7 @@ class SegmentationDataModule(L.LightningDataModule):
         masks: str | None = None,
         pairs: str | None = None,
         lists: str | None = None,
-        unlabelled: Literal["error", "skip"] = "error",
+        unlabeled: Literal["error", "skip"] = "error",
         in_channels: int = 3,
         batch_size: int = 4,
         crop_size: int | tuple[int, int] | None = None,
@@ -198,12 +198,12 @@ class SegmentationDataModule(L.LightningDataModule):
             path: the folder, or the name of a public set under FULLYCONV_DATA.
             classes: as in the constructor, like all that follow.
             values: value in the mask file -> class name or "ignore".
-            images: folder of the pictures inside `path`.
+            images: folder of the images inside `path`.
             masks: folder of the masks inside `path`.
             pairs: a file of pairs.
             lists: a folder of lists of names.
-            unlabelled: what becomes of pictures without a mask.
-            in_channels: C of the pictures.
+            unlabeled: what becomes of images without a mask.
+            in_channels: C of the images.
             batch_size: samples a training batch and process.
             crop_size: height and width of training crops in pixels.
             scale: range of the random scale.
@@ -218,7 +218,7 @@ class SegmentationDataModule(L.LightningDataModule):
             seed: seed of order and augmentation.
             eval_batch_size: samples a batch in evaluation.
             check: read all masks once before training.
-            cache: where decoded pictures and masks are kept.
+            cache: where decoded images and masks are kept.
             cache_gigabytes: how much of them at most.
             test_fraction: share of the pairs set aside for testing.
             train_on: the splits that are trained on.
@@ -234,7 +234,7 @@ class SegmentationDataModule(L.LightningDataModule):
             masks=masks,
             pairs=pairs,
             lists=lists,
-            unlabelled=unlabelled,
+            unlabeled=unlabeled,
             in_channels=in_channels,
             batch_size=batch_size,
             crop_size=crop_size,
@@ -289,7 +289,7 @@ class SegmentationDataModule(L.LightningDataModule):
         lines = [
             f"{self.source.root}: layout {self.source.layout}; pairs: {sizes}",
             f"{self.num_classes} classes: {names}",
-            *([] if self.in_channels == 3 else [f"pictures of {self.in_channels} channels"]),
+            *([] if self.in_channels == 3 else [f"images of {self.in_channels} channels"]),
             f"values in the masks: {self.labels.describe_values()}",
             *self.source.notes,
         ]
@@ -347,7 +347,7 @@ class SegmentationDataModule(L.LightningDataModule):
         """Load augmented training samples, shuffled anew every epoch."""
         dataset = self.dataset("train")
         sampler = EpochSampler(dataset, self.seed)
-        # A last batch of one sample breaks batch normalisation on small maps.
+        # A last batch of one sample breaks batch normalization on small maps.
         return self._loader(dataset, sampler, self.batch_size, drop_last=len(sampler) > self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -428,7 +428,7 @@ def collate(samples: Sequence[dict[str, Any]], *, ignore_index: int = 255) -> di
 
     Args:
         samples: dicts of `image` (C, H, W), `mask` (H, W), `size` (2,), `path`.
-        ignore_index: what fills the masks; images are filled with mid grey (`PAD_VALUE`).
+        ignore_index: what fills the masks; images are filled with mid gray (`PAD_VALUE`).
 
     Returns:
         `image` (N, C, H, W), `mask` (N, H, W), `size` (N, 2), `path` (list of N), with the largest H and W of the

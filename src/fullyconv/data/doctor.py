@@ -42,23 +42,23 @@ SMALL = 32
 """Pixels: below it the coarsest features of a network are one cell."""
 
 DARK = 31
-"""A picture whose lightest pixel is not above it uses an eighth of its range: 12 bits stored in 16, or 0 and 1."""
+"""An image whose lightest pixel is not above it uses an eighth of its range: 12 bits stored in 16, or 0 and 1."""
 
 LOOK = 16
-"""Side in pixels of the thumbnails by which pictures are compared."""
+"""Side in pixels of the thumbnails by which images are compared."""
 
 ALIKE, APART = 0.99, 3.0
-"""Pictures look alike if their thumbnails correlate at least so well and differ by fewer levels of 255 on average.
+"""Images look alike if their thumbnails correlate at least so well and differ by fewer levels of 255 on average.
 
-On photographs of pets, streets and steel the same picture saved twice correlates above 0.995 and differs by less than
-half a level; the nearest different pictures of two splits stay below 0.975.
+On photographs of pets, streets and steel the same image saved twice correlates above 0.995 and differs by less than
+half a level; the nearest different images of two splits stay below 0.975.
 """
 
-MOST_COMPARED = 20_000  # pictures, because each is compared with all others
+MOST_COMPARED = 20_000  # images, because each is compared with all others
 SHEET_COLUMNS, SHEET_CELLS, SHEET_SIDE = 4, 12, 320
 MOST_CLASSES = 60  # rows of the table, unless all are asked for
 
-# Text beside pictures and masks: nobody expects it to be read as one.
+# Text beside images and masks: nobody expects it to be read as one.
 _EXPECTED = (".txt", ".md", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".db", ".ini", ".html", ".pdf")
 
 
@@ -94,7 +94,7 @@ class Diagnosis:
         weights: class name -> weight for the loss by median frequency (Eigen and Fergus 2015; SegNet), 1 in the median.
         soft_weights: class name -> weight by the inverse square root of its share of the pixels, 1 on average.
         sizes: least, median and largest height and width in pixels, and how many sizes there are.
-        kinds: "RGB", "grey", "16 bits", ... -> number of pictures.
+        kinds: "RGB", "gray", "16 bits", ... -> number of images.
         source: the opened set, for the sheet.
         telling: pairs that show what was found, and why, for the sheet.
     """
@@ -159,7 +159,7 @@ class Diagnosis:
                 f"x {largest[1]}, {self.sizes['distinct']} different"
             )
         if len(self.kinds) > 1 or (self.kinds and "RGB" not in self.kinds):
-            lines.append("pictures: " + ", ".join(f"{number} {kind}" for kind, number in self.kinds.items()))
+            lines.append("images: " + ", ".join(f"{number} {kind}" for kind, number in self.kinds.items()))
         if self.labels is not None and self.pixels:
             lines += ["", *self._table(self.labels, most is None)]
         for severity in ("error", "warning", "note"):
@@ -203,7 +203,7 @@ class _Seen:
     size: tuple[int, int] = (0, 0)
     counts: dict[int, int] = field(default_factory=dict)
     digest: bytes = b""
-    labelled: bytes = b""  # digest of the mask
+    labeled: bytes = b""  # digest of the mask
     look: npt.NDArray[np.uint8] | None = None
     constant: bool = False
     highest: int = 255
@@ -221,7 +221,7 @@ def examine(
     masks: str | None = None,
     pairs: str | None = None,
     lists: str | None = None,
-    unlabelled: str = "error",
+    unlabeled: str = "error",
     in_channels: int = 3,
     threads: int | None = None,
     progress: bool | None = None,
@@ -229,19 +229,19 @@ def examine(
     """Read everything once and collect what is wrong, instead of stopping at the first.
 
     What stops a training does not stop the doctor: files that do not pair are told and left out, masks that cannot be
-    read are told and the rest is looked at, and where nobody knows what the values in the masks mean, pictures, sizes
+    read are told and the rest is looked at, and where nobody knows what the values in the masks mean, images, sizes
     and duplicates are looked at all the same.
 
     Args:
         data: a folder or the name of a public set, like all that follow as `open_source` takes it.
         classes: class names.
         values: value in the mask file -> class name or "ignore", or the name of a public set.
-        images: folder of the pictures, or a pattern.
+        images: folder of the images, or a pattern.
         masks: folder of the masks, or a pattern.
         pairs: a file of pairs.
         lists: a folder of lists of names.
-        unlabelled: what becomes of pictures without a mask.
-        in_channels: C of the pictures.
+        unlabeled: what becomes of images without a mask.
+        in_channels: C of the images.
         threads: number of threads; by default the number of processors, at most 16.
         progress: show a progress bar; by default on a terminal.
 
@@ -263,7 +263,7 @@ def examine(
         "masks": masks,
         "pairs": pairs,
         "lists": lists,
-        "unlabelled": unlabelled,
+        "unlabeled": unlabeled,
         "in_channels": in_channels,
     }
     threads = threads or min(os.cpu_count() or 1, 16)
@@ -287,7 +287,7 @@ def examine(
     diagnosis.findings += problems
     if labels is not None:
         diagnosis.findings += [*_stray(seen, labels), *_empty(seen, labels), *_classes(seen, labels)]
-    diagnosis.findings += [*_enough(diagnosis.splits, source), *_twins(seen), *_alike(seen), *_pictures(seen)]
+    diagnosis.findings += [*_enough(diagnosis.splits, source), *_twins(seen), *_alike(seen), *_images(seen)]
     diagnosis.findings += _unread(source)
     diagnosis.findings += [Finding("note", "how it was read", note) for note in source.notes]
     _statistics(diagnosis, seen, labels)
@@ -395,7 +395,7 @@ def _is_sound(reader: Reader, pair: Pair) -> bool:
 
 
 def _unread(source: Source) -> list[Finding]:
-    """Say which files beside the pictures and masks are of formats that are not read."""
+    """Say which files beside the images and masks are of formats that are not read."""
     if source.annotated is not None:
         return []
     folders = {path.parent for found in source.splits.values() for pair in found for path in (pair.image, pair.mask)}
@@ -410,7 +410,7 @@ def _unread(source: Source) -> list[Finding]:
         Finding(
             "note",
             f"{_many(len(files), 'file is', 'files are')} {suffix}, which is not read",
-            f"pictures and masks are {', '.join(MASK_EXTENSIONS)}: convert them, if they belong to the set",
+            f"images and masks are {', '.join(MASK_EXTENSIONS)}: convert them, if they belong to the set",
             tuple(files),
         )
         for suffix, files in by_suffix.items()
@@ -439,7 +439,7 @@ def _look_at(item: tuple[str, Pair], reader: Reader) -> _Seen:
     try:
         mask = reader.mask(pair)
         seen.counts = count_values_of(mask)
-        seen.labelled = _digest(mask)
+        seen.labeled = _digest(mask)
         if seen.digest:
             rule = "pairs whose image and mask differ in size"
             check_sizes(pair, seen.size, (mask.shape[0], mask.shape[1]))
@@ -458,20 +458,20 @@ def _digest(array: npt.NDArray[Any]) -> bytes:
 
 
 def _look(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Give the thumbnail by which pictures are compared."""
+    """Give the thumbnail by which images are compared."""
     small = Image.fromarray(np.ascontiguousarray(visible(image))).resize((LOOK, LOOK), Image.Resampling.BOX)
     return np.asarray(small)
 
 
 def _header(path: Path | Encoded) -> tuple[str, int]:
-    """Tell kind and EXIF orientation of a picture file; nothing and 1 for files that are no pictures."""
+    """Tell kind and EXIF orientation of an image file; nothing and 1 for files that are no images."""
     try:
         with Image.open(io.BytesIO(path.data) if isinstance(path, Encoded) else path) as image:
             orientation = image.getexif().get(0x0112, 1)
             mode = image.mode
     except (OSError, ValueError, SyntaxError):
         return "", 1
-    kinds = {"L": "grey", "1": "1 bit", "P": "palette", "RGBA": "RGB with alpha", "LA": "grey with alpha", "F": "float"}
+    kinds = {"L": "gray", "1": "1 bit", "P": "palette", "RGBA": "RGB with alpha", "LA": "gray with alpha", "F": "float"}
     kind = "16 bits" if mode.startswith("I") else kinds.get(mode, mode)
     return kind, orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
@@ -568,7 +568,7 @@ def _enough(splits: Mapping[str, int], source: Source) -> list[Finding]:
 
 
 def _twins(seen: Sequence[_Seen]) -> list[Finding]:
-    """Find pictures that are there twice; across splits they make every score a lie."""
+    """Find images that are there twice; across splits they make every score a lie."""
     same: dict[bytes, list[_Seen]] = defaultdict(list)
     for result in seen:
         if result.digest:
@@ -576,16 +576,16 @@ def _twins(seen: Sequence[_Seen]) -> list[Finding]:
     groups = [group for group in same.values() if len(group) > 1]
     across = [group for group in groups if len({result.split for result in group}) > 1]
     within = [group for group in groups if len({result.split for result in group}) == 1]
-    contradicting = [group for group in groups if len({result.labelled for result in group if result.labelled}) > 1]
+    contradicting = [group for group in groups if len({result.labeled for result in group if result.labeled}) > 1]
     findings = []
     if across:
         files = tuple(" = ".join(f"{result.pair.image} ({result.split})" for result in group) for group in across)
         message = "what is trained on is scored as well, so that every score is too good: keep each in one split"
-        rule = f"{_many(len(across), 'picture is', 'pictures are')} in more than one split"
+        rule = f"{_many(len(across), 'image is', 'images are')} in more than one split"
         findings.append(Finding("error", rule, message, files))
     if within:
         files = tuple(" = ".join(str(result.pair.image) for result in group) for group in within)
-        rule = f"{_many(len(within), 'picture is', 'pictures are')} there more than once"
+        rule = f"{_many(len(within), 'image is', 'images are')} there more than once"
         message = "each counts as often as it is there: keep one"
         if not any(result.split == "val" for result in seen) and any(
             group[0].split in ("train", "all") for group in within
@@ -597,18 +597,18 @@ def _twins(seen: Sequence[_Seen]) -> list[Finding]:
         findings.append(Finding("warning", rule, message, files))
     if contradicting:
         files = tuple(" / ".join(str(result.pair.mask) for result in group) for group in contradicting)
-        rule = f"{_many(len(contradicting), 'picture has', 'pictures have')} masks that contradict each other"
-        findings.append(Finding("warning", rule, "the same picture is there with different masks: keep one", files))
+        rule = f"{_many(len(contradicting), 'image has', 'images have')} masks that contradict each other"
+        findings.append(Finding("warning", rule, "the same image is there with different masks: keep one", files))
     return findings
 
 
 def _alike(seen: Sequence[_Seen]) -> list[Finding]:
-    """Find pictures that are nearly the same: across splits, or where a split will be drawn at random."""
+    """Find images that are nearly the same: across splits, or where a split will be drawn at random."""
     found = [result for result in seen if result.look is not None and not result.constant]
     if len(found) < 2:
         return []
     if len(found) > MOST_COMPARED:
-        return [Finding("note", "look-alikes were not looked for", f"more than {MOST_COMPARED:,} pictures are there")]
+        return [Finding("note", "look-alikes were not looked for", f"more than {MOST_COMPARED:,} images are there")]
     groups = _groups(_near([result.look for result in found if result.look is not None]))
     several = [[found[index] for index in group] for group in groups]
     several = [group for group in several if len({result.digest for result in group}) > 1]
@@ -621,18 +621,18 @@ def _alike(seen: Sequence[_Seen]) -> list[Finding]:
         (
             across,
             "across splits",
-            "the same picture saved twice, or frames of one video? Then scores are too good: keep them in one split",
+            "the same image saved twice, or frames of one video? Then scores are too good: keep them in one split",
         ),
         (
             drawn,
             "and there is no val",
-            "the same picture saved twice, or frames of one video? A part is set aside at random for validation, and "
-            "would hold neighbours of what is trained on: give a val/ of other scenes",
+            "the same image saved twice, or frames of one video? A part is set aside at random for validation, and "
+            "would hold neighbors of what is trained on: give a val/ of other scenes",
         ),
     ):
         if some:
             files = tuple(_group_text(group) for group in some)
-            rule = f"{_many(sum(map(len, some)), 'picture')} look alike {where}"
+            rule = f"{_many(sum(map(len, some)), 'image')} look alike {where}"
             findings.append(Finding("warning", rule, message, files))
     return findings
 
@@ -712,31 +712,31 @@ def _classes(seen: Sequence[_Seen], labels: Labels) -> list[Finding]:
     return findings
 
 
-def _pictures(seen: Sequence[_Seen]) -> list[Finding]:
+def _images(seen: Sequence[_Seen]) -> list[Finding]:
     findings = []
     for chosen, singular, plural, message in (
         (
             [result for result in seen if result.turned],
-            "picture is turned by its EXIF orientation and its mask is not",
-            "pictures are turned by their EXIF orientation and their masks are not",
+            "image is turned by its EXIF orientation and its mask is not",
+            "images are turned by their EXIF orientation and their masks are not",
             "the sizes fit either way: look whether the masks do (--sheet), else turn the masks or strip the tags",
         ),
         (
             [result for result in seen if result.digest and min(result.size) < SMALL],
-            "picture is tiny",
-            "pictures are tiny",
+            "image is tiny",
+            "images are tiny",
             f"smaller than {SMALL} pixels, which is one cell of the coarsest features of a network",
         ),
         (
             [result for result in seen if result.constant and result.size != (1, 1)],
-            "picture is of one colour",
-            "pictures are of one colour",
+            "image is of one color",
+            "images are of one color",
             "every pixel is the same: exported wrongly?",
         ),
         (
             [result for result in seen if result.digest and not result.constant and result.highest <= DARK],
-            "picture is nearly black",
-            "pictures are nearly black",
+            "image is nearly black",
+            "images are nearly black",
             f"no value is above {DARK} of 255 (16 bits are read as value / 257): 12 bits stored in 16, or values of "
             "0 and 1? Stretch all of them by one factor and save them with 8 bits",
         ),
@@ -751,7 +751,7 @@ def _pictures(seen: Sequence[_Seen]) -> list[Finding]:
         files = tuple(str(result.pair.image) for result in seen if result.kind == few)
         shown = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
         message = f"{shown}: 16 bits are read as value / 257; see that all have one brightness (--sheet)"
-        findings.append(Finding("warning", "pictures of different depths are mixed", message, files))
+        findings.append(Finding("warning", "images of different depths are mixed", message, files))
     return findings
 
 
@@ -806,7 +806,7 @@ def _telling(seen: Sequence[_Seen], labels: Labels | None) -> list[tuple[Pair, s
         ("turned by EXIF", [result for result in drawable if result.turned]),
         ("all ignored", [result for result in drawable if not _classes_in(result, labels)]),
         ("nearly black", [result for result in drawable if result.highest <= DARK]),
-        ("of one colour", [result for result in drawable if result.constant]),
+        ("of one color", [result for result in drawable if result.constant]),
     ]
     single = [result for result in drawable if len(_classes_in(result, labels)) == 1]
     if len(single) * 10 <= len(drawable):  # where it is usual, it tells nothing
@@ -826,13 +826,13 @@ def _telling(seen: Sequence[_Seen], labels: Labels | None) -> list[tuple[Pair, s
 
 
 def sheet(diagnosis: Diagnosis, cells: int = SHEET_CELLS) -> Image.Image:
-    """Draw a contact sheet: what looks suspicious, the rarest classes, and pictures spread evenly over the splits.
+    """Draw a contact sheet: what looks suspicious, the rarest classes, and images spread evenly over the splits.
 
     Values that are no class are drawn as ignored.
 
     Args:
         diagnosis: what `examine` returned.
-        cells: pictures on the sheet.
+        cells: images on the sheet.
 
     Returns:
         An RGB image.

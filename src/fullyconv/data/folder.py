@@ -27,7 +27,7 @@ LAYOUTS = """\
   images/train/ + masks/train/, the same with val, test  (val and test may be missing)
   train/ + trainannot/, val/ + valannot/, ...            (CamVid)
 with masks of one channel (index or palette PNG), each named like its image up to the extension,
-and optionally classes.txt: one class name a line, the first line for value 0; or pictures with annotations of COCO
+and optionally classes.txt: one class name a line, the first line for value 0; or images with annotations of COCO
 (annotations/instances_train.json, train/_annotations.coco.json) or labelme (x.json beside x.jpg), or a set that
 Hugging Face's datasets saved"""
 
@@ -39,7 +39,7 @@ Transform = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[Tensor, Tensor]]
 class SegmentationFolder(Dataset[dict[str, Any]]):
     """Read pairs of image and mask as samples.
 
-    A sample is a dict: `image` (C, H, W) float32 RGB in 0..1, not normalised; `mask` (H, W) int64 class indices; `size`
+    A sample is a dict: `image` (C, H, W) float32 RGB in 0..1, not normalized; `mask` (H, W) int64 class indices; `size`
     (2,) height and width; `path` of the image.
 
     An item is asked for by its index, or by (epoch, index) as `EpochSampler` does. In the second form the random
@@ -50,7 +50,7 @@ class SegmentationFolder(Dataset[dict[str, Any]]):
         pairs: images and their masks.
         labels: what the values in the masks mean.
         reader: how the files are read.
-        cache: where decoded pictures and masks are kept; made for the same labels and reader.
+        cache: where decoded images and masks are kept; made for the same labels and reader.
         transform: a joint transform of a uint8 image (C, H, W) and its mask (H, W), from `fullyconv.data.transforms`
             or any of torchvision's v2; none leaves both as they are.
         seed: seed of the transform's random numbers.
@@ -86,17 +86,17 @@ class SegmentationFolder(Dataset[dict[str, Any]]):
         pair = self.pairs[index]
         image, mask = self._read(pair)
         # Memory stays (H, W, C), which torchvision resizes without a copy.
-        picture = tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1))
+        photo = tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1))
         target = tv_tensors.Mask(torch.from_numpy(mask if mask.dtype == np.uint8 else mask.astype(np.int32)))
         if self.transform is None:
-            return _sample(picture, target, pair)
+            return _sample(photo, target, pair)
         if epoch is None:
-            return _sample(*self.transform(picture, target), pair)
+            return _sample(*self.transform(photo, target), pair)
         state = torch.get_rng_state()
         try:
             # Only the generator of the CPU: torch.manual_seed would set those of the accelerators as well.
             torch.default_generator.manual_seed(_mix(self.seed, epoch, index))
-            return _sample(*self.transform(picture, target), pair)
+            return _sample(*self.transform(photo, target), pair)
         finally:
             torch.set_rng_state(state)
 
@@ -140,7 +140,7 @@ def check_sizes(pair: Pair, image: tuple[int, int], mask: tuple[int, int]) -> No
         hint = " The image is turned by its EXIF orientation and the mask is not: turn the mask, or strip the tag"
     raise DatasetError(
         f"{pair.image} has {image[0]} x {image[1]} pixels (H x W) and its mask {pair.mask} {mask[0]} x {mask[1]}; "
-        f"both must be equal.{hint or ' Resize one (masks by nearest neighbour), or pair the right files'}"
+        f"both must be equal.{hint or ' Resize one (masks by nearest neighbor), or pair the right files'}"
     )
 
 

@@ -154,7 +154,7 @@ class MultiHeadDataModule(L.LightningDataModule):
         data: the name of a public set with several heads under the folder that FULLYCONV_DATA names, or its folder.
         batch_size: samples a training batch and process; the arguments that follow are those of
             `SegmentationDataModule`.
-        crop_size: height and width of training crops in pixels; None is the picture's own size.
+        crop_size: height and width of training crops in pixels; None is the image's own size.
         scale: range of the random scale.
         flip: probability of a flip from left to right.
         brightness: how far brightness varies.
@@ -167,7 +167,7 @@ class MultiHeadDataModule(L.LightningDataModule):
         seed: seed of order and augmentation.
         eval_batch_size: samples a batch in evaluation.
         check: read all masks once before training.
-        cache: where decoded pictures and masks are kept.
+        cache: where decoded images and masks are kept.
         cache_gigabytes: how much of them at most.
         test_fraction: share of the pairs set aside for testing where there is no such split.
 

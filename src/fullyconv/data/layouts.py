@@ -1,7 +1,7 @@
-"""Find out how a folder is laid out: which folders hold pictures, which masks, which split each belongs to.
+"""Find out how a folder is laid out: which folders hold images, which masks, which split each belongs to.
 
 Names of folders say it, where they are those that people use. Where two folders could be the masks of the same
-pictures, nothing is guessed: the candidates are listed, with the option to give.
+images, nothing is guessed: the candidates are listed, with the option to give.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ IMAGE_WORDS = frozenset(
 )
 MASK_WORDS = frozenset(
     [
-        "mask", "masks", "label", "labels", "labelled", "annotation", "annotations", "annot", "annots", "seg", "segs",
-        "segmentation", "segmentations", "segmentationclass", "gt", "groundtruth", "truth", "target", "targets",
-        "trimap", "trimaps"
+        "mask", "masks", "label", "labels", "labelled", "labeled", "annotation", "annotations", "annot", "annots",
+        "seg", "segs", "segmentation", "segmentations", "segmentationclass", "gt", "groundtruth", "truth",
+        "target", "targets", "trimap", "trimaps"
     ]
 )
 # fmt: on
@@ -62,7 +62,7 @@ class Layout:
         name: the layout in words.
         splits: "train", "val", "test" -> pairs, or "all" -> pairs.
         notes: what was decided on the way, one sentence each.
-        reader: reads the files, where these are no pictures of masks.
+        reader: reads the files, where these are no images of masks.
         labels: the classes, where the files name them.
     """
 
@@ -90,7 +90,7 @@ class Lost:
 
 @dataclass(frozen=True)
 class _Folder:
-    """One folder with pictures in it, and what its path says."""
+    """One folder with images in it, and what its path says."""
 
     path: str  # relative to the root, "." for the root
     role: str  # "image", "mask", "object" or ""
@@ -109,17 +109,17 @@ def find_layout(
     images: str | None = None,
     masks: str | None = None,
     pairs: str | None = None,
-    unlabelled: str = "error",
+    unlabeled: str = "error",
     lost: list[Lost] | None = None,
 ) -> Layout:
     """Find the pairs and splits of a folder.
 
     Args:
         root: the folder.
-        images: folder of the pictures inside it, or a pattern of files; None finds it.
+        images: folder of the images inside it, or a pattern of files; None finds it.
         masks: folder of the masks inside it, or a pattern of files; None finds it.
         pairs: a CSV, TSV or JSON-lines file of pairs, relative to root or absolute; then the two above are not used.
-        unlabelled: "error" refuses pictures without a mask, "skip" leaves them out and says so.
+        unlabeled: "error" refuses images without a mask, "skip" leaves them out and says so.
         lost: where it is given, files that do not pair are left out and told here, instead of an error.
 
     Returns:
@@ -128,10 +128,10 @@ def find_layout(
     Raises:
         FileNotFoundError: if a folder or file that was named is not there.
         DatasetError: if there is no layout, or more than one; the message lists what there is and the option to give.
-        ValueError: if `unlabelled` is unknown, or options contradict each other.
+        ValueError: if `unlabeled` is unknown, or options contradict each other.
     """
-    if unlabelled not in ("error", "skip"):
-        raise ValueError(f'unlabelled={unlabelled!r}: choose "error" or "skip"')
+    if unlabeled not in ("error", "skip"):
+        raise ValueError(f'unlabeled={unlabeled!r}: choose "error" or "skip"')
     for option, given in (("images", images), ("masks", masks)):
         if given is not None and (Path(given).is_absolute() or ".." in Path(given).parts):
             raise ValueError(
@@ -142,30 +142,30 @@ def find_layout(
             raise ValueError("pairs: names every file itself; leave images and masks out")
         return _from_table(root, pairs, lost)
     if images is not None and masks is not None:
-        return _from_patterns(root, images, masks, unlabelled, lost)
+        return _from_patterns(root, images, masks, unlabeled, lost)
     folders = _folders(root)
     for option, given in (("images", images), ("masks", masks)):
         if given is not None:
             _named(root, given, option)  # refuses what is not there before anything else is said
     if masks is not None:
         chosen = [folder for folder in folders if folder.role == "image"]
-        return _from_patterns(root, _only_images(root, chosen, folders, masks), masks, unlabelled, lost)
+        return _from_patterns(root, _only_images(root, chosen, folders, masks), masks, unlabeled, lost)
     if images is not None:
         chosen = [folder for folder in folders if folder.role == "mask"]
         if len(chosen) != 1:
             raise DatasetError(f"{root}: images={images!r} is given, and {_candidates(chosen or folders)}; {OPTIONS}")
-        return _from_patterns(root, images, chosen[0].path, unlabelled, lost)
-    return _found(root, folders, unlabelled, lost)
+        return _from_patterns(root, images, chosen[0].path, unlabeled, lost)
+    return _found(root, folders, unlabeled, lost)
 
 
 def mask_places(root: Path) -> list[str]:
-    """List the folders that seem to hold pictures of masks, by their names, or beside the pictures."""
+    """List the folders that seem to hold images of masks, by their names, or beside the images."""
     folders = _folders(root)
     return [folder.path for folder in folders if folder.role == "mask" or _both_in_one(folder) is not None]
 
 
 def ambiguous(root: Path) -> bool:
-    """Tell whether some pictures could have their masks in more than one folder."""
+    """Tell whether some images could have their masks in more than one folder."""
     folders = _folders(root)
     return any(len(_candidates_of(folder, folders)) > 1 for folder in folders if folder.role == "image")
 
@@ -184,13 +184,13 @@ def _folders(root: Path) -> list[_Folder]:
     count = 0
     for here, names, files in os.walk(root):
         names[:] = sorted(name for name in names if not name.startswith((".", "__MACOSX")))
-        pictures = tuple(Path(here) / name for name in sorted(files) if _is_file(Path(here) / name))
+        images = tuple(Path(here) / name for name in sorted(files) if _is_file(Path(here) / name))
         count += len(files)
         if count > MAX_FILES:
             raise DatasetError(f"{root}: holds more than {MAX_FILES} files; give the folder of one data set")
-        if pictures:
+        if images:
             relative = Path(here).relative_to(root).as_posix()
-            found.append(_Folder(relative, *meaning_of(relative), pictures))
+            found.append(_Folder(relative, *meaning_of(relative), images))
     return found
 
 
@@ -228,10 +228,10 @@ def meaning_of(relative: str) -> tuple[str, str, tuple[str, ...]]:
     return role, split, tuple(rest)
 
 
-def _found(root: Path, folders: list[_Folder], unlabelled: str, lost: list[Lost] | None) -> Layout:
+def _found(root: Path, folders: list[_Folder], unlabeled: str, lost: list[Lost] | None) -> Layout:
     """Pair folders by what their names say."""
     if not folders:
-        raise DatasetError(f"{root}: no pictures in it; accepted are {', '.join(EXTENSIONS)}")
+        raise DatasetError(f"{root}: no images in it; accepted are {', '.join(EXTENSIONS)}")
     images = [folder for folder in folders if folder.role == "image"]
     notes: list[str] = []
     splits: dict[str, list[Pair]] = defaultdict(list)
@@ -244,7 +244,7 @@ def _found(root: Path, folders: list[_Folder], unlabelled: str, lost: list[Lost]
             continue
         candidates = _candidates_of(folder, folders)
         if not candidates:
-            notes.append(f"{folder.path}: {len(folder.files)} pictures without masks, left out")
+            notes.append(f"{folder.path}: {len(folder.files)} images without masks, left out")
             continue
         if len(candidates) > 1:
             raise DatasetError(f"{root}: the masks of {folder.path}/ could be {_candidates(candidates)}; {OPTIONS}")
@@ -252,21 +252,19 @@ def _found(root: Path, folders: list[_Folder], unlabelled: str, lost: list[Lost]
         same = [other for other in images if other.path != folder.path and mask in _candidates_of(other, folders)]
         if same:
             raise DatasetError(
-                f"{root}: the pictures of {mask.path}/ could be in {_candidates([folder, *same])}; {OPTIONS}"
+                f"{root}: the images of {mask.path}/ could be in {_candidates([folder, *same])}; {OPTIONS}"
             )
-        matched = match_files(
-            folder.files, mask.files, f"{root}/{folder.path}", f"{root}/{mask.path}", unlabelled, lost
-        )
+        matched = match_files(folder.files, mask.files, f"{root}/{folder.path}", f"{root}/{mask.path}", unlabeled, lost)
         notes += matched.notes
         splits[folder.split or "all"] += [_keyed(root, pair) for pair in matched.splits["all"]]
         used |= {folder.path, mask.path}
     if not splits:
         raise DatasetError(
-            f"{root}: no folder of pictures with a folder of masks beside it, only {_candidates(folders)}; {OPTIONS}"
+            f"{root}: no folder of images with a folder of masks beside it, only {_candidates(folders)}; {OPTIONS}"
         )
     for folder in folders:
         if folder.role == "mask" and folder.path not in used:
-            notes.append(f"{folder.path}: {len(folder.files)} masks without pictures, left out")
+            notes.append(f"{folder.path}: {len(folder.files)} masks without images, left out")
     listed = _lists(root, splits, lost)
     if listed is not None:
         splits, note = listed
@@ -281,7 +279,7 @@ def _found(root: Path, folders: list[_Folder], unlabelled: str, lost: list[Lost]
 
 
 def _candidates_of(images: _Folder, folders: Sequence[_Folder]) -> list[_Folder]:
-    """List the folders that could be the masks of these pictures."""
+    """List the folders that could be the masks of these images."""
     stems = images.stems
     beside = [folder for folder in folders if folder.path != images.path]
     named = [
@@ -289,7 +287,7 @@ def _candidates_of(images: _Folder, folders: Sequence[_Folder]) -> list[_Folder]
         for folder in beside
         if folder.role == "mask" and folder.group == images.group and folder.split == images.split
     ]
-    # A folder whose files are called as the pictures are could be theirs, whatever it is called itself.
+    # A folder whose files are called as the images are could be theirs, whatever it is called itself.
     alike = [
         folder
         for folder in beside
@@ -306,7 +304,7 @@ def _candidates_of(images: _Folder, folders: Sequence[_Folder]) -> list[_Folder]
 
 
 def _nested(folder: _Folder, images: _Folder) -> bool:
-    """Tell whether a folder of masks belongs to other pictures, those of its own group."""
+    """Tell whether a folder of masks belongs to other images, those of its own group."""
     return bool(folder.group) and len(folder.group) == len(images.group)
 
 
@@ -319,7 +317,7 @@ def _common(some: set[str], others: set[str]) -> set[str]:
 
 
 def _both_in_one(folder: _Folder) -> list[Pair] | None:
-    """Pair a folder in which every picture lies beside its mask: x.jpg and x.png."""
+    """Pair a folder in which every image lies beside its mask: x.jpg and x.png."""
     by_stem: dict[str, list[Path]] = defaultdict(list)
     for file in folder.files:
         by_stem[file.stem].append(file)
@@ -328,7 +326,7 @@ def _both_in_one(folder: _Folder) -> list[Pair] | None:
     pairs = []
     for stem, files in by_stem.items():
         lossy = [file for file in files if file.suffix.lower() in (".jpg", ".jpeg")]
-        if len(lossy) != 1:  # a mask is never a JPEG beside a picture that is none
+        if len(lossy) != 1:  # a mask is never a JPEG beside an image that is none
             return None
         (mask,) = [file for file in files if file not in lossy]
         pairs.append(Pair(lossy[0], mask, stem))
@@ -336,7 +334,7 @@ def _both_in_one(folder: _Folder) -> list[Pair] | None:
 
 
 def _keyed(root: Path, pair: Pair) -> Pair:
-    """Name a pair after its picture's place, without the words that say only that it is a picture."""
+    """Name a pair after its image's place, without the words that say only that it is an image."""
     relative = pair.image.relative_to(root).with_suffix("")
     empty = IMAGE_WORDS | set(SPLIT_WORDS)
     parts = [part for part in relative.parent.parts if not set(re.findall(r"[a-z0-9.]+", part.lower())) <= empty]
@@ -348,7 +346,7 @@ def match_files(
     masks: Sequence[Path],
     images_at: str,
     masks_at: str,
-    unlabelled: str = "error",
+    unlabeled: str = "error",
     lost: list[Lost] | None = None,
 ) -> Layout:
     """Pair files by their names without extension; what all names of one side begin or end with is taken off.
@@ -356,15 +354,15 @@ def match_files(
     Where nothing but numbers is left, the numbers have to be equal: 04 goes with labels00000004.
 
     Args:
-        images: pictures.
+        images: images.
         masks: masks.
-        images_at: where the pictures are, for messages.
+        images_at: where the images are, for messages.
         masks_at: where the masks are, for messages.
-        unlabelled: "error" or "skip" for pictures without a mask.
+        unlabeled: "error" or "skip" for images without a mask.
         lost: where it is given, what does not pair is left out and told here, instead of an error.
 
     Raises:
-        DatasetError: if a picture has no mask or a mask no picture, or two files share a name.
+        DatasetError: if an image has no mask or a mask no image, or two files share a name.
     """
     if lost is not None:
         images, masks = _without_twins(images, masks, lost)
@@ -378,28 +376,28 @@ def match_files(
             key = next(iter(one.keys() & two.keys()))
             notes.append(paired_by_part(Pair(left[key], right[key], key)))
     lonely, extra = sorted(left.keys() - right.keys()), sorted(right.keys() - left.keys())
-    if lonely and (unlabelled == "error" or len(lonely) == len(left)):
+    if lonely and (unlabeled == "error" or len(lonely) == len(left)):
         files = [left[key] for key in lonely]
         hint = name_hint(files[0], masks)
         remedy = (
             f"no mask of the same name in {masks_at}{hint}; add the masks (the name without its extension must be "
-            'equal), remove the pictures, or leave them out (unlabelled="skip", --unlabelled skip)'
+            'equal), remove the images, or leave them out (unlabeled="skip", --unlabeled skip)'
         )
         if lost is None or len(lonely) == len(left):
             raise DatasetError(f"{_listed(files)}: {remedy}")
-        lost.append(Lost("pictures without a mask", f"{files[0]}: {remedy}", tuple(map(str, files))))
+        lost.append(Lost("images without a mask", f"{files[0]}: {remedy}", tuple(map(str, files))))
     if extra:
         files = [right[key] for key in extra]
         hint = name_hint(files[0], images)
         remedy = (
-            f"no picture of the same name in {images_at}{hint}; add the pictures (the name without its extension must "
+            f"no image of the same name in {images_at}{hint}; add the images (the name without its extension must "
             "be equal) or remove the masks"
         )
         if lost is None:
             raise DatasetError(f"{_listed(files)}: {remedy}")
-        lost.append(Lost("masks without a picture", f"{files[0]}: {remedy}", tuple(map(str, files))))
-    if lonely and unlabelled == "skip":
-        notes.append(f"{images_at}: {len(lonely)} pictures without a mask are left out")
+        lost.append(Lost("masks without an image", f"{files[0]}: {remedy}", tuple(map(str, files))))
+    if lonely and unlabeled == "skip":
+        notes.append(f"{images_at}: {len(lonely)} images without a mask are left out")
     pairs = [Pair(left[key], right[key], left[key].stem) for key in sorted(left.keys() & right.keys())]
     return Layout(f"{images_at} + {masks_at}", {"all": pairs}, notes)
 
@@ -420,7 +418,7 @@ def _by_stem(files: Iterable[Path]) -> dict[str, Path]:
 
 
 def _without_twins(images: Sequence[Path], masks: Sequence[Path], lost: list[Lost]) -> tuple[list[Path], list[Path]]:
-    """Leave out every name that two pictures or two masks share."""
+    """Leave out every name that two images or two masks share."""
     twins: set[str] = set()
     for files in (images, masks):
         by_name: dict[str, list[Path]] = defaultdict(list)
@@ -439,7 +437,7 @@ def _without_twins(images: Sequence[Path], masks: Sequence[Path], lost: list[Los
 # ---- what was named --------------------------------------------------------------------------------------------------
 
 
-def _from_patterns(root: Path, images: str, masks: str, unlabelled: str, lost: list[Lost] | None) -> Layout:
+def _from_patterns(root: Path, images: str, masks: str, unlabeled: str, lost: list[Lost] | None) -> Layout:
     left, right = _named(root, images, "images"), _named(root, masks, "masks")
     by_split: dict[str, dict[str, list[Path]]] = {}
     for kind, files in (("image", left), ("mask", right)):
@@ -449,10 +447,10 @@ def _from_patterns(root: Path, images: str, masks: str, unlabelled: str, lost: l
     if not any(part["image"] and part["mask"] for part in by_split.values()):
         by_split = {"all": {"image": left, "mask": right}}
     layout = Layout(f"{images} + {masks}", {})
-    layout.notes += _one_sided(by_split, images, masks, unlabelled, lost)
+    layout.notes += _one_sided(by_split, images, masks, unlabeled, lost)
     by_split = {split: part for split, part in by_split.items() if part["image"] and part["mask"]}
     for split, part in by_split.items():
-        matched = match_files(part["image"], part["mask"], images, masks, unlabelled, lost)
+        matched = match_files(part["image"], part["mask"], images, masks, unlabeled, lost)
         layout.splits[split] = [_keyed(root, pair) for pair in matched.splits["all"]]
         layout.notes += matched.notes
     if layout.splits.keys() != {"all"} and "train" not in layout.splits:
@@ -465,26 +463,26 @@ def _from_patterns(root: Path, images: str, masks: str, unlabelled: str, lost: l
 
 
 def _one_sided(
-    by_split: Mapping[str, Mapping[str, list[Path]]], images: str, masks: str, unlabelled: str, lost: list[Lost] | None
+    by_split: Mapping[str, Mapping[str, list[Path]]], images: str, masks: str, unlabeled: str, lost: list[Lost] | None
 ) -> list[str]:
-    """Refuse splits that have pictures only or masks only, or tell them; a split is never mixed with another."""
+    """Refuse splits that have images only or masks only, or tell them; a split is never mixed with another."""
     notes = []
     for split, part in by_split.items():
         if part["image"] and part["mask"]:
             continue
         where = f"of the split {split!r}" if split != "all" else "outside the folders of the splits"
-        if part["image"] and unlabelled == "skip":
-            notes.append(f"{images}: {len(part['image'])} pictures {where} are without masks and left out")
+        if part["image"] and unlabeled == "skip":
+            notes.append(f"{images}: {len(part['image'])} images {where} are without masks and left out")
             continue
         if part["image"]:
-            files, rule = part["image"], "pictures without a mask"
+            files, rule = part["image"], "images without a mask"
             remedy = (
-                f"pictures {where}, where {masks} has no masks; add the masks, remove the pictures, or leave them out "
-                '(unlabelled="skip", --unlabelled skip)'
+                f"images {where}, where {masks} has no masks; add the masks, remove the images, or leave them out "
+                '(unlabeled="skip", --unlabeled skip)'
             )
         else:
-            files, rule = part["mask"], "masks without a picture"
-            remedy = f"masks {where}, where {images} has no pictures; add the pictures or remove the masks"
+            files, rule = part["mask"], "masks without an image"
+            remedy = f"masks {where}, where {images} has no images; add the images or remove the masks"
         if lost is None:
             raise DatasetError(f"{_listed(files)}: {remedy}")
         lost.append(Lost(rule, f"{files[0]}: {remedy}", tuple(map(str, files))))
@@ -503,7 +501,7 @@ def _named(root: Path, given: str, option: str) -> list[Path]:
         there = ", ".join(folder.path for folder in _folders(root)[:12])
         raise FileNotFoundError(f"{option}={given!r}: no such folder in {root}; there are {there}")
     if not files:
-        raise DatasetError(f"{option}={given!r}: no pictures there in {root}; accepted are {', '.join(EXTENSIONS)}")
+        raise DatasetError(f"{option}={given!r}: no images there in {root}; accepted are {', '.join(EXTENSIONS)}")
     return files
 
 
@@ -694,10 +692,10 @@ def _listed_pairs(
             if len(hits) > 1:
                 candidates = ", ".join(str(pair.image) for pair in hits[:5]) + (", ..." if len(hits) > 5 else "")
                 message = (
-                    f"{path}: line {number}: {line!r} could be {candidates}; write the path of the picture in the "
+                    f"{path}: line {number}: {line!r} could be {candidates}; write the path of the image in the "
                     f"list, or remove or rename {path.name}"
                 )
-                return Lost("lists of names that fit several pictures", message, (str(path),))
+                return Lost("lists of names that fit several images", message, (str(path),))
             if hits:
                 there[hits[0]] = None
             else:
@@ -708,10 +706,10 @@ def _listed_pairs(
             found[split] = list(there)
         elif split == "train" or not names.without_mask(missing):
             message = (
-                f"{path}: none of its {len(lines)} names is that of a picture with a mask ({missing[0]!r} ...); "
-                f"correct the names, or remove or rename {path.name} to have the pictures split at random"
+                f"{path}: none of its {len(lines)} names is that of an image with a mask ({missing[0]!r} ...); "
+                f"correct the names, or remove or rename {path.name} to have the images split at random"
             )
-            return Lost("lists of names that fit no picture", message, (str(path),))
+            return Lost("lists of names that fit no image", message, (str(path),))
     taken: set[Pair] = set()
     for split in ("test", "val", "train"):  # what is scored must not be trained on
         both = [pair for pair in found.get(split, []) if pair in taken]
@@ -721,7 +719,7 @@ def _listed_pairs(
         taken.update(found.get(split, []))
     if not found["train"]:
         path = folder / "train.txt"
-        message = f"{path}: all its pictures are in another list as well; take them out of one, or rename {path.name}"
+        message = f"{path}: all its images are in another list as well; take them out of one, or rename {path.name}"
         return Lost("lists that leave nothing to train on", message, (str(path),))
     return {split: part for split, part in found.items() if part}, gone
 
@@ -731,7 +729,7 @@ class _Names:
 
     Args:
         root: the data folder.
-        pairs: every pair, the pictures inside root.
+        pairs: every pair, the images inside root.
     """
 
     def __init__(self, root: Path, pairs: Sequence[Pair]) -> None:
@@ -753,8 +751,8 @@ class _Names:
         """Give the pairs that a line may mean: by the path or name in it first, then by the end of its path.
 
         Args:
-            line: the name or path of a picture, with or without that of its mask behind it.
-            place: where the list belongs; its own pictures come first.
+            line: the name or path of an image, with or without that of its mask behind it.
+            place: where the list belongs; its own images come first.
         """
         whole, first = ([part for part in _posix(text).split("/") if part] for text in (line, line.split()[0]))
         tries = [(whole, 0), (first, 0)]  # a name may have a blank in it, and the second word may be the mask
@@ -768,7 +766,7 @@ class _Names:
         return []
 
     def without_mask(self, lines: Iterable[str]) -> bool:
-        """Tell whether some line names a picture that lies beside the others and has no mask."""
+        """Tell whether some line names an image that lies beside the others and has no mask."""
         stems = {plain_name(file.stem) for folder in self._folders for file in folder.iterdir() if _is_file(file)}
         texts = (_posix(text).rsplit("/", 1)[-1] for line in lines for text in (line, line.split()[0]))
         return any(form in stems for text in texts for form in _forms(text))

@@ -1,7 +1,7 @@
-"""What the numbers and colours in mask files are: indices, grey levels, colours, 1 bit, MATLAB and BSDS files.
+"""What the numbers and colors in mask files are: indices, gray levels, colors, 1 bit, MATLAB and BSDS files.
 
-The files are looked at before anything is believed of them, and whatever is done to their values is said: a colour
-table, soft edges cut at the middle, colours snapped to the nearest one. What is in doubt is refused with the remedy.
+The files are looked at before anything is believed of them, and whatever is done to their values is said: a color
+table, soft edges cut at the middle, colors snapped to the nearest one. What is in doubt is refused with the remedy.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ import numpy.typing as npt
 from fullyconv.data.pairs import Pair
 from fullyconv.data.readers import FileReader
 from fullyconv.errors import DatasetError
-from fullyconv.images import MAX_PIXELS, Encoded, lossy_format, mask_mode, read_colours, read_mask
+from fullyconv.images import MAX_PIXELS, Encoded, lossy_format, mask_mode, read_colors, read_mask
 from fullyconv.labels import (
     IGNORE,
-    NO_COLOUR,
+    NO_COLOR,
     OTHER,
     Labels,
     as_text,
     count_values_of,
     default_palette,
     packed,
-    packed_colour,
-    parse_colour,
+    packed_color,
+    parse_color,
     runs_of,
 )
 
 Array = npt.NDArray[Any]
 
 SNAP = 64.0
-"""Largest distance in RGB at which a colour counts as one of the table: a quarter of the range of a channel."""
+"""Largest distance in RGB at which a color counts as one of the table: a quarter of the range of a channel."""
 
-MAX_COLOURS = 256
+MAX_COLORS = 256
 _VOID = 0xE0E0C0  # the border that PASCAL VOC draws, index 255
 
 
@@ -51,17 +51,17 @@ class MaskReader(FileReader):
     """Read masks of one set as integers, whatever kind of file they are.
 
     Args:
-        channels: C of the pictures.
-        colours: 0xRRGGBB of every colour that masks may hold; empty where masks hold numbers.
-        codes: the value of each of these colours; empty where the colour itself is the value.
-        snap: whether a colour that is none of them counts as the nearest within `SNAP`, else as `NO_COLOUR`; without
-            it, such a colour is an error.
-        threshold: grey levels from here on are 255, those below 0; None keeps them.
+        channels: C of the images.
+        colors: 0xRRGGBB of every color that masks may hold; empty where masks hold numbers.
+        codes: the value of each of these colors; empty where the color itself is the value.
+        snap: whether a color that is none of them counts as the nearest within `SNAP`, else as `NO_COLOR`; without
+            it, such a color is an error.
+        threshold: gray levels from here on are 255, those below 0; None keeps them.
         bit_value: what a set pixel of a 1-bit file means.
         levels: values that lossy masks are snapped to; empty refuses them.
     """
 
-    colours: tuple[int, ...] = ()
+    colors: tuple[int, ...] = ()
     codes: tuple[int, ...] = ()
     snap: bool = False
     threshold: int | None = None
@@ -69,23 +69,23 @@ class MaskReader(FileReader):
     levels: tuple[int, ...] = ()
 
     def mask(self, pair: Pair) -> Array:
-        """Read the mask as (H, W) integers: numbers as they stand in the file, or colours as 0xRRGGBB."""
+        """Read the mask as (H, W) integers: numbers as they stand in the file, or colors as 0xRRGGBB."""
         file = self.mask_file(pair)
         suffix = file.suffix.lower() if isinstance(file, Path) else ""
         if suffix == ".mat":
             return _read_mat(pair.mask)
         if suffix == ".seg":
             return _read_seg(pair.mask)
-        if self.colours:
-            return self._by_colour(read_colours(file), str(file))
+        if self.colors:
+            return self._by_color(read_colors(file), str(file))
         if self.levels and lossy_format(file):
-            grey = read_colours(file)[..., 1].astype(np.int32)
+            gray = read_colors(file)[..., 1].astype(np.int32)
             levels = np.array(self.levels)
-            nearest: Array = levels[np.abs(grey[..., None] - levels).argmin(-1)].astype(np.uint16)
+            nearest: Array = levels[np.abs(gray[..., None] - levels).argmin(-1)].astype(np.uint16)
             return nearest
         mode = mask_mode(file)
         if mode == "RGB" and not lossy_format(file):
-            mask = _grey(read_colours(file), str(file))
+            mask = _gray(read_colors(file), str(file))
         else:
             mask = read_mask(file)  # which refuses lossy files and says why
             if mode == "1" and self.bit_value != 1:
@@ -94,35 +94,35 @@ class MaskReader(FileReader):
             mask = np.where(mask >= self.threshold, 255, 0).astype(np.uint8)
         return mask
 
-    def _by_colour(self, pixels: npt.NDArray[np.uint8], name: str) -> Array:
+    def _by_color(self, pixels: npt.NDArray[np.uint8], name: str) -> Array:
         runs, lengths = runs_of(packed(pixels))
         found, inverse = np.unique(runs, return_inverse=True)
-        own = dict(zip(self.colours, self.codes or self.colours, strict=True))
-        values = np.array([own.get(int(colour), -1) for colour in found], np.int32)
+        own = dict(zip(self.colors, self.codes or self.colors, strict=True))
+        values = np.array([own.get(int(color), -1) for color in found], np.int32)
         missing = np.flatnonzero(values < 0)
         if len(missing) and not self.snap:
             first = int(found[missing[0]])
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            known = ", ".join(map(as_text, self.colours[:8])) + (" ..." if len(self.colours) > 8 else "")
+            known = ", ".join(map(as_text, self.colors[:8])) + (" ..." if len(self.colors) > 8 else "")
             raise DatasetError(
-                f"{name}: holds the colour {as_text(first)}{more}, which is none of the label map ({known}); "
-                "correct the mask, or give the colour a class in values="
+                f"{name}: holds the color {as_text(first)}{more}, which is none of the label map ({known}); "
+                "correct the mask, or give the color a class in values="
             )
         if len(missing):
-            nearest, near = _nearest(found[missing], self.colours)
-            codes = np.array(self.codes or self.colours, np.int32)
-            values[missing] = np.where(near, codes[nearest], NO_COLOUR)
+            nearest, near = _nearest(found[missing], self.colors)
+            codes = np.array(self.codes or self.colors, np.int32)
+            values[missing] = np.where(near, codes[nearest], NO_COLOR)
         result: Array = np.repeat(values[inverse.ravel()], lengths).reshape(pixels.shape[:2])
-        return result if not self.codes or NO_COLOUR in values else result.astype(np.uint8)
+        return result if not self.codes or NO_COLOR in values else result.astype(np.uint8)
 
 
-def _nearest(colours: Array, table: Sequence[int]) -> tuple[Array, Array]:
-    """Give for each colour the place of the nearest in a table, and whether it is near enough to count as it."""
-    places = np.zeros(len(colours), np.int64)
-    near = np.zeros(len(colours), np.bool_)
-    for start in range(0, len(colours), 4096):  # a photograph has as many colours as pixels
+def _nearest(colors: Array, table: Sequence[int]) -> tuple[Array, Array]:
+    """Give for each color the place of the nearest in a table, and whether it is near enough to count as it."""
+    places = np.zeros(len(colors), np.int64)
+    near = np.zeros(len(colors), np.bool_)
+    for start in range(0, len(colors), 4096):  # a photograph has as many colors as pixels
         part = slice(start, start + 4096)
-        distance = ((_rgb(colours[part])[:, None] - _rgb(np.array(table))[None]) ** 2).sum(-1)
+        distance = ((_rgb(colors[part])[:, None] - _rgb(np.array(table))[None]) ** 2).sum(-1)
         places[part] = distance.argmin(1)
         near[part] = distance.min(1) <= SNAP**2
     return places, near
@@ -145,7 +145,7 @@ def reader_for(
 
     Args:
         pairs: the pairs.
-        values: the label map if it is given; its keys are numbers, or colours "#rrggbb".
+        values: the label map if it is given; its keys are numbers, or colors "#rrggbb".
         named: whether class names are given elsewhere (classes.txt, classes=).
         base: the reader to start from, which knows where the files are.
         count: counts the values of the mask of a pair.
@@ -153,22 +153,22 @@ def reader_for(
         threads: number of threads.
 
     Returns:
-        The reader; the labels where colours or levels tell them; and what was decided, one sentence each.
+        The reader; the labels where colors or levels tell them; and what was decided, one sentence each.
 
     Raises:
-        DatasetError: if masks hold colours or levels that do not tell what they mean; it says what to give.
-        ValueError: if `values` mixes numbers and colours, or a colour is none.
+        DatasetError: if masks hold colors or levels that do not tell what they mean; it says what to give.
+        ValueError: if `values` mixes numbers and colors, or a color is none.
     """
     reader: MaskReader = MaskReader() if base is None else base
-    colours = _given_colours(values)
+    colors = _given_colors(values)
     counts = {} if counts is None else counts
     with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 16)) as pool:
         kinds = list(pool.map(lambda pair: _kind(reader.mask_file(pair)), pairs))
         modes = [mode for mode, _ in kinds]
         lossy = [pair for pair, (_, is_lossy) in zip(pairs, kinds, strict=True) if is_lossy]
-        coloured = [pair for pair, mode in zip(pairs, modes, strict=True) if mode == "RGB"]
-        if colours:
-            return _by_table(reader, pairs, colours, values or {}, next((kind for _, kind in kinds if kind), ""), pool)
+        colored = [pair for pair, mode in zip(pairs, modes, strict=True) if mode == "RGB"]
+        if colors:
+            return _by_table(reader, pairs, colors, values or {}, next((kind for _, kind in kinds if kind), ""), pool)
         if lossy and values:
             formats = " and ".join(sorted({kind for _, kind in kinds if kind}))
             levels = tuple(sorted(int(value) for value in values if int(value) <= 255))
@@ -180,17 +180,17 @@ def reader_for(
         if lossy:
             read_mask(reader.mask_file(lossy[0]))  # which refuses it and says why
         totals: Counter[int] = Counter()
-        if coloured:
-            for found in pool.map(lambda pair: _count_colours(reader, pair), coloured):
+        if colored:
+            for found in pool.map(lambda pair: _count_colors(reader, pair), colored):
                 totals.update(found)
-        if coloured and not all(_is_grey(colour) for colour in totals):
-            if len(coloured) < len(pairs):
+        if colored and not all(_is_gray(color) for color in totals):
+            if len(colored) < len(pairs):
                 other = next(pair for pair, mode in zip(pairs, modes, strict=True) if mode != "RGB")
                 raise DatasetError(
-                    f"{coloured[0].mask} holds colours and {other.mask} numbers: masks of one set are of one kind; "
+                    f"{colored[0].mask} holds colors and {other.mask} numbers: masks of one set are of one kind; "
                     "convert one of them"
                 )
-            return _from_colours(reader, totals, values, named, coloured[0].mask)
+            return _from_colors(reader, totals, values, named, colored[0].mask)
         if values is None and not named:
             return _from_levels(reader, pairs, modes, count or _count, counts, pool)
         if "1" in modes and values is None:
@@ -241,7 +241,7 @@ def _from_levels(
     counts: dict[Pair, dict[int, int]],
     pool: ThreadPoolExecutor,
 ) -> tuple[MaskReader, Labels | None, list[str]]:
-    """See whether grey levels are soft edges between 0 and 255, and what 1-bit files stand beside."""
+    """See whether gray levels are soft edges between 0 and 255, and what 1-bit files stand beside."""
     if not set(modes) & {"L", "RGB", "1"}:
         return reader, None, []
     total: Counter[int] = Counter()
@@ -261,7 +261,7 @@ def _from_levels(
     if len(total) > 32 and levels and ends >= 0.97 * pixels and max(total) <= 255:
         soft = 1 - (total.get(0, 0) + total.get(255, 0)) / pixels
         note = (
-            f"the masks hold {len(total)} grey levels between 0 and 255 (soft edges, {soft:.1%} of the pixels): "
+            f"the masks hold {len(total)} gray levels between 0 and 255 (soft edges, {soft:.1%} of the pixels): "
             "cut at 128"
         )
         return replace(reader, threshold=128), None, [note]
@@ -269,136 +269,136 @@ def _from_levels(
     return reader, None, []
 
 
-def _from_colours(
+def _from_colors(
     reader: MaskReader, counts: Counter[int], values: Mapping[int | str, str] | None, named: bool, path: Path
 ) -> tuple[MaskReader, Labels | None, list[str]]:
-    """Find the colours that are classes among those that occur."""
-    remedy = 'give every colour its class: values={"#ff0000": "name", "#000000": "ignore", ...} (--values)'
+    """Find the colors that are classes among those that occur."""
+    remedy = 'give every color its class: values={"#ff0000": "name", "#000000": "ignore", ...} (--values)'
     pixels = sum(counts.values())
-    voc = [packed_colour(colour) for colour in default_palette(256)]
+    voc = [packed_color(color) for color in default_palette(256)]
     numbered = named or values is not None
     if set(counts) <= {*voc, _VOID} and (len(counts) > 2 or numbered):
-        present = sorted(voc.index(colour) for colour in counts if colour != _VOID)
-        reader = replace(reader, colours=(*voc[:255], _VOID), codes=(*range(255), 255))
-        note = f"the masks have the colours of PASCAL VOC's map: colour i is read as value i ({len(present)} occur)"
+        present = sorted(voc.index(color) for color in counts if color != _VOID)
+        reader = replace(reader, colors=(*voc[:255], _VOID), codes=(*range(255), 255))
+        note = f"the masks have the colors of PASCAL VOC's map: color i is read as value i ({len(present)} occur)"
         if numbered:
             return reader, None, [note]
         names = {value: f"class {value}" for value in present}
         palette = [_bytes(voc[value]) for value in present]
         return reader, Labels.of(list(names.values()), palette, names), [note]
     if numbered:
-        shown = ", ".join(f"{as_text(colour)} {count / pixels:.1%}" for colour, count in counts.most_common(12))
+        shown = ", ".join(f"{as_text(color)} {count / pixels:.1%}" for color, count in counts.most_common(12))
         shown += " ..." if len(counts) > 12 else ""
-        shown = "photographs, or antialiased edges?" if len(counts) > MAX_COLOURS else shown
+        shown = "photographs, or antialiased edges?" if len(counts) > MAX_COLORS else shown
         raise DatasetError(
-            f"{path}: the masks hold {len(counts)} colours ({shown}), and which is which class is not known; {remedy}"
+            f"{path}: the masks hold {len(counts)} colors ({shown}), and which is which class is not known; {remedy}"
         )
-    kept = sorted(colour for colour, count in counts.items() if count >= 0.002 * pixels)
-    off = pixels - sum(counts[colour] for colour in kept)
+    kept = sorted(color for color, count in counts.items() if count >= 0.002 * pixels)
+    off = pixels - sum(counts[color] for color in kept)
     if len(counts) <= 64:
         kept, off = sorted(counts), 0
     if not 2 <= len(kept) <= 64 or off > 0.08 * pixels:
-        shown = ", ".join(f"{as_text(colour)} {count / pixels:.1%}" for colour, count in counts.most_common(6))
+        shown = ", ".join(f"{as_text(color)} {count / pixels:.1%}" for color, count in counts.most_common(6))
         raise DatasetError(
-            f"{path}: the masks hold {len(counts)} colours ({shown} ...), too many to be classes (photographs, or "
+            f"{path}: the masks hold {len(counts)} colors ({shown} ...), too many to be classes (photographs, or "
             f"antialiased edges?); {remedy}"
         )
-    notes = [f"the masks hold {len(kept)} colours, each read as a class named after it: name them with values="]
+    notes = [f"the masks hold {len(kept)} colors, each read as a class named after it: name them with values="]
     if off:
         others = len(counts) - len(kept)
         notes.append(
-            f"{off / pixels:.1%} of the pixels have one of {others} other colours (antialiased edges?): read as the "
-            f"nearest colour within {SNAP:g}, else ignored"
+            f"{off / pixels:.1%} of the pixels have one of {others} other colors (antialiased edges?): read as the "
+            f"nearest color within {SNAP:g}, else ignored"
         )
-    texts = [as_text(colour) for colour in kept]
-    labels = Labels.of(texts, [_bytes(colour) for colour in kept], {text: text for text in texts})
-    return replace(reader, colours=tuple(kept), snap=bool(off)), labels, notes
+    texts = [as_text(color) for color in kept]
+    labels = Labels.of(texts, [_bytes(color) for color in kept], {text: text for text in texts})
+    return replace(reader, colors=tuple(kept), snap=bool(off)), labels, notes
 
 
 def _by_table(
     reader: MaskReader,
     pairs: Sequence[Pair],
-    colours: Sequence[int],
+    colors: Sequence[int],
     values: Mapping[int | str, str],
     lossy: str,
     pool: ThreadPoolExecutor,
 ) -> tuple[MaskReader, Labels, list[str]]:
-    """Take the colours that were given; what is none of them is snapped, and counted."""
+    """Take the colors that were given; what is none of them is snapped, and counted."""
     names = list(dict.fromkeys(name for name in values.values() if name != IGNORE))
     by_name: dict[str, int] = {}
-    for colour in colours:
-        by_name.setdefault(values[as_text(colour)], colour)
-    unseen = (colour for colour in map(packed_colour, default_palette(4096)) if colour not in colours)
+    for color in colors:
+        by_name.setdefault(values[as_text(color)], color)
+    unseen = (color for color in map(packed_color, default_palette(4096)) if color not in colors)
     palette = [_bytes(by_name[name] if name in by_name else next(unseen)) for name in names]
     labels = Labels.of(names, palette, values)
     counts: Counter[int] = Counter()
-    for found in pool.map(lambda pair: _count_colours(reader, pair), pairs):
+    for found in pool.map(lambda pair: _count_colors(reader, pair), pairs):
         counts.update(found)
     pixels = sum(counts.values())
-    strays = np.array([colour for colour in counts if colour not in set(colours)], np.int64)
-    off = sum(counts[int(colour)] for colour in strays)
+    strays = np.array([color for color in counts if color not in set(colors)], np.int64)
+    off = sum(counts[int(color)] for color in strays)
     notes = []
     if off:
-        _, near = _nearest(strays, colours)
-        far = Counter({int(colour): counts[int(colour)] for colour in strays[~near]})
+        _, near = _nearest(strays, colors)
+        far = Counter({int(color): counts[int(color)] for color in strays[~near]})
         lost = sum(far.values())
-        shown = ", ".join(f"{as_text(colour)} {number / pixels:.1%}" for colour, number in far.most_common(3))
+        shown = ", ".join(f"{as_text(color)} {number / pixels:.1%}" for color, number in far.most_common(3))
         meaning = values.get(OTHER, IGNORE)
         if lost > 0.5 * pixels and OTHER not in values:
             raise DatasetError(
-                f"{pairs[0].mask}: {lost / pixels:.0%} of the pixels of all masks have none of the colours of values= "
-                f"and are near none of them ({shown}); give every colour its class, or correct values="
+                f"{pairs[0].mask}: {lost / pixels:.0%} of the pixels of all masks have none of the colors of values= "
+                f"and are near none of them ({shown}); give every color its class, or correct values="
             )
-        why = f"{lossy} changes colours near borders" if lossy else "antialiased edges?"
+        why = f"{lossy} changes colors near borders" if lossy else "antialiased edges?"
         notes.append(
-            f"{off / pixels:.2%} of the pixels ({off}) have none of the colours given ({why}): {off - lost} of them "
+            f"{off / pixels:.2%} of the pixels ({off}) have none of the colors given ({why}): {off - lost} of them "
             f"are read as the nearest within {SNAP:g}, {lost} as {meaning}" + (f" ({shown} ...)" if lost else "")
         )
-    return replace(reader, colours=tuple(colours), snap=bool(off) or OTHER in values), labels, notes
+    return replace(reader, colors=tuple(colors), snap=bool(off) or OTHER in values), labels, notes
 
 
-def _given_colours(values: Mapping[int | str, str] | None) -> list[int]:
+def _given_colors(values: Mapping[int | str, str] | None) -> list[int]:
     if not values:
         return []
     texts = [key for key in values if isinstance(key, str)]
     if not texts:
         return []
     if len(texts) < len(values):
-        raise ValueError(f"values={dict(values)!r}: mixes numbers and colours; masks hold one or the other")
-    colours = []
+        raise ValueError(f"values={dict(values)!r}: mixes numbers and colors; masks hold one or the other")
+    colors = []
     for text in texts:
-        colour = parse_colour(text)
-        if colour is None:
-            raise ValueError(f'values: {text!r} is no number and no colour; write #rrggbb, such as "#ff0000"')
-        if colour != NO_COLOUR:
-            colours.append(colour)
-    if not colours:
-        raise ValueError(f'values={dict(values)!r}: names no colour; give at least one, such as "#ff0000"')
-    return colours
+        color = parse_color(text)
+        if color is None:
+            raise ValueError(f'values: {text!r} is no number and no color; write #rrggbb, such as "#ff0000"')
+        if color != NO_COLOR:
+            colors.append(color)
+    if not colors:
+        raise ValueError(f'values={dict(values)!r}: names no color; give at least one, such as "#ff0000"')
+    return colors
 
 
-def _count_colours(reader: MaskReader, pair: Pair) -> dict[int, int]:
-    return count_values_of(packed(read_colours(reader.mask_file(pair))))
+def _count_colors(reader: MaskReader, pair: Pair) -> dict[int, int]:
+    return count_values_of(packed(read_colors(reader.mask_file(pair))))
 
 
-def _is_grey(colour: int) -> bool:
-    return colour >> 16 == (colour >> 8) & 255 == colour & 255
+def _is_gray(color: int) -> bool:
+    return color >> 16 == (color >> 8) & 255 == color & 255
 
 
-def _grey(pixels: npt.NDArray[np.uint8], path: str) -> Array:
+def _gray(pixels: npt.NDArray[np.uint8], path: str) -> Array:
     if (pixels[..., 0] != pixels[..., 1]).any() or (pixels[..., 1] != pixels[..., 2]).any():
         raise DatasetError(
-            f'{path}: holds colours where the other masks hold grey levels; give values={{"#rrggbb": ...}}'
+            f'{path}: holds colors where the other masks hold gray levels; give values={{"#rrggbb": ...}}'
         )
     return pixels[..., 0].copy()
 
 
-def _rgb(colours: Array) -> Array:
-    return np.stack([colours >> 16, (colours >> 8) & 255, colours & 255], axis=-1).astype(np.float64)
+def _rgb(colors: Array) -> Array:
+    return np.stack([colors >> 16, (colors >> 8) & 255, colors & 255], axis=-1).astype(np.float64)
 
 
-def _bytes(colour: int) -> tuple[int, int, int]:
-    return colour >> 16, (colour >> 8) & 255, colour & 255
+def _bytes(color: int) -> tuple[int, int, int]:
+    return color >> 16, (color >> 8) & 255, color & 255
 
 
 def _read_mat(path: Path) -> Array:

@@ -1,4 +1,4 @@
-"""Pairs of image and mask, found by name; a picture without its mask is an error, never a guess."""
+"""Pairs of image and mask, found by name; an image without its mask is an error, never a guess."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Pair:
     What lies inside a file, such as a row of a table, is called FILE/NAME.
 
     Args:
-        image: the picture.
+        image: the image.
         mask: its mask, of the same height and width.
         key: what both share: the path inside their folders, without the extension.
     """
@@ -30,13 +30,13 @@ class Pair:
 
 
 def match_pairs(images: str | Path, masks: str | Path) -> list[Pair]:
-    """Pair the pictures of one folder with the masks of another by name, whatever their extensions.
+    """Pair the images of one folder with the masks of another by name, whatever their extensions.
 
     Sub-folders count: `images/berlin/0001.jpg` goes with `masks/berlin/0001.png`. Where no two names are equal, what
     all names of a side begin or end with is taken off: `001_image.jpg` goes with `001_mask.png`.
 
     Args:
-        images: folder of pictures.
+        images: folder of images.
         masks: folder of masks.
 
     Returns:
@@ -44,32 +44,32 @@ def match_pairs(images: str | Path, masks: str | Path) -> list[Pair]:
 
     Raises:
         FileNotFoundError: if a folder is missing.
-        DatasetError: if a picture has no mask or a mask no picture, if two files share a name, or if there are none.
+        DatasetError: if an image has no mask or a mask no image, if two files share a name, or if there are none.
     """
     images, masks = Path(images), Path(masks)
-    pictures, labels = _by_key(images, EXTENSIONS), _by_key(masks, MASK_EXTENSIONS)
-    if not pictures and not labels:
-        raise DatasetError(f"{images}: no pictures in it; accepted are {', '.join(EXTENSIONS)}")
-    names = {key: key for key in pictures}
-    if not pictures.keys() & labels.keys():  # no name is equal: 001_image goes with 001_mask
-        one, two = distinct_parts(pictures), distinct_parts(labels)
-        if len(one) == len(pictures) and len(two) == len(labels) and one.keys() & two.keys():
+    photos, labels = _by_key(images, EXTENSIONS), _by_key(masks, MASK_EXTENSIONS)
+    if not photos and not labels:
+        raise DatasetError(f"{images}: no images in it; accepted are {', '.join(EXTENSIONS)}")
+    names = {key: key for key in photos}
+    if not photos.keys() & labels.keys():  # no name is equal: 001_image goes with 001_mask
+        one, two = distinct_parts(photos), distinct_parts(labels)
+        if len(one) == len(photos) and len(two) == len(labels) and one.keys() & two.keys():
             names = one
-            pictures = {key: pictures[name] for key, name in one.items()}
+            photos = {key: photos[name] for key, name in one.items()}
             labels = {key: labels[name] for key, name in two.items()}
-    if lonely := sorted(pictures.keys() - labels.keys()):
-        hint = name_hint(pictures[lonely[0]], labels.values(), masks)
+    if lonely := sorted(photos.keys() - labels.keys()):
+        hint = name_hint(photos[lonely[0]], labels.values(), masks)
         raise DatasetError(
-            f"{_listed([pictures[key] for key in lonely])}: no mask of the same name in {masks}{hint}; "
-            "add the masks (the name without its extension must be equal) or remove the pictures"
+            f"{_listed([photos[key] for key in lonely])}: no mask of the same name in {masks}{hint}; "
+            "add the masks (the name without its extension must be equal) or remove the images"
         )
-    if extra := sorted(labels.keys() - pictures.keys()):
-        hint = name_hint(labels[extra[0]], pictures.values(), images)
+    if extra := sorted(labels.keys() - photos.keys()):
+        hint = name_hint(labels[extra[0]], photos.values(), images)
         raise DatasetError(
-            f"{_listed([labels[key] for key in extra])}: no picture of the same name in {images}{hint}; "
-            "add the pictures (the name without its extension must be equal) or remove the masks"
+            f"{_listed([labels[key] for key in extra])}: no image of the same name in {images}{hint}; "
+            "add the images (the name without its extension must be equal) or remove the masks"
         )
-    return [Pair(pictures[key], labels[key], names[key]) for key in sorted(pictures)]
+    return [Pair(photos[key], labels[key], names[key]) for key in sorted(photos)]
 
 
 def plain_name(name: str) -> str:

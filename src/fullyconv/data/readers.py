@@ -38,10 +38,10 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class FileReader:
-    """Read pictures, and masks that hold one number a pixel (index, palette, 16 bits).
+    """Read images, and masks that hold one number a pixel (index, palette, 16 bits).
 
     Args:
-        channels: C of the pictures; 3 is RGB, whatever the files hold.
+        channels: C of the images; 3 is RGB, whatever the files hold.
     """
 
     # By its name alone: readers made from this one have arguments of their own.

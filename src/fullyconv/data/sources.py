@@ -17,23 +17,23 @@ from fullyconv.data.folder import LAYOUTS, check_sizes, find_splits
 from fullyconv.data.layouts import OPTIONS, Layout, Lost, ambiguous, find_layout, paired_by_part, split_by, with_lists
 from fullyconv.data.masks import MaskReader, reader_for
 from fullyconv.data.pairs import Pair, plain_name
-from fullyconv.data.public import PUBLIC, PublicSet, fetch, locate, recognise
+from fullyconv.data.public import PUBLIC, PublicSet, fetch, locate, recognize
 from fullyconv.data.readers import FileReader, Reader
 from fullyconv.errors import DatasetError, near_miss
 from fullyconv.images import may_be_cut
-from fullyconv.labels import IGNORE, Labels, as_text, count_values_of, packed_colour
+from fullyconv.labels import IGNORE, Labels, as_text, count_values_of, packed_color
 
 PUBLIC_SETS = tuple(PUBLIC)
 """Sets whose layout, classes and splits are known by name."""
 
 ENVIRONMENT = "FULLYCONV_DATA"
 
-MAX_CHANNELS = 1024  # what an artefact holds at most
+MAX_CHANNELS = 1024  # what a model folder holds at most
 
 
 @dataclass
 class Source:
-    """Hold what is known of a data set before a picture of it is used.
+    """Hold what is known of a data set before an image of it is used.
 
     Args:
         root: its folder.
@@ -44,8 +44,8 @@ class Source:
         counts: value -> pixels, of the masks that were read so far.
         reader: how its files are read.
         known: the public set that it is, if it is one.
-        in_channels: C of the pictures.
-        annotated: the layout, where its labels are no pictures of masks.
+        in_channels: C of the images.
+        annotated: the layout, where its labels are no images of masks.
     """
 
     root: Path
@@ -113,27 +113,27 @@ def open_source(
     masks: str | None = None,
     pairs: str | None = None,
     lists: str | None = None,
-    unlabelled: str = "error",
+    unlabeled: str = "error",
     in_channels: int = 3,
 ) -> Source:
     """Find splits and labels of a data set.
 
     The classes are, in this order: those given; those of a public set; the lines of `classes.txt`; the values or
-    colours that the masks hold, named after them.
+    colors that the masks hold, named after them.
 
     Args:
         data: a folder or the name of a public set.
         classes: class names in the order of the network's outputs; by default value i in a mask is class i.
-        values: value in the mask file -> class name or "ignore"; a value is a number, or a colour "#rrggbb". Or the
+        values: value in the mask file -> class name or "ignore"; a value is a number, or a color "#rrggbb". Or the
             name of a public set, "voc2012", whose label map is taken.
-        images: folder of the pictures inside the data folder, or a pattern of files, where it is not found.
+        images: folder of the images inside the data folder, or a pattern of files, where it is not found.
         masks: folder of the masks inside the data folder, or a pattern of files, where it is not found; of annotations
             their JSON file or a pattern, of a table the column.
         pairs: a CSV, TSV or JSON-lines file with the columns image, mask and, if you like, split.
         lists: a folder with train.txt and val.txt, test.txt or both: names of images, one a line, which take the place
             of the splits that the data has.
-        unlabelled: "skip" leaves out pictures without a mask, "error" refuses them.
-        in_channels: C of the pictures; 3 reads all as RGB, 1 as grey, any other number has to be that of the files.
+        unlabeled: "skip" leaves out images without a mask, "error" refuses them.
+        in_channels: C of the images; 3 reads all as RGB, 1 as gray, any other number has to be that of the files.
 
     Returns:
         The source; `splits` as they are in the folder.
@@ -145,7 +145,7 @@ def open_source(
         ValueError: if `classes` or `values` break a rule of `Labels`, or `in_channels` is no number of bands.
     """
     source = find_source(
-        data, images=images, masks=masks, pairs=pairs, lists=lists, unlabelled=unlabelled, in_channels=in_channels
+        data, images=images, masks=masks, pairs=pairs, lists=lists, unlabeled=unlabeled, in_channels=in_channels
     )
     _refuse_shared(source.splits)
     find_labels(source, classes=classes, values=values)
@@ -159,7 +159,7 @@ def find_source(
     masks: str | None = None,
     pairs: str | None = None,
     lists: str | None = None,
-    unlabelled: str = "error",
+    unlabeled: str = "error",
     in_channels: int = 3,
     lost: list[Lost] | None = None,
 ) -> Source:
@@ -167,19 +167,19 @@ def find_source(
 
     Args:
         data: a folder or the name of a public set.
-        images: folder of the pictures, or a pattern.
+        images: folder of the images, or a pattern.
         masks: folder of the masks, or a pattern.
         pairs: a file of pairs.
         lists: a folder of lists of names.
-        unlabelled: what becomes of pictures without a mask.
-        in_channels: C of the pictures.
+        unlabeled: what becomes of images without a mask.
+        in_channels: C of the images.
         lost: where it is given, files that do not pair are left out and told here, instead of an error.
 
     Returns:
         The source, with stand-ins for labels and reader.
     """
     if isinstance(in_channels, bool) or not isinstance(in_channels, int) or not 1 <= in_channels <= MAX_CHANNELS:
-        raise ValueError(f"in_channels={in_channels!r}: the number of bands of the pictures, 1..{MAX_CHANNELS}")
+        raise ValueError(f"in_channels={in_channels!r}: the number of bands of the images, 1..{MAX_CHANNELS}")
     root = dataset_root(data)
     known: PublicSet | None = None
     if images is None and masks is None and pairs is None:
@@ -195,12 +195,12 @@ def find_source(
             for split in camvid.SPLITS:
                 both = split, f"{split}annot"
                 if all((root / name).is_dir() for name in both):
-                    found = find_layout(root, images=both[0], masks=both[1], unlabelled=unlabelled, lost=lost)
+                    found = find_layout(root, images=both[0], masks=both[1], unlabeled=unlabeled, lost=lost)
                     layout.splits[split] = [pair for part in found.splits.values() for pair in part]
     else:
-        options = {"images": images, "masks": masks, "unlabelled": unlabelled}
+        options = {"images": images, "masks": masks, "unlabeled": unlabeled}
         annotated = None if pairs is not None else find_annotated(root, **_checked(options, root), lost=lost)
-        layout = annotated or _layout(root, images, masks, pairs, unlabelled, lost)
+        layout = annotated or _layout(root, images, masks, pairs, unlabeled, lost)
     if lists is not None:
         layout = split_by(root, layout, lists, lost)
     source = Source(root, layout.name, layout.splits, Labels.of(["unknown"]), list(layout.notes), known=known)
@@ -265,7 +265,7 @@ def find_labels(
         source.labels = labels
         if classes is not None and list(labels.names) != list(classes):
             raise ValueError(
-                f"classes={list(classes)}: the masks hold colours, whose classes are {list(labels.names)}; name them "
+                f"classes={list(classes)}: the masks hold colors, whose classes are {list(labels.names)}; name them "
                 'with values={"#rrggbb": name} instead'
             )
         return
@@ -286,7 +286,7 @@ def find_labels(
 
 
 def _take_preset(source: Source, some: Sequence[Pair] | None, classes: Sequence[str] | None, name: str) -> None:
-    """Read masks by the label map of a public set: by its numbers or, where they hold colours, by its colours."""
+    """Read masks by the label map of a public set: by its numbers or, where they hold colors, by its colors."""
     if classes is not None:
         raise ValueError(f"values={name!r} names a public set, whose classes are known; leave classes= out")
     if name not in PUBLIC:
@@ -301,9 +301,9 @@ def _take_preset(source: Source, some: Sequence[Pair] | None, classes: Sequence[
         source.labels = own
     except DatasetError as error:
         source.notes[:] = notes
-        palette = {as_text(packed_colour(colour)): text for text, colour in zip(own.names, own.palette, strict=True)}
+        palette = {as_text(packed_color(color)): text for text, color in zip(own.names, own.palette, strict=True)}
         if len(palette) < len(own.names):
-            raise  # two classes share a colour
+            raise  # two classes share a color
         try:
             find_labels(source, some, values=dict(palette.items()))
         except DatasetError:
@@ -316,7 +316,7 @@ def _public(data: str | Path, root: Path) -> tuple[PublicSet | None, Path]:
     named = PUBLIC.get(str(data)) if Path(data) != root else None
     if named is not None and (folder := locate(named, root)) is not None:
         return named, folder
-    return recognise(root) or (None, root)
+    return recognize(root) or (None, root)
 
 
 def _fewer(splits: Mapping[str, Sequence[Pair]], known: PublicSet) -> list[str]:
@@ -333,11 +333,11 @@ def _layout(
     images: str | None,
     masks: str | None,
     pairs: str | None,
-    unlabelled: str,
+    unlabeled: str,
     lost: list[Lost] | None = None,
 ) -> Layout:
     """Take the names that everybody uses as they are, unless other folders could be meant as well."""
-    if images is None and masks is None and pairs is None and unlabelled == "error" and lost is None:
+    if images is None and masks is None and pairs is None and unlabeled == "error" and lost is None:
         plain = find_splits(root) if not ambiguous(root) else None
         if plain is not None:
             every = [pair for found in plain[1].values() for pair in found]
@@ -345,9 +345,9 @@ def _layout(
             notes = [paired_by_part(unequal[0])] if unequal else []
             return with_lists(root, Layout(*plain, notes))
     try:
-        return find_layout(root, images=images, masks=masks, pairs=pairs, unlabelled=unlabelled, lost=lost)
+        return find_layout(root, images=images, masks=masks, pairs=pairs, unlabeled=unlabeled, lost=lost)
     except DatasetError as error:
-        if "no folder of pictures" not in str(error) and "no pictures in it" not in str(error):
+        if "no folder of images" not in str(error) and "no images in it" not in str(error):
             raise
         there = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in root.iterdir())
         listed = ", ".join(there[:12]) + (", ..." if len(there) > 12 else "") if there else "nothing"
@@ -379,14 +379,14 @@ def _only_numbers(values: Mapping[int | str, str] | None) -> dict[int, str] | No
         return None
     bad = [key for key in values if not isinstance(key, int)]
     if bad:
-        raise ValueError(f"values: {bad[0]!r} is no whole number, and these masks hold no colours")
+        raise ValueError(f"values: {bad[0]!r} is no whole number, and these masks hold no colors")
     return {int(value): name for value, name in values.items()}
 
 
 def _checked(options: dict[str, Any], root: Path) -> dict[str, Any]:
     """Refuse options before anything is looked for, as `find_layout` does."""
-    if options["unlabelled"] not in ("error", "skip"):
-        raise ValueError(f'unlabelled={options["unlabelled"]!r}: choose "error" or "skip"')
+    if options["unlabeled"] not in ("error", "skip"):
+        raise ValueError(f'unlabeled={options["unlabeled"]!r}: choose "error" or "skip"')
     for name in ("images", "masks"):
         given = options[name]
         if given is not None and (Path(given).is_absolute() or ".." in Path(given).parts):
@@ -410,11 +410,11 @@ def _renamed(own: Labels, classes: Sequence[str] | None, numbers: Mapping[int, s
 
 
 def with_channels(reader: Reader, in_channels: int) -> Reader:
-    """Make a reader of files read pictures of another number of bands.
+    """Make a reader of files read images of another number of bands.
 
     Args:
-        reader: the reader; one that combines files, such as colour and depth, has a number of its own.
-        in_channels: C of the pictures; 3, the default everywhere, leaves such a reader as it is.
+        reader: the reader; one that combines files, such as color and depth, has a number of its own.
+        in_channels: C of the images; 3, the default everywhere, leaves such a reader as it is.
 
     Raises:
         ValueError: if the reader gives another number of bands and cannot be told to.
@@ -423,7 +423,7 @@ def with_channels(reader: Reader, in_channels: int) -> Reader:
         return replace(reader, channels=in_channels)
     own = getattr(reader, "channels", None)
     if in_channels not in (3, own):
-        raise ValueError(f"in_channels={in_channels}: the pictures of this set have {own or 'their own'}; leave it out")
+        raise ValueError(f"in_channels={in_channels}: the images of this set have {own or 'their own'}; leave it out")
     return reader
 
 
@@ -458,11 +458,11 @@ def labels_from_values(found: Mapping[int, Path]) -> tuple[Labels, str]:
             f"{found[values[0]] if values else 'masks'}: all masks together hold the values {shown}, which is fewer "
             f"than two classes. {remedy}"
         )
-    # Class indices lie close together; grey levels (0, 128, 255), antialiased masks and probabilities do not.
+    # Class indices lie close together; gray levels (0, 128, 255), antialiased masks and probabilities do not.
     if classes[-1] > 2 * len(classes) + 8 or (255 in values and len(classes) > 200):
         raise DatasetError(
-            f"{found[classes[-1]]}: the masks hold the values {shown}, which do not look like class indices (grey "
-            f"levels, antialiased borders or colours?). {remedy}"
+            f"{found[classes[-1]]}: the masks hold the values {shown}, which do not look like class indices (gray "
+            f"levels, antialiased borders or colors?). {remedy}"
         )
     table = {value: f"class {value}" for value in classes} | {255: IGNORE}
     note = f"no classes.txt: classes named after the values in the masks ({shown}; 255 = ignore)"

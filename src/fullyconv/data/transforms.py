@@ -1,8 +1,8 @@
 """The joint training transform of image and mask.
 
-The crop comes first: scale and position are drawn, only the part of the picture that ends up in the crop is resized,
-and colours are changed on the crop alone, all of them and the conversion to float by one affine map. That gives nearly
-the same pictures as one whole-image step after the other and costs a fraction.
+The crop comes first: scale and position are drawn, only the part of the image that ends up in the crop is resized,
+and colors are changed on the crop alone, all of them and the conversion to float by one affine map. That gives nearly
+the same images as one whole-image step after the other and costs a fraction.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 PAD_VALUE = 0.5
-"""What fills an image of 0..1 beyond its border: mid grey, near the mean of photographs; masks get ignore."""
+"""What fills an image of 0..1 beyond its border: mid gray, near the mean of photographs; masks get ignore."""
 
-_GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as torchvision and Pillow weigh it
-_BAND = 2**16  # pixels whose colours are changed at a time
+_GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as torchvision and Pillow weigh it
+_BAND = 2**16  # pixels whose colors are changed at a time
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Augmentation:
     """Hold the numbers of the training transform.
 
     Args:
-        crop_size: height and width of the crop in pixels; one number is a square, None the picture's own size.
+        crop_size: height and width of the crop in pixels; one number is a square, None the image's own size.
         scale: range of the random scale; (1, 1) never scales.
         flip: probability of a flip from left to right.
         brightness: brightness is multiplied by 1 - b .. 1 + b.
-        contrast: the same for the distance from the mean grey.
-        saturation: the same for the distance from the pixel's own grey.
-        hue: hue is turned by up to this share of the colour circle, at most 0.5.
+        contrast: the same for the distance from the mean gray.
+        saturation: the same for the distance from the pixel's own gray.
+        hue: hue is turned by up to this share of the color circle, at most 0.5.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -70,7 +70,7 @@ class Augmentation:
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}={getattr(self, name)}: a share in 0..1; 0 leaves it alone")
         if not 0.0 <= self.hue <= 0.5:
-            raise ValueError(f"hue={self.hue}: a share of the colour circle in 0..0.5; 0 leaves it alone")
+            raise ValueError(f"hue={self.hue}: a share of the color circle in 0..0.5; 0 leaves it alone")
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,14 @@ class Draw:
     """Hold what was drawn for one sample.
 
     Args:
-        window: top, left, height and width of the part of the picture that is used, in pixels of the picture.
+        window: top, left, height and width of the part of the image that is used, in pixels of the image.
         place: top, left, height and width of where that part lies in the crop, in pixels of the crop.
-        crop_size: height and width of the crop; what the picture does not cover is filled.
+        crop_size: height and width of the crop; what the image does not cover is filled.
         flip: whether the part is turned from left to right.
         brightness: factor.
-        contrast: factor of the distance from the mean grey.
-        saturation: factor of the distance from the pixel's own grey.
-        hue: share of the colour circle by which hue is turned.
+        contrast: factor of the distance from the mean gray.
+        saturation: factor of the distance from the pixel's own gray.
+        hue: share of the color circle by which hue is turned.
     """
 
     window: tuple[int, int, int, int]
@@ -99,14 +99,14 @@ class Draw:
 
 
 class TrainingTransform:
-    """Cut a window of random scale and position out of image and mask, flip it, and change its colours, all in one go.
+    """Cut a window of random scale and position out of image and mask, flip it, and change its colors, all in one go.
 
     What torchvision does with `ScaleJitter`, `RandomCrop`, `RandomHorizontalFlip` and `ColorJitter`, with these
     differences: the window is cut before it is resized, so that its outermost pixels know nothing of what lies beyond;
-    colours change in a fixed order, by one affine map of each pixel, and are clamped to 0..1 once, at the end; contrast
-    is about the mean grey of the whole picture, taken from a thumbnail; hue turns about the grey axis of the RGB
-    cube and not around the HSV cone. Labels are never interpolated. A window that reaches beyond the picture is filled
-    with mid grey and ignore, the picture at a random place in it. `benchmarks/augmentation.py` prints what this costs
+    colors change in a fixed order, by one affine map of each pixel, and are clamped to 0..1 once, at the end; contrast
+    is about the mean gray of the whole image, taken from a thumbnail; hue turns about the gray axis of the RGB
+    cube and not around the HSV cone. Labels are never interpolated. A window that reaches beyond the image is filled
+    with mid gray and ignore, the image at a random place in it. `benchmarks/augmentation.py` prints what this costs
     and how far it is from torchvision.
 
     All random numbers come from torch's global generator. The result can be handed on to transforms of torchvision v2.
@@ -143,11 +143,11 @@ class TrainingTransform:
         )
 
     def draw(self, height: int, width: int) -> Draw:
-        """Draw scale, place, flip and colours for a picture of that size.
+        """Draw scale, place, flip and colors for an image of that size.
 
         Args:
-            height: of the picture, in pixels.
-            width: of the picture, in pixels.
+            height: of the image, in pixels.
+            width: of the image, in pixels.
         """
         how = self.augmentation
         size = how.crop_size or (height, width)
@@ -183,14 +183,14 @@ def training_transform(augmentation: Augmentation, ignore_index: int = 255) -> T
 
 
 def apply_to_image(image: Tensor, draw: Draw) -> Tensor:
-    """Crop, resize, flip and colour an image as drawn.
+    """Crop, resize, flip and color an image as drawn.
 
     Args:
         image: (C, H, W) uint8, or floats in 0..1.
         draw: what was drawn.
 
     Returns:
-        (C, h, w) float32 in 0..1, contiguous, filled with `PAD_VALUE` where the picture does not reach.
+        (C, h, w) float32 in 0..1, contiguous, filled with `PAD_VALUE` where the image does not reach.
     """
     top, left, rows, columns = draw.window
     out_top, out_left, out_rows, out_columns = draw.place
@@ -198,29 +198,29 @@ def apply_to_image(image: Tensor, draw: Draw) -> Tensor:
     if (rows, columns) != (out_rows, out_columns):
         if (out_rows, out_columns) == (1, 1):  # torch fails on bytes here: "num_channels == unpacked_output.size(0)"
             piece = piece.to(torch.float32) / (1.0 if image.is_floating_point() else 255.0)
-        # Bytes that lie as (H, W, C) come out as planes, which the colours want; that saves a copy.
+        # Bytes that lie as (H, W, C) come out as planes, which the colors want; that saves a copy.
         piece = torch.nn.functional.interpolate(
             piece[None], (out_rows, out_columns), mode="bilinear", antialias=True, align_corners=False
         )[0]
     if draw.flip:
         piece = piece.flip(-1)
-    colours = (draw.brightness, draw.contrast, draw.saturation, draw.hue)
-    mean = mean_grey(image) if draw.contrast != 1.0 else 0.0
+    colors = (draw.brightness, draw.contrast, draw.saturation, draw.hue)
+    mean = mean_gray(image) if draw.contrast != 1.0 else 0.0
     if (out_rows, out_columns) == draw.crop_size:
-        return change_colours(piece, *colours, mean=mean)
+        return change_colors(piece, *colors, mean=mean)
     crop = torch.full((image.shape[0], *draw.crop_size), PAD_VALUE)
     inside = crop[:, out_top : out_top + out_rows, out_left : out_left + out_columns]
-    change_colours(piece, *colours, mean=mean, out=inside)
+    change_colors(piece, *colors, mean=mean, out=inside)
     return crop
 
 
 def apply_to_mask(mask: Tensor, draw: Draw, ignore_index: int = 255) -> Tensor:
-    """Crop, resize and flip a mask as drawn: each pixel gets the label at its centre, and none is a mixture.
+    """Crop, resize and flip a mask as drawn: each pixel gets the label at its center, and none is a mixture.
 
     Args:
         mask: (H, W) integers.
         draw: what was drawn.
-        ignore_index: what fills the crop where the picture does not reach.
+        ignore_index: what fills the crop where the image does not reach.
 
     Returns:
         (h, w) integers of the same type.
@@ -230,12 +230,12 @@ def apply_to_mask(mask: Tensor, draw: Draw, ignore_index: int = 255) -> Tensor:
     labels = mask.numpy()[top : top + rows, left : left + columns]
     # Picking lines and then columns takes half the time of torch's resize, and the flip is part of it.
     if rows > out_rows:
-        labels = labels[_centres(rows, out_rows)]
+        labels = labels[_centers(rows, out_rows)]
     if columns != out_columns or draw.flip:
-        picked = _centres(columns, out_columns)
+        picked = _centers(columns, out_columns)
         labels = labels.take(picked[::-1] if draw.flip else picked, axis=1)
     if rows < out_rows:
-        labels = labels[_centres(rows, out_rows)]
+        labels = labels[_centers(rows, out_rows)]
     if (out_rows, out_columns) == draw.crop_size:
         return torch.from_numpy(labels if labels.base is None else labels.copy())
     crop = np.full(draw.crop_size, ignore_index, dtype=labels.dtype)
@@ -243,7 +243,7 @@ def apply_to_mask(mask: Tensor, draw: Draw, ignore_index: int = 255) -> Tensor:
     return torch.from_numpy(crop)
 
 
-def change_colours(
+def change_colors(
     image: Tensor,
     brightness: float = 1.0,
     contrast: float = 1.0,
@@ -253,10 +253,10 @@ def change_colours(
     mean: float | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Change brightness, contrast, saturation and hue, and convert to float, by one affine map of each pixel's colour.
+    """Change brightness, contrast, saturation and hue, and convert to float, by one affine map of each pixel's color.
 
-    With x the colour, g the weights of grey, m the mean grey: brightness is b x, contrast c x + (1 - c) m, saturation
-    s x + (1 - s) g.x, hue a rotation R about grey. All but the shift of the contrast are linear and leave grey grey, so
+    With x the color, g the weights of gray, m the mean gray: brightness is b x, contrast c x + (1 - c) m, saturation
+    s x + (1 - s) g.x, hue a rotation R about gray. All but the shift of the contrast are linear and leave gray gray, so
     that together they are c b R (s I + (1 - s) 1 g^T) x + (1 - c) b m.
 
     Args:
@@ -265,8 +265,8 @@ def change_colours(
         brightness: factor b.
         contrast: factor c.
         saturation: factor s.
-        hue: share of the colour circle by which hue is turned.
-        mean: mean grey m in 0..1, such as that of the picture that the image is a part of; by default the image's own.
+        hue: share of the color circle by which hue is turned.
+        mean: mean gray m in 0..1, such as that of the image that the image is a part of; by default the image's own.
         out: (C, H, W) float32 that the result is written to; it may be a part of a larger one.
 
     Returns:
@@ -278,9 +278,9 @@ def change_colours(
     full = 1.0 if image.is_floating_point() else 255.0
     mixes = channels == 3 and (saturation != 1.0 or hue != 0.0)
     if brightness == contrast == 1.0 and not mixes:
-        return out.copy_(image).div_(full).clamp_(0.0, 1.0)  # the very numbers of a picture that is not augmented
+        return out.copy_(image).div_(full).clamp_(0.0, 1.0)  # the very numbers of an image that is not augmented
     if mean is None:
-        mean = mean_grey(image) if contrast != 1.0 else 0.0
+        mean = mean_gray(image) if contrast != 1.0 else 0.0
     offset = torch.tensor((1.0 - contrast) * brightness * mean, dtype=torch.float32)
     factor = contrast * brightness / full
     if not mixes:
@@ -300,8 +300,8 @@ def change_colours(
     return out
 
 
-def mean_grey(image: Tensor) -> float:
-    """Take the mean grey level of an image from a thumbnail of at least 64 pixels a side: every so many pixels.
+def mean_gray(image: Tensor) -> float:
+    """Take the mean gray level of an image from a thumbnail of at least 64 pixels a side: every so many pixels.
 
     Args:
         image: (C, H, W) uint8, or floats in 0..1.
@@ -312,24 +312,24 @@ def mean_grey(image: Tensor) -> float:
     step = max(1, min(int(image.shape[-2]), int(image.shape[-1])) // 64)
     first = step // 2  # the same margin on both sides
     means = image[:, first::step, first::step].to(torch.float32).mean((1, 2)).tolist()
-    weights = _GREY if len(means) == 3 else [1.0 / len(means)] * len(means)
-    grey = math.fsum(weight * level for weight, level in zip(weights, means, strict=True))
-    return grey if image.is_floating_point() else grey / 255.0
+    weights = _GRAY if len(means) == 3 else [1.0 / len(means)] * len(means)
+    gray = math.fsum(weight * level for weight, level in zip(weights, means, strict=True))
+    return gray if image.is_floating_point() else gray / 255.0
 
 
 def _mix(saturation: float, hue: float) -> list[list[float]]:
-    """Compose saturation and a turn about the grey axis (1, 1, 1), the latter by the formula of Rodrigues."""
+    """Compose saturation and a turn about the gray axis (1, 1, 1), the latter by the formula of Rodrigues."""
     angle = 2.0 * math.pi * hue
     along = (1.0 - math.cos(angle)) / 3.0
     across = math.sin(angle) / math.sqrt(3.0)
     same, after, before = math.cos(angle) + along, along - across, along + across
     turn = ((same, after, before), (before, same, after), (after, before, same))
-    # The rows of a turn about grey sum to 1, so that what saturation takes from the pixel's grey goes through as it is.
-    return [[saturation * t + (1.0 - saturation) * g for t, g in zip(row, _GREY, strict=True)] for row in turn]
+    # The rows of a turn about gray sum to 1, so that what saturation takes from the pixel's gray goes through as it is.
+    return [[saturation * t + (1.0 - saturation) * g for t, g in zip(row, _GRAY, strict=True)] for row in turn]
 
 
 def _window(length: int, out_length: int, scale: float, at: float) -> tuple[int, int, int, int]:
-    """Place a window along one axis: start and length in the picture, start and length in the crop (pixels).
+    """Place a window along one axis: start and length in the image, start and length in the crop (pixels).
 
     `at` in 0..1 says where, of all places that are possible.
     """
@@ -340,6 +340,6 @@ def _window(length: int, out_length: int, scale: float, at: float) -> tuple[int,
     return 0, length, int(at * (out_length - filled + 1)), filled
 
 
-def _centres(length: int, out_length: int) -> npt.NDArray[np.int64]:
-    """Give the pixel that the centre of each pixel of the result lies in."""
+def _centers(length: int, out_length: int) -> npt.NDArray[np.int64]:
+    """Give the pixel that the center of each pixel of the result lies in."""
     return (2 * np.arange(out_length, dtype=np.int64) + 1) * length // (2 * out_length)

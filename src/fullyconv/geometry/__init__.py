@@ -1,6 +1,6 @@
 """Stride, receptive field and offset of a network: where on the image a cell of a feature map lies and what it sees.
 
-Along each axis cell ``i`` of a map depends on the pixels ``first + stride*i ... last + stride*i``, with the centres of
+Along each axis cell ``i`` of a map depends on the pixels ``first + stride*i ... last + stride*i``, with the centers of
 pixels at the integers. An operation moves those three numbers by a rule of one line (Dumoulin and Visin, "A guide to
 convolution arithmetic for deep learning", 2016; Long et al. 2015, section 3.1 and 3.2), so the geometry of a network is
 composed layer by layer. `Geometry` is that algebra. `measure` applies it to what a network really

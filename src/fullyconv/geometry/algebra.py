@@ -1,4 +1,4 @@
-"""The algebra of stride, receptive field and centre: one line of arithmetic for each kind of operation."""
+"""The algebra of stride, receptive field and center: one line of arithmetic for each kind of operation."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Geometry:
     """Place the cells of a feature map on the image.
 
     Per axis (y, x), cell ``i`` depends on the pixels ``first + stride*i`` to ``last + stride*i`` at most, where
-    ``first = centre - (receptive_field - 1)/2`` and ``last = centre + (receptive_field - 1)/2``.
+    ``first = center - (receptive_field - 1)/2`` and ``last = center + (receptive_field - 1)/2``.
 
     Args:
         stride: pixels from one cell to the next; below 1 where a map is finer than the image.
-        centre: pixel coordinate of the centre of cell (0, 0).
+        center: pixel coordinate of the center of cell (0, 0).
         receptive_field: pixels that a cell can depend on.
         padded: whether some operation pads, so that cells near the border see values that are no pixels.
         global_context: whether some operation sees the entire map (squeeze-excite, attention, an unknown operation),
@@ -28,11 +28,11 @@ class Geometry:
 
     Example:
         >>> Geometry.IDENTITY.conv(7, stride=2, padding=3).conv(3, stride=2, padding=1)
-        Geometry(stride=(4.0, 4.0), centre=(0.0, 0.0), receptive_field=(11.0, 11.0), padded=True, global_context=False)
+        Geometry(stride=(4.0, 4.0), center=(0.0, 0.0), receptive_field=(11.0, 11.0), padded=True, global_context=False)
     """
 
     stride: tuple[float, float]
-    centre: tuple[float, float]
+    center: tuple[float, float]
     receptive_field: tuple[float, float]
     padded: bool = False
     global_context: bool = False
@@ -42,13 +42,13 @@ class Geometry:
     @property
     def first(self) -> tuple[float, float]:
         """Pixel coordinate (y, x) of the first pixel that cell (0, 0) depends on."""
-        (cy, cx), (ry, rx) = self.centre, self.receptive_field
+        (cy, cx), (ry, rx) = self.center, self.receptive_field
         return cy - (ry - 1) / 2, cx - (rx - 1) / 2
 
     @property
     def last(self) -> tuple[float, float]:
         """Pixel coordinate (y, x) of the last pixel that cell (0, 0) depends on."""
-        (cy, cx), (ry, rx) = self.centre, self.receptive_field
+        (cy, cx), (ry, rx) = self.center, self.receptive_field
         return cy + (ry - 1) / 2, cx + (rx - 1) / 2
 
     def conv(
@@ -67,7 +67,7 @@ class Geometry:
             dilation: distance between the taps of the kernel, one number or (y, x), in cells.
 
         Example:
-            >>> Geometry.IDENTITY.conv(3, padding=100).centre
+            >>> Geometry.IDENTITY.conv(3, padding=100).center
             (-99.0, -99.0)
         """
         before, after = _pads(padding)
@@ -82,7 +82,7 @@ class Geometry:
 
         Output cell ``o`` reads the input cells ``i`` with ``s*i = o + p - d*t``, ``t = 0 ... k-1``. These cells change
         with the phase ``o mod s``; the tightest line around all phases is ``first' = first + (j/s)*(p - d*(k-1))``,
-        ``last' = last + (j/s)*p``, ``stride' = j/s``. The centre is the one of a symmetric kernel.
+        ``last' = last + (j/s)*p``, ``stride' = j/s``. The center is the one of a symmetric kernel.
 
         Args:
             kernel: kernel size, one number or (y, x), in output cells.
@@ -91,7 +91,7 @@ class Geometry:
             dilation: distance between the taps of the kernel, in output cells.
 
         Example:
-            >>> Geometry((32, 32), (12.5, 12.5), (404, 404)).transposed_conv(64, stride=32).centre
+            >>> Geometry((32, 32), (12.5, 12.5), (404, 404)).transposed_conv(64, stride=32).center
             (-19.0, -19.0)
         """
         axes = zip(self._axes(), pair(kernel), pair(stride), pair(padding), pair(dilation), strict=True)
@@ -106,7 +106,7 @@ class Geometry:
             padding: cells: one number, (y, x), or ((top, bottom), (left, right)).
 
         Example:
-            >>> Geometry.IDENTITY.pad(-2).centre
+            >>> Geometry.IDENTITY.pad(-2).center
             (2.0, 2.0)
         """
         return self.conv(1, padding=padding)
@@ -137,8 +137,8 @@ class Geometry:
             global_context=self.global_context or other.global_context,
         )
 
-    def centres(self, h: int, w: int) -> tuple[list[float], list[float]]:
-        """Give the pixel coordinates of the centres of h rows and w columns of cells.
+    def centers(self, h: int, w: int) -> tuple[list[float], list[float]]:
+        """Give the pixel coordinates of the centers of h rows and w columns of cells.
 
         Args:
             h: rows of cells.
@@ -148,10 +148,10 @@ class Geometry:
             The y coordinate of each row and the x coordinate of each column, in pixels.
 
         Example:
-            >>> Geometry((32, 32), (15.5, 15.5), (212, 212)).centres(3, 2)
+            >>> Geometry((32, 32), (15.5, 15.5), (212, 212)).centers(3, 2)
             ([15.5, 47.5, 79.5], [15.5, 47.5])
         """
-        (sy, sx), (cy, cx) = self.stride, self.centre
+        (sy, sx), (cy, cx) = self.stride, self.center
         return [cy + sy * i for i in range(h)], [cx + sx * i for i in range(w)]
 
     def window(self, row: int, column: int) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -180,7 +180,7 @@ class Geometry:
         return replace(
             self,
             stride=(float(sy), float(sx)),
-            centre=((fy + ly) / 2, (fx + lx) / 2),
+            center=((fy + ly) / 2, (fx + lx) / 2),
             receptive_field=(ly - fy + 1.0, lx - fx + 1.0),
         )
 
@@ -204,7 +204,7 @@ class Geometry:
                 the output cells depend on.
 
         Example:
-            >>> Geometry.IDENTITY.resample(0, [(0, 0), (0, 0), (1, 1), (1, 1)], 0.5).centre  # each row twice
+            >>> Geometry.IDENTITY.resample(0, [(0, 0), (0, 0), (1, 1), (1, 1)], 0.5).center  # each row twice
             (-0.25, 0.0)
         """
         axes = list(self._axes())
@@ -229,7 +229,7 @@ def crop_offset(coarse: Geometry, fine: Geometry) -> tuple[float, float]:
         fine: the map that is cropped (the scores of a skip, or the upsampled scores).
 
     Returns:
-        The index (y, x) of the cell of ``fine`` at the centre of cell (0, 0) of ``coarse``. If it is not whole, the two
+        The index (y, x) of the cell of ``fine`` at the center of cell (0, 0) of ``coarse``. If it is not whole, the two
         grids are out of phase and a crop cannot align them; if it is negative, ``fine`` begins too late.
 
     Example:
@@ -237,7 +237,7 @@ def crop_offset(coarse: Geometry, fine: Geometry) -> tuple[float, float]:
         >>> crop_offset(Geometry.IDENTITY, upscore)
         (19.0, 19.0)
     """
-    y, x = ((c - f) / j for c, f, j in zip(coarse.centre, fine.centre, fine.stride, strict=True))
+    y, x = ((c - f) / j for c, f, j in zip(coarse.center, fine.center, fine.stride, strict=True))
     return y, x
 
 

@@ -24,7 +24,7 @@ def measure(module: nn.Module, input_size: int | tuple[int, int], in_channels: i
     What is followed exactly: convolutions and transposed convolutions, pooling, padding, crops, resampling, joins, all
     pointwise operations and those over channels, in any order of axes, also on maps cut into windows or flattened to
     tokens. What sees the entire map (squeeze-excite, attention, group norm) or is not known sets ``global_context``;
-    stride and centre are then those of the map, and the receptive field counts the local operations only. If all
+    stride and center are then those of the map, and the receptive field counts the local operations only. If all
     cells end in one vector, its geometry is that of the one window over the entire map.
 
     Args:
@@ -40,7 +40,7 @@ def measure(module: nn.Module, input_size: int | tuple[int, int], in_channels: i
         ValueError: if ``input_size`` or ``in_channels`` is not positive, or the module does not run at that size.
 
     Example:
-        >>> measure(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.MaxPool2d(2)), 32).centre
+        >>> measure(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.MaxPool2d(2)), 32).center
         (0.5, 0.5)
     """
     tracker = Tracker()

@@ -590,8 +590,8 @@ def _batch_norm(t: Tracker, a: Arguments, out: Any) -> _Seen | None:
 def _layer_norm(t: Tracker, a: Arguments, out: Any) -> _Seen | None:
     tensor = a["input"]
     seen = t.seen(tensor)
-    normalised = set(range(tensor.ndim - len(a["normalized_shape"]), tensor.ndim))
-    return seen.flagged() if seen is not None and seen.dims & normalised else seen
+    normalized = set(range(tensor.ndim - len(a["normalized_shape"]), tensor.ndim))
+    return seen.flagged() if seen is not None and seen.dims & normalized else seen
 
 
 def _interpolate(support: int, mode: str) -> Rule:

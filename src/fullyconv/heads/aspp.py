@@ -74,7 +74,7 @@ class ASPPHead(nn.Module):
 
         Raises:
             ValueError: if there is a single image while training: the mean over its map is one vector, which batch
-                norm cannot normalise.
+                norm cannot normalize.
         """
         (stride,) = self.strides
         x = features[stride]

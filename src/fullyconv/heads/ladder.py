@@ -19,7 +19,7 @@ class LadderHead(nn.Module):
     Where `SkipHead` sums class scores, this sums features: those of each stride go through a 1 x 1 convolution to
     `inner` channels with batch norm; the coarsest are upsampled bilinearly to the next stride and added to its own, a
     3 x 3 convolution with batch norm and ReLU blends the sum, and so on (SwiftNet's decoder, without its spatial
-    pyramid pooling, which sees the whole image). Maps are brought together by the centres of their cells. The score
+    pyramid pooling, which sees the whole image). Maps are brought together by the centers of their cells. The score
     layer starts at zero, as in every head here.
 
     Args:

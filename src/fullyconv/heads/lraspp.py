@@ -29,8 +29,8 @@ class LRASPPHead(nn.Module):
         num_classes: number of classes K.
         geometry: geometry of the features by stride.
         strides: the coarse and the fine stride.
-        upsampling: "bilinear" brings the coarse scores to the fine cells by the centres of both; "stretch" stretches
-            the coarse map over the fine one whatever its centres, as torchvision does.
+        upsampling: "bilinear" brings the coarse scores to the fine cells by the centers of both; "stretch" stretches
+            the coarse map over the fine one whatever its centers, as torchvision does.
 
     Raises:
         ValueError: if num_classes is below 1, strides are not two known ones, or upsampling is another word.

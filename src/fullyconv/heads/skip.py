@@ -23,7 +23,7 @@ class SkipHead(nn.Module):
 
     Each stride has its score layer, a 1 x 1 convolution that starts at zero. The scores of the coarsest stride are
     upsampled to the next one and added to its scores, and so on: strides (32,) are FCN-32s, (32, 16) FCN-16s, (32, 16,
-    8) FCN-8s. Maps are brought together by the centres of their cells, so that any backbone is aligned.
+    8) FCN-8s. Maps are brought together by the centers of their cells, so that any backbone is aligned.
 
     With upsampling="bilinear" and padding="same" the output are the scores at the finest stride. Otherwise the last
     upsampling belongs to the head too, and its scores are the logits, one for each pixel of the input.

@@ -81,12 +81,12 @@ class UnpoolHead(nn.Module):
 
     def _geometry(self, coarsest: Geometry, depths: Mapping[int, int]) -> Geometry:
         """Every logit lies at its pixel; it sees what the cells see that its decoder sees."""
-        # a pixel and its value before the pool are the same place; the pool moved the centre, unpooling moves it back
+        # a pixel and its value before the pool are the same place; the pool moved the center, unpooling moves it back
         reach = [rf + 2 * (j - 1) for rf, j in zip(coarsest.receptive_field, coarsest.stride, strict=True)]
         decoder = sum(2 * depths[stride] * (stride // 2) for stride in self.strides)
         return Geometry(
             stride=(1.0, 1.0),
-            centre=(0.0, 0.0),
+            center=(0.0, 0.0),
             receptive_field=(reach[0] + decoder, reach[1] + decoder),
             padded=True,
             global_context=coarsest.global_context,

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from fullyconv import artefact
 from fullyconv.classifier import DenseScorer
 from fullyconv.errors import WeightsError
 from fullyconv.hub.load import load, load_classifier
 from fullyconv.module import SegmentationModule
 from fullyconv.preprocessing import Preprocessing
-from fullyconv.weights import sources
+from fullyconv.weights import pretrained, sources
 
 
 def convert(
@@ -24,13 +23,13 @@ def convert(
     dtype: Literal["float32", "float16"] = "float32",
     allow_unverified: bool = False,
 ) -> SegmentationModule | DenseScorer:
-    """Convert weights from anywhere into an artefact: a classifier becomes a dense network, a segmenter one of ours.
+    """Convert weights from anywhere into a model folder: a classifier becomes a dense network, a segmenter one of ours.
 
-    The card names source, revision, digests and licence.
+    The card names source, revision, digests and license.
 
     Args:
         source: as `load` and `load_classifier` take it.
-        to: folder of the artefact.
+        to: model folder.
         architecture: of a classifier, where the source does not say.
         pool: what a global pooling becomes.
         preprocessing: what the weights expect of an image, where the source does not say.
@@ -48,7 +47,7 @@ def convert(
     """
     target = Path(to)
     if target.exists() and not target.is_dir():
-        raise NotADirectoryError(f"--to {target}: is a file; an artefact is a folder, pass another name")
+        raise NotADirectoryError(f"--to {target}: is a file; a model folder is a folder, pass another name")
     place = sources.read(source)
     if place.kind == "folder" and Path(place.address).resolve() == target.resolve():
         raise ValueError(f"--to {target}: is the source itself; give another folder")
@@ -73,13 +72,13 @@ def _is_segmenter(place: sources.Source, allow_unverified: bool) -> bool:
         return "torchvision.models.segmentation" in type(sources.torchvision_member(place)).__module__
     if place.kind == "folder":
         try:
-            return artefact.read_config(place.address).kind != "classifier"
+            return pretrained.read_config(place.address).kind != "classifier"
         except (WeightsError, FileNotFoundError):
             return False
     if place.kind == "hub" and place.file is None:
-        config = sources.fetch(place, artefact.CONFIG, allow_unverified=allow_unverified)
+        config = sources.fetch(place, pretrained.CONFIG, allow_unverified=allow_unverified)
         try:
-            return artefact.read_config(config.path.parent).kind != "classifier"
+            return pretrained.read_config(config.path.parent).kind != "classifier"
         except WeightsError:
             return False
     name = place.file or place.address

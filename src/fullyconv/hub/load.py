@@ -10,7 +10,6 @@ from typing import Any, overload
 
 import torch
 
-from fullyconv import artefact
 from fullyconv.classifier import Classifier, DenseScorer
 from fullyconv.errors import DownloadError, WeightsError
 from fullyconv.labels import Labels
@@ -18,9 +17,9 @@ from fullyconv.models import build_model
 from fullyconv.module import SegmentationModule
 from fullyconv.notices import tell
 from fullyconv.preprocessing import IMAGENET, Preprocessing
-from fullyconv.weights import catalog, efficientnet, sources
+from fullyconv.weights import catalog, efficientnet, pretrained, sources
 from fullyconv.weights.architectures import build_classifier, input_size, preprocessing_of
-from fullyconv.weights.checkpoints import recognise, translate
+from fullyconv.weights.checkpoints import recognize, translate
 from fullyconv.weights.classifiers import FetchedClassifier, fetch_classifier, fit_classifier
 from fullyconv.weights.loading import preprocessing_from_names
 
@@ -50,17 +49,17 @@ def load(
 
     Args:
         source: a name or alias of the zoo, such as ``"street"``; ``"hf://ORG/REPO[@REVISION]"`` or ``"ORG/REPO"``, an
-            artefact on the Hugging Face Hub; ``"torchvision://FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1"``; the
-            folder of an artefact; a ``.caffemodel`` of the reference networks; a ``.ckpt`` of this package; an https
+            model folder on the Hugging Face Hub; ``"torchvision://FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1"``; the
+            model folder; a ``.caffemodel`` of the reference networks; a ``.ckpt`` of this package; an https
             address of such a file, with ``#sha256=DIGEST``. A string that starts with ``.``, ``/`` or ``~`` or ends in
             ``/`` is always a path; another one is a zoo name first.
         classes: other classes than those of the weights: everything is kept but the score layers, which start at zero;
-            ``receipt`` of the result says so.
+            ``load report`` of the result says so.
         allow_unverified: accept weights that nobody vouches for (the hub's, where no digest is pinned): commit, size
             and sha256 are shown and recorded in a lock file, and every later load must match them.
 
     Returns:
-        The segmenter, in evaluation mode; a converted classifier where the artefact is one. ``Trainer.fit`` puts a
+        The segmenter, in evaluation mode; a converted classifier where the model folder is one. ``Trainer.fit`` puts a
         segmenter into training mode.
 
     Raises:
@@ -87,11 +86,11 @@ def load(
         )
     labels = classes if isinstance(classes, Labels) else Labels.of(classes)
     other = module.with_classes(labels)
-    if other.reinitialised:
-        kept = len(other.model.state_dict()) - len(other.reinitialised)
+    if other.reinitialized:
+        kept = len(other.model.state_dict()) - len(other.reinitialized)
         tell(
-            f"{source}: now {len(labels.names)} classes; {kept} tensors kept, {len(other.reinitialised)} start anew: "
-            f"{', '.join(other.reinitialised)}"
+            f"{source}: now {len(labels.names)} classes; {kept} tensors kept, {len(other.reinitialized)} start anew: "
+            f"{', '.join(other.reinitialized)}"
         )
     return other
 
@@ -99,9 +98,11 @@ def load(
 def _load(place: sources.Source, allow_unverified: bool) -> SegmentationModule | DenseScorer:
     if place.kind == "folder":
         if place.pins:
-            sources.fetch(place, artefact.WEIGHTS)  # the shipped weights are those of the catalog, or nothing is loaded
-        return _artefact(Path(place.address), place.address)
-    if place.kind == "hub" and place.file in (None, artefact.CONFIG, artefact.WEIGHTS):
+            sources.fetch(
+                place, pretrained.WEIGHTS
+            )  # the shipped weights are those of the catalog, or nothing is loaded
+        return _from_folder(Path(place.address), place.address)
+    if place.kind == "hub" and place.file in (None, pretrained.CONFIG, pretrained.WEIGHTS):
         return _repository(place, allow_unverified)
     if place.entry is not None and place.entry.kind == "classifier":
         raise NoSegmenter(_is_classifier(place.entry.name))
@@ -118,8 +119,8 @@ def _is_classifier(what: str) -> str:
     )
 
 
-def _artefact(folder: Path, what: str) -> SegmentationModule | DenseScorer:
-    config = artefact.read_config(folder)
+def _from_folder(folder: Path, what: str) -> SegmentationModule | DenseScorer:
+    config = pretrained.read_config(folder)
     kind = config.kind
     if kind == "segmenter":
         _check_room(config, folder)
@@ -129,7 +130,7 @@ def _artefact(folder: Path, what: str) -> SegmentationModule | DenseScorer:
     raise NoSegmenter(_is_classifier(what))
 
 
-def _check_room(config: artefact.Config, folder: Path) -> None:
+def _check_room(config: pretrained.Config, folder: Path) -> None:
     """Refuse a configuration whose model has more numbers than the file: it would fill the memory before they differ.
 
     The kernels of the reference's upsampling grow with the square of the classes, those of a ladder with that of its
@@ -149,11 +150,11 @@ def _check_room(config: artefact.Config, folder: Path) -> None:
     except (ValueError, TypeError, RuntimeError, KeyError):
         return  # whoever builds it says what is wrong
     numbers = sum(value.numel() for value in model.state_dict().values())
-    size = (folder / artefact.WEIGHTS).stat().st_size if (folder / artefact.WEIGHTS).is_file() else 0
+    size = (folder / pretrained.WEIGHTS).stat().st_size if (folder / pretrained.WEIGHTS).is_file() else 0
     if 2 * numbers > size:  # half precision is the smallest that is stored
         raise WeightsError(
-            f"{folder / artefact.CONFIG}: describes a model of {numbers} numbers, {artefact.WEIGHTS} has {size} bytes; "
-            "fetch or save the artefact again"
+            f"{folder / pretrained.CONFIG}: describes a model of {numbers} numbers, {pretrained.WEIGHTS} has {size} "
+            "bytes; fetch or save the model folder again"
         )
 
 
@@ -162,20 +163,20 @@ def _has_names(entry: object) -> bool:
 
 
 def _repository(place: sources.Source, allow_unverified: bool) -> SegmentationModule | DenseScorer:
-    config = sources.fetch(place, artefact.CONFIG, allow_unverified=allow_unverified)
+    config = sources.fetch(place, pretrained.CONFIG, allow_unverified=allow_unverified)
     if not _is_ours(config.path):
         raise NoSegmenter(_is_classifier(f"{place.address} (its config.json is not of a segmenter of fullyconv)"))
-    if place.file == artefact.CONFIG and place.sha256 is not None:
+    if place.file == pretrained.CONFIG and place.sha256 is not None:
         # who vouches for the configuration vouches for the digest in it
-        named = artefact.read_config(config.path.parent).weights.get("sha256")
+        named = pretrained.read_config(config.path.parent).weights.get("sha256")
         if isinstance(named, str) and sources.DIGEST.fullmatch(named):
-            place = replace(place, pins={artefact.WEIGHTS: named})
-    weights = sources.fetch(place, artefact.WEIGHTS, allow_unverified=allow_unverified)
+            place = replace(place, pins={pretrained.WEIGHTS: named})
+    weights = sources.fetch(place, pretrained.WEIGHTS, allow_unverified=allow_unverified)
     if weights.commit != config.commit:
         raise DownloadError(
             f"{place.address}: changed between two requests ({config.commit} and {weights.commit}); load it again"
         )
-    module = _artefact(config.path.parent, place.address)
+    module = _from_folder(config.path.parent, place.address)
     origin = f"{place.repo}@{config.commit}"
     if isinstance(module, SegmentationModule):
         module.origin = origin
@@ -183,9 +184,9 @@ def _repository(place: sources.Source, allow_unverified: bool) -> SegmentationMo
 
 
 def _is_ours(path: Path) -> bool:
-    """Tell whether a config.json has a kind at all; whether it is right is for `artefact.read_config` to say."""
+    """Tell whether a config.json has a kind at all; whether it is right is for `pretrained.read_config` to say."""
     try:
-        if path.stat().st_size > artefact.MAX_CONFIG_BYTES:
+        if path.stat().st_size > pretrained.MAX_CONFIG_BYTES:
             return True
         document = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
@@ -215,10 +216,10 @@ def _file(place: sources.Source, allow_unverified: bool) -> SegmentationModule:
     if suffix == ".ckpt":
         return SegmentationModule.from_checkpoint(fetched.path)
     if suffix != ".caffemodel":
-        if (fetched.path.parent / artefact.CONFIG).is_file():
-            raise WeightsError(f"{fetched.path}: is part of an artefact; pass its folder, {fetched.path.parent}/")
+        if (fetched.path.parent / pretrained.CONFIG).is_file():
+            raise WeightsError(f"{fetched.path}: is part of a model folder; pass its folder, {fetched.path.parent}/")
         raise WeightsError(
-            f"{fetched.path}: does not say which model it belongs to; load takes the folder of an artefact, a .ckpt of "
+            f"{fetched.path}: does not say which model it belongs to; load takes a model folder, a .ckpt of "
             "fullyconv or a .caffemodel. " + _is_classifier("If it")
         )
     foreign = caffe_segmenter(fetched.path)
@@ -226,12 +227,12 @@ def _file(place: sources.Source, allow_unverified: bool) -> SegmentationModule:
     foreign.training.update({"source": fetched.origin, "sha256": fetched.digest.sha256})
     module = SegmentationModule.of(foreign)
     if entry is not None:
-        module.licence = entry.licence
-        if entry.mean_iu is not None:
+        module.license = entry.license
+        if entry.mean_iou is not None:
             module.score = {
                 "data": entry.data,
                 "split": entry.split,
-                "mean_iu": entry.mean_iu,
+                "mean_iou": entry.mean_iou,
                 "measured_by": entry.measured_by,
             }
     return module
@@ -249,7 +250,7 @@ def load_classifier(
 
     Args:
         source: a name of the zoo ("vgg16.imagenet"), "torchvision://VGG16_Weights.IMAGENET1K_V1",
-            "hf://timm/resnet18.a1_in1k", an artefact of a classifier (on the hub or a folder), a weight file, or an
+            "hf://timm/resnet18.a1_in1k", a model folder of a classifier (on the hub or a folder), a weight file, or an
             https address with ``#sha256=DIGEST``.
         architecture: "torchvision/NAME", "timm/NAME" or a classifier of this package; only needed where the source does
             not say.
@@ -278,7 +279,7 @@ def load_classifier(
         raise WeightsError(f"{what}: was published without the classifier's own layers; load_backbone takes it")
     tensors = weights.tensors
     plain = name.rpartition("/")[2]
-    naming = recognise(tensors).naming
+    naming = recognize(tensors).naming
     if naming == "caffe" and name.startswith("torchvision/"):
         tensors = translate(plain, tensors, weights.architecture).tensors
     if naming == "lukemelas":
@@ -299,7 +300,7 @@ def load_classifier(
         network = build_classifier(name, count)
     fit_classifier(network, tensors, what)
     given = None if preprocessing is None else Preprocessing.of(preprocessing)
-    expected = given or weights.preprocessing or preprocessing_from_names(recognise(weights.tensors))
+    expected = given or weights.preprocessing or preprocessing_from_names(recognize(weights.tensors))
     expected = expected or preprocessing_of(name)
     if expected is None:
         tell(f"{what}: says nothing of its preprocessing; ImageNet's mean and deviation are assumed")
@@ -315,7 +316,7 @@ def load_classifier(
         expected,
         found.input_size or (side, side),
         name,
-        weights.licence or "unstated",
+        weights.license or "unstated",
         training,
         dict(found.score) if found.score and named == found.classes else None,
     ).eval()
@@ -323,7 +324,7 @@ def load_classifier(
 
 def _architecture_by_names(found: FetchedClassifier) -> str | None:
     """Name the network of a file whose layers tell: Caffe's and efficientnet_pytorch's do."""
-    scheme = recognise(found.weights.tensors)
+    scheme = recognize(found.weights.tensors)
     if scheme.naming == "lukemelas":
         return efficientnet.architecture(found.weights.tensors)
     if scheme.naming != "caffe":

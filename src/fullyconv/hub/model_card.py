@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fullyconv.artefact import NOTES
 from fullyconv.confusion import headline
 from fullyconv.weights.catalog import CAFFE, HUB, TORCHVISION, Entry, shipped
+from fullyconv.weights.pretrained import NOTES
 
 INTRODUCTION = """\
 # Model card
 
 Every model that `fullyconv` ships, one section each, and every set of weights of others that it loads by a name. The
 scores of shipped segmenters are what `fullyconv test` printed for the stored weights, in percent, from one confusion
-matrix over the whole split at the images' own size; pixels labelled void count for nothing. The licence of the weights
+matrix over the whole split at the images' own size; pixels labeled void count for nothing. The license of the weights
 follows from the data they were trained on. **It is never that of the code.**
 
 This file is written by `python -m fullyconv.hub.model_card > MODEL_CARD.md`.
@@ -60,7 +60,7 @@ def _section(entry: Entry) -> str:
         f"- **Architecture**: `{entry.architecture}`",
         f"- **Size**: {(entry.bytes or 0) / 1e6:.1f} MB on disk ({config.weights['dtype']})",
         f"- **Classes** ({len(names)}): {', '.join(names)}",
-        f"- **Licence of the weights**: {config.licence}",
+        f"- **License of the weights**: {config.license}",
         f"- **Recipe**: `{TRAINED[entry.kind]} fit --config zoo/{entry.name}/recipe.yaml`",
         *(f"- **{key.capitalize()}**: {value}" for key, value in config.training.items()),
         "",
@@ -68,11 +68,11 @@ def _section(entry: Entry) -> str:
         "",
         f"    {score.get('command')}",
         "",
-        f"| class | {'IU' if entry.kind == 'segmenter' else 'accuracy'} % |",
+        f"| class | {'IoU' if entry.kind == 'segmenter' else 'accuracy'} % |",
         "|---|---|",
         *(
             f"| {name} | {'-' if value is None else f'{value:.2f}'} |"
-            for name, value in (score.get("iu") or score.get("accuracy") or {}).items()
+            for name, value in (score.get("iou") or score.get("accuracy") or {}).items()
         ),
         "",
     ]
@@ -86,18 +86,18 @@ def _table(title: str, entries: Sequence[Entry]) -> str:
     lines = [
         f"## {title}",
         "",
-        "| name | where it lives | classes | published score | parameters | MB | licence of the weights | verified |",
+        "| name | where it lives | classes | published score | parameters | MB | license of the weights | verified |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for entry in entries:
-        if entry.mean_iu is not None:
-            score = f"mean IU {entry.mean_iu:g} on {entry.data} {entry.split}"
+        if entry.mean_iou is not None:
+            score = f"mIoU {entry.mean_iou:g} on {entry.data} {entry.split}"
         else:
             score = "-" if entry.top1 is None else f"top-1 {entry.top1:g}"
         lines.append(
             f"| `{entry.name}` | {entry.address} | {len(entry.classes)} | {score} | "
             f"{f'{entry.parameters:,}' if entry.parameters else '-'} | "
-            f"{f'{entry.bytes / 1e6:.1f}' if entry.bytes else '-'} | {entry.licence} | "
+            f"{f'{entry.bytes / 1e6:.1f}' if entry.bytes else '-'} | {entry.license} | "
             f"{'yes' if entry.verified else 'no'} |"
         )
     return "\n".join([*lines, ""])

@@ -1,4 +1,4 @@
-"""``fullyconv.publish``: an artefact or a checkpoint goes to the Hugging Face Hub, with a card of measured numbers."""
+"""``fullyconv.publish``: put a model folder or checkpoint on the Hugging Face Hub, with a card of measured numbers."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fullyconv import artefact
 from fullyconv.classifier import Classifier, DenseScorer
 from fullyconv.errors import DownloadError
 from fullyconv.hub.load import load_classifier
 from fullyconv.module import SegmentationModule
 from fullyconv.notices import tell
-from fullyconv.weights import catalog, sources
+from fullyconv.weights import catalog, pretrained, sources
 
 if TYPE_CHECKING:
     from fullyconv.data.datamodule import SegmentationDataModule
 
-PUBLISHED = (artefact.WEIGHTS, artefact.CONFIG, artefact.CARD)
-"""The files of an artefact that are uploaded; whatever else lies in the folder stays at home."""
+PUBLISHED = (pretrained.WEIGHTS, pretrained.CONFIG, pretrained.CARD)
+"""The files of a model folder that are uploaded; whatever else lies in the folder stays at home."""
 
 
 def publish(
@@ -30,7 +29,7 @@ def publish(
     *,
     data: SegmentationDataModule | None = None,
     split: Literal["val", "test"] = "test",
-    licence: str | None = None,
+    license: str | None = None,
     private: bool = False,
     dtype: Literal["float32", "float16"] | None = None,
     message: str | None = None,
@@ -39,7 +38,7 @@ def publish(
     """Upload a model to the Hugging Face Hub.
 
     The numbers in its card are those that were measured on the stored weights: now, where ``data`` is given, else those
-    that the artefact holds. Where nobody measured, the card says so.
+    that the model folder holds. Where nobody measured, the card says so.
 
     Args:
         source: the folder of a model, a Lightning ``.ckpt`` (its optimizer is left out), a shipped model by its name,
@@ -48,9 +47,9 @@ def publish(
         repo: "org/name"; it is made if it is not there.
         data: the set to measure on.
         split: its split to measure.
-        licence: of the weights; needed where the artefact does not state one.
+        license: of the weights; needed where the model folder does not state one.
         private: whether a repository that is made is private.
-        dtype: of the stored weights; None keeps an artefact's own, and stores a checkpoint in float32.
+        dtype: of the stored weights; None keeps a model folder's own, and stores a checkpoint in float32.
         message: of the commit.
         token: of the hub; None takes the one of ``hf auth login`` or HF_TOKEN.
 
@@ -58,9 +57,9 @@ def publish(
         The address that loads what was published, ``hf://ORG/NAME@COMMIT``.
 
     Raises:
-        ValueError: if repo is no id, or no licence is stated.
-        FileNotFoundError: if there is no artefact.
-        WeightsError: if the artefact is damaged.
+        ValueError: if repo is no id, or no license is stated.
+        FileNotFoundError: if there is no model folder.
+        WeightsError: if the model folder is damaged.
         DownloadError: if the hub refuses or cannot be reached; nothing is published by halves.
     """
     if not sources.REPO.fullmatch(repo) or ".." in repo or "--" in repo:
@@ -68,16 +67,16 @@ def publish(
     with tempfile.TemporaryDirectory() as name:
         place = _place(source, Path(name) / "converted")
         # A folder of that name, because the card bears the folder's.
-        folder = Path(name) / "artefact"
-        config = _prepare(place, folder, data, split, licence, dtype)
-        if config.licence in ("", "unstated"):
+        folder = Path(name) / "model"
+        config = _prepare(place, folder, data, split, license, dtype)
+        if config.license in ("", "unstated"):
             raise ValueError(
-                "licence: nobody states the licence of these weights; pass licence='...' (--licence). The licence of "
+                "license: nobody states the license of these weights; pass license='...' (--license). The license of "
                 "the data they were trained on binds you, not that of fullyconv's code"
             )
-        document = json.loads((folder / artefact.CONFIG).read_text(encoding="utf-8"))
-        notes = (place / artefact.NOTES).read_text(encoding="utf-8") if (place / artefact.NOTES).is_file() else ""
-        (folder / artefact.CARD).write_text(artefact.card(document, repo, notes), encoding="utf-8")
+        document = json.loads((folder / pretrained.CONFIG).read_text(encoding="utf-8"))
+        notes = (place / pretrained.NOTES).read_text(encoding="utf-8") if (place / pretrained.NOTES).is_file() else ""
+        (folder / pretrained.CARD).write_text(pretrained.card(document, repo, notes), encoding="utf-8")
         if not config.score:
             tell(f"{repo}: nobody measured these weights, and the card says so; pass data (--data) to measure them")
         commit = _upload(folder, repo, private, message or f"Upload {config.kind} with fullyconv", token)
@@ -125,32 +124,32 @@ def _prepare(
     folder: Path,
     data: SegmentationDataModule | None,
     split: str,
-    licence: str | None,
+    license: str | None,
     dtype: Literal["float32", "float16"] | None,
-) -> artefact.Config:
+) -> pretrained.Config:
     """Write what is uploaded into a folder of its own: nothing else of the user's folder travels."""
     if place.is_file():
         module: SegmentationModule | DenseScorer | Classifier = SegmentationModule.from_checkpoint(place)
         stored: Literal["float32", "float16"] = dtype or "float32"
     else:
-        config = artefact.read_config(place)
+        config = pretrained.read_config(place)
         readers = {"segmenter": SegmentationModule, "classifier": Classifier, "dense_classifier": DenseScorer}
         module = readers[config.kind].load(place)  # type: ignore[attr-defined]
         stored = dtype or ("float16" if config.weights.get("dtype") == "float16" else "float32")
-        if data is None and licence is None and stored == config.weights.get("dtype"):
+        if data is None and license is None and stored == config.weights.get("dtype"):
             # as it is, byte for byte: what was measured is what is published
             folder.mkdir()
-            for name in (artefact.WEIGHTS, artefact.CONFIG):
+            for name in (pretrained.WEIGHTS, pretrained.CONFIG):
                 shutil.copyfile(place / name, folder / name)
             return config
         if stored != config.weights.get("dtype") and (module.score or {}).get("measured_by") != "publisher":
             module.score = None  # it was measured on other numbers, if only a little
-    if licence is not None:
-        module.licence = licence
+    if license is not None:
+        module.license = license
     module.save(folder, dtype=stored)
     if data is not None:
         module = _measured(module, folder, data, split, stored)
-    return artefact.read_config(folder)
+    return pretrained.read_config(folder)
 
 
 def _measured(

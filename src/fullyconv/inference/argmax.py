@@ -1,6 +1,6 @@
 """The best class at every pixel, straight from the scores of a coarser grid: upsampling and argmax without the logits.
 
-Bilinear interpolation between four neighbouring cells is a convex combination of their scores. So a class that is on
+Bilinear interpolation between four neighboring cells is a convex combination of their scores. So a class that is on
 top in all four is on top everywhere between them, and nothing has to be interpolated there; in masks of photographs
 that holds for five squares in six. In the others a class is left out when it is below one class, or below one fixed
 mixture of classes, in all four cells: then it is below it everywhere between them. The classes that remain, usually
@@ -80,14 +80,14 @@ def upsample_argmax(
 
     The labels are those of ``resample(scores, source, Geometry.IDENTITY, size).argmax(1)``, the lowest class on a tie;
     where two scores differ by less than rounding, either may be taken. Scores of half precision are interpolated in
-    float32. Memory beside the result is a few times `band_bytes`, whatever the size of the picture.
+    float32. Memory beside the result is a few times `band_bytes`, whatever the size of the image.
 
     Args:
         scores: (N, K, h, w) floating scores on the grid of `source`, of any strides; infinite values are taken for very
             large ones.
         source: where the scores lie. A map that lies at the pixels already is only searched for its largest scores.
         size: height and width of the wanted labels, in pixels.
-        origin: (row, column) of the first pixel wanted, so that a large picture can be labelled window by window.
+        origin: (row, column) of the first pixel wanted, so that a large image can be labeled window by window.
             Positions outside the map are clamped to it.
         confidence: "probability" for the softmax probability of the best class, "entropy" for the entropy of the
             softmax in nats. Either needs all classes at all pixels, in bands, and takes correspondingly longer.
@@ -144,17 +144,17 @@ def upsample_argmax(
 
 
 def scaled_argmax(scores: Tensor, source: Geometry, seen: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Find the best class at every pixel of a picture that the network saw at another size.
+    """Find the best class at every pixel of an image that the network saw at another size.
 
-    Scores are interpolated at the pixels that the network saw, and these logits at the picture's own. Two bilinear
+    Scores are interpolated at the pixels that the network saw, and these logits at the image's own. Two bilinear
     interpolations in a row are none, but along each axis they are one product, in which a pixel takes four cells at
-    most; so the logits of the picture seen are never made, and those of its own size in bands that stay in the cache.
+    most; so the logits of the image seen are never made, and those of its own size in bands that stay in the cache.
 
     Args:
         scores: (N, K, h, w) floating scores on the grid of `source`.
-        source: where the scores lie on the picture seen.
-        seen: height and width of the picture that the network saw.
-        size: the picture's own height and width.
+        source: where the scores lie on the image seen.
+        seen: height and width of the image that the network saw.
+        size: the image's own height and width.
 
     Returns:
         (N, H, W) labels, as `upsample_argmax` gives them.
@@ -194,8 +194,8 @@ def scaled_argmax(scores: Tensor, source: Geometry, seen: tuple[int, int], size:
 
 
 def _twice(source: Geometry, axis: int, cells: int, seen: int, size: int) -> Tensor:
-    """Give the weights (size, cells) of interpolating from cells to the pixels seen, and from these to the picture."""
-    ratio = size / seen  # pixels of the picture from one pixel seen to the next
+    """Give the weights (size, cells) of interpolating from cells to the pixels seen, and from these to the image."""
+    ratio = size / seen  # pixels of the image from one pixel seen to the next
     scaled = Geometry((ratio, ratio), ((ratio - 1) / 2, (ratio - 1) / 2), (1.0, 1.0))
     outer = interpolation_matrix(scaled, Geometry.IDENTITY, axis, seen, size)
     return outer @ interpolation_matrix(source, Geometry.IDENTITY, axis, cells, seen)
@@ -205,7 +205,7 @@ def _running_argmax(logits: Tensor, out: Tensor) -> None:
     """Write the best class of (H, K, W) finite logits to (H, W), the lowest on a tie.
 
     It is faster than `argmax` across rows, which jumps from class to class. All steps are ones of floating numbers,
-    because comparisons and choices are not vectorised.
+    because comparisons and choices are not vectorized.
     """
     best = logits[:, 0].contiguous()
     labels, rise, higher = torch.zeros_like(best), torch.empty_like(best), torch.empty_like(best)
@@ -235,13 +235,13 @@ class _Blocks(NamedTuple):
         # on the CPU, because not every accelerator has float64
         stride = source.stride[axis]
         index = torch.arange(m)
-        position = ((index + origin).double() - source.centre[axis]) / stride
+        position = ((index + origin).double() - source.center[axis]) / stride
         low = position.floor().clamp(0, n - 1)
         high = (low + 1).clamp(max=n - 1)
         high[position <= 0] = 0
         weight = torch.where(high > low, position - low, 0.0)
         if not weight.any():
-            high = low  # every pixel is the centre of a cell
+            high = low  # every pixel is the center of a cell
         # a change of either cell begins a block; `first` is where the run of equal cells begins
         new = torch.ones(m, dtype=torch.bool)
         new[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])

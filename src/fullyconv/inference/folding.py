@@ -68,7 +68,7 @@ def _watched(model: M, run: Callable[[M], Tensor]) -> tuple[Tensor, list[tuple[s
                 if isinstance(value, Tensor):
                     takers.setdefault(id(value), []).append(name)
                     kept.append(value)
-            if type(module) is nn.Conv2d and isinstance(output, Tensor):  # a parametrised one is of a class of its own
+            if type(module) is nn.Conv2d and isinstance(output, Tensor):  # a parametrized one is of a class of its own
                 givers[id(output)] = name
                 kept.append(output)
 

@@ -83,8 +83,8 @@ class Heatmap:
             rows = slice(start, start + 256)
             beneath = _beneath(self.image[rows]) if alpha > 0 else self.image[rows]
             drawn[rows] = _heated(beneath, self.values[rows] / top, alpha)
-        picture = Image.fromarray(drawn)
-        return _with_scale(picture, self.label, self.most, top, alpha) if legend else picture
+        image = Image.fromarray(drawn)
+        return _with_scale(image, self.label, self.most, top, alpha) if legend else image
 
     def save(self, path: str | Path, *, gray: bool = False) -> Path:
         """Write the overlay as an image, or the values.
@@ -130,8 +130,8 @@ class Heatmap:
 
 def _beneath(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Turn an image (H, W, 3) most of the way to gray, and darken it a little."""
-    picture = Image.fromarray(image)
-    gray = Image.blend(picture, picture.convert("L").convert("RGB"), _GRAY)
+    photo = Image.fromarray(image)
+    gray = Image.blend(photo, photo.convert("L").convert("RGB"), _GRAY)
     return np.asarray(gray.point(lambda value: value * _DIM))
 
 
@@ -144,9 +144,9 @@ def _heated(beneath: npt.NDArray[Any], heat: npt.NDArray[Any], alpha: float) -> 
     return drawn
 
 
-def _with_scale(picture: Image.Image, title: str, share: str, top: float, alpha: float) -> Image.Image:
+def _with_scale(image: Image.Image, title: str, share: str, top: float, alpha: float) -> Image.Image:
     """Write name and largest share below, and the scale of colors with its ends."""
-    size = min(max(round(min(picture.size) / 26), 12), 64)  # of the letters, in pixels
+    size = min(max(round(min(image.size) / 26), 12), 64)  # of the letters, in pixels
     font = ImageFont.load_default(size)
     small = ImageFont.load_default(max(11, round(size * 0.8)))
     gap, bar = round(size * 0.75), (round(size * 8), round(size * 0.9))
@@ -154,14 +154,14 @@ def _with_scale(picture: Image.Image, title: str, share: str, top: float, alpha:
     words = [round(font.getlength(title)), round(small.getlength(share))]
     marks = [round(small.getlength(end)) for end in ends]
     left, right = gap + words[0] + gap + words[1], marks[0] + bar[0] + marks[1] + gap + gap
-    side_by_side = picture.width >= left + 2 * gap + right
+    side_by_side = image.width >= left + 2 * gap + right
     lines = 1 if side_by_side else 2
     line = round(size * 1.6)
-    width = picture.width if side_by_side else max(picture.width, left + gap, right + gap)
-    sheet = Image.new("RGB", (width, picture.height + lines * line + gap), _PAPER)
-    sheet.paste(picture, ((width - picture.width) // 2, 0))
+    width = image.width if side_by_side else max(image.width, left + gap, right + gap)
+    sheet = Image.new("RGB", (width, image.height + lines * line + gap), _PAPER)
+    sheet.paste(image, ((width - image.width) // 2, 0))
     draw = ImageDraw.Draw(sheet)
-    middle = picture.height + gap // 2 + line // 2
+    middle = image.height + gap // 2 + line // 2
     base = middle + round(size * 0.36)  # letters of two sizes stand on one line
     draw.text((gap, base), title, _INK, font, anchor="ls")
     draw.text((gap + words[0] + gap, base), share, _FAINT, small, anchor="ls")

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fullyconv.geometry import Geometry
-from fullyconv.inference.pictures import ArrayPicture, Continued, Mirrored, Picture, Scaled
 from fullyconv.inference.tiles import Network, Options, Size, image_of, plan, region, tell_of_seams
+from fullyconv.inference.windows import ArrayImage, Continued, Mirrored, Scaled, WindowedImage
 from fullyconv.upsampling import interpolation_matrix
 
 _BAND = 2**22  # pixels that are interpolated at a time
@@ -51,19 +51,19 @@ def shares_of_class(
     """
     own, at = (pixels.shape[0], pixels.shape[1]), network.geometry
     margin = (
-        max(0, math.floor(at.centre[0] / network.align)) * network.align,
-        max(0, math.floor(at.centre[1] / network.align)) * network.align,
+        max(0, math.floor(at.center[0] / network.align)) * network.align,
+        max(0, math.floor(at.center[1] / network.align)) * network.align,
     )
     values = np.zeros(own, np.float32)
     for size, mirrored in itertools.product(sizes, (False, True) if flip else (False,)):
-        picture: Picture = ArrayPicture(pixels)
+        image: WindowedImage = ArrayImage(pixels)
         if size != own:
-            picture = Scaled(picture, size)
+            image = Scaled(image, size)
         if mirrored:
-            picture = Mirrored(picture)
+            image = Mirrored(image)
         if any(margin):
-            picture = Continued(picture, margin)
-        cells = _cells(network, picture, index, Options(memory))
+            image = Continued(image, margin)
+        cells = _cells(network, image, index, Options(memory))
         if not np.isfinite(cells).all():
             raise ValueError("the scores of the classifier are NaN or infinite: there is nothing to be seen")
         cells /= len(sizes) * (1 + flip)
@@ -77,17 +77,17 @@ def shares_of_class(
     return values
 
 
-def _cells(network: Network, picture: Picture, index: int, options: Options) -> Shares:
+def _cells(network: Network, image: WindowedImage, index: int, options: Options) -> Shares:
     """Give the probability of one class at every cell of an image, (h, w), tile by tile."""
-    chosen = plan(network, picture.size, options)
+    chosen = plan(network, image.size, options)
     if not chosen.exact:
         tell_of_seams(network, options, len(chosen.tiles))
     grid: list[list[Shares]] = []
     for tile in chosen.tiles:
-        window = region(network, tile, picture.size)
-        scores = network.scores(image_of(network, picture, window))
+        window = region(network, tile, image.size)
+        scores = network.scores(image_of(network, image, window))
         share = scores.float().softmax(1)[0, index].cpu().numpy()
-        rows, columns = (_owned(network, tile, window, axis, picture.size) for axis in (0, 1))
+        rows, columns = (_owned(network, tile, window, axis, image.size) for axis in (0, 1))
         if tile[1] == 0:
             grid.append([])
         grid[-1].append(share[rows, columns])
@@ -96,7 +96,7 @@ def _cells(network: Network, picture: Picture, index: int, options: Options) -> 
 
 def _owned(network: Network, tile: Sequence[int], window: Sequence[int], axis: int, size: Size) -> slice:
     """Give the cells of a window that was read whose centers lie on its tile; what is beyond goes with the last one."""
-    stride, center = network.geometry.stride[axis], network.geometry.centre[axis]
+    stride, center = network.geometry.stride[axis], network.geometry.center[axis]
     skipped = round(window[axis] / stride)  # a window begins at a multiple of the strides
     start, stop = tile[axis], tile[axis + 2]
     first = 0 if start == 0 else max(0, math.ceil((start - center) / stride)) - skipped
@@ -107,9 +107,9 @@ def _owned(network: Network, tile: Sequence[int], window: Sequence[int], axis: i
 def _scaled(geometry: Geometry, margin: Size, seen: Size, own: Size) -> Geometry:
     """Say where cells lie on an image of size `own` that was looked at scaled, edge to edge, and with a margin."""
     y, x = (n / m for n, m in zip(own, seen, strict=True))
-    (sy, sx), (cy, cx) = geometry.stride, geometry.centre
+    (sy, sx), (cy, cx) = geometry.stride, geometry.center
     center = ((cy - margin[0] + 0.5) * y - 0.5, (cx - margin[1] + 0.5) * x - 0.5)
-    return replace(geometry, stride=(sy * y, sx * x), centre=center)
+    return replace(geometry, stride=(sy * y, sx * x), center=center)
 
 
 def _weights(grid: Geometry, axis: int, cells: int, wanted: int) -> Shares:

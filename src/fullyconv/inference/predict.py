@@ -1,4 +1,4 @@
-"""From a picture to a Segmentation: read, run, argmax, at the picture's own size."""
+"""From an image to a Segmentation: read, run, argmax, at the image's own size."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from fullyconv.geometry import Geometry
 from fullyconv.images import MAX_PIXELS, MaskWriter, read_bands, visible
 from fullyconv.inference.argmax import scaled_argmax, upsample_argmax
 from fullyconv.inference.budget import parse_memory
-from fullyconv.inference.pictures import ArrayPicture, Picture, open_windows
 from fullyconv.inference.scaling import scaled_size
 from fullyconv.inference.segmentation import ProbabilityWriter, Segmentation, Written, count, of_head
 from fullyconv.inference.tiles import Network, Options, assemble, bands, blocks, fits, together
+from fullyconv.inference.windows import ArrayImage, WindowedImage, open_windows
 from fullyconv.labels import Labels
 from fullyconv.upsampling import resample
 
-BAND_BYTES = 2**26  # of logits at a time, where a picture was seen smaller
+BAND_BYTES = 2**26  # of logits at a time, where an image was seen smaller
 _PREVIEW = 4096  # pixels along the longer side
 
 Source = str | Path | Image.Image | npt.NDArray[Any] | Tensor
@@ -42,13 +42,13 @@ def segment(
     short_side: int | None = None,
     geometry: Callable[[tuple[int, int]], Geometry] | None = None,
 ) -> Segmentation:
-    """Segment one picture in one pass.
+    """Segment one image in one pass.
 
     With ``geometry`` the network need not upsample its scores: the best classes are found by `upsample_argmax`, which
     makes no logits.
 
-    With ``short_side`` the network looks at the picture scaled, as it was trained, and the logits are interpolated to
-    the picture's own size before the best class is chosen. A picture is never enlarged to more than 4096 pixels along
+    With ``short_side`` the network looks at the image scaled, as it was trained, and the logits are interpolated to
+    the image's own size before the best class is chosen. An image is never enlarged to more than 4096 pixels along
     its longer side, so that a long strip of few pixels stays affordable.
 
     Args:
@@ -56,14 +56,14 @@ def segment(
         source: a path, a PIL image, an array (H, W[, C]) uint8, or a tensor (C, H, W), uint8 or float in 0..1.
         labels: of the K classes.
         device: where ``logits`` computes.
-        in_channels: C that ``logits`` expects; pictures are read as `fullyconv.images.read_bands` does.
+        in_channels: C that ``logits`` expects; images are read as `fullyconv.images.read_bands` does.
         dtype: floating type that ``logits`` expects.
-        short_side: pixels that the shorter side is scaled to; None leaves the picture as it is.
+        short_side: pixels that the shorter side is scaled to; None leaves the image as it is.
         geometry: for ``logits`` that gives scores (1, K, h, w) of coarser cells: where they lie on an image of a height
             and width, as `FCN.geometry_for` says it.
 
     Raises:
-        FileNotFoundError, DatasetError: if the picture cannot be read.
+        FileNotFoundError, DatasetError: if the image cannot be read.
         ValueError: if a tensor has the wrong shape, type or range, or the scores are NaN.
     """
     pixels = read_pixels(source, in_channels)
@@ -88,7 +88,7 @@ def segment_any(
     options: Options,
     short_side: int | None = None,
 ) -> Segmentation:
-    """Segment a picture of any size: in one pass if that fits in memory, else in tiles.
+    """Segment an image of any size: in one pass if that fits in memory, else in tiles.
 
     Args:
         network: what is run on tiles; in evaluation mode.
@@ -99,7 +99,7 @@ def segment_any(
         short_side: pixels that the shorter side is scaled to before the network looks at it.
 
     Raises:
-        FileNotFoundError, DatasetError: if the picture cannot be read.
+        FileNotFoundError, DatasetError: if the image cannot be read.
         ValueError: if a tensor has the wrong shape, type or range, or the memory does not hold the smallest tile.
     """
     pixels = read_pixels(source, network.in_channels, most_pixels(options.memory, network.in_channels))
@@ -114,14 +114,14 @@ def segment_any(
 def segment_tiled(
     network: Network, source: Source, labels: Labels, options: Options, seen: tuple[int, int] | None = None
 ) -> Segmentation:
-    """Segment a picture by as many tiles as the memory asks for, the logits of a few rows at a time.
+    """Segment an image by as many tiles as the memory asks for, the logits of a few rows at a time.
 
     Args:
         network: what is run; in evaluation mode.
         source: what `segment` takes.
         labels: of the K classes.
         options: memory, halo, flip, scales, and whether probabilities are wanted.
-        seen: the size that the network looks at the picture, if that is another one than its own.
+        seen: the size that the network looks at the image, if that is another one than its own.
     """
     return _segment_tiled(
         {"": network}, lambda image: {"": network.scores(image)}, source, {"": labels}, options, seen
@@ -136,7 +136,7 @@ def segment_heads(
     options: Options,
     short_side: int | None = None,
 ) -> dict[str, Segmentation]:
-    """Segment a picture of any size for several heads; the network runs once, or once a tile.
+    """Segment an image of any size for several heads; the network runs once, or once a tile.
 
     Args:
         networks: what has to be known of each head; in evaluation mode.
@@ -147,7 +147,7 @@ def segment_heads(
         short_side: pixels that the shorter side is scaled to before the network looks at it.
 
     Raises:
-        FileNotFoundError, DatasetError: if the picture cannot be read.
+        FileNotFoundError, DatasetError: if the image cannot be read.
         ValueError: if a tensor has the wrong shape, type or range, or the memory does not hold the smallest tile.
     """
     first = next(iter(networks.values()))
@@ -184,7 +184,7 @@ def _segment_tiled(
 ) -> dict[str, Segmentation]:
     channels = next(iter(networks.values())).in_channels
     pixels = read_pixels(source, channels, most_pixels(options.memory, channels))
-    found = assemble(blocks(networks, scores, ArrayPicture(pixels), options, seen), (pixels.shape[0], pixels.shape[1]))
+    found = assemble(blocks(networks, scores, ArrayImage(pixels), options, seen), (pixels.shape[0], pixels.shape[1]))
     return {
         head: Segmentation(mask.astype(labels[head].dtype, copy=False), labels[head], visible(pixels), probabilities)
         for head, (mask, probabilities) in found.items()
@@ -201,11 +201,11 @@ def segment_to(
     probabilities: str | Path | None = None,
     preview: bool = False,
 ) -> Written:
-    """Segment a picture of any size into a file, band by band: neither picture nor mask is in memory as a whole.
+    """Segment an image of any size into a file, band by band: neither image nor mask is in memory as a whole.
 
-    A TIFF file of plain bands of 8 or 16 bits is read window by window (with the extra `tiff`). Any other picture is
+    A TIFF file of plain bands of 8 or 16 bits is read window by window (with the extra `tiff`). Any other image is
     decoded as a whole; of more than `fullyconv.images.MAX_PIXELS` pixels only if `memory` is given and its half holds
-    the picture.
+    the image.
 
     Args:
         network: what is run; in evaluation mode.
@@ -215,13 +215,13 @@ def segment_to(
         options: memory, halo, flip, scales, and whether probabilities are wanted.
         short_side: pixels that the shorter side is scaled to before the network looks at it.
         probabilities: `.npz` file that they go to.
-        preview: give a small picture and mask too.
+        preview: give a small image and mask too.
 
     Returns:
         Where the mask is, and the share of each class.
 
     Raises:
-        FileNotFoundError, DatasetError: if the picture cannot be read.
+        FileNotFoundError, DatasetError: if the image cannot be read.
         ValueError: if the memory does not hold the smallest tile, a file has a wrong ending, or probabilities have no
             file.
     """
@@ -249,7 +249,7 @@ def segment_heads_to(
     probabilities: str | Path | None = None,
     preview: bool = False,
 ) -> dict[str, Written]:
-    """Segment a picture into a file for each head, in one pass over its tiles; see `segment_to`.
+    """Segment an image into a file for each head, in one pass over its tiles; see `segment_to`.
 
     Args:
         networks: what has to be known of each head; in evaluation mode.
@@ -260,13 +260,13 @@ def segment_heads_to(
         options: memory, halo, flip, scales, and whether probabilities are wanted.
         short_side: pixels that the shorter side is scaled to before the network looks at it.
         probabilities: `.npz` file that they go to; one for each head.
-        preview: give a small picture and masks too.
+        preview: give a small image and masks too.
 
     Returns:
         For each head where the mask is, and the share of each class.
 
     Raises:
-        FileNotFoundError, DatasetError: if the picture cannot be read.
+        FileNotFoundError, DatasetError: if the image cannot be read.
         ValueError: if the memory does not hold the smallest tile, a file has a wrong ending, or probabilities have no
             file.
     """
@@ -275,20 +275,18 @@ def segment_heads_to(
     targets = {head: of_head(Path(target), head) for head in networks}
     for path in targets.values():
         if isinstance(source, str | Path) and path.exists() and path.samefile(source):
-            raise ValueError(
-                f"target={str(path)!r}: the picture would be overwritten by its own mask; give another name"
-            )
+            raise ValueError(f"target={str(path)!r}: the image would be overwritten by its own mask; give another name")
     channels = next(iter(networks.values())).in_channels
     opened = open_windows(source, channels)
     with contextlib.ExitStack() as stack:
-        picture: Picture
+        image: WindowedImage
         if opened is not None:
-            picture = stack.enter_context(opened)
+            image = stack.enter_context(opened)
         else:
-            picture = ArrayPicture(read_pixels(source, channels, most_pixels(options.memory, channels)))
-        own = picture.size
+            image = ArrayImage(read_pixels(source, channels, most_pixels(options.memory, channels)))
+        own = image.size
         seen = own if short_side is None else scaled_size(own, short_side)
-        found = blocks(networks, scores, picture, options, None if seen == own else seen)
+        found = blocks(networks, scores, image, options, None if seen == own else seen)
         writers: dict[str, MaskWriter] = {}
         further: dict[str, ProbabilityWriter] = {}
         for head, known in labels.items():
@@ -300,7 +298,7 @@ def segment_heads_to(
         counts = {head: np.zeros(len(known.names), np.int64) for head, known in labels.items()}
         step = -(-max(own) // _PREVIEW)
         small_masks: dict[str, list[npt.NDArray[Any]]] = {head: [] for head in labels}
-        small_picture: list[npt.NDArray[np.uint8]] = []
+        small_image: list[npt.NDArray[np.uint8]] = []
         for row_of_tiles in bands(found, own[1]):
             for head, band in row_of_tiles.items():
                 writers[head].write(band.mask)
@@ -309,12 +307,12 @@ def segment_heads_to(
                     further[head].write(band.probabilities)
             top, _, bottom, right = next(iter(row_of_tiles.values())).window
             for row in range(-(-top // step) * step, bottom, step) if preview else ():
-                small_picture.append(picture.read(row, 0, row + 1, right)[0, ::step])
+                small_image.append(image.read(row, 0, row + 1, right)[0, ::step])
                 for head, band in row_of_tiles.items():
                     small_masks[head].append(band.mask[row - top, ::step])
     small: dict[str, Segmentation] = {}
     if preview:
-        pixels = visible(np.stack(small_picture))
+        pixels = visible(np.stack(small_image))
         small = {head: Segmentation(np.stack(rows), labels[head], pixels) for head, rows in small_masks.items()}
     return {
         head: Written(targets[head], own, known, tuple(int(n) for n in counts[head]), small.get(head))
@@ -323,30 +321,30 @@ def segment_heads_to(
 
 
 def most_pixels(memory: int | str | None, in_channels: int) -> int:
-    """Give the pixels that a picture may have: who says how much memory there is may fill half of it with a picture.
+    """Give the pixels that an image may have: who says how much memory there is may fill half of it with an image.
 
     Args:
         memory: what was said, or None.
-        in_channels: bands of the picture.
+        in_channels: bands of the image.
     """
     return MAX_PIXELS if memory is None else max(MAX_PIXELS, parse_memory(memory) // (2 * in_channels))
 
 
 def _stretched(scores: Tensor, grid: Geometry, seen: tuple[int, int], own: tuple[int, int]) -> Tensor:
-    """Label a picture of size `own` by the scores of the picture scaled to `seen`, (1, K, h, w) on `grid`.
+    """Label an image of size `own` by the scores of the image scaled to `seen`, (1, K, h, w) on `grid`.
 
-    Scores are interpolated at the pixels that the network saw, and these logits at the picture's own. Two bilinear
-    interpolations in a row are none. Where the picture is the smaller one they are one product; else the first is
+    Scores are interpolated at the pixels that the network saw, and these logits at the image's own. Two bilinear
+    interpolations in a row are none. Where the image is the smaller one they are one product; else the first is
     carried out, in bands of rows, and `upsample_argmax` has most pixels between four that agree.
     """
     if math.prod(own) <= math.prod(seen):
         return scaled_argmax(scores, grid, seen, own)
-    y, x = (n / m for n, m in zip(own, seen, strict=True))  # pixels of the picture from one pixel seen to the next
+    y, x = (n / m for n, m in zip(own, seen, strict=True))  # pixels of the image from one pixel seen to the next
     rows = max(1, int(y * BAND_BYTES / (4 * scores.shape[1] * seen[1])))
     labels = []
     for top in range(0, own[0], rows):
         bottom = min(top + rows, own[0])
-        # pixel u lies at (u + 1/2) / y - 1/2; one row more on either side, so that only the picture's border clamps
+        # pixel u lies at (u + 1/2) / y - 1/2; one row more on either side, so that only the image's border clamps
         first = max(0, math.floor((top + 0.5) / y - 0.5) - 1)
         last = min(seen[0], math.ceil((bottom - 0.5) / y - 0.5) + 2)
         window = Geometry((1.0, 1.0), (float(first), 0.0), (1.0, 1.0))
@@ -357,7 +355,7 @@ def _stretched(scores: Tensor, grid: Geometry, seen: tuple[int, int], own: tuple
 
 
 def read_pixels(source: Source, in_channels: int = 3, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    """Read one picture of any form that `segment` takes, as (H, W, C) uint8."""
+    """Read one image of any form that `segment` takes, as (H, W, C) uint8."""
     if not isinstance(source, Tensor):
         return read_bands(source, in_channels, max_pixels=max_pixels)
     taken = (1, 3) if in_channels == 3 else (in_channels,)
@@ -371,7 +369,7 @@ def read_pixels(source: Source, in_channels: int = 3, max_pixels: int = MAX_PIXE
         if not bool(torch.isfinite(image).all()) or float(image.min()) < 0 or float(image.max()) > 1:
             raise ValueError(
                 f"source is a floating tensor with values {float(image.min()):.3g}..{float(image.max()):.3g}: expected "
-                "RGB in 0..1, not normalised; divide by 255, or pass uint8"
+                "RGB in 0..1, not normalized; divide by 255, or pass uint8"
             )
         image = (image * 255).round()
     elif image.dtype != torch.uint8:

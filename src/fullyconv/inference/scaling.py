@@ -1,4 +1,4 @@
-"""The size at which a network looks at a picture. It needs no torch."""
+"""The size at which a network looks at an image. It needs no torch."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ _MOST_ENLARGED = 4096  # pixels along the longer side; a 10 x 10000 strip would 
 
 
 def scaled_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
-    """Give the size at which a picture's shorter side has the pixels asked for, as torchvision's ``resize`` does.
+    """Give the size at which an image's shorter side has the pixels asked for, as torchvision's ``resize`` does.
 
     Args:
-        size: height and width of the picture, in pixels.
+        size: height and width of the image, in pixels.
         short_side: pixels of the shorter side, at least 1.
 
     Returns:
         Height and width in the same proportion; the longer side rounded down. Where enlarging would make the longer
-        side exceed 4096 pixels it ends there, and a picture that is longer already keeps its size.
+        side exceed 4096 pixels it ends there, and an image that is longer already keeps its size.
 
     Example:
         >>> scaled_size((1000, 1501), 520), scaled_size((240, 320), 520), scaled_size((10, 1000), 520)

@@ -23,17 +23,17 @@ def score_masks(
         ignore_index: value of the pixels of the true masks that count for nothing.
 
     Returns:
-        The four metrics and the IU of every class.
+        The four metrics and the IoU of every class.
 
     Raises:
-        FileNotFoundError: if a folder is missing or holds no picture.
+        FileNotFoundError: if a folder is missing or holds no image.
         DatasetError: if a true mask has no prediction, or they differ in size or hold other values; it names the file.
     """
     found = {path.stem: path for path in find_images(predicted)}
     matrix = np.zeros((num_classes, num_classes), np.int64)
     for path in find_images(masks):
         if path.stem not in found:
-            raise DatasetError(f"{path}: has no prediction in {predicted}; predict all pictures first")
+            raise DatasetError(f"{path}: has no prediction in {predicted}; predict all images first")
         try:
             matrix += count(read_mask(found[path.stem]), read_mask(path), num_classes, ignore_index)
         except ValueError as error:

@@ -21,12 +21,12 @@ _LEADING = 5  # classes that a result names in one line
 
 @dataclass(frozen=True, repr=False)
 class Segmentation:
-    """A mask at the picture's own size, and what its numbers mean.
+    """A mask at the image's own size, and what its numbers mean.
 
     Args:
         mask: (H, W) uint8, or uint16 with more than 255 classes: index of the class of each pixel.
-        labels: names and colours of the classes.
-        image: (H, W, 3) uint8, the picture as it was read; of more bands the first three.
+        labels: names and colors of the classes.
+        image: (H, W, 3) uint8, the image as it was read; of more bands the first three.
         probabilities: float16, (H, W) that of the class in the mask, or (H, W, K) those of all classes; None where they
             were not asked for.
 
@@ -54,11 +54,11 @@ class Segmentation:
         return f"Segmentation({_described(self.mask.shape, self.shares())})"
 
     def overlay(self, alpha: float = 0.55, legend: bool | Literal["steady"] = True) -> Image.Image:
-        """Draw the classes over the picture, with a legend of those that occur.
+        """Draw the classes over the image, with a legend of those that occur.
 
         Args:
-            alpha: 0 shows the picture alone, 1 the classes alone.
-            legend: whether to draw names, colours and shares; "steady" draws all classes, for the frames of a video.
+            alpha: 0 shows the image alone, 1 the classes alone.
+            legend: whether to draw names, colors and shares; "steady" draws all classes, for the frames of a video.
         """
         return overlay(self.image, self.mask, self.labels, alpha=alpha, legend=legend)
 
@@ -82,14 +82,14 @@ class Segmentation:
 
 @dataclass(frozen=True, repr=False)
 class Written:
-    """What became of a picture whose mask was written to a file, band by band.
+    """What became of an image whose mask was written to a file, band by band.
 
     Args:
         path: file of the mask.
         size: height and width, in pixels.
-        labels: names and colours of the classes.
+        labels: names and colors of the classes.
         counts: pixels of each class.
-        preview: every so many-th row and column of picture and mask, at most 4096 of them, to be looked at; None where
+        preview: every so many-th row and column of image and mask, at most 4096 of them, to be looked at; None where
             it was not asked for.
     """
 

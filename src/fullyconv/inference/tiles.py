@@ -1,9 +1,9 @@
-"""Pictures of any size: in one pass where that fits in memory, else in tiles that overlap so far that no seam is left.
+"""Images of any size: in one pass where that fits in memory, else in tiles that overlap so far that no seam is left.
 
 A cell of the scores depends on the pixels of its receptive field and on nothing else. A tile is therefore read with
 all pixels that the cells of its core depend on, begins at a multiple of every stride in the network, so that its cells
-are those of the whole picture, and ends at such a multiple or where the picture ends. The zeros that the network pads
-with at the borders of a tile are then never looked at, except where they are the borders of the picture.
+are those of the whole image, and ends at such a multiple or where the image ends. The zeros that the network pads
+with at the borders of a tile are then never looked at, except where they are the borders of the image.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 from fullyconv.geometry import Geometry
 from fullyconv.inference.argmax import upsample_argmax
 from fullyconv.inference.budget import available_memory, parse_memory
-from fullyconv.inference.pictures import Mirrored, Picture, Scaled
+from fullyconv.inference.windows import Mirrored, Scaled, WindowedImage
 from fullyconv.notices import tell
 from fullyconv.upsampling import resample
 
@@ -37,7 +37,7 @@ Probabilities = Literal["top", "all"]
 BAND_BYTES = 2**26  # of logits at a time: a thousand classes at every pixel of a photograph would take gigabytes
 
 _WORKSPACE = 1.5  # what convolutions take beside their inputs and outputs, measured on oneDNN
-_UNMEASURED = 2**20  # pixels of a picture that needs no look at the memory
+_UNMEASURED = 2**20  # pixels of an image that needs no look at the memory
 _BYTES: weakref.WeakKeyDictionary[nn.Module, float] = weakref.WeakKeyDictionary()
 
 
@@ -81,15 +81,15 @@ class Network:
 
 @dataclass(frozen=True)
 class Options:
-    """How a picture is to be segmented.
+    """How an image is to be segmented.
 
     Args:
-        memory: bytes, or a word such as "2GB", that a prediction may take beside the network, the picture and the mask;
+        memory: bytes, or a word such as "2GB", that a prediction may take beside the network, the image and the mask;
             None for half of what is free on the device.
         halo: "exact" reads around each tile what its scores depend on; a number of pixels reads only so many, which is
             faster and may leave seams.
-        flip: average the probabilities with those of the mirrored picture.
-        scales: average the probabilities over the picture at these sizes, relative to the one it is looked at.
+        flip: average the probabilities with those of the mirrored image.
+        scales: average the probabilities over the image at these sizes, relative to the one it is looked at.
         probabilities: None, "top" for that of the winning class, "all" for those of every class.
 
     Raises:
@@ -115,13 +115,13 @@ class Options:
 
     @property
     def plain(self) -> bool:
-        """Whether the best class of one look at the picture is all that is asked for."""
+        """Whether the best class of one look at the image is all that is asked for."""
         return not self.flip and self.scales == (1.0,) and self.probabilities is None
 
 
 @dataclass(frozen=True)
 class Block:
-    """The answer for one window of a picture.
+    """The answer for one window of an image.
 
     Args:
         window: top, left, bottom, right, in pixels.
@@ -136,14 +136,14 @@ class Block:
 
 @dataclass(frozen=True)
 class _View:
-    """One look at the picture: scaled, mirrored, or as it is."""
+    """One look at the image: scaled, mirrored, or as it is."""
 
-    picture: Picture
-    own: Size  # of the picture that is asked about
+    image: WindowedImage
+    own: Size  # of the image that is asked about
     mirrored: bool
 
     def cells(self, window: Window) -> Window:
-        """Give the pixels of this view that a window of the picture is interpolated from."""
+        """Give the pixels of this view that a window of the image is interpolated from."""
         top, left, bottom, right = self.turned(window)
         (y0, y1), (x0, x1) = self._reads(top, bottom, 0), self._reads(left, right, 1)
         return y0, x0, y1, x1
@@ -153,21 +153,21 @@ class _View:
         return (top, self.own[1] - right, bottom, self.own[1] - left) if self.mirrored else window
 
     def grid(self) -> Geometry:
-        """Give where the pixels of this view lie on the picture: stretched over it, edge to edge."""
-        y, x = (own / seen for own, seen in zip(self.own, self.picture.size, strict=True))
+        """Give where the pixels of this view lie on the image: stretched over it, edge to edge."""
+        y, x = (own / seen for own, seen in zip(self.own, self.image.size, strict=True))
         return Geometry((y, x), ((y - 1) / 2, (x - 1) / 2), (1.0, 1.0))
 
     def _reads(self, start: int, stop: int, axis: int) -> tuple[int, int]:
-        seen, grid = self.picture.size[axis], self.grid()
-        stride, centre = grid.stride[axis], grid.centre[axis]
-        first = min(max(math.floor((start - centre) / stride), 0), seen - 1)
-        last = min(max(math.ceil((stop - 1 - centre) / stride), 0), seen - 1)
+        seen, grid = self.image.size[axis], self.grid()
+        stride, center = grid.stride[axis], grid.center[axis]
+        first = min(max(math.floor((start - center) / stride), 0), seen - 1)
+        last = min(max(math.ceil((stop - 1 - center) / stride), 0), seen - 1)
         return first, last + 1
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a picture is cut.
+    """How an image is cut.
 
     Args:
         side: height and width of the core of a tile, in pixels.
@@ -181,11 +181,11 @@ class Plan:
 
 
 def plan(network: Network, size: Size, options: Options, seen: Size | None = None) -> Plan:
-    """Choose the tiles of a picture: the largest whose passes fit in memory, one for all of it if that does.
+    """Choose the tiles of an image: the largest whose passes fit in memory, one for all of it if that does.
 
     Args:
         network: what is run.
-        size: height and width of the picture, in pixels.
+        size: height and width of the image, in pixels.
         options: how it is segmented.
         seen: the size that it is looked at, if that is another one.
 
@@ -224,11 +224,11 @@ def plan(network: Network, size: Size, options: Options, seen: Size | None = Non
 
 
 def fits(network: Network, size: Size, options: Options, seen: Size | None = None) -> bool:
-    """Tell whether a picture and the logits of all its pixels fit in memory at once.
+    """Tell whether an image and the logits of all its pixels fit in memory at once.
 
     Args:
         network: what is run.
-        size: height and width of the picture, in pixels.
+        size: height and width of the image, in pixels.
         options: how it is segmented.
         seen: the size that it is looked at, if that is another one.
     """
@@ -243,41 +243,41 @@ def fits(network: Network, size: Size, options: Options, seen: Size | None = Non
 def blocks(
     networks: Mapping[str, Network],
     scores: Callable[[Tensor], Mapping[str, Tensor]],
-    picture: Picture,
+    image: WindowedImage,
     options: Options,
     seen: Size | None = None,
 ) -> Iterator[dict[str, Block]]:
-    """Segment a picture tile by tile, for all heads on one trunk: a tile is read and run once.
+    """Segment an image tile by tile, for all heads on one backbone: a tile is read and run once.
 
-    The scores of every tile are those of the whole picture, unless the network sees all of it at once or the halo is
+    The scores of every tile are those of the whole image, unless the network sees all of it at once or the halo is
     chosen smaller; both is said aloud.
 
     Args:
         networks: what has to be known of each head; in evaluation mode.
         scores: (1, C, H, W) RGB in 0..1 -> for each head its class scores.
-        picture: what is segmented.
+        image: what is segmented.
         options: how.
         seen: the size that the network looks at it, if that is another one.
 
     Yields:
         For each head the answer for a tile, row by row from the left.
     """
-    size = picture.size
+    size = image.size
     # the smallest of the tiles that heads could have fits for all of them
     chosen, network = min(
         ((plan(each, size, options, seen), each) for each in together(networks)), key=lambda one: math.prod(one[0].side)
     )
     if not chosen.exact:
         tell_of_seams(network, options, len(chosen.tiles))
-    views = list(_views(picture, options, seen or size))
+    views = list(_views(image, options, seen or size))
     for tile in chosen.tiles:
         scored: dict[str, list[tuple[_View, Tensor, Geometry]]] = {head: [] for head in networks}
         for view in views:
             known: dict[Window, Mapping[str, Tensor]] = {}  # heads on one grid look at the same pixels
             for head, one in networks.items():
-                window = region(one, view.cells(tile), view.picture.size, options.halo)
+                window = region(one, view.cells(tile), view.image.size, options.halo)
                 if window not in known:
-                    known[window] = scores(image_of(one, view.picture, window))
+                    known[window] = scores(image_of(one, view.image, window))
                 scored[head].append((view, known[window][head], _placed(one, view, window)))
         yield {head: _answer(one, scored[head], tile, options) for head, one in networks.items()}
 
@@ -351,15 +351,15 @@ def region(network: Network, window: Window, size: Size, halo: Halo = "exact") -
     sides = []
     for axis in (0, 1):
         n, (start, stop) = size[axis], (window[axis], window[axis + 2])
-        first = max(0, math.floor((start - put.centre[axis]) / put.stride[axis]))
-        last = max(first, math.ceil((stop - 1 - put.centre[axis]) / put.stride[axis]))
+        first = max(0, math.floor((start - put.center[axis]) / put.stride[axis]))
+        last = max(first, math.ceil((stop - 1 - put.center[axis]) / put.stride[axis]))
         if halo == "exact":
             # Upsampling inside the network may reach further than the receptive field says, by less than one cell.
             low = own.first[axis] + own.stride[axis] * first - align
             high = own.last[axis] + own.stride[axis] * last + align
         else:
-            low = min(start, own.centre[axis] + own.stride[axis] * first) - halo
-            high = max(stop - 1, own.centre[axis] + own.stride[axis] * last) + halo
+            low = min(start, own.center[axis] + own.stride[axis] * first) - halo
+            high = max(stop - 1, own.center[axis] + own.stride[axis] * last) + halo
         end = min(n, -(-math.floor(high + 1) // align) * align)
         if end == n:  # the last cell may lie before the window, and has to be among those of the tile
             low = min(low, n - network.least - align)
@@ -367,33 +367,33 @@ def region(network: Network, window: Window, size: Size, halo: Halo = "exact") -
     return sides[0][0], sides[1][0], sides[0][1], sides[1][1]
 
 
-def image_of(network: Network, picture: Picture, window: Window) -> Tensor:
+def image_of(network: Network, photo: WindowedImage, window: Window) -> Tensor:
     """Read a window as the network takes it, (1, C, h, w)."""
-    pixels = picture.read(*window)
+    pixels = photo.read(*window)
     image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
     return image.to(network.device).float().div_(255).to(network.dtype)
 
 
 def _placed(network: Network, view: _View, window: Window) -> Geometry:
     """Say where the scores of a window that was read lie on the view."""
-    put, own = network.geometry_for(view.picture.size), network.geometry
+    put, own = network.geometry_for(view.image.size), network.geometry
     # The tile begins at a multiple of the strides, so that its first cell is a cell of the whole.
     y, x = round(window[0] / own.stride[0]), round(window[1] / own.stride[1])
-    return replace(put, centre=(put.centre[0] + put.stride[0] * y, put.centre[1] + put.stride[1] * x))
+    return replace(put, center=(put.center[0] + put.stride[0] * y, put.center[1] + put.stride[1] * x))
 
 
 def _logits(view: _View, scores: Tensor, geometry: Geometry, window: Window) -> Tensor:
-    """Interpolate scores at the pixels of a window of the picture, (1, K, h, w)."""
+    """Interpolate scores at the pixels of a window of the image, (1, K, h, w)."""
     top, left, bottom, right = view.turned(window)
     size = (bottom - top, right - left)
-    if view.picture.size == view.own:
+    if view.image.size == view.own:
         logits = resample(scores, geometry, _pixels(top, left), size)
     else:
         y0, x0, y1, x1 = view.cells(window)
         seen = resample(scores, geometry, _pixels(y0, x0), (y1 - y0, x1 - x0))
         grid = view.grid()
-        (sy, sx), (cy, cx) = grid.stride, grid.centre
-        logits = resample(seen, replace(grid, centre=(cy + sy * y0, cx + sx * x0)), _pixels(top, left), size)
+        (sy, sx), (cy, cx) = grid.stride, grid.center
+        logits = resample(seen, replace(grid, center=(cy + sy * y0, cx + sx * x0)), _pixels(top, left), size)
     return logits.flip(-1) if view.mirrored else logits
 
 
@@ -418,7 +418,7 @@ def _answer(
         window = (start, left, stop, right)
         inside = slice(start - top, stop - top)
         view, scores, geometry = scored[0]
-        if options.plain and view.picture.size == view.own:
+        if options.plain and view.image.size == view.own:
             mask[inside] = _labels(scores, geometry, window).cpu().numpy()
             continue
         if options.plain:
@@ -439,11 +439,11 @@ def _pixels(top: int, left: int) -> Geometry:
     return Geometry((1.0, 1.0), (float(top), float(left)), (1.0, 1.0))
 
 
-def _views(picture: Picture, options: Options, seen: Size) -> Iterator[_View]:
-    own = picture.size
+def _views(image: WindowedImage, options: Options, seen: Size) -> Iterator[_View]:
+    own = image.size
     for scale in options.scales:
         size = (max(1, round(seen[0] * scale)), max(1, round(seen[1] * scale)))
-        looked = picture if size == own else Scaled(picture, size)
+        looked = image if size == own else Scaled(image, size)
         yield _View(looked, own, False)
         if options.flip:
             yield _View(Mirrored(looked), own, True)
@@ -453,13 +453,13 @@ def tell_of_seams(network: Network, options: Options, tiles: int) -> None:
     """Say why the scores of tiles may differ from those of one pass."""
     if network.geometry.global_context:
         tell(
-            f"the picture is segmented in {tiles} tiles, and a part of this network (pooling or attention over the "
-            "whole picture) sees each tile alone: scores differ from those of one pass, and seams are possible. More "
+            f"the image is segmented in {tiles} tiles, and a part of this network (pooling or attention over the "
+            "whole image) sees each tile alone: scores differ from those of one pass, and seams are possible. More "
             "memory makes the tiles larger"
         )
     elif options.halo != "exact":
         tell(
-            f"the picture is segmented in {tiles} tiles with a halo of {options.halo} pixels, less than the scores "
+            f"the image is segmented in {tiles} tiles with a halo of {options.halo} pixels, less than the scores "
             f"depend on ({max(network.geometry.receptive_field):.0f} pixels around): seams are possible"
         )
 

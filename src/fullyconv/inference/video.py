@@ -64,7 +64,7 @@ class Film:
         source: the video.
         size: height and width of its frames, in pixels.
         frames: how many were segmented.
-        labels: names and colours of the classes.
+        labels: names and colors of the classes.
         counts: pixels of each class in all these frames.
         masks: folder of the masks, or None.
         overlay: the video with the classes laid over, or None.
@@ -159,7 +159,7 @@ class VideoReader:
         return -(-total // self.every) or None
 
     def _announced(self) -> float | None:
-        """Give the seconds that the file says it lasts; sound may last longer than the pictures."""
+        """Give the seconds that the file says it lasts; sound may last longer than the images."""
         stream, container = self._stream, self._container
         if stream.duration:
             return float(stream.duration * self.time_base)
@@ -236,7 +236,7 @@ class VideoReader:
 
 
 class VideoWriter:
-    """Write pictures as an .mp4 video (H.264 where PyAV has an encoder of it): all of it or nothing.
+    """Write images as an .mp4 video (H.264 where PyAV has an encoder of it): all of it or nothing.
 
     Args:
         path: file to write, ending in `.mp4`; its folder is made if there is none.
@@ -264,21 +264,21 @@ class VideoWriter:
         self._stream: Any = None
         self._last = -1
 
-    def write(self, picture: Pixels, time: float) -> None:
+    def write(self, image: Pixels, time: float) -> None:
         """Write the next frame.
 
         Args:
-            picture: (H, W, 3) uint8 RGB, of the size of the first; odd sides grow by a row or column.
+            image: (H, W, 3) uint8 RGB, of the size of the first; odd sides grow by a row or column.
             time: when it is shown, in seconds; later than the one before.
 
         Raises:
             OSError: if it cannot be encoded or written.
         """
-        picture = np.pad(picture, [(0, n % 2) for n in picture.shape[:2]] + [(0, 0)], mode="edge")
+        image = np.pad(image, [(0, n % 2) for n in image.shape[:2]] + [(0, 0)], mode="edge")
         try:
             if self._container is None:
-                self._begin(picture.shape[0], picture.shape[1])
-            frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+                self._begin(image.shape[0], image.shape[1])
+            frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
             wanted = round(min(max(time, 0.0), 1e9) / self._clock)
             most = self._last + round(_GAP / self._clock)

@@ -10,26 +10,26 @@ function say(text, wrong = false) {
 
 function about() {
   const chosen = models.find((one) => one.name === model.value);
-  of("about").textContent = chosen ? `${chosen.about}. Licence of the weights: ${chosen.licence}` : "";
+  of("about").textContent = chosen ? `${chosen.about}. License of the weights: ${chosen.license}` : "";
 }
 
-function swatch(colour) {  // an SVG attribute: inline styles are not allowed here
+function swatch(color) {  // an SVG attribute: inline styles are not allowed here
   const name = "http://www.w3.org/2000/svg";
   const svg = document.createElementNS(name, "svg"), box = document.createElementNS(name, "rect");
   for (const [key, value] of Object.entries({ width: 14, height: 14, "aria-hidden": "true" })) svg.setAttribute(key, value);
-  for (const [key, value] of Object.entries({ width: 14, height: 14, rx: 3, fill: colour })) box.setAttribute(key, value);
+  for (const [key, value] of Object.entries({ width: 14, height: 14, rx: 3, fill: color })) box.setAttribute(key, value);
   svg.append(box);
   return svg;
 }
 
-function show(picture, found) {
-  of("picture").src = URL.createObjectURL(picture);
+function show(image, found) {
+  of("image").src = URL.createObjectURL(image);
   of("overlay").src = `data:image/jpeg;base64,${found.overlay}`;
   of("save").href = `data:image/png;base64,${found.mask}`;
-  of("save").download = `${(picture.name || "picture").replace(/\.[^.]*$/, "")}.mask.png`;
+  of("save").download = `${(image.name || "image").replace(/\.[^.]*$/, "")}.mask.png`;
   of("shares").replaceChildren(...found.classes.map((one) => {
     const row = document.createElement("tr"), name = document.createElement("td"), share = document.createElement("td");
-    name.append(swatch(one.colour), one.name);
+    name.append(swatch(one.color), one.name);
     share.textContent = one.share < 0.001 ? "< 0.1 %" : `${(100 * one.share).toFixed(1)} %`;
     row.append(name, share);
     return row;
@@ -37,18 +37,18 @@ function show(picture, found) {
   of("result").hidden = false;
 }
 
-async function segment(picture) {
-  if (!picture) return;
-  last = picture;
+async function segment(image) {
+  if (!image) return;
+  last = image;
   const mine = ++asked;
-  say(`Segmenting ${picture.name || "the picture"} ...`);
+  say(`Segmenting ${image.name || "the image"} ...`);
   const begun = performance.now();
   try {
-    const answer = await fetch(`segment?model=${encodeURIComponent(model.value)}`, { method: "POST", body: picture });
+    const answer = await fetch(`segment?model=${encodeURIComponent(model.value)}`, { method: "POST", body: image });
     const found = await answer.json();
-    if (mine !== asked) return;  // a later picture was dropped meanwhile
+    if (mine !== asked) return;  // a later image was dropped meanwhile
     if (!answer.ok) throw new Error(found.error);
-    show(picture, found);
+    show(image, found);
     say(`${found.width} x ${found.height} pixels, ${((performance.now() - begun) / 1000).toFixed(1)} s`);
   } catch (error) {
     if (mine === asked) say(error.message || "The server does not answer.", true);

@@ -39,7 +39,7 @@ MAX_CLASSES = 50_000
 
 
 def build_classifier(architecture: str, num_classes: int) -> nn.Module:
-    """Build a classifier, randomly initialised.
+    """Build a classifier, randomly initialized.
 
     Args:
         architecture: "torchvision/NAME", "timm/NAME", or a key of `CLASSIFIERS`.

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fullyconv import label_sets
-from fullyconv.backbones import Backbone, Receipt, build_backbone
+from fullyconv.backbones import Backbone, LoadReport, build_backbone
 from fullyconv.backbones.alexnet import CaffeNet
 from fullyconv.errors import WeightsError
 from fullyconv.heads import SkipHead
@@ -29,15 +29,15 @@ from fullyconv.weights.foreign import ForeignSegmenter
 
 Inputs = Literal["color", "hha"]
 
-LICENCE = (
+LICENSE = (
     "not stated in the file; the reference networks are released under BSD-2-Clause or for unrestricted use "
-    "(BVLC model licence)"
+    "(BVLC model license)"
 )
 
 # Means in bytes, as the data layers of the reference subtract them: blue, green, red; and HHA in its own order.
 _NYUD = (116.190, 97.203, 92.318)
 _HHA = (132.431, 94.076, 118.477)
-_LOG_DEPTH = 7.844  # of the natural logarithm of the depth in millimetres
+_LOG_DEPTH = 7.844  # of the natural logarithm of the depth in millimeters
 _SIFT_FLOW = (114.578, 115.294, 108.353)
 
 # The published data sets by their number of classes.
@@ -121,7 +121,7 @@ def caffe_segmenter(
 ) -> ForeignSegmenter:
     """Read one of the reference networks: FCN-32s, 16s, 8s and 8s at-once on VGG-16, FCN-AlexNet, and their relatives.
 
-    The relatives are those for NYUDv2, on colour, on HHA, on colour and depth (early fusion), on colour and HHA (late
+    The relatives are those for NYUDv2, on color, on HHA, on color and depth (early fusion), on color and HHA (late
     fusion), and those for SIFT Flow with a semantic and a geometric head.
 
     Args:
@@ -133,7 +133,7 @@ def caffe_segmenter(
 
     Returns:
         Everything a module is made of, under our names. The structure does not tell who trained the weights, so that
-        there is no score, and the licence says which one the released files have.
+        there is no score, and the license says which one the released files have.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -150,7 +150,7 @@ def caffe_segmenter(
         )
     backbone, suffixes, in_channels = _which_backbone(file)
     with torch.device("meta"):  # only names and shapes are wanted
-        trunk = build_backbone(backbone, in_channels=in_channels, padding="paper")
+        extractor = build_backbone(backbone, in_channels=in_channels, padding="paper")
     several = "score_fr_sem" in file.layers
     tasks = _TASKS if several else {"": ""}
     first = next(iter(tasks.values()))
@@ -168,18 +168,18 @@ def caffe_segmenter(
         )
 
     tensors: dict[str, Tensor] = {}
-    for name, module in _convolutions(trunk, suffixes, early=in_channels == 4):
-        layer = cast(nn.Conv2d, trunk.get_submodule(module))
+    for name, module in _convolutions(extractor, suffixes, early=in_channels == 4):
+        layer = cast(nn.Conv2d, extractor.get_submodule(module))
         file.check_convolution(name, layer)
         tensors[f"backbone.{module}.weight"] = file.take(name, 0, tuple(layer.weight.shape))
         tensors[f"backbone.{module}.bias"] = file.take(name, 1, (layer.out_channels,))
-    order = [f"backbone.{key}" for key in trunk.state_dict()]
+    order = [f"backbone.{key}" for key in extractor.state_dict()]
     tensors = {key: tensors[key] for key in order}
     for task, suffix in tasks.items():
         head = SkipHead(
-            trunk.channels,
+            extractor.channels,
             counts[task],
-            trunk.geometry,
+            extractor.geometry,
             strides,
             upsampling="frozen",
             scales=_AT_ONCE if at_once else None,
@@ -196,11 +196,11 @@ def caffe_segmenter(
         labels=known,
         preprocessing=_which_preprocessing(in_channels, several, seen),
         tensors=tensors,
-        receipt=file.receipt(),
+        load_report=file.load_report(),
         padding="paper",
         upsampling="frozen",
         in_channels=in_channels,
-        licence=LICENCE,
+        license=LICENSE,
         training={"read from": file.path.name, "channels": _describe(in_channels, seen)},
     )
 
@@ -249,7 +249,7 @@ def _which_inputs(
             return named[0]
     raise WeightsError(
         f"{file.path}: scores the 40 classes of NYUDv2 from three channels, and neither its data layer nor its name "
-        'tells whether they are colour or HHA; pass inputs="color" or inputs="hha"'
+        'tells whether they are color or HHA; pass inputs="color" or inputs="hha"'
     )
 
 
@@ -286,22 +286,22 @@ def _which_preprocessing(in_channels: int, several: bool, inputs: Inputs | None)
 
 
 def _describe(in_channels: int, inputs: Inputs | None) -> str:
-    colour, hha = "red, green, blue in 0..1", "horizontal disparity, height above ground, angle with gravity in 0..1"
+    color, hha = "red, green, blue in 0..1", "horizontal disparity, height above ground, angle with gravity in 0..1"
     if in_channels == 6:
-        return f"{colour}; {hha}"
+        return f"{color}; {hha}"
     if in_channels == 4:
-        return f"{colour}; natural logarithm of the depth in millimetres"
-    return hha if inputs == "hha" else colour
+        return f"{color}; natural logarithm of the depth in millimeters"
+    return hha if inputs == "hha" else color
 
 
 # ---- where its tensors go --------------------------------------------------------------------------------------------
 
 
-def _convolutions(trunk: Backbone, suffixes: Sequence[str], early: bool) -> Iterator[tuple[str, str]]:
+def _convolutions(backbone: Backbone, suffixes: Sequence[str], early: bool) -> Iterator[tuple[str, str]]:
     """Pair the names of Caffe's convolutions with those of the backbone's modules."""
     streams = [f"streams.{i}." for i in range(len(suffixes))] if len(suffixes) > 1 else [""]
     for suffix, prefix in zip(suffixes, streams, strict=True):
-        part = cast(Backbone, trunk.get_submodule(prefix.rstrip(".")))
+        part = cast(Backbone, backbone.get_submodule(prefix.rstrip(".")))
         if isinstance(part, CaffeNet):
             for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"):
                 yield name, name
@@ -475,26 +475,26 @@ class _File:
         return [1 / count] * count
 
     def check_order(self) -> None:
-        """Tell CaffeNet from AlexNet, whose tensors have the same names and shapes: it pools before it normalises.
+        """Tell CaffeNet from AlexNet, whose tensors have the same names and shapes: it pools before it normalizes.
 
         Raises:
-            WeightsError: if the file says that it normalises first.
+            WeightsError: if the file says that it normalizes first.
         """
         bottoms = [layer.bottoms for layer in self.all if layer.name == "norm1"]
         if bottoms and "pool1" not in bottoms[0]:
             raise WeightsError(
-                f"{self.path}: normalises before it pools, which is AlexNet (bvlc_alexnet); "
+                f"{self.path}: normalizes before it pools, which is AlexNet (bvlc_alexnet); "
                 "only CaffeNet (bvlc_reference_caffenet) can be read"
             )
 
-    def receipt(self) -> Receipt:
+    def load_report(self) -> LoadReport:
         """Say what became of each tensor of the file."""
         keys = [_key(name, index) for name, layer in self.layers.items() for index in range(len(layer.blobs))]
         groups = {
             group: tuple(k for k in keys if self._groups.get(k) == group) for group in ("copied", "reshaped", "adapted")
         }
         unused = tuple(key for key in keys if key not in self._groups)
-        return Receipt(groups["copied"], groups["reshaped"], groups["adapted"], (), unused)
+        return LoadReport(groups["copied"], groups["reshaped"], groups["adapted"], (), unused)
 
     def finish(self) -> None:
         """Raise if anything was wrong.

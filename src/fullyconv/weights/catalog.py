@@ -13,7 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from fullyconv import artefact, label_sets
+from fullyconv import label_sets
+from fullyconv.weights import pretrained
 
 SHIPPED: dict[str, str] = {
     "ladder_efficientnet_lite0.nuclei": "bfb6edcf3fc1f97585c20be199f28ecc5f32fa94889997d771f38e2cadc0a47b",
@@ -29,7 +30,7 @@ SHIPPED: dict[str, str] = {
     "fcn4s_vgg11_quarter.neu_seg": "3b4195af5dc5ade50f12451b5ba459c74cf0a0910e2555d916e8004be9f7d28d",
     "fcn4s_resnet18_quarter.magnetic_tile": "355d18e95d93f58450ff6532dbda1c69c0543f07bbdb41ff7b35147a8de6cf49",
 }
-"""Names of the artefacts in ``zoo/`` (architecture, a dot, training data), and the sha256 of their weights."""
+"""Names of the model folders in ``zoo/`` (architecture, a dot, training data), and the sha256 of their weights."""
 
 ALIASES: dict[str, str] = {
     "nuclei": "ladder_efficientnet_lite0.nuclei",
@@ -62,9 +63,9 @@ class Entry:
             (of the package index, installed by pip) or "caffe".
         address: what `sources.fetch` takes; of a shipped model the folder.
         label_set: name of its classes in `LABEL_SETS`; of a shipped model empty, its configuration has them.
-        licence: of the weights, as their publisher states it.
+        license: of the weights, as their publisher states it.
         aliases: other names of it.
-        data: what was scored, and ``split``; ``mean_iu`` is in percent, None where nobody measured or published it.
+        data: what was scored, and ``split``; ``mean_iou`` is in percent, None where nobody measured or published it.
         measured_by: "us" or "publisher".
         top1: accuracy of a classifier in percent.
         parameters: number of parameters, None where it is not known before the file is there.
@@ -83,12 +84,12 @@ class Entry:
     kind: Kind
     source: Origin
     address: str
-    licence: str
+    license: str
     label_set: str = ""
     aliases: tuple[str, ...] = ()
     data: str | None = None
     split: str | None = None
-    mean_iu: float | None = None
+    mean_iou: float | None = None
     measured_by: str | None = None
     top1: float | None = None
     parameters: int | None = None
@@ -98,7 +99,7 @@ class Entry:
     commit: str | None = None
     sha256: Mapping[str, str] = field(default_factory=dict)
     trained_on: str | None = None
-    config: artefact.Config | None = None
+    config: pretrained.Config | None = None
     extra: str | None = None
     credit: str | None = None
 
@@ -145,8 +146,8 @@ LABEL_SETS: dict[str, Any] = {
 
 # ---- torchvision: address, size and digest prefix stand in its enums; tests compare this table with them -----------
 
-LICENCE_IMAGENET = "not stated by torchvision, whose code is BSD-3-Clause; the terms of ImageNet may bind"
-LICENCE_COCO = "not stated by torchvision, whose code is BSD-3-Clause; the terms of COCO may bind"
+LICENSE_IMAGENET = "not stated by torchvision, whose code is BSD-3-Clause; the terms of ImageNet may bind"
+LICENSE_COCO = "not stated by torchvision, whose code is BSD-3-Clause; the terms of COCO may bind"
 
 
 def _tv_classifier(backbone: str, member: str, parameters: int, megabytes: float, top1: float | None) -> Entry:
@@ -156,7 +157,7 @@ def _tv_classifier(backbone: str, member: str, parameters: int, megabytes: float
         "classifier",
         "torchvision",
         f"torchvision://{member}",
-        LICENCE_IMAGENET,
+        LICENSE_IMAGENET,
         "imagenet",
         top1=top1,
         measured_by=None if top1 is None else "publisher",
@@ -168,17 +169,17 @@ def _tv_classifier(backbone: str, member: str, parameters: int, megabytes: float
     )
 
 
-def _tv_segmenter(model: str, enum: str, parameters: int, megabytes: float, mean_iu: float) -> Entry:
+def _tv_segmenter(model: str, enum: str, parameters: int, megabytes: float, mean_iou: float) -> Entry:
     return Entry(
         f"{model}.coco_voc",
         "segmenter",
         "torchvision",
         f"torchvision://{enum}.COCO_WITH_VOC_LABELS_V1",
-        LICENCE_COCO,
+        LICENSE_COCO,
         "voc",
         data="COCO-val2017-VOC-labels",
         split="val",
-        mean_iu=mean_iu,
+        mean_iou=mean_iou,
         measured_by="publisher",
         parameters=parameters,
         bytes=round(megabytes * 2**20),
@@ -262,13 +263,13 @@ LITE: tuple[Entry, ...] = (
 # ---- timm on the hub: no digest of these is known to an installed library, so none is pinned ------------------------
 
 
-def _timm(model: str, licence: str, parameters: int) -> Entry:
+def _timm(model: str, license: str, parameters: int) -> Entry:
     return Entry(
         f"timm/{model}",
         "classifier",
         "hub",
         f"hf://timm/{model}",
-        licence,
+        license,
         "imagenet",
         parameters=parameters,
         architecture=f"timm/{model.split('.')[0]}",
@@ -299,15 +300,15 @@ HUB: tuple[Entry, ...] = (
 
 _BERKELEY = "http://dl.caffe.berkeleyvision.org"
 _OXFORD = "http://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe"
-_BVLC = "BVLC model licence: unrestricted use"
+_BVLC = "BVLC model license: unrestricted use"
 _VGG = "Creative Commons, as the Visual Geometry Group states it at robots.ox.ac.uk/~vgg/research/very_deep"
-_SBD = "SBD train (8,498 pictures of VOC 2011)"
+_SBD = "SBD train (8,498 images of VOC 2011)"
 
 
 def _caffe(
-    name: str, file: str, label_set: str, trained_on: str, mean_iu: float | None = None, aliases: tuple[str, ...] = ()
+    name: str, file: str, label_set: str, trained_on: str, mean_iou: float | None = None, aliases: tuple[str, ...] = ()
 ) -> Entry:
-    scored = mean_iu is not None
+    scored = mean_iou is not None
     return Entry(
         name,
         "segmenter",
@@ -318,29 +319,29 @@ def _caffe(
         aliases=aliases,
         data="VOC2011" if scored else None,
         split="seg11valid" if scored else None,
-        mean_iu=mean_iu,
+        mean_iou=mean_iou,
         measured_by="publisher" if scored else None,
         architecture=name.split(".")[0],
         trained_on=trained_on,
     )
 
 
-def _caffe_classifier(name: str, address: str, licence: str, architecture: str) -> Entry:
+def _caffe_classifier(name: str, address: str, license: str, architecture: str) -> Entry:
     return Entry(
         name,
         "classifier",
         "caffe",
         address,
-        licence,
+        license,
         "imagenet",
         architecture=architecture,
         trained_on="ImageNet-1K",
     )
 
 
-_NYUD = "NYUDv2, 795 pictures"
-_SIFT = "SIFT Flow, 2,486 pictures"
-_CONTEXT = "PASCAL-Context, 4,998 pictures"
+_NYUD = "NYUDv2, 795 images"
+_SIFT = "SIFT Flow, 2,486 images"
+_CONTEXT = "PASCAL-Context, 4,998 images"
 
 CAFFE: tuple[Entry, ...] = (
     _caffe("fcn32s_vgg16.voc2011", "fcn32s-heavy-pascal.caffemodel", "voc", _SBD, 63.6, ("fcn32s_vgg16.voc2012",)),
@@ -370,7 +371,7 @@ def others() -> list[Entry]:
 
 
 def zoo_folder() -> Path:
-    """Find the folder of the shipped artefacts, in an installed wheel or beside the sources.
+    """Find the folder of the shipped model folders, in an installed wheel or beside the sources.
 
     Raises:
         FileNotFoundError: if the installation holds no zoo.
@@ -419,25 +420,25 @@ def at_address(address: str) -> Entry | None:
 
 def _shipped(name: str) -> Entry:
     folder = zoo_folder() / name
-    config = artefact.read_config(folder)
+    config = pretrained.read_config(folder)
     score = config.score or {}
     return Entry(
         name,
         "classifier" if config.kind == "classifier" else "segmenter",
         "shipped",
         str(folder),
-        config.licence,
+        config.license,
         aliases=tuple(alias for alias, target in ALIASES.items() if target == name),
         data=score.get("data"),
         split=score.get("split"),
-        mean_iu=score.get("mean_iu"),
+        mean_iou=score.get("mean_iou"),
         measured_by="us" if score else None,
         top1=score.get("top1"),
         parameters=config.parameters,
         bytes=int(config.weights.get("bytes", 0)),
         architecture=str(config.model.get("model") or config.model.get("architecture")),
         verified=True,
-        sha256={artefact.WEIGHTS: SHIPPED[name]},
+        sha256={pretrained.WEIGHTS: SHIPPED[name]},
         trained_on=config.training.get("data"),
         config=config,
     )

@@ -1,6 +1,6 @@
 """The key tables: weights under the names of torchvision, timm or Caffe, brought under those of a backbone.
 
-House backbones have the names of torchvision's classifiers (CaffeNet those of Caffe), so these are the middle that
+Our backbones have the names of torchvision's classifiers (CaffeNet those of Caffe), so these are the middle that
 everything is translated to; "timm/NAME" has timm's. A translation renames, and once rescales: batch norms of another
 epsilon are made to compute the same numbers.
 """
@@ -58,7 +58,7 @@ ALIASES = {
     "vgg_ilsvrc_19_layer": "vgg19",
     "vgg_ilsvrc_19_layers": "vgg19",
     "bvlc_reference_caffenet": "caffenet",
-    "bvlc_alexnet": "caffe's alexnet",  # normalises in front of its poolings, unlike CaffeNet and torchvision's AlexNet
+    "bvlc_alexnet": "caffe's alexnet",  # normalizes in front of its poolings, unlike CaffeNet and torchvision's AlexNet
 }
 
 # Endings of backbones that arrange the layers of the plain one otherwise: the same keys, the same weights.
@@ -122,14 +122,14 @@ class Translation:
     unused: tuple[str, ...] = field(default=())
 
 
-def recognise(keys: Iterable[str]) -> Scheme:
+def recognize(keys: Iterable[str]) -> Scheme:
     """Tell whose names these are.
 
     Args:
         keys: names of tensors, without a wrapper's prefix.
 
     Example:
-        >>> print(recognise(["features.0.weight", "pre_logits.fc1.weight"]))
+        >>> print(recognize(["features.0.weight", "pre_logits.fc1.weight"]))
         timm's names for a VGG
     """
     have = set(keys)
@@ -138,7 +138,7 @@ def recognise(keys: Iterable[str]) -> Scheme:
         return any(key.startswith(prefixes) for key in have)
 
     if any_starts("backbone.") and any_starts("head."):
-        inner = recognise(key.removeprefix("backbone.") for key in have if key.startswith("backbone."))
+        inner = recognize(key.removeprefix("backbone.") for key in have if key.startswith("backbone."))
         return Scheme("fullyconv", inner.family)
     if efficientnet.is_lukemelas(have):
         return Scheme("lukemelas", "efficientnet")
@@ -179,10 +179,10 @@ def _is_alexnet(keys: set[str]) -> bool:
 
 
 def translate(backbone: str, tensors: Mapping[str, Tensor], architecture: str | None = None) -> Translation:
-    """Bring tensors under the keys of the classifier that a backbone is the trunk of.
+    """Bring tensors under the keys of the classifier that a backbone is the backbone of.
 
     What cannot be told from names and shapes is refused by the name of the architecture: some networks of timm have
-    those of another but pad, pool or normalise differently. Names that no table knows are kept; whether everything
+    those of another but pad, pool or normalize differently. Names that no table knows are kept; whether everything
     fits is for `Backbone.load_classifier` to say.
 
     Args:
@@ -197,7 +197,7 @@ def translate(backbone: str, tensors: Mapping[str, Tensor], architecture: str | 
         WeightsError: if they are of a network that computes something else.
     """
     _check_architecture(backbone, architecture)
-    scheme = recognise(tensors)
+    scheme = recognize(tensors)
     names = {key: key for key in tensors}
     unused: list[str] = []
     if scheme.naming == "fullyconv":
@@ -213,7 +213,7 @@ def translate(backbone: str, tensors: Mapping[str, Tensor], architecture: str | 
     to_timm = backbone.startswith(TIMM)
     from_timm = scheme.naming == "timm"
     if to_timm:
-        # a trunk of ours, saved under its own keys
+        # a backbone of ours, saved under its own keys
         own = [key for key, name in names.items() if name.startswith("trunk.")]
         names |= {key: names[key].removeprefix("trunk.").removeprefix("model.") for key in own}
     network = canonical(backbone)
@@ -263,7 +263,7 @@ def fitting(tensors: Mapping[str, Tensor]) -> list[str]:
     Returns:
         Names of `BACKBONES`; of those that arrange the same layers otherwise, the plain one.
     """
-    family = recognise(tensors).family
+    family = recognize(tensors).family
     found = []
     for name in BACKBONES:
         if not name.startswith(family) or name.endswith(ARRANGEMENTS):
@@ -308,7 +308,7 @@ def _from_caffe(backbone: str, tensors: Mapping[str, Tensor], scheme: Scheme) ->
     """Bring Caffe's names under torchvision's, and tell which belong to no classifier."""
     if scheme.family == "googlenet":
         raise WeightsError(
-            f"backbone={backbone!r} cannot take Caffe's GoogLeNet: that one has no batch norm and normalises responses "
+            f"backbone={backbone!r} cannot take Caffe's GoogLeNet: that one has no batch norm and normalizes responses "
             "instead, this one is torchvision's, with batch norm; use torchvision's weights (torchvision://"
             "GoogLeNet_Weights.IMAGENET1K_V1)"
         )

@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fullyconv import artefact
 from fullyconv.backbones import Backbone, Padding, build_backbone
 from fullyconv.errors import DownloadError, WeightsError
 from fullyconv.preprocessing import Preprocessing
-from fullyconv.weights import catalog, efficientnet, sources
+from fullyconv.weights import catalog, efficientnet, pretrained, sources
 from fullyconv.weights.loading import ClassifierWeights, apply, preprocessing_from_timm, torchvision_weights
 from fullyconv.weights.statedict import read_state_dict
 
@@ -27,13 +26,13 @@ class FetchedClassifier:
     """What came from a source.
 
     Args:
-        weights: tensors with preprocessing and licence as far as they are known.
+        weights: tensors with preprocessing and license as far as they are known.
         architecture: as `build_classifier` takes it, "torchvision/vgg16"; None where it is not known.
         classes: the K class names; None where they are not known.
         input_size: height and width it classifies at, in pixels; None where it is not known.
         digests: sha256 of every file that was read, by its address.
-        training: what an artefact says of its training.
-        score: what an artefact says was measured, in percent.
+        training: what a model folder says of its training.
+        score: what a model folder says was measured, in percent.
     """
 
     weights: ClassifierWeights
@@ -53,7 +52,7 @@ def load_backbone(
     padding: Padding = "same",
     allow_unverified: bool = False,
 ) -> Backbone:
-    """Build a backbone with the weights of the classifier it is the trunk of.
+    """Build a backbone with the weights of the classifier it is the backbone of.
 
     Args:
         name: a key of `BACKBONES`, or "timm/NAME".
@@ -65,7 +64,7 @@ def load_backbone(
         allow_unverified: accept weights that nobody vouches for; their digest is shown and recorded.
 
     Returns:
-        The backbone; its ``receipt`` says what became of each tensor, its ``preprocessing`` what its images need.
+        The backbone; its ``load report`` says what became of each tensor, its ``preprocessing`` what its images need.
 
     Raises:
         ValueError: if a name is unknown.
@@ -106,7 +105,7 @@ def fetch_classifier(source: str | Path, *, allow_unverified: bool = False) -> F
     state = read_state_dict(fetched.path)
     entry = place.entry
     return FetchedClassifier(
-        ClassifierWeights(state.tensors, None, None, fetched.origin, entry.licence if entry else None),
+        ClassifierWeights(state.tensors, None, None, fetched.origin, entry.license if entry else None),
         entry.architecture if entry else None,
         tuple(entry.classes) if entry else None,
         digests={fetched.origin: fetched.digest.sha256},
@@ -118,8 +117,8 @@ def _torchvision(place: sources.Source) -> FetchedClassifier:
     member = sources.torchvision_member(place)
     fetched = sources.fetch(place)
     weights = torchvision_weights(member, fetched.path, fetched.origin)
-    if weights.licence is None:
-        weights = replace(weights, licence=catalog.LICENCE_IMAGENET)
+    if weights.license is None:
+        weights = replace(weights, license=catalog.LICENSE_IMAGENET)
     categories = member.meta.get("categories") or (
         catalog.imagenet_classes() if member.meta.get("_metrics", {}).get("ImageNet-1K") else None
     )
@@ -135,43 +134,43 @@ def _torchvision(place: sources.Source) -> FetchedClassifier:
 
 
 def _folder(folder: Path, place: sources.Source) -> FetchedClassifier:
-    document = _json(folder / artefact.CONFIG)
+    document = _json(folder / pretrained.CONFIG)
     if place.pins:
-        sources.fetch(place, artefact.WEIGHTS)  # the shipped weights are those of the catalog, or nothing is loaded
+        sources.fetch(place, pretrained.WEIGHTS)  # the shipped weights are those of the catalog, or nothing is loaded
     if "kind" in document:
-        return _artefact(folder, place.entry.name if place.entry else f"{folder}")
-    weights = folder / artefact.WEIGHTS
+        return _from_folder(folder, place.entry.name if place.entry else f"{folder}")
+    weights = folder / pretrained.WEIGHTS
     if not weights.is_file():
         raise FileNotFoundError(f"{weights}: not found; name the weight file itself if it is called otherwise")
-    fetched = sources.fetch(place, artefact.WEIGHTS)
+    fetched = sources.fetch(place, pretrained.WEIGHTS)
     return _timm(document, weights, str(folder), {str(weights): fetched.digest.sha256})
 
 
 def _repository(place: sources.Source, allow_unverified: bool) -> FetchedClassifier:
-    config = sources.fetch(place, artefact.CONFIG, allow_unverified=allow_unverified)
+    config = sources.fetch(place, pretrained.CONFIG, allow_unverified=allow_unverified)
     document = _json(config.path)
     if document.get("kind") not in (None, "classifier", "dense_classifier"):
         _refuse_kind(str(document["kind"]), place.address)
     try:
-        weights = sources.fetch(place, artefact.WEIGHTS, allow_unverified=allow_unverified)
+        weights = sources.fetch(place, pretrained.WEIGHTS, allow_unverified=allow_unverified)
     except DownloadError as error:
         raise DownloadError(
             f"{error}; name the weight file, {place.address}/FILE, if it is called otherwise"
         ) from error
     digests = {config.origin: config.digest.sha256, weights.origin: weights.digest.sha256}
     if "kind" in document:
-        return _artefact(weights.path.parent, weights.origin, digests)
+        return _from_folder(weights.path.parent, weights.origin, digests)
     return _timm(document, weights.path, weights.origin, digests)
 
 
-def _artefact(folder: Path, origin: str, digests: dict[str, str] | None = None) -> FetchedClassifier:
-    config, tensors = artefact.load(folder)
+def _from_folder(folder: Path, origin: str, digests: dict[str, str] | None = None) -> FetchedClassifier:
+    config, tensors = pretrained.load(folder)
     if config.kind not in ("classifier", "dense_classifier"):
         _refuse_kind(config.kind, origin)
     try:
         preprocessing = Preprocessing.from_dict(config.preprocessing)
     except ValueError as error:
-        raise WeightsError(f"{folder / artefact.CONFIG}: {error}") from error
+        raise WeightsError(f"{folder / pretrained.CONFIG}: {error}") from error
     height, width = config.model["input_size"]
     architecture = str(config.model["architecture"])
     return FetchedClassifier(
@@ -181,7 +180,7 @@ def _artefact(folder: Path, origin: str, digests: dict[str, str] | None = None) 
             # among the names that publishers use, that of timm for what is ours here
             efficientnet.TF_NAMES.get(architecture, architecture.rpartition("/")[2]),
             origin,
-            config.licence,
+            config.license,
         ),
         architecture,
         tuple(catalog.label_names(config.labels)),
@@ -207,7 +206,7 @@ def _timm(document: dict[str, Any], weights: Path, origin: str, digests: dict[st
             f"{origin}: its config.json is neither of fullyconv (kind) nor of timm (architecture); name the weight "
             "file alone, .../FILE, and the architecture"
         )
-    licence = pretrained.get("license")
+    license = pretrained.get("license")
     state = read_state_dict(weights)
     size = pretrained.get("input_size")
     sized = isinstance(size, list) and len(size) == 3 and all(type(n) is int and 0 < n <= 4096 for n in size)
@@ -221,7 +220,7 @@ def _timm(document: dict[str, Any], weights: Path, origin: str, digests: dict[st
             preprocessing_from_timm(document),
             architecture,
             origin,
-            licence if isinstance(licence, str) else None,
+            license if isinstance(license, str) else None,
         ),
         f"timm/{architecture}",
         classes,
@@ -232,7 +231,7 @@ def _timm(document: dict[str, Any], weights: Path, origin: str, digests: dict[st
 
 def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found; a folder of weights has a {artefact.CONFIG}; or name a file")
+        raise FileNotFoundError(f"{path}: not found; a folder of weights has a {pretrained.CONFIG}; or name a file")
     if path.stat().st_size > MAX_CONFIG_BYTES * 4:
         raise WeightsError(f"{path}: {path.stat().st_size} bytes; a configuration has at most {MAX_CONFIG_BYTES * 4}")
     try:
@@ -274,7 +273,7 @@ def fit_classifier(network: nn.Module, tensors: Mapping[str, Tensor], what: str)
     for name, value in own.items():
         if name.endswith("num_batches_tracked") and name not in fitted:
             fitted[name] = value  # batch norm counts its batches only since torch 0.4.1
-    artefact.check(
+    pretrained.check(
         {name: tuple(value.shape) for name, value in own.items()},
         {name: tuple(value.shape) for name, value in fitted.items()},
         Path(what),

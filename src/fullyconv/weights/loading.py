@@ -1,4 +1,4 @@
-"""Classifier weights of any origin into a backbone: tensors, what they expect of an image, and a receipt."""
+"""Classifier weights of any origin into a backbone: tensors, what they expect of an image, and a load report."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
-from fullyconv.backbones import BACKBONES, Backbone, Receipt
+from fullyconv.backbones import BACKBONES, Backbone, LoadReport
 from fullyconv.errors import WeightsError
 from fullyconv.preprocessing import CAFFE, Preprocessing
 from fullyconv.weights.architectures import preprocessing_of
-from fullyconv.weights.checkpoints import Scheme, canonical, fitting, recognise, translate
+from fullyconv.weights.checkpoints import Scheme, canonical, fitting, recognize, translate
 from fullyconv.weights.statedict import read_state_dict
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
 
 INCEPTION = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-"""What torchvision's GoogLeNet makes of ImageNet's normalisation by its ``transform_input``: -1..1."""
+"""What torchvision's GoogLeNet makes of ImageNet's normalization by its ``transform_input``: -1..1."""
 
 CAFFE_VGG = Preprocessing((103.939, 116.779, 123.68), (1.0, 1.0, 1.0), 255.0, "bgr")
 """Bytes in the order blue, green, red minus the mean that Simonyan and Zisserman publish with their weights."""
@@ -38,7 +38,7 @@ class ClassifierWeights:
         preprocessing: what they expect of an image; None where nobody says so.
         architecture: what the publisher calls the network; None where nobody says so.
         source: where they came from, for messages.
-        licence: as the publisher states it; None where nobody does.
+        license: as the publisher states it; None where nobody does.
         absent: prefixes of the layers that they are known to lack, by the classifier's keys.
     """
 
@@ -46,14 +46,14 @@ class ClassifierWeights:
     preprocessing: Preprocessing | None = None
     architecture: str | None = None
     source: str = "state_dict"
-    licence: str | None = None
+    license: str | None = None
     absent: tuple[str, ...] = ()
 
 
-def apply(backbone: Backbone, weights: ClassifierWeights) -> Receipt:
+def apply(backbone: Backbone, weights: ClassifierWeights) -> LoadReport:
     """Load weights into a backbone, whoever named their tensors. Either everything fits or nothing is changed.
 
-    The backbone then knows its `receipt`, and as `preprocessing` what the weights expect, for its own number of
+    The backbone then knows its `load report`, and as `preprocessing` what the weights expect, for its own number of
     channels. Where nobody said what they expect, the names tell (Caffe's do) or
     timm's own numbers of a network of timm; else it is None.
 
@@ -80,22 +80,22 @@ def apply(backbone: Backbone, weights: ClassifierWeights) -> Receipt:
         raise WeightsError(f"{weights.source}: {error}{_hint(backbone.name, weights.tensors)}") from error
     origin, changed = translation.origin, set(translation.adapted)
     copied = [origin[key] for key in loaded.copied]
-    receipt = Receipt(
+    load_report = LoadReport(
         copied=tuple(key for key in copied if key not in changed),
         reshaped=tuple(origin[key] for key in loaded.reshaped),
         adapted=(*(origin[key] for key in loaded.adapted), *(key for key in copied if key in changed)),
-        reinitialised=loaded.reinitialised,
+        reinitialized=loaded.reinitialized,
         unused=(*(origin[key] for key in loaded.unused), *translation.unused),
     )
     expected = weights.preprocessing or preprocessing_from_names(translation.scheme) or preprocessing_of(backbone.name)
-    backbone.receipt = receipt
+    backbone.load_report = load_report
     backbone.preprocessing = None if expected is None else expected.for_channels(backbone.in_channels)
-    return receipt
+    return load_report
 
 
 def _hint(name: str, tensors: Mapping[str, Tensor]) -> str:
     """Say what the file looks like, for someone whose backbone it does not fit."""
-    scheme = recognise(tensors)
+    scheme = recognize(tensors)
     others = [other for other in fitting(tensors) if canonical(other) != canonical(name)]
     fits = f", and looks like {' or '.join(others)}: build that backbone" if others else ""
     if scheme.naming == "unknown":
@@ -222,12 +222,12 @@ def torchvision_weights(weights: WeightsEnum, path: str | Path, source: str | No
 
     names = [name for name in list_models() if get_model_weights(name) is type(weights)]
     absent = ("classifier.",) if weights.name.endswith("_FEATURES") else ()
-    licence = weights.meta.get("license")
+    license = weights.meta.get("license")
     return ClassifierWeights(
         read_state_dict(path, without=absent).tensors,
         preprocessing_from_torchvision(weights),
         names[0] if len(names) == 1 else None,
         source or str(weights),
-        str(licence) if licence else None,
+        str(license) if license else None,
         absent,
     )

@@ -19,11 +19,11 @@ import torch
 import torchvision
 from torch import Tensor
 
-from fullyconv.backbones import Receipt
+from fullyconv.backbones import LoadReport
 from fullyconv.errors import WeightsError, near_miss
 from fullyconv.labels import Labels
 from fullyconv.preprocessing import Preprocessing
-from fullyconv.weights.catalog import LICENCE_COCO
+from fullyconv.weights.catalog import LICENSE_COCO
 from fullyconv.weights.foreign import ForeignSegmenter
 
 _FCN = {"0.": "conv.", "1.": "norm.", "4.": "score.8."}
@@ -36,7 +36,7 @@ _LRASPP = {
     "low_classifier.": "score.8.",
 }
 
-# name: (prefix of the trunk, prefixes of the classifier)
+# name: (prefix of the backbone, prefixes of the classifier)
 SEGMENTERS: dict[str, tuple[str, dict[str, str]]] = {
     "fcn_resnet50": ("backbone.", _FCN),
     "fcn_resnet101": ("backbone.", _FCN),
@@ -57,10 +57,10 @@ class Published:
         member: name of the weights, such as "FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1".
         url: where the file lies; its name ends in the first eight digits of its sha256.
         labels: the 21 classes of PASCAL VOC.
-        preprocessing: mean and deviation, and the shorter side that pictures are scaled to.
-        score: mean IU and pixel accuracy in percent, on which data, and that the publisher measured it.
+        preprocessing: mean and deviation, and the shorter side that images are scaled to.
+        score: mIoU and pixel accuracy in percent, on which data, and that the publisher measured it.
         training: where the weights come from and what they were trained on.
-        licence: of the weights, as far as it is stated.
+        license: of the weights, as far as it is stated.
     """
 
     member: str
@@ -69,7 +69,7 @@ class Published:
     preprocessing: Preprocessing
     score: dict[str, Any]
     training: dict[str, Any]
-    licence: str = LICENCE_COCO
+    license: str = LICENSE_COCO
 
 
 def published(name: str) -> Published:
@@ -85,7 +85,7 @@ def published(name: str) -> Published:
         ValueError: if the name is unknown; a near miss is offered.
 
     Example:
-        >>> published("fcn_resnet50").score["mean_iu"]
+        >>> published("fcn_resnet50").score["mean_iou"]
         60.5
     """
     _check_name(name)
@@ -101,14 +101,14 @@ def published(name: str) -> Published:
         score={
             "data": data,
             "split": "val",
-            "mean_iu": float(metrics["miou"]),
+            "mean_iou": float(metrics["miou"]),
             "pixel_accuracy": float(metrics["pixel_acc"]),
             "measured_by": "publisher",
         },
         training={
             "source": f"torchvision, {weights}",
             "url": weights.url,
-            "data": "a subset of COCO, labelled with the 20 categories of PASCAL VOC and background",
+            "data": "a subset of COCO, labeled with the 20 categories of PASCAL VOC and background",
             "recipe of the publisher": weights.meta["recipe"],
         },
     )
@@ -125,11 +125,11 @@ def torchvision_segmenter(
         name: a key of `SEGMENTERS`: name of torchvision's builder, and of our preset.
         state_dict: what ``torchvision.models.segmentation.NAME(...).state_dict()`` returns, with or without its
             auxiliary classifier; by default that of the published weights.
-        labels: classes of weights that you trained yourself. The published score, licence and origin are then not
-            claimed, and pictures are not scaled.
+        labels: classes of weights that you trained yourself. The published score, license and origin are then not
+            claimed, and images are not scaled.
 
     Returns:
-        The segmenter under our names. The auxiliary classifier stands in the receipt as unused.
+        The segmenter under our names. The auxiliary classifier stands in the load report as unused.
 
     Raises:
         ValueError: if the name is unknown; a near miss is offered.
@@ -140,31 +140,31 @@ def torchvision_segmenter(
     wanted = _wanted(name, facts.labels.num_classes if labels is None else labels.num_classes, state_dict)
     _check(name, state_dict, wanted, own=labels is not None)
     tensors: dict[str, Tensor] = {}
-    reinitialised: list[str] = []
+    reinitialized: list[str] = []
     for key in wanted:
         target = _own_key(name, key)
         if target is not None and key in state_dict:
             tensors[target] = state_dict[key]
         elif target is not None:
             tensors[target] = torch.zeros((), dtype=torch.int64)
-            reinitialised.append(target)
+            reinitialized.append(target)
     unused = tuple(key for key in state_dict if _own_key(name, key) is None)
-    receipt = Receipt(
+    load_report = LoadReport(
         copied=tuple(key for key in state_dict if key not in unused),
-        reinitialised=tuple(reinitialised),
+        reinitialized=tuple(reinitialized),
         unused=unused,
     )
     if labels is not None:
         preprocessing = Preprocessing(facts.preprocessing.mean, facts.preprocessing.std)
-        return ForeignSegmenter(name, labels, preprocessing, tensors, receipt, upsampling="stretch")
+        return ForeignSegmenter(name, labels, preprocessing, tensors, load_report, upsampling="stretch")
     return ForeignSegmenter(
         name,
         facts.labels,
         facts.preprocessing,
         tensors,
-        receipt,
+        load_report,
         upsampling="stretch",
-        licence=facts.licence,
+        license=facts.license,
         score=facts.score,
         training=facts.training,
     )
@@ -174,7 +174,7 @@ def _wanted(name: str, num_classes: int, state_dict: Mapping[str, Tensor]) -> di
     """Ask torchvision's own model for the names and shapes of its tensors."""
     options: dict[str, Any] = {} if name.startswith("lraspp") else {"aux_loss": _has_auxiliary(state_dict)}
     with torch.device("meta"):
-        # weights_backbone=None, because torchvision downloads a trunk otherwise
+        # weights_backbone=None, because torchvision downloads a backbone otherwise
         model = torchvision.models.get_model(
             name, weights=None, weights_backbone=None, num_classes=num_classes, **options
         )
@@ -187,9 +187,9 @@ def _has_auxiliary(state_dict: Mapping[str, Tensor]) -> bool:
 
 def _own_key(name: str, key: str) -> str | None:
     """Give our name of a tensor of torchvision's model; None for the auxiliary classifier."""
-    trunk, classifier = SEGMENTERS[name]
+    backbone, classifier = SEGMENTERS[name]
     if key.startswith("backbone."):
-        return trunk + key.removeprefix("backbone.")
+        return backbone + key.removeprefix("backbone.")
     if key.startswith("aux_classifier."):
         return None
     rest = key.removeprefix("classifier.")

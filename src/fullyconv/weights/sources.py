@@ -79,7 +79,7 @@ class Fetched:
     Args:
         path: where it is.
         digest: its size and sha256.
-        origin: where it came from, with the commit: what a receipt or a card says of it.
+        origin: where it came from, with the commit: what a load report or a card says of it.
         commit: of the hub, 40 hexadecimal digits.
     """
 
@@ -244,7 +244,7 @@ def _local(path: Path, text: str) -> Source:
         return Source("file", str(place))
     if place.is_dir():
         return Source("folder", str(place))
-    raise FileNotFoundError(f"source={text!r}: no such folder or file; pass the folder of an artefact, or a zoo name")
+    raise FileNotFoundError(f"source={text!r}: no such folder or file; pass a model folder, or a zoo name")
 
 
 # ---- fetching ------------------------------------------------------------------------------------------------------

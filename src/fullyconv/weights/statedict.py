@@ -166,8 +166,8 @@ MAGIC = {
     b"\x89HDF": "an HDF5 file (Keras)",
     b"GGUF": "a GGUF file",
     b"\x93NUMPY": "an array of NumPy",
-    b"\x89PNG": "a PNG picture",
-    b"\xff\xd8\xff": "a JPEG picture",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
     b"%PDF": "a PDF document",
 }
 
@@ -357,7 +357,7 @@ def _fault(value: Tensor) -> str:
     if value.layout != torch.strided:
         return "sparse"
     if value.is_quantized:
-        return "quantised"
+        return "quantized"
     if value.is_meta:
         return "without data"
     if value.is_complex():

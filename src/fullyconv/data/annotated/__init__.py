@@ -1,4 +1,4 @@
-"""Folders whose labels are no masks in files beside pictures: COCO, labelme, and tables of Hugging Face.
+"""Folders whose labels are no masks in files beside images: COCO, labelme, and tables of Hugging Face.
 
 What is in a folder is told by its files. Where two kinds of labels could be meant, nothing is guessed: they are listed,
 with the option to give.
@@ -27,16 +27,16 @@ def find_annotated(
     *,
     images: str | None = None,
     masks: str | None = None,
-    unlabelled: str = "error",
+    unlabeled: str = "error",
     lost: list[Lost] | None = None,
 ) -> Layout | None:
-    """Find labels that are no masks in files beside pictures.
+    """Find labels that are no masks in files beside images.
 
     Args:
         root: the data folder.
-        images: folder of the pictures inside it, or the column of a table, where it is not found.
+        images: folder of the images inside it, or the column of a table, where it is not found.
         masks: a JSON file or a pattern of such, or the column of a table, where they are not found.
-        unlabelled: what becomes of pictures without labels.
+        unlabeled: what becomes of images without labels.
         lost: where it is given, files that are in the way are left out and told here, instead of an error.
 
     Returns:
@@ -57,8 +57,8 @@ def find_annotated(
             other = next(path for path in chosen if path not in coco)
             raise DatasetError(f"masks={masks!r}: {coco[0]} is COCO and {other} is not; name files of one kind")
         if coco:
-            return coco_layout(root, coco, found.pictures, images=images, lost=lost)
-        return labelme_layout(root, chosen, found.pictures, unlabelled=unlabelled, lost=lost)
+            return coco_layout(root, coco, found.images, images=images, lost=lost)
+        return labelme_layout(root, chosen, found.images, unlabeled=unlabeled, lost=lost)
     tables = saved_tables(root)
     if not tables and found.tables and (masks is not None or not mask_places(root)):  # else they hold other things
         tables = found.tables
@@ -90,8 +90,8 @@ def find_annotated(
     if len(kinds) > 1:
         raise DatasetError(f"{root}: its labels could be {', or '.join(kinds)}; say which by masks=")
     if coco:
-        return coco_layout(root, coco, found.pictures, images=images, lost=lost)
-    return labelme_layout(root, labelme, found.pictures, unlabelled=unlabelled, lost=lost)
+        return coco_layout(root, coco, found.images, images=images, lost=lost)
+    return labelme_layout(root, labelme, found.images, unlabeled=unlabeled, lost=lost)
 
 
 def _is_utf8(path: Path) -> bool:
@@ -106,7 +106,7 @@ class _Files:
     """What lies in a folder, by its names."""
 
     def __init__(self, root: Path) -> None:
-        self.pictures: list[Path] = []
+        self.images: list[Path] = []
         self.documents: list[Path] = []
         self.tables: list[Path] = []
         self.metadata: list[Path] = []
@@ -119,12 +119,12 @@ class _Files:
             for name in sorted(files):
                 suffix = os.path.splitext(name)[1].lower()
                 kind = {".json": self.documents, ".parquet": self.tables}.get(suffix)
-                kind = self.pictures if suffix in EXTENSIONS else kind
+                kind = self.images if suffix in EXTENSIONS else kind
                 kind = self.metadata if name.lower() in METADATA else kind
                 path = Path(here) / name
                 if kind is None or name.startswith("."):
                     continue
-                if kind is self.pictures or path.is_file():  # many: they say themselves when they are read
+                if kind is self.images or path.is_file():  # many: they say themselves when they are read
                     kind.append(path)
 
     def sniffed(self) -> tuple[list[Path], list[Path]]:
@@ -143,6 +143,6 @@ class _Files:
             else:
                 others.append(path)
         if labelme:  # a damaged one is told, not overlooked
-            beside = {picture.with_suffix("") for picture in self.pictures}
+            beside = {image.with_suffix("") for image in self.images}
             labelme += [path for path in others if path.with_suffix("") in beside]
         return coco, sorted(labelme)

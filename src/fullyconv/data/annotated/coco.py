@@ -70,10 +70,10 @@ class Document:
 
 @dataclass(frozen=True)
 class CocoReader(FileReader):
-    """Draw the objects of COCO files. The mask of a pair is called after its file and the id of its picture.
+    """Draw the objects of COCO files. The mask of a pair is called after its file and the id of its image.
 
     Args:
-        channels: C of the pictures.
+        channels: C of the images.
         values: name of a class -> value of its pixels.
     """
 
@@ -87,7 +87,7 @@ class CocoReader(FileReader):
         """
         document = read_document(pair.mask.parent)
         if pair.mask.name not in document.images:
-            raise DatasetError(f"{pair.mask.parent}: has no picture {pair.mask.name} any more; open the set anew")
+            raise DatasetError(f"{pair.mask.parent}: has no image {pair.mask.name} any more; open the set anew")
         _, height, width = document.images[pair.mask.name]
         size = (height, width) if height else self.size(pair)
         objects = document.annotations.get(pair.mask.name, ())
@@ -100,7 +100,7 @@ class CocoReader(FileReader):
                 outlines += sum(_outline(np.asarray(polygon, np.float64)) for polygon in annotation.segmentation)
             if outlines > most:
                 raise DatasetError(
-                    f"{where}: the outlines of its picture are longer than {most} pixels together; remove what is "
+                    f"{where}: the outlines of its image are longer than {most} pixels together; remove what is "
                     "there more than once, or export run lengths"
                 )
             name = IGNORE if annotation.crowd else document.names[annotation.category]
@@ -119,7 +119,7 @@ def runs_of(segmentation: object, size: tuple[int, int], where: str) -> Array:
 
     Args:
         segmentation: polygons, or {"counts": ..., "size": [H, W]} with counts as a list or packed as text.
-        size: height and width of the picture.
+        size: height and width of the image.
         where: what messages begin with.
 
     Returns:
@@ -133,7 +133,7 @@ def runs_of(segmentation: object, size: tuple[int, int], where: str) -> Array:
         given, counts = segmentation.get("size"), segmentation.get("counts")
         if not isinstance(given, list) or given != list(size):
             raise DatasetError(
-                f"{where}: its run lengths are for {given} pixels, its picture has {size[0]} x {size[1]} (H x W); "
+                f"{where}: its run lengths are for {given} pixels, its image has {size[0]} x {size[1]} (H x W); "
                 "both must be equal"
             )
         return _checked_runs(unpack(counts, where) if isinstance(counts, str) else counts, size, where)
@@ -168,7 +168,7 @@ def _checked_polygon(entry: object, size: tuple[int, int], where: str) -> Array:
         raise DatasetError(f"{where}: its outline is longer than {_MOST_OUTLINE} pixels; correct or remove it")
     if np.abs(points).max() > 8 * max(size) + 1000:
         raise DatasetError(
-            f"{where}: lies {np.abs(points).max():g} pixels off, its picture has {size[0]} x {size[1]} (H x W); "
+            f"{where}: lies {np.abs(points).max():g} pixels off, its image has {size[0]} x {size[1]} (H x W); "
             "correct or remove it"
         )
     return points
@@ -184,11 +184,11 @@ def _checked_runs(counts: object, size: tuple[int, int], where: str) -> Array:
         runs = np.asarray(counts)
     except (ValueError, OverflowError):
         runs = np.array("")
-    if runs.ndim != 1 or runs.dtype.kind not in "iu" or not len(runs):
+    if runs.ndim != 1 or runs.dtype.kind not in "iou" or not len(runs):
         raise DatasetError(f"{where}: run lengths are whole numbers in a list, or packed as text; export it anew")
     if runs.min() < 0 or runs.max() > MAX_PIXELS or int(runs.sum(dtype=np.int64)) != size[0] * size[1]:
         raise DatasetError(
-            f"{where}: its run lengths do not add up to the {size[0]} x {size[1]} pixels of its picture; export it anew"
+            f"{where}: its run lengths do not add up to the {size[0]} x {size[1]} pixels of its image; export it anew"
         )
     return runs.astype(np.int64)
 
@@ -257,8 +257,8 @@ def _document(name: str, changed: int, size: int) -> Document:
     files: dict[tuple[str, ...], Any] = {}
     for position, entry in enumerate(content["images"]):
         if not isinstance(entry, dict) or not isinstance(entry.get("id"), int | str):
-            raise DatasetError(f"{path}: picture {position} of its images has no id; export it anew")
-        where = f"{path}: picture {entry['id']}"
+            raise DatasetError(f"{path}: image {position} of its images has no id; export it anew")
+        where = f"{path}: image {entry['id']}"
         if entry["id"] in by_id:
             raise DatasetError(f"{where} is there twice; remove one")
         key = str(entry["id"]) if isinstance(entry["id"], int) else f"image {position}"
@@ -268,7 +268,7 @@ def _document(name: str, changed: int, size: int) -> Document:
             raise DatasetError(f"{where}: too large ({sides[0]} x {sides[1]} pixels), the bound is {MAX_PIXELS}")
         parts = safe_parts(entry.get("file_name"), where)
         if parts in files:
-            raise DatasetError(f"{where} has the file of picture {files[parts]}, {'/'.join(parts)}; join the two")
+            raise DatasetError(f"{where} has the file of image {files[parts]}, {'/'.join(parts)}; join the two")
         files[parts] = entry["id"]
         images[key] = (parts, *(sides if all(sides) else (0, 0)))
     annotations: dict[str, list[Annotation]] = defaultdict(list)
@@ -280,7 +280,7 @@ def _document(name: str, changed: int, size: int) -> Document:
         where = f"{path}: annotation {number}"
         image = entry.get("image_id")
         if not isinstance(image, int | str) or image not in by_id:
-            raise DatasetError(f"{where} belongs to the picture {image!r}, which is not in the list; remove it")
+            raise DatasetError(f"{where} belongs to the image {image!r}, which is not in the list; remove it")
         category = _number(entry, "category_id", where)
         if category not in names:
             raise DatasetError(f"{where} has the category {category}, which is not in the list; add it there")
@@ -345,25 +345,25 @@ def is_coco(content: object) -> bool:
 def coco_layout(
     root: Path,
     files: Sequence[Path],
-    pictures: Sequence[Path],
+    photos: Sequence[Path],
     *,
     images: str | None = None,
     lost: list[Lost] | None = None,
 ) -> Layout:
-    """Pair the pictures of COCO files with their objects.
+    """Pair the images of COCO files with their objects.
 
     Args:
         root: the data folder.
         files: the COCO files.
-        pictures: all pictures in the data folder.
-        images: folder of the pictures inside root, where it is not found.
-        lost: where it is given, pictures that are not there are left out and told here, instead of an error.
+        images: all images in the data folder.
+        images: folder of the images inside root, where it is not found.
+        lost: where it is given, images that are not there are left out and told here, instead of an error.
 
     Returns:
         The layout, with reader and labels.
 
     Raises:
-        DatasetError: if two files could be of one split, pictures are missing, or lie in more than one folder.
+        DatasetError: if two files could be of one split, images are missing, or lie in more than one folder.
     """
     by_split: dict[str, list[Path]] = defaultdict(list)
     for file in files:
@@ -380,16 +380,16 @@ def coco_layout(
         if len(some) > 1:
             listed = ", ".join(file.relative_to(root).as_posix() for file in some)
             raise DatasetError(
-                f"{root}: the annotations of {'its pictures' if split == 'all' else split} could be {listed}; say "
+                f"{root}: the annotations of {'its images' if split == 'all' else split} could be {listed}; say "
                 "which by masks=FILE (--masks), or a pattern that fits one file a split"
             )
         document = read_document(some[0])
         names += [name for _, name in sorted(document.names.items())]
-        layout.splits[split] = _paired(root, some[0], document, pictures, images, lost)
+        layout.splits[split] = _paired(root, some[0], document, photos, images, lost)
         crowds += sum(entry.crowd for found in document.annotations.values() for entry in found)
         empty += sum(key not in document.annotations for key in document.images)
     if not any(layout.splits.values()):
-        raise DatasetError(f"{files[0]}: lists no pictures; export it anew")
+        raise DatasetError(f"{files[0]}: lists no images; export it anew")
     if "all" in layout.splits and len(layout.splits) > 1:
         listed = ", ".join(file.relative_to(root).as_posix() for file in files)
         raise DatasetError(f"{root}: some of {listed} name a split and some do not; say which by masks=FILE (--masks)")
@@ -401,11 +401,11 @@ def coco_layout(
     if crowds:
         layout.notes.append(f"{crowds} regions of many objects (iscrowd) are ignored")
     if empty:
-        layout.notes.append(f"{empty} pictures have no objects: they are background")
-    listed_pictures = {pair.image for pairs in layout.splits.values() for pair in pairs}
-    rest = sum(picture not in listed_pictures for picture in pictures)
+        layout.notes.append(f"{empty} images have no objects: they are background")
+    listed_images = {pair.image for pairs in layout.splits.values() for pair in pairs}
+    rest = sum(image not in listed_images for image in photos)
     if rest:
-        layout.notes.append(f"{rest} pictures are in no list, and left out")
+        layout.notes.append(f"{rest} images are in no list, and left out")
     return layout
 
 
@@ -422,13 +422,13 @@ def _paired(
     root: Path,
     file: Path,
     document: Document,
-    pictures: Sequence[Path],
+    photos: Sequence[Path],
     images: str | None,
     lost: list[Lost] | None,
 ) -> list[Pair]:
     listed = {key: parts for key, (parts, _, _) in document.images.items()}
-    base = root / images if images is not None else _base(root, file, list(listed.values()), pictures)
-    there = set(pictures)
+    base = root / images if images is not None else _base(root, file, list(listed.values()), photos)
+    there = set(photos)
     pairs, missing = [], []
     for key, parts in listed.items():
         image = base.joinpath(*parts)
@@ -439,25 +439,25 @@ def _paired(
             missing.append(str(image))
     if missing:
         message = (
-            f"{file}: {len(missing)} of {len(listed)} pictures are not there ({missing[0]} ...); add them, remove them "
+            f"{file}: {len(missing)} of {len(listed)} images are not there ({missing[0]} ...); add them, remove them "
             "from the file, or say in which folder they are (images=, --images)"
         )
         if lost is None or len(missing) == len(listed):
             raise DatasetError(message)
-        lost.append(Lost("pictures that are listed and not there", message, tuple(missing)))
+        lost.append(Lost("images that are listed and not there", message, tuple(missing)))
     return pairs
 
 
-def _base(root: Path, file: Path, names: Iterable[tuple[str, ...]], pictures: Sequence[Path]) -> Path:
-    """Find the folder to which the names of the pictures are relative."""
+def _base(root: Path, file: Path, names: Iterable[tuple[str, ...]], images: Sequence[Path]) -> Path:
+    """Find the folder to which the names of the images are relative."""
     by_name: dict[str, list[Path]] = defaultdict(list)
-    for picture in pictures:
-        by_name[picture.name].append(picture)
+    for image in images:
+        by_name[image.name].append(image)
     hits: dict[Path, int] = defaultdict(int)
     for parts in names:
-        for picture in by_name.get(parts[-1], []):
-            if picture.parts[-len(parts) :] == parts:
-                hits[picture.parents[len(parts) - 1]] += 1
+        for image in by_name.get(parts[-1], []):
+            if image.parts[-len(parts) :] == parts:
+                hits[image.parents[len(parts) - 1]] += 1
     inside = {folder: count for folder, count in hits.items() if folder == root or root in folder.parents}
     if not inside:
         return file.parent
@@ -472,4 +472,4 @@ def _base(root: Path, file: Path, names: Iterable[tuple[str, ...]], pictures: Se
         if len(some) == 1:
             return some[0]
     shown = ", ".join(folder.relative_to(root).as_posix() + "/" for folder in best)
-    raise DatasetError(f"{file}: its pictures could be in {shown}; say which by images=FOLDER (--images)")
+    raise DatasetError(f"{file}: its images could be in {shown}; say which by images=FOLDER (--images)")

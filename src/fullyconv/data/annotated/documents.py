@@ -15,7 +15,7 @@ _BACKGROUND_WORDS = ("background", "_background_", "__background__")
 _IGNORE_WORDS = ("ignore", "__ignore__")
 
 MAX_JSON = 2**30
-"""Bytes of a JSON file: that of COCO's 118,000 training pictures has 0.45 GB."""
+"""Bytes of a JSON file: that of COCO's 118,000 training images has 0.45 GB."""
 
 
 def read_json(path: Path, max_bytes: int = MAX_JSON, hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:

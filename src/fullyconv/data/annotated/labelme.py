@@ -1,6 +1,6 @@
-"""labelme files: shapes with names, one JSON file a picture, drawn as labelme itself draws them.
+"""labelme files: shapes with names, one JSON file an image, drawn as labelme itself draws them.
 
-Later shapes cover earlier ones. The copy of the picture that such a file may hold is never looked at.
+Later shapes cover earlier ones. The copy of the image that such a file may hold is never looked at.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Array = npt.NDArray[Any]
 Points = list[tuple[float, float]]
 
 MAX_JSON = 2**28
-"""Bytes of one file: it may hold a copy of its picture, as text."""
+"""Bytes of one file: it may hold a copy of its image, as text."""
 
 MOST_POINTS = 200_000
 """Points of one file: Pillow goes through all that a shape has for every row of it."""
@@ -46,7 +46,7 @@ class LabelmeReader(FileReader):
     """Draw the shapes of labelme files.
 
     Args:
-        channels: C of the pictures.
+        channels: C of the images.
         values: name of a class -> value of its pixels.
     """
 
@@ -64,19 +64,19 @@ class LabelmeReader(FileReader):
         if said != size:
             raise DatasetError(
                 f"{pair.mask}: is for {said[0]} x {said[1]} pixels, {pair.image} has {size[0]} x {size[1]} (H x W); "
-                "both must be equal: label the picture that is there, or replace it"
+                "both must be equal: label the image that is there, or replace it"
             )
         if math.prod(size) > MAX_PIXELS:
             raise DatasetError(f"{pair.image}: too large ({size[0]} x {size[1]} pixels), the bound is {MAX_PIXELS}")
         _bound_points(content["shapes"], pair.mask)
         wide = max(self.values.values()) > 255
-        picture = Image.new("I" if wide else "L", (size[1], size[0]), self.values[BACKGROUND])
+        image = Image.new("I" if wide else "L", (size[1], size[0]), self.values[BACKGROUND])
         for number, shape in enumerate(content["shapes"]):
             name, where = _label(shape, number, pair.mask)
             if name not in self.values:
                 raise DatasetError(f"{where}: no class of the set. {near_miss(name, self.values)}")
-            _draw(picture, shape, self.values[name], where)
-        return np.array(picture).astype(np.uint16 if wide else np.uint8)
+            _draw(image, shape, self.values[name], where)
+        return np.array(image).astype(np.uint16 if wide else np.uint8)
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -119,10 +119,10 @@ def _label(shape: object, number: int, path: Path) -> tuple[str, str]:
     return name, f"{where} ({name})"
 
 
-def _draw(picture: Image.Image, shape: Mapping[str, Any], value: int, where: str) -> None:
+def _draw(image: Image.Image, shape: Mapping[str, Any], value: int, where: str) -> None:
     kind = shape.get("shape_type") or "polygon"
     points = _points(shape.get("points"), where)
-    draw = ImageDraw.Draw(picture)
+    draw = ImageDraw.Draw(image)
     if kind == "polygon":
         _need(len(points) >= 3, "a polygon has at least three points", where)
         draw.polygon(points, fill=value, outline=value)
@@ -131,15 +131,15 @@ def _draw(picture: Image.Image, shape: Mapping[str, Any], value: int, where: str
         (x0, y0), (x1, y1) = points
         draw.rectangle([min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)], fill=value, outline=value)
     elif kind == "circle":
-        _need(len(points) == 2, "a circle has two points, its centre and one on it", where)
+        _need(len(points) == 2, "a circle has two points, its center and one on it", where)
         (x, y), (edge_x, edge_y) = points
         radius = math.hypot(x - edge_x, y - edge_y)
         # Pillow would take half a minute for one that is a hundred times as large
-        _need(radius <= sum(picture.size), "its radius is larger than the picture", where)
+        _need(radius <= sum(image.size), "its radius is larger than the image", where)
         draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=value, outline=value)
     elif kind == "mask":
         _need(len(points) == 2, "a mask has two points, its corners", where)
-        _paste(picture, shape.get("mask"), points, value, where)
+        _paste(image, shape.get("mask"), points, value, where)
     else:
         raise DatasetError(
             f"{where}: a {str(kind)[:40]} covers no area, and how thick it is meant nobody knows; draw a polygon, or "
@@ -166,14 +166,14 @@ def _need(is_so: bool, rule: str, where: str) -> None:
         raise DatasetError(f"{where}: {rule}; correct or remove it")
 
 
-def _paste(picture: Image.Image, text: object, points: Points, value: int, where: str) -> None:
+def _paste(image: Image.Image, text: object, points: Points, value: int, where: str) -> None:
     try:
         data = base64.b64decode(text if isinstance(text, str) else "", validate=True)
     except (binascii.Error, ValueError) as error:
         raise DatasetError(f"{where}: its mask is no base64 ({error}); save it anew") from error
     inside = read_mask(Encoded(where, data)) > 0
     left, top = (int(min(axis)) for axis in zip(*points, strict=True))
-    picture.paste(value, (left, top), Image.fromarray((inside * 255).astype(np.uint8)))
+    image.paste(value, (left, top), Image.fromarray((inside * 255).astype(np.uint8)))
 
 
 # ---- the layout ------------------------------------------------------------------------------------------------------
@@ -182,35 +182,35 @@ def _paste(picture: Image.Image, text: object, points: Points, value: int, where
 def labelme_layout(
     root: Path,
     files: Sequence[Path],
-    pictures: Sequence[Path],
+    images: Sequence[Path],
     *,
-    unlabelled: str = "error",
+    unlabeled: str = "error",
     lost: list[Lost] | None = None,
 ) -> Layout:
-    """Pair pictures with labelme files, and find the classes: the names of all shapes, in the order of the alphabet.
+    """Pair images with labelme files, and find the classes: the names of all shapes, in the order of the alphabet.
 
     Where `labels.txt` or `classes.txt` lies in the folder, its lines are the classes, and no shape may have another.
 
     Args:
         root: the data folder.
         files: the labelme files.
-        pictures: all pictures in the data folder.
-        unlabelled: "error" refuses pictures without a file, "skip" leaves them out.
-        lost: where it is given, files that cannot be read and pictures without one are told here, instead of an error.
+        images: all images in the data folder.
+        unlabeled: "error" refuses images without a file, "skip" leaves them out.
+        lost: where it is given, files that cannot be read and images without one are told here, instead of an error.
 
     Returns:
         The layout, with reader and labels.
 
     Raises:
-        DatasetError: if a file is damaged, names no picture or one outside of root, or pictures have no file.
+        DatasetError: if a file is damaged, names no image or one outside of root, or images have no file.
     """
     by_name: dict[str, list[Path]] = defaultdict(list)
-    for picture in pictures:
-        by_name[plain_name(picture.stem)].append(picture)
-    there = set(pictures)
+    for photo in images:
+        by_name[plain_name(photo.stem)].append(photo)
+    there = set(images)
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
         work = [pool.submit(_told, path) for path in files]
-    layout = Layout("labelme files beside pictures", {})
+    layout = Layout("labelme files beside images", {})
     labels: dict[str, str] = {}
     taken: dict[Path, Path] = {}
     bad: list[str] = []
@@ -218,7 +218,7 @@ def labelme_layout(
     for path, read in zip(files, work, strict=True):
         try:
             image_path, found = read.result()
-            image = _picture(root, path, image_path, there, by_name)
+            image = _image(root, path, image_path, there, by_name)
             if image in taken:
                 raise DatasetError(f"{path} and {taken[image]} both label {image}; remove one")
         except DatasetError as error:
@@ -234,10 +234,10 @@ def labelme_layout(
         lost.append(Lost("labelme files that cannot be read", bad[0], tuple(bad)))
     if not splits:
         raise DatasetError(bad[0] if bad else f"{root}: no labelme files")
-    _without(root, pictures, taken, unlabelled, lost, layout)
+    _without(root, images, taken, unlabeled, lost, layout)
     if "all" in splits and len(splits) > 1:
         raise DatasetError(
-            f"{root}: some pictures lie in the folder of a split and some in none ({splits['all'][0].image} ...); move "
+            f"{root}: some images lie in the folder of a split and some in none ({splits['all'][0].image} ...); move "
             "them, or leave them out"
         )
     layout.splits = {split: sorted(pairs, key=lambda pair: pair.key) for split, pairs in splits.items()}
@@ -251,12 +251,12 @@ def labelme_layout(
 
 
 def _told(path: Path) -> tuple[object, dict[str, str]]:
-    """Give the picture that a file names, and its labels, each with where it stands."""
+    """Give the image that a file names, and its labels, each with where it stands."""
     content = _content(path)
     return content.get("imagePath"), dict(_label(shape, at, path) for at, shape in enumerate(content["shapes"]))
 
 
-def _picture(root: Path, path: Path, given: object, there: set[Path], by_name: Mapping[str, Sequence[Path]]) -> Path:
+def _image(root: Path, path: Path, given: object, there: set[Path], by_name: Mapping[str, Sequence[Path]]) -> Path:
     named = path
     if given is not None and given != "":
         if not isinstance(given, str) or "\0" in given or len(given) > 4096:
@@ -265,43 +265,43 @@ def _picture(root: Path, path: Path, given: object, there: set[Path], by_name: M
         named = Path(os.path.normpath(path.parent.joinpath(*parts.parts)))
         if parts.drive or parts.root or root not in named.parents:
             raise DatasetError(
-                f"{path}: imagePath={given[:200]!r} leads out of {root}; give the name of the picture, relative to "
+                f"{path}: imagePath={given[:200]!r} leads out of {root}; give the name of the image, relative to "
                 "this file"
             )
         if named in there:
             return named
-    beside = [picture for picture in by_name.get(plain_name(path.stem), []) if picture.parent == path.parent]
+    beside = [image for image in by_name.get(plain_name(path.stem), []) if image.parent == path.parent]
     for some in (beside, by_name.get(plain_name(named.stem), [])):
         if len(some) == 1:
             return some[0]
         if some:
-            shown = ", ".join(str(picture) for picture in some[:4])
-            raise DatasetError(f"{path}: its picture could be {shown}; name it in imagePath")
-    raise DatasetError(f"{path}: its picture {named.name} is not there; add it, correct imagePath, or remove the file")
+            shown = ", ".join(str(image) for image in some[:4])
+            raise DatasetError(f"{path}: its image could be {shown}; name it in imagePath")
+    raise DatasetError(f"{path}: its image {named.name} is not there; add it, correct imagePath, or remove the file")
 
 
 def _without(
     root: Path,
-    pictures: Sequence[Path],
+    images: Sequence[Path],
     taken: Mapping[Path, Path],
-    unlabelled: str,
+    unlabeled: str,
     lost: list[Lost] | None,
     layout: Layout,
 ) -> None:
     folders = {image.parent for image in taken}
-    lonely = [picture for picture in pictures if picture not in taken and picture.parent in folders]
+    lonely = [photo for photo in images if photo not in taken and photo.parent in folders]
     if not lonely:
         return
-    if unlabelled == "skip":
-        layout.notes.append(f"{len(lonely)} pictures without a labelme file are left out")
+    if unlabeled == "skip":
+        layout.notes.append(f"{len(lonely)} images without a labelme file are left out")
         return
     message = (
         f"{lonely[0]}: no labelme file names it; label it (a file without shapes is all background), remove it, or "
-        'leave such pictures out (unlabelled="skip", --unlabelled skip)'
+        'leave such images out (unlabeled="skip", --unlabeled skip)'
     )
     if lost is None:
         raise DatasetError(message)
-    lost.append(Lost("pictures without a labelme file", message, tuple(map(str, lonely))))
+    lost.append(Lost("images without a labelme file", message, tuple(map(str, lonely))))
 
 
 def _names(root: Path, labels: Mapping[str, str], layout: Layout) -> list[str]:

@@ -1,4 +1,4 @@
-"""Tables of Hugging Face: sets that `datasets` saved, parquet files that hold pictures, and metadata beside pictures.
+"""Tables of Hugging Face: sets that `datasets` saved, parquet files that hold images, and metadata beside images.
 
 All is read from the folder, and nothing is fetched.
 """
@@ -28,11 +28,11 @@ _LOCK = threading.Lock()
 
 @dataclass(frozen=True)
 class TableReader(MaskReader):
-    """Read pictures and masks that lie in the rows of tables. A pair is called after its table and its row.
+    """Read images and masks that lie in the rows of tables. A pair is called after its table and its row.
 
     Args:
-        channels: C of the pictures.
-        image_column: the column of the pictures.
+        channels: C of the images.
+        image_column: the column of the images.
         mask_column: the column of the masks.
     """
 
@@ -40,7 +40,7 @@ class TableReader(MaskReader):
     mask_column: str = field(default="mask", kw_only=True)
 
     def image_file(self, pair: Pair) -> Path | Encoded:
-        """Give the bytes of the picture, or its file."""
+        """Give the bytes of the image, or its file."""
         return _cell(pair.image, self.image_column)
 
     def mask_file(self, pair: Pair) -> Path | Encoded:
@@ -66,9 +66,9 @@ def _cell(place: Path, column: str) -> Path | Encoded:
         raise DatasetError(f"{where}: is empty; remove the row, or fill it")
     file = place.parent.parent.joinpath(*safe_parts(cell["path"], where))
     if place.parent.parent.resolve() not in file.resolve().parents:
-        raise DatasetError(f"{where}: {cell['path']!r} leads out of its folder; save the set with its pictures inside")
+        raise DatasetError(f"{where}: {cell['path']!r} leads out of its folder; save the set with its images inside")
     if not file.is_file():
-        raise DatasetError(f"{where}: {file}: no such file; save the set with its pictures inside")
+        raise DatasetError(f"{where}: {file}: no such file; save the set with its images inside")
     return file
 
 
@@ -120,7 +120,7 @@ def table_layout(root: Path, tables: Sequence[Path], *, images: str | None = Non
     Args:
         root: the data folder.
         tables: `state.json` files of saved sets, or parquet files.
-        images: name of the column of pictures, where it is not found.
+        images: name of the column of images, where it is not found.
         masks: name of the column of masks, where it is not found.
 
     Returns:
@@ -142,7 +142,7 @@ def table_layout(root: Path, tables: Sequence[Path], *, images: str | None = Non
         raise DatasetError(f"{root}: holds more than one set, in {shown}; give the folder of one of them")
     if "all" in by_split and len(by_split) > 1:
         raise DatasetError(f"{root}: {by_split['all'][0]} is of no split and others are; name it train, val or test")
-    layout = Layout("table of pictures and masks", {})
+    layout = Layout("table of images and masks", {})
     columns: set[tuple[str, str]] = set()
     for split, some in by_split.items():
         pairs = []
@@ -166,19 +166,19 @@ def table_layout(root: Path, tables: Sequence[Path], *, images: str | None = Non
 
 
 def _columns(features: Mapping[str, Any], table: Path, images: str | None, masks: str | None) -> tuple[str, str]:
-    """Tell which columns hold pictures and masks."""
+    """Tell which columns hold images and masks."""
     import datasets
 
-    pictures = []
+    photos = []
     for name, feature in features.items():
         binary = getattr(feature, "dtype", "") in ("binary", "large_binary")
         if isinstance(feature, datasets.Image) or binary or (isinstance(feature, dict) and "bytes" in feature):
-            pictures.append(name)
+            photos.append(name)
     found = []
     for role, given, option in (("image", images, "images"), ("mask", masks, "masks")):
-        if given is not None and given not in pictures:
-            raise DatasetError(f"{table}: {option}={given!r}: no column of pictures; there are {', '.join(pictures)}")
-        some = [given] if given is not None else [name for name in pictures if _role(name) == role]
+        if given is not None and given not in photos:
+            raise DatasetError(f"{table}: {option}={given!r}: no column of images; there are {', '.join(photos)}")
+        some = [given] if given is not None else [name for name in photos if _role(name) == role]
         if len(some) != 1:
             every = ", ".join(f"{name} ({_kind(feature)})" for name, feature in features.items())
             raise DatasetError(
@@ -228,13 +228,13 @@ def saved_tables(root: Path) -> list[Path]:
     return tables
 
 
-# ---- metadata beside pictures ----------------------------------------------------------------------------------------
+# ---- metadata beside images ----------------------------------------------------------------------------------------
 
 
 def metadata_layout(root: Path, files: Iterable[Path], lost: list[Lost] | None = None) -> Layout | None:
-    """Make pairs of the lines of `metadata.csv` or `metadata.jsonl`, as `datasets` wants them in a folder of pictures.
+    """Make pairs of the lines of `metadata.csv` or `metadata.jsonl`, as `datasets` wants them in a folder of images.
 
-    The column of a picture is `file_name` or `image_file_name`; that of its mask is called after masks, labels,
+    The column of an image is `file_name` or `image_file_name`; that of its mask is called after masks, labels,
     annotations or segmentations, with or without `_file_name`.
 
     Args:
@@ -288,7 +288,7 @@ def _metadata_columns(path: Path, names: Sequence[str]) -> tuple[str, str] | Non
         plain[name] = word
     files = [name for name in names if name.strip().lower() in ("file_name", "image_file_name", "image_filename")]
     masks = [name for name in names if name not in files and meaning_of(plain[name])[0] == "mask"]
-    # "label" alone is, as a rule, the class of a whole picture.
+    # "label" alone is, as a rule, the class of a whole image.
     masks = [name for name in masks if plain[name] not in ("label", "labels") or plain[name] != name.strip().lower()]
     if len(files) != 1 or not masks:
         return None

@@ -24,7 +24,7 @@ from fullyconv.data.public.voc import Voc
 from fullyconv.errors import DatasetError, DownloadError, near_miss
 from fullyconv.notices import tell
 
-__all__ = ["PUBLIC", "Archive", "Facts", "PublicSet", "describe", "fetch", "locate", "recognise", "set_named"]
+__all__ = ["PUBLIC", "Archive", "Facts", "PublicSet", "describe", "fetch", "locate", "recognize", "set_named"]
 
 PUBLIC: dict[str, PublicSet] = {
     "camvid": CamVid(),
@@ -71,7 +71,7 @@ def set_named(name: str) -> PublicSet:
     return PUBLIC[name]
 
 
-def recognise(root: Path) -> tuple[PublicSet, Path] | None:
+def recognize(root: Path) -> tuple[PublicSet, Path] | None:
     """Tell which public set a folder is, by what tells its files from those of any other set in the same layout.
 
     Args:
@@ -163,7 +163,7 @@ def fetch(name: str, base: str | Path, *, download: bool = True) -> Path:
     if not wanted or (gone and not (download and all(archive.urls for archive in gone))):
         raise FileNotFoundError(describe(known, base))
     if gone:
-        tell(f"{known.facts.title}: {known.facts.licence}; fetched into {home}")
+        tell(f"{known.facts.title}: {known.facts.license}; fetched into {home}")
     ready = [(archive, there[archive] or _fetched(archive, home)) for archive in wanted]
     try:
         install(ready, home)
@@ -223,5 +223,5 @@ def describe(known: PublicSet, base: Path | None = None) -> str:
     if archives:
         files = ", ".join(archive.file for archive in archives)
         lines.append(f"Archives are unpacked where they lie in the folder: {files}, or {known.name}.zip or .tar")
-    lines += [f"Licence: {facts.licence}", "Its files, unpacked:", *(f"  {line}" for line in facts.layout.splitlines())]
+    lines += [f"License: {facts.license}", "Its files, unpacked:", *(f"  {line}" for line in facts.layout.splitlines())]
     return "\n".join(lines)

@@ -32,7 +32,7 @@ class Ade20k:
             title="ADE20K, scene parsing",
             source='Zhou et al., "Scene parsing through ADE20K dataset", CVPR 2017',
             page="http://sceneparsing.csail.mit.edu/",
-            licence="annotations BSD-3; images for research and teaching that are not commercial",
+            license="annotations BSD-3; images for research and teaching that are not commercial",
             counts={"train": 20210, "val": 2000},
             layout="""\
 images/training/NAME.jpg, images/validation/NAME.jpg

@@ -24,7 +24,7 @@ MAX_BYTES = 2**38
 """How much one archive may unpack to: 256 GiB, several times the largest of the sets."""
 
 MAX_RATIO = 100
-"""How many times its own size: pictures hardly shrink, and label maps by a factor of 10 or so."""
+"""How many times its own size: images hardly shrink, and label maps by a factor of 10 or so."""
 
 MAX_FILES = 2_000_000
 

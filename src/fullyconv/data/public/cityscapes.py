@@ -39,7 +39,7 @@ class Cityscapes:
             title="Cityscapes",
             source='Cordts et al., "The Cityscapes dataset for semantic urban scene understanding", CVPR 2016',
             page="https://www.cityscapes-dataset.com/downloads/",
-            licence="the Cityscapes licence: not for commercial use, not to be passed on",
+            license="the Cityscapes license: not for commercial use, not to be passed on",
             counts={"train": 2975, "val": 500},
             layout=f"""\
 leftImg8bit/train/CITY/NAME{_IMAGE}, the same in val/

@@ -1,7 +1,7 @@
-"""COCO-Stuff: the 164,000 images of COCO 2017 with 80 things and 91 kinds of stuff, every pixel labelled.
+"""COCO-Stuff: the 164,000 images of COCO 2017 with 80 things and 91 kinds of stuff, every pixel labeled.
 
 Source: Caesar, Uijlings, Ferrari, "COCO-Stuff: thing and stuff classes in context", CVPR 2018. A pixel map holds the id
-less 1, 0 to 181, where 11 ids that COCO never used are gaps; 255 is unlabelled and ignored.
+less 1, 0 to 181, where 11 ids that COCO never used are gaps; 255 is unlabeled and ignored.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class CocoStuff:
             title="COCO-Stuff 164k",
             source='Caesar, Uijlings, Ferrari, "COCO-Stuff: thing and stuff classes in context", CVPR 2018',
             page="https://github.com/nightrome/cocostuff",
-            licence="annotations CC BY 4.0; photographs under flickr's terms of use",
+            license="annotations CC BY 4.0; photographs under flickr's terms of use",
             counts={"train": 118287, "val": 5000},
             layout="""\
 images/train2017/NAME.jpg, images/val2017/NAME.jpg (or both without images/)

@@ -38,7 +38,7 @@ class Facts:
         title: its name in words.
         source: the paper: authors, title, year.
         page: where it is published.
-        licence: under what terms.
+        license: under what terms.
         counts: split -> pairs, as published.
         layout: the files that are looked for, one line each.
         login: whether the page gives the files to people with an account only.
@@ -51,7 +51,7 @@ class Facts:
     title: str
     source: str
     page: str
-    licence: str
+    license: str
     counts: dict[str, int] = field(hash=False)
     layout: str
     login: bool = False

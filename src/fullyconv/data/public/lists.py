@@ -44,7 +44,7 @@ def pairs_of(
 
     Args:
         names: the names.
-        image: name -> the picture.
+        image: name -> the image.
         mask: name -> its mask.
         source: the list, for the message.
 
@@ -96,7 +96,7 @@ def paired(images: Mapping[str, Path], masks: Mapping[str, Path], where: Path) -
     """Pair two listings by name.
 
     Args:
-        images: name -> picture.
+        images: name -> image.
         masks: name -> mask.
         where: the folder of the masks, for the message.
 

@@ -1,11 +1,11 @@
-"""NYU Depth V2 with 40 classes: 1,449 indoor scenes, in colour and depth.
+"""NYU Depth V2 with 40 classes: 1,449 indoor scenes, in color and depth.
 
 Source: Silberman et al., "Indoor segmentation and support inference from RGBD images", ECCV 2012; the classes, the
 crop and HHA are those of Gupta et al., "Perceptual organization and recognition of indoor scenes from RGB-D images",
 CVPR 2013, and "Learning rich features from RGB-D images", ECCV 2014, whose files have to be used to compare with
 published scores. Masks hold 1 to 40, and 0 is void.
 
-HHA is a picture of three channels: horizontal disparity, height above ground, angle with gravity. Depth is used as its
+HHA is an image of three channels: horizontal disparity, height above ground, angle with gravity. Depth is used as its
 natural logarithm. A sample is 8 bits a channel, so that it is stored as `log_depth_codes` says.
 """
 
@@ -32,10 +32,10 @@ from fullyconv.labels import Labels
 Inputs = Literal["rgb", "depth", "hha", "rgb-depth", "rgb-hha"]
 
 CHANNELS: dict[str, int] = {"rgb": 3, "depth": 1, "hha": 3, "rgb-depth": 4, "rgb-hha": 6}
-"""Channels of a sample: "rgb-depth" is for early fusion, "rgb-hha" for late fusion by two trunks."""
+"""Channels of a sample: "rgb-depth" is for early fusion, "rgb-hha" for late fusion by two backbones."""
 
 LOG_DEPTH = (6.0, 9.5)
-"""Natural logarithms of the depths in millimetres that codes 1 and 255 stand for: 0.40 m and 13.4 m."""
+"""Natural logarithms of the depths in millimeters that codes 1 and 255 stand for: 0.40 m and 13.4 m."""
 
 _IMAGES = ("RGB", "rgb", "image", "images", "color")
 _LABELS = ("Label", "label", "labels", "label40", "labels_40", "masks")
@@ -78,13 +78,13 @@ class Nyudv2:
             source='Silberman et al., "Indoor segmentation and support inference from RGBD images", ECCV 2012; '
             'classes of Gupta et al., "Perceptual organization and recognition of indoor scenes", CVPR 2013',
             page="https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html",
-            licence="none stated; for research",
+            license="none stated; for research",
             counts={"train": 381, "val": 414, "test": 654} if self.train == "train" else {"train": 795, "test": 654},
             layout="""\
 data/images/img_NUMBER.png, data/depth/, data/hha/ (the same names)
 segmentation/img_NUMBER.mat                   segmentation: 1 to 40, 0 = ignore
 train.txt, val.txt, test.txt (one NUMBER a line)
-or, as pictures: RGB/NAME.png or .jpg, Label/NAME.png (0 = ignore), Depth/, HHA/, train.txt, test.txt""",
+or, as images: RGB/NAME.png or .jpg, Label/NAME.png (0 = ignore), Depth/, HHA/, train.txt, test.txt""",
             inside=("nyud",),
             folders=("nyudv2", "nyud", "NYUDv2", "NYUDepthv2", "nyu_depth_v2"),
         )
@@ -99,11 +99,11 @@ or, as pictures: RGB/NAME.png or .jpg, Label/NAME.png (0 = ignore), Depth/, HHA/
         return (Archive("nyud.tar.gz"),)
 
     def has_layout(self, root: Path) -> bool:
-        """Tell whether a folder is laid out as the set is, in MATLAB files or pictures."""
+        """Tell whether a folder is laid out as the set is, in MATLAB files or images."""
         return _is_gupta(root) or _is_plain(root)
 
     def is_set(self, root: Path) -> bool:
-        """Tell NYUDv2 itself: the MATLAB layout is its own; pictures are, in a folder that is called so."""
+        """Tell NYUDv2 itself: the MATLAB layout is its own; images are, in a folder that is called so."""
         return _is_gupta(root) or (_is_plain(root) and "nyu" in root.resolve().name.lower())
 
     def find_splits(self, root: Path) -> dict[str, list[Pair]]:
@@ -211,7 +211,7 @@ class NyudReader:
         if path is None:
             raise DatasetError(f"{pair.image}: has no {kind} beside it; unpack it, or take inputs='rgb'")
         if kind == "hha":
-            return read_image(path)  # its channels are no colours: they stay in the order of the file
+            return read_image(path)  # its channels are no colors: they stay in the order of the file
         return log_depth_codes(read_mask(path))[..., None]
 
 
@@ -219,7 +219,7 @@ def log_depth_codes(depth: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """Write depth as its natural logarithm in 8 bits: steps of 1.4 %, as fine as the sensor at 5 m.
 
     Args:
-        depth: (H, W) millimetres; 0 where the sensor saw nothing.
+        depth: (H, W) millimeters; 0 where the sensor saw nothing.
 
     Returns:
         (H, W) codes: 0 for nothing, 1 to 255 for the range of `LOG_DEPTH`, beyond which they stay at its ends.
@@ -240,7 +240,7 @@ def log_depth_codes(depth: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 
 def log_depth(codes: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Give the natural logarithm of the depth in millimetres that codes stand for; nan for code 0.
+    """Give the natural logarithm of the depth in millimeters that codes stand for; nan for code 0.
 
     A mean of it, such as the reference's 7.844, is code (7.844 - 6.0) / 3.5 x 254 + 1 = 135, which is 0.529 of 255.
     """
@@ -264,7 +264,7 @@ def _first(root: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def _beside(image: Path, kind: str) -> Path | None:
-    """Find depth or HHA of a picture: in a folder beside its own, by the same stem."""
+    """Find depth or HHA of an image: in a folder beside its own, by the same stem."""
     for name in _DEPTH if kind == "depth" else _HHA:
         for suffix in (".png", ".jpg"):
             path = image.parent.parent / name / f"{image.stem}{suffix}"

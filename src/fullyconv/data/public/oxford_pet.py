@@ -42,7 +42,7 @@ class OxfordPet:
             title="Oxford-IIIT Pet" + (", the border a class" if self.border else ""),
             source='Parkhi et al., "Cats and dogs", CVPR 2012',
             page="https://www.robots.ox.ac.uk/~vgg/data/pets/",
-            licence="CC BY-SA 4.0",
+            license="CC BY-SA 4.0",
             counts={"train": 3680, "test": 3669},
             layout="""\
 images/NAME.jpg

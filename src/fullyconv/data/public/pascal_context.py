@@ -5,7 +5,7 @@ The annotation has 459 labels, of which the 59 most frequent are learnt. Everyth
 in the task of 60, trained and scored as FCN was (Long et al., CVPR 2015), and ignored in the task of 59. State which.
 
 The masks come in three forms, and two of them number the same classes differently: the 459 labels in MATLAB files; the
-59 in pictures in the order of `59_labels.txt`, which is that of `label_sets.PASCAL_CONTEXT`; and the 59 in pictures in
+59 in images in the order of `59_labels.txt`, which is that of `label_sets.PASCAL_CONTEXT`; and the 59 in images in
 the alphabetical order of the 459, which later tools write into `SegmentationClassContext`.
 """
 
@@ -84,7 +84,7 @@ class PascalContext:
             source='Mottaghi et al., "The role of context for object detection and semantic segmentation in the wild", '
             "CVPR 2014",
             page="https://cs.stanford.edu/~roozbeh/pascal-context/",
-            licence="photographs of PASCAL VOC, under flickr's terms of use; for research",
+            license="photographs of PASCAL VOC, under flickr's terms of use; for research",
             counts={"train": 4998, "val": 5105},
             layout="""\
 VOC2010/JPEGImages/NAME.jpg

@@ -78,7 +78,7 @@ class Sbd:
             title="SBD" if self.name == "sbd" else f"SBD, train {self.train}, val {self.val}",
             source='Hariharan et al., "Semantic contours from inverse detectors", ICCV 2011',
             page="http://home.bharathh.info/pubs/codes/SBD/download.html",
-            licence="photographs of PASCAL VOC, under flickr's terms of use; for research",
+            license="photographs of PASCAL VOC, under flickr's terms of use; for research",
             counts={"train": _COUNTS[self.train], "val": 2857 if self.val == "sbd" else _COUNTS[self.val]},
             layout=f"""\
 benchmark_RELEASE/dataset/img/NAME.jpg

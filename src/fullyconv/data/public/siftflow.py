@@ -1,4 +1,4 @@
-"""SIFT Flow: 2,688 outdoor scenes of 256 x 256 with two labellings, 33 semantic and 3 geometric classes.
+"""SIFT Flow: 2,688 outdoor scenes of 256 x 256 with two labelings, 33 semantic and 3 geometric classes.
 
 Source: Liu, Yuen, Torralba, "Nonparametric scene parsing: label transfer via dense scene alignment", CVPR 2009; the
 geometric classes are those of Tighe and Lazebnik, "SuperParsing", ECCV 2010. Semantic labels count from 1 and 0 is
@@ -34,7 +34,7 @@ FOLDERS: dict[str, str] = {"semantic": "SemanticLabels", "geometric": "GeoLabels
 
 @dataclass(frozen=True)
 class SiftFlow:
-    """SIFT Flow with both labellings, or one of them.
+    """SIFT Flow with both labelings, or one of them.
 
     Args:
         heads: what is learnt; of several, a reader that gives one mask gives the first.
@@ -65,7 +65,7 @@ class SiftFlow:
             source='Liu, Yuen, Torralba, "Nonparametric scene parsing: label transfer via dense scene alignment", '
             "CVPR 2009",
             page="http://www.cs.unc.edu/~jtighe/Papers/ECCV10/",
-            licence="photographs of LabelMe, none stated; for research",
+            license="photographs of LabelMe, none stated; for research",
             counts={"train": 2486, "test": 200},
             layout=f"""\
 Images/{SCENES}/NAME.jpg

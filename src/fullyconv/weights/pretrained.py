@@ -36,17 +36,25 @@ KINDS: dict[str, tuple[str, ...]] = {
     "classifier": ("architecture", "input_size"),
     "dense_classifier": ("architecture", "input_size", "pool"),
 }
-"""What an artefact can be, and what ``model`` of its configuration holds."""
+"""What a model folder can be, and what ``model`` of its configuration holds."""
 NUMBERS = {"in_channels": MAX_CHANNELS, "head_width": MAX_CHANNELS}
 """Whole numbers among them, and their bounds; head_width may be left out."""
 METRICS = {
-    "mean_iu": "mean IU",
+    "mean_iou": "mIoU",
     "pixel_accuracy": "pixel accuracy",
     "mean_accuracy": "mean accuracy",
-    "frequency_weighted_iu": "f.w. IU",
+    "frequency_weighted_iou": "f.w. IoU",
     "top1": "top-1 accuracy",
 }
 """Keys of a score that a card names, in percent."""
+
+OLD_NAMES = {
+    "licence": "license",
+    "mean_iu": "mean_iou",
+    "frequency_weighted_iu": "frequency_weighted_iou",
+    "iu": "iou",
+}
+"""Names that older versions wrote -> those of today."""
 
 Tensors = dict[str, npt.NDArray[Any]]
 
@@ -63,7 +71,7 @@ class Config:
         labels: plain form of ``Labels``; of a model with several heads ``{"heads": {name: labels}}``.
         preprocessing: plain form of ``Preprocessing``.
         score: measured values in percent with ``data`` and ``split``, or None where nobody measured.
-        licence: licence of the weights.
+        license: license of the weights.
         training: what is known of the training: data, recipe, hardware, minutes.
         weights: file, sha256, bytes and dtype of the weights; filled in by ``save``.
         parameters: their number; filled in by ``save``.
@@ -74,7 +82,7 @@ class Config:
     labels: dict[str, Any]
     preprocessing: dict[str, Any]
     score: dict[str, Any] | None = None
-    licence: str = "unstated"
+    license: str = "unstated"
     training: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, Any] = field(default_factory=dict)
     parameters: int | None = None
@@ -86,7 +94,7 @@ def save(
     config: Config,
     dtype: Literal["float32", "float16"] = "float32",
 ) -> Path:
-    """Write an artefact. Nothing is replaced before all of it is on the disk, the configuration with the digest last.
+    """Write a model folder: nothing is replaced before all is on the disk, the configuration with the digest last.
 
     Args:
         folder: where to write; made if it is not there. Other files in it are left alone; ``NOTES.md`` goes
@@ -107,7 +115,7 @@ def save(
 
     target = Path(folder)
     if target.exists() and not target.is_dir():
-        raise NotADirectoryError(f"{target}: is a file; an artefact is a folder, pass another name")
+        raise NotADirectoryError(f"{target}: is a file; a model folder is a folder, pass another name")
     if dtype not in ("float32", "float16"):
         raise ValueError(f'dtype={dtype!r}: choose "float32" or "float16"')
     stored = {name: _store(name, value, dtype) for name, value in tensors.items()}
@@ -119,7 +127,7 @@ def save(
         text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"score, licence or training holds what JSON cannot ({error}): pass finite numbers, strings, lists, dicts"
+            f"score, license or training holds what JSON cannot ({error}): pass finite numbers, strings, lists, dicts"
         ) from error
     target.mkdir(parents=True, exist_ok=True)
     notes = (target / NOTES).read_text(encoding="utf-8") if (target / NOTES).is_file() else ""
@@ -144,33 +152,51 @@ def read_config(folder: str | Path) -> Config:
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: not found; an artefact is a folder with {CONFIG} and {WEIGHTS}, as SegmentationModule.save writes"
+            f"{path}: not found; a model folder holds {CONFIG} and {WEIGHTS}, as SegmentationModule.save writes"
         )
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise WeightsError(f"{path}: {path.stat().st_size} bytes; a configuration has at most {MAX_CONFIG_BYTES}")
     try:
         document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: is no JSON ({error}); fetch or save the artefact again") from error
+        raise WeightsError(f"{path}: is no JSON ({error}); fetch or save the model folder again") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         found = document.get("format") if isinstance(document, dict) else None
         raise WeightsError(
             f"{path}: format={found!r}, this version reads format {FORMAT}; "
-            "it was written by another version of fullyconv, or is no artefact of it"
+            "it was written by another version of fullyconv, or is no model folder of it"
         )
-    kinds = {"kind": str, "model": dict, "labels": dict, "preprocessing": dict, "licence": str, "training": dict}
+    document = respelled(document)
+    kinds = {"kind": str, "model": dict, "labels": dict, "preprocessing": dict, "license": str, "training": dict}
     for key, kind in (kinds | {"weights": dict}).items():
         if not isinstance(document.get(key), kind):
-            raise WeightsError(f"{path}: {key!r} is missing or no {kind.__name__}; fetch or save the artefact again")
+            raise WeightsError(
+                f"{path}: {key!r} is missing or no {kind.__name__}; fetch or save the model folder again"
+            )
     _check_score(document.get("score"), path)
     if type(document.get("parameters", 0)) is not int:
-        raise WeightsError(f"{path}: 'parameters' must be a whole number; fetch or save the artefact again")
+        raise WeightsError(f"{path}: 'parameters' must be a whole number; fetch or save the model folder again")
     _check_model(document["kind"], document["model"], path)
     return Config(**{f.name: document[f.name] for f in fields(Config) if f.name in document})
 
 
+def respelled(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what an older version wrote the names of today, in the configuration of a model and in its score.
+
+    Args:
+        document: what a file says; a name of today stands as it is.
+
+    Returns:
+        The same under the names of today.
+    """
+    found = {OLD_NAMES.get(key, key): value for key, value in document.items()}
+    if isinstance(found.get("score"), dict):
+        found["score"] = {OLD_NAMES.get(key, key): value for key, value in found["score"].items()}
+    return found
+
+
 def load(folder: str | Path) -> tuple[Config, Tensors]:
-    """Read an artefact and check it.
+    """Read a model folder and check it.
 
     Args:
         folder: what ``save`` wrote.
@@ -190,30 +216,30 @@ def load(folder: str | Path) -> tuple[Config, Tensors]:
     name = config.weights.get("file")
     if name != WEIGHTS:
         raise WeightsError(
-            f"{Path(folder) / CONFIG}: weights.file={name!r}; an artefact keeps its weights in {WEIGHTS}"
+            f"{Path(folder) / CONFIG}: weights.file={name!r}; a model folder keeps its weights in {WEIGHTS}"
         )
     path = Path(folder) / WEIGHTS
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found, although {CONFIG} names it; fetch or save the artefact again")
+        raise FileNotFoundError(f"{path}: not found, although {CONFIG} names it; fetch or save the model folder again")
     size = path.stat().st_size
     if size != config.weights.get("bytes") or size > MAX_WEIGHTS_BYTES:
         raise WeightsError(
             f"{path}: {size} bytes, {CONFIG} promises {config.weights.get('bytes')} "
-            f"(at most {MAX_WEIGHTS_BYTES}); fetch or save the artefact again"
+            f"(at most {MAX_WEIGHTS_BYTES}); fetch or save the model folder again"
         )
     raw = path.read_bytes()
     digest = hashlib.sha256(raw).hexdigest()
     if digest != config.weights.get("sha256"):
         raise WeightsError(
             f"{path}: sha256 {digest}, {CONFIG} promises {config.weights.get('sha256')}: the file was changed or is "
-            "damaged; fetch or save the artefact again"
+            "damaged; fetch or save the model folder again"
         )
     try:
         stored = from_bytes(raw)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise WeightsError(f"{path}: is no safetensors file ({error})") from error
     tensors: Tensors = {}
-    for key, value in sorted(stored.items()):  # the library's order is another one each time, and receipts list them
+    for key, value in sorted(stored.items()):  # the library's order differs each time, and load reports list the keys
         if str(value.dtype) not in DTYPES:
             raise WeightsError(f"{path}: tensor {key!r} is of type {value.dtype}; weights are {', '.join(DTYPES)}")
         floating = np.issubdtype(value.dtype, np.floating)
@@ -233,7 +259,7 @@ def check(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int
         path: the file, for the message.
 
     Raises:
-        WeightsError: with a receipt of missing, unexpected and mis-shaped tensors.
+        WeightsError: with a load report of missing, unexpected and mis-shaped tensors.
     """
     missing = sorted(expected.keys() - found.keys())
     unexpected = sorted(map(_line, found.keys() - expected.keys()))
@@ -253,11 +279,11 @@ def check(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int
 
 
 def card(document: Mapping[str, Any], name: str, notes: str = "") -> str:
-    """Write the card of an artefact: what it is, what it scored, on what, and under which licence.
+    """Write the card of a model folder: what it is, what it scored, on what, and under which license.
 
     Args:
         document: the contents of ``config.json``.
-        name: what the artefact is called; an id of the hub, "org/repo", once it is published.
+        name: what the model folder is called; an id of the hub, "org/repo", once it is published.
         notes: what a person wrote about it: intended use, where it fails.
     """
     kind, labels = document["kind"], document["labels"]
@@ -288,7 +314,7 @@ def card(document: Mapping[str, Any], name: str, notes: str = "") -> str:
             for head, entry in heads.items()
         ),
         "",
-        f"**Licence of the weights**: {_line(document['licence'])}.",
+        f"**License of the weights**: {_line(document['license'])}.",
         "",
         f"**sha256 of the weights**: `{document['weights'].get('sha256')}`",
         "",
@@ -306,7 +332,7 @@ def card(document: Mapping[str, Any], name: str, notes: str = "") -> str:
         ]
         if score.get("command"):
             lines += ["Printed by:", "", "```", _line(score["command"]), "```", ""]
-        for key, title in (("iu", "IU"), ("accuracy", "accuracy")):
+        for key, title in (("iou", "IoU"), ("accuracy", "accuracy")):
             if isinstance(score.get(key), dict):
                 lines += [f"| class | {title} % |", "|---|---|"]
                 for each, value in score[key].items():
@@ -328,7 +354,7 @@ def _metadata(document: Mapping[str, Any], name: str) -> list[str]:
         f"pipeline_tag: {task}",
         "tags: [semantic-segmentation, fully-convolutional-networks, pytorch-lightning]",
         "license: other",
-        f"license_name: {json.dumps(_line(document['licence']))}",
+        f"license_name: {json.dumps(_line(document['license']))}",
     ]
     figures = [(key, title) for key, title in METRICS.items() if isinstance(score.get(key), int | float)]
     if not figures:
@@ -391,10 +417,10 @@ def _check_score(score: Any, path: Path) -> None:
     if not isinstance(score, dict):
         raise WeightsError(f"{path}: 'score' must be an object or null")
     figures = [(key, score[key]) for key in METRICS if score.get(key) is not None]
-    by_class = score.get("iu") or {}
+    by_class = score.get("iou") or {}
     if not isinstance(by_class, dict):
-        raise WeightsError(f"{path}: score.iu must be an object of class names and figures")
-    figures += [(f"iu.{_line(name)[:40]}", value) for name, value in by_class.items() if value is not None]
+        raise WeightsError(f"{path}: score.iou must be an object of class names and figures")
+    figures += [(f"iou.{_line(name)[:40]}", value) for name, value in by_class.items() if value is not None]
     for key, value in figures:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
             raise WeightsError(f"{path}: score.{key}={str(value)[:40]!r}; a figure is a number in 0..100, in percent")
@@ -408,7 +434,7 @@ def _check_model(kind: str, model: dict[str, Any], path: Path) -> None:
     if model.keys() - beside != set(KINDS[kind]) or not all(isinstance(model[key], str) for key in words):
         raise WeightsError(
             f"{path}: 'model' of a {kind} must hold {', '.join(KINDS[kind])}, and nothing else ({', '.join(words)} as "
-            "strings); fetch or save the artefact again"
+            "strings); fetch or save the model folder again"
         )
     for key, most in NUMBERS.items():
         if key in model and (type(model[key]) is not int or not 1 <= model[key] <= most):

@@ -1,4 +1,4 @@
-"""Pictures that are read window by window: arrays, large TIFF files, and either of them scaled or mirrored."""
+"""Images that are read window by window: arrays, large TIFF files, and either of them scaled or mirrored."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy.typing as npt
 from fullyconv.errors import DatasetError
 from fullyconv.images import TIFF_COMPRESSIONS, bound_segments, is_tiff
 
-_CHUNK = 2**25  # bytes of a picture that are scaled at a time
+_CHUNK = 2**25  # bytes of an image that are scaled at a time
 _SEGMENT = 2**26  # bytes of the largest strip or tile that is decoded for a window; all that are kept take as much
 
 Pixels = npt.NDArray[np.uint8]
 
 
-class Picture(Protocol):
-    """A picture of (H, W) pixels that gives windows of itself."""
+class WindowedImage(Protocol):
+    """An image of (H, W) pixels that gives windows of itself."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -32,8 +32,8 @@ class Picture(Protocol):
         ...
 
 
-class ArrayPicture:
-    """A picture in memory.
+class ArrayImage:
+    """An image in memory.
 
     Args:
         pixels: (H, W, C) uint8.
@@ -53,73 +53,73 @@ class ArrayPicture:
 
 
 class Mirrored:
-    """A picture with left and right exchanged.
+    """An image with left and right exchanged.
 
     Args:
-        picture: the picture as it is.
+        image: the image as it is.
     """
 
-    def __init__(self, picture: Picture) -> None:
-        self.picture = picture
+    def __init__(self, image: WindowedImage) -> None:
+        self.image = image
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels."""
-        return self.picture.size
+        return self.image.size
 
     def read(self, top: int, left: int, bottom: int, right: int) -> Pixels:
-        """Read a window of the mirrored picture."""
+        """Read a window of the mirrored image."""
         width = self.size[1]
-        return self.picture.read(top, width - right, bottom, width - left)[:, ::-1].copy()
+        return self.image.read(top, width - right, bottom, width - left)[:, ::-1].copy()
 
 
 class Continued:
     """An image that goes on beyond its border, by its outermost rows and columns.
 
     Args:
-        picture: the image as it is.
+        image: the image as it is.
         margin: rows above and below, and columns on the left and on the right, in pixels.
 
     Example:
-        >>> Continued(ArrayPicture(np.array([[[7], [9]]], np.uint8)), (0, 2)).read(0, 0, 1, 6)[0, :, 0].tolist()
+        >>> Continued(ArrayImage(np.array([[[7], [9]]], np.uint8)), (0, 2)).read(0, 0, 1, 6)[0, :, 0].tolist()
         [7, 7, 7, 9, 9, 9]
     """
 
-    def __init__(self, picture: Picture, margin: tuple[int, int]) -> None:
-        self.picture = picture
+    def __init__(self, image: WindowedImage, margin: tuple[int, int]) -> None:
+        self.image = image
         self.margin = margin
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels, with the margins."""
-        (height, width), (y, x) = self.picture.size, self.margin
+        (height, width), (y, x) = self.image.size, self.margin
         return height + 2 * y, width + 2 * x
 
     def read(self, top: int, left: int, bottom: int, right: int) -> Pixels:
         """Read a window of the larger image."""
-        (height, width), (y, x) = self.picture.size, self.margin
+        (height, width), (y, x) = self.image.size, self.margin
         rows = np.arange(top - y, bottom - y).clip(0, height - 1)
         columns = np.arange(left - x, right - x).clip(0, width - 1)
-        inside = self.picture.read(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+        inside = self.image.read(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
         return inside[np.ix_(rows - rows[0], columns - columns[0])]
 
 
 class Scaled:
-    """A picture at another size, by the antialiased bilinear filter that torchvision's ``resize`` has.
+    """An image at another size, by the antialiased bilinear filter that torchvision's ``resize`` has.
 
-    A window is what the same pixels are in the whole scaled picture, so that tiles of it have no seams.
+    A window is what the same pixels are in the whole scaled image, so that tiles of it have no seams.
 
     Args:
-        picture: the picture as it is.
+        image: the image as it is.
         size: height and width that it is scaled to.
 
     Example:
-        >>> Scaled(ArrayPicture(np.full((8, 6, 3), 7, np.uint8)), (4, 9)).read(1, 2, 4, 9).shape
+        >>> Scaled(ArrayImage(np.full((8, 6, 3), 7, np.uint8)), (4, 9)).read(1, 2, 4, 9).shape
         (3, 7, 3)
     """
 
-    def __init__(self, picture: Picture, size: tuple[int, int]) -> None:
-        self.picture = picture
+    def __init__(self, image: WindowedImage, size: tuple[int, int]) -> None:
+        self.image = image
         self._size = size
 
     @property
@@ -128,8 +128,8 @@ class Scaled:
         return self._size
 
     def read(self, top: int, left: int, bottom: int, right: int) -> Pixels:
-        """Read a window of the scaled picture, in so many steps that little of the picture is in memory at once."""
-        height, width = self.picture.size
+        """Read a window of the scaled image, in so many steps that little of the image is in memory at once."""
+        height, width = self.image.size
         columns, across = _taps(left, right, width, self._size[1])
         first, last = int(columns.min()), int(columns.max()) + 1
         step = max(1, int(_CHUNK // (last - first) * self._size[0] / height / 16))
@@ -137,13 +137,13 @@ class Scaled:
         for start in range(top, bottom, step):
             rows, down = _taps(start, min(start + step, bottom), height, self._size[0])
             above, below = int(rows.min()), int(rows.max()) + 1
-            source = self.picture.read(above, first, below, last)
+            source = self.image.read(above, first, below, last)
             scaled = _weigh(_weigh(source, rows - above, down).swapaxes(0, 1), columns - first, across).swapaxes(0, 1)
             parts.append(np.rint(scaled).clip(0, 255).astype(np.uint8))
         return np.concatenate(parts)
 
 
-class TiffPicture:
+class TiffImage:
     """A TIFF file that is read window by window: not compressed, or in strips and tiles that are decoded as needed.
 
     Args:
@@ -170,7 +170,7 @@ class TiffPicture:
             self._page = page
             self._refusal = self._refuse()
             self._plain = not self._refusal and bool(page.is_memmappable)
-            # rows of windows are read straight into their place, a hundred thousand of them from a large picture
+            # rows of windows are read straight into their place, a hundred thousand of them from a large image
             self._raw = self._path.open("rb", buffering=0) if self._plain else None
         except DatasetError:
             self._file.close()
@@ -196,7 +196,7 @@ class TiffPicture:
             self._raw.close()
         self._file.close()
 
-    def __enter__(self) -> TiffPicture:
+    def __enter__(self) -> TiffImage:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -272,7 +272,7 @@ class TiffPicture:
     def _refuse(self) -> str:
         """Windows are read of the plain kinds only; everything else is left to `read_bands`, which knows them all."""
         page = self._page
-        samples, grey = int(page.samplesperpixel), int(page.photometric) == 1
+        samples, gray = int(page.samplesperpixel), int(page.photometric) == 1
         if len(self._file.pages) != 1 or (samples > 1 and int(page.planarconfig) != 1) or int(page.imagedepth) != 1:
             return "its bands are not side by side on one page"
         if page.dtype not in (np.uint8, np.uint16) or int(page.bitspersample) not in (8, 16):
@@ -281,13 +281,13 @@ class TiffPicture:
             return "it is compressed in a rare way"
         if page.tags.get(274) is not None and int(page.tags[274].value) != 1:
             return "it is turned by its Orientation tag"
-        # Three bands are colours or grey, with nothing to lay on white. 16 bits of up to four bands side by side, and
+        # Three bands are colors or gray, with nothing to lay on white. 16 bits of up to four bands side by side, and
         # alpha that is multiplied in, are Pillow's to convert.
-        plain = (samples == 1 and grey) or (samples == 3 and int(page.photometric) == 2 and page.dtype == np.uint8)
+        plain = (samples == 1 and gray) or (samples == 3 and int(page.photometric) == 2 and page.dtype == np.uint8)
         if self._channels != 3:
             converted = 1 < samples <= 4 and (page.dtype == np.uint16 or 1 in (page.extrasamples or ()))
             plain = samples == self._channels and int(page.photometric) in (1, 2) and not converted
-            plain = plain and (samples > 1 or grey)
+            plain = plain and (samples > 1 or gray)
         if not plain:
             return f"its bands are not the {self._channels} that are wanted as they are"
         if not page.is_memmappable:
@@ -301,38 +301,38 @@ class TiffPicture:
         return ""
 
 
-def open_windows(source: object, channels: int) -> TiffPicture | None:
-    """Open a picture to be read window by window.
+def open_windows(source: object, channels: int) -> TiffImage | None:
+    """Open an image to be read window by window.
 
     Args:
-        source: what a picture is predicted from.
+        source: what an image is predicted from.
         channels: bands that are wanted.
 
     Returns:
-        The picture, to be closed by the caller; None where it has to be read whole: what is no TIFF file, a TIFF of
+        The image, to be closed by the caller; None where it has to be read whole: what is no TIFF file, a TIFF of
         another kind than plain bands of 8 or 16 bits, or where tifffile is not installed.
     """
     if not isinstance(source, str | Path) or not Path(source).is_file() or not is_tiff(Path(source)):
         return None
     try:
-        picture = TiffPicture(source, channels)
+        image = TiffImage(source, channels)
     except ImportError:
         return None
-    if picture.refusal:
-        picture.close()
+    if image.refusal:
+        image.close()
         return None
-    return picture
+    return image
 
 
 def _taps(start: int, stop: int, before: int, after: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
     """Give for each new cell the old cells it reads, and their weights, both (cells, taps)."""
     ratio = before / after
     support = max(ratio, 1.0)
-    centre = ratio * (np.arange(start, stop) + 0.5)
-    low = np.maximum(np.floor(centre - support + 0.5).astype(np.intp), 0)
-    high = np.minimum(np.floor(centre + support + 0.5).astype(np.intp), before)
+    center = ratio * (np.arange(start, stop) + 0.5)
+    low = np.maximum(np.floor(center - support + 0.5).astype(np.intp), 0)
+    high = np.minimum(np.floor(center + support + 0.5).astype(np.intp), before)
     cells = low[:, None] + np.arange(int((high - low).max()))
-    weights = np.maximum(0.0, 1 - np.abs((cells + 0.5 - centre[:, None]) / support)) * (cells < high[:, None])
+    weights = np.maximum(0.0, 1 - np.abs((cells + 0.5 - center[:, None]) / support)) * (cells < high[:, None])
     weights /= weights.sum(1, keepdims=True)
     return np.minimum(cells, before - 1), weights.astype(np.float32)
 

@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fullyconv import artefact
 from fullyconv.errors import WeightsError
 from fullyconv.module import SegmentationModule
+from fullyconv.weights import pretrained
+
+ROOT = Path(__file__).resolve().parents[1]
+SNAPSHOTS = ROOT / "tests" / "snapshots"
 
 TENSORS = {
     "a.weight": np.linspace(-3, 3, 24, dtype=np.float32).reshape(2, 3, 4),
@@ -20,19 +23,19 @@ TENSORS = {
     "bn.running_var": np.array([1e9, 2.0], dtype=np.float32),
     "bn.num_batches_tracked": np.array(7),
 }
-CONFIG = artefact.Config(
+CONFIG = pretrained.Config(
     kind="segmenter",
     model={"model": "fcn8s_vgg16", "padding": "same", "upsampling": "bilinear", "in_channels": 3},
     labels={"names": ["sky", "road"], "palette": [[0, 0, 0], [1, 2, 3]], "ignore_index": 255},
     preprocessing={"mean": [0.5], "std": [0.5]},
-    score={"data": "toy", "split": "test", "mean_iu": 12.5, "iu": {"sky": 12.5, "road": None}},
-    licence="research use",
+    score={"data": "toy", "split": "test", "mean_iou": 12.5, "iou": {"sky": 12.5, "road": None}},
+    license="research use",
 )
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return artefact.save(tmp_path / "toy", TENSORS, CONFIG)
+    return pretrained.save(tmp_path / "toy", TENSORS, CONFIG)
 
 
 def edit(folder: Path, **changes: Any) -> None:
@@ -50,18 +53,28 @@ def forge(folder: Path, raw: bytes) -> None:
 
 
 def test_float32_comes_back_bit_for_bit(folder: Path) -> None:
-    config, tensors = artefact.load(folder)
+    config, tensors = pretrained.load(folder)
     assert tensors.keys() == TENSORS.keys()
     for name, value in TENSORS.items():
         np.testing.assert_array_equal(tensors[name], value)
         assert tensors[name].dtype == value.dtype
         assert tensors[name].shape == value.shape
     assert config.score == CONFIG.score
-    assert config.licence == "research use"
+    assert config.license == "research use"
+
+
+def test_a_configuration_of_older_words_is_read_as_that_of_today(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((SNAPSHOTS / "config_of_older_words.json").read_bytes())
+    today = ROOT / "zoo" / "ladder_efficientnet_lite0.nuclei"
+    assert pretrained.read_config(tmp_path) == pretrained.read_config(today)
+    assert json.loads((today / "config.json").read_text()).keys() == {
+        "format", "kind", "model", "labels", "preprocessing", "score", "license", "training", "weights", "parameters",
+        "fullyconv",
+    }  # fmt: skip
 
 
 def test_float16_keeps_batch_norm_statistics_and_loads_as_float32(tmp_path: Path) -> None:
-    _, tensors = artefact.load(artefact.save(tmp_path / "half", TENSORS, CONFIG, dtype="float16"))
+    _, tensors = pretrained.load(pretrained.save(tmp_path / "half", TENSORS, CONFIG, dtype="float16"))
     np.testing.assert_array_equal(tensors["bn.running_mean"], TENSORS["bn.running_mean"])
     np.testing.assert_array_equal(tensors["bn.running_var"], TENSORS["bn.running_var"])
     np.testing.assert_array_equal(tensors["a.weight"], TENSORS["a.weight"].astype(np.float16).astype(np.float32))
@@ -70,20 +83,20 @@ def test_float16_keeps_batch_norm_statistics_and_loads_as_float32(tmp_path: Path
 
 def test_a_value_that_does_not_fit_half_precision_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"tensor 'w' holds values that are not finite in it.*float32"):
-        artefact.save(tmp_path / "big", {"w": np.array([1e6], dtype=np.float32)}, CONFIG, dtype="float16")
+        pretrained.save(tmp_path / "big", {"w": np.array([1e6], dtype=np.float32)}, CONFIG, dtype="float16")
     assert not (tmp_path / "big").exists()
 
 
 def test_strided_arrays_are_stored(tmp_path: Path) -> None:
     strided = np.arange(24, dtype=np.float32).reshape(2, 3, 4).transpose(2, 0, 1)
-    _, tensors = artefact.load(artefact.save(tmp_path / "s", {"w": strided}, CONFIG))
+    _, tensors = pretrained.load(pretrained.save(tmp_path / "s", {"w": strided}, CONFIG))
     np.testing.assert_array_equal(tensors["w"], strided)
 
 
-def test_saving_again_replaces_the_artefact_and_leaves_other_files_alone(folder: Path) -> None:
+def test_saving_again_replaces_the_model_folder_and_leaves_other_files_alone(folder: Path) -> None:
     (folder / "recipe.yaml").write_text("seed: 1")
-    artefact.save(folder, {"w": np.ones(3, dtype=np.float32)}, CONFIG)
-    assert artefact.load(folder)[1].keys() == {"w"}
+    pretrained.save(folder, {"w": np.ones(3, dtype=np.float32)}, CONFIG)
+    assert pretrained.load(folder)[1].keys() == {"w"}
     assert sorted(path.name for path in folder.iterdir()) == [
         "README.md",
         "config.json",
@@ -92,7 +105,7 @@ def test_saving_again_replaces_the_artefact_and_leaves_other_files_alone(folder:
     ]
 
 
-def test_a_save_that_runs_out_of_space_leaves_the_artefact_as_it_was(
+def test_a_save_that_runs_out_of_space_leaves_the_model_folder_as_it_was(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -106,11 +119,13 @@ def test_a_save_that_runs_out_of_space_leaves_the_artefact_as_it_was(
 
     monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        artefact.save(folder, {"w": np.ones(3, dtype=np.float32)}, CONFIG)
+        pretrained.save(folder, {"w": np.ones(3, dtype=np.float32)}, CONFIG)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_a_kill_between_two_renamings_leaves_no_wrong_artefact(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_between_two_renamings_leaves_no_wrong_model_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     replace = os.replace
 
     def fail_on_config(source: Any, target: Any) -> None:
@@ -120,67 +135,67 @@ def test_a_kill_between_two_renamings_leaves_no_wrong_artefact(folder: Path, mon
 
     monkeypatch.setattr(os, "replace", fail_on_config)
     with pytest.raises(KeyboardInterrupt):
-        artefact.save(folder, {"w": np.ones(3, dtype=np.float32)}, CONFIG)
+        pretrained.save(folder, {"w": np.ones(3, dtype=np.float32)}, CONFIG)
     monkeypatch.undo()
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
     with pytest.raises(WeightsError, match=r"promises"):
-        artefact.load(folder)
+        pretrained.load(folder)
 
 
 def test_what_json_cannot_hold_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     import dataclasses
 
-    config = dataclasses.replace(CONFIG, score={"mean_iu": float("nan")})
+    config = dataclasses.replace(CONFIG, score={"mean_iou": float("nan")})
     with pytest.raises(ValueError, match="pass finite numbers"):
-        artefact.save(tmp_path / "x", TENSORS, config)
+        pretrained.save(tmp_path / "x", TENSORS, config)
     assert not (tmp_path / "x").exists()
 
 
-def test_the_card_says_what_was_measured_and_the_licence(folder: Path) -> None:
+def test_the_card_says_what_was_measured_and_the_license(folder: Path) -> None:
     card = (folder / "README.md").read_text()
-    assert "On toy, test split, percent: mean IU 12.50." in card
+    assert "On toy, test split, percent: mIoU 12.50." in card
     assert "| road | - |" in card
-    assert "**Licence of the weights**: research use." in card
+    assert "**License of the weights**: research use." in card
 
 
 class TestHostileFolders:
     def test_no_configuration(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match=r"config.json: not found; an artefact is a folder with"):
-            artefact.load(tmp_path)
+        with pytest.raises(FileNotFoundError, match=r"config.json: not found; a model folder holds"):
+            pretrained.load(tmp_path)
 
     def test_no_weights(self, folder: Path) -> None:
         (folder / "model.safetensors").unlink()
         with pytest.raises(FileNotFoundError, match=r"model.safetensors: not found, although config.json names it"):
-            artefact.load(folder)
+            pretrained.load(folder)
 
     @pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "{}", '{"format": 99}', "[" * 100000, "\x00"])
     def test_a_configuration_that_is_none(self, folder: Path, text: str) -> None:
         (folder / "config.json").write_text(text)
         with pytest.raises(WeightsError, match=r"config.json: "):
-            artefact.load(folder)
+            pretrained.load(folder)
 
     def test_a_configuration_that_is_not_text(self, folder: Path) -> None:
         (folder / "config.json").write_bytes(b"\xff\xfe\x00")
         with pytest.raises(WeightsError, match="is no JSON"):
-            artefact.load(folder)
+            pretrained.load(folder)
 
     def test_a_gigantic_configuration_is_not_read(self, folder: Path) -> None:
         with (folder / "config.json").open("ab") as file:
-            file.truncate(artefact.MAX_CONFIG_BYTES + 1)
+            file.truncate(pretrained.MAX_CONFIG_BYTES + 1)
         with pytest.raises(WeightsError, match="a configuration has at most"):
-            artefact.load(folder)
+            pretrained.load(folder)
 
-    @pytest.mark.parametrize("key", ["kind", "model", "labels", "preprocessing", "licence", "training", "weights"])
+    @pytest.mark.parametrize("key", ["kind", "model", "labels", "preprocessing", "license", "training", "weights"])
     def test_a_missing_part(self, folder: Path, key: str) -> None:
         edit(folder, **{key: None})
         with pytest.raises(WeightsError, match=f"'{key}' is missing"):
-            artefact.load(folder)
+            pretrained.load(folder)
 
     @pytest.mark.parametrize("name", ["../../secret", "/etc/passwd", "other.bin", "", None, 3])
     def test_weights_elsewhere(self, folder: Path, name: Any) -> None:
         edit(folder, weights={"file": name, "sha256": "0", "bytes": 1})
-        with pytest.raises(WeightsError, match=r"an artefact keeps its weights in model.safetensors"):
-            artefact.load(folder)
+        with pytest.raises(WeightsError, match=r"a model folder keeps its weights in model.safetensors"):
+            pretrained.load(folder)
 
     @pytest.mark.parametrize(
         "model",
@@ -195,26 +210,26 @@ class TestHostileFolders:
     def test_a_model_that_is_none(self, folder: Path, model: dict[str, Any]) -> None:
         edit(folder, model=model)
         with pytest.raises(WeightsError, match=r"config.json: "):
-            artefact.load(folder)
+            pretrained.load(folder)
 
     def test_a_number_that_is_none(self, folder: Path) -> None:
         text = (folder / "config.json").read_text()
         (folder / "config.json").write_text(text.replace("12.5", "NaN"))
         with pytest.raises(WeightsError, match="holds NaN, which is no JSON"):
-            artefact.load(folder)
+            pretrained.load(folder)
 
     def test_one_flipped_bit(self, folder: Path) -> None:
         raw = bytearray((folder / "model.safetensors").read_bytes())
         raw[-1] ^= 1
         (folder / "model.safetensors").write_bytes(raw)
         with pytest.raises(WeightsError, match=r"sha256 \w+, config.json promises .* changed or is damaged"):
-            artefact.load(folder)
+            pretrained.load(folder)
 
     def test_truncated_weights(self, folder: Path) -> None:
         raw = (folder / "model.safetensors").read_bytes()
         (folder / "model.safetensors").write_bytes(raw[:-5])
         with pytest.raises(WeightsError, match=r"bytes, config.json promises"):
-            artefact.load(folder)
+            pretrained.load(folder)
 
     @pytest.mark.parametrize(
         "raw",
@@ -231,7 +246,7 @@ class TestHostileFolders:
     def test_weights_that_are_no_safetensors(self, folder: Path, raw: bytes) -> None:
         forge(folder, raw)
         with pytest.raises(WeightsError, match=r"model.safetensors: is no safetensors file"):
-            artefact.load(folder)
+            pretrained.load(folder)
 
     @pytest.mark.parametrize("dtype", ["complex64", "bool", "int8"])
     def test_values_that_are_no_weights(self, folder: Path, dtype: str) -> None:
@@ -239,44 +254,44 @@ class TestHostileFolders:
 
         forge(folder, save({"w": np.ones(4, dtype=dtype)}))
         with pytest.raises(WeightsError, match=rf"tensor 'w' is of type {dtype}; weights are float16"):
-            artefact.load(folder)
+            pretrained.load(folder)
 
     def test_values_that_are_not_finite(self, folder: Path) -> None:
         from safetensors.numpy import save
 
         forge(folder, save({"w": np.array([np.nan], dtype=np.float32)}))
         with pytest.raises(WeightsError, match="tensor 'w' holds values that are not finite"):
-            artefact.load(folder)
+            pretrained.load(folder)
 
     def test_the_target_is_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("mine")
-        with pytest.raises(NotADirectoryError, match="is a file; an artefact is a folder"):
-            artefact.save(tmp_path / "file", TENSORS, CONFIG)
+        with pytest.raises(NotADirectoryError, match="is a file; a model folder is a folder"):
+            pretrained.save(tmp_path / "file", TENSORS, CONFIG)
         assert (tmp_path / "file").read_text() == "mine"
 
     def test_an_unknown_dtype(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match='dtype=\'int8\': choose "float32" or "float16"'):
-            artefact.save(tmp_path / "x", TENSORS, CONFIG, dtype="int8")  # type: ignore[arg-type]
+            pretrained.save(tmp_path / "x", TENSORS, CONFIG, dtype="int8")  # type: ignore[arg-type]
 
 
-def test_a_receipt_is_not_coloured_by_what_a_file_says() -> None:
+def test_a_load_report_is_not_colored_by_what_a_file_says() -> None:
     with pytest.raises(WeightsError) as caught:
-        artefact.check({}, {"w\x1b[31m\n": (4,)}, Path("w"))
+        pretrained.check({}, {"w\x1b[31m\n": (4,)}, Path("w"))
     assert "\x1b" not in str(caught.value)
 
 
 def test_a_card_is_not_rewritten_by_what_a_configuration_says(tmp_path: Path) -> None:
     import dataclasses
 
-    config = dataclasses.replace(CONFIG, licence="MIT\n\n# Hacked\x1b[31m", training={"a|b\n": "c\n## d"})
-    card = (artefact.save(tmp_path / "x", TENSORS, config) / "README.md").read_text()
+    config = dataclasses.replace(CONFIG, license="MIT\n\n# Hacked\x1b[31m", training={"a|b\n": "c\n## d"})
+    card = (pretrained.save(tmp_path / "x", TENSORS, config) / "README.md").read_text()
     assert not [line for line in card.splitlines() if line.startswith(("# H", "## d"))]
     assert "\x1b" not in card
 
 
-def test_tensors_that_do_not_fit_give_a_receipt() -> None:
+def test_tensors_that_do_not_fit_give_a_load_report() -> None:
     with pytest.raises(WeightsError) as caught:
-        artefact.check({"a": (1,), "b": (2,), "c": (3,)}, {"b": (3,), "c": (3,), "d": (4,)}, Path("w"))
+        pretrained.check({"a": (1,), "b": (2,), "c": (3,)}, {"b": (3,), "c": (3,), "d": (4,)}, Path("w"))
     assert str(caught.value).splitlines() == [
         "w: the tensors are not those of the model; nothing was loaded",
         "  missing (1): a",
@@ -288,12 +303,12 @@ def test_tensors_that_do_not_fit_give_a_receipt() -> None:
 @pytest.mark.parametrize(
     ("score", "message"),
     [
-        ({"mean_iu": "high"}, r"score.mean_iu='high'; a figure is a number in 0..100"),
-        ({"mean_iu": {"a": 1}}, r"score.mean_iu=.*; a figure is a number in 0..100"),
-        ({"mean_iu": True}, r"score.mean_iu='True'"),
+        ({"mean_iou": "high"}, r"score.mean_iou='high'; a figure is a number in 0..100"),
+        ({"mean_iou": {"a": 1}}, r"score.mean_iou=.*; a figure is a number in 0..100"),
+        ({"mean_iou": True}, r"score.mean_iou='True'"),
         ({"pixel_accuracy": 1e308}, r"score.pixel_accuracy=.*; a figure is a number in 0..100"),
-        ({"mean_iu": 50.0, "iu": [1, 2]}, r"score.iu must be an object"),
-        ({"mean_iu": 50.0, "iu": {"road": "x"}}, r"score.iu.road='x'"),
+        ({"mean_iou": 50.0, "iou": [1, 2]}, r"score.iou must be an object"),
+        ({"mean_iou": 50.0, "iou": {"road": "x"}}, r"score.iou.road='x'"),
         ([], "'score' must be an object or null"),
     ],
 )
@@ -302,4 +317,4 @@ def test_a_score_whose_figures_are_none_is_refused(tmp_path: Path, score: object
     document = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(document | {"score": score}))
     with pytest.raises(WeightsError, match=message):
-        artefact.read_config(folder)
+        pretrained.read_config(folder)

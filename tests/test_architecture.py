@@ -1,4 +1,4 @@
-"""The walls of the house: who may import whom, and what must not need torch. Read from the source, not from memory."""
+"""The layers of the package: who may import whom, and what must not need torch, read from the source."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import fullyconv
 
 SOURCE = Path(fullyconv.__file__).parent
 
-# A room stands above everything it imports (docs/design.md). Rooms of one floor may know each other where listed.
-FLOORS: dict[str, int] = {
+# A module stands above all that it imports (docs/architecture.md); those of one layer may know each other where listed.
+LAYERS: dict[str, int] = {
     "errors": 0,
     "notices": 0,
     "labels": 1,
@@ -34,7 +34,6 @@ FLOORS: dict[str, int] = {
     "heads": 2,
     "data": 2,
     "inference": 2,
-    "artefact": 2,
     "models": 3,
     "weights": 3,
     "runtime": 3,
@@ -51,9 +50,9 @@ FLOORS: dict[str, int] = {
     "__main__": 8,
     "__init__": 8,
 }
-GROUND = {room for room, floor in FLOORS.items() if floor <= 1}
+BASE = {name for name, layer in LAYERS.items() if layer <= 1}
 # a head reads the Features that a backbone gives; a run starts from what the hub loads; a module averages its weights
-SIDEWAYS = {("heads", "backbones"), ("training", "hub"), ("module", "checkpointing")}
+SIDEWAYS = {("heads", "backbones"), ("training", "hub"), ("module", "checkpointing"), ("runtime", "weights")}
 
 TORCH_FREE = [
     "errors",
@@ -66,14 +65,14 @@ TORCH_FREE = [
     "download",
     "notices",
     "confusion",
-    "artefact",
+    "weights.pretrained",
     "inference.heatmap",
     "inference.scaling",
     "inference.scoring",
     "inference.segmentation",
     "runtime",
     "inference.budget",
-    "inference.pictures",
+    "inference.windows",
     "inference.video",
     "weights.caffemodel",
     "weights.catalog",
@@ -81,7 +80,7 @@ TORCH_FREE = [
 ]
 
 
-def room(path: Path) -> str:
+def part(path: Path) -> str:
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
@@ -111,32 +110,32 @@ def imports(path: Path) -> list[tuple[str, bool]]:
     return found
 
 
-# a wheel carries the folder of the zoo inside the package; what trains its models is no room of it
+# a wheel carries the folder of the zoo inside the package; what trains its models is no part of it
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path.relative_to(SOURCE).parts[0] != "zoo")
 
 
-def test_every_room_has_a_floor() -> None:
-    assert {room(path) for path in FILES} <= FLOORS.keys()
+def test_every_module_has_a_layer() -> None:
+    assert {part(path) for path in FILES} <= LAYERS.keys()
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)
 def test_no_import_goes_up_or_sideways(path: Path) -> None:
-    here = room(path)
+    here = part(path)
     for name, _ in imports(path):
         if name.split(".")[0] != "fullyconv" or name == "fullyconv":
             continue
         there = name.split(".")[1]
-        if there == here or (here in GROUND and there in GROUND) or (here, there) in SIDEWAYS:
+        if there == here or (here in BASE and there in BASE) or (here, there) in SIDEWAYS:
             continue
-        if there not in FLOORS:  # a public name, taken from the front door
-            raise AssertionError(f"{path.name} imports {name} through the front door; import it from its room")
-        assert FLOORS[there] < FLOORS[here], (
-            f"{path.name} (floor {FLOORS[here]}) imports {name} (floor {FLOORS[there]})"
+        if there not in LAYERS:  # a public name, taken from the package
+            raise AssertionError(f"{path.name} imports {name} by its public name; import it from its module")
+        assert LAYERS[there] < LAYERS[here], (
+            f"{path.name} (layer {LAYERS[here]}) imports {name} (layer {LAYERS[there]})"
         )
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)
-def test_libraries_stay_in_their_rooms(path: Path) -> None:
+def test_libraries_stay_in_their_modules(path: Path) -> None:
     allowed = {
         "torchvision": {"backbones", "data", "heads", "weights"},
         "timm": {"backbones", "weights"},
@@ -148,10 +147,10 @@ def test_libraries_stay_in_their_rooms(path: Path) -> None:
     for name, _ in imports(path):
         library = name.split(".")[0]
         if library in allowed:
-            assert room(path) in allowed[library], f"{path.name} imports {name}"
+            assert part(path) in allowed[library], f"{path.name} imports {name}"
 
 
-def test_rooms_without_torch_import_with_torch_blocked() -> None:
+def test_modules_without_torch_import_with_torch_blocked() -> None:
     blocked = ["torch", "torchvision", "lightning", "torchmetrics", "timm", "huggingface_hub"]
     code = (
         f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\n"
