@@ -16,7 +16,7 @@ SOURCE = Path(fullyconv.__file__).parent
 # A module stands above all that it imports (docs/architecture.md); those of one layer may know each other where listed.
 LAYERS: dict[str, int] = {
     "errors": 0,
-    "notices": 0,
+    "files": 0,
     "labels": 1,
     "label_sets": 1,
     "images": 1,
@@ -63,7 +63,7 @@ TORCH_FREE = [
     "polygons",
     "preprocessing",
     "download",
-    "notices",
+    "files",
     "confusion",
     "weights.pretrained",
     "inference.heatmap",

@@ -166,7 +166,6 @@ def test_c2_formats_that_no_message_names_are_refused(
 # ---- C9: names that are nearly too long -----------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="the temporary name is longer than the name of the mask")
 def test_c9_a_name_that_leaves_room_for_its_mask_and_overlay_is_written(
     model: Path, photos: Path, tmp_path: Path
 ) -> None:

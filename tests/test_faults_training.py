@@ -175,7 +175,6 @@ def hidden(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob("*") if path.name.startswith(".")]
 
 
-@pytest.mark.xfail(strict=True, reason="the error of torch comes through", raises=RuntimeError)
 def test_c4_a_checkpoint_that_finds_no_room_is_named_in_one_line_and_leaves_no_half(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,7 +187,6 @@ def test_c4_a_checkpoint_that_finds_no_room_is_named_in_one_line_and_leaves_no_h
     assert hidden(tmp_path / "run") == []
 
 
-@pytest.mark.xfail(strict=True, reason="the error of the system does not say which file")
 def test_c4_a_model_folder_that_finds_no_room_is_named_and_left_as_it_was(tmp_path: Path) -> None:
     folder = fullyconv.SegmentationModule(SMALL, classes=["a", "b"]).save(tmp_path / "mine")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -213,7 +211,6 @@ def little_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="the error of torch comes through", raises=RuntimeError)
 def test_c4_a_full_disk_is_said_to_be_one(data: Path, little_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert fit(data, little_disk / "run", "--epochs", 1) == 2
     said = capsys.readouterr().err
@@ -314,7 +311,6 @@ def umask(mask: int) -> Iterator[None]:
         os.umask(before)
 
 
-@pytest.mark.xfail(strict=True, reason="temporary files are made with modes of their own, and moved into place")
 def test_c15_files_of_a_run_may_be_read_by_whom_the_umask_lets(data: Path, tmp_path: Path) -> None:
     with umask(0o027):
         assert fit(data, tmp_path / "run", "--epochs", 1) == 0
@@ -489,7 +485,6 @@ def age(folder: Path) -> None:
             os.utime(path, (1e9, 1e9))
 
 
-@pytest.mark.xfail(strict=True, reason="nobody looks for the unfinished files of an earlier run")
 @pytest.mark.slow
 def test_c23_the_next_save_removes_what_a_killed_one_left(tmp_path: Path) -> None:
     killed(KILLED_SAVE, tmp_path / "mine")
@@ -501,7 +496,6 @@ def test_c23_the_next_save_removes_what_a_killed_one_left(tmp_path: Path) -> Non
     ]  # fmt: skip
 
 
-@pytest.mark.xfail(strict=True, reason="nobody looks for the unfinished files of an earlier run")
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("file", ["fit.json", "last.ckpt", "model.safetensors"])

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
@@ -14,6 +12,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, WeightAveraging
 from torch import Tensor
 
 from fullyconv.errors import WeightsError
+from fullyconv.files import remove_unfinished, replacing
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -47,17 +46,31 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Save a checkpoint, all of it or nothing."""
         if storage_options is not None:
             raise TypeError("storage_options: checkpoints are written to this machine; leave it out")
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        remove_unfinished(Path(path).parent)
+        with replacing(path, lasting=True) as part, part.open("xb") as file:
+            told = _Told(file)
+            try:
+                torch.save(checkpoint, cast(IO[bytes], told))
+            except RuntimeError as error:
+                raise told.error or error from error
+
+
+class _Told:
+    """A file that remembers what went wrong in writing: torch says only that something did."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, content: bytes) -> int:
         try:
-            with os.fdopen(handle, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, target)
-        finally:
-            Path(name).unlink(missing_ok=True)
+            return self._file.write(content)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 class PatientStop(EarlyStopping):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -20,6 +19,7 @@ from fullyconv.conversion.activation import class_activation
 from fullyconv.conversion.network import DenseClassifier
 from fullyconv.errors import ConversionError, WeightsError
 from fullyconv.geometry import Geometry
+from fullyconv.geometry.measuring import evaluating
 from fullyconv.images import visible
 from fullyconv.inference.heatmap import Heatmap
 from fullyconv.inference.locating import shares_of_class
@@ -34,7 +34,7 @@ from fullyconv.weights import pretrained
 from fullyconv.weights.architectures import build_classifier
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 Size = tuple[int, int]
 N = TypeVar("N", bound=nn.Module)
@@ -280,7 +280,7 @@ class DenseScorer(nn.Module):
             ValueError: if the memory does not hold the smallest tile, or an option is none.
         """
         options = Options(memory, halo, flip, tuple(scales), probabilities)
-        with _evaluating(self), torch.inference_mode():
+        with evaluating(self), torch.inference_mode():
             # the tiles' way for every size: a thousand classes at every pixel of a photograph would take gigabytes
             return segment_tiled(self._network(), source, self.labels, options)
 
@@ -299,7 +299,7 @@ class DenseScorer(nn.Module):
         """Say which class wins at each pixel of one image, into a file; see `SegmentationModule.predict_to`."""
         wanted, beside = probabilities or (None, None)
         options = Options(memory, halo, flip, tuple(scales), wanted)
-        with _evaluating(self), torch.inference_mode():
+        with evaluating(self), torch.inference_mode():
             return segment_to(self._network(), source, target, self.labels, options, None, beside, preview)
 
     def heatmap(
@@ -349,7 +349,7 @@ class DenseScorer(nn.Module):
             base = self.preprocessing.short_side or 2 * min(self.network.input_size)
         if isinstance(base, bool) or not isinstance(base, int) or base < 1:
             raise ValueError(f"short_side={short_side!r}: give pixels from 1 on, or None")
-        with _evaluating(self), torch.inference_mode():
+        with evaluating(self), torch.inference_mode():
             if method is None:
                 try:
                     method, network = "cam", self._network("cam")
@@ -491,15 +491,3 @@ def _fill(network: N, tensors: pretrained.Tensors, folder: str | Path) -> N:
     )
     network.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()}, strict=True)
     return network
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluate inside, and leave every submodule's mode as it was found."""
-    modes = {name: part.training for name, part in module.named_modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for name, part in module.named_modules():
-            part.training = modes[name]

@@ -6,58 +6,24 @@ by the same `digest` here, because the client does not check it.
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import ipaddress
-import os
 import socket
-import tempfile
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
 from fullyconv.errors import DownloadError, WeightsError
+from fullyconv.files import Digest, digest, replacing
 
 MAX_BYTES = 16 * 2**30
 TIMEOUT = 20.0  # seconds without a byte
 ATTEMPTS = 5  # connections in a row that bring nothing new
 PAUSE = 1.0  # seconds before the first further attempt; doubled at each
 CHUNK = 2**20
-
-
-@dataclass(frozen=True)
-class Digest:
-    """What a file is: its size and its sha256.
-
-    Args:
-        sha256: 64 hexadecimal digits.
-        bytes: size.
-    """
-
-    sha256: str
-    bytes: int
-
-
-def digest(path: str | Path) -> Digest:
-    """Read a file once and give its size and sha256.
-
-    Raises:
-        OSError: if it cannot be read.
-
-    Example:
-        >>> digest(os.devnull).sha256[:8]
-        'e3b0c442'
-    """
-    value, size = hashlib.sha256(), 0
-    with open(path, "rb") as file:
-        while block := file.read(CHUNK):
-            value.update(block)
-            size += len(block)
-    return Digest(value.hexdigest(), size)
 
 
 def check_url(url: str, *, plain_http: bool = False) -> None:
@@ -107,29 +73,19 @@ def download(
     if sha256 is not None and (not 8 <= len(sha256) <= 64 or set(sha256) - set("0123456789abcdef")):
         raise ValueError(f"sha256={sha256!r}: give 64 hexadecimal digits in lower case, or the first 8 at least")
     check_url(url, plain_http=plain_http or sha256 is not None)
-    place = Path(target)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.", suffix=".part")
-    part = Path(name)
-    try:
-        with os.fdopen(handle, "w+b") as file:
-            for attempt in (1, 2):
-                _fetch(url, file, max_bytes, resume=sha256 is not None and attempt == 1)
-                file.flush()
-                found = digest(part)
-                if sha256 is None or found.sha256.startswith(sha256):
-                    break
-                if attempt == 2:
-                    raise WeightsError(
-                        f"{url}: sha256 {found.sha256} ({found.bytes} bytes), expected {sha256}; fetched twice with "
-                        "the same result, nothing was kept. The file was exchanged or is damaged at its source: "
-                        "do not use it"
-                    )
-            os.fsync(file.fileno())
-        os.chmod(part, 0o644)
-        os.replace(part, place)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(target, lasting=True) as part, part.open("x+b") as file:
+        for attempt in (1, 2):
+            _fetch(url, file, max_bytes, resume=sha256 is not None and attempt == 1)
+            file.flush()
+            found = digest(part)
+            if sha256 is None or found.sha256.startswith(sha256):
+                break
+            if attempt == 2:
+                raise WeightsError(
+                    f"{url}: sha256 {found.sha256} ({found.bytes} bytes), expected {sha256}; fetched twice with "
+                    "the same result, nothing was kept. The file was exchanged or is damaged at its source: "
+                    "do not use it"
+                )
     return found
 
 

@@ -1,8 +1,11 @@
-"""The exceptions of the package, and the hint that goes with a misspelt name."""
+"""The exceptions of the package, the small words of its messages, and its logger."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
+
+LOGGER = logging.getLogger("fullyconv")
 
 
 class DatasetError(ValueError):
@@ -53,3 +56,54 @@ def near_miss(name: str, choices: Iterable[str]) -> str:
     same = [name.lower()] if name.lower() in plain else []
     found = [plain[choice] for choice in same or dict.fromkeys(near)][:5]
     return (f"Did you mean {' or '.join(found)}? " if found else "") + f"There are {len(known)} choices."
+
+
+def first_line(error: BaseException) -> str:
+    """Give the first line of an error's message, printable and of at most 300 characters; its type where it is empty.
+
+    Example:
+        >>> first_line(ValueError("no such file.\\nTraceback ..."))
+        'no such file'
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return printable(lines[0], 300).rstrip(".") if lines else type(error).__name__
+
+
+def printable(text: object, most: int = 200) -> str:
+    """Write text of unknown origin, such as a name in a file, as one bounded line."""
+    return "".join(sign if sign.isprintable() else " " for sign in str(text)[:most])
+
+
+def some(names: Iterable[object], most: int = 6) -> str:
+    """Name the first few of many.
+
+    Args:
+        names: what there is.
+        most: how many are named.
+
+    Example:
+        >>> some(["a", "b", "c"], most=2)
+        'a, b and 1 more'
+    """
+    listed = list(names)
+    rest = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(printable(name) for name in listed[:most]) + rest
+
+
+def tell(message: str) -> None:
+    """Say something a user should know: layers that start anew, weights that nobody vouches for.
+
+    It goes through the logger "fullyconv": ``logging.getLogger("fullyconv").setLevel(logging.WARNING)`` silences it.
+    Where nobody has configured logging, it goes to stderr as it is.
+
+    Args:
+        message: one or more lines.
+    """
+    if not LOGGER.hasHandlers():
+        # Like logging's own handler of last resort, which does not show what is below a warning.
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("fullyconv: %(message)s"))
+        LOGGER.addHandler(handler)
+    if LOGGER.level == logging.NOTSET:
+        LOGGER.setLevel(logging.INFO)
+    LOGGER.info(message)

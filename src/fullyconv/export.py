@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -29,7 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fullyconv.confusion import SegmentationScores
-from fullyconv.images import find_images, read_bands, unfinished
+from fullyconv.files import write
+from fullyconv.images import find_images, read_bands
 from fullyconv.inference.scaling import scaled_size
 from fullyconv.labels import Labels
 from fullyconv.metrics import ConfusionMatrix
@@ -170,7 +170,7 @@ def export(
     if data is not None:
         exported = ExportedSegmenter(target, content, description)
         made = replace(made, scores=_evaluate(exported, data, split), model_scores=model.evaluate(data, split))
-    _write(target, content)
+    write(target, content, lasting=True)
     return made
 
 
@@ -736,16 +736,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def _write(target: Path, content: bytes) -> None:
-    # In the same folder, so that the replacement is one step on one file system.
-    part = unfinished(target)
-    try:
-        with part.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)

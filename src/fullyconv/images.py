@@ -25,6 +25,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fullyconv.errors import DatasetError, near_miss
+from fullyconv.files import Unfinished, replacing
 from fullyconv.labels import VOID_COLOR
 
 MAX_PIXELS = 89_478_485
@@ -463,19 +464,18 @@ class MaskWriter:
         if self.path.suffix.lower() not in (".png", ".tif", ".tiff"):
             raise ValueError(f"path={str(path)!r}: a mask is written as PNG or TIFF; end the name in .png or .tif")
         flat = None if palette is None or self.dtype.itemsize > 1 else _flat_palette(palette)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._part = unfinished(self.path)
+        self._unfinished = Unfinished(self.path)
         self._packer: Any = None
         self._file: io.BufferedWriter | io.BufferedRandom | None = None
         if self.path.suffix.lower() == ".png":
-            self._file = self._part.open("xb")
+            self._file = self._unfinished.path.open("xb")
             # Masks are long runs, and most rows are the ones above: their differences as runs take a fifth of the time
             # of a search for repetitions, and less room.
             self._packer = zlib.compressobj(strategy=zlib.Z_RLE)
             self._above = np.zeros(size[1] * self.dtype.itemsize, np.uint8)
             self._begin_png(flat)
         else:
-            self._file = _begin_tiff(self._part, self.path, size, self.dtype, flat)
+            self._file = _begin_tiff(self._unfinished.path, self.path, size, self.dtype, flat)
 
     def _begin_png(self, palette: list[int] | None) -> None:
         height, width = self.size
@@ -534,14 +534,14 @@ class MaskWriter:
                 self._pack(self._packer.flush())
                 self._chunk(b"IEND", b"")
             self._release()
-            os.replace(self._part, self.path)
+            self._unfinished.keep()
         finally:
             self.abandon()
 
     def abandon(self) -> None:
         """Leave nothing behind of a file that is not finished."""
         self._release()
-        self._part.unlink(missing_ok=True)
+        self._unfinished.discard()
 
     def _release(self) -> None:
         if self._file is not None:
@@ -925,18 +925,7 @@ def _flat_palette(palette: Sequence[Sequence[int]]) -> list[int]:
     return [c for color in full for c in color]
 
 
-def unfinished(path: Path) -> Path:
-    """Name a file that is being written, in the same folder, so that its replacement is one step on one file system."""
-    return path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
-
-
 def _save(path: Path, image: Image.Image, name: str, **options: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = unfinished(path)
-    try:
-        with part.open("xb") as file:
-            image.save(file, format=name, **options)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as part, part.open("xb") as file:
+        image.save(file, format=name, **options)
     return path

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from fullyconv.backbones import LoadReport
 from fullyconv.checkpointing import AveragedWeights
 from fullyconv.confusion import SegmentationScores
-from fullyconv.errors import WeightsError
+from fullyconv.errors import WeightsError, first_line, tell
+from fullyconv.geometry.measuring import evaluating
 from fullyconv.heads import UnpoolHead
 from fullyconv.inference.folding import fingerprint, fold
 from fullyconv.inference.predict import segment_any, segment_heads, segment_heads_to, segment_to
@@ -35,7 +36,6 @@ from fullyconv.labels import Labels, as_text, default_palette, packed_color
 from fullyconv.losses import build_loss
 from fullyconv.metrics import ConfusionMatrix, best_class
 from fullyconv.models import FCN, MODELS, MultiHeadFCN, build_model, with_heads
-from fullyconv.notices import tell
 from fullyconv.preprocessing import IMAGENET, Preprocessing
 from fullyconv.weights import pretrained
 from fullyconv.weights.foreign import ForeignSegmenter
@@ -271,7 +271,7 @@ class SegmentationModule(L.LightningModule):
             ValueError: if the memory does not hold the smallest tile, an option is none, or torch cannot compile here.
         """
         options = Options(memory, halo, flip, tuple(scales), probabilities)
-        with self._evaluating():
+        with evaluating(self), torch.inference_mode():
             network = self._network(compile)
             return segment_any(network, network.scores, source, self.labels, options, self.preprocessing.short_side)
 
@@ -314,7 +314,7 @@ class SegmentationModule(L.LightningModule):
         """
         wanted, beside = probabilities or (None, None)
         options = Options(memory, halo, flip, tuple(scales), wanted)
-        with self._evaluating():
+        with evaluating(self), torch.inference_mode():
             short = self.preprocessing.short_side
             return segment_to(self._network(compile), source, target, self.labels, options, short, beside, preview)
 
@@ -391,7 +391,7 @@ class SegmentationModule(L.LightningModule):
                 except (RuntimeError, ImportError) as error:
                     if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
                         raise ValueError(
-                            f"compile=True: torch cannot compile here ({_first_line(error)}); install a C++ compiler, "
+                            f"compile=True: torch cannot compile here ({first_line(error)}); install a C++ compiler, "
                             "or leave compile out"
                         ) from error
                     raise
@@ -420,18 +420,6 @@ class SegmentationModule(L.LightningModule):
     @property
     def _floating(self) -> torch.dtype:
         return next(parameter.dtype for parameter in self.model.parameters())
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Evaluate inside, and leave every submodule's mode as it was found."""
-        modes = {name: module.training for name, module in self.named_modules()}
-        self.eval()
-        try:
-            with torch.inference_mode():
-                yield
-        finally:
-            for name, module in self.named_modules():
-                module.training = modes[name]
 
     def _start_from(self, source: str, with_preprocessing: bool, allow_unverified: bool) -> None:
         """Take a classifier's weights into the backbone, and its preprocessing where none was asked for."""
@@ -803,7 +791,7 @@ class SegmentationModule(L.LightningModule):
             hyper, state = dict(checkpoint["hyper_parameters"]), dict(checkpoint["state_dict"])
         except Exception as error:  # torch.load raises whatever its unpickler meets
             raise WeightsError(
-                f"{place}: is no checkpoint of fullyconv that can be read without executing it ({_first_line(error)}); "
+                f"{place}: is no checkpoint of fullyconv that can be read without executing it ({first_line(error)}); "
                 "pass a .ckpt that 'fullyconv fit' or a Trainer with a SegmentationModule wrote"
             ) from error
         maker = MultiHeadModule if isinstance(hyper.get("classes"), dict) and cls is SegmentationModule else cls
@@ -1193,7 +1181,7 @@ class MultiHeadModule(SegmentationModule):
             ValueError: if the memory does not hold the smallest tile, or an option is none.
         """
         options = Options(memory, halo, flip, tuple(scales), probabilities)
-        with self._evaluating():
+        with evaluating(self), torch.inference_mode():
             short = self.preprocessing.short_side
             return segment_heads(self._head_networks(), self.scores, source, self.labels, options, short)
 
@@ -1231,7 +1219,7 @@ class MultiHeadModule(SegmentationModule):
         """
         wanted, beside = probabilities or (None, None)
         options = Options(memory, halo, flip, tuple(scales), wanted)
-        with self._evaluating():
+        with evaluating(self), torch.inference_mode():
             short, networks = self.preprocessing.short_side, self._head_networks()
             return segment_heads_to(networks, self.scores, source, target, self.labels, options, short, beside, preview)
 
@@ -1410,11 +1398,6 @@ def _labels_of(entry: Mapping[str, Any]) -> Labels | dict[str, Labels]:
     if len(entry) != 1 or not isinstance(entry["heads"], Mapping):
         raise ValueError("labels must hold 'heads', an object of labels by name, and nothing else")
     return {name: Labels.from_dict(labels) for name, labels in entry["heads"].items()}
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
 
 
 def _own_sizes(batch: Batch) -> list[Tensor]:

@@ -7,7 +7,6 @@ polygon is one region of pixels of a class that touch along their sides, with it
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fullyconv.images import unfinished
+from fullyconv.files import write
 from fullyconv.labels import Labels
 
 Ring = list[tuple[int, int]]
@@ -125,15 +124,7 @@ def coco(mask: npt.NDArray[Any], labels: Labels, name: str) -> dict[str, Any]:
 
 def write_json(path: str | Path, content: dict[str, Any]) -> Path:
     """Write JSON: all of it or nothing."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = unfinished(path)
-    try:
-        part.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+    return write(path, json.dumps(content, ensure_ascii=False))
 
 
 def _trace(inside: npt.NDArray[np.bool_], index: int) -> Iterator[Region]:

@@ -25,6 +25,8 @@ from PIL import Image
 from fullyconv.confusion import SegmentationScores, scores
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.drawing import overlay
+from fullyconv.files import write
+from fullyconv.geometry.measuring import evaluating
 from fullyconv.images import visible
 from fullyconv.labels import Labels
 from fullyconv.metrics import best_class, confusion_matrix
@@ -137,23 +139,14 @@ def write_report(
         f"<p>License of the weights: {_e(segmenter.license or 'unstated')}</p>",
         "</body></html>",
     ]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    part.write_text("\n".join(filter(None, parts)), encoding="utf-8")
-    part.replace(target)
+    write(target, "\n".join(filter(None, parts)))
     return whole
 
 
 def _predicted(segmenter: SegmentationModule, image: torch.Tensor) -> torch.Tensor:
-    modes = {name: module.training for name, module in segmenter.named_modules()}
-    segmenter.eval()
-    try:
-        with torch.inference_mode():
-            logits: torch.Tensor = segmenter(image[None].to(segmenter.device))
-            return best_class(logits)[0].cpu()
-    finally:
-        for name, module in segmenter.named_modules():
-            module.training = modes[name]
+    with evaluating(segmenter), torch.inference_mode():
+        logits: torch.Tensor = segmenter(image[None].to(segmenter.device))
+        return best_class(logits)[0].cpu()
 
 
 def _cards(whole: SegmentationScores) -> str:

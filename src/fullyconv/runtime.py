@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fullyconv.errors import WeightsError
+from fullyconv.errors import WeightsError, first_line
 from fullyconv.images import read_bands, visible
 from fullyconv.inference.scaling import scaled_size
 from fullyconv.inference.segmentation import Segmentation
@@ -129,7 +129,7 @@ class ExportedSegmenter:
             self._session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a dozen exceptions without a common base
             raise WeightsError(
-                f"{path}: onnxruntime does not load it ({_first_line(error)}); export it again, or install a newer "
+                f"{path}: onnxruntime does not load it ({first_line(error)}); export it again, or install a newer "
                 "onnxruntime"
             ) from error
         self.path = path
@@ -235,7 +235,7 @@ class ExportedSegmenter:
         except Exception as error:
             shape = feeds["image"].shape
             raise WeightsError(
-                f"{self.path}: fails on an image of {shape[2]} x {shape[1]} pixels ({_first_line(error)})"
+                f"{self.path}: fails on an image of {shape[2]} x {shape[1]} pixels ({first_line(error)})"
             ) from error
         return answers
 
@@ -521,11 +521,6 @@ def _onnxruntime(path: Path) -> Any:
     except ImportError as error:
         raise ImportError(f"{path}: exported files need onnxruntime: pip install onnxruntime") from error
     return onnxruntime
-
-
-def _first_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text[:200] or type(error).__name__
 
 
 def _no_constant(name: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.data.pairs import Pair
+from fullyconv.files import remove_unfinished, write
 from fullyconv.hub.load import load
 from fullyconv.module import MODEL_ARGUMENTS, SegmentationModule
 from fullyconv.preprocessing import IMAGENET
@@ -230,14 +230,8 @@ def read_state(folder: Path) -> dict[str, Any] | None:
 
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:
     """Write what a run's folder says of it, all of it or nothing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=folder, prefix=f".{STATE}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(state, file, indent=2)
-        os.replace(name, folder / STATE)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    remove_unfinished(folder)
+    write(folder / STATE, json.dumps(state, indent=2))
 
 
 def describe(plan: Plan, data: SegmentationDataModule, folder: Path, going_on: bool) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from fullyconv.errors import WeightsError
+from fullyconv.errors import WeightsError, some
 
 if TYPE_CHECKING:
     from fullyconv.geometry import Geometry
@@ -95,7 +95,7 @@ class LoadReport:
             "re-initialized": self.reinitialized,
             "unused": self.unused,
         }
-        return "\n".join(f"{group:<14}{len(keys):>6}  {_some(keys)}".rstrip() for group, keys in groups.items())
+        return "\n".join(f"{group:<14}{len(keys):>6}  {some(keys)}".rstrip() for group, keys in groups.items())
 
 
 class Backbone(nn.Module, ABC):
@@ -223,7 +223,7 @@ class Backbone(nn.Module, ABC):
                 (kept if expected else missing).append(key)
         if missing or unknown or misfits:
             faults = {"missing": missing, "unknown": unknown, "of another shape": misfits}
-            listed = "; ".join(f"{len(keys)} {fault}: {_some(keys)}" for fault, keys in faults.items() if keys)
+            listed = "; ".join(f"{len(keys)} {fault}: {some(keys)}" for fault, keys in faults.items() if keys)
             raise WeightsError(
                 f"state_dict does not fit backbone={self.name!r}, nothing was changed: {listed}. "
                 f"Pass the state_dict of the classifier that the backbone is named after."
@@ -340,8 +340,3 @@ def is_paper(padding: str, name: str, *, paper: bool = False) -> bool:
             f"use padding='same' here."
         )
     return padding == "paper"
-
-
-def _some(keys: Sequence[str], most: int = 6) -> str:
-    shown = ", ".join(keys[:most])
-    return f"{shown} and {len(keys) - most} more" if len(keys) > most else shown

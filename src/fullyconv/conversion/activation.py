@@ -17,6 +17,7 @@ from fullyconv.conversion.network import DenseClassifier
 from fullyconv.conversion.program import Step, Value, find_module, run
 from fullyconv.errors import ConversionError
 from fullyconv.geometry import Geometry
+from fullyconv.geometry.measuring import evaluating
 
 
 @dataclass(frozen=True)
@@ -116,17 +117,11 @@ def _check(found: ClassActivation, pools: list[Step]) -> None:
     channels = dense.report.frontier[0][1][0]
     generator = torch.Generator().manual_seed(0)
     map = torch.randn(1, channels, window[0] + 1, window[1] + 2, generator=generator).abs().to(like)
-    modes = [(module, module.training) for module in dense.modules()]
-    dense.eval()
-    try:
-        with torch.no_grad():
-            expected, pooled = dense.scores_of(map), found.of(map)
-            for step in pools:
-                last = replace(step, args=(Value("map"), *step.args[1:]), result="map", release=())
-                pooled = run(dense, [last], {"map": pooled})["map"]
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with evaluating(dense), torch.no_grad():
+        expected, pooled = dense.scores_of(map), found.of(map)
+        for step in pools:
+            last = replace(step, args=(Value("map"), *step.args[1:]), result="map", release=())
+            pooled = run(dense, [last], {"map": pooled})["map"]
     tolerance = 1e-3 if like.dtype in (torch.float32, torch.float64) else 5e-2
     if pooled.shape != expected.shape or bool((pooled - expected).abs().max() > tolerance * expected.abs().max()):
         raise ConversionError(

@@ -16,7 +16,7 @@ from fullyconv.conversion.hooks import hooked
 from fullyconv.conversion.network import DenseClassifier, smallest
 from fullyconv.conversion.program import map_leaves
 from fullyconv.conversion.refusals import UnsupportedHead
-from fullyconv.conversion.report import Change, Guarantee, Report, some
+from fullyconv.conversion.report import Change, Guarantee, Report
 from fullyconv.conversion.trace import (
     BATCH,
     GROWTH,
@@ -27,11 +27,11 @@ from fullyconv.conversion.trace import (
     callee,
     does_not_run,
     example,
-    first_line,
     map_axes,
     place,
     tensors,
 )
+from fullyconv.errors import first_line, some
 from fullyconv.geometry import Geometry, measure
 from fullyconv.geometry.tracking import Tracker
 

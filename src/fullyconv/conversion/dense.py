@@ -9,8 +9,7 @@ where no padding is involved: every pixel window gets the answer that it gets al
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -24,6 +23,7 @@ from fullyconv.conversion.program import Step
 from fullyconv.conversion.surgery import DenseClassifier, duplicate
 from fullyconv.errors import ConversionError
 from fullyconv.geometry import Geometry, Pair, measure, pair, watch
+from fullyconv.geometry.measuring import evaluating
 from fullyconv.geometry.tracking import STATISTICS, Tracker, joins, operation
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -79,7 +79,7 @@ def sliding_window(
     h, w = (height - kh) // sy + 1, (width - kw) // sx + 1
     places = [(n, i * sy, j * sx) for n in range(count) for i in range(h) for j in range(w)]
     scores: list[Tensor] = []
-    with _evaluating(classifier), torch.no_grad():
+    with evaluating(classifier), torch.no_grad():
         for start in range(0, len(places), batch_size):
             chunk = places[start : start + batch_size]
             result = classifier(torch.stack([image[n, :, y : y + kh, x : x + kw] for n, y, x in chunk]))
@@ -490,15 +490,3 @@ def _first_channels(network: nn.Module) -> int:
     if first is None:
         raise ValueError("in_channels=None: must be given for a network without nn.Conv2d.")
     return first.in_channels
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module in eval mode for a while."""
-    modes = [(each, each.training) for each in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for each, mode in modes:
-            each.training = mode

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from fullyconv.conversion.linear import Kernel
 from fullyconv.conversion.program import Step, run
-from fullyconv.conversion.report import Guarantee, Report, some
+from fullyconv.conversion.report import Guarantee, Report
 from fullyconv.conversion.trace import example, undisturbed, without_data
-from fullyconv.errors import WeightsError
+from fullyconv.errors import WeightsError, some
 from fullyconv.geometry import Geometry
 
 Pair = tuple[int, int]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -116,9 +115,3 @@ class Report:
 
 def _pair(values: tuple[float, float], between: str = " x ") -> str:
     return between.join(f"{value:g}" for value in values)
-
-
-def some(names: Sequence[str], count: int = 5) -> str:
-    """Name the first few of many."""
-    rest = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + rest

@@ -16,9 +16,8 @@ from fullyconv.conversion.network import DenseClassifier
 from fullyconv.conversion.operations import frontier
 from fullyconv.conversion.program import Mode, Step, Value, map_leaves, with_releases
 from fullyconv.conversion.refusals import FixedInputSize, TraceError, UnsupportedHead
-from fullyconv.conversion.report import some
-from fullyconv.conversion.trace import BARE, LARGER, REFERENCE, Trace, TrainingFlag, first_line, trace, undisturbed
-from fullyconv.errors import ConversionError
+from fullyconv.conversion.trace import BARE, LARGER, REFERENCE, Trace, TrainingFlag, trace, undisturbed
+from fullyconv.errors import ConversionError, first_line, some
 
 __all__ = ["DenseClassifier", "convolutionalize"]
 

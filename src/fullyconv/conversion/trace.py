@@ -28,7 +28,7 @@ from fullyconv.conversion.hooks import PARALLEL, computed_weights, hooked, hooks
 from fullyconv.conversion.inplace import assign, hand_on
 from fullyconv.conversion.program import map_leaves
 from fullyconv.conversion.refusals import InputSizeError, TraceError
-from fullyconv.errors import ConversionError, near_miss
+from fullyconv.errors import ConversionError, first_line, near_miss
 
 Pair = tuple[int, int]
 
@@ -620,8 +620,3 @@ def place(classifier: nn.Module, path: str) -> str:
     if path:
         return f"module {path!r} ({kind}{f' with {hooks}' if hooks else ''})"
     return f"the forward of {kind}{f', with {hooks},' if hooks else ''}"
-
-
-def first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__).rstrip(".")[:300]

@@ -9,7 +9,6 @@ import io
 import json
 import mmap
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,9 +21,9 @@ import numpy.typing as npt
 
 from fullyconv.data.pairs import Pair
 from fullyconv.data.readers import Reader
-from fullyconv.errors import DatasetError
+from fullyconv.errors import DatasetError, tell
+from fullyconv.files import replacing
 from fullyconv.labels import Labels
-from fullyconv.notices import tell
 
 Array = npt.NDArray[Any]
 Decoded = tuple[Array, Array]
@@ -137,17 +136,11 @@ class DecodedCache:
 
     def _store(self, key: str, decoded: Decoded) -> None:
         for path, array in zip(self._files(key), decoded, strict=True):
-            partial = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
             try:
-                with open(partial, "wb") as file:
+                with replacing(path, lasting=True) as part, part.open("xb") as file:
                     np.save(file, array, allow_pickle=False)
-                    file.flush()
-                    os.fsync(file.fileno())  # else a power cut can leave the name and not the content
                     self._used += file.tell()
-                os.replace(partial, path)
             except OSError as error:
-                with suppress(OSError):
-                    partial.unlink()
                 self._stop(f"{error}")
                 return
 

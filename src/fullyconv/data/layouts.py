@@ -17,7 +17,7 @@ from pathlib import Path
 
 from fullyconv.data.pairs import Pair, distinct_parts, name_hint, plain_name
 from fullyconv.data.readers import FileReader
-from fullyconv.errors import DatasetError
+from fullyconv.errors import DatasetError, some
 from fullyconv.images import EXTENSIONS, MASK_EXTENSIONS
 from fullyconv.labels import Labels
 
@@ -172,9 +172,9 @@ def ambiguous(root: Path) -> bool:
 
 def _only_images(root: Path, chosen: Sequence[_Folder], folders: Sequence[_Folder], masks: str) -> str:
     beside = [folder for folder in chosen if Path(folder.path).parent == Path(masks).parent]
-    for some in (beside, chosen):
-        if len(some) == 1:
-            return some[0].path
+    for few in (beside, chosen):
+        if len(few) == 1:
+            return few[0].path
     raise DatasetError(f"{root}: masks={masks!r} is given, and {_candidates(chosen or folders)}; {OPTIONS}")
 
 
@@ -384,7 +384,7 @@ def match_files(
             'equal), remove the images, or leave them out (unlabeled="skip", --unlabeled skip)'
         )
         if lost is None or len(lonely) == len(left):
-            raise DatasetError(f"{_listed(files)}: {remedy}")
+            raise DatasetError(f"{some(files)}: {remedy}")
         lost.append(Lost("images without a mask", f"{files[0]}: {remedy}", tuple(map(str, files))))
     if extra:
         files = [right[key] for key in extra]
@@ -394,7 +394,7 @@ def match_files(
             "be equal) or remove the masks"
         )
         if lost is None:
-            raise DatasetError(f"{_listed(files)}: {remedy}")
+            raise DatasetError(f"{some(files)}: {remedy}")
         lost.append(Lost("masks without an image", f"{files[0]}: {remedy}", tuple(map(str, files))))
     if lonely and unlabeled == "skip":
         notes.append(f"{images_at}: {len(lonely)} images without a mask are left out")
@@ -484,7 +484,7 @@ def _one_sided(
             files, rule = part["mask"], "masks without an image"
             remedy = f"masks {where}, where {images} has no images; add the images or remove the masks"
         if lost is None:
-            raise DatasetError(f"{_listed(files)}: {remedy}")
+            raise DatasetError(f"{some(files)}: {remedy}")
         lost.append(Lost(rule, f"{files[0]}: {remedy}", tuple(map(str, files))))
     return notes
 
@@ -826,11 +826,5 @@ def with_lists(root: Path, layout: Layout) -> Layout:
 
 
 def _candidates(folders: Sequence[_Folder]) -> str:
-    shown = [f"{folder.path}/ ({len(folder.files)} files, {folder.files[0].name} ...)" for folder in folders[:10]]
-    more = f" and {len(folders) - 10} more" if len(folders) > 10 else ""
-    return ", ".join(shown) + more
-
-
-def _listed(paths: Sequence[Path]) -> str:
-    shown = ", ".join(str(path) for path in paths[:5])
-    return shown if len(paths) <= 5 else f"{shown} and {len(paths) - 5} more"
+    shown = [f"{folder.path}/ ({len(folder.files)} files, {folder.files[0].name} ...)" for folder in folders]
+    return some(shown, 10)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fullyconv.errors import DatasetError
+from fullyconv.errors import DatasetError, some
 from fullyconv.images import EXTENSIONS, MASK_EXTENSIONS
 
 
@@ -60,13 +60,13 @@ def match_pairs(images: str | Path, masks: str | Path) -> list[Pair]:
     if lonely := sorted(photos.keys() - labels.keys()):
         hint = name_hint(photos[lonely[0]], labels.values(), masks)
         raise DatasetError(
-            f"{_listed([photos[key] for key in lonely])}: no mask of the same name in {masks}{hint}; "
+            f"{some([photos[key] for key in lonely])}: no mask of the same name in {masks}{hint}; "
             "add the masks (the name without its extension must be equal) or remove the images"
         )
     if extra := sorted(labels.keys() - photos.keys()):
         hint = name_hint(labels[extra[0]], photos.values(), images)
         raise DatasetError(
-            f"{_listed([labels[key] for key in extra])}: no image of the same name in {images}{hint}; "
+            f"{some([labels[key] for key in extra])}: no image of the same name in {images}{hint}; "
             "add the images (the name without its extension must be equal) or remove the masks"
         )
     return [Pair(photos[key], labels[key], names[key]) for key in sorted(photos)]
@@ -118,11 +118,6 @@ def _by_key(folder: Path, extensions: Sequence[str]) -> dict[str, Path]:
             raise DatasetError(f"{found[key]} and {path} share one name; remove or rename one of them")
         found[key] = path
     return found
-
-
-def _listed(paths: Sequence[Path]) -> str:
-    shown = ", ".join(str(path) for path in paths[:5])
-    return shown if len(paths) <= 5 else f"{shown} and {len(paths) - 5} more"
 
 
 def _common_start(names: Sequence[str]) -> str:

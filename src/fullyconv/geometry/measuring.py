@@ -89,6 +89,18 @@ def watch(module: nn.Module, input_size: int | tuple[int, int], in_channels: int
 
 
 @contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module in eval mode for a while, and leave the mode of each of its modules as it was found."""
+    modes = [(each, each.training) for each in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for each, mode in modes:
+            each.training = mode
+
+
+@contextmanager
 def undisturbed(module: nn.Module) -> Iterator[None]:
     """Put a module in eval mode for a while; afterwards restore all of its attributes, whatever forward stored.
 

@@ -11,11 +11,10 @@ from typing import Any, overload
 import torch
 
 from fullyconv.classifier import Classifier, DenseScorer
-from fullyconv.errors import DownloadError, WeightsError
+from fullyconv.errors import DownloadError, WeightsError, tell
 from fullyconv.labels import Labels
 from fullyconv.models import build_model
 from fullyconv.module import SegmentationModule
-from fullyconv.notices import tell
 from fullyconv.preprocessing import IMAGENET, Preprocessing
 from fullyconv.weights import catalog, efficientnet, pretrained, sources
 from fullyconv.weights.architectures import build_classifier, input_size, preprocessing_of

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fullyconv.classifier import Classifier, DenseScorer
-from fullyconv.errors import DownloadError
+from fullyconv.errors import DownloadError, tell
 from fullyconv.hub.load import load_classifier
 from fullyconv.module import SegmentationModule
-from fullyconv.notices import tell
 from fullyconv.weights import catalog, pretrained, sources
 
 if TYPE_CHECKING:

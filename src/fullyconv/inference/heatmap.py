@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from fullyconv.drawing import percent
-from fullyconv.images import unfinished, write_image
+from fullyconv.files import replacing
+from fullyconv.images import write_image
 
 # Matplotlib's inferno from a fifth of its length on (CC0): equal steps look equally large, also to people who do not
 # tell red from green and in print without colors.
@@ -106,14 +106,8 @@ class Heatmap:
             return write_image(path, Image.fromarray(np.rint(self.values * 65535).astype(np.uint16)))
         if path.suffix.lower() != ".npy":
             return write_image(path, self.overlay())
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = unfinished(path)
-        try:
-            with part.open("xb") as file:
-                np.save(file, self.values)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        with replacing(path) as part, part.open("xb") as file:
+            np.save(file, self.values)
         return path
 
     def __repr__(self) -> str:

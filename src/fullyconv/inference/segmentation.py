@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from fullyconv.drawing import overlay, percent
-from fullyconv.images import unfinished, write_mask
+from fullyconv.files import Unfinished
+from fullyconv.images import write_mask
 from fullyconv.labels import Labels
 
 _LEADING = 5  # classes that a result names in one line
@@ -169,9 +169,8 @@ class ProbabilityWriter:
         self.path = Path(path)
         if self.path.suffix.lower() != ".npz":
             raise ValueError(f"path={str(path)!r}: probabilities are written as .npz; end the name so")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._part = unfinished(self.path)
-        self._zip = zipfile.ZipFile(self._part, "x", zipfile.ZIP_DEFLATED, compresslevel=1)
+        self._unfinished = Unfinished(self.path)
+        self._zip = zipfile.ZipFile(self._unfinished.path, "x", zipfile.ZIP_DEFLATED, compresslevel=1)
         self._member = self._zip.open("probabilities.npy", "w", force_zip64=True)
         header = {"descr": "<f2", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self._member, header)
@@ -189,6 +188,6 @@ class ProbabilityWriter:
             self._member.close()
             self._zip.close()
             if kind is None:
-                os.replace(self._part, self.path)
+                self._unfinished.keep()
         finally:
-            self._part.unlink(missing_ok=True)
+            self._unfinished.discard()

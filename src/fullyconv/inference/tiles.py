@@ -22,11 +22,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from fullyconv.errors import tell
 from fullyconv.geometry import Geometry
 from fullyconv.inference.argmax import upsample_argmax
 from fullyconv.inference.budget import available_memory, parse_memory
 from fullyconv.inference.windows import Mirrored, Scaled, WindowedImage
-from fullyconv.notices import tell
 from fullyconv.upsampling import resample
 
 Size = tuple[int, int]

@@ -7,7 +7,6 @@ frames themselves are opened, so that a play list in the clothes of a video open
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -20,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fullyconv.errors import DatasetError
-from fullyconv.images import MAX_PIXELS, read_mask, unfinished
+from fullyconv.files import Unfinished
+from fullyconv.images import MAX_PIXELS, read_mask
 from fullyconv.inference.segmentation import Segmentation, count, of_head, shares_of
 from fullyconv.labels import Labels
 
@@ -259,7 +259,7 @@ class VideoWriter:
         self._rate = rate
         # MPEG-4 counts no more ticks in a second
         self._clock = time_base if time_base.numerator == 1 and 1000 <= time_base.denominator < 2**16 else _CLOCK
-        self._part = unfinished(self.path)
+        self._unfinished = Unfinished(self.path)
         self._container: Any = None
         self._stream: Any = None
         self._last = -1
@@ -291,8 +291,9 @@ class VideoWriter:
     def _begin(self, height: int, width: int) -> None:
         codecs = self._av.codec.codecs_available
         name = next((each for each in ("libx264", "libopenh264", "mpeg4") if each in codecs), "mpeg4")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._container = self._av.open(str(self._part), "w", format="mp4", options={"movflags": "+faststart"})
+        self._container = self._av.open(
+            str(self._unfinished.path), "w", format="mp4", options={"movflags": "+faststart"}
+        )
         stream = self._container.add_stream(name, rate=self._rate)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.time_base = stream.codec_context.time_base = self._clock
@@ -320,12 +321,12 @@ class VideoWriter:
             finally:
                 self._container.close()
             if kind is None:
-                os.replace(self._part, self.path)
+                self._unfinished.keep()
         except self._av.error.FFmpegError as error:
             if kind is None:
                 raise OSError(f"{self.path}: cannot be written ({_said(error)})") from error
         finally:
-            self._part.unlink(missing_ok=True)
+            self._unfinished.discard()
 
 
 def predict_video(
@@ -466,9 +467,8 @@ class _Table:
 
     def __init__(self, path: Path, labels: Labels) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._part = unfinished(path)
-        self._file = self._part.open("x", encoding="utf-8", newline="")
+        self._unfinished = Unfinished(path)
+        self._file = self._unfinished.path.open("x", encoding="utf-8", newline="")
         self._rows = csv.writer(self._file)
         self._rows.writerow(["frame", "time", *labels.names])
 
@@ -483,9 +483,9 @@ class _Table:
         try:
             self._file.close()
             if kind is None:
-                os.replace(self._part, self.path)
+                self._unfinished.keep()
         finally:
-            self._part.unlink(missing_ok=True)
+            self._unfinished.discard()
 
 
 class _Ahead(Iterator[T]):

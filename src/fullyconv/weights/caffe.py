@@ -9,7 +9,7 @@ kernel that the file was seen to agree with.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, cast
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fullyconv import label_sets
 from fullyconv.backbones import Backbone, LoadReport, build_backbone
 from fullyconv.backbones.alexnet import CaffeNet
-from fullyconv.errors import WeightsError
+from fullyconv.errors import WeightsError, some
 from fullyconv.heads import SkipHead
 from fullyconv.labels import Labels
 from fullyconv.preprocessing import CAFFE, Preprocessing
@@ -97,7 +97,7 @@ def caffe_classifier(path: str | Path) -> CaffeClassifier:
         file.check_order()
     else:
         raise WeightsError(
-            f"{file.path}: holds neither VGG-16, VGG-19 nor CaffeNet, its layers are {_some(file.layers)}; "
+            f"{file.path}: holds neither VGG-16, VGG-19 nor CaffeNet, its layers are {_names(file.layers)}; "
             "these three are the classifiers that can be read from Caffe"
         )
     tensors: dict[str, Tensor] = {}
@@ -146,7 +146,7 @@ def caffe_segmenter(
         hint = "it is a classifier: start a backbone from it" if "fc8" in file.layers else "pass one of those"
         raise WeightsError(
             f"{file.path}: is none of the reference segmenters, which have a layer score_fr; its layers are "
-            f"{_some(file.layers)}; {hint}"
+            f"{_names(file.layers)}; {hint}"
         )
     backbone, suffixes, in_channels = _which_backbone(file)
     with torch.device("meta"):  # only names and shapes are wanted
@@ -221,7 +221,7 @@ def _which_backbone(file: _File) -> tuple[str, tuple[str, ...], int]:
         return "caffenet", ("",), 3
     raise WeightsError(
         f"{file.path}: has a score layer, but neither VGG-16's conv1_1 nor CaffeNet's conv1; its layers are "
-        f"{_some(file.layers)}; only networks on these two can be read"
+        f"{_names(file.layers)}; only networks on these two can be read"
     )
 
 
@@ -525,9 +525,8 @@ def _shown(name: str) -> str:
     return re.sub(r"\s|[^ -~]", "?", name[:80])
 
 
-def _some(names: Mapping[str, object], most: int = 8) -> str:
-    shown = ", ".join(map(_shown, list(names)[:most])) or "none"
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+def _names(layers: Iterable[str]) -> str:
+    return some(map(_shown, layers), 8) or "none"
 
 
 def _plain(value: object) -> object:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fullyconv.confusion import headline
-from fullyconv.errors import WeightsError
+from fullyconv.errors import WeightsError, some
+from fullyconv.files import remove_unfinished, write_all
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
@@ -129,9 +128,9 @@ def save(
         raise ValueError(
             f"score, license or training holds what JSON cannot ({error}): pass finite numbers, strings, lists, dicts"
         ) from error
-    target.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(target)
     notes = (target / NOTES).read_text(encoding="utf-8") if (target / NOTES).is_file() else ""
-    _replace_all(
+    write_all(
         {
             target / WEIGHTS: raw,
             target / CARD: card(document, target.resolve().name, notes).encode(),
@@ -310,7 +309,7 @@ def card(document: Mapping[str, Any], name: str, notes: str = "") -> str:
         "```",
         "",
         *(
-            f"**Classes{f' of {_line(head)}' if head else ''}**: {_some(entry['names'])}."
+            f"**Classes{f' of {_line(head)}' if head else ''}**: {some(entry['names'], 60)}."
             for head, entry in heads.items()
         ),
         "",
@@ -388,11 +387,6 @@ def _usage(kind: str, name: str, several: bool) -> list[str]:
     return [*lines, 'result.overlay().save("overlay.png")']
 
 
-def _some(names: Sequence[str], most: int = 60) -> str:
-    shown = ", ".join(map(_line, names[:most]))
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
-
-
 def _store(name: str, value: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
     # safetensors refuses anything that is not contiguous, such as weights in channels_last; unlike ascontiguousarray,
     # asarray leaves a scalar (num_batches_tracked) without an axis.
@@ -446,25 +440,6 @@ def _check_model(kind: str, model: dict[str, Any], path: Path) -> None:
 
 def _is_statistic(name: str) -> bool:
     return name.endswith((".running_mean", ".running_var", ".num_batches_tracked"))
-
-
-def _replace_all(contents: Mapping[Path, bytes]) -> None:
-    """Put files in place of others: first all bytes on the disk, then one renaming after the other."""
-    staged: dict[str, Path] = {}
-    try:
-        for path, content in contents.items():
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-            staged[temporary] = path
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-        for temporary, path in staged.items():
-            os.replace(temporary, path)
-    finally:
-        for temporary in staged:
-            Path(temporary).unlink(missing_ok=True)
 
 
 def _line(value: object) -> str:

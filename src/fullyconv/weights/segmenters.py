@@ -11,7 +11,7 @@ torchvision's own model, built without weights, says which tensors a file must h
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ import torchvision
 from torch import Tensor
 
 from fullyconv.backbones import LoadReport
-from fullyconv.errors import WeightsError, near_miss
+from fullyconv.errors import WeightsError, near_miss, some
 from fullyconv.labels import Labels
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.weights.catalog import LICENSE_COCO
@@ -206,7 +206,7 @@ def _check_entries(state_dict: Mapping[str, Tensor]) -> None:
     stray = [str(key) for key, value in state_dict.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
     if stray:
         raise WeightsError(
-            f"state_dict holds what is no tensor with a name: {_some(stray)}. Pass the state dict itself; a checkpoint "
+            f"state_dict holds what is no tensor with a name: {some(stray)}. Pass the state dict itself; a checkpoint "
             "of torchvision's training script keeps it under 'model'."
         )
 
@@ -224,14 +224,9 @@ def _check(name: str, state_dict: Mapping[str, Tensor], wanted: Mapping[str, tup
         ],
     }
     if any(faults.values()):
-        listed = "; ".join(f"{len(keys)} {fault}: {_some(keys)}" for fault, keys in faults.items() if keys)
+        listed = "; ".join(f"{len(keys)} {fault}: {some(keys)}" for fault, keys in faults.items() if keys)
         other = "" if own else ", with labels=Labels.of(NAMES) if its classes are not the 21 of PASCAL VOC"
         raise WeightsError(
             f"state_dict does not fit model={name!r}, nothing was taken: {listed}. "
             f"Pass the state_dict of torchvision.models.segmentation.{name}(){other}."
         )
-
-
-def _some(keys: Sequence[str], most: int = 6) -> str:
-    shown = ", ".join(keys[:most])
-    return f"{shown} and {len(keys) - most} more" if len(keys) > most else shown

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager, suppress
@@ -22,9 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fullyconv import download as downloads
-from fullyconv.download import Digest, digest
-from fullyconv.errors import DownloadError, WeightsError
-from fullyconv.notices import tell
+from fullyconv.errors import DownloadError, WeightsError, first_line, tell
+from fullyconv.files import Digest, digest, write
 from fullyconv.weights import catalog
 
 if TYPE_CHECKING:
@@ -495,39 +493,32 @@ def _hub_download(source: Source, name: str, revision: str | None, afresh: bool,
             raise DownloadError(f"{what}: the repository has no such file{_files_hint(source, revision)}") from error
         except hub.LocalEntryNotFoundError as error:
             if afresh:
-                raise WeightsError(
-                    f"{what}: {problem}; it could not be fetched afresh: {_first_line(error)}"
-                ) from error
+                raise WeightsError(f"{what}: {problem}; it could not be fetched afresh: {first_line(error)}") from error
             why = (
                 "HF_HUB_OFFLINE forbids to ask for it"
                 if _offline()
                 else "the hub could not be reached or gave no answer"
             )
             raise DownloadError(
-                f"{what}: is not in the cache, and {why}; try again with a network ({_first_line(error)})"
+                f"{what}: is not in the cache, and {why}; try again with a network ({first_line(error)})"
             ) from error
         except hub.OfflineModeIsEnabled as error:
             raise WeightsError(f"{what}: {problem}; HF_HUB_OFFLINE forbids to fetch it afresh") from error
         except hub.HfHubHTTPError as error:
-            raise DownloadError(f"{what}: the hub refuses: {_first_line(error)}") from error
+            raise DownloadError(f"{what}: the hub refuses: {first_line(error)}") from error
         except hub.HFValidationError as error:
-            raise ValueError(f"source={what!r}: {_first_line(error)}") from error
+            raise ValueError(f"source={what!r}: {first_line(error)}") from error
         except OSError as error:
             # Among others "Consistency check failed": more or fewer bytes than were promised.
             if attempt == 2:
-                return last_resort(error, f"could not be fetched: {_first_line(error)}; nothing was kept")
+                return last_resort(error, f"could not be fetched: {first_line(error)}; nothing was kept")
         except Exception as error:
             # Broken connections surface as exceptions of the client's transport, which is another library from release
             # to release.
             if attempt == 2:
-                broke = f"the connection broke twice ({type(error).__name__}: {_first_line(error)})"
+                broke = f"the connection broke twice ({type(error).__name__}: {first_line(error)})"
                 return last_resort(error, f"{broke}; try again later")
     raise AssertionError("unreachable")
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return "".join(sign if sign.isprintable() else " " for sign in text.splitlines()[0])[:300] if text else ""
 
 
 def _files_hint(source: Source, revision: str | None) -> str:
@@ -551,7 +542,7 @@ def list_files(source: Source, revision: str | None = None) -> list[str]:
     try:
         listing = HfApi(endpoint=endpoint()).list_repo_files(source.repo, revision=revision or source.revision)
     except Exception as error:
-        raise DownloadError(f"{source.address}: the hub does not list its files: {_first_line(error)}") from error
+        raise DownloadError(f"{source.address}: the hub does not list its files: {first_line(error)}") from error
     plain = []
     for name in listing:
         try:
@@ -688,15 +679,7 @@ def _record(address: str, commit: str | None, name: str, found: Digest) -> None:
         sources = read_lock()
         entry = sources.setdefault(address, {"commit": commit, "files": {}})
         entry["files"][name] = {"bytes": found.bytes, "sha256": found.sha256}
-        path = lock_file()
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump({"format": 1, "sources": sources}, file, indent=2, sort_keys=True)
-                file.write("\n")
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        path = write(lock_file(), json.dumps({"format": 1, "sources": sources}, indent=2, sort_keys=True) + "\n")
     what = f"{address}/{name}" if name else address
     tell(
         f"unverified: {what}\n  commit {commit or '-'}\n  {found.bytes} bytes\n  sha256 {found.sha256}\n"

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fullyconv.errors import WeightsError
+from fullyconv.errors import WeightsError, first_line, printable, some
 
 TORCH_SUFFIXES = (".pth", ".pt", ".th", ".bin", ".ckpt", ".tar")
 SUFFIXES = (".safetensors", *TORCH_SUFFIXES, ".caffemodel")
@@ -188,12 +188,12 @@ def _from_safetensors(path: Path, without: Sequence[str]) -> StateFile:
 
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = {_line(key): _line(value) for key, value in (file.metadata() or {}).items()}
+            metadata = {printable(key): printable(value) for key, value in (file.metadata() or {}).items()}
             names = [name for name in file.keys() if not name.startswith(tuple(without))]  # noqa: SIM118  not a mapping
             _bound(len(names), path)
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
-        raise WeightsError(f"{path}: is no sound safetensors file ({_first_line(error)}); fetch it again") from error
+        raise WeightsError(f"{path}: is no sound safetensors file ({first_line(error)}); fetch it again") from error
     if not tensors:
         raise WeightsError(f"{path}: holds no tensors; pass the file with the weights")
     names_off, prefix = _unwrapped(tensors)
@@ -228,7 +228,7 @@ def _check_archive(path: Path, size: int) -> None:
             entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, EOFError) as error:
         raise WeightsError(
-            f"{path}: its archive is damaged or cut off ({_first_line(error)}); fetch it again"
+            f"{path}: its archive is damaged or cut off ({first_line(error)}); fetch it again"
         ) from error
     _bound(len(entries), path)
     names = [entry.filename for entry in entries]
@@ -239,7 +239,7 @@ def _check_archive(path: Path, size: int) -> None:
     pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise WeightsError(
-            f"{path}: is a zip archive that torch.save did not write ({_some(names)}); unpack it, and pass the weight "
+            f"{path}: is a zip archive that torch.save did not write ({some(names)}); unpack it, and pass the weight "
             "file in it"
         )
     if pickles[0].file_size > MAX_PICKLE_BYTES:
@@ -249,7 +249,8 @@ def _check_archive(path: Path, size: int) -> None:
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size:
             raise WeightsError(
-                f"{path}: {_line(entry.filename)} within it is compressed, which torch.save never does; fetch it again"
+                f"{path}: {printable(entry.filename)} within it is compressed, which torch.save never does; fetch it "
+                "again"
             )
 
 
@@ -268,7 +269,7 @@ def _reason(error: Exception) -> str:
         )
     if isinstance(error, MemoryError):
         return "asks for more memory than there is; fetch it again"
-    return f"is damaged or cut off ({_first_line(error)}); fetch it again"
+    return f"is damaged or cut off ({first_line(error)}); fetch it again"
 
 
 # ---- from what was read to tensors by name -------------------------------------------------------------------------
@@ -297,14 +298,14 @@ def _unnested(loaded: object, path: Path, size: int, without: Sequence[str]) -> 
     ignored: list[str] = []
     for key, value in state.items():
         if not isinstance(value, Tensor):
-            ignored.append(_line(key))
+            ignored.append(printable(key))
         elif not isinstance(key, str):
-            raise WeightsError(f"{path}: holds a tensor under {_line(key)!r}, which is no name")
+            raise WeightsError(f"{path}: holds a tensor under {printable(key)!r}, which is no name")
         elif not key.startswith(tuple(without)):
             tensors[key] = value.detach()
     if not tensors:
         raise WeightsError(
-            f"{path}: holds no tensors{f' in {within[-1]!r}' if within else ''}, only {_some(ignored)}; "
+            f"{path}: holds no tensors{f' in {within[-1]!r}' if within else ''}, only {some(ignored) or 'nothing'}; "
             "pass the file with the weights"
         )
     if not within:
@@ -330,7 +331,7 @@ def _checked(tensors: Mapping[str, Tensor], path: Path, bound: int | None = None
     checked: dict[str, Tensor] = {}
     total = 0
     for key, value in tensors.items():
-        name = _line(key)
+        name = printable(key)
         fault = _fault(value)
         if fault:
             raise WeightsError(f"{path}: tensor {name!r} is {fault}; save it as plain floating point numbers")
@@ -372,7 +373,9 @@ def _fault(value: Tensor) -> str:
 def _plain(state: Mapping[Any, Any]) -> dict[str, str]:
     entries = {key: value for key, value in state.items() if isinstance(key, str)}
     return {
-        _line(key): _line(value) for key, value in list(entries.items())[:64] if isinstance(value, str | int | float)
+        printable(key): printable(value)
+        for key, value in list(entries.items())[:64]
+        if isinstance(value, str | int | float)
     }
 
 
@@ -383,18 +386,3 @@ def _bound(count: int, path: Path) -> None:
 
 def _article(value: object) -> str:
     return f"a {type(value).__name__}" if value is not None else "nothing"
-
-
-def _some(names: Sequence[str], most: int = 6) -> str:
-    shown = ", ".join(map(_line, names[:most]))
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown or "nothing"
-
-
-def _line(value: object) -> str:
-    """Write a name from a file as one bounded printable line."""
-    return "".join(sign if sign.isprintable() else " " for sign in str(value)[:200])
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return _line(text.splitlines()[0])

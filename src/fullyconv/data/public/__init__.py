@@ -21,8 +21,7 @@ from fullyconv.data.public.sbd import Sbd
 from fullyconv.data.public.siftflow import SiftFlow
 from fullyconv.data.public.street import CamVid
 from fullyconv.data.public.voc import Voc
-from fullyconv.errors import DatasetError, DownloadError, near_miss
-from fullyconv.notices import tell
+from fullyconv.errors import DatasetError, DownloadError, near_miss, tell
 
 __all__ = ["PUBLIC", "Archive", "Facts", "PublicSet", "describe", "fetch", "locate", "recognize", "set_named"]
 

@@ -17,8 +17,7 @@ from typing import IO
 
 from fullyconv.data.public.description import Archive
 from fullyconv.download import download
-from fullyconv.errors import DatasetError, DownloadError, WeightsError
-from fullyconv.notices import tell
+from fullyconv.errors import DatasetError, DownloadError, WeightsError, tell
 
 MAX_BYTES = 2**38
 """How much one archive may unpack to: 256 GiB, several times the largest of the sets."""

@@ -1,0 +1,187 @@
+"""Write files whole or not at all, remove what killed writers left, and digest files."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+CHUNK = 1 << 20
+LEFT_AFTER = 3600.0
+"""Seconds after which nobody is taken to be writing a file that has not changed since."""
+
+_PART = re.compile(r"\..*\.[0-9a-f]{8}\.part")
+_MARKS = len("..01234567.part")
+_SHORT = 40  # bytes of a name that every file system holds
+
+
+class Unfinished:
+    """A file that is being written beside the one it will be: `keep` puts it in place, `discard` removes it.
+
+    It lies in the same folder, so that the replacement is one step on one file system. Where a block will do instead
+    of two calls there is `replacing`.
+
+    Args:
+        path: the file to make or to replace; its folder is made where there is none.
+
+    Attributes:
+        target: that file.
+        path: the file to write; whoever opens it makes it, with the mode that the umask leaves.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.target = Path(path)
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        self.path = self.target.with_name(_hidden(self.target.name))
+
+    def fill(self, content: bytes) -> None:
+        """Write all of the file, and have it on the disk, so that a power cut after `keep` cannot empty it."""
+        with self.path.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def keep(self) -> None:
+        """Put the file in the place of the target."""
+        os.replace(self.path, self.target)
+
+    def discard(self) -> None:
+        """Remove the file where it is still unfinished."""
+        with suppress(OSError):
+            self.path.unlink()
+
+    def about(self, error: OSError) -> OSError:
+        """Give the error again so that its message names the target, if it names the unfinished file or none."""
+        if error.errno is None or error.filename not in (None, str(self.path)):
+            return error
+        hint = "; make room there, or write to another disk" if error.errno == errno.ENOSPC else ""
+        return type(error)(error.errno, f"{error.strerror}{hint}", str(self.target))
+
+
+@contextmanager
+def replacing(path: str | Path, *, lasting: bool = False) -> Iterator[Path]:
+    """Give the name of a file to write, and put it in the place of `path` where the block ends well.
+
+    Args:
+        path: the file to make or to replace; it stays as it is until then.
+        lasting: have the bytes on the disk before the name changes, so that a power cut leaves one of the two files.
+
+    Raises:
+        OSError: if it cannot be written; the message names `path`.
+
+    Example:
+        >>> import tempfile
+        >>> with replacing(Path(tempfile.mkdtemp()) / "a.txt") as part:
+        ...     size = part.write_text("whole")
+    """
+    file = Unfinished(path)
+    try:
+        yield file.path
+        if lasting:
+            with file.path.open("rb") as written:
+                os.fsync(written.fileno())
+        file.keep()
+    except OSError as error:
+        raise file.about(error) from error
+    finally:
+        file.discard()
+
+
+def write(path: str | Path, content: bytes | str, *, lasting: bool = False) -> Path:
+    """Write a file, all of it or nothing.
+
+    Args:
+        path: the file to make or to replace.
+        content: bytes, or text, which is written as UTF-8.
+        lasting: as `replacing` takes it.
+
+    Returns:
+        The path.
+
+    Raises:
+        OSError: if it cannot be written; the message names `path`.
+    """
+    with replacing(path, lasting=lasting) as part, part.open("xb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+    return Path(path)
+
+
+def write_all(contents: Mapping[Path, bytes]) -> None:
+    """Put files in the place of others: first all bytes on the disk, then one renaming after the other.
+
+    Args:
+        contents: file -> what it is to hold, in the order of the renamings.
+
+    Raises:
+        OSError: if one cannot be written; none was replaced then, unless renaming itself failed.
+    """
+    files = [Unfinished(path) for path in contents]
+    try:
+        for file, content in zip(files, contents.values(), strict=True):
+            try:
+                file.fill(content)
+            except OSError as error:
+                raise file.about(error) from error
+        for file in files:
+            file.keep()
+    finally:
+        for file in files:
+            file.discard()
+
+
+def _hidden(name: str) -> str:
+    """Give a hidden name of at most as many bytes as `name`, or of few enough for any file system."""
+    kept = name
+    while len(os.fsencode(kept)) > max(len(os.fsencode(name)), _SHORT) - _MARKS:
+        kept = kept[1:]
+    return f".{kept}.{os.urandom(4).hex()}.part"
+
+
+def remove_unfinished(folder: str | Path) -> None:
+    """Remove what killed writers left in a folder: unfinished files that have not changed for an hour.
+
+    Args:
+        folder: what lies in it is looked at, what lies in its folders is not.
+    """
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _PART.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > LEFT_AFTER:
+                with suppress(OSError):
+                    os.unlink(entry)
+
+
+@dataclass(frozen=True)
+class Digest:
+    """What a file is: its size and its sha256.
+
+    Args:
+        sha256: 64 hexadecimal digits.
+        bytes: size.
+    """
+
+    sha256: str
+    bytes: int
+
+
+def digest(path: str | Path) -> Digest:
+    """Read a file once and give its size and sha256.
+
+    Raises:
+        OSError: if it cannot be read.
+
+    Example:
+        >>> digest(os.devnull).sha256[:8]
+        'e3b0c442'
+    """
+    value, size = hashlib.sha256(), 0
+    with open(path, "rb") as file:
+        while block := file.read(CHUNK):
+            value.update(block)
+            size += len(block)
+    return Digest(value.hexdigest(), size)

@@ -1,0 +1,99 @@
+"""Files are written whole or not at all, with the mode of the umask, under hidden names that any file system holds."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from fullyconv import errors, files
+from fullyconv.files import digest, remove_unfinished, replacing, write
+
+
+def test_what_is_written_replaces_what_was_there_and_leaves_nothing_else(tmp_path: Path) -> None:
+    write(tmp_path / "new" / "a.txt", "one")
+    assert write(tmp_path / "new" / "a.txt", b"two", lasting=True).read_bytes() == b"two"
+    assert os.listdir(tmp_path / "new") == ["a.txt"]
+
+
+def test_a_block_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = write(tmp_path / "a", "old")
+
+    def fail() -> None:
+        with replacing(path) as part:
+            part.write_text("new")
+            assert path.read_text() == "old"
+            raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"):
+        fail()
+    assert (os.listdir(tmp_path), path.read_text()) == (["a"], "old")
+
+
+@pytest.mark.parametrize("name", ["a", "a.png", "a" * 255, "ä" * 127, "a" * 240 + ".overlay.png"])
+def test_any_name_that_the_file_system_holds_can_be_written(tmp_path: Path, name: str) -> None:
+    with replacing(tmp_path / name) as part:
+        assert part.name.startswith(".")
+        assert len(os.fsencode(part.name)) <= max(40, len(os.fsencode(name)))
+        part.touch()
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_a_file_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        path = write(tmp_path / "a", "text")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "bad", "part")])
+def test_an_error_of_the_writer_names_the_file_that_was_to_be_written(tmp_path: Path, error: OSError) -> None:
+    def fail() -> None:
+        with replacing(tmp_path / "a.txt") as part:
+            if error.filename:
+                error.filename = str(part)
+            raise error
+
+    with pytest.raises(OSError, match=r"a\.txt") as caught:
+        fail()
+    assert caught.value.errno == error.errno
+    assert caught.value.filename == str(tmp_path / "a.txt")
+    assert ("make room" in str(caught.value)) == (error.errno == errno.ENOSPC)
+
+
+def test_an_error_that_names_another_file_keeps_its_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="source"), replacing(tmp_path / "a.txt"):
+        (tmp_path / "source").read_bytes()
+
+
+def test_what_killed_writers_left_is_removed_after_an_hour_and_nothing_else_is(tmp_path: Path) -> None:
+    left, fresh = (files.Unfinished(tmp_path / name).path for name in ("a.png", "b.png"))
+    others = [tmp_path / name for name in (".hidden", ".a.part", "a.01234567.part", "c.png")]
+    for path in (left, fresh, *others):
+        path.touch()
+        os.utime(path, (1e9, 1e9))
+    fresh.touch()
+    remove_unfinished(tmp_path)
+    assert set(tmp_path.iterdir()) == {fresh, *others}
+    remove_unfinished(tmp_path / "nowhere")
+
+
+def test_a_digest_is_that_of_all_bytes(tmp_path: Path) -> None:
+    import hashlib
+
+    content = bytes(range(256)) * 5000
+    found = digest(write(tmp_path / "a", content))
+    assert (found.bytes, found.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+
+
+def test_messages_are_one_bounded_printable_line() -> None:
+    assert errors.first_line(ValueError("a\x1b[31mb.\nmore")) == "a [31mb"
+    assert errors.first_line(KeyError()) == "KeyError"
+    assert len(errors.first_line(ValueError("x" * 1000))) == 300
+    assert errors.some(["a\nb", "c"], 1) == "a b and 1 more"
+    assert errors.some(iter("abc"), 3) == "a, b, c"
