@@ -90,8 +90,9 @@ def test_predict_folds_anew_when_a_weight_was_changed_and_never_where_it_could_b
 
     keys = list(module.state_dict())
     first = module.predict(photo).mask
-    assert module._served is not None
-    assert norms(module._served[1]) == 0  # type: ignore[arg-type]
+    folded = module._serving()._folded
+    assert folded is not None
+    assert norms(folded[1]) == 0
     assert_same_mask(first, plain())
     with torch.no_grad():
         for parameter in module.model.head.parameters():

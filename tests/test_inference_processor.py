@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from closeness import assert_close, assert_same_mask
-from fullyconv import SegmentationModule, module
-from fullyconv.inference import budget
+from fullyconv import SegmentationModule
+from fullyconv.inference import budget, processor
 from fullyconv.inference.processor import emulates
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (40, 56, 3), np.uint8)
@@ -38,7 +38,7 @@ def test_single_precision_is_never_emulated_and_the_others_are_measured() -> Non
 def test_a_model_in_a_type_that_is_emulated_predicts_in_single_precision_and_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "emulates", lambda kind: kind == torch.bfloat16)
+    monkeypatch.setattr(processor, "emulates", lambda kind: kind == torch.bfloat16)
     segmenter = small().bfloat16()
     expected = copy.deepcopy(segmenter).float().predict(PICTURE).mask
     with pytest.warns(UserWarning, match="only emulates torch.bfloat16"):
@@ -51,14 +51,14 @@ def test_a_model_in_a_type_that_is_emulated_predicts_in_single_precision_and_say
 def test_an_autocast_to_a_type_that_is_emulated_is_left_out_and_any_other_is_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "emulates", lambda kind: kind == torch.bfloat16)
+    monkeypatch.setattr(processor, "emulates", lambda kind: kind == torch.bfloat16)
     segmenter, image = small(), torch.rand(1, 3, 40, 56)
     plain, scores = segmenter(image), segmenter.scores(image)
     with torch.autocast("cpu", torch.bfloat16), pytest.warns(UserWarning, match="many times slower"):
         assert_close(segmenter(image), plain)
     with torch.autocast("cpu", torch.bfloat16):
         assert_close(segmenter.scores(image), scores)  # warned once
-    monkeypatch.setattr(module, "emulates", lambda kind: False)
+    monkeypatch.setattr(processor, "emulates", lambda kind: False)
     with torch.autocast("cpu", torch.bfloat16):
         assert (segmenter(image) - plain).abs().max() > 1e-4 * plain.abs().max(), "it is computed in half precision"
 
@@ -101,9 +101,9 @@ def test_a_copy_of_a_module_in_training_leaves_its_trainer_behind() -> None:
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, barebones=True)
     segmenter.trainer = trainer
     segmenter.predict(PICTURE)
-    assert segmenter._served is not None
+    assert segmenter._predictor is not None
     twin = copy.deepcopy(segmenter)
-    assert (twin._trainer, twin._served) == (None, None)
+    assert (twin._trainer, twin._predictor) == (None, None)
     assert segmenter.trainer is trainer
 
 

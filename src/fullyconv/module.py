@@ -8,8 +8,7 @@ import math
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -25,13 +24,9 @@ from fullyconv.backbones import LoadReport
 from fullyconv.checkpointing import AveragedWeights
 from fullyconv.confusion import SegmentationScores
 from fullyconv.errors import WeightsError, first_line, tell
-from fullyconv.geometry.measuring import evaluating
-from fullyconv.heads import UnpoolHead
-from fullyconv.inference.folding import fingerprint, fold
-from fullyconv.inference.predict import segment_any, segment_heads, segment_heads_to, segment_to
-from fullyconv.inference.processor import emulates
 from fullyconv.inference.segmentation import Segmentation, Written
-from fullyconv.inference.tiles import Halo, Network, Options, Probabilities
+from fullyconv.inference.serving import Predictor
+from fullyconv.inference.tiles import Halo, Probabilities
 from fullyconv.labels import Labels, as_text, default_palette, packed_color
 from fullyconv.losses import build_loss
 from fullyconv.metrics import ConfusionMatrix, best_class
@@ -42,8 +37,6 @@ from fullyconv.weights.foreign import ForeignSegmenter
 
 if TYPE_CHECKING:
     from fullyconv.data.datamodule import SegmentationDataModule
-
-_EMULATED = "this processor only emulates {}, many times slower than float32"
 
 MODEL_ARGUMENTS = ("model", "padding", "upsampling", "in_channels", "head_width")
 """What `build_model` is called with, beside the classes: a checkpoint, a folder and a run have to agree on it."""
@@ -227,13 +220,13 @@ class SegmentationModule(L.LightningModule):
         Returns:
             (N, K, H, W) logits.
         """
-        with self._native_precision(image):
+        with self._serving().native_precision(image):
             logits: Tensor = self.model(self.preprocessing(image))
         return logits
 
     def scores(self, image: Tensor) -> Tensor:
         """Give the class scores before upsampling, (N, K, h, w), of (N, C, H, W) images in 0..1."""
-        with self._native_precision(image):
+        with self._serving().native_precision(image):
             values: Tensor = self.model.scores(self.preprocessing(image))
         return values
 
@@ -270,10 +263,10 @@ class SegmentationModule(L.LightningModule):
             DatasetError: if it is not an image.
             ValueError: if the memory does not hold the smallest tile, an option is none, or torch cannot compile here.
         """
-        options = Options(memory, halo, flip, tuple(scales), probabilities)
-        with evaluating(self), torch.inference_mode():
-            network = self._network(compile)
-            return segment_any(network, network.scores, source, self.labels, options, self.preprocessing.short_side)
+        found: Segmentation = self._serving().predict(
+            source, memory=memory, halo=halo, flip=flip, scales=scales, probabilities=probabilities, compile=compile
+        )
+        return found
 
     def predict_to(
         self,
@@ -312,114 +305,26 @@ class SegmentationModule(L.LightningModule):
             DatasetError: if it is not an image.
             ValueError: if the memory does not hold the smallest tile, or an option is none.
         """
-        wanted, beside = probabilities or (None, None)
-        options = Options(memory, halo, flip, tuple(scales), wanted)
-        with evaluating(self), torch.inference_mode():
-            short = self.preprocessing.short_side
-            return segment_to(self._network(compile), source, target, self.labels, options, short, beside, preview)
-
-    def _network(self, compiled: bool = False) -> Network:
-        """Give what has to be known to run the model on tiles."""
-        model, backbone = self.model, self.model.backbone
-        align = math.lcm(*backbone.channels, backbone.size_divisor)
-        channels = int(self.hparams["in_channels"])
-        scores, floating = self.scores, self._floating
-        if type(self).scores is SegmentationModule.scores:  # else a subclass has the last word
-            used = self._serving_model()
-            run = self._compiled(used) if compiled else used.scores
-            floating = next(parameter.dtype for parameter in used.parameters())
-
-            def scores(image: Tensor) -> Tensor:
-                with self._native_precision(image):
-                    return run(self.preprocessing(image))
-
-        elif compiled:
-            raise ValueError(f"compile=True: {type(self).__name__} has its own scores; leave compile out")
-        return Network(
-            self, scores, model.geometry, model.geometry_for, model.num_classes, align, backbone.min_size, channels,
-            self.device, floating,
+        written: Written = self._serving().predict_to(
+            source, target, memory=memory, halo=halo, flip=flip, scales=scales, probabilities=probabilities,
+            preview=preview, compile=compile,
         )  # fmt: skip
+        return written
 
-    def _serving_model(self) -> FCN:
-        """Give the model with its batch norms folded into its convolutions, made anew when a weight was changed.
+    def _serving(self) -> Predictor:
+        """Give what predicts with this model, made anew where the model was exchanged."""
+        if self._predictor is None or self._predictor.model is not self.model:
+            ours = type(self).scores in (SegmentationModule.scores, MultiHeadModule.scores)
+            scores = None if ours else self.scores  # a subclass has the last word
+            self._predictor = Predictor(self.model, self.labels, self.preprocessing, owner=self, scores=scores)
+        self._predictor.labels, self._predictor.preprocessing = self.labels, self.preprocessing
+        return self._predictor
 
-        The model itself where that could be seen: with hooks, which would not fire; in half precision, which would
-        round the products; with unpooling, whose maxima may change places by rounding. In half precision that the
-        processor only emulates it is a copy in single precision.
-        """
-        model, kind = self.model, self._floating
-        if any(part._forward_hooks or part._forward_pre_hooks for part in model.modules()):
-            return model
-        widened = self.device.type == "cpu" and emulates(kind)
-        unfolded = kind != torch.float32 or isinstance(getattr(model, "head", None), UnpoolHead)
-        if unfolded and not widened:
-            return model
-        now = fingerprint(model)
-        if self._served is None or self._served[0] != now:
-            found: FCN | None
-            if widened:
-                warnings.warn(
-                    f"{_EMULATED.format(kind)}: the prediction is computed in float32; module.float() spares the copy",
-                    stacklevel=4,
-                )
-                found = copy.deepcopy(model).float().requires_grad_(False)
-            else:
-                generator = torch.Generator().manual_seed(0)
-                example = torch.randn(1, int(self.hparams["in_channels"]), 64, 64, generator=generator).to(self.device)
-                found = fold(model, lambda one: one.scores(example))
-            self._served, self._compiled_scores = (now, found), None
-        return self._served[1] or model
-
-    _served: tuple[object, FCN | None] | None = None  # in a tuple: no part of the module, its state or its parameters
-    _compiled_scores: tuple[FCN, Callable[[Tensor], Tensor]] | None = None
+    _predictor: Predictor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what `predict` made: a copy of the module makes its own, and compiled code cannot be pickled."""
-        return {
-            key: value for key, value in super().__getstate__().items() if key not in ("_served", "_compiled_scores")
-        }
-
-    def _compiled(self, model: FCN) -> Callable[[Tensor], Tensor]:
-        """Give the model's scores through torch.compile, compiled once for as long as its weights are the same."""
-        if self._compiled_scores is None or self._compiled_scores[0] is not model:
-            # weights as constants: compiled in a third of the time, and laid out for the convolutions
-            made = torch.compile(model.scores, options={"freezing": True})
-
-            def run(image: Tensor) -> Tensor:
-                try:
-                    values: Tensor = made(image)
-                except (RuntimeError, ImportError) as error:
-                    if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
-                        raise ValueError(
-                            f"compile=True: torch cannot compile here ({first_line(error)}); install a C++ compiler, "
-                            "or leave compile out"
-                        ) from error
-                    raise
-                return values
-
-            self._compiled_scores = (model, run)
-        return self._compiled_scores[1]
-
-    @contextmanager
-    def _native_precision(self, image: Tensor) -> Iterator[None]:
-        """Compute in float32 where an autocast asks for a type that the processor only emulates, 150 times slower."""
-        kind = (
-            torch.get_autocast_dtype("cpu") if image.device.type == "cpu" and torch.is_autocast_enabled("cpu") else None
-        )
-        if kind is None or not emulates(kind):
-            yield
-            return
-        if not self._told_of_emulation:
-            self._told_of_emulation = True
-            warnings.warn(f"{_EMULATED.format(kind)}: the network is computed in float32", stacklevel=4)
-        with torch.autocast("cpu", enabled=False):
-            yield
-
-    _told_of_emulation = False
-
-    @property
-    def _floating(self) -> torch.dtype:
-        return next(parameter.dtype for parameter in self.model.parameters())
+        return {key: value for key, value in super().__getstate__().items() if key != "_predictor"}
 
     def _start_from(self, source: str, with_preprocessing: bool, allow_unverified: bool) -> None:
         """Take a classifier's weights into the backbone, and its preprocessing where none was asked for."""
@@ -1140,13 +1045,13 @@ class MultiHeadModule(SegmentationModule):
         Returns:
             For each head (N, K, H, W) logits.
         """
-        with self._native_precision(image):
+        with self._serving().native_precision(image):
             logits: dict[str, Tensor] = self.model(self.preprocessing(image))
         return logits
 
     def scores(self, image: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         """Give for each head the class scores before upsampling, (N, K, h, w), of (N, C, H, W) images in 0..1."""
-        with self._native_precision(image):
+        with self._serving().native_precision(image):
             values: dict[str, Tensor] = self.model.scores(self.preprocessing(image))
         return values
 
@@ -1180,10 +1085,10 @@ class MultiHeadModule(SegmentationModule):
             DatasetError: if it is not an image.
             ValueError: if the memory does not hold the smallest tile, or an option is none.
         """
-        options = Options(memory, halo, flip, tuple(scales), probabilities)
-        with evaluating(self), torch.inference_mode():
-            short = self.preprocessing.short_side
-            return segment_heads(self._head_networks(), self.scores, source, self.labels, options, short)
+        found: dict[str, Segmentation] = self._serving().predict(
+            source, memory=memory, halo=halo, flip=flip, scales=scales, probabilities=probabilities
+        )
+        return found
 
     def predict_to(  # type: ignore[override]
         self,
@@ -1217,23 +1122,11 @@ class MultiHeadModule(SegmentationModule):
             DatasetError: if it is not an image.
             ValueError: if the memory does not hold the smallest tile, or an option is none.
         """
-        wanted, beside = probabilities or (None, None)
-        options = Options(memory, halo, flip, tuple(scales), wanted)
-        with evaluating(self), torch.inference_mode():
-            short, networks = self.preprocessing.short_side, self._head_networks()
-            return segment_heads_to(networks, self.scores, source, target, self.labels, options, short, beside, preview)
-
-    def _head_networks(self) -> dict[str, Network]:
-        return {name: self._head_network(name) for name in self.labels}
-
-    def _head_network(self, name: str) -> Network:
-        backbone, grid = self.model.backbone, self.model.geometry[name]
-        align = math.lcm(*backbone.channels, backbone.size_divisor)
-        channels = int(self.hparams["in_channels"])
-        return Network(
-            self, lambda image: self.scores(image)[name], grid, lambda _: grid, self.model.num_classes[name], align,
-            backbone.min_size, channels, self.device, self._floating,
+        written: dict[str, Written] = self._serving().predict_to(
+            source, target, memory=memory, halo=halo, flip=flip, scales=scales, probabilities=probabilities,
+            preview=preview,
         )  # fmt: skip
+        return written
 
     def check_data(self, data: object) -> None:
         """Check that a data module has the classes of the model, by head, in the same order.

@@ -40,6 +40,9 @@ class UnpoolHead(nn.Module):
         torch.Size([1, 3, 5, 7])
     """
 
+    foldable = False
+    """Folded batch norms round otherwise, and the maxima of two equal values may change places."""
+
     def __init__(
         self, channels: Mapping[int, int], num_classes: int, *, depths: Mapping[int, int], geometry: Geometry
     ) -> None:
