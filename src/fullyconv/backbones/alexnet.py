@@ -5,13 +5,15 @@ Features at strides 8 and 16 are pool1 and pool2 (behind its normalization in Ca
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-import torchvision
 from torch import Tensor, nn
 
 from fullyconv.backbones.base import PAPER_PADDING, Backbone, Features, Padding, first_convolution, is_paper
 from fullyconv.conversion.linear import linear_to_conv
+
+if TYPE_CHECKING:
+    import torchvision
 
 FC6_KERNEL = 6  # cells of pool5 at the native 224 (227) pixels
 
@@ -161,6 +163,8 @@ def alexnet(*, in_channels: int = 3, padding: Padding = "same") -> AlexNet:
     Returns:
         The backbone, randomly initialized.
     """
+    import torchvision  # takes seconds, and only its own networks need it
+
     classifier = torchvision.models.alexnet(weights=None, num_classes=1)
     return AlexNet("alexnet", classifier, in_channels=in_channels, padding=padding)
 

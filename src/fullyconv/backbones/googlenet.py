@@ -6,10 +6,14 @@ the last average pooling is left out (Long et al., section 4.1).
 
 from __future__ import annotations
 
-import torchvision
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
 from fullyconv.backbones.base import PAPER_PADDING, Backbone, Features, Padding, first_convolution, is_paper
+
+if TYPE_CHECKING:
+    import torchvision
 
 
 class GoogLeNet(Backbone):
@@ -71,5 +75,7 @@ def googlenet(*, in_channels: int = 3, padding: Padding = "same") -> GoogLeNet:
     Returns:
         The backbone, randomly initialized.
     """
+    import torchvision  # takes seconds, and only its own networks need it
+
     classifier = torchvision.models.googlenet(weights=None, num_classes=1, aux_logits=False, init_weights=True)
     return GoogLeNet("googlenet", classifier, in_channels=in_channels, padding=padding)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-import torchvision
 from torch import Tensor, nn
 
 from fullyconv.backbones.base import Backbone, Features, Padding, first_convolution, is_paper
+
+if TYPE_CHECKING:
+    import torchvision
 
 
 class MobileNetV3(Backbone):
@@ -67,6 +69,8 @@ def mobilenet_v3_small(*, in_channels: int = 3, padding: Padding = "same") -> Mo
         The backbone, randomly initialized.
     """
     is_paper(padding, "mobilenet_v3_small")
+    import torchvision  # takes seconds, and only its own networks need it
+
     classifier = torchvision.models.mobilenet_v3_small(weights=None)
     return MobileNetV3("mobilenet_v3_small", classifier, in_channels=in_channels)
 
@@ -74,6 +78,8 @@ def mobilenet_v3_small(*, in_channels: int = 3, padding: Padding = "same") -> Mo
 def mobilenet_v3_large(*, in_channels: int = 3, padding: Padding = "same") -> MobileNetV3:
     """Build the backbone of torchvision's MobileNetV3-Large; see `mobilenet_v3_small` for the arguments."""
     is_paper(padding, "mobilenet_v3_large")
+    import torchvision  # takes seconds, and only its own networks need it
+
     classifier = torchvision.models.mobilenet_v3_large(weights=None)
     return MobileNetV3("mobilenet_v3_large", classifier, in_channels=in_channels)
 
@@ -86,6 +92,8 @@ def mobilenet_v3_large_dilated(*, in_channels: int = 3, padding: Padding = "same
     Keys and weights are those of the ordinary classifier. See `mobilenet_v3_small` for the arguments.
     """
     is_paper(padding, "mobilenet_v3_large_dilated")
+    import torchvision  # takes seconds, and only its own networks need it
+
     classifier = torchvision.models.mobilenet_v3_large(weights=None, dilated=True)
     taps = {4: 2, 8: 4, 16: 16}
     return MobileNetV3("mobilenet_v3_large_dilated", classifier, in_channels=in_channels, taps=taps)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from itertools import accumulate
 from operator import mul
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-import torchvision
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
 
 from fullyconv.backbones.base import Backbone, Features, Padding, first_convolution, is_paper
+
+if TYPE_CHECKING:
+    import torchvision
 
 
 class ResNet(Backbone):
@@ -168,24 +169,32 @@ def resnet18_slim(*, in_channels: int = 3, padding: Padding = "same") -> ResNet:
 def resnet18(*, in_channels: int = 3, padding: Padding = "same") -> ResNet:
     """Build the backbone of torchvision's ResNet-18; see `resnet18_half` for the arguments."""
     is_paper(padding, "resnet18")
+    import torchvision  # takes seconds, and only its own networks need it
+
     return ResNet("resnet18", torchvision.models.resnet18(weights=None), in_channels=in_channels)
 
 
 def resnet34(*, in_channels: int = 3, padding: Padding = "same") -> ResNet:
     """Build the backbone of torchvision's ResNet-34; see `resnet18_half` for the arguments."""
     is_paper(padding, "resnet34")
+    import torchvision  # takes seconds, and only its own networks need it
+
     return ResNet("resnet34", torchvision.models.resnet34(weights=None), in_channels=in_channels)
 
 
 def resnet50(*, in_channels: int = 3, padding: Padding = "same") -> ResNet:
     """Build the backbone of torchvision's ResNet-50; see `resnet18_half` for the arguments."""
     is_paper(padding, "resnet50")
+    import torchvision  # takes seconds, and only its own networks need it
+
     return ResNet("resnet50", torchvision.models.resnet50(weights=None), in_channels=in_channels)
 
 
 def resnet101(*, in_channels: int = 3, padding: Padding = "same") -> ResNet:
     """Build the backbone of torchvision's ResNet-101; see `resnet18_half` for the arguments."""
     is_paper(padding, "resnet101")
+    import torchvision  # takes seconds, and only its own networks need it
+
     return ResNet("resnet101", torchvision.models.resnet101(weights=None), in_channels=in_channels)
 
 
@@ -197,6 +206,8 @@ def resnet50_dilated(*, in_channels: int = 3, padding: Padding = "same") -> ResN
     weights are those of the ordinary classifier. See `resnet18_half` for the arguments.
     """
     is_paper(padding, "resnet50_dilated")
+    import torchvision  # takes seconds, and only its own networks need it
+
     classifier = torchvision.models.resnet50(weights=None, replace_stride_with_dilation=[False, True, True])
     return ResNet("resnet50_dilated", classifier, in_channels=in_channels)
 
@@ -204,6 +215,8 @@ def resnet50_dilated(*, in_channels: int = 3, padding: Padding = "same") -> ResN
 def resnet101_dilated(*, in_channels: int = 3, padding: Padding = "same") -> ResNet:
     """Build the backbone of torchvision's ResNet-101 with stride 8; see `resnet50_dilated`."""
     is_paper(padding, "resnet101_dilated")
+    import torchvision  # takes seconds, and only its own networks need it
+
     classifier = torchvision.models.resnet101(weights=None, replace_stride_with_dilation=[False, True, True])
     return ResNet("resnet101_dilated", classifier, in_channels=in_channels)
 
@@ -212,6 +225,8 @@ def _stage(inplanes: int, planes: int, stride: int) -> nn.Sequential:
     downsample = None
     if stride != 1 or inplanes != planes:
         downsample = nn.Sequential(nn.Conv2d(inplanes, planes, 1, stride=stride, bias=False), nn.BatchNorm2d(planes))
+    from torchvision.models.resnet import BasicBlock
+
     return nn.Sequential(BasicBlock(inplanes, planes, stride, downsample), BasicBlock(planes, planes))
 
 

@@ -6,9 +6,8 @@ alone, as in SegNet, and the map at 32 is pool5.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-import torchvision
 from torch import Tensor, nn
 
 from fullyconv.backbones.base import (
@@ -21,6 +20,9 @@ from fullyconv.backbones.base import (
     is_paper,
 )
 from fullyconv.conversion.linear import linear_to_conv
+
+if TYPE_CHECKING:
+    import torchvision
 
 
 class VGG(Backbone):
@@ -195,23 +197,31 @@ def vgg16(*, in_channels: int = 3, padding: Padding = "same", fc: bool = True, s
     Returns:
         The backbone, randomly initialized.
     """
+    import torchvision  # takes seconds, and only its own networks need it
+
     classifier = torchvision.models.vgg16(weights=None, num_classes=1)
     return VGG("vgg16", classifier, in_channels=in_channels, padding=padding, fc=fc, switches=switches)
 
 
 def vgg16_bn(*, in_channels: int = 3, padding: Padding = "same", fc: bool = True, switches: bool = False) -> VGG:
     """Build the backbone of torchvision's VGG-16 with batch norm; see `vgg16` for the arguments."""
+    import torchvision  # takes seconds, and only its own networks need it
+
     classifier = torchvision.models.vgg16_bn(weights=None, num_classes=1)
     return VGG("vgg16_bn", classifier, in_channels=in_channels, padding=padding, fc=fc, switches=switches)
 
 
 def vgg19(*, in_channels: int = 3, padding: Padding = "same", fc: bool = True, switches: bool = False) -> VGG:
     """Build the backbone of torchvision's VGG-19; see `vgg16` for the arguments."""
+    import torchvision  # takes seconds, and only its own networks need it
+
     classifier = torchvision.models.vgg19(weights=None, num_classes=1)
     return VGG("vgg19", classifier, in_channels=in_channels, padding=padding, fc=fc, switches=switches)
 
 
 def vgg19_bn(*, in_channels: int = 3, padding: Padding = "same", fc: bool = True, switches: bool = False) -> VGG:
     """Build the backbone of torchvision's VGG-19 with batch norm; see `vgg16` for the arguments."""
+    import torchvision  # takes seconds, and only its own networks need it
+
     classifier = torchvision.models.vgg19_bn(weights=None, num_classes=1)
     return VGG("vgg19_bn", classifier, in_channels=in_channels, padding=padding, fc=fc, switches=switches)

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from fullyconv.backbones.base import Features
 from fullyconv.geometry import Geometry
@@ -54,6 +53,8 @@ class ASPPHead(nn.Module):
         self.num_classes = num_classes
         self.strides = (stride,)
         self.dilations = tuple(dilations)
+        from torchvision.models.segmentation.deeplabv3 import ASPP  # takes seconds, and only this head needs it
+
         self.aspp = ASPP(channels, self.dilations, inner)
         self.conv = nn.Conv2d(inner, inner, kernel_size=3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(inner)

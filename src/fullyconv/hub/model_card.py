@@ -28,9 +28,9 @@ OTHERS = """\
 # Weights of others
 
 None of these files is ours or part of this package. They are fetched from their publisher at the first load. Scores are
-the publisher's; nobody here measured them. *Verified* means that the bytes are compared with a digest: a whole sha256 where
-the catalog has one, the first eight digits of it where the name of torchvision's file has no more. All others need `allow_unverified=True` at the first load, and every later load must match what was
-recorded then.
+the publisher's; nobody here measured them. *Verified* means that the bytes are compared with a digest: a whole sha256
+where the catalog has one, the first eight digits of it where the name of torchvision's file has no more. All others
+need `allow_unverified=True` at the first load, and every later load must match what was recorded then.
 """
 
 
