@@ -58,7 +58,7 @@ def elsewhere(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("HF_TOKEN", hub.token)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     mine = fullyconv.SegmentationModule("fcn32s_resnet18_half", classes=["road", "sky"])
-    mine.save(tmp_path / "my-segmenter", license="CC0-1.0")
+    mine.save_pretrained(tmp_path / "my-segmenter", license="CC0-1.0")
     hub.add_repo("me/mine", {path.name: path.read_bytes() for path in (tmp_path / "my-segmenter").iterdir()})
 
     network = timm.create_model("resnet18")

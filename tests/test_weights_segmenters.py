@@ -202,8 +202,8 @@ def segmenter() -> ForeignSegmenter:
 
 def test_model_folder_round_trip_keeps_logits_and_scale(segmenter: ForeignSegmenter, tmp_path: Path) -> None:
     module = module_of(segmenter)
-    module.save(tmp_path / "a", score=segmenter.score, license=segmenter.license)
-    loaded = SegmentationModule.load(tmp_path / "a")
+    module.save_pretrained(tmp_path / "a", score=segmenter.score, license=segmenter.license)
+    loaded = SegmentationModule.from_pretrained(tmp_path / "a")
     assert loaded.hparams["upsampling"] == "stretch"
     assert loaded.preprocessing.short_side == 520
     assert (loaded.score, loaded.license) == (segmenter.score, segmenter.license)
