@@ -16,6 +16,7 @@ SOURCE = Path(fullyconv.__file__).parent
 # A module stands above all that it imports (docs/architecture.md); those of one layer may know each other where listed.
 LAYERS: dict[str, int] = {
     "errors": 0,
+    "lazy": 0,
     "notices": 0,
     "labels": 1,
     "label_sets": 1,
@@ -34,7 +35,7 @@ LAYERS: dict[str, int] = {
     "heads": 2,
     "data": 2,
     "inference": 2,
-    "models": 3,
+    "fcn": 3,
     "weights": 3,
     "runtime": 3,
     "module": 4,
@@ -56,6 +57,7 @@ SIDEWAYS = {("heads", "backbones"), ("training", "hub"), ("module", "checkpointi
 
 TORCH_FREE = [
     "errors",
+    "lazy",
     "labels",
     "label_sets",
     "images",

@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,3 +114,22 @@ def test_every_link_to_a_file_of_the_project_leads_somewhere(page: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
         if not target.startswith(("http://", "https://")):
             assert ((ROOT / page).parent / target).exists(), f"{page} links to {target}"
+
+
+def dotted_names() -> list[str]:
+    texts = [(ROOT / page).read_text(encoding="utf-8") for page in [*PAGES, "CONTRIBUTING.md", "CHANGELOG.md"]]
+    return sorted({name for text in texts for name in re.findall(r"(?<![\w/.-])fullyconv(?:\.[A-Za-z_]\w*)+", text)})
+
+
+def test_every_dotted_name_of_the_pages_is_there_after_importing_the_package() -> None:
+    # the package anew for each name, as the import of another one would bring its submodule along
+    code = (
+        "import operator, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    for module in [key for key in sys.modules if key.partition('.')[0] == 'fullyconv']:\n"
+        "        del sys.modules[module]\n"
+        "    import fullyconv\n"
+        "    operator.attrgetter(name.partition('.')[2])(fullyconv)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *dotted_names()], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -9,12 +9,12 @@ from PIL import Image
 from torch import Tensor
 
 from fullyconv.errors import DatasetError
+from fullyconv.fcn import FCN, build_model
 from fullyconv.geometry import Geometry
 from fullyconv.inference import predict
 from fullyconv.inference.predict import scaled_size, segment
 from fullyconv.inference.segmentation import Segmentation
 from fullyconv.labels import Labels
-from fullyconv.models import FCN, build_model
 
 LABELS = Labels.of(["dark", "bright"])
 CPU = torch.device("cpu")

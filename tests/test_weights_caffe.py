@@ -17,8 +17,8 @@ from fullyconv import label_sets
 from fullyconv.backbones import BACKBONES
 from fullyconv.backbones.fusion import LateFusion
 from fullyconv.errors import WeightsError
+from fullyconv.fcn import MultiHeadFCN, build_model
 from fullyconv.labels import Labels
-from fullyconv.models import MultiHeadFCN, build_model
 from fullyconv.module import MultiHeadModule, SegmentationModule
 from fullyconv.weights.caffe import caffe_classifier, caffe_segmenter
 from fullyconv.weights.foreign import ForeignSegmenter

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from closeness import assert_close, assert_same_mask, assert_same_tensors
 from fullyconv import label_sets
 from fullyconv.errors import WeightsError
+from fullyconv.fcn import MODELS, build_model
 from fullyconv.labels import Labels
-from fullyconv.models import MODELS, build_model
 from fullyconv.module import SegmentationModule
 from fullyconv.preprocessing import IMAGENET
 from fullyconv.weights.foreign import ForeignSegmenter

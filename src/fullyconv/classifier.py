@@ -203,24 +203,24 @@ class Classifier(nn.Module, Uploads):
             tell(f"{what}: says nothing of its preprocessing; ImageNet's mean and deviation are assumed")
             expected = IMAGENET
         side = input_size(name)
-        training: dict[str, Any] = dict(found.training or {}) | {"source": what}
-        digests = list((found.digests or {}).values())
-        if digests:
-            training["sha256"] = digests[-1]
-        return (
-            cls(
-                network,
-                named,
-                expected,
-                found.input_size or (side, side),
-                name,
-                weights.license or "unstated",
-                training,
-                dict(found.score) if found.score and named == found.classes else None,
-            )
-            .eval()
-            .to(place)
+        training: dict[str, Any] = dict(found.training or {})
+        if "source" not in training:  # a model folder knows where its weights came from
+            # the record travels with the weights, and where a folder lay on this machine is nobody's business
+            training["source"] = Path(what).name if Path(what).is_absolute() else what
+            digests = list((found.digests or {}).values())
+            if digests:
+                training["sha256"] = digests[-1]
+        module = cls(
+            network,
+            named,
+            expected,
+            found.input_size or (side, side),
+            name,
+            weights.license or "unstated",
+            training,
+            dict(found.score) if found.score and named == found.classes else None,
         )
+        return module.eval().to(place)
 
 
 class DenseScorer(nn.Module, Uploads):
@@ -497,19 +497,16 @@ class DenseScorer(nn.Module, Uploads):
                 f"{Path(folder) / pretrained.CONFIG}: does not describe a network that converts: {error}"
             ) from error
         _fill(dense, tensors, folder)
-        return (
-            cls(
-                dense,
-                labels,
-                preprocessing,
-                config.model["architecture"],
-                config.license,
-                config.training,
-                config.score,
-            )
-            .eval()
-            .to(place)
+        module = cls(
+            dense,
+            labels,
+            preprocessing,
+            config.model["architecture"],
+            config.license,
+            config.training,
+            config.score,
         )
+        return module.eval().to(place)
 
 
 def _mean_of_windows(dense: DenseClassifier, window: Size, x: Tensor) -> Tensor:

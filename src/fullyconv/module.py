@@ -25,6 +25,7 @@ from fullyconv.backbones import LoadReport
 from fullyconv.checkpointing import AveragedWeights
 from fullyconv.confusion import SegmentationScores
 from fullyconv.errors import WeightsError
+from fullyconv.fcn import FCN, MODELS, MultiHeadFCN, build_model, with_heads
 from fullyconv.heads import UnpoolHead
 from fullyconv.inference.folding import fingerprint, fold
 from fullyconv.inference.predict import segment_any, segment_heads, segment_heads_to, segment_to
@@ -34,7 +35,6 @@ from fullyconv.inference.tiles import Halo, Network, Options, Probabilities
 from fullyconv.labels import Labels, as_text, default_palette, packed_color
 from fullyconv.losses import build_loss
 from fullyconv.metrics import ConfusionMatrix, best_class
-from fullyconv.models import FCN, MODELS, MultiHeadFCN, build_model, with_heads
 from fullyconv.notices import tell
 from fullyconv.preprocessing import IMAGENET, Preprocessing
 from fullyconv.weights import pretrained, sources
