@@ -38,6 +38,7 @@ LAYERS: dict[str, int] = {
     "fcn": 3,
     "weights": 3,
     "runtime": 3,
+    "listing": 4,
     "module": 4,
     "classifier": 4,
     "checkpointing": 4,
@@ -78,6 +79,7 @@ TORCH_FREE = [
     "inference.video",
     "weights.caffemodel",
     "weights.catalog",
+    "listing",
     "cli",
 ]
 

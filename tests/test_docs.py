@@ -133,3 +133,17 @@ def test_every_dotted_name_of_the_pages_is_there_after_importing_the_package() -
     )
     done = subprocess.run([sys.executable, "-c", code, *dotted_names()], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_prints_nothing_that_is_not_ours_to_say(tmp_path: Path, photos: None) -> None:
+    """No advert and no warning, with real weights, as somebody meets them who copies the blocks into a file."""
+    use, options, train, *_ = blocks("README.md")
+    program = "\n".join([use, options, train]).replace("max_epochs=50", "max_epochs=1, accelerator='cpu'")
+    (tmp_path / "copied.py").write_text(program, encoding="utf-8")
+    done = subprocess.run([sys.executable, "copied.py"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said = [
+        line for line in done.stderr.splitlines() if re.search(r"Tip:|pip install|pypi|[Ww]arn|/\w+\.py:\d+:", line)
+    ]
+    assert said == []
+    assert re.search(r"^0 +Modules in eval mode$", done.stderr, re.M)  # of a segmenter that was just loaded

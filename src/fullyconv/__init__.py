@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fullyconv.inference.segmentation import Segmentation
     from fullyconv.inference.video import predict_video
     from fullyconv.labels import Labels
+    from fullyconv.listing import models, presets
     from fullyconv.module import MultiHeadModule, SegmentationModule
     from fullyconv.weights.classifiers import load_backbone
 
@@ -50,6 +51,8 @@ _HOME = {
     "Segmentation": "inference.segmentation",
     "predict_video": "inference.video",
     "Labels": "labels",
+    "models": "listing",
+    "presets": "listing",
     "FCN": "fcn",
     "MODELS": "fcn",
     "MultiHeadFCN": "fcn",
@@ -85,7 +88,9 @@ __all__ = [
     "load",
     "load_backbone",
     "load_classifier",
+    "models",
     "predict_video",
+    "presets",
     "publish",
     "sliding_window",
 ]

@@ -35,7 +35,7 @@ from fullyconv.inference.tiles import Halo, Network, Options, Probabilities
 from fullyconv.labels import Labels, as_text, default_palette, packed_color
 from fullyconv.losses import build_loss
 from fullyconv.metrics import ConfusionMatrix, best_class
-from fullyconv.notices import tell
+from fullyconv.notices import hush, tell
 from fullyconv.preprocessing import IMAGENET, Preprocessing
 from fullyconv.weights import pretrained, sources
 from fullyconv.weights.opening import Checkpoint, ModelFolder, Opened, opened
@@ -43,6 +43,8 @@ from fullyconv.weights.uploading import Uploads
 
 if TYPE_CHECKING:
     from fullyconv.data.datamodule import SegmentationDataModule
+
+hush()
 
 _EMULATED = "this processor only emulates {}, many times slower than float32"
 
@@ -546,8 +548,13 @@ class SegmentationModule(L.LightningModule, Uploads):
     # ---- steps -----------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Check that the data has the classes of the model, before anything is trained or scored."""
+        """Check that the data has the classes of the model, and train in train mode.
+
+        A loaded segmenter comes in evaluation mode, and Lightning keeps what it finds.
+        """
         self.check_data(getattr(self.trainer, "datamodule", None))
+        if stage == "fit":
+            self.train()
 
     def check_data(self, data: object) -> None:
         """Check that a data module has the classes of the model, in the same order.
@@ -580,9 +587,7 @@ class SegmentationModule(L.LightningModule, Uploads):
             )
 
     def on_fit_start(self) -> None:
-        """Train in train mode: a loaded segmenter comes in evaluation mode, and Lightning keeps what it finds."""
-        self.train()
-        # What was measured on other weights, and how they came to be, is not true of those that are trained now.
+        """Forget what was measured on other weights, and how they came to be: it is not true of those trained now."""
         self.score = None
         self.training_record = {} if self.origin is None else {"started from": self.origin}
         self._started = time.monotonic()
