@@ -29,9 +29,9 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from fullyconv import SegmentationModule
 from fullyconv.backbones.plain import PlainConvolutions
 from fullyconv.confusion import scores
+from fullyconv.fcn import FCN
 from fullyconv.heads import PlainHead
 from fullyconv.metrics import best_class, confusion_matrix
-from fullyconv.models import FCN
 from measuring import Row, add_arguments, clock_for, finish, machine, print_rows, ratios, spread, version
 
 CLASSES = [f"class {index}" for index in range(5)]

@@ -29,8 +29,8 @@ def network() -> object:
     from fullyconv import SegmentationModule
     from fullyconv.backbones import Backbone
     from fullyconv.backbones.base import Features
+    from fullyconv.fcn import FCN
     from fullyconv.heads import PlainHead
-    from fullyconv.models import FCN
     from networks import calibrate, fit_scores, photographs
 
     class Small(Backbone):

@@ -17,6 +17,7 @@ SOURCE = Path(fullyconv.__file__).parent
 LAYERS: dict[str, int] = {
     "errors": 0,
     "files": 0,
+    "lazy": 0,
     "labels": 1,
     "label_sets": 1,
     "images": 1,
@@ -34,9 +35,10 @@ LAYERS: dict[str, int] = {
     "heads": 2,
     "data": 2,
     "inference": 2,
-    "models": 3,
+    "fcn": 3,
     "weights": 3,
     "runtime": 3,
+    "listing": 4,
     "module": 4,
     "classifier": 4,
     "checkpointing": 4,
@@ -56,6 +58,7 @@ SIDEWAYS = {("heads", "backbones"), ("training", "hub"), ("module", "checkpointi
 
 TORCH_FREE = [
     "errors",
+    "lazy",
     "labels",
     "label_sets",
     "images",
@@ -76,6 +79,7 @@ TORCH_FREE = [
     "inference.video",
     "weights.caffemodel",
     "weights.catalog",
+    "listing",
     "cli",
 ]
 

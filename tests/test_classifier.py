@@ -59,7 +59,7 @@ def dense(classifier: Classifier) -> DenseScorer:
 @pytest.fixture(scope="module")
 def saved(dense: DenseScorer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the dense network."""
-    return dense.save(tmp_path_factory.mktemp("dense") / "dense")
+    return dense.save_pretrained(tmp_path_factory.mktemp("dense") / "dense")
 
 
 def test_the_dense_network_gives_the_classifier_back_at_its_own_size(
@@ -101,7 +101,7 @@ def test_predict_leaves_the_mode_as_it_was(dense: DenseScorer) -> None:
 def test_both_kinds_of_model_folder_come_back_as_they_were(
     classifier: Classifier, dense: DenseScorer, saved: Path, tmp_path: Path
 ) -> None:
-    classifier.save(tmp_path / "whole")
+    classifier.save_pretrained(tmp_path / "whole")
     whole = fullyconv.load_classifier(tmp_path / "whole")
     again = fullyconv.load(saved)
     assert isinstance(again, DenseScorer)
@@ -123,13 +123,13 @@ def test_a_dense_network_can_be_made_whole_again(classifier: Classifier, saved: 
 
 
 def test_load_names_the_loader_of_a_classifier_and_the_other_way_round(classifier: Classifier, tmp_path: Path) -> None:
-    classifier.save(tmp_path / "whole")
+    classifier.save_pretrained(tmp_path / "whole")
     with pytest.raises(WeightsError, match=r"holds a classifier, not a segmenter: fullyconv\.load_classifier loads it"):
         fullyconv.load(tmp_path / "whole")
     with pytest.raises(WeightsError, match=r"kind='segmenter', which is no classifier; fullyconv\.load loads"):
         fullyconv.load_classifier("street")
-    with pytest.raises(WeightsError, match="kind='classifier', which is no segmenter"):
-        fullyconv.SegmentationModule.load(tmp_path / "whole")
+    with pytest.raises(WeightsError, match="holds a classifier, not a segmenter"):
+        fullyconv.SegmentationModule.from_pretrained(tmp_path / "whole")
 
 
 def test_a_converted_classifier_has_no_score_layers_to_exchange(saved: Path) -> None:
@@ -140,9 +140,9 @@ def test_a_converted_classifier_has_no_score_layers_to_exchange(saved: Path) -> 
 def test_a_network_of_ones_own_is_not_saved_under_no_name() -> None:
     mine = Classifier(build_classifier("cifar_resnet20", 2), ["a", "b"], IMAGENET, (32, 32))
     with pytest.raises(ValueError, match="a network of your own cannot be built again from a name"):
-        mine.save("anywhere")
+        mine.save_pretrained("anywhere")
     with pytest.raises(ValueError, match="a network of your own cannot be built again from a name"):
-        mine.convolutionalize().save("anywhere")
+        mine.convolutionalize().save_pretrained("anywhere")
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_a_network_of_ones_own_is_not_saved_under_no_name() -> None:
 def test_a_configuration_from_outside_is_checked(
     classifier: Classifier, tmp_path: Path, change: dict[str, object], message: str
 ) -> None:
-    classifier.save(tmp_path / "whole")
+    classifier.save_pretrained(tmp_path / "whole")
     path = tmp_path / "whole" / "config.json"
     document = json.loads(path.read_text())
     document["model"] |= change
@@ -278,7 +278,9 @@ def test_a_real_classifier_keeps_its_accuracy_image_by_image(
     # as its publisher has it: a pickle with weights_only, "module." before every name
     published = fullyconv.load_classifier(file, architecture=f"cifar_resnet{depth}", classes=CIFAR)
     published.license = "BSD-2-Clause (pytorch_resnet_cifar10)"
-    address = fullyconv.publish(published.save(tmp_path / "whole"), f"someone/cifar-resnet{depth}", token=hub.token)
+    address = fullyconv.publish(
+        published.save_pretrained(tmp_path / "whole"), f"someone/cifar-resnet{depth}", token=hub.token
+    )
     assert set(hub.files(f"someone/cifar-resnet{depth}")) >= {"model.safetensors", "config.json", "README.md"}
 
     classifier = fullyconv.load_classifier(address, allow_unverified=True)

@@ -264,7 +264,9 @@ def test_two_images_that_would_share_a_mask_are_refused(
 def test_test_prints_the_four_metrics_and_every_class(
     tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = SegmentationModule("fcn32s_resnet18_quarter", classes=["ground", "box", "sky"]).save(tmp_path / "model")
+    folder = SegmentationModule("fcn32s_resnet18_quarter", classes=["ground", "box", "sky"]).save_pretrained(
+        tmp_path / "model"
+    )
     assert cli.main(["test", str(folder), str(tree)]) == 0
     printed = capsys.readouterr().out
     for word in ("pixel accuracy", "mean accuracy", "mIoU", "frequency weighted IoU", "ground", "box", "sky"):
@@ -279,7 +281,7 @@ def test_test_prints_the_four_metrics_and_every_class(
 def test_testing_on_data_with_other_classes_is_refused(
     tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = SegmentationModule("fcn32s_resnet18_quarter", classes=["a", "b"]).save(tmp_path / "model")
+    folder = SegmentationModule("fcn32s_resnet18_quarter", classes=["a", "b"]).save_pretrained(tmp_path / "model")
     assert cli.main(["test", str(folder), str(tree)]) == 2
     assert "the data has the classes ['ground', 'box', 'sky'], the model ['a', 'b']" in capsys.readouterr().err
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
+import jsonargparse
 import lightning as L
 import numpy as np
 import pytest
@@ -135,3 +136,15 @@ def test_kept_masks_are_those_of_all_heads(siftflow: Path, tmp_path: Path, place
             assert torch.equal(one["image"], other["image"])
             for head in plain.labels:
                 assert torch.equal(one["mask"][head], other["mask"][head])
+
+
+def test_classes_of_a_set_with_several_heads_are_its_own(siftflow: Path) -> None:
+    with pytest.raises(ValueError, match=r"classes=\['a', 'b'\]: a set with several heads has its own; leave it out"):
+        MultiHeadDataModule(siftflow, classes=["a", "b"])
+
+
+def test_a_recipe_knows_the_options_of_a_set_with_several_heads() -> None:
+    parser = jsonargparse.ArgumentParser()
+    parser.add_class_arguments(MultiHeadDataModule, "data")
+    options = parser.get_defaults().data
+    assert (options.batch_size, options.val_fraction, options.cache) == (4, 0.2, None)

@@ -152,8 +152,8 @@ class TestColors:
         values: dict[int | str, str] = {"#0a141e": "ground", "#ff0000": "box", "#008000": "ignore"}
         labels = open_source(tree(tmp_path / "set", colored(COLORS)), values=values).labels
         module = SegmentationModule("fcn32s_resnet18_quarter", classes=labels)
-        module.save(tmp_path / "model")
-        assert SegmentationModule.load(tmp_path / "model").labels == labels
+        module.save_pretrained(tmp_path / "model")
+        assert SegmentationModule.from_pretrained(tmp_path / "model").labels == labels
         grown = module.expand_classes(["tree"]).labels
         assert grown.by_color
         assert set(grown.values) - set(labels.values) == {"#{:02x}{:02x}{:02x}".format(*grown.palette[2])}

@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,7 +60,7 @@ def elsewhere(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("HF_TOKEN", hub.token)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     mine = fullyconv.SegmentationModule("fcn32s_resnet18_half", classes=["road", "sky"])
-    mine.save(tmp_path / "my-segmenter", license="CC0-1.0")
+    mine.save_pretrained(tmp_path / "my-segmenter", license="CC0-1.0")
     hub.add_repo("me/mine", {path.name: path.read_bytes() for path in (tmp_path / "my-segmenter").iterdir()})
 
     network = timm.create_model("resnet18")
@@ -112,3 +114,36 @@ def test_every_link_to_a_file_of_the_project_leads_somewhere(page: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
         if not target.startswith(("http://", "https://")):
             assert ((ROOT / page).parent / target).exists(), f"{page} links to {target}"
+
+
+def dotted_names() -> list[str]:
+    texts = [(ROOT / page).read_text(encoding="utf-8") for page in [*PAGES, "CONTRIBUTING.md", "CHANGELOG.md"]]
+    return sorted({name for text in texts for name in re.findall(r"(?<![\w/.-])fullyconv(?:\.[A-Za-z_]\w*)+", text)})
+
+
+def test_every_dotted_name_of_the_pages_is_there_after_importing_the_package() -> None:
+    # the package anew for each name, as the import of another one would bring its submodule along
+    code = (
+        "import operator, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    for module in [key for key in sys.modules if key.partition('.')[0] == 'fullyconv']:\n"
+        "        del sys.modules[module]\n"
+        "    import fullyconv\n"
+        "    operator.attrgetter(name.partition('.')[2])(fullyconv)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *dotted_names()], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_prints_nothing_that_is_not_ours_to_say(tmp_path: Path, photos: None) -> None:
+    """No advert and no warning, with real weights, as somebody meets them who copies the blocks into a file."""
+    use, options, train, *_ = blocks("README.md")
+    program = "\n".join([use, options, train]).replace("max_epochs=50", "max_epochs=1, accelerator='cpu'")
+    (tmp_path / "copied.py").write_text(program, encoding="utf-8")
+    done = subprocess.run([sys.executable, "copied.py"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said = [
+        line for line in done.stderr.splitlines() if re.search(r"Tip:|pip install|pypi|[Ww]arn|/\w+\.py:\d+:", line)
+    ]
+    assert said == []
+    assert re.search(r"^0 +Modules in eval mode$", done.stderr, re.M)  # of a segmenter that was just loaded

@@ -206,7 +206,7 @@ def test_several_heads_without_labels_or_in_int8(tmp_path: Path) -> None:
 
 def test_heads_on_the_command_line_are_masks_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     module = several()
-    module.save(tmp_path / "model")
+    module.save_pretrained(tmp_path / "model")
     rng = np.random.default_rng(0)
     (tmp_path / "in").mkdir()
     for name in "ab":
@@ -405,7 +405,7 @@ def test_the_command_quantizes_and_scores(tmp_path: Path, capsys: pytest.Capture
     for name, parameter in module.model.named_parameters():
         if ".score." in name:
             nn.init.normal_(parameter, std=0.05)
-    module.eval().save(tmp_path / "model")
+    module.eval().save_pretrained(tmp_path / "model")
     words = ["export", str(tmp_path / "model"), "--to", str(tmp_path / "m.onnx")]
     assert main([*words, "--int8"]) == 2
     calibrate = str(data / "train" / "images")

@@ -337,7 +337,7 @@ def test_w5_fit_warns_of_values_far_below_the_range_of_their_type(form: str, tmp
 def test_m11_a_test_without_a_test_split_names_both_ways_out(tmp_path: Path, capsys: Capture) -> None:
     root = write_tree(tmp_path / "set", {"train": 4, "val": 2}, size=(32, 32))
     labels = SegmentationDataModule.from_folder(root).labels
-    folder = SegmentationModule("fcn32s_resnet18_half", labels).save(tmp_path / "model")
+    folder = SegmentationModule("fcn32s_resnet18_half", labels).save_pretrained(tmp_path / "model")
     said = run(capsys, "test", folder, root)
     assert said.code == 2
     assert "--split val" in said.err

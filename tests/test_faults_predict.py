@@ -61,7 +61,7 @@ def always(folder: Path, best: int) -> Path:
     with torch.no_grad():
         (bias,) = (value for name, value in segmenter.model.named_parameters() if name.endswith("score.1.bias"))
         bias[best] = 1.0  # the weights of score layers start at zero
-    return segmenter.save(folder)
+    return segmenter.save_pretrained(folder)
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def png(height: int = 40, width: int = 56) -> bytes:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    return fullyconv.SegmentationModule("same_convolutions", classes=["a", "b"]).save(tmp_path / "mine")
+    return fullyconv.SegmentationModule("same_convolutions", classes=["a", "b"]).save_pretrained(tmp_path / "mine")
 
 
 def replace_predict(monkeypatch: pytest.MonkeyPatch, around: Callable[[Callable[[], Any]], Any]) -> None:

@@ -154,7 +154,7 @@ def test_w19_losses_of_two_processes_are_those_of_one_and_nothing_is_warned_of(b
     segmenter = fullyconv.SegmentationModule(SMALL, classes=NAMES)
     for value in segmenter.model.get_submodule("head").parameters():
         nn.init.normal_(value)
-    folder = segmenter.save(tmp_path / "model")
+    folder = segmenter.save_pretrained(tmp_path / "model")
     results, said = [], ""
     for devices in (1, 2):
         words = [sys.executable, "-c", PROCESSES, str(folder), str(root), str(devices), str(batch)]
@@ -188,10 +188,10 @@ def test_c4_a_checkpoint_that_finds_no_room_is_named_in_one_line_and_leaves_no_h
 
 
 def test_c4_a_model_folder_that_finds_no_room_is_named_and_left_as_it_was(tmp_path: Path) -> None:
-    folder = fullyconv.SegmentationModule(SMALL, classes=["a", "b"]).save(tmp_path / "mine")
+    folder = fullyconv.SegmentationModule(SMALL, classes=["a", "b"]).save_pretrained(tmp_path / "mine")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with largest_file(2**16), pytest.raises((OSError, ValueError)) as caught:
-        fullyconv.SegmentationModule(SMALL, classes=["x", "y"]).save(folder)
+        fullyconv.SegmentationModule(SMALL, classes=["x", "y"]).save_pretrained(folder)
     assert "mine" in str(caught.value)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -455,7 +455,7 @@ import os, signal, sys
 import fullyconv
 
 os.replace = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
-fullyconv.SegmentationModule("same_convolutions", classes=["a", "b"]).save(sys.argv[1])
+fullyconv.SegmentationModule("same_convolutions", classes=["a", "b"]).save_pretrained(sys.argv[1])
 """
 KILLED_FIT = """
 import os, signal, sys
@@ -490,7 +490,7 @@ def test_c23_the_next_save_removes_what_a_killed_one_left(tmp_path: Path) -> Non
     killed(KILLED_SAVE, tmp_path / "mine")
     assert list((tmp_path / "mine").iterdir())
     age(tmp_path / "mine")
-    fullyconv.SegmentationModule(SMALL, classes=["a", "b"]).save(tmp_path / "mine")
+    fullyconv.SegmentationModule(SMALL, classes=["a", "b"]).save_pretrained(tmp_path / "mine")
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == [
         "README.md", "config.json", "model.safetensors",
     ]  # fmt: skip

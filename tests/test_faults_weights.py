@@ -48,7 +48,7 @@ def small() -> fullyconv.SegmentationModule:
 
 
 def model_folder(folder: Path) -> Path:
-    return small().save(folder)
+    return small().save_pretrained(folder)
 
 
 @pytest.fixture
@@ -154,12 +154,12 @@ NAMES_UNCHECKED = pytest.mark.xfail(
 
 @pytest.mark.parametrize("labels", [*(pytest.param(some, marks=NAMES_UNCHECKED) for some in LABELS[:3]), *LABELS[3:]])
 def test_c5_a_classifier_with_labels_that_are_none_is_refused(labels: Any, tmp_path: Path) -> None:
-    folder = fullyconv.load_classifier("tile_kinds").save(tmp_path / "mine")
+    folder = fullyconv.load_classifier("tile_kinds").save_pretrained(tmp_path / "mine")
     assert str(folder) in refusal(with_labels(folder, labels), fullyconv.load_classifier)
 
 
 def test_c5_a_converted_classifier_with_labels_that_are_none_is_refused(tmp_path: Path) -> None:
-    folder = fullyconv.load_classifier("tile_kinds").convolutionalize().save(tmp_path / "mine")
+    folder = fullyconv.load_classifier("tile_kinds").convolutionalize().save_pretrained(tmp_path / "mine")
     for labels in LABELS[:2]:
         assert str(folder) in refusal(with_labels(folder, labels))
 
@@ -258,7 +258,7 @@ def test_c7_a_page_that_came_once_in_place_of_the_configuration_is_not_kept(
 def test_c7_a_page_that_came_once_in_place_of_a_classifiers_configuration_is_not_kept(
     hub: HubServer, own_lock: Path, tmp_path: Path
 ) -> None:
-    folder = fullyconv.load_classifier("tile_kinds").save(tmp_path / "kinds")
+    folder = fullyconv.load_classifier("tile_kinds").save_pretrained(tmp_path / "kinds")
     hub.add_repo("org/kinds", {path.name: path.read_bytes() for path in folder.iterdir()})
     hub.fault("config.json", "other", times=2, on="any", body=PAGE)
     refusal("hf://org/kinds", fullyconv.load_classifier)

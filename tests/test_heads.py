@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from closeness import assert_close
 from fullyconv.backbones import Backbone, Features, Switch
 from fullyconv.backbones.vgg import VGG
+from fullyconv.fcn import FCN
 from fullyconv.geometry import Geometry
 from fullyconv.heads import ASPPHead, LadderHead, LRASPPHead, PlainHead, SkipHead, UnpoolHead, score_layer
-from fullyconv.models import FCN
 from fullyconv.upsampling import TransposedConvUpsampling
 
 # Grids as Caffe's VGG with 100 pixels of padding has them, and as VGG and ResNet with padding of their own.

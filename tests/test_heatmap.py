@@ -387,7 +387,7 @@ def photograph(tmp_path: Path) -> Path:
 def test_predict_writes_a_heatmap_of_each_word(
     cifar: Classifier, photograph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], converted: bool
 ) -> None:
-    (cifar.convolutionalize() if converted else cifar).save(tmp_path / "model")
+    (cifar.convolutionalize() if converted else cifar).save_pretrained(tmp_path / "model")
     words = ["predict", str(photograph), "--model", str(tmp_path / "model"), "--out", str(tmp_path / "out")]
     assert cli.main([*words, "--heatmap", "thing 3", "--heatmap", "4"]) == 0
     printed = capsys.readouterr().out
@@ -405,7 +405,7 @@ def test_predict_writes_a_heatmap_of_each_word(
 def test_predict_refuses_words_that_are_no_class_before_anything_is_written(
     cifar: Classifier, photograph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cifar.convolutionalize().save(tmp_path / "model")
+    cifar.convolutionalize().save_pretrained(tmp_path / "model")
     words = ["predict", str(photograph), "--out", str(tmp_path / "out"), "--heatmap"]
     assert cli.main([*words, "thin 3", "--model", str(tmp_path / "model")]) == 2
     assert "Did you mean thing 3?" in capsys.readouterr().err

@@ -160,7 +160,7 @@ def _made(classes: tuple[str, ...]) -> dict[str, bytes]:
         for parameter in module.model.head.parameters():
             parameter.normal_()  # score layers start at zero, which would tell nothing
     with tempfile.TemporaryDirectory() as folder:
-        module.save(folder, license="CC0")
+        module.save_pretrained(folder, license="CC0")
         return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
@@ -223,7 +223,7 @@ class TestSources:
     def test_many_classes_load(self, tmp_path: Path) -> None:
         names = [f"class {index}" for index in range(600)]
         module = SegmentationModule("fcn32s_resnet18_quarter", classes=names, ignore_index=65535)
-        folder = module.save(tmp_path / "mine", dtype="float16")
+        folder = module.save_pretrained(tmp_path / "mine", dtype="float16")
         assert load(folder).classes == names
 
 

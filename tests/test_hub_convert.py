@@ -99,7 +99,7 @@ def test_a_segmenter_of_torchvision_loads_in_one_line_from_the_cache(published: 
     assert loaded.preprocessing.short_side == 520
     assert "COCO" in (loaded.license or "")
     # what was loaded can be saved, and is the same after that
-    loaded.save(tmp_path / "mine")
+    loaded.save_pretrained(tmp_path / "mine")
     assert_same_tensors(fullyconv.load(tmp_path / "mine"), loaded)
     card = (tmp_path / "mine" / "README.md").read_text()
     assert "As published, not measured by this package" in card
@@ -175,7 +175,7 @@ def test_extra_channels_start_at_the_mean_of_the_colors_and_the_checkpoint_knows
     assert module.load_report is not None
     assert module.load_report.adapted == ("conv1.weight",)
     assert module.preprocessing.mean == (0.485, 0.456, 0.406, 0.449)
-    module.save(tmp_path / "mine", license="CC0")
+    module.save_pretrained(tmp_path / "mine", license="CC0")
     assert fullyconv.load(tmp_path / "mine").preprocessing == module.preprocessing
 
 
@@ -203,7 +203,7 @@ def test_a_target_that_cannot_be_is_refused_before_anything_is_fetched(tmp_path:
     (tmp_path / "file").write_text("x")
     with pytest.raises(NotADirectoryError, match="is a file; a model folder is a folder"):
         fullyconv.convert("vgg16.imagenet", tmp_path / "file")
-    SegmentationModule("fcn32s_resnet18_quarter", classes=["a", "b"]).save(tmp_path / "mine")
+    SegmentationModule("fcn32s_resnet18_quarter", classes=["a", "b"]).save_pretrained(tmp_path / "mine")
     with pytest.raises(ValueError, match="is the source itself; give another folder"):
         fullyconv.convert(tmp_path / "mine", tmp_path / "mine")
 
@@ -284,7 +284,7 @@ class TestCaffe:
         result = loaded.predict(image)
         assert isinstance(result, dict)
         assert {name: len(part.classes) for name, part in result.items()} == {"semantic": 33, "geometric": 3}
-        loaded.save(tmp_path / "kept")
+        loaded.save_pretrained(tmp_path / "kept")
         again = fullyconv.load(tmp_path / "kept").predict(image)
         assert isinstance(again, dict)
         for name, part in result.items():

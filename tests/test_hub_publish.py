@@ -96,14 +96,14 @@ def test_a_checkpoint_is_measured_and_published_without_its_optimizer(
 
 
 def test_nothing_is_published_without_a_license(hub: HubServer, tmp_path: Path) -> None:
-    SegmentationModule("fcn32s_resnet18_quarter", classes=["a", "b"]).save(tmp_path / "mine")
+    SegmentationModule("fcn32s_resnet18_quarter", classes=["a", "b"]).save_pretrained(tmp_path / "mine")
     with pytest.raises(ValueError, match=r"nobody states the license of these weights; pass license="):
         fullyconv.publish(tmp_path / "mine", "someone/mine", token=hub.token)
     assert hub.asked() == []
 
 
 def test_what_nobody_measured_is_said(hub: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    SegmentationModule("fcn32s_resnet18_quarter", classes=["a", "b"]).save(tmp_path / "mine", license="CC0")
+    SegmentationModule("fcn32s_resnet18_quarter", classes=["a", "b"]).save_pretrained(tmp_path / "mine", license="CC0")
     (tmp_path / "mine" / "secret.txt").write_text("stays at home")
     with caplog.at_level("INFO", logger="fullyconv"):
         fullyconv.publish(tmp_path / "mine", "someone/mine", token=hub.token)
@@ -163,7 +163,7 @@ def test_a_classifier_is_not_measured_on_masks(hub: HubServer, tree: Path, tmp_p
     from fullyconv.weights.architectures import build_classifier
 
     network = build_classifier("cifar_resnet20", 2)
-    Classifier(network, ["a", "b"], IMAGENET, (32, 32), "cifar_resnet20", "CC0").save(tmp_path / "c")
+    Classifier(network, ["a", "b"], IMAGENET, (32, 32), "cifar_resnet20", "CC0").save_pretrained(tmp_path / "c")
     data = SegmentationDataModule.from_folder(tree, num_workers=0)
     with pytest.raises(ValueError, match="a classifier cannot be measured on masks"):
         fullyconv.publish(tmp_path / "c", "someone/c", data=data, token=hub.token)
@@ -171,7 +171,7 @@ def test_a_classifier_is_not_measured_on_masks(hub: HubServer, tree: Path, tmp_p
 
 def test_a_score_measured_on_other_numbers_is_not_claimed(hub: HubServer, tmp_path: Path) -> None:
     module = SegmentationModule("fcn32s_resnet18_quarter", classes=["a", "b"])
-    module.save(tmp_path / "mine", score={"data": "x", "split": "test", "mean_iou": 50.0}, license="CC0")
+    module.save_pretrained(tmp_path / "mine", score={"data": "x", "split": "test", "mean_iou": 50.0}, license="CC0")
     fullyconv.publish(tmp_path / "mine", "someone/mine", dtype="float16", token=hub.token)
     assert json.loads(hub.files("someone/mine")["config.json"])["score"] is None
     fullyconv.convert(tmp_path / "mine", tmp_path / "half", dtype="float16")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,12 @@ from PIL import Image
 from torch import Tensor
 
 from fullyconv.errors import DatasetError
+from fullyconv.fcn import FCN, build_model
 from fullyconv.geometry import Geometry
 from fullyconv.inference import predict
 from fullyconv.inference.predict import scaled_size, segment
 from fullyconv.inference.segmentation import Segmentation
 from fullyconv.labels import Labels
-from fullyconv.models import FCN, build_model
 
 LABELS = Labels.of(["dark", "bright"])
 CPU = torch.device("cpu")
@@ -223,3 +224,18 @@ def test_a_coarse_map_lies_where_its_geometry_says() -> None:
     at = Geometry((8.0, 8.0), (3.5, 3.5), (8.0, 8.0))
     mask = segment(lambda _: scores, np.zeros((8, 16, 3), np.uint8), LABELS, CPU, geometry=lambda _: at).mask
     np.testing.assert_array_equal(mask, np.arange(16)[None].repeat(8, 0) >= 8)
+
+
+def test_a_result_shows_itself_in_one_line_and_as_an_overlay() -> None:
+    names = [f"class {index}" for index in range(9)]
+    mask = np.arange(9, dtype=np.uint8).repeat(400).reshape(9, 400)
+    result = Segmentation(mask, Labels.of(names), np.zeros((9, 400, 3), np.uint8))
+    assert repr(result) == (
+        "Segmentation(9 x 400 pixels: class 0 11.1 %, class 1 11.1 %, class 2 11.1 %, class 3 11.1 %, "
+        "class 4 11.1 %, 4 more)"
+    )
+    with Image.open(io.BytesIO(result._repr_png_())) as shown:
+        assert np.array_equal(np.asarray(shown), np.asarray(result.overlay()))
+    large = Segmentation(np.zeros((40, 5000), np.uint8), Labels.of(["a", "b"]), np.zeros((40, 5000, 3), np.uint8))
+    with Image.open(io.BytesIO(large._repr_png_())) as shown:
+        assert 800 <= shown.width <= 1600

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from closeness import assert_close, assert_same_mask
+from fullyconv.fcn import FCN, build_model
 from fullyconv.inference.folding import fingerprint, fold
-from fullyconv.models import FCN, build_model
 from fullyconv.module import SegmentationModule
 
 

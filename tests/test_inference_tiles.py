@@ -12,13 +12,13 @@ from torch import nn
 
 from closeness import TIES, assert_close, assert_same_mask
 from fullyconv.errors import DatasetError
+from fullyconv.fcn import FCN, build_model
 from fullyconv.geometry import Geometry
 from fullyconv.images import MaskWriter, read_bands, read_image, read_mask
 from fullyconv.inference import tiles
 from fullyconv.inference.budget import available_memory, parse_memory
 from fullyconv.inference.tiles import Network, Options, assemble, blocks, fits, plan, region
 from fullyconv.inference.windows import ArrayImage, Mirrored, Scaled, open_windows
-from fullyconv.models import FCN, build_model
 from fullyconv.module import MultiHeadModule, SegmentationModule
 from fullyconv.upsampling import resample
 

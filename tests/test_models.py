@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from closeness import assert_close
 from fullyconv.backbones import BACKBONES
+from fullyconv.fcn import FCN, MODELS, build_model, pool_unpool, same_convolutions
 from fullyconv.geometry import Geometry
 from fullyconv.heads import SkipHead
-from fullyconv.models import FCN, MODELS, build_model, pool_unpool, same_convolutions
 from fullyconv.upsampling import resample
 
 

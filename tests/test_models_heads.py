@@ -10,8 +10,8 @@ from caffe_nets import FC, thin_vgg16
 from closeness import assert_close
 from fullyconv.backbones import build_backbone
 from fullyconv.backbones.fusion import LateFusion, vgg16_late
+from fullyconv.fcn import FCN, MultiHeadFCN, build_model
 from fullyconv.heads import SkipHead
-from fullyconv.models import FCN, MultiHeadFCN, build_model
 
 TASKS = {"semantic": 5, "geometric": 3}
 

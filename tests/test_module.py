@@ -104,14 +104,16 @@ def test_loss_mean_iu_and_the_iu_of_every_class_are_logged_by_name(trained: Any)
 def test_the_whole_story_is_in_the_model_folder(trained: Any, tmp_path: Path) -> None:
     segmenter = trained[0].eval()
     image = torch.rand(2, 3, 37, 50)
-    loaded = SegmentationModule.load(segmenter.save(tmp_path / "a", score={"mean_iou": 12.0}, license="mine"))
+    loaded = SegmentationModule.from_pretrained(
+        segmenter.save_pretrained(tmp_path / "a", score={"mean_iou": 12.0}, license="mine")
+    )
     assert not loaded.training
     assert_same_tensors(loaded, segmenter)
     assert_close(loaded(image), segmenter(image), varying=(2, 3))
     assert loaded.labels == segmenter.labels
     assert loaded.score == {"mean_iou": 12.0}
     assert loaded.license == "mine"
-    half = SegmentationModule.load(segmenter.save(tmp_path / "b", dtype="float16"))
+    half = SegmentationModule.from_pretrained(segmenter.save_pretrained(tmp_path / "b", dtype="float16"))
     assert {p.dtype for p in half.parameters()} == {torch.float32}
     difference = (half(image) - segmenter(image)).abs().max()
     assert 0 < difference < 0.01 * segmenter(image).abs().max()
@@ -120,14 +122,14 @@ def test_the_whole_story_is_in_the_model_folder(trained: Any, tmp_path: Path) ->
 
 
 def test_a_model_folder_of_another_model_is_refused_with_a_load_report(tmp_path: Path) -> None:
-    folder = module().save(tmp_path / "a")
+    folder = module().save_pretrained(tmp_path / "a")
     text = (folder / "config.json").read_text()
     (folder / "config.json").write_text(text.replace(SMALL, "fcn32s_resnet18_quarter"))
     with pytest.raises(WeightsError, match=r"unexpected .*head.score.16"):
-        SegmentationModule.load(folder)
+        SegmentationModule.from_pretrained(folder)
     (folder / "config.json").write_text(text.replace(SMALL, "fcn8s_vgg"))
     with pytest.raises(WeightsError, match=r"config.json: does not describe a model of this package"):
-        SegmentationModule.load(folder)
+        SegmentationModule.from_pretrained(folder)
 
 
 def test_a_checkpoint_holds_plain_values_and_loads_without_pickle(trained: Any, tmp_path: Path) -> None:
@@ -143,7 +145,7 @@ class TestModes:
     def test_fitting_a_loaded_segmenter_trains_in_train_mode(
         self, tmp_path: Path, data: SegmentationDataModule
     ) -> None:
-        segmenter = SegmentationModule.load(module().save(tmp_path / "a"))
+        segmenter = SegmentationModule.from_pretrained(module().save_pretrained(tmp_path / "a"))
         before = statistics(segmenter.model)
         fit(tmp_path, segmenter, data)
         after = statistics(segmenter.model)
@@ -229,18 +231,18 @@ class TestOptimization:
 class TestProvenance:
     def test_a_score_measured_on_other_weights_is_not_kept(self, tmp_path: Path, data: SegmentationDataModule) -> None:
         first = module()
-        first.save(tmp_path / "first", score={"mean_iou": 99.0}, license="academic use")
-        loaded = SegmentationModule.load(tmp_path / "first")
+        first.save_pretrained(tmp_path / "first", score={"mean_iou": 99.0}, license="academic use")
+        loaded = SegmentationModule.from_pretrained(tmp_path / "first")
         assert loaded.score == {"mean_iou": 99.0}
         fit(tmp_path, loaded, data, limit_train_batches=1)
-        again = SegmentationModule.load(loaded.save(tmp_path / "second"))
+        again = SegmentationModule.from_pretrained(loaded.save_pretrained(tmp_path / "second"))
         assert again.score is None
         assert again.license == "academic use"
         assert again.training_record == {"started from": "first"}
 
     def test_the_license_of_the_weights_binds_what_is_made_from_them(self, tmp_path: Path) -> None:
-        module(model="fcn32s_resnet18_quarter").save(tmp_path / "first", license="academic use")
-        loaded = SegmentationModule.load(tmp_path / "first")
+        module(model="fcn32s_resnet18_quarter").save_pretrained(tmp_path / "first", license="academic use")
+        loaded = SegmentationModule.from_pretrained(tmp_path / "first")
         for other in (loaded.with_classes(Labels.of(["a", "b"])), loaded.grow(16)):
             assert other.license == "academic use"
             assert other.training_record == {"started from": "first"}
@@ -259,7 +261,7 @@ class TestProvenance:
         for dtype in (torch.bfloat16, torch.float64):
             segmenter = module().to(dtype)
             assert segmenter.predict(image).mask.shape == (33, 40)
-            assert SegmentationModule.load(segmenter.save(tmp_path / str(dtype))).classes == NAMES
+            assert SegmentationModule.from_pretrained(segmenter.save_pretrained(tmp_path / str(dtype))).classes == NAMES
 
 
 class TestDifferentData:
@@ -331,7 +333,7 @@ from fullyconv import SegmentationDataModule, SegmentationModule
 warnings.simplefilter("ignore")
 torch.set_num_threads(1)
 folder, data = sys.argv[1:]
-segmenter = SegmentationModule.load(folder)
+segmenter = SegmentationModule.from_pretrained(folder)
 run = L.Trainer(
     accelerator="cpu", devices=2, strategy="ddp_fork", logger=False,
     enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
@@ -347,7 +349,7 @@ def test_two_processes_give_the_metrics_of_one(tmp_path: Path) -> None:
     root = write_tree(tmp_path / "odd", {"train": 4, "val": 7})
     segmenter = module()
     nn.init.normal_(segmenter.model.get_submodule("head").score["8"].weight)
-    folder = segmenter.save(tmp_path / "a")
+    folder = segmenter.save_pretrained(tmp_path / "a")
     done = subprocess.run(
         [sys.executable, "-c", PROCESSES, str(folder), str(root)],
         capture_output=True,
@@ -361,7 +363,7 @@ def test_two_processes_give_the_metrics_of_one(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(many workers|treespec|sync_dist).*")
         data = SegmentationDataModule.from_folder(root, batch_size=2)
-        one = trainer(tmp_path).validate(SegmentationModule.load(folder), data, verbose=False)[0]
+        one = trainer(tmp_path).validate(SegmentationModule.from_pretrained(folder), data, verbose=False)[0]
     keys = [key for key in one if key != "val/loss"]
     assert len(keys) >= 4
     for key in keys:
@@ -402,7 +404,7 @@ def test_labels_bring_palette_values_and_what_is_ignored_along(tmp_path: Path) -
     segmenter = SegmentationModule("fcn32s_resnet18_quarter", classes=labels)
     assert segmenter.labels == labels
     assert segmenter.hparams["classes"] == ["road", "sky"]
-    assert fullyconv.load(segmenter.save(tmp_path / "a")).labels == labels
+    assert fullyconv.load(segmenter.save_pretrained(tmp_path / "a")).labels == labels
     with pytest.raises(ValueError, match="leave these out"):
         SegmentationModule("fcn32s_resnet18_quarter", classes=labels, palette=[[0, 0, 0], [1, 1, 1]])
 

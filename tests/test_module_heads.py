@@ -154,10 +154,10 @@ def test_model_folder_keeps_heads_classes_and_logits(tmp_path: Path) -> None:
     module = make(
         palette={"geometric": [[1, 2, 3], [4, 5, 6]]}, label_values={"semantic": {1: "sky", 2: "road", 3: "tree"}}
     )
-    folder = module.save(tmp_path / "two")
+    folder = module.save_pretrained(tmp_path / "two")
     config = json.loads((folder / "config.json").read_text())
     assert list(config["labels"]) == ["heads"]
-    loaded = SegmentationModule.load(folder)
+    loaded = SegmentationModule.from_pretrained(folder)
     assert isinstance(loaded, MultiHeadModule)
     assert loaded.labels == module.labels
     assert loaded.labels["semantic"].values[1] == "sky"
@@ -171,7 +171,7 @@ def test_model_folder_keeps_heads_classes_and_logits(tmp_path: Path) -> None:
     config["labels"] = {"heads": [], "names": ["a", "b"]}
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(WeightsError, match=r"config.json.*labels must hold 'heads'"):
-        SegmentationModule.load(folder)
+        SegmentationModule.from_pretrained(folder)
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*fit.*logging interval.*")
@@ -189,7 +189,7 @@ def test_checkpoint_is_read_without_executing_it(tmp_path: Path) -> None:
 def test_single_head_stays_what_it_was(tmp_path: Path) -> None:
     module = SegmentationModule(PRESET, classes=["a", "b"]).eval()
     assert isinstance(module(torch.rand(1, 3, 16, 16)), Tensor)
-    loaded = SegmentationModule.load(module.save(tmp_path / "one"))
+    loaded = SegmentationModule.from_pretrained(module.save_pretrained(tmp_path / "one"))
     assert type(loaded) is SegmentationModule
     with pytest.raises(ValueError, match=r"this module has one head.*use MultiHeadModule for several"):
         SegmentationModule(PRESET, classes=CLASSES)  # type: ignore[arg-type]

@@ -313,7 +313,7 @@ def test_tensors_that_do_not_fit_give_a_load_report() -> None:
     ],
 )
 def test_a_score_whose_figures_are_none_is_refused(tmp_path: Path, score: object, message: str) -> None:
-    folder = SegmentationModule("fcn32s_resnet18_quarter", classes=["a", "b"]).save(tmp_path / "mine")
+    folder = SegmentationModule("fcn32s_resnet18_quarter", classes=["a", "b"]).save_pretrained(tmp_path / "mine")
     document = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(document | {"score": score}))
     with pytest.raises(WeightsError, match=message):

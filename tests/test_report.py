@@ -158,7 +158,7 @@ def test_the_module_is_as_it_was(shapes: Path, tmp_path: Path) -> None:
 
 def test_the_command_line_writes_it(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = SegmentationDataModule.from_folder(shapes)
-    segmenter_for(data).save(tmp_path / "mine", license="CC BY 4.0")
+    segmenter_for(data).save_pretrained(tmp_path / "mine", license="CC BY 4.0")
     page = tmp_path / "page.html"
     assert cli.main(["test", str(tmp_path / "mine"), str(shapes), "--report", str(page)]) == 0
     said = capsys.readouterr()

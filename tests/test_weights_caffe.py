@@ -17,8 +17,8 @@ from fullyconv import label_sets
 from fullyconv.backbones import BACKBONES
 from fullyconv.backbones.fusion import LateFusion
 from fullyconv.errors import WeightsError
+from fullyconv.fcn import MultiHeadFCN, build_model
 from fullyconv.labels import Labels
-from fullyconv.models import MultiHeadFCN, build_model
 from fullyconv.module import MultiHeadModule, SegmentationModule
 from fullyconv.weights.caffe import caffe_classifier, caffe_segmenter
 from fullyconv.weights.foreign import ForeignSegmenter
@@ -488,7 +488,7 @@ def test_file_becomes_a_module_that_predicts_what_opencv_predicts(tmp_path: Path
     result = module.predict(image)
     assert len(np.unique(result.mask)) > 1
     assert_same_mask(result.mask, expected[0].argmax(0))
-    saved = SegmentationModule.load(module.save(tmp_path / "model"))
+    saved = SegmentationModule.from_pretrained(module.save_pretrained(tmp_path / "model"))
     assert_same_mask(saved.predict(image).mask, result.mask)
 
 
@@ -501,8 +501,8 @@ def test_file_with_two_heads_becomes_a_module_with_two_heads(tmp_path: Path) -> 
     for scores, segmentation in zip(expected, module.predict(image).values(), strict=True):
         assert_same_mask(segmentation.mask, scores[0].argmax(0))
     assert module.classes["geometric"] == ["sky", "horizontal", "vertical"]
-    module.save(tmp_path / "model")
-    assert isinstance(SegmentationModule.load(tmp_path / "model"), MultiHeadModule)
+    module.save_pretrained(tmp_path / "model")
+    assert isinstance(SegmentationModule.from_pretrained(tmp_path / "model"), MultiHeadModule)
 
 
 def test_file_with_two_backbones_becomes_a_module_of_six_channels(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_backbone_segmenter_and_conversion_take_the_name(lite0: catalog.Entry, t
         "ladder_efficientnet_lite0", classes=["a", "b"], head_width=16, backbone_weights="efficientnet_lite0.imagenet"
     )
     assert segmenter.preprocessing.mean == (0.5, 0.5, 0.5)
-    folder = segmenter.save(tmp_path / "mine")
+    folder = segmenter.save_pretrained(tmp_path / "mine")
     again = fullyconv.load(folder)
     image = torch.rand(1, 3, 70, 90)
     with torch.no_grad():

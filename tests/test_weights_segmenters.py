@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from closeness import assert_close, assert_same_mask, assert_same_tensors
 from fullyconv import label_sets
 from fullyconv.errors import WeightsError
+from fullyconv.fcn import MODELS, build_model
 from fullyconv.labels import Labels
-from fullyconv.models import MODELS, build_model
 from fullyconv.module import SegmentationModule
 from fullyconv.preprocessing import IMAGENET
 from fullyconv.weights.foreign import ForeignSegmenter
@@ -202,8 +202,8 @@ def segmenter() -> ForeignSegmenter:
 
 def test_model_folder_round_trip_keeps_logits_and_scale(segmenter: ForeignSegmenter, tmp_path: Path) -> None:
     module = module_of(segmenter)
-    module.save(tmp_path / "a", score=segmenter.score, license=segmenter.license)
-    loaded = SegmentationModule.load(tmp_path / "a")
+    module.save_pretrained(tmp_path / "a", score=segmenter.score, license=segmenter.license)
+    loaded = SegmentationModule.from_pretrained(tmp_path / "a")
     assert loaded.hparams["upsampling"] == "stretch"
     assert loaded.preprocessing.short_side == 520
     assert (loaded.score, loaded.license) == (segmenter.score, segmenter.license)

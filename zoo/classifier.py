@@ -280,7 +280,7 @@ class CLI(LightningCLI):
         network = trained.network.cpu()
         classifier = Classifier(network, data.classes, IMAGENET, (size, size), architecture, config.license, training)
         target = folder / f"{architecture}.{folder.name.split('.')[-1]}"
-        classifier.save(target, dtype="float16")
+        classifier.save_pretrained(target, dtype="float16")
         stored = fullyconv.load_classifier(f"{target.resolve()}/")
         options = " ".join(f"--{key} {data.hparams[key]}" for key in ("test_fraction", "val_fraction", "split_seed"))
         if data.hparams["values"]:
@@ -288,7 +288,7 @@ class CLI(LightningCLI):
         score = {"data": name, "split": "test"} | top1(stored, data.parts["test"])
         score["command"] = f"python zoo/classifier.py test {target.name} {data.hparams['data']} {options}"
         classifier.score = score
-        classifier.save(target, dtype="float16")
+        classifier.save_pretrained(target, dtype="float16")
         print(f"model folder written to {target}\n{score}")
 
 

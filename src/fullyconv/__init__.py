@@ -1,6 +1,7 @@
 """Fully convolutional networks for semantic segmentation (Long, Shelhamer and Darrell 2015) on PyTorch Lightning.
 
-Importing this module is cheap: every name below is loaded when it is first used, and nothing touches the network.
+Importing this module is cheap: every name below and every submodule is loaded when it is first used, and nothing
+touches the network.
 """
 
 from __future__ import annotations
@@ -8,12 +9,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fullyconv.lazy import submodules
+
 if TYPE_CHECKING:
     from fullyconv.backbones import BACKBONES, Backbone, build_backbone
     from fullyconv.classifier import Classifier, DenseScorer
     from fullyconv.conversion import convolutionalize, linear_to_conv, sliding_window
     from fullyconv.data.datamodule import SegmentationDataModule
     from fullyconv.errors import ConversionError, DatasetError, DownloadError, WeightsError
+    from fullyconv.fcn import FCN, MODELS, MultiHeadFCN, build_model
     from fullyconv.hub.convert import convert
     from fullyconv.hub.load import load, load_classifier
     from fullyconv.hub.publish import publish
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
     from fullyconv.inference.segmentation import Segmentation
     from fullyconv.inference.video import predict_video
     from fullyconv.labels import Labels
-    from fullyconv.models import FCN, MODELS, MultiHeadFCN, build_model
+    from fullyconv.listing import models, presets
     from fullyconv.module import MultiHeadModule, SegmentationModule
     from fullyconv.weights.classifiers import load_backbone
 
@@ -47,10 +51,12 @@ _HOME = {
     "Segmentation": "inference.segmentation",
     "predict_video": "inference.video",
     "Labels": "labels",
-    "FCN": "models",
-    "MODELS": "models",
-    "MultiHeadFCN": "models",
-    "build_model": "models",
+    "models": "listing",
+    "presets": "listing",
+    "FCN": "fcn",
+    "MODELS": "fcn",
+    "MultiHeadFCN": "fcn",
+    "build_model": "fcn",
     "MultiHeadModule": "module",
     "SegmentationModule": "module",
     "load_backbone": "weights.classifiers",
@@ -82,7 +88,9 @@ __all__ = [
     "load",
     "load_backbone",
     "load_classifier",
+    "models",
     "predict_video",
+    "presets",
     "publish",
     "sliding_window",
 ]
@@ -94,7 +102,7 @@ def __getattr__(name: str) -> Any:
 
         return version("fullyconv")
     if name not in _HOME:
-        raise AttributeError(f"module 'fullyconv' has no attribute {name!r}")
+        return submodules("fullyconv")(name)
     value = getattr(importlib.import_module(f"fullyconv.{_HOME[name]}"), name)
     globals()[name] = value
     return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -17,26 +17,33 @@ from torch import Tensor, nn
 from fullyconv.conversion import convolutionalize
 from fullyconv.conversion.activation import class_activation
 from fullyconv.conversion.network import DenseClassifier
-from fullyconv.errors import ConversionError, WeightsError
+from fullyconv.errors import ConversionError, WeightsError, tell
 from fullyconv.geometry import Geometry
 from fullyconv.geometry.measuring import evaluating
 from fullyconv.images import visible
 from fullyconv.inference.heatmap import Heatmap
 from fullyconv.inference.locating import shares_of_class
 from fullyconv.inference.predict import most_pixels, read_pixels, segment_tiled, segment_to
+from fullyconv.inference.processor import Device, device_of
 from fullyconv.inference.scaling import scaled_size
 from fullyconv.inference.segmentation import Segmentation, Written
 from fullyconv.inference.tiles import Halo, Network, Options, Probabilities
 from fullyconv.labels import Labels, unique_names
-from fullyconv.preprocessing import Preprocessing
+from fullyconv.preprocessing import IMAGENET, Preprocessing
 from fullyconv.upsampling import resample
-from fullyconv.weights import pretrained
-from fullyconv.weights.architectures import build_classifier
+from fullyconv.weights import catalog, pretrained, sources
+from fullyconv.weights.architectures import build_classifier, input_size, preprocessing_of
+from fullyconv.weights.checkpoints import recognize, translate
+from fullyconv.weights.classifiers import architecture_by_names, count_classes, fetch_classifier, fit_classifier
+from fullyconv.weights.loading import preprocessing_from_names
+from fullyconv.weights.opening import ModelFolder, opened
+from fullyconv.weights.uploading import Uploads
 
 if TYPE_CHECKING:
     pass
 
 Size = tuple[int, int]
+IMAGENET_CLASSES = 1000
 N = TypeVar("N", bound=nn.Module)
 Method = Literal["cam", "window"]
 
@@ -45,7 +52,7 @@ HEATMAP_SCALES: dict[Method, tuple[float, ...]] = {"cam": (0.5, 0.75, 1.0), "win
 is no larger than what the classifier was trained on; windows do not."""
 
 
-class Classifier(nn.Module):
+class Classifier(nn.Module, Uploads):
     """An image classifier that knows its class names, its preprocessing and what binds its weights.
 
     Args:
@@ -123,12 +130,15 @@ class Classifier(nn.Module):
             dense, self.labels, self.preprocessing, self.architecture, self.license, dict(self.training_record), None
         ).train(self.training)
 
-    def save(self, folder: str | Path, dtype: Literal["float32", "float16"] = "float32") -> Path:
+    def save_pretrained(
+        self, folder: str | Path, dtype: Literal["float32", "float16"] = "float32", *, license: str | None = None
+    ) -> Path:
         """Write the classifier as a model folder, which `fullyconv.load_classifier` reads.
 
         Args:
             folder: where to write.
             dtype: of the stored weights.
+            license: of the weights; None keeps the one that is known.
 
         Returns:
             The folder.
@@ -137,34 +147,82 @@ class Classifier(nn.Module):
             ValueError: if the network has no name, so that nobody could build it again.
         """
         model = {"architecture": _named(self.architecture), "input_size": list(self.input_size)}
-        return _save(self, self.network, model, folder, dtype)
+        return _save(self, self.network, model, folder, dtype, license)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Classifier:
-        """Load what `save` wrote, in evaluation mode.
-
-        Raises:
-            FileNotFoundError: if there is no model folder.
-            WeightsError: if it is damaged, or no classifier.
-        """
-        config, tensors = pretrained.load(folder)
-        _is_kind(config, cls.kind, folder)
-        labels, preprocessing, network = _describe(config, folder)
-        _fill(network, tensors, folder)
-        height, width = config.model["input_size"]
-        return cls(
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        architecture: str | None = None,
+        classes: Sequence[str] | None = None,
+        preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+        allow_unverified: bool = False,
+        device: Device = None,
+    ) -> Classifier:
+        """Load pretrained weights as this class, in evaluation mode; see ``fullyconv.load_classifier``."""
+        place = device_of(device)
+        found = fetch_classifier(source, allow_unverified=allow_unverified)
+        weights, what = found.weights, found.weights.source
+        name = architecture or found.architecture or architecture_by_names(found)
+        if name is None:
+            raise ValueError(
+                f"source={str(source)!r}: does not say of which architecture it is; pass "
+                "architecture='torchvision/NAME', 'timm/NAME' or a classifier of "
+                "fullyconv.weights.architectures.CLASSIFIERS"
+            )
+        if weights.absent:
+            raise WeightsError(f"{what}: was published without the classifier's own layers; load_backbone takes it")
+        tensors = weights.tensors
+        plain = name.rpartition("/")[2]
+        naming = recognize(tensors).naming
+        if naming == "caffe" and name.startswith("torchvision/"):
+            tensors = translate(plain, tensors, weights.architecture).tensors
+        if naming == "lukemelas":
+            tensors = translate(name, tensors, weights.architecture).tensors
+        named = tuple(classes) if classes is not None else found.classes
+        if named is None and naming == "lukemelas" and len(tensors["classifier.bias"]) == IMAGENET_CLASSES:
+            named = catalog.imagenet_classes()  # nothing else was published under these names
+        try:
+            network = build_classifier(name, len(named) if named is not None else 1000)
+        except ValueError as error:
+            if architecture is not None:
+                raise
+            raise WeightsError(f"{what}: names a classifier that cannot be built: {error}") from error
+        if named is None:
+            count = count_classes(network.state_dict(), tensors)
+            named = tuple(f"class {index}" for index in range(count))
+            tell(f"{what}: says nothing of its classes; they are called 'class 0' to 'class {count - 1}'")
+            network = build_classifier(name, count)
+        fit_classifier(network, tensors, what)
+        given = None if preprocessing is None else Preprocessing.of(preprocessing)
+        expected = given or weights.preprocessing or preprocessing_from_names(recognize(weights.tensors))
+        expected = expected or preprocessing_of(name)
+        if expected is None:
+            tell(f"{what}: says nothing of its preprocessing; ImageNet's mean and deviation are assumed")
+            expected = IMAGENET
+        side = input_size(name)
+        training: dict[str, Any] = dict(found.training or {})
+        if "source" not in training:  # a model folder knows where its weights came from
+            # the record travels with the weights, and where a folder lay on this machine is nobody's business
+            training["source"] = Path(what).name if Path(what).is_absolute() else what
+            digests = list((found.digests or {}).values())
+            if digests:
+                training["sha256"] = digests[-1]
+        module = cls(
             network,
-            labels.names,
-            preprocessing,
-            (height, width),
-            config.model["architecture"],
-            config.license,
-            config.training,
-            config.score,
-        ).eval()
+            named,
+            expected,
+            found.input_size or (side, side),
+            name,
+            weights.license or "unstated",
+            training,
+            dict(found.score) if found.score and named == found.classes else None,
+        )
+        return module.eval().to(place)
 
 
-class DenseScorer(nn.Module):
+class DenseScorer(nn.Module, Uploads):
     """A converted classifier: scores every window of an image of any size, and says which class wins at each pixel.
 
     The scores are the classifier's own, `geometry` says where they lie. `predict` gives the same `Segmentation` that a
@@ -383,12 +441,15 @@ class DenseScorer(nn.Module):
             align, max(least), dense.in_channels, parameter.device, parameter.dtype,
         )  # fmt: skip
 
-    def save(self, folder: str | Path, dtype: Literal["float32", "float16"] = "float32") -> Path:
+    def save_pretrained(
+        self, folder: str | Path, dtype: Literal["float32", "float16"] = "float32", *, license: str | None = None
+    ) -> Path:
         """Write the dense network as a model folder, which `fullyconv.load` reads.
 
         Args:
             folder: where to write.
             dtype: of the stored weights.
+            license: of the weights; None keeps the one that is known.
 
         Returns:
             The folder.
@@ -401,18 +462,31 @@ class DenseScorer(nn.Module):
             "input_size": list(self.network.input_size),
             "pool": self.network.pool,
         }
-        return _save(self, self.network, model, folder, dtype)
+        return _save(self, self.network, model, folder, dtype, license)
 
     @classmethod
-    def load(cls, folder: str | Path) -> DenseScorer:
-        """Load what `save` wrote, in evaluation mode.
+    def from_pretrained(
+        cls, source: str | Path, *, allow_unverified: bool = False, device: Device = None
+    ) -> DenseScorer:
+        """Load a converted classifier, in evaluation mode.
+
+        Args:
+            source: a model folder, a name of the zoo, an id of the hub: whatever ``fullyconv.load`` takes.
+            allow_unverified: accept weights that nobody vouches for, as ``fullyconv.load`` does.
+            device: where it computes, as ``fullyconv.load`` takes it; None is the processor.
 
         Raises:
-            FileNotFoundError: if there is no model folder.
-            WeightsError: if it is damaged, or no converted classifier.
+            ValueError: if the source means nothing, or there is no such device.
+            FileNotFoundError: if a path leads nowhere.
+            WeightsError: if the weights are damaged, or no converted classifier.
+            DownloadError: if they could not be fetched.
         """
+        place = device_of(device)
+        found = opened(sources.read(source), allow_unverified)
+        if not isinstance(found, ModelFolder) or found.kind != cls.kind:
+            raise WeightsError(f"{source}: holds a segmenter, no {cls.kind}; fullyconv.load reads it")
+        folder = found.path
         config, tensors = pretrained.load(folder)
-        _is_kind(config, cls.kind, folder)
         labels, preprocessing, network = _describe(config, folder)
         height, width = config.model["input_size"]
         try:
@@ -422,9 +496,16 @@ class DenseScorer(nn.Module):
                 f"{Path(folder) / pretrained.CONFIG}: does not describe a network that converts: {error}"
             ) from error
         _fill(dense, tensors, folder)
-        return cls(
-            dense, labels, preprocessing, config.model["architecture"], config.license, config.training, config.score
-        ).eval()
+        module = cls(
+            dense,
+            labels,
+            preprocessing,
+            config.model["architecture"],
+            config.license,
+            config.training,
+            config.score,
+        )
+        return module.eval().to(place)
 
 
 def _mean_of_windows(dense: DenseClassifier, window: Size, x: Tensor) -> Tensor:
@@ -447,6 +528,7 @@ def _save(
     model: dict[str, Any],
     folder: str | Path,
     dtype: Literal["float32", "float16"],
+    license: str | None,
 ) -> Path:
     tensors = {
         # numpy has no bfloat16
@@ -459,16 +541,10 @@ def _save(
         labels=module.labels.to_dict(),
         preprocessing=module.preprocessing.to_dict(),
         score=module.score,
-        license=module.license,
+        license=license or module.license,
         training=module.training_record,
     )
     return pretrained.save(folder, tensors, config, dtype=dtype)
-
-
-def _is_kind(config: pretrained.Config, kind: str, folder: str | Path) -> None:
-    if config.kind != kind:
-        reader = "fullyconv.load_classifier" if config.kind == "classifier" else "fullyconv.load"
-        raise WeightsError(f"{folder}: config.json says kind={config.kind!r}, no {kind}; {reader} reads it")
 
 
 def _describe(config: pretrained.Config, folder: str | Path) -> tuple[Labels, Preprocessing, nn.Module]:

@@ -1260,7 +1260,7 @@ def _write_report(folder: Path, data: SegmentationDataModule, told: list[str], c
     if split is None:
         print("no report: every image was trained on")
         return
-    stored = SegmentationModule.load(folder / "model")
+    stored = SegmentationModule.from_pretrained(folder / "model")
     write_report(stored, data, split, folder / "report.html", history=folder / "log", told=told, command=command)
     print(f"report written to {folder / 'report.html'}")
 
@@ -1390,11 +1390,11 @@ def _keep_model_folder(trainer: Any, module: SegmentationModule, data: Segmentat
         "hardware": _hardware(module.device),
     }
     folder = Path(run.model_folder or Path(run.folder) / "model")
-    module.save(folder, dtype=run.dtype, license=run.license)
+    module.save_pretrained(folder, dtype=run.dtype, license=run.license)
     print(f"\nmodel folder written to {folder}")
     split = _scored_split(data, run)
     if split is not None:
-        stored = SegmentationModule.load(folder)
+        stored = SegmentationModule.from_pretrained(folder)
         result = stored.evaluate(data, split)
         score = {"data": module.training_record["data"], "split": split} | result.to_dict(stored.classes)
         words = _reading_words(data.hparams)
@@ -1404,7 +1404,7 @@ def _keep_model_folder(trainer: Any, module: SegmentationModule, data: Segmentat
             place = folder.name  # called as models of the zoo are
         where = f"{shlex.quote(place)} {shlex.quote(str(data.hparams['data']))}"
         score["command"] = f"fullyconv test {where} --split {split}{words}"
-        module.save(folder, dtype=run.dtype, license=run.license, score=score)
+        module.save_pretrained(folder, dtype=run.dtype, license=run.license, score=score)
         print(f"{score['data']}, {split} split, measured on the stored model folder")
         print(result.table(stored.classes))
 
@@ -1439,7 +1439,8 @@ def _hardware(device: Any) -> str:
 def _load(arguments: argparse.Namespace) -> SegmentationModule | DenseScorer:
     """Load a segmenter; a classifier is converted."""
     _quiet_lightning()
-    from fullyconv.hub.load import NoSegmenter, load, load_classifier
+    from fullyconv.hub.load import load, load_classifier
+    from fullyconv.weights.opening import NoSegmenter
 
     _set_threads(getattr(arguments, "threads", None))
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterable
 
 LOGGER = logging.getLogger("fullyconv")
@@ -107,3 +108,25 @@ def tell(message: str) -> None:
     if LOGGER.level == logging.NOTSET:
         LOGGER.setLevel(logging.INFO)
     LOGGER.info(message)
+
+
+def hush() -> None:
+    """Keep Lightning's adverts, and warnings that nobody who trains can act on, off the screen.
+
+    What is left out are its tips to install a service, its word on packages that it no longer needs, the deprecation
+    of a torch class that it uses itself, and its advice for large sets (workers, logging interval), which is wrong for
+    the small sets that most people have.
+    """
+    for message in (
+        r".*treespec, LeafSpec",
+        r".*`tensorboardX` has been removed as a dependency",
+        r".*does not have many workers",
+        r".*smaller than the logging interval",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    for library in ("pytorch", "fabric"):
+        logging.getLogger(f"lightning.{library}.utilities.rank_zero").addFilter(_no_advert)
+
+
+def _no_advert(record: logging.LogRecord) -> bool:
+    return "Tip: For seamless" not in str(record.msg)

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import lightning as L
 import numpy.typing as npt
@@ -23,20 +23,27 @@ from torch import Tensor, nn
 from fullyconv.backbones import LoadReport
 from fullyconv.checkpointing import AveragedWeights
 from fullyconv.confusion import SegmentationScores
-from fullyconv.errors import WeightsError, first_line, tell
+from fullyconv.errors import WeightsError, first_line, hush, tell
+from fullyconv.fcn import FCN, MODELS, MultiHeadFCN, build_model, with_heads
+from fullyconv.inference.processor import Device, device_of
 from fullyconv.inference.segmentation import Segmentation, Written
 from fullyconv.inference.serving import Predictor
 from fullyconv.inference.tiles import Halo, Probabilities
 from fullyconv.labels import Labels, as_text, default_palette, packed_color
 from fullyconv.losses import build_loss
 from fullyconv.metrics import ConfusionMatrix, best_class
-from fullyconv.models import FCN, MODELS, MultiHeadFCN, build_model, with_heads
 from fullyconv.preprocessing import IMAGENET, Preprocessing
-from fullyconv.weights import pretrained
-from fullyconv.weights.foreign import ForeignSegmenter
+from fullyconv.weights import pretrained, sources
+from fullyconv.weights.opening import Checkpoint, ModelFolder, Opened, opened
+from fullyconv.weights.uploading import Uploads
 
 if TYPE_CHECKING:
     from fullyconv.data.datamodule import SegmentationDataModule
+
+hush()
+
+_FEW_CLASSES = 512  # of all heads together; no model of so few takes much
+_FEW_CHANNELS = 256  # of a head whose width is an option
 
 MODEL_ARGUMENTS = ("model", "padding", "upsampling", "in_channels", "head_width")
 """What `build_model` is called with, beside the classes: a checkpoint, a folder and a run have to agree on it."""
@@ -45,7 +52,7 @@ Batch = dict[str, Any]
 """``image`` (N, C, H, W) float RGB in 0..1, ``mask`` (N, H, W) int64, ``size`` (N, 2) height and width, ``path``."""
 
 
-class SegmentationModule(L.LightningModule):
+class SegmentationModule(L.LightningModule, Uploads):
     """Train, evaluate and use a segmentation model.
 
     Args:
@@ -435,8 +442,13 @@ class SegmentationModule(L.LightningModule):
     # ---- steps -----------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Check that the data has the classes of the model, before anything is trained or scored."""
+        """Check that the data has the classes of the model, and train in train mode.
+
+        A loaded segmenter comes in evaluation mode, and Lightning keeps what it finds.
+        """
         self.check_data(getattr(self.trainer, "datamodule", None))
+        if stage == "fit":
+            self.train()
 
     def check_data(self, data: object) -> None:
         """Check that a data module has the classes of the model, in the same order.
@@ -469,9 +481,7 @@ class SegmentationModule(L.LightningModule):
             )
 
     def on_fit_start(self) -> None:
-        """Train in train mode: a loaded segmenter comes in evaluation mode, and Lightning keeps what it finds."""
-        self.train()
-        # What was measured on other weights, and how they came to be, is not true of those that are trained now.
+        """Forget what was measured on other weights, and how they came to be: it is not true of those trained now."""
         self.score = None
         self.training_record = {} if self.origin is None else {"started from": self.origin}
         self._started = time.monotonic()
@@ -565,7 +575,7 @@ class SegmentationModule(L.LightningModule):
     # ---- model folder
     # --------------------------------------------------------------------------------------------------
 
-    def save(
+    def save_pretrained(
         self,
         folder: str | Path,
         dtype: Literal["float32", "float16"] = "float32",
@@ -573,6 +583,8 @@ class SegmentationModule(L.LightningModule):
         license: str | None = None,
     ) -> Path:
         """Write the segmenter as a model folder: ``model.safetensors``, ``config.json`` and a card.
+
+        `from_pretrained` and ``fullyconv.load`` read it.
 
         Args:
             folder: where to write; a model folder that is there is replaced, any other file in it is left alone.
@@ -609,26 +621,44 @@ class SegmentationModule(L.LightningModule):
     @classmethod
     def _made_for(cls, labels: Labels | Mapping[str, Labels], **options: Any) -> SegmentationModule:
         """Make a module for labels; those of several heads need one that has them."""
-        several = isinstance(labels, Mapping) and not issubclass(cls, MultiHeadModule)
+        several = isinstance(labels, Mapping) and cls is SegmentationModule
         return (MultiHeadModule if several else cls)(**_class_arguments(labels), **options)
 
     @classmethod
-    def load(cls, folder: str | Path) -> SegmentationModule:
-        """Load a model folder from a folder, in evaluation mode; one with several heads as a `MultiHeadModule`.
+    def from_pretrained(cls, source: str | Path, *, allow_unverified: bool = False, device: Device = None) -> Self:
+        """Load pretrained weights as this class, in evaluation mode.
 
         Args:
-            folder: what ``save`` wrote.
+            source: a model folder, a name of the zoo, an id of the hub: whatever ``fullyconv.load`` takes.
+            allow_unverified: accept weights that nobody vouches for, as ``fullyconv.load`` does.
+            device: where it computes, as ``fullyconv.load`` takes it; None is the processor.
+
+        Returns:
+            An instance of this class; of `SegmentationModule` a `MultiHeadModule` where the weights have several heads.
 
         Raises:
-            FileNotFoundError: if there is no model folder.
-            WeightsError: if it is damaged, or its tensors are not those of its model.
+            ValueError: if the source means nothing, or there is no such device.
+            FileNotFoundError: if a path leads nowhere.
+            WeightsError: if the weights are damaged, not those that were promised, or not those of this class.
+            DownloadError: if they could not be fetched.
+
+        Example:
+            >>> SegmentationModule.from_pretrained("pets").classes
+            ['background', 'animal']
         """
+        place = device_of(device)
+        return cast(Self, cls.of(opened(sources.read(source), allow_unverified)).to(place))
+
+    @classmethod
+    def _of_folder(cls, found: ModelFolder) -> SegmentationModule:
+        folder = found.path
         config, tensors = pretrained.load(folder)
         if config.kind != "segmenter":
             raise WeightsError(
-                f"{folder}: config.json says kind={config.kind!r}, which is no segmenter; "
-                "only kind='segmenter' loads as a SegmentationModule"
+                f"{folder}: config.json says kind={config.kind!r}, which is no segmenter; fullyconv.load and "
+                "DenseScorer.from_pretrained load it"
             )
+        _check_room(config, folder)
         try:
             module = cls._made_for(
                 _labels_of(config.labels),
@@ -649,7 +679,7 @@ class SegmentationModule(L.LightningModule):
         )
         module.model.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()}, strict=True)
         module.score, module.license, module.training_record = config.score, config.license, dict(config.training)
-        module.origin = Path(folder).resolve().name
+        module.origin = found.origin
         return module.eval()
 
     @classmethod
@@ -719,15 +749,20 @@ class SegmentationModule(L.LightningModule):
         return module.eval()
 
     @classmethod
-    def of(cls, foreign: ForeignSegmenter) -> SegmentationModule:
-        """Make a segmenter of another library's weights, in evaluation mode; with several heads a `MultiHeadModule`.
+    def of(cls, found: Opened) -> SegmentationModule:
+        """Make a segmenter of what a source led to, in evaluation mode; with several heads a `MultiHeadModule`.
 
         Args:
-            foreign: the translated weights.
+            found: a model folder, a checkpoint, or the translated weights of another library.
 
         Raises:
-            WeightsError: if they are not those of the model they name.
+            WeightsError: if the weights are not those of the model they name.
         """
+        if isinstance(found, ModelFolder):
+            return cls._of_folder(found)
+        if isinstance(found, Checkpoint):
+            return cls.from_checkpoint(found.path)
+        foreign = found
         module = cls._made_for(
             foreign.labels,
             model=foreign.model,
@@ -1265,6 +1300,38 @@ def _figures(prefix: str, result: SegmentationScores, classes: Sequence[str]) ->
         f"{prefix}/frequency_weighted_iou": result.frequency_weighted_iou,
     }
     return values | {f"{prefix}/iou/{name}": iou for name, iou in zip(classes, result.iou, strict=True)}
+
+
+def _check_room(config: pretrained.Config, folder: Path) -> None:
+    """Refuse a configuration whose model has more numbers than the file: it would fill the memory before they differ.
+
+    The kernels of the reference's upsampling grow with the square of the classes, those of a ladder with that of its
+    width, and heads add up.
+    """
+    heads = config.labels.get("heads")
+    groups = heads if isinstance(heads, dict) else {"": config.labels}
+    counts = {name: len(entry["names"]) for name, entry in groups.items() if _has_names(entry)}
+    width = config.model.get("head_width")
+    narrow = not isinstance(width, int) or width <= _FEW_CHANNELS
+    if (sum(counts.values()) <= _FEW_CLASSES and narrow) or len(counts) < len(groups):
+        return
+    try:
+        with torch.device("meta"):  # names and shapes alone
+            options = {key: value for key, value in config.model.items() if key != "model"}
+            model = build_model(config.model["model"], counts if heads else counts[""], **options)
+    except (ValueError, TypeError, RuntimeError, KeyError):
+        return  # whoever builds it says what is wrong
+    numbers = sum(value.numel() for value in model.state_dict().values())
+    size = (folder / pretrained.WEIGHTS).stat().st_size if (folder / pretrained.WEIGHTS).is_file() else 0
+    if 2 * numbers > size:  # half precision is the smallest that is stored
+        raise WeightsError(
+            f"{folder / pretrained.CONFIG}: describes a model of {numbers} numbers, {pretrained.WEIGHTS} has {size} "
+            "bytes; fetch or save the model folder again"
+        )
+
+
+def _has_names(entry: object) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("names"), list)
 
 
 def _class_arguments(labels: Labels | Mapping[str, Labels]) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from fullyconv.backbones import alexnet, efficientnet_lite, fusion, googlenet, mobilenet, resnet, timm, vgg
 from fullyconv.backbones.base import Backbone, Features, LoadReport, Padding, Switch, is_paper
 from fullyconv.errors import near_miss
+from fullyconv.lazy import submodules
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {
     "vgg11_quarter": vgg.vgg11_quarter,
@@ -65,3 +67,6 @@ def build_backbone(name: str, *, in_channels: int = 3, padding: Padding = "same"
 
 
 __all__ = ["BACKBONES", "Backbone", "Features", "LoadReport", "Padding", "Switch", "build_backbone"]
+
+if not TYPE_CHECKING:
+    __getattr__ = submodules(__name__)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fullyconv.data.camvid import CAMVID
 from fullyconv.data.datamodule import SegmentationDataModule, collate
 from fullyconv.data.folder import LAYOUTS, SegmentationFolder
@@ -9,6 +11,7 @@ from fullyconv.data.pairs import Pair, match_pairs
 from fullyconv.data.samplers import EpochSampler, UnpaddedDistributedSampler
 from fullyconv.data.sources import PUBLIC_SETS, Source, check_labels, dataset_root, open_source
 from fullyconv.data.transforms import PAD_VALUE, Augmentation, TrainingTransform, training_transform
+from fullyconv.lazy import submodules
 
 __all__ = [
     "CAMVID",
@@ -30,3 +33,6 @@ __all__ = [
     "open_source",
     "training_transform",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = submodules(__name__)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import lightning as L
 import torch
@@ -22,6 +23,24 @@ from fullyconv.data.sources import check_labels, open_source
 from fullyconv.data.transforms import PAD_VALUE, Augmentation, training_transform
 from fullyconv.errors import DatasetError
 from fullyconv.labels import Labels
+
+D = TypeVar("D", bound=L.LightningDataModule)
+P = ParamSpec("P")
+
+
+def constructed(init: Callable[Concatenate[D, P], None]) -> classmethod[D, P, D]:
+    """Make ``from_folder``: the constructor by another name, with its arguments, their types and defaults.
+
+    Args:
+        init: the constructor.
+    """
+
+    def from_folder(cls: type[D], /, *args: P.args, **options: P.kwargs) -> D:
+        return cls(*args, **options)
+
+    from_folder.__doc__ = "Make a data module from a folder; takes what the constructor takes."
+    from_folder.__signature__ = inspect.signature(init)  # type: ignore[attr-defined]
+    return classmethod(from_folder)
 
 
 class SegmentationDataModule(L.LightningDataModule):
@@ -78,7 +97,7 @@ class SegmentationDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        data: str,
+        data: str | Path,
         *,
         classes: list[str] | None = None,
         values: dict[int | str, str] | str | None = None,
@@ -160,101 +179,7 @@ class SegmentationDataModule(L.LightningDataModule):
             readers = max(self.num_workers, 1) if os.fspath(cache) == "memory" else 1
             self.cache = DecodedCache(cache, self.labels, self.source.reader, gigabytes / readers)
 
-    @classmethod
-    def from_folder(
-        cls,
-        path: str | Path,
-        *,
-        classes: list[str] | None = None,
-        values: dict[int | str, str] | str | None = None,
-        images: str | None = None,
-        masks: str | None = None,
-        pairs: str | None = None,
-        lists: str | None = None,
-        unlabeled: Literal["error", "skip"] = "error",
-        in_channels: int = 3,
-        batch_size: int = 4,
-        crop_size: int | tuple[int, int] | None = None,
-        scale: tuple[float, float] = (0.5, 2.0),
-        flip: float = 0.5,
-        brightness: float = 0.25,
-        contrast: float = 0.25,
-        saturation: float = 0.25,
-        hue: float = 0.0,
-        num_workers: int = 0,
-        val_fraction: float = 0.2,
-        split_seed: int = 0,
-        seed: int = 0,
-        eval_batch_size: int | None = None,
-        check: bool = True,
-        cache: str | None = None,
-        cache_gigabytes: float = 8.0,
-        test_fraction: float = 0.0,
-        train_on: Literal["train", "train+val"] = "train",
-    ) -> SegmentationDataModule:
-        """Make a data module from a folder: CamVid, or images and masks in one of the general layouts.
-
-        Args:
-            path: the folder, or the name of a public set under FULLYCONV_DATA.
-            classes: as in the constructor, like all that follow.
-            values: value in the mask file -> class name or "ignore".
-            images: folder of the images inside `path`.
-            masks: folder of the masks inside `path`.
-            pairs: a file of pairs.
-            lists: a folder of lists of names.
-            unlabeled: what becomes of images without a mask.
-            in_channels: C of the images.
-            batch_size: samples a training batch and process.
-            crop_size: height and width of training crops in pixels.
-            scale: range of the random scale.
-            flip: probability of a flip from left to right.
-            brightness: how far brightness varies.
-            contrast: how far contrast varies.
-            saturation: how far saturation varies.
-            hue: how far hue varies.
-            num_workers: processes that read samples.
-            val_fraction: share set aside for validation where there is no such split.
-            split_seed: seed of that split.
-            seed: seed of order and augmentation.
-            eval_batch_size: samples a batch in evaluation.
-            check: read all masks once before training.
-            cache: where decoded images and masks are kept.
-            cache_gigabytes: how much of them at most.
-            test_fraction: share of the pairs set aside for testing.
-            train_on: the splits that are trained on.
-
-        Returns:
-            The data module.
-        """
-        return cls(
-            os.fspath(path),
-            classes=classes,
-            values=values,
-            images=images,
-            masks=masks,
-            pairs=pairs,
-            lists=lists,
-            unlabeled=unlabeled,
-            in_channels=in_channels,
-            batch_size=batch_size,
-            crop_size=crop_size,
-            scale=scale,
-            flip=flip,
-            brightness=brightness,
-            contrast=contrast,
-            saturation=saturation,
-            hue=hue,
-            num_workers=num_workers,
-            val_fraction=val_fraction,
-            split_seed=split_seed,
-            seed=seed,
-            eval_batch_size=eval_batch_size,
-            check=check,
-            cache=cache,
-            cache_gigabytes=cache_gigabytes,
-            test_fraction=test_fraction,
-            train_on=train_on,
-        )
+    from_folder = constructed(__init__)
 
     @property
     def labels(self) -> Labels:

@@ -11,6 +11,7 @@ import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import lightning as L
@@ -152,24 +153,9 @@ class MultiHeadDataModule(L.LightningDataModule):
 
     Args:
         data: the name of a public set with several heads under the folder that FULLYCONV_DATA names, or its folder.
-        batch_size: samples a training batch and process; the arguments that follow are those of
-            `SegmentationDataModule`.
-        crop_size: height and width of training crops in pixels; None is the image's own size.
-        scale: range of the random scale.
-        flip: probability of a flip from left to right.
-        brightness: how far brightness varies.
-        contrast: how far contrast varies.
-        saturation: how far saturation varies.
-        hue: how far hue varies.
-        num_workers: processes that read samples.
-        val_fraction: share of the training pairs set aside for validation where there is no such split.
-        split_seed: seed of that split.
-        seed: seed of order and augmentation.
-        eval_batch_size: samples a batch in evaluation.
-        check: read all masks once before training.
         cache: where decoded images and masks are kept.
         cache_gigabytes: how much of them at most.
-        test_fraction: share of the pairs set aside for testing where there is no such split.
+        options: as `SegmentationDataModule` takes them, but for classes and values, which the set has.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -179,47 +165,19 @@ class MultiHeadDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        data: str,
+        data: str | Path,
         *,
-        batch_size: int = 4,
-        crop_size: int | tuple[int, int] | None = None,
-        scale: tuple[float, float] = (0.5, 2.0),
-        flip: float = 0.5,
-        brightness: float = 0.25,
-        contrast: float = 0.25,
-        saturation: float = 0.25,
-        hue: float = 0.0,
-        num_workers: int = 0,
-        val_fraction: float = 0.2,
-        split_seed: int = 0,
-        seed: int = 0,
-        eval_batch_size: int | None = None,
-        check: bool = True,
         cache: str | None = None,
         cache_gigabytes: float = 8.0,
-        test_fraction: float = 0.0,
+        **options: Any,
     ) -> None:
         super().__init__()
         data = os.fspath(data)
         self.save_hyperparameters(logger=False)
-        self._joint = SegmentationDataModule(
-            data,
-            batch_size=batch_size,
-            crop_size=crop_size,
-            scale=scale,
-            flip=flip,
-            brightness=brightness,
-            contrast=contrast,
-            saturation=saturation,
-            hue=hue,
-            num_workers=num_workers,
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
-            split_seed=split_seed,
-            seed=seed,
-            eval_batch_size=eval_batch_size,
-            check=check,
-        )
+        for name in ("classes", "values"):
+            if options.get(name) is not None:
+                raise ValueError(f"{name}={options[name]!r}: a set with several heads has its own; leave it out")
+        self._joint = SegmentationDataModule(data, **options)
         source = self._joint.source
         known = source.known
         if known is None or len(known.labels) < 2:
@@ -234,7 +192,7 @@ class MultiHeadDataModule(L.LightningDataModule):
         source.labels = self._codes.joint
         source.counts.clear()
         self._joint.keep_decoded(cache, cache_gigabytes)  # as joint labels
-        self._check = check
+        self._check = self._joint.hparams["check"]
         self._checked: set[str] = set()
 
     @property

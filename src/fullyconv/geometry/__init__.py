@@ -8,7 +8,13 @@ executes: it watches every tensor operation of one forward pass over tensors wit
 arithmetic, needs no list of layers and works for any module.
 """
 
+from typing import TYPE_CHECKING
+
 from fullyconv.geometry.algebra import Geometry, Padding, Pair, crop_offset, pair
 from fullyconv.geometry.measuring import measure, undisturbed, watch
+from fullyconv.lazy import submodules
 
 __all__ = ["Geometry", "Padding", "Pair", "crop_offset", "measure", "pair", "undisturbed", "watch"]
+
+if not TYPE_CHECKING:
+    __getattr__ = submodules(__name__)

@@ -1,1 +1,8 @@
 """The zoo: what there is, and loading it."""
+
+from typing import TYPE_CHECKING
+
+from fullyconv.lazy import submodules
+
+if not TYPE_CHECKING:
+    __getattr__ = submodules(__name__)

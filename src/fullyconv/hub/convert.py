@@ -55,13 +55,13 @@ def convert(
         module = load(source, allow_unverified=allow_unverified)
         if dtype == "float16" and module.score is not None and module.score.get("measured_by") != "publisher":
             module.score = None  # it was measured on other numbers, if only a little
-        module.save(target, dtype=dtype)
+        module.save_pretrained(target, dtype=dtype)
         return module
     classifier = load_classifier(
         source, architecture=architecture, preprocessing=preprocessing, allow_unverified=allow_unverified
     )
     dense = classifier.convolutionalize(pool)
-    dense.save(target, dtype=dtype)
+    dense.save_pretrained(target, dtype=dtype)
     return dense
 
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fullyconv.classifier import Classifier, DenseScorer
-from fullyconv.errors import DownloadError, tell
 from fullyconv.hub.load import load_classifier
 from fullyconv.module import SegmentationModule
 from fullyconv.weights import catalog, pretrained, sources
+from fullyconv.weights.uploading import check_repo, upload
 
 if TYPE_CHECKING:
     from fullyconv.data.datamodule import SegmentationDataModule
-
-PUBLISHED = (pretrained.WEIGHTS, pretrained.CONFIG, pretrained.CARD)
-"""The files of a model folder that are uploaded; whatever else lies in the folder stays at home."""
 
 
 def publish(
@@ -61,25 +56,14 @@ def publish(
         WeightsError: if the model folder is damaged.
         DownloadError: if the hub refuses or cannot be reached; nothing is published by halves.
     """
-    if not sources.REPO.fullmatch(repo) or ".." in repo or "--" in repo:
-        raise ValueError(f"repo={repo!r}: write ORG/NAME, of letters, digits, '-', '_' and '.'")
+    check_repo(repo)
     with tempfile.TemporaryDirectory() as name:
         place = _place(source, Path(name) / "converted")
         # A folder of that name, because the card bears the folder's.
         folder = Path(name) / "model"
-        config = _prepare(place, folder, data, split, license, dtype)
-        if config.license in ("", "unstated"):
-            raise ValueError(
-                "license: nobody states the license of these weights; pass license='...' (--license). The license of "
-                "the data they were trained on binds you, not that of fullyconv's code"
-            )
-        document = json.loads((folder / pretrained.CONFIG).read_text(encoding="utf-8"))
+        _prepare(place, folder, data, split, license, dtype)
         notes = (place / pretrained.NOTES).read_text(encoding="utf-8") if (place / pretrained.NOTES).is_file() else ""
-        (folder / pretrained.CARD).write_text(pretrained.card(document, repo, notes), encoding="utf-8")
-        if not config.score:
-            tell(f"{repo}: nobody measured these weights, and the card says so; pass data (--data) to measure them")
-        commit = _upload(folder, repo, private, message or f"Upload {config.kind} with fullyconv", token)
-    return f"hf://{repo}@{commit}"
+        return upload(folder, repo, private=private, message=message, token=token, notes=notes)
 
 
 def publish_zoo(org: str, *, private: bool = False, token: str | None = None) -> list[str]:
@@ -114,7 +98,7 @@ def _place(source: str | Path, converted: Path) -> Path:
         ) from error
     if meant.kind == "folder":
         return Path(meant.address)
-    load_classifier(source).convolutionalize().save(converted)
+    load_classifier(source).convolutionalize().save_pretrained(converted)
     return converted
 
 
@@ -125,7 +109,7 @@ def _prepare(
     split: str,
     license: str | None,
     dtype: Literal["float32", "float16"] | None,
-) -> pretrained.Config:
+) -> None:
     """Write what is uploaded into a folder of its own: nothing else of the user's folder travels."""
     if place.is_file():
         module: SegmentationModule | DenseScorer | Classifier = SegmentationModule.from_checkpoint(place)
@@ -133,22 +117,21 @@ def _prepare(
     else:
         config = pretrained.read_config(place)
         readers = {"segmenter": SegmentationModule, "classifier": Classifier, "dense_classifier": DenseScorer}
-        module = readers[config.kind].load(place)  # type: ignore[attr-defined]
+        module = readers[config.kind].from_pretrained(place)  # type: ignore[attr-defined]
         stored = dtype or ("float16" if config.weights.get("dtype") == "float16" else "float32")
         if data is None and license is None and stored == config.weights.get("dtype"):
             # as it is, byte for byte: what was measured is what is published
             folder.mkdir()
             for name in (pretrained.WEIGHTS, pretrained.CONFIG):
                 shutil.copyfile(place / name, folder / name)
-            return config
+            return
         if stored != config.weights.get("dtype") and (module.score or {}).get("measured_by") != "publisher":
             module.score = None  # it was measured on other numbers, if only a little
     if license is not None:
         module.license = license
-    module.save(folder, dtype=stored)
+    module.save_pretrained(folder, dtype=stored)
     if data is not None:
-        module = _measured(module, folder, data, split, stored)
-    return pretrained.read_config(folder)
+        _measured(module, folder, data, split, stored)
 
 
 def _measured(
@@ -157,33 +140,13 @@ def _measured(
     data: SegmentationDataModule,
     split: str,
     dtype: Literal["float32", "float16"],
-) -> SegmentationModule:
+) -> None:
     """Measure what was stored, not what was in memory, and write the score beside it."""
     if not isinstance(module, SegmentationModule):
         raise ValueError(f"data: a {module.kind} cannot be measured on masks; publish it without data")
-    stored = SegmentationModule.load(folder)
+    stored = SegmentationModule.from_pretrained(folder)
     result = stored.evaluate(data, split)
     named = Path(str(data.hparams["data"])).name
     score: dict[str, Any] = {"data": named, "split": split} | result.to_dict(stored.classes)
     score |= {"measured_by": "us", "command": f"fullyconv test MODEL {named} --split {split}"}
-    module.save(folder, dtype=dtype, score=score)
-    return module
-
-
-def _upload(folder: Path, repo: str, private: bool, message: str, token: str | None) -> str:
-    from huggingface_hub import HfApi
-
-    api = HfApi(endpoint=sources.endpoint(), token=token, library_name="fullyconv")
-    try:
-        api.create_repo(repo, private=private, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repo, folder_path=folder, allow_patterns=list(PUBLISHED), commit_message=message
-        )
-    except Exception as error:  # the client's own, its transport's, or OSError: which one differs between releases
-        text = str(error).strip().splitlines()
-        raise DownloadError(
-            f"{repo}: the hub did not take it ({type(error).__name__}: {text[0][:300] if text else ''}); check the "
-            "name, and log in with a token that may write (hf auth login, or HF_TOKEN)"
-        ) from error
-    oid = str(getattr(commit, "oid", "") or "")
-    return oid if re.fullmatch(r"[0-9a-f]{40}", oid) else "main"
+    module.save_pretrained(folder, dtype=dtype, score=score)

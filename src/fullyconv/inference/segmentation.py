@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from fullyconv.images import write_mask
 from fullyconv.labels import Labels
 
 _LEADING = 5  # classes that a result names in one line
+_SHOWN = 1600  # pixels of the longer side that a notebook shows
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,6 +54,14 @@ class Segmentation:
 
     def __repr__(self) -> str:
         return f"Segmentation({_described(self.mask.shape, self.shares())})"
+
+    def _repr_png_(self) -> bytes:
+        """Show the overlay in a notebook; of a large image every so many-th pixel."""
+        step = -(-max(self.mask.shape) // _SHOWN)
+        shown = replace(self, mask=self.mask[::step, ::step], image=self.image[::step, ::step])
+        file = io.BytesIO()
+        shown.overlay().save(file, "PNG")
+        return file.getvalue()
 
     def overlay(self, alpha: float = 0.55, legend: bool | Literal["steady"] = True) -> Image.Image:
         """Draw the classes over the image, with a legend of those that occur.

@@ -42,7 +42,7 @@ class Predictor:
             takes those of the model.
 
     Example:
-        >>> from fullyconv.models import build_model
+        >>> from fullyconv.fcn import build_model
         >>> from fullyconv.preprocessing import IMAGENET
         >>> predictor = Predictor(build_model("fcn32s_resnet18_quarter", 2), Labels.of(["road", "sky"]), IMAGENET)
         >>> predictor.predict(torch.zeros(3, 40, 60)).mask.shape

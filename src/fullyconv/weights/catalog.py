@@ -48,6 +48,27 @@ ALIASES: dict[str, str] = {
 }
 """Short names for the best model of a domain; what they point at may change from release to release."""
 
+FINDS: dict[str, str] = {
+    "ladder_efficientnet_lite0.nuclei": "cell nuclei under a microscope",
+    "fcn4s_resnet18_slim.camvid": "streets from a car",
+    "fcn4s_resnet18_quarter.neu_seg": "defects on hot-rolled steel",
+    "fcn4s_resnet18_quarter.crackforest": "cracks in asphalt",
+    "fcn4s_resnet18_quarter.retina_drive": "vessels of the retina",
+    "fcn4s_resnet18_half.pets128": "cats and dogs",
+    "fcn4s_resnet18_quarter.em_membrane": "cell membranes in electron microscopy",
+    "fcn4s_resnet18_quarter.clothes_voc": "clothes on people",
+    "vgg11_quarter.magnetic_tile_kinds": "kinds of defects of magnetic tiles (a classifier)",
+    "vgg11_quarter.neu_seg_kinds": "kinds of defects on steel (a classifier)",
+    "fcn4s_vgg11_quarter.neu_seg": "defects on steel, started from the classifier steel_kinds",
+    "fcn4s_resnet18_quarter.magnetic_tile": "uneven areas of magnetic tiles",
+    "imagenet": "what a photograph shows (a classifier)",
+    "voc": "people, animals, vehicles, things of a house",
+    "pascal_context": "things and surroundings in photographs",
+    "nyudv2": "furniture and parts of rooms",
+    "siftflow": "outdoor scenes, and how their surfaces lie",
+}
+"""What a shipped model finds, in words, and what models of a label set do."""
+
 Kind = Literal["segmenter", "classifier"]
 Origin = Literal["shipped", "hub", "torchvision", "distribution", "caffe"]
 
@@ -109,6 +130,11 @@ class Entry:
         if self.config is not None:
             return label_names(self.config.labels)
         return list(LABEL_SETS[self.label_set]())
+
+    @property
+    def finds(self) -> str:
+        """What it finds, in words."""
+        return FINDS[self.name if self.source == "shipped" else self.label_set]
 
     @property
     def folder(self) -> Path:

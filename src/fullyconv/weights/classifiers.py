@@ -15,6 +15,7 @@ from fullyconv.backbones import Backbone, Padding, build_backbone
 from fullyconv.errors import DownloadError, WeightsError
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.weights import catalog, efficientnet, pretrained, sources
+from fullyconv.weights.checkpoints import recognize
 from fullyconv.weights.loading import ClassifierWeights, apply, preprocessing_from_timm, torchvision_weights
 from fullyconv.weights.statedict import read_state_dict
 
@@ -280,3 +281,41 @@ def fit_classifier(network: nn.Module, tensors: Mapping[str, Tensor], what: str)
     )
     network.load_state_dict(fitted, strict=True)
     return unused
+
+
+def architecture_by_names(found: FetchedClassifier) -> str | None:
+    """Name the network of a file whose layers tell: Caffe's and efficientnet_pytorch's do.
+
+    Args:
+        found: what was fetched.
+
+    Returns:
+        As `build_classifier` takes it, or None.
+    """
+    scheme = recognize(found.weights.tensors)
+    if scheme.naming == "lukemelas":
+        return efficientnet.architecture(found.weights.tensors)
+    if scheme.naming != "caffe":
+        return None
+    if scheme.family == "caffenet":
+        return "caffenet"
+    return "torchvision/vgg19" if "conv3_4.weight" in found.weights.tensors else "torchvision/vgg16"
+
+
+def count_classes(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> int:
+    """Read the number of classes off the one place where a file differs from a network of 1000 classes.
+
+    Args:
+        own: state dict of the network with 1000 classes.
+        tensors: of the file.
+    """
+    counts = {
+        int(tensors[name].shape[0])
+        for name, value in own.items()
+        if name in tensors
+        and value.ndim
+        and tensors[name].ndim
+        and value.shape[0] == 1000 != tensors[name].shape[0]
+        and value.shape[1:].numel() == tensors[name].shape[1:].numel()
+    }
+    return counts.pop() if len(counts) == 1 else 1000

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fullyconv.data.annotated.coco import coco_layout, is_coco_file
 from fullyconv.data.annotated.labelme import labelme_layout
@@ -16,6 +17,7 @@ from fullyconv.data.annotated.tables import METADATA, metadata_layout, saved_tab
 from fullyconv.data.layouts import MAX_FILES, Layout, Lost, mask_places
 from fullyconv.errors import DatasetError
 from fullyconv.images import EXTENSIONS
+from fullyconv.lazy import submodules
 
 _COCO_HEAD = re.compile(rb'"(?:images|annotations|categories)"\s*:\s*\[')
 _LABELME_HEAD = re.compile(rb'"shapes"\s*:\s*\[')
@@ -146,3 +148,7 @@ class _Files:
             beside = {image.with_suffix("") for image in self.images}
             labelme += [path for path in others if path.with_suffix("") in beside]
         return coco, sorted(labelme)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = submodules(__name__)

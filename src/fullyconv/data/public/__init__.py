@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fullyconv.data.public.ade20k import Ade20k
 from fullyconv.data.public.archives import ENDINGS, fetch_archive, install
@@ -22,6 +23,7 @@ from fullyconv.data.public.siftflow import SiftFlow
 from fullyconv.data.public.street import CamVid
 from fullyconv.data.public.voc import Voc
 from fullyconv.errors import DatasetError, DownloadError, near_miss, tell
+from fullyconv.lazy import submodules
 
 __all__ = ["PUBLIC", "Archive", "Facts", "PublicSet", "describe", "fetch", "locate", "recognize", "set_named"]
 
@@ -224,3 +226,7 @@ def describe(known: PublicSet, base: Path | None = None) -> str:
         lines.append(f"Archives are unpacked where they lie in the folder: {files}, or {known.name}.zip or .tar")
     lines += [f"License: {facts.license}", "Its files, unpacked:", *(f"  {line}" for line in facts.layout.splitlines())]
     return "\n".join(lines)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = submodules(__name__)

@@ -1,0 +1,148 @@
+"""What a string that means a segmenter leads to: a verified model folder, a checkpoint, or translated weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fullyconv.errors import DownloadError, WeightsError
+from fullyconv.weights import pretrained, sources
+from fullyconv.weights.foreign import ForeignSegmenter
+
+
+class NoSegmenter(WeightsError):
+    """What was asked for is a classifier; `fullyconv.load_classifier` loads it."""
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model folder on this machine; it holds no classifier that was not converted.
+
+    Args:
+        path: where it is.
+        kind: "segmenter" or "dense_classifier".
+        origin: where it came from, for the record of what is made of it.
+    """
+
+    path: Path
+    kind: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A Lightning checkpoint on this machine."""
+
+    path: Path
+
+
+Opened = ModelFolder | Checkpoint | ForeignSegmenter
+
+
+def opened(place: sources.Source, allow_unverified: bool = False) -> Opened:
+    """Fetch and verify what a source leads to.
+
+    Args:
+        place: what `sources.read` returned.
+        allow_unverified: accept weights that nobody vouches for; commit, size and sha256 are shown and recorded.
+
+    Raises:
+        FileNotFoundError: if a path leads nowhere.
+        NoSegmenter: if it is a classifier.
+        WeightsError: if it is damaged, or not what was promised.
+        DownloadError: if it could not be fetched.
+    """
+    if place.kind == "folder":
+        if place.pins:
+            # the shipped weights are those of the catalog, or nothing is loaded
+            sources.fetch(place, pretrained.WEIGHTS)
+        folder = Path(place.address)
+        return _model_folder(folder, place.address, folder.resolve().name)
+    if place.kind == "hub" and place.file in (None, pretrained.CONFIG, pretrained.WEIGHTS):
+        return _repository(place, allow_unverified)
+    if place.entry is not None and place.entry.kind == "classifier":
+        raise NoSegmenter(_is_classifier(place.entry.name))
+    if place.kind == "torchvision":
+        return _torchvision(place)
+    return _file(place, allow_unverified)
+
+
+def _is_classifier(what: str) -> str:
+    return (
+        f"{what}: holds a classifier, not a segmenter: fullyconv.load_classifier loads it, and "
+        "load_classifier(...).convolutionalize() makes a dense network of it; load_backbone(NAME, weights=...) and "
+        "SegmentationModule(MODEL, backbone_weights=...) start a segmenter from it"
+    )
+
+
+def _model_folder(folder: Path, what: str, origin: str) -> ModelFolder:
+    kind = pretrained.read_config(folder).kind
+    if kind not in ("segmenter", "dense_classifier"):
+        raise NoSegmenter(_is_classifier(what))
+    return ModelFolder(folder, kind, origin)
+
+
+def _repository(place: sources.Source, allow_unverified: bool) -> ModelFolder:
+    config = sources.fetch(place, pretrained.CONFIG, allow_unverified=allow_unverified)
+    if not _is_ours(config.path):
+        raise NoSegmenter(_is_classifier(f"{place.address} (its config.json is not of a segmenter of fullyconv)"))
+    if place.file == pretrained.CONFIG and place.sha256 is not None:
+        # who vouches for the configuration vouches for the digest in it
+        named = pretrained.read_config(config.path.parent).weights.get("sha256")
+        if isinstance(named, str) and sources.DIGEST.fullmatch(named):
+            place = replace(place, pins={pretrained.WEIGHTS: named})
+    weights = sources.fetch(place, pretrained.WEIGHTS, allow_unverified=allow_unverified)
+    if weights.commit != config.commit:
+        raise DownloadError(
+            f"{place.address}: changed between two requests ({config.commit} and {weights.commit}); load it again"
+        )
+    return _model_folder(config.path.parent, place.address, f"{place.repo}@{config.commit}")
+
+
+def _is_ours(path: Path) -> bool:
+    """Tell whether a config.json has a kind at all; whether it is right is for `pretrained.read_config` to say."""
+    try:
+        if path.stat().st_size > pretrained.MAX_CONFIG_BYTES:
+            return True
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return True
+    return not isinstance(document, dict) or "kind" in document or "architecture" not in document
+
+
+def _torchvision(place: sources.Source) -> ForeignSegmenter:
+    from fullyconv.weights.segmenters import SEGMENTERS, published, torchvision_segmenter
+    from fullyconv.weights.statedict import read_state_dict
+
+    member = str(sources.torchvision_member(place))
+    names = {published(name).member: name for name in SEGMENTERS}
+    if member not in names:
+        raise NoSegmenter(_is_classifier(place.address))
+    fetched = sources.fetch(place)
+    foreign = torchvision_segmenter(names[member], read_state_dict(fetched.path).tensors)
+    foreign.training["sha256"] = fetched.digest.sha256
+    return foreign
+
+
+def _file(place: sources.Source, allow_unverified: bool) -> Checkpoint | ForeignSegmenter:
+    from fullyconv.weights.caffe import caffe_segmenter
+
+    fetched = sources.fetch(place, allow_unverified=allow_unverified)
+    suffix = fetched.path.suffix.lower()
+    if suffix == ".ckpt":
+        return Checkpoint(fetched.path)
+    if suffix != ".caffemodel":
+        if (fetched.path.parent / pretrained.CONFIG).is_file():
+            raise WeightsError(f"{fetched.path}: is part of a model folder; pass its folder, {fetched.path.parent}/")
+        raise WeightsError(
+            f"{fetched.path}: does not say which model it belongs to; load takes a model folder, a .ckpt of "
+            "fullyconv or a .caffemodel. " + _is_classifier("If it")
+        )
+    foreign = caffe_segmenter(fetched.path)
+    foreign.training.update({"source": fetched.origin, "sha256": fetched.digest.sha256})
+    entry = place.entry
+    if entry is None:
+        return foreign
+    measured = {"data": entry.data, "split": entry.split, "mean_iou": entry.mean_iou, "measured_by": entry.measured_by}
+    return replace(foreign, license=entry.license, score=foreign.score if entry.mean_iou is None else measured)

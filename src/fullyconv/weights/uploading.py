@@ -1,0 +1,126 @@
+"""Put a model folder on the Hugging Face Hub, with its card."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from fullyconv.errors import DownloadError, tell
+from fullyconv.weights import pretrained, sources
+
+PUBLISHED = (pretrained.WEIGHTS, pretrained.CONFIG, pretrained.CARD)
+"""The files of a model folder that are uploaded; whatever else lies in the folder stays at home."""
+
+
+class Uploads:
+    """What has `save_pretrained` gets ``push_to_hub``."""
+
+    if TYPE_CHECKING:
+
+        def save_pretrained(
+            self, folder: str | Path, dtype: Literal["float32", "float16"] = "float32", *, license: str | None = None
+        ) -> Path: ...
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        license: str | None = None,
+        dtype: Literal["float32", "float16"] = "float32",
+        private: bool = False,
+        message: str | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Upload the weights as they are now to the Hugging Face Hub, as a model folder with its card.
+
+        The card bears the score that came with the weights; `fullyconv.publish` measures them first.
+
+        Args:
+            repo: "org/name"; it is made if it is not there.
+            license: of the weights; None takes the one that they were loaded with.
+            dtype: of the stored weights.
+            private: whether a repository that is made is private.
+            message: of the commit.
+            token: of the hub; None takes the one of ``hf auth login`` or HF_TOKEN.
+
+        Returns:
+            The address that loads what was uploaded, ``hf://ORG/NAME@COMMIT``.
+
+        Raises:
+            ValueError: if repo is no id, or no license is stated.
+            DownloadError: if the hub refuses or cannot be reached; nothing is uploaded by halves.
+        """
+        check_repo(repo)
+        with tempfile.TemporaryDirectory() as name:
+            folder = self.save_pretrained(Path(name) / "model", dtype, license=license)
+            return upload(folder, repo, private=private, message=message, token=token)
+
+
+def check_repo(repo: str) -> None:
+    """Check the name of a repository.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if not sources.REPO.fullmatch(repo) or ".." in repo or "--" in repo:
+        raise ValueError(f"repo={repo!r}: write ORG/NAME, of letters, digits, '-', '_' and '.'")
+
+
+def upload(
+    folder: Path, repo: str, *, private: bool = False, message: str | None = None, token: str | None = None,
+    notes: str = "",
+) -> str:  # fmt: skip
+    """Upload a model folder; its card is written anew, for the name that it gets.
+
+    Args:
+        folder: the model folder; its card is replaced.
+        repo: "org/name".
+        private: whether a repository that is made is private.
+        message: of the commit.
+        token: of the hub; None takes the one that it knows.
+        notes: what the card says beside what the configuration holds.
+
+    Returns:
+        The address that loads it, ``hf://ORG/NAME@COMMIT``.
+
+    Raises:
+        ValueError: if no license is stated.
+        DownloadError: if the hub refuses or cannot be reached.
+    """
+    config = pretrained.read_config(folder)
+    if config.license in ("", "unstated"):
+        raise ValueError(
+            "license: nobody states the license of these weights; pass license='...' (--license). The license of "
+            "the data they were trained on binds you, not that of fullyconv's code"
+        )
+    document: dict[str, Any] = json.loads((folder / pretrained.CONFIG).read_text(encoding="utf-8"))
+    (folder / pretrained.CARD).write_text(pretrained.card(document, repo, notes), encoding="utf-8")
+    if not config.score:
+        tell(
+            f"{repo}: nobody measured these weights, and the card says so; fullyconv.publish(FOLDER, REPO, data=...) "
+            "(--data) measures them"
+        )
+    commit = _committed(folder, repo, private, message or f"Upload {config.kind} with fullyconv", token)
+    return f"hf://{repo}@{commit}"
+
+
+def _committed(folder: Path, repo: str, private: bool, message: str, token: str | None) -> str:
+    from huggingface_hub import HfApi
+
+    api = HfApi(endpoint=sources.endpoint(), token=token, library_name="fullyconv")
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo, folder_path=folder, allow_patterns=list(PUBLISHED), commit_message=message
+        )
+    except Exception as error:  # the client's own, its transport's, or OSError: which one differs between releases
+        text = str(error).strip().splitlines()
+        raise DownloadError(
+            f"{repo}: the hub did not take it ({type(error).__name__}: {text[0][:300] if text else ''}); check the "
+            "name, and log in with a token that may write (hf auth login, or HF_TOKEN)"
+        ) from error
+    oid = str(getattr(commit, "oid", "") or "")
+    return oid if re.fullmatch(r"[0-9a-f]{40}", oid) else "main"
