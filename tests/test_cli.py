@@ -26,7 +26,7 @@ from hub_server import FileServer
 
 def run(*words: object) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "fullyconv.cli", *map(str, words)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "fullyconv", *map(str, words)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr
@@ -222,10 +222,10 @@ def test_a_large_tiff_is_segmented_in_bands_like_any_other(
     tifffile.imwrite(tmp_path / "p" / "big.tif", pixels, photometric="rgb", tile=(32, 32), compression="zlib")
     words = ["predict", str(tmp_path / "p"), "--memory", "2GB", "--probabilities", "top"]
     assert cli.main([*words, "--out", str(tmp_path / "whole")]) == 0
-    monkeypatch.setattr(cli, "LARGE", 100)
+    monkeypatch.setattr(cli.predict, "LARGE", 100)
     assert cli.main([*words, "--out", str(tmp_path / "bands")]) == 0
     for name in ("whole", "bands"):
-        assert sorted(path.name for path in (tmp_path / name).iterdir()) == [cli.SETTINGS, "big.npz", "big.png"]
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == [cli.predict.SETTINGS, "big.npz", "big.png"]
     with Image.open(tmp_path / "whole" / "big.png") as one, Image.open(tmp_path / "bands" / "big.png") as other:
         assert_same_mask(one, other)
         assert one.getpalette() == other.getpalette()

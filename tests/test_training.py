@@ -159,7 +159,7 @@ def fit(folder: Path, *words: str, kill_after: float | None = None, data: str = 
     """Run the command in a process of its own; perhaps kill it so many seconds after its first checkpoint."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "fullyconv.cli", "fit", data, QUIET, *words],
+        [sys.executable, "-m", "fullyconv", "fit", data, QUIET, *words],
         cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     if kill_after is not None:
