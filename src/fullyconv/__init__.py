@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fullyconv.hub.convert import convert
     from fullyconv.hub.load import load, load_classifier
     from fullyconv.hub.publish import publish
+    from fullyconv.inference.folder import predict_folder
     from fullyconv.inference.heatmap import Heatmap
     from fullyconv.inference.segmentation import Segmentation
     from fullyconv.inference.video import predict_video
@@ -43,6 +44,7 @@ _HOME = {
     "load": "hub.load",
     "load_classifier": "hub.load",
     "publish": "hub.publish",
+    "predict_folder": "inference.folder",
     "Heatmap": "inference.heatmap",
     "Segmentation": "inference.segmentation",
     "predict_video": "inference.video",
@@ -82,6 +84,7 @@ __all__ = [
     "load",
     "load_backbone",
     "load_classifier",
+    "predict_folder",
     "predict_video",
     "publish",
     "sliding_window",
