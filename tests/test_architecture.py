@@ -41,6 +41,7 @@ LAYERS: dict[str, int] = {
     "classifier": 4,
     "checkpointing": 4,
     "training": 5,
+    "runs": 5,
     "export": 5,
     "report": 5,
     "hub": 5,

@@ -8,7 +8,6 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fullyconv.cli.lightning import run_lightning
 from fullyconv.cli.opening import quiet_lightning
 from fullyconv.cli.options import (
     add_fractions,
@@ -52,6 +51,7 @@ def fit(words: list[str]) -> int:
     if has_option(others, "--data"):
         raise ValueError("--data: DATA is given already; give its options one by one, such as --data.split_seed 5")
     quiet_lightning()
+    from fullyconv.cli.lightning import RecipeCLI
     from fullyconv.data.datamodule import SegmentationDataModule
     from fullyconv.training import describe, plan, resume, split_digest, write_state
 
@@ -86,33 +86,29 @@ def fit(words: list[str]) -> int:
         device=own.device,
         allow_unverified=own.allow_unverified,
     )
-    mine = [f"{option.removeprefix('--')} = {option_in(others, option)}" for option in chosen.settings
-            if has_option(others, option)]  # fmt: skip
+    mine = [f"{name} = {option_in(others, f'--{name}')}" for name in chosen.settings if has_option(others, f"--{name}")]
     if mine:
         chosen.reasons.append(f"instead of what was chosen, as you say: {', '.join(mine)}")
     print(describe(chosen, data, folder, going_on is not None))
-    settings = ["--data.data", own.data]
-    for option, value in reading.items():
-        settings.append(f"--data.{option}={value if isinstance(value, str) else json.dumps(value)}")
-    settings += [*chosen.words(), f"--run.folder={folder}"]
+    defaults = {"data.data": own.data} | {f"data.{option}": value for option, value in reading.items()}
+    defaults |= chosen.settings | {"run.folder": str(folder)}
     if own.minutes is not None:
-        seconds = max(1, round(60 * own.minutes))
-        days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
-        settings.append(f"--trainer.max_time={days:02}:{hours:02}:{minutes:02}:{seconds % 60:02}")
-    if going_on is not None:
-        settings.append(f"--ckpt_path={going_on}")
+        hours, seconds = divmod(max(1, round(60 * own.minutes)), 3600)
+        defaults["trainer.max_time"] = f"{hours // 24:02}:{hours % 24:02}:{seconds // 60:02}:{seconds % 60:02}"
+    words_of_theirs = others if going_on is None else [f"--ckpt_path={going_on}", *others]
     write_state(folder, {"command": command, "finished": False})
-    used = run_lightning(
-        "fit", [*settings, *others], start=chosen.segmenter if going_on is None else None, planned=True
-    )
-    _write_report(folder, used, chosen.reasons, shlex.join(["fullyconv", "fit", *words]))
+    done = RecipeCLI("fit", words_of_theirs, chosen, defaults, data, anew=going_on is None)
+    _write_report(folder, done.datamodule, chosen.reasons, shlex.join(["fullyconv", "fit", *words]))
     write_state(folder, {"command": command, "finished": True})
     return 0
 
 
 def by_recipe(command: str, words: list[str]) -> int:
     """Run a recipe: Lightning's command line has the words."""
-    run_lightning(command, words)
+    quiet_lightning()
+    from fullyconv.cli.lightning import RecipeCLI
+
+    RecipeCLI(command, words)
     return 0
 
 

@@ -17,7 +17,7 @@ def respelled(words: Sequence[str]) -> list[str]:
         words: of a command line. A recipe with names of older versions is replaced by its content.
     """
     found: list[str] = []
-    for before, word in zip(["", *words[:-1]], words, strict=True):
+    for before, word in zip(["", *words], words, strict=False):
         option, equals, value = word.partition("=")
         if option.startswith("--run."):
             word = f"--run.{OLD_NAMES.get(option[6:], option[6:])}{equals}{value}"
