@@ -67,7 +67,7 @@ def make(path: Path, side: int, tiled: bool) -> None:
 def predict(image: Path, out: Path, words: list[str]) -> tuple[float, float]:
     """Run the command line; give seconds, and the peak of the resident set in bytes."""
     start = time.perf_counter()
-    command = [sys.executable, "-m", "fullyconv.cli", "predict", str(image), "--out", str(out), *words]
+    command = [sys.executable, "-m", "fullyconv", "predict", str(image), "--out", str(out), *words]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)

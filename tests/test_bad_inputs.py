@@ -548,7 +548,7 @@ def test_every_image_is_segmented_at_its_own_size_or_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     segmenter = load("street")
-    monkeypatch.setattr(cli, "_load", lambda arguments: segmenter)
+    monkeypatch.setattr("fullyconv.cli.predict.open_model", lambda arguments: segmenter)
     good, bad = 0, []
     for number, (name, damage, message) in enumerate(PICTURES):
         write_tree(tmp_path / "one", {"train": 1})
@@ -681,7 +681,7 @@ def test_a_process_ends_with_a_message_and_no_traceback(command: str, name: str,
     ROW[name].damage(root)
     words = ["--model", "random:fcn32s_resnet18_quarter", "--epochs", "1"] if command == "fit" else []
     done = subprocess.run(
-        [sys.executable, "-m", "fullyconv.cli", command, str(root), *words],
+        [sys.executable, "-m", "fullyconv", command, str(root), *words],
         capture_output=True,
         text=True,
         cwd=tmp_path,

@@ -20,13 +20,14 @@ import public_trees
 from closeness import assert_close, assert_same_mask
 from conftest import write_tree
 from fullyconv import cli
+from fullyconv.inference import folder, journal
 from fullyconv.module import SegmentationModule
 from hub_server import FileServer
 
 
 def run(*words: object) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "fullyconv.cli", *map(str, words)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "fullyconv", *map(str, words)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr
@@ -222,14 +223,15 @@ def test_a_large_tiff_is_segmented_in_bands_like_any_other(
     tifffile.imwrite(tmp_path / "p" / "big.tif", pixels, photometric="rgb", tile=(32, 32), compression="zlib")
     words = ["predict", str(tmp_path / "p"), "--memory", "2GB", "--probabilities", "top"]
     assert cli.main([*words, "--out", str(tmp_path / "whole")]) == 0
-    monkeypatch.setattr(cli, "LARGE", 100)
+    monkeypatch.setattr(folder, "LARGE", 100)
     assert cli.main([*words, "--out", str(tmp_path / "bands")]) == 0
     for name in ("whole", "bands"):
-        assert sorted(path.name for path in (tmp_path / name).iterdir()) == [cli.SETTINGS, "big.npz", "big.png"]
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == [journal.NAME, "big.npz", "big.png"]
     with Image.open(tmp_path / "whole" / "big.png") as one, Image.open(tmp_path / "bands" / "big.png") as other:
         assert_same_mask(one, other)
         assert one.getpalette() == other.getpalette()
     monkeypatch.setattr("fullyconv.images.MAX_PIXELS", 100)
+    monkeypatch.setattr(folder, "MAX_PIXELS", 100)
     monkeypatch.setattr("fullyconv.inference.predict._PREVIEW", 30)
     assert cli.main([*words, "--out", str(tmp_path / "over"), "--overlay"]) == 0
     assert "big.tif: its overlay is thinned to 30 x 24 pixels" in capsys.readouterr().err

@@ -482,7 +482,7 @@ def test_c18_a_changed_byte_in_a_saved_table_is_an_answer_and_no_crash(tmp_path:
     place = content.index(np.array(lengths, "<i4").tobytes())  # where each image begins
     content[place + 4 + 3] ^= 0x40  # the second: a gigabyte further
     table.write_bytes(content)
-    words = [sys.executable, "-m", "fullyconv.cli", "doctor", str(tmp_path / "set")]
+    words = [sys.executable, "-m", "fullyconv", "doctor", str(tmp_path / "set")]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode in (1, 2), done.stderr
     assert any(name in done.stdout + done.stderr for name in (table.name, "state.json"))

@@ -268,7 +268,7 @@ def test_w14_a_second_run_in_the_folder_of_one_that_is_running_is_refused(
     def meanwhile(self: SegmentationModule, *args: Any) -> torch.Tensor:
         if not second:
             words = ["fit", str(shapes), "--out", "run", "--model", RANDOM, "--epochs", "1", "--model.lr=0.5"]
-            command = [sys.executable, "-m", "fullyconv.cli", *words, "--trainer.enable_progress_bar=false"]
+            command = [sys.executable, "-m", "fullyconv", *words, "--trainer.enable_progress_bar=false"]
             second.append(subprocess.run(command, capture_output=True, text=True, check=False))
         return step(self, *args)
 

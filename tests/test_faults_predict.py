@@ -80,7 +80,6 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("when", [-3600.0, 0.0], ids=["older", "of the same time"])
-@pytest.mark.xfail(strict=True, reason="a mask counts as done when it is newer than its image")
 def test_w12_an_image_that_was_replaced_is_segmented_again_whatever_its_time(
     model: Path, photos: Path, tmp_path: Path, when: float
 ) -> None:
@@ -92,7 +91,6 @@ def test_w12_an_image_that_was_replaced_is_segmented_again_whatever_its_time(
     assert mask_of(tmp_path / "masks" / "b.png").shape == (30, 70)
 
 
-@pytest.mark.xfail(strict=True, reason="a mask counts as done when it is newer than the note of the settings")
 def test_w12_masks_of_another_model_are_not_taken_for_done_when_the_clock_was_set_back(
     photos: Path, tmp_path: Path
 ) -> None:
@@ -105,7 +103,6 @@ def test_w12_masks_of_another_model_are_not_taken_for_done_when_the_clock_was_se
     assert [mask_of(tmp_path / "masks" / f"{name}.png").mean() for name in "abc"] == [1.0, 1.0, 1.0]
 
 
-@pytest.mark.xfail(strict=True, reason="two runs write into one folder, and the second one's note covers both")
 def test_w12_two_runs_at_once_leave_no_mask_of_one_model_under_the_name_of_the_other(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,7 +174,6 @@ def test_c9_a_name_that_leaves_room_for_its_mask_and_overlay_is_written(
     assert sorted(path.name for path in (tmp_path / "masks").glob("[!.]*")) == expected
 
 
-@pytest.mark.xfail(strict=True, reason="an error of the writer ends the run")
 @pytest.mark.parametrize("why", ["name too long", "folder in its place"])
 def test_c9_a_mask_that_cannot_be_written_is_skipped_and_reported(
     why: str, model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -361,7 +357,6 @@ def test_c23_the_next_run_removes_the_unfinished_masks_of_a_killed_one(
 # ---- M17: what is given as INPUT ------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="an address is taken for a path, and loses a slash")
 @pytest.mark.parametrize("address", ["http://example.org/a.jpg", "https://example.org/a.jpg", "rtsp://camera/1"])
 def test_m17_an_address_is_named_as_it_was_given_and_said_to_be_none_that_is_read(
     address: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -385,7 +380,6 @@ def test_m17_an_address_in_python_and_of_the_demo_is_named_as_it_was_given(
         assert "no such file" not in said
 
 
-@pytest.mark.xfail(strict=True, reason="a number is taken for a path alone")
 def test_m17_a_number_that_names_no_file_is_said_to_be_no_camera(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -394,7 +388,6 @@ def test_m17_a_number_that_names_no_file_is_said_to_be_no_camera(
     assert any(word in capsys.readouterr().err for word in ("camera", "webcam", "device"))
 
 
-@pytest.mark.xfail(strict=True, reason="a dash is taken for a path")
 def test_m17_a_dash_reads_the_image_from_standard_input(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

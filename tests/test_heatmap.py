@@ -410,7 +410,7 @@ def test_predict_refuses_words_that_are_no_class_before_anything_is_written(
     assert cli.main([*words, "thin 3", "--model", str(tmp_path / "model")]) == 2
     assert "Did you mean thing 3?" in capsys.readouterr().err
     assert cli.main([*words, "road"]) == 2
-    assert "--heatmap: street is a segmenter, whose masks say where a class is" in capsys.readouterr().err
+    assert "the model is a segmenter, whose masks say where a class is" in capsys.readouterr().err
     assert cli.main([*words, "a b", "--heatmap", "a/b"]) == 2
     assert "two would have one file" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

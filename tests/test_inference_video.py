@@ -19,7 +19,7 @@ from closeness import assert_same_mask
 from fullyconv import cli
 from fullyconv.errors import DatasetError
 from fullyconv.images import read_mask
-from fullyconv.inference import video
+from fullyconv.inference import journal, video
 from fullyconv.inference.segmentation import Segmentation
 from fullyconv.inference.video import VideoReader, VideoWriter, frames_in, predict_video
 from fullyconv.labels import Labels
@@ -275,7 +275,7 @@ def test_a_folder_of_images_and_videos_on_the_command_line(
     assert "[3/3]" in printed
     assert "(6 frames; " in printed
     assert sorted(path.name for path in out.iterdir()) == [
-        cli.SETTINGS, "a.coco.json", "a.overlay.png", "a.png", "clip", "clip.csv", "clip.overlay.mp4", "inner",
+        journal.NAME, "a.coco.json", "a.overlay.png", "a.png", "clip", "clip.csv", "clip.overlay.mp4", "inner",
     ]  # fmt: skip
     assert len(list((out / "clip").iterdir())) == 12
     frame = decoded(mixed / "clip.mp4")[4]
@@ -294,12 +294,12 @@ def test_a_video_that_was_cut_short_goes_on_from_its_masks(
 ) -> None:
     clip = write(tmp_path / "clip.mp4")
     segmenter = Threshold()
-    monkeypatch.setattr(cli, "_load", lambda _: segmenter)
+    monkeypatch.setattr("fullyconv.cli.predict.open_model", lambda _: segmenter)
     monkeypatch.setattr(Threshold, "classes", Threshold.labels.names, raising=False)
     monkeypatch.setattr(Threshold, "predict", lambda self, source, **_: _interrupted(self, source))
     words = ["predict", str(clip), "--out", str(tmp_path / "out"), "--overlay"]
     assert cli.main(words) == 130
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [cli.SETTINGS, "clip"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [journal.NAME, "clip"]
     kept = sorted(path.name for path in (tmp_path / "out" / "clip").iterdir())
     assert kept == ["000000.png", "000001.png", "000002.png"]
     assert cli.main(words) == 0
@@ -333,7 +333,7 @@ def test_a_broken_video_is_reported_and_the_rest_goes_on(
     assert "skipped: " in printed.err
     assert "broken.mp4: not a video" in printed.err
     assert "1 of 4 images and videos could not be read" in printed.err
-    assert sorted(path.name for path in out.rglob("*.*")) == [cli.SETTINGS, "a.png", "clip.csv", "clip.csv"]
+    assert sorted(path.name for path in out.rglob("*.*")) == [journal.NAME, "a.png", "clip.csv", "clip.csv"]
     monkeypatch.setitem(sys.modules, "av", None)
     assert cli.main(["predict", str(mixed / "clip.mp4"), "--out", str(out / "2")]) == 2
     assert "pip install 'fullyconv[video]'" in capsys.readouterr().err
@@ -374,13 +374,13 @@ def test_several_heads_have_masks_overlays_and_tables_of_their_own(
 ) -> None:
     clip = write(tmp_path / "my.clip.mp4")
     segmenter = TwoHeads()
-    monkeypatch.setattr(cli, "_load", lambda _: segmenter)
+    monkeypatch.setattr("fullyconv.cli.predict.open_model", lambda _: segmenter)
     out = tmp_path / "out"
     words = ["predict", str(clip), "--out", str(out), "--overlay", "--polygons", "coco"]
     assert cli.main(words) == 0
     assert "(6 frames; what: dark " in capsys.readouterr().out
     assert sorted(path.name for path in out.iterdir()) == [
-        cli.SETTINGS,
+        journal.NAME,
         *(f"my.clip.{head}{ending}" for head in segmenter.labels for ending in ("", ".csv", ".overlay.mp4")),
     ]
     assert sorted(path.name for path in (out / "my.clip.where").iterdir())[:2] == ["000000.coco.json", "000000.png"]

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from fullyconv import cli
+from fullyconv.cli.recipes import respelled
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = {path.parent.name: path for path in sorted(ROOT.glob("zoo/*/recipe.yaml"))}
@@ -53,9 +54,9 @@ def test_a_recipe_of_older_words_is_read(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"run: {{folder: {folder}, artefact: {folder}/m, licence: mine}}\ndata: {{data: nowhere}}\n")
-    taken = cli.respelled(["--config", str(recipe), "--run.licence=yours"])
+    taken = respelled(["--config", str(recipe), "--run.licence=yours"])
     assert yaml.safe_load(taken[1])["run"] == {"folder": str(folder), "model_folder": f"{folder}/m", "license": "mine"}
     assert taken[2:] == ["--run.license=yours"]
-    assert cli.respelled([f"--config={recipe}"]) == [f"--config={taken[1]}"]
+    assert respelled([f"--config={recipe}"]) == [f"--config={taken[1]}"]
     recipe.write_text("run: {license: mine}\n")
-    assert cli.respelled(["--config", str(recipe)]) == ["--config", str(recipe)]
+    assert respelled(["--config", str(recipe)]) == ["--config", str(recipe)]

@@ -122,6 +122,19 @@ def test_torch_is_not_imported(file: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "v.overlay.mp4").is_file()
 
 
+def test_many_files_are_predicted_by_an_exported_file(file: Path, tmp_path: Path) -> None:
+    for name, level in (("a", 0), ("b", 255)):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.new("RGB", (9, 4), (level,) * 3).save(tmp_path / "photos" / f"{name}.png")
+    done = fullyconv.predict_folder(runtime.load(file), tmp_path / "photos", tmp_path / "out", overlay=True)
+    assert [one.shares[""] for one in done.predicted] == [{"dark": 1, "light": 0}, {"light": 1, "dark": 0}]
+    assert np.array(Image.open(tmp_path / "out" / "b.png")).tolist() == [[1] * 9] * 4
+    assert fullyconv.predict_folder(runtime.load(file), tmp_path / "photos", tmp_path / "out").before == 2
+    written(file, by_hand(threshold=256))
+    again = fullyconv.predict_folder(runtime.load(file), tmp_path / "photos", tmp_path / "out")
+    assert [one.shares[""]["dark"] for one in again.predicted] == [1, 1]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

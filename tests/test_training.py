@@ -25,6 +25,7 @@ from conftest import write_tree
 from fullyconv import cli
 from fullyconv.checkpointing import AtomicCheckpointIO
 from fullyconv.data.datamodule import SegmentationDataModule
+from fullyconv.data.sources import Source, open_source
 from fullyconv.images import read_mask
 from fullyconv.module import SegmentationModule
 from fullyconv.training import plan, read_state, resume, split_digest, write_state
@@ -43,7 +44,7 @@ class TestPlan:
         chosen = plan(SegmentationDataModule.from_folder(shapes))
         assert chosen.segmenter is not None
         assert chosen.segmenter.classes == ["ground", "box", "sky"]
-        assert chosen.settings["--model.model"] == "fcn4s_resnet18_slim"
+        assert chosen.settings["model.model"] == "fcn4s_resnet18_slim"
         assert any("started from street; 8 tensors, those of the classes, start anew" in r for r in chosen.reasons)
 
     def test_random_initialization_is_said_aloud(self, shapes: Path) -> None:
@@ -55,14 +56,14 @@ class TestPlan:
         small = SegmentationDataModule.from_folder(write_tree(tmp_path / "a", {"train": 5, "val": 2}, size=(40, 70)))
         large = SegmentationDataModule.from_folder(write_tree(tmp_path / "b", {"train": 20, "val": 2}, size=(400, 700)))
         one, two = plan(small, model=RANDOM, device="cpu"), plan(large, model=RANDOM, device="cpu")
-        assert (one.settings["--data.crop_size"], two.settings["--data.crop_size"]) == ("[32, 64]", "[320, 320]")
-        assert (one.settings["--data.batch_size"], two.settings["--data.batch_size"]) == ("2", "8")
-        assert one.settings["--trainer.max_epochs"] == "100"
-        assert plan(small, model=RANDOM, epochs=7).settings["--trainer.max_epochs"] == "7"
+        assert (one.settings["data.crop_size"], two.settings["data.crop_size"]) == ((32, 64), (320, 320))
+        assert (one.settings["data.batch_size"], two.settings["data.batch_size"]) == (2, 8)
+        assert one.settings["trainer.max_epochs"] == 100
+        assert plan(small, model=RANDOM, epochs=7).settings["trainer.max_epochs"] == 7
 
     def test_a_budget_of_minutes_has_no_schedule_that_could_not_end(self, shapes: Path) -> None:
         chosen = plan(SegmentationDataModule.from_folder(shapes), model=RANDOM, minutes=3)
-        assert chosen.settings["--model.schedule"] == "constant"
+        assert chosen.settings["model.schedule"] == "constant"
         assert any("as fit into 3 minutes" in reason for reason in chosen.reasons)
 
     @pytest.mark.parametrize(
@@ -159,7 +160,7 @@ def fit(folder: Path, *words: str, kill_after: float | None = None, data: str = 
     """Run the command in a process of its own; perhaps kill it so many seconds after its first checkpoint."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "fullyconv.cli", "fit", data, QUIET, *words],
+        [sys.executable, "-m", "fullyconv", "fit", data, QUIET, *words],
         cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     if kill_after is not None:
@@ -221,6 +222,21 @@ def test_fit_without_a_recipe_ends_with_a_scored_model_folder(
     monkeypatch.chdir(tmp_path)
     assert cli.main(["fit", "shapes", QUIET, *words]) == 0
     assert "this run is finished" in capsys.readouterr().out
+
+
+def test_the_data_is_opened_once(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def counted(data: str, **options: object) -> Source:
+        opened.append(data)
+        return open_source(data, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("fullyconv.data.datamodule.open_source", counted)
+    monkeypatch.setattr(SegmentationModule, "training_step", lambda *_: exec("raise ValueError('training began')"))
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of Lightning's command line
+    words = ["--model", RANDOM, "--out", str(tmp_path / "out"), "--values", "0=a,1=b,2=c,255=ignore", QUIET]
+    assert cli.main(["fit", str(shapes), *words, "--data.flip=0", "--test-fraction", "0.3"]) == 2
+    assert opened == [str(shapes)]
 
 
 @pytest.mark.slow

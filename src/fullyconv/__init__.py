@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fullyconv.hub.convert import convert
     from fullyconv.hub.load import load, load_classifier
     from fullyconv.hub.publish import publish
+    from fullyconv.inference.folder import predict_folder
     from fullyconv.inference.heatmap import Heatmap
     from fullyconv.inference.segmentation import Segmentation
     from fullyconv.inference.video import predict_video
@@ -47,6 +48,7 @@ _HOME = {
     "load": "hub.load",
     "load_classifier": "hub.load",
     "publish": "hub.publish",
+    "predict_folder": "inference.folder",
     "Heatmap": "inference.heatmap",
     "Segmentation": "inference.segmentation",
     "predict_video": "inference.video",
@@ -89,6 +91,7 @@ __all__ = [
     "load_backbone",
     "load_classifier",
     "models",
+    "predict_folder",
     "predict_video",
     "presets",
     "publish",

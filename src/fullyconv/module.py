@@ -644,7 +644,7 @@ class SegmentationModule(L.LightningModule, Uploads):
 
         Example:
             >>> SegmentationModule.from_pretrained("pets").classes
-            ['background', 'animal']
+            ['background', 'pet']
         """
         place = device_of(device)
         return cast(Self, cls.of(opened(sources.read(source), allow_unverified)).to(place))

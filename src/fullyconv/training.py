@@ -31,18 +31,14 @@ class Plan:
     Args:
         model: what training starts from, as `fullyconv.load` takes it, or "random:PRESET".
         segmenter: the loaded start, with the classes of the data; None for random initialization.
-        settings: options of the command line, as "--data.batch_size" -> value.
+        settings: options of a recipe, as "data.batch_size" -> value.
         reasons: one sentence for each choice, for people to read.
     """
 
     model: str
     segmenter: SegmentationModule | None
-    settings: dict[str, str]
+    settings: dict[str, Any]
     reasons: list[str] = field(default_factory=list)
-
-    def words(self) -> list[str]:
-        """Give the settings as words of a command line."""
-        return [f"{option}={value}" for option, value in self.settings.items()]
 
 
 def plan(
@@ -81,15 +77,15 @@ def plan(
         raise ValueError(f"--minutes {minutes}: a number of minutes above 0")
     cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     where = "CUDA" if cuda else "the CPU"
-    settings: dict[str, str] = {}
+    settings: dict[str, Any] = {}
     reasons: list[str] = []
     segmenter: SegmentationModule | None = None
     if model.startswith(RANDOM):
-        settings["--model.model"] = model.removeprefix(RANDOM)
+        settings["model.model"] = model.removeprefix(RANDOM)
         if data.in_channels != 3:
             numbers = IMAGENET.for_channels(data.in_channels)
-            settings["--model.in_channels"] = str(data.in_channels)
-            settings["--model.preprocessing"] = json.dumps(numbers.to_dict())
+            settings["model.in_channels"] = data.in_channels
+            settings["model.preprocessing"] = numbers.to_dict()
             reasons.append(
                 f"{data.in_channels} channels: the first three have ImageNet's mean and deviation, the others the mean "
                 "of these (--model.preprocessing)"
@@ -109,41 +105,41 @@ def plan(
             )
         for key in MODEL_ARGUMENTS:
             if hp.get(key) is not None:
-                settings[f"--model.{key}"] = str(hp[key])
-        settings["--model.preprocessing"] = json.dumps(segmenter.preprocessing.to_dict())
+                settings[f"model.{key}"] = hp[key]
+        settings["model.preprocessing"] = segmenter.preprocessing.to_dict()
         anew = len(segmenter.reinitialized)
         reasons.append(f"model {hp['model']}, started from {model}; {anew} tensors, those of the classes, start anew")
     train = data.dataset("train").pairs  # which says so where there is no such split
     crop, why = _crop(data, cuda)
-    settings["--data.crop_size"] = json.dumps(list(crop))
+    settings["data.crop_size"] = crop
     reasons.append(why)
     batch = max(2, min(16 if cuda else 8, len(train) // 2)) if len(train) > 1 else 1
-    settings["--data.batch_size"] = str(batch)
+    settings["data.batch_size"] = batch
     reasons.append(f"batches of {batch} for {len(train)} training images on {where}")
     workers = 0 if len(train) < 64 else min(8, max(0, (os.cpu_count() or 1) - 1))
-    settings["--data.num_workers"] = str(workers)
+    settings["data.num_workers"] = workers
     steps = max(1, len(train) // batch)
     chosen = epochs or max(10, min(100, -(-(6000 if cuda else 1500) // steps)))
-    settings["--trainer.max_epochs"] = str(chosen)
-    settings["--model.optimizer"] = "adamw"
-    settings["--model.lr"] = "0.001"
-    settings["--model.weight_decay"] = "0.01"
-    settings["--model.warmup_steps"] = str(min(50, steps))
-    settings["--model.ema_decay"] = "0.99"
+    settings["trainer.max_epochs"] = chosen
+    settings["model.optimizer"] = "adamw"
+    settings["model.lr"] = 0.001
+    settings["model.weight_decay"] = 0.01
+    settings["model.warmup_steps"] = min(50, steps)
+    settings["model.ema_decay"] = 0.99
     if minutes is not None and epochs is None:
         # Nobody knows how many steps fit into the time: a constant rate, and averaged weights in place of its decay.
-        settings["--model.schedule"] = "constant"
-        settings["--trainer.max_epochs"] = "1000"
+        settings["model.schedule"] = "constant"
+        settings["trainer.max_epochs"] = 1000
         reasons.append(f"as many epochs as fit into {minutes:g} minutes, at a constant rate with averaged weights")
     else:
-        settings["--model.schedule"] = "cosine"
+        settings["model.schedule"] = "cosine"
         patience = patience_of(chosen)
         reasons.append(f"{chosen} epochs of {steps} steps; stops after {patience} without a better mIoU on val")
-    settings["--trainer.accelerator"] = "cuda" if cuda else "cpu"
-    settings["--trainer.devices"] = "1"
-    settings["--trainer.num_sanity_val_steps"] = "0"
-    settings["--trainer.log_every_n_steps"] = str(max(1, min(20, steps)))
-    settings["--trainer.enable_model_summary"] = "false"
+    settings["trainer.accelerator"] = "cuda" if cuda else "cpu"
+    settings["trainer.devices"] = 1
+    settings["trainer.num_sanity_val_steps"] = 0
+    settings["trainer.log_every_n_steps"] = max(1, min(20, steps))
+    settings["trainer.enable_model_summary"] = False
     return Plan(model, segmenter, settings, reasons)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
@@ -24,6 +25,11 @@ from fullyconv.data.transforms import PAD_VALUE, Augmentation, training_transfor
 from fullyconv.errors import DatasetError
 from fullyconv.labels import Labels
 
+AUGMENTING = ("crop_size", "scale", "flip", "brightness", "contrast", "saturation", "hue")
+LOADING = (
+    *AUGMENTING, "batch_size", "num_workers", "seed", "eval_batch_size", "check", "cache", "cache_gigabytes",
+)  # fmt: skip
+"""Options that say how samples are loaded, not which there are."""
 D = TypeVar("D", bound=L.LightningDataModule)
 P = ParamSpec("P")
 
@@ -128,18 +134,24 @@ class SegmentationDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         data = os.fspath(data)
-        for name, number, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
-            if not isinstance(number, int) or number < least:
-                raise ValueError(f"{name}={number!r}: a whole number, at least {least}")
-        if eval_batch_size is not None and eval_batch_size < 1:
-            raise ValueError(f"eval_batch_size={eval_batch_size!r}: a whole number, at least 1, or None")
-        self.augmentation = Augmentation(crop_size, scale, flip, brightness, contrast, saturation, hue)
         # Not for the logger: the module has arguments of the same names, and Lightning refuses to merge the two.
         self.save_hyperparameters(logger=False)
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.num_workers = num_workers
-        self.seed = seed
+        self._set_loading(
+            {
+                "crop_size": crop_size,
+                "scale": scale,
+                "flip": flip,
+                "brightness": brightness,
+                "contrast": contrast,
+                "saturation": saturation,
+                "hue": hue,
+                "batch_size": batch_size,
+                "num_workers": num_workers,
+                "seed": seed,
+                "eval_batch_size": eval_batch_size,
+                "check": check,
+            }
+        )
         self.source = open_source(
             data,
             classes=classes,
@@ -158,10 +170,42 @@ class SegmentationDataModule(L.LightningDataModule):
             # A score on images that were trained on would look like one that means something.
             self.splits["train"] = self.splits["train"] + self.splits.pop("val", [])
             self.source.notes.append(f"trains on {train_on}: nothing to validate on; the last epoch's weights are kept")
-        self._check = check
         self._checked: set[str] = set()
         self.cache: DecodedCache | None = None
         self.keep_decoded(cache, cache_gigabytes)
+
+    def _set_loading(self, options: Mapping[str, Any]) -> None:
+        for name, least in (("batch_size", 1), ("num_workers", 0)):
+            if not isinstance(options[name], int) or options[name] < least:
+                raise ValueError(f"{name}={options[name]!r}: a whole number, at least {least}")
+        if options["eval_batch_size"] is not None and options["eval_batch_size"] < 1:
+            raise ValueError(f"eval_batch_size={options['eval_batch_size']!r}: a whole number, at least 1, or None")
+        self.augmentation = Augmentation(*(options[name] for name in AUGMENTING))
+        self.batch_size: int = options["batch_size"]
+        self.eval_batch_size: int | None = options["eval_batch_size"]
+        self.num_workers: int = options["num_workers"]
+        self.seed: int = options["seed"]
+        self._check: bool = options["check"]
+
+    def with_options(self, **options: Any) -> SegmentationDataModule:
+        """Give the same data, loaded by other options: this object itself, unless the data has to be read anew.
+
+        Args:
+            options: of the constructor; those that are not named stay as they are.
+
+        Returns:
+            This object, or a new one if the options say that other files are read, or are split in another way.
+
+        Raises:
+            ValueError: if an argument is out of its range.
+        """
+        wanted = {name: value for name, value in self.hparams.items() if not name.startswith("_")} | options
+        if any(_plain(wanted[name]) != _plain(self.hparams[name]) for name in wanted if name not in LOADING):
+            return type(self)(**wanted)
+        self.hparams.update(options)
+        self._set_loading(wanted)
+        self.keep_decoded(wanted["cache"], wanted["cache_gigabytes"])
+        return self
 
     def keep_decoded(self, cache: str | Path | None, gigabytes: float = 8.0) -> None:
         """Keep decoded images and masks from now on, as labels and reader of `source` are now.
@@ -367,6 +411,10 @@ def collate(samples: Sequence[dict[str, Any]], *, ignore_index: int = 255) -> di
         "size": torch.stack([sample["size"] for sample in samples]),
         "path": [sample["path"] for sample in samples],
     }
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value, default=os.fspath)
 
 
 def _padded(tensor: Tensor, height: int, width: int, value: float) -> Tensor:

@@ -1,0 +1,61 @@
+"""The command line: parsing and printing.
+
+Every command imports what it needs when it runs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from fullyconv.cli import catalog, data, demo, fit, predict, score, weights
+from fullyconv.cli.options import has_option
+
+DESCRIPTION = "Semantic segmentation with fully convolutional networks: pretrained models, fine-tuning, conversion."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: the words after ``fullyconv``; None takes them from the process.
+
+    Returns:
+        Exit status: 0 when everything was done, 1 when some input was not, 2 for a wrong call.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    # Names of files and classes may hold what the terminal's encoding lacks: no reason to stop half-way.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    # LightningCLI owns the grammar of fit, and of test and validate by recipe and checkpoint.
+    if words and words[0] == "fit":
+        return _guard(lambda: fit.fit(words[1:]))
+    if words and words[0] in ("test", "validate") and has_option(words, "--config"):
+        return _guard(lambda: fit.by_recipe(words[0], words[1:]))
+    arguments = _parser().parse_args(words)
+    return _guard(lambda: int(arguments.run(arguments)))
+
+
+def _guard(run: Any) -> int:
+    try:
+        return int(run())
+    except BrokenPipeError:
+        return 1
+    except (ValueError, OSError, ImportError) as error:
+        # Every refusal of the package is one of these and says what to do; a traceback would only hide it.
+        print(f"fullyconv: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("fullyconv: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fullyconv", description=DESCRIPTION)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in (catalog, demo, predict, data, score, weights, fit):
+        module.add(commands)
+    return parser

@@ -1,0 +1,63 @@
+"""``demo`` and ``serve``: what a model makes of images, to look at."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fullyconv.cli.opening import check_target, open_model, quiet_lightning
+from fullyconv.cli.options import MODEL_HELP, add_unverified
+
+if TYPE_CHECKING:
+    from fullyconv.cli.options import Commands
+
+
+def add(commands: Commands) -> None:
+    demo = commands.add_parser(
+        "demo", help="show where a classifier sees a word, and what a segmenter makes of an image"
+    )
+    demo.add_argument("image", nargs="?", help="any photograph; without it, those that come with the extra 'demo'")
+    demo.add_argument("--word", help="class of ImageNet to look for (default: the one that wins most pixels)")
+    demo.add_argument("--model", help="segment the image with this model instead")
+    add_unverified(demo)
+    demo.add_argument("--out", default="fullyconv-demo.png", help="image to write (default: %(default)s)")
+    demo.set_defaults(run=_demo)
+
+    serving = commands.add_parser(
+        "serve",
+        help="a web page that segments the images dropped on it",
+        description="The page offers the models named here, or those that come with the package. Nothing that is "
+        "uploaded is kept.",
+    )
+    serving.add_argument("models", nargs="*", metavar="MODEL", help=MODEL_HELP)
+    serving.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
+    serving.add_argument("--port", type=int, default=8000, help="(default: %(default)s)")
+    add_unverified(serving)
+    serving.set_defaults(run=_serve)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    quiet_lightning()
+    from fullyconv import demo
+    from fullyconv.images import write_image
+
+    check_target(Path(arguments.out))
+    if arguments.model is not None:
+        result = open_model(arguments).predict(Path(arguments.image) if arguments.image else demo.sample_photograph())
+        write_image(arguments.out, result.overlay())
+        print(repr(result))
+    else:
+        shown = demo.show(arguments.image, arguments.word)
+        write_image(arguments.out, shown.sheet)
+        print("\n".join(shown.lines))
+    print(f"written to {arguments.out}")
+    return 0
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    quiet_lightning()
+    from fullyconv.serve import serve
+
+    serve(arguments.models, host=arguments.host, port=arguments.port, allow_unverified=arguments.allow_unverified)
+    return 0

@@ -1,0 +1,157 @@
+"""Lightning's command line, by which a recipe is trained, validated and tested."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+
+from fullyconv.checkpointing import AtomicCheckpointIO, EpochSeed, PatientStop
+from fullyconv.cli.options import reading_words
+from fullyconv.cli.recipes import respelled
+from fullyconv.data.datamodule import SegmentationDataModule
+from fullyconv.labels import Labels
+from fullyconv.module import SegmentationModule
+from fullyconv.runs import RunOptions, score, scored_split, store
+from fullyconv.training import Plan, patience_of
+
+LINKED: dict[str, Callable[[Labels], Any]] = {
+    "classes": lambda labels: list(labels.names),
+    "palette": lambda labels: [list(color) for color in labels.palette],
+    "ignore_index": lambda labels: labels.ignore_index,
+    "label_values": lambda labels: dict(labels.values),
+}
+"""What a module of a recipe takes from the data, as plain values."""
+
+
+class RecipeCLI(LightningCLI):
+    """Run a recipe.
+
+    Args:
+        command: ``fit``, ``validate`` or ``test``.
+        words: of the command line after it.
+        plan: what was chosen for a run without a recipe.
+        defaults: settings that hold where `words` say nothing else, as "data.batch_size" -> value.
+        data: what is opened already, and need not be read again.
+        anew: begin with the plan's model, not with a checkpoint.
+    """
+
+    def __init__(
+        self,
+        command: str,
+        words: Sequence[str],
+        plan: Plan | None = None,
+        defaults: Mapping[str, Any] | None = None,
+        data: SegmentationDataModule | None = None,
+        anew: bool = True,
+    ) -> None:
+        self._command, self._plan, self._defaults, self._anew = command, plan, dict(defaults or {}), anew
+        if words and not words[0].startswith("-"):
+            words = ["--data.data", words[0], *words[1:]]
+        super().__init__(
+            SegmentationModule,
+            SegmentationDataModule if data is None else _already(data),
+            args=[command, *respelled(words)],
+            parser_kwargs={"prog": "fullyconv"},
+            seed_everything_default=0,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what is the package's own, and what was chosen."""
+        parser.add_class_arguments(RunOptions, "run")
+        # The data knows its classes when it exists; a module must never be built for other ones.
+        for key, form in LINKED.items():
+            parser.link_arguments("data.labels", f"model.{key}", compute_fn=form, apply_on="instantiate")
+        parser.set_defaults(self._defaults)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Let nothing in a checkpoint run: Lightning unpickles what it fetches from an address, unless told."""
+        super().parse_arguments(parser, args)
+        given = self.config[self._command]
+        if "://" in str(given.ckpt_path or ""):
+            raise ValueError(
+                f"--ckpt_path {given.ckpt_path}: training goes on from a file on this machine; fetch it, or "
+                "start from weights that are verified: --model.backbone_weights SOURCE, or fit DATA --model MODEL"
+            )
+        if given.weights_only is False:
+            raise ValueError("--weights_only false: would run what a checkpoint holds; leave it out")
+        given.weights_only = True
+        if given.ckpt_path and Path(given.ckpt_path).is_file():
+            AtomicCheckpointIO().load_checkpoint(given.ckpt_path)  # says what is wrong with it
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Make the trainer: the best weights by mIoU are kept, checkpoints are whole or not there."""
+        folder = Path(self._run().folder)
+        config = dict(self._get(self.config_init, "trainer", default={}))
+        chosen_on_val = "val" in self.datamodule.splits
+        if not chosen_on_val:
+            config["limit_val_batches"] = 0
+        own: list[Any] = []
+        if config.get("enable_checkpointing") is not False:
+            own.append(
+                ModelCheckpoint(
+                    dirpath=folder / "checkpoints",
+                    filename="best",
+                    monitor=SegmentationModule.monitor if chosen_on_val else None,  # None: the last epoch
+                    mode="max",
+                    save_last=True,
+                    save_on_train_epoch_end=None if chosen_on_val else True,
+                    enable_version_counter=False,
+                )
+            )
+        if config.get("enable_progress_bar") is not False:
+            own.append(TQDMProgressBar(refresh_rate=10))
+        own.append(EpochSeed(int(self._get(self.config_init, "seed_everything", default=0) or 0)))
+        if self._plan is not None and chosen_on_val:
+            patience = patience_of(int(config.get("max_epochs") or 1))
+            own.append(PatientStop(SegmentationModule.monitor, mode="max", patience=patience))
+        config["callbacks"] = [*(config.get("callbacks") or []), *own]
+        config["plugins"] = config.get("plugins") or [AtomicCheckpointIO()]
+        if config.get("logger") in (None, True):
+            config["logger"] = CSVLogger(str(folder), name="log")
+        config["default_root_dir"] = config.get("default_root_dir") or str(folder)
+        return self._instantiate_trainer(config | kwargs, [])
+
+    def _run(self) -> RunOptions:
+        return RunOptions(**vars(self.config[self._command].run))
+
+    def before_fit(self) -> None:
+        """Refuse a split that is not there before anything is trained, and start from the plan's model."""
+        scored_split(self.datamodule, self._run())
+        if self._anew and self._plan is not None and self._plan.segmenter is not None:
+            self.model.start_from(self._plan.segmenter)
+
+    def after_fit(self) -> None:
+        """Leave a model folder and its score."""
+        first = self.trainer.is_global_zero
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # The stored model folder is scored by one process alone, on all of the split.
+            torch.distributed.barrier()
+            torch.distributed.destroy_process_group()
+        if not first:
+            return
+        run, data = self._run(), self.datamodule
+        folder = store(self.trainer, self.model, run, data)
+        print(f"\nmodel folder written to {folder}")
+        scored = score(folder, self.model, run, data, reading_words(data.hparams))
+        if scored is not None:
+            print(f"{scored.data}, {scored.split} split, measured on the stored model folder")
+            print(scored.scores.table(scored.classes))
+
+
+def _already(data: SegmentationDataModule) -> type[SegmentationDataModule]:
+    """Make a class whose one object is open already: LightningCLI takes classes, not objects."""
+
+    class Opened(type):
+        def __call__(cls, **options: Any) -> SegmentationDataModule:
+            return data.with_options(**options)
+
+    class Already(SegmentationDataModule, metaclass=Opened):
+        __doc__ = SegmentationDataModule.__doc__  # which is the help
+
+    return Already

@@ -1,0 +1,69 @@
+"""Open models, and keep libraries quiet."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fullyconv.classifier import DenseScorer
+    from fullyconv.module import SegmentationModule
+
+
+def open_model(arguments: argparse.Namespace) -> SegmentationModule | DenseScorer:
+    """Load a segmenter; a classifier is converted."""
+    quiet_lightning()
+    from fullyconv.hub.load import load, load_classifier
+    from fullyconv.weights.opening import NoSegmenter
+
+    set_threads(getattr(arguments, "threads", None))
+    try:
+        return load(arguments.model, allow_unverified=arguments.allow_unverified)
+    except NoSegmenter:
+        return load_classifier(arguments.model, allow_unverified=arguments.allow_unverified).convolutionalize()
+
+
+def set_threads(threads: int | None) -> None:
+    """Compute with as many threads as were asked for, or with no more than there are cores for this process."""
+    import torch
+
+    from fullyconv.inference.budget import available_processors
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    elif torch.get_num_threads() > available_processors():  # as torch does in a container that may use some of many
+        torch.set_num_threads(available_processors())
+
+
+def quiet_lightning() -> Any:
+    import lightning
+
+    # Tips and device listings would stand between the user and the answer.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", message="(?s).*Checkpoint directory .* exists and is not empty.*")
+    return lightning
+
+
+def check_target(path: Path, option: str = "--out") -> None:
+    """Refuse a file that cannot be written before minutes are spent on what it would hold."""
+    if path.is_dir() or not path.resolve().parent.is_dir() or path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise ValueError(f"{option} {path}: give a .png or .jpg file in a folder that exists")
+
+
+def progress_bar(total: int | None, unit: str = "image", name: str | None = None) -> Any:
+    """Make a progress bar for people who watch; None for files and pipes, and where tqdm is not installed."""
+    if total == 0 or not sys.stderr.isatty():
+        return None
+    try:
+        from tqdm import tqdm
+    except ImportError:  # an exported model needs onnxruntime, numpy and Pillow, and nothing else
+        return None
+    return tqdm(total=total, unit=unit, desc=name)

@@ -1,0 +1,552 @@
+"""Predict many files with a model that is open: images, videos and folders of them. It needs no torch by itself.
+
+The next image is decoded and the last one written while the network runs on this one. A run that was stopped goes on
+where it was, and a file that cannot be read or written is named and left out.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from fullyconv.errors import DatasetError
+from fullyconv.images import EXTENSIONS, MAX_PIXELS, find_images, write_image
+from fullyconv.inference.budget import parse_memory
+from fullyconv.inference.journal import Journal
+from fullyconv.inference.outputs import ONE_HEAD, Outputs
+from fullyconv.inference.segmentation import Segmentation, of_head
+from fullyconv.inference.video import (
+    VIDEO_EXTENSIONS,
+    Frame,
+    folder_of,
+    frames_in,
+    mask_of,
+    predict_video,
+    require_av,
+)  # fmt: skip
+from fullyconv.inference.windows import open_windows
+
+LARGE = 2**23
+"""Pixels from which on a TIFF is read window by window, and its mask written band by band, if no overlay is wanted."""
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What became of one image or video.
+
+    Args:
+        source: the file.
+        target: its mask; of a video the folder of the masks, or the overlay where one is written. None if it failed.
+        shares: for each head the share of each class, the largest first; the one head of a plain model is called "".
+        frames: of a video, how many were segmented.
+        heatmaps: of a classifier, how much is seen of each class that was asked for: "up to 60.0 %".
+        note: what a person should know of it.
+        error: why it was left out.
+    """
+
+    source: Path
+    target: Path | None = None
+    shares: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    frames: int | None = None
+    heatmaps: Mapping[str, str] = field(default_factory=dict)
+    note: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class FolderResult:
+    """What became of many files.
+
+    Args:
+        out: folder of the masks.
+        before: files that an earlier run had done.
+        predicted: one for each of the others, in their order.
+    """
+
+    out: Path
+    before: int
+    predicted: tuple[Predicted, ...]
+
+    @property
+    def failed(self) -> list[Predicted]:
+        """Those that were left out."""
+        return [each for each in self.predicted if each.error is not None]
+
+    def __repr__(self) -> str:
+        done = len(self.predicted) - len(self.failed)
+        return (
+            f"FolderResult({str(self.out)!r}: {done} predicted, {self.before} done before, {len(self.failed)} failed)"
+        )
+
+
+Progress = Callable[[Predicted, int, int], None]
+FrameProgress = Callable[[Path, int, int | None], None]
+
+
+@dataclass(frozen=True)
+class _Input:
+    """A file, and the mask of an image or the folder of the masks of a video."""
+
+    source: Path
+    target: Path
+
+
+def predict_folder(
+    predictor: Any,
+    inputs: str | Path | Iterable[str | Path],
+    out: str | Path,
+    *,
+    overlay: bool = False,
+    probabilities: Literal["top", "all"] | None = None,
+    polygons: Literal["geojson", "coco"] | None = None,
+    heatmaps: Sequence[str] = (),
+    masks: bool = True,
+    memory: int | str | None = None,
+    halo: int | Literal["exact"] = "exact",
+    flip: bool = False,
+    scales: Sequence[float] | None = None,
+    compile: bool = False,
+    every: int = 1,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    frames: FrameProgress | None = None,
+) -> FolderResult:
+    """Predict images, videos and folders of them, and write a mask for each.
+
+    A folder keeps its inner structure below `out`. Of a model with several heads each file has the name of the head in
+    its own. A run that was stopped goes on where it was, if model and settings are the same; one run at a time writes
+    into a folder. A file that cannot be read or written is left out, and the result says why.
+
+    Args:
+        predictor: what `fullyconv.load` or `fullyconv.runtime.load` gives, or a converted classifier.
+        inputs: an image, a video, a folder or a pattern with ``*``; or several.
+        out: folder of the masks.
+        overlay: write ``NAME.overlay.png`` beside each mask; of a video ``NAME.overlay.mp4``.
+        probabilities: write ``NAME.npz``: that of the winning class ("top"), or those of all, float16.
+        polygons: write ``NAME.geojson`` or ``NAME.coco.json``.
+        heatmaps: of a classifier, write ``NAME.heatmap.WORD.png`` for each of these classes.
+        masks: of a video, write a mask a frame; False leaves the overlay and the table of shares.
+        memory: bytes that a prediction may take beside the model, such as "2GB"; None takes half of what is free.
+        halo: pixels around a tile that are read; fewer than "exact" may leave seams.
+        flip: average with the mirrored image.
+        scales: average over the image at these sizes; None takes it as it is.
+        compile: compile the network first, for many images of few sizes.
+        every: of a video, take every so many-th frame.
+        overwrite: segment images again whose masks are there.
+        progress: is called with what became of a file, how many are done, and how many there are.
+        frames: is called after every frame of a video with its path, the frames done and those expected, None where
+            nobody knows.
+
+    Returns:
+        What became of each file.
+
+    Raises:
+        FileNotFoundError: if there is no input.
+        ValueError: if an option is none, does not fit the predictor, or a file would be written twice or over an input;
+            if another run writes into `out`.
+        ImportError: if a video is given by name, and PyAV is not installed.
+
+    Example:
+        >>> import fullyconv
+        >>> done = fullyconv.predict_folder(                                # doctest: +SKIP
+        ...     fullyconv.load("street"), "photos/", "masks/", overlay=True
+        ... )
+        >>> done.failed                                                     # doctest: +SKIP
+    """
+    plan = FolderPlan(
+        inputs,
+        out,
+        Outputs(overlay, probabilities, polygons, tuple(heatmaps), masks),
+        model=identity(predictor),
+        memory=memory,
+        halo=halo,
+        flip=flip,
+        scales=scales,
+        compile=compile,
+        every=every,
+        overwrite=overwrite,
+    )
+    return plan.run(predictor, progress, frames)
+
+
+class FolderPlan:
+    """What there is to predict, and what of it is left, before a model is opened.
+
+    Args:
+        inputs: as `predict_folder` takes them, like all that is not named here.
+        out: folder of the masks.
+        outputs: which files are wanted.
+        model: what tells the model from others, as plain values: masks of another one are made again.
+
+    Raises:
+        FileNotFoundError: if there is no input.
+        ValueError: if an option is none, or a file would be written twice or over an input.
+        ImportError: if a video is given by name, and PyAV is not installed.
+    """
+
+    def __init__(
+        self,
+        inputs: str | Path | Iterable[str | Path],
+        out: str | Path,
+        outputs: Outputs,
+        *,
+        model: Any,
+        memory: int | str | None = None,
+        halo: int | Literal["exact"] = "exact",
+        flip: bool = False,
+        scales: Sequence[float] | None = None,
+        compile: bool = False,
+        every: int = 1,
+        overwrite: bool = False,
+    ) -> None:
+        self.out, self.outputs, self._every = Path(out), outputs, every
+        if self.out.exists() and not self.out.is_dir():
+            raise NotADirectoryError(f"out={str(out)!r}: is a file; give the folder of the masks")
+        if memory is not None:
+            parse_memory(memory)
+        if scales is not None and not (scales and all(0 < scale <= 16 for scale in scales)):
+            raise ValueError(f"scales={list(scales)}: give one or more numbers above 0, such as 0.75 1 1.25")
+        self._scales = scales
+        self._options: dict[str, Any] = {"memory": memory, "halo": halo, "flip": flip, "scales": list(scales or [1.0])}
+        self._options |= {"probabilities": outputs.probabilities} | ({"compile": True} if compile else {})
+        given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+        found = [one for each in given for one in self._find(each)]
+        self.images = [one for one in found if one.source.suffix.lower() not in VIDEO_EXTENSIONS]
+        self.videos = [one for one in found if one.source.suffix.lower() in VIDEO_EXTENSIONS]
+        if outputs.heatmaps and self.videos:
+            raise ValueError(
+                f"heatmaps: are made of images, and {self.videos[0].source} is a video; predict its frames"
+            )
+        self._refuse_collisions()
+        settings = {key: self._options[key] for key in ("halo", "flip", "scales", "probabilities")}
+        self._journal = Journal(self.out, settings | {"model": model, "every": every})
+        if overwrite:
+            self._journal.forget()
+        heads = self._journal.heads or ONE_HEAD
+        self._images_left = [one for one in self.images if not self._image_is_done(one, heads)]
+        self._videos_left = [one for one in self.videos if not self._video_is_done(one, heads)]
+
+    @property
+    def total(self) -> int:
+        """How many files there are."""
+        return len(self.images) + len(self.videos)
+
+    @property
+    def left(self) -> int:
+        """How many of them have to be predicted."""
+        return len(self._images_left) + len(self._videos_left)
+
+    def _find(self, given: str | Path) -> list[_Input]:
+        root = Path(given)
+        if "://" in str(given):
+            raise ValueError(f"inputs={str(given)!r}: addresses are not read; download it, and give the file")
+        if str(given).isdecimal() and not root.exists():
+            raise ValueError(f"inputs={str(given)!r}: no such file, and cameras are not read; record a video first")
+        found = []
+        for path in find_images(given, recursive=True, extensions=(*EXTENSIONS, *VIDEO_EXTENSIONS)):
+            inside_out = self.out.resolve() in path.resolve().parents
+            if inside_out and self.out.resolve() != root.resolve() and root.is_dir():
+                continue  # a mask of an earlier run, where the masks go into a folder inside that of the images
+            # Folders keep their inner structure, so that two images of one name do not overwrite each other.
+            inside = path.relative_to(root) if root.is_dir() else Path(path.name)
+            is_video = path.suffix.lower() in VIDEO_EXTENSIONS
+            if is_video and root.is_file():
+                require_av(path)  # one that is asked for by name cannot be left out
+            found.append(_Input(path, self.out / inside.with_suffix("" if is_video else ".png")))
+        return found
+
+    def _files(self, heads: Sequence[str] = ONE_HEAD) -> Iterator[tuple[Path, Path]]:
+        """Give every file that is written, with what it is made of."""
+        for one in self.images:
+            yield from ((one.source, target) for target in self.outputs.of_image(one.target, heads))
+        for one in self.videos:
+            yield from ((one.source, target) for target in self.outputs.of_video(one.target, heads))
+
+    def _refuse_collisions(self) -> None:
+        claimed: dict[Path, Path] = {}
+        folders = {one.target: one.source for one in self.videos} if self.outputs.masks else {}
+        for source, target in self._files():
+            # the mask of an image that is called like the frame of a video
+            frame_of = folders.get(target.parent) if target.stem.isdecimal() else None
+            other = frame_of or claimed.setdefault(target, source)
+            if other != source:
+                raise ValueError(
+                    f"{other} and {source} would both be written to {target}: predict them into two folders"
+                )
+            if os.path.exists(target) and target.samefile(source):
+                raise ValueError(
+                    f"out={str(self.out)!r}: {source} would be overwritten by its own mask; choose another folder"
+                )
+
+    def _refuse_own(self, heads: Sequence[str]) -> None:
+        """Refuse to write what the heads of a model give over what was to be segmented."""
+        given = {one.source.resolve() for one in [*self.images, *self.videos]}
+        for _, target in self._files(heads):
+            if target.resolve() in given:
+                raise ValueError(
+                    f"out={str(self.out)!r}: {target} would be overwritten by a mask of another image; choose another "
+                    "folder"
+                )
+
+    def _key(self, target: Path, frame: int | None = None) -> str:
+        inside = target.relative_to(self.out).as_posix()
+        return inside if frame is None else f"{inside}/{frame}"
+
+    def _image_is_done(self, one: _Input, heads: Sequence[str]) -> bool:
+        return self._journal.is_done(self._key(one.target), one.source, self.outputs.of_image(one.target, heads))
+
+    def _frame_is_done(self, one: _Input, number: int, heads: Sequence[str]) -> bool:
+        files = self.outputs.of_frame(one.target, number, heads)
+        return self._journal.is_done(self._key(one.target, number), one.source, files)
+
+    def _video_is_done(self, one: _Input, heads: Sequence[str]) -> bool:
+        files = self.outputs.of_video(one.target, heads)
+        if not self._journal.is_done(self._key(one.target), one.source, files):
+            return False
+        frames = frames_in(files[-1])
+        return frames is not None and (
+            not self.outputs.masks or all(self._frame_is_done(one, number, heads) for number in frames)
+        )
+
+    def run(
+        self, predictor: Any, progress: Progress | None = None, frames: FrameProgress | None = None
+    ) -> FolderResult:
+        """Predict what is left.
+
+        Args:
+            predictor: as `predict_folder` takes it.
+            progress: as `predict_folder` takes it.
+            frames: as `predict_folder` takes it.
+
+        Raises:
+            ValueError: if an option does not fit the predictor, or another run writes into the folder.
+        """
+        if not self.left:
+            return FolderResult(self.out, self.total, ())
+        heads = list(predictor.labels) if isinstance(predictor.labels, Mapping) else [""]
+        options = self._options_for(predictor)
+        if heads != [""]:
+            self._refuse_own(heads)
+        before = self.total - self.left
+        predicted: list[Predicted] = []
+        self._journal.open(heads)
+        try:
+            with (
+                closing(self._predict_images(predictor, options)) as images,
+                closing(self._predict_videos(predictor, options, heads, frames)) as videos,
+            ):
+                for results in (images, videos):
+                    for result in results:
+                        predicted.append(result)
+                        if progress is not None:
+                            progress(result, before + len(predicted), self.total)
+        finally:
+            self._journal.close()
+        return FolderResult(self.out, before, tuple(predicted))
+
+    def _options_for(self, predictor: Any) -> dict[str, Any]:
+        """Give the options that this predictor takes; refuse those that it cannot honor."""
+        words = self.outputs.heatmaps
+        if not hasattr(predictor, "predict_to"):
+            plain = {"memory": None, "halo": "exact", "flip": False, "scales": [1.0], "probabilities": None}
+            beyond = [key for key, value in self._options.items() if key not in plain or plain[key] != value]
+            beyond += ["heatmaps"] if words else []
+            if beyond:
+                raise ValueError(
+                    f"{', '.join(beyond)}: an exported model predicts whole images once; use the model itself"
+                )
+            return {}
+        if words and not hasattr(predictor, "heatmap"):
+            raise ValueError(
+                f"heatmaps={list(words)}: the model is a segmenter, whose masks say where a class is; "
+                'probabilities="all" gives the probability of each'
+            )
+        for word in words:
+            predictor.labels.index(word)
+        if "compile" in self._options and "compile" not in inspect.signature(predictor.predict).parameters:
+            raise ValueError("compile=True: only segmenters of one head are compiled; leave it out")
+        return dict(self._options)
+
+    def _predict_images(self, predictor: Any, options: dict[str, Any]) -> Generator[Predicted, None, None]:
+        todo = self._images_left
+        written: deque[tuple[_Input, Future[Predicted]]] = deque()
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+            reads = deque(reader.submit(self._read, predictor, one.source) for one in todo[:1])
+            for index, one in enumerate(todo):
+                reads.extend(
+                    reader.submit(self._read, predictor, next_.source) for next_ in todo[index + 1 : index + 2]
+                )
+                future: Future[Predicted] = Future()
+                try:
+                    pixels = reads.popleft().result()
+                    if pixels is None:  # too large to be held as a whole
+                        future.set_result(self._predict_large(predictor, one, options))
+                    else:
+                        result = predictor.predict(pixels, **options)
+                        heatmaps = self._heatmaps(predictor, pixels)
+                        future = writer.submit(self._write, result, heatmaps, one)
+                except (DatasetError, OSError) as error:
+                    future.set_exception(error)
+                written.append((one, future))
+                if len(written) > 1:
+                    yield self._finished(*written.popleft())
+            while written:
+                yield self._finished(*written.popleft())
+
+    def _finished(self, one: _Input, future: Future[Predicted]) -> Predicted:
+        try:
+            predicted = future.result()
+            self._journal.note(self._key(one.target), one.source)
+        except (DatasetError, OSError) as error:
+            return Predicted(one.source, error=str(error))
+        return predicted
+
+    def _read(self, predictor: Any, path: Path) -> Any:
+        """Decode an image; None for one that is to be read window by window."""
+        if not hasattr(predictor, "predict_to"):
+            return path  # it reads by itself, without torch
+        from fullyconv.inference.predict import most_pixels, read_pixels
+
+        channels = predictor.preprocessing.in_channels
+        windows = open_windows(path, channels)
+        if windows is not None:
+            with windows:
+                whole = self.outputs.overlay or self.outputs.polygons or self.outputs.heatmaps
+                if windows.size[0] * windows.size[1] > (MAX_PIXELS if whole else LARGE):
+                    return None
+        return read_pixels(path, channels, most_pixels(self._options["memory"], channels))
+
+    def _heatmaps(self, predictor: Any, pixels: Any) -> dict[str, Any]:
+        options = {"scales": self._scales, "memory": self._options["memory"]}
+        return {word: predictor.heatmap(pixels, word, **options) for word in self.outputs.heatmaps}
+
+    def _write(self, result: Any, heatmaps: dict[str, Any], one: _Input) -> Predicted:
+        results: Mapping[str, Segmentation] = result if isinstance(result, Mapping) else {"": result}
+        self.outputs.write(results, heatmaps, one.source.name, one.target)
+        seen = {heatmap.label: heatmap.most for heatmap in heatmaps.values()}
+        return Predicted(one.source, one.target, _shares(results), heatmaps=seen)
+
+    def _predict_large(self, predictor: Any, one: _Input, options: dict[str, Any]) -> Predicted:
+        """Segment an image that is read in windows and written in bands."""
+        wanted = self.outputs
+        for what, name in ((wanted.polygons, "polygons"), (wanted.heatmaps, "heat maps")):
+            if what:
+                raise DatasetError(
+                    f"{one.source}: too large for {name}, which need all of it in memory; predict it without them"
+                )
+        beside = (wanted.probabilities, one.target.with_suffix(".npz")) if wanted.probabilities else None
+        options = options | {"probabilities": beside}
+        done = predictor.predict_to(one.source, one.target, preview=wanted.overlay, **options)
+        results = done if isinstance(done, Mapping) else {"": done}
+        note = None
+        for head, result in results.items():
+            if result.preview is not None:
+                write_image(of_head(one.target, head).with_suffix(".overlay.png"), result.preview.overlay())
+                shown = " x ".join(str(n) for n in result.preview.mask.shape[::-1])
+                note = f"{one.source}: its overlay is thinned to {shown} pixels"
+        return Predicted(one.source, one.target, _shares(results), note=note)
+
+    def _predict_videos(
+        self, predictor: Any, options: dict[str, Any], heads: Sequence[str], frames: FrameProgress | None
+    ) -> Generator[Predicted, None, None]:
+        for one in self._videos_left:
+            try:
+                yield self._predict_video(predictor, one, options, heads, frames)
+            except (DatasetError, OSError, ImportError) as error:
+                yield Predicted(one.source, error=str(error))
+
+    def _predict_video(
+        self, predictor: Any, one: _Input, options: dict[str, Any], heads: Sequence[str], frames: FrameProgress | None
+    ) -> Predicted:
+        """Segment a video; the frames that a run before this one has done are taken from its masks."""
+        masks = self.outputs.masks
+        *overlays, table = self.outputs.of_video(one.target)
+        overlay = overlays[0] if overlays else None
+        written: deque[int] = deque()  # frames of this run that are not noted yet
+
+        def also(frame: Frame, result: Segmentation, head: str) -> None:
+            target = mask_of(folder_of(one.target, head), frame.number)
+            target.unlink(missing_ok=True)  # a mask that is there after this is one of this run
+            self.outputs.write_beside(result, f"{one.source.name}/{frame.number:06}", target)
+
+        def known(number: int) -> bool:
+            done = self._frame_is_done(one, number, heads)
+            if not done:
+                written.append(number)
+            return done
+
+        def note(most: int) -> None:
+            while len(written) > most:
+                self._journal.note(self._key(one.target, written.popleft()), one.source)
+
+        def shown(done: int, expected: int | None) -> None:
+            note(1)  # the frame before this one is on disk
+            if frames is not None:
+                frames(one.source, done, expected)
+
+        try:
+            film = predict_video(
+                predictor,
+                one.source,
+                masks=one.target if masks else None,
+                overlay=overlay,
+                table=table,
+                every=self._every,
+                also=also if masks else None,
+                known=known if masks else None,
+                progress=shown,
+                **options,
+            )
+        finally:
+            while written:  # of a run that ends here, what was written whole
+                number = written.popleft()
+                if all(file.is_file() for file in self.outputs.of_frame(one.target, number, heads)):
+                    self._journal.note(self._key(one.target, number), one.source)
+        self._journal.note(self._key(one.target), one.source)
+        films = film if isinstance(film, Mapping) else {"": film}
+        target = overlay or (one.target if masks else table)
+        return Predicted(one.source, target, _shares(films), frames=next(iter(films.values())).frames)
+
+
+def identity(predictor: Any) -> Any:
+    """Say what tells a predictor from others: its file, or a digest of its weights.
+
+    Args:
+        predictor: what `predict_folder` takes.
+    """
+    path = getattr(predictor, "path", None)
+    if path is not None:
+        return file_identity(path)
+    if not hasattr(predictor, "state_dict"):
+        return type(predictor).__name__
+    import hashlib
+
+    import torch
+
+    known = repr((predictor.labels, getattr(predictor, "preprocessing", None)))
+    digest = hashlib.blake2b(known.encode(), digest_size=16)
+    for name, tensor in predictor.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def file_identity(path: str | Path) -> list[Any]:
+    """Say what tells a file from others that stood there: where it is, its size and its time.
+
+    Args:
+        path: the file.
+    """
+    found = Path(path).stat()
+    return [os.fspath(Path(path).resolve()), found.st_size, found.st_mtime_ns]
+
+
+def _shares(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    return {head: result.shares() for head, result in results.items()}

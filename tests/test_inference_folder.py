@@ -1,0 +1,197 @@
+"""Many files by one opened model: a run goes on where it was, and what is broken is named and left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import fullyconv
+from fullyconv.images import read_mask
+from fullyconv.inference.folder import Predicted, identity
+from fullyconv.inference.journal import NAME, Journal
+from fullyconv.inference.segmentation import Segmentation
+from fullyconv.inference.video import VideoWriter
+from fullyconv.labels import Labels
+
+
+class Bright:
+    """Segment by brightness, and count the images."""
+
+    labels: Labels | dict[str, Labels] = Labels.of(["dark", "bright"])
+    calls = 0
+
+    def predict(self, source: Any) -> Any:
+        self.calls += 1
+        pixels = np.asarray(source if isinstance(source, np.ndarray) else Image.open(source).convert("RGB"))
+        mask = (pixels.mean(2) > 128).astype(np.uint8)
+        if isinstance(self.labels, Labels):
+            return Segmentation(mask, self.labels, pixels)
+        return {head: Segmentation(mask, labels, pixels) for head, labels in self.labels.items()}
+
+
+class TwoHeads(Bright):
+    labels = {"what": Labels.of(["dark", "bright"]), "where": Labels.of(["in", "out"])}  # noqa: RUF012
+
+
+def always(names: list[str], best: int) -> fullyconv.SegmentationModule:
+    """Make a small model that gives every pixel the same class."""
+    torch.manual_seed(0)
+    module = fullyconv.SegmentationModule("same_convolutions", classes=names).eval()
+    with torch.no_grad():
+        (bias,) = (value for name, value in module.model.named_parameters() if name.endswith("score.1.bias"))
+        bias[best] = 1.0  # the weights of score layers start at zero
+    return module
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for name in ("a.jpg", "b.png", "inner/a.jpg"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (20, 28, 3)).astype(np.uint8)).save(path)
+    return tmp_path / "photos"
+
+
+def test_every_file_of_a_folder_is_predicted_and_told_in_order(photos: Path, tmp_path: Path) -> None:
+    model = always(["a", "b"], 1)
+    told: list[tuple[Predicted, int, int]] = []
+    done = fullyconv.predict_folder(
+        model, photos, tmp_path / "out", overlay=True, progress=lambda *what: told.append(what)
+    )
+    names = ["a", "b", "inner/a"]
+    assert files(tmp_path / "out") == sorted([NAME, *(f"{n}{e}.png" for n in names for e in ("", ".overlay"))])
+    assert [(number, total) for _, number, total in told] == [(1, 3), (2, 3), (3, 3)]
+    assert tuple(one for one, _, _ in told) == done.predicted
+    assert [one.source.relative_to(photos).as_posix() for one in done.predicted] == ["a.jpg", "b.png", "inner/a.jpg"]
+    assert done.predicted[0].shares == {"": {"b": 1.0, "a": 0.0}}
+    assert done.failed == []
+    assert read_mask(tmp_path / "out" / "inner" / "a.png").tolist() == [[1] * 28] * 20
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was(photos: Path, tmp_path: Path) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    model = Bright()
+    with pytest.raises(KeyboardInterrupt):
+        fullyconv.predict_folder(model, photos, tmp_path / "out", progress=stop)
+    seen = model.calls
+    assert seen < 3
+    done = fullyconv.predict_folder(model, photos, tmp_path / "out")
+    assert done.before == 3 - len(done.predicted) >= 1
+    assert model.calls == seen + len(done.predicted)
+    again = fullyconv.predict_folder(model, [photos / "a.jpg", str(photos)], tmp_path / "out")
+    assert (again.before, again.predicted) == (4, ())  # one was named twice
+    assert "4 done before" in repr(again)
+    assert len(fullyconv.predict_folder(model, photos, tmp_path / "out", overwrite=True).predicted) == 3
+
+
+def test_a_run_that_was_stopped_after_it_began_anew_keeps_nothing_of_before(photos: Path, tmp_path: Path) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    fullyconv.predict_folder(always(["a", "b"], 0), photos, tmp_path / "out")
+    model = always(["a", "b"], 1)
+    with pytest.raises(KeyboardInterrupt):
+        fullyconv.predict_folder(model, photos, tmp_path / "out", progress=stop)
+    assert fullyconv.predict_folder(model, photos, tmp_path / "out").before >= 1
+    assert [read_mask(path).mean() for path in (tmp_path / "out").rglob("*.png")] == [1.0] * 3
+
+
+def test_a_broken_file_does_not_end_the_run(photos: Path, tmp_path: Path) -> None:
+    (photos / "aa.jpg").write_bytes((photos / "a.jpg").read_bytes()[:200])
+    (tmp_path / "out" / "b.png").mkdir(parents=True)  # in the place of a mask
+    done = fullyconv.predict_folder(always(["a", "b"], 1), photos, tmp_path / "out")
+    assert [one.source.name for one in done.failed] == ["aa.jpg", "b.png"]
+    assert all(one.target is None and one.error and one.source.stem in one.error for one in done.failed)
+    assert files(tmp_path / "out") == [NAME, "a.png", "inner/a.png"]
+    again = fullyconv.predict_folder(always(["a", "b"], 1), photos, tmp_path / "out")
+    assert (again.before, len(again.failed)) == (2, 2)
+
+
+def test_several_heads_have_files_of_their_own(photos: Path, tmp_path: Path) -> None:
+    model = TwoHeads()
+    done = fullyconv.predict_folder(model, photos / "a.jpg", tmp_path / "out", overlay=True, polygons="geojson")
+    endings = (".geojson", ".overlay.png", ".png")
+    assert files(tmp_path / "out") == [NAME, *(f"a.{head}{end}" for head in model.labels for end in endings)]
+    assert done.predicted[0].shares.keys() == {"what", "where"}
+    (tmp_path / "out" / "a.where.png").unlink()
+    assert fullyconv.predict_folder(model, photos, tmp_path / "two").before == 0
+    assert len(fullyconv.predict_folder(model, photos / "a.jpg", tmp_path / "out", polygons="geojson").predicted) == 1
+    assert fullyconv.predict_folder(model, photos / "a.jpg", tmp_path / "out", polygons="geojson").before == 1
+
+
+def test_frames_are_told_and_those_of_other_settings_are_made_again(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    with VideoWriter(tmp_path / "clip.mp4") as writer:
+        for number in range(4):
+            writer.write(np.full((32, 48, 3), 60 * number, np.uint8), number / 25)
+    model, told = Bright(), list[tuple[Path, int]]()
+
+    def frames(path: Path, done: int, _: int | None) -> None:
+        told.append((path, done))
+
+    done = fullyconv.predict_folder(model, tmp_path / "clip.mp4", tmp_path / "out", frames=frames)
+    assert told == [(tmp_path / "clip.mp4", number) for number in (1, 2, 3, 4)]
+    assert (done.predicted[0].frames, done.predicted[0].target) == (4, tmp_path / "out" / "clip")
+    (tmp_path / "out" / "clip" / "000001.png").unlink()
+    before = model.calls
+    assert len(fullyconv.predict_folder(model, tmp_path / "clip.mp4", tmp_path / "out").predicted) == 1
+    assert model.calls == before + 1
+    assert fullyconv.predict_folder(model, tmp_path / "clip.mp4", tmp_path / "out", every=2).predicted[0].frames == 2
+    assert model.calls == before + 3
+
+
+def test_two_runs_at_once_do_not_share_a_folder(photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    running = Journal(tmp_path / "out", {})
+    running.open([""])
+    with pytest.raises(ValueError, match="another run writes into this folder"):
+        fullyconv.predict_folder(Bright(), photos, tmp_path / "out")
+    running.close()
+    assert len(fullyconv.predict_folder(Bright(), photos, tmp_path / "out").predicted) == 3
+
+
+def test_a_note_of_a_run_that_was_killed_is_read_as_far_as_it_goes(photos: Path, tmp_path: Path) -> None:
+    fullyconv.predict_folder(Bright(), photos, tmp_path / "out")
+    note = tmp_path / "out" / NAME
+    note.write_text(note.read_text()[:-30])
+    assert fullyconv.predict_folder(Bright(), photos, tmp_path / "out").before == 2
+    note.write_text("{")
+    assert fullyconv.predict_folder(Bright(), photos, tmp_path / "out").before == 0
+    assert fullyconv.predict_folder(Bright(), photos, tmp_path / "out").before == 3
+
+
+def test_a_model_is_told_from_others_by_its_weights() -> None:
+    one, other = always(["a", "b"], 0), always(["a", "b"], 0)
+    assert identity(one) == identity(other)
+    assert identity(one) != identity(always(["a", "b"], 1))
+    assert identity(one) != identity(always(["a", "c"], 0))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"memory": "1GB", "flip": True}, "memory, flip: an exported model predicts whole images once"),
+        ({"heatmaps": ["dark"]}, "heatmaps: an exported model predicts whole images once"),
+        ({"scales": []}, "one or more numbers above 0"),
+        ({"masks": False, "probabilities": "all"}, "masks=False"),
+        ({"heatmaps": ["a b", "a/b"]}, "two would have one file"),
+    ],
+)
+def test_options_that_cannot_be_honored_are_refused(
+    options: dict[str, Any], message: str, photos: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        fullyconv.predict_folder(Bright(), photos, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
