@@ -55,7 +55,13 @@ LAYERS: dict[str, int] = {
 }
 BASE = {name for name, layer in LAYERS.items() if layer <= 1}
 # a head reads the Features that a backbone gives; a run starts from what the hub loads; a module averages its weights
-SIDEWAYS = {("heads", "backbones"), ("training", "hub"), ("module", "checkpointing"), ("runtime", "weights")}
+SIDEWAYS = {
+    ("heads", "backbones"),
+    ("training", "hub"),
+    ("module", "checkpointing"),
+    ("runtime", "weights"),
+    ("weights", "fcn"),
+}
 
 TORCH_FREE = [
     "errors",
@@ -166,6 +172,20 @@ def test_modules_without_torch_import_with_torch_blocked() -> None:
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_model_folder_predicts_with_lightning_and_torchmetrics_blocked(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "for name in ('lightning', 'pytorch_lightning', 'torchmetrics'): sys.modules[name] = None\n"
+        "from fullyconv import cli\n"
+        "from PIL import Image\n"
+        "Image.new('RGB', (60, 40)).save('a.png')\n"
+        "raise SystemExit(cli.main(['predict', 'a.png', '--model', 'nuclei']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.rglob("masks/a.png")) or list(tmp_path.rglob("a*.png"))
 
 
 def test_importing_the_package_imports_nothing_heavy_and_loads_no_weights() -> None:

@@ -90,7 +90,7 @@ def test_predict_folds_anew_when_a_weight_was_changed_and_never_where_it_could_b
 
     keys = list(module.state_dict())
     first = module.predict(photo).mask
-    folded = module._serving()._folded
+    folded = module.predictor()._folded
     assert folded is not None
     assert norms(folded[1]) == 0
     assert_same_mask(first, plain())

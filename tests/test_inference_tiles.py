@@ -126,7 +126,7 @@ def segmenter(name: str = "fcn8s_vgg11_quarter", classes: int = 4) -> Segmentati
 def test_an_image_that_does_not_fit_is_cut_and_the_mask_is_the_same() -> None:
     module = segmenter()
     pixels = noise(1300, 90)
-    memory = small_memory(module._serving().networks()[""], (1300, 90))
+    memory = small_memory(module.predictor().networks()[""], (1300, 90))
     whole, cut = module.predict(pixels), module.predict(pixels, memory=memory)
     assert_same_mask(cut.mask, whole.mask)
     carved = module.predict(pixels, memory=memory, halo=0)
@@ -145,7 +145,7 @@ def test_memory_that_holds_no_tile_is_refused_with_what_is_needed() -> None:
 def test_a_small_halo_and_a_view_of_everything_say_that_seams_are_possible(caplog: pytest.LogCaptureFixture) -> None:
     module = segmenter()
     pixels = noise(1300, 90)
-    memory = small_memory(module._serving().networks()[""], (1300, 90))
+    memory = small_memory(module.predictor().networks()[""], (1300, 90))
     with caplog.at_level(logging.INFO, "fullyconv"):
         module.predict(pixels, memory=memory)
         assert "seams" not in caplog.text
@@ -155,7 +155,7 @@ def test_a_small_halo_and_a_view_of_everything_say_that_seams_are_possible(caplo
     caplog.clear()
     gated = segmenter("lraspp_mobilenet_v3_large", 3)
     with caplog.at_level(logging.INFO, "fullyconv"):
-        gated.predict(noise(1600, 40), memory=small_memory(gated._serving().networks()[""], (1600, 40), 2))
+        gated.predict(noise(1600, 40), memory=small_memory(gated.predictor().networks()[""], (1600, 40), 2))
     assert "sees each tile alone" in caplog.text
 
 
@@ -191,7 +191,7 @@ def test_scaled_and_mirrored_looks_have_no_seams_either() -> None:
     pixels = noise(1400, 60)
     options = {"flip": True, "scales": (0.8, 1.0), "probabilities": "all"}
     whole = module.predict(pixels, **options).probabilities
-    memory = small_memory(module._serving().networks()[""], (1400, 60))
+    memory = small_memory(module.predictor().networks()[""], (1400, 60))
     cut = module.predict(pixels, memory=memory, **options).probabilities
     assert_close(cut, whole)
 
@@ -218,7 +218,7 @@ def two_heads(**options: object) -> MultiHeadModule:
 def test_several_heads_are_cut_without_seams_and_a_tile_runs_once() -> None:
     module = two_heads()
     pixels = noise(1300, 60)
-    memory = small_memory(module._serving().networks()["b"], (1300, 60))
+    memory = small_memory(module.predictor().networks()["b"], (1300, 60))
     whole = module.predict(pixels)
     sizes: list[int] = []
     module.model.backbone.register_forward_hook(lambda _, x, y: sizes.append(x[0].shape[2]))
@@ -226,14 +226,14 @@ def test_several_heads_are_cut_without_seams_and_a_tile_runs_once() -> None:
     for name in ("a", "b"):
         assert_same_mask(cut[name].mask, whole[name].mask)
         assert len(np.unique(cut[name].mask)) > 1
-    own = len(plan(module._serving().networks()["b"], (1300, 60), Options(memory)).tiles)
+    own = len(plan(module.predictor().networks()["b"], (1300, 60), Options(memory)).tiles)
     assert 1 < own <= len(sizes) <= own + 1
 
 
 def test_several_heads_go_to_a_file_each_in_one_pass(tmp_path: Path) -> None:
     module = two_heads(preprocessing={"mean": [0.5] * 3, "std": [0.3] * 3, "short_side": 90})
     pixels = noise(1300, 90)
-    memory = small_memory(module._serving().networks()["b"], (1300, 90))
+    memory = small_memory(module.predictor().networks()["b"], (1300, 90))
     further = {"memory": memory, "flip": True}
     cut = module.predict(pixels, probabilities="top", **further)
     runs: list[object] = []
@@ -241,7 +241,7 @@ def test_several_heads_go_to_a_file_each_in_one_pass(tmp_path: Path) -> None:
     written = module.predict_to(
         pixels, tmp_path / "m.png", probabilities=("top", tmp_path / "p.npz"), preview=True, **further
     )
-    tiles_, views = len(plan(module._serving().networks()["b"], (1300, 90), Options(**further)).tiles), 2
+    tiles_, views = len(plan(module.predictor().networks()["b"], (1300, 90), Options(**further)).tiles), 2
     assert tiles_ > 1
     assert len(runs) <= (tiles_ + 1) * views
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.a.png", "m.b.png", "p.a.npz", "p.b.npz"]
@@ -264,7 +264,7 @@ def test_heads_on_different_grids_are_those_of_one_pass() -> None:
     module.model.head["a"] = fine.model.head
     assert module.model.geometry["a"] != other.model.geometry["a"]
     pixels = noise(1300, 60)
-    memory = small_memory(module._serving().networks()["b"], (1300, 60))
+    memory = small_memory(module.predictor().networks()["b"], (1300, 60))
     whole, cut = module.predict(pixels), module.predict(pixels, memory=memory)
     for name in ("a", "b"):
         assert_same_mask(cut[name].mask, whole[name].mask)
@@ -273,7 +273,7 @@ def test_heads_on_different_grids_are_those_of_one_pass() -> None:
 def test_a_mask_goes_to_a_file_band_by_band_with_its_probabilities(tmp_path: Path) -> None:
     module = segmenter()
     pixels = noise(1300, 90)
-    memory = small_memory(module._serving().networks()[""], (1300, 90))
+    memory = small_memory(module.predictor().networks()[""], (1300, 90))
     whole = module.predict(pixels, probabilities="all")
     for name, kind in (("m.png", "all"), ("n.png", "top")):
         done = module.predict_to(pixels, tmp_path / name, memory=memory, probabilities=(kind, tmp_path / "p.npz"))

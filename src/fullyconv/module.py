@@ -34,16 +34,14 @@ from fullyconv.losses import build_loss
 from fullyconv.metrics import ConfusionMatrix, best_class
 from fullyconv.preprocessing import IMAGENET, Preprocessing
 from fullyconv.weights import pretrained, sources
-from fullyconv.weights.opening import Checkpoint, ModelFolder, Opened, opened
+from fullyconv.weights.building import build, describe
+from fullyconv.weights.opening import Checkpoint, Opened, opened
 from fullyconv.weights.uploading import Uploads
 
 if TYPE_CHECKING:
     from fullyconv.data.datamodule import SegmentationDataModule
 
 hush()
-
-_FEW_CLASSES = 512  # of all heads together; no model of so few takes much
-_FEW_CHANNELS = 256  # of a head whose width is an option
 
 MODEL_ARGUMENTS = ("model", "padding", "upsampling", "in_channels", "head_width")
 """What `build_model` is called with, beside the classes: a checkpoint, a folder and a run have to agree on it."""
@@ -227,13 +225,13 @@ class SegmentationModule(L.LightningModule, Uploads):
         Returns:
             (N, K, H, W) logits.
         """
-        with self._serving().native_precision(image):
+        with self.predictor().native_precision(image):
             logits: Tensor = self.model(self.preprocessing(image))
         return logits
 
     def scores(self, image: Tensor) -> Tensor:
         """Give the class scores before upsampling, (N, K, h, w), of (N, C, H, W) images in 0..1."""
-        with self._serving().native_precision(image):
+        with self.predictor().native_precision(image):
             values: Tensor = self.model.scores(self.preprocessing(image))
         return values
 
@@ -270,7 +268,7 @@ class SegmentationModule(L.LightningModule, Uploads):
             DatasetError: if it is not an image.
             ValueError: if the memory does not hold the smallest tile, an option is none, or torch cannot compile here.
         """
-        found: Segmentation = self._serving().predict(
+        found: Segmentation = self.predictor().predict(
             source, memory=memory, halo=halo, flip=flip, scales=scales, probabilities=probabilities, compile=compile
         )
         return found
@@ -312,13 +310,13 @@ class SegmentationModule(L.LightningModule, Uploads):
             DatasetError: if it is not an image.
             ValueError: if the memory does not hold the smallest tile, or an option is none.
         """
-        written: Written = self._serving().predict_to(
+        written: Written = self.predictor().predict_to(
             source, target, memory=memory, halo=halo, flip=flip, scales=scales, probabilities=probabilities,
             preview=preview, compile=compile,
         )  # fmt: skip
         return written
 
-    def _serving(self) -> Predictor:
+    def predictor(self) -> Predictor:
         """Give what predicts with this model, made anew where the model was exchanged."""
         if self._predictor is None or self._predictor.model is not self.model:
             ours = type(self).scores in (SegmentationModule.scores, MultiHeadModule.scores)
@@ -650,39 +648,6 @@ class SegmentationModule(L.LightningModule, Uploads):
         return cast(Self, cls.of(opened(sources.read(source), allow_unverified)).to(place))
 
     @classmethod
-    def _of_folder(cls, found: ModelFolder) -> SegmentationModule:
-        folder = found.path
-        config, tensors = pretrained.load(folder)
-        if config.kind != "segmenter":
-            raise WeightsError(
-                f"{folder}: config.json says kind={config.kind!r}, which is no segmenter; fullyconv.load and "
-                "DenseScorer.from_pretrained load it"
-            )
-        _check_room(config, folder)
-        try:
-            module = cls._made_for(
-                _labels_of(config.labels),
-                model=config.model["model"],
-                preprocessing=config.preprocessing,
-                padding=config.model["padding"],
-                upsampling=config.model["upsampling"],
-                in_channels=config.model["in_channels"],
-                **({"head_width": config.model["head_width"]} if "head_width" in config.model else {}),
-            )
-        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-            path = Path(folder) / "config.json"
-            raise WeightsError(f"{path}: does not describe a model of this package: {error}") from error
-        pretrained.check(
-            {name: tuple(value.shape) for name, value in module.model.state_dict().items()},
-            {name: tuple(value.shape) for name, value in tensors.items()},
-            Path(folder) / "model.safetensors",
-        )
-        module.model.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()}, strict=True)
-        module.score, module.license, module.training_record = config.score, config.license, dict(config.training)
-        module.origin = found.origin
-        return module.eval()
-
-    @classmethod
     def load_from_checkpoint(
         cls,
         checkpoint_path: Any,
@@ -758,29 +723,17 @@ class SegmentationModule(L.LightningModule, Uploads):
         Raises:
             WeightsError: if the weights are not those of the model they name.
         """
-        if isinstance(found, ModelFolder):
-            return cls._of_folder(found)
         if isinstance(found, Checkpoint):
             return cls.from_checkpoint(found.path)
-        foreign = found
-        module = cls._made_for(
-            foreign.labels,
-            model=foreign.model,
-            preprocessing=foreign.preprocessing.to_dict(),
-            padding=foreign.padding,
-            upsampling=foreign.upsampling,
-            in_channels=foreign.in_channels,
+        made = describe(found)
+        preprocessing = made.preprocessing.to_dict()
+        module = build(
+            made,
+            lambda: cls._made_for(made.labels, preprocessing=preprocessing, **made.arguments),
+            lambda module: module.model,
         )
-        pretrained.check(
-            {name: tuple(value.shape) for name, value in module.model.state_dict().items()},
-            {name: tuple(value.shape) for name, value in foreign.tensors.items()},
-            Path(str(foreign.training.get("source", foreign.model))),
-        )
-        module.model.load_state_dict(foreign.tensors, strict=True)
-        module.score, module.license = foreign.score, foreign.license
-        module.training_record = dict(foreign.training)
-        module.load_report = foreign.load_report
-        module.origin = str(foreign.training.get("source", foreign.model))
+        module.score, module.license, module.training_record = made.score, made.license, dict(made.training)
+        module.load_report, module.origin = made.load_report, made.origin
         return module.eval()
 
     def start_from(self, other: SegmentationModule) -> None:
@@ -1080,13 +1033,13 @@ class MultiHeadModule(SegmentationModule):
         Returns:
             For each head (N, K, H, W) logits.
         """
-        with self._serving().native_precision(image):
+        with self.predictor().native_precision(image):
             logits: dict[str, Tensor] = self.model(self.preprocessing(image))
         return logits
 
     def scores(self, image: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         """Give for each head the class scores before upsampling, (N, K, h, w), of (N, C, H, W) images in 0..1."""
-        with self._serving().native_precision(image):
+        with self.predictor().native_precision(image):
             values: dict[str, Tensor] = self.model.scores(self.preprocessing(image))
         return values
 
@@ -1120,7 +1073,7 @@ class MultiHeadModule(SegmentationModule):
             DatasetError: if it is not an image.
             ValueError: if the memory does not hold the smallest tile, or an option is none.
         """
-        found: dict[str, Segmentation] = self._serving().predict(
+        found: dict[str, Segmentation] = self.predictor().predict(
             source, memory=memory, halo=halo, flip=flip, scales=scales, probabilities=probabilities
         )
         return found
@@ -1157,7 +1110,7 @@ class MultiHeadModule(SegmentationModule):
             DatasetError: if it is not an image.
             ValueError: if the memory does not hold the smallest tile, or an option is none.
         """
-        written: dict[str, Written] = self._serving().predict_to(
+        written: dict[str, Written] = self.predictor().predict_to(
             source, target, memory=memory, halo=halo, flip=flip, scales=scales, probabilities=probabilities,
             preview=preview,
         )  # fmt: skip
@@ -1302,38 +1255,6 @@ def _figures(prefix: str, result: SegmentationScores, classes: Sequence[str]) ->
     return values | {f"{prefix}/iou/{name}": iou for name, iou in zip(classes, result.iou, strict=True)}
 
 
-def _check_room(config: pretrained.Config, folder: Path) -> None:
-    """Refuse a configuration whose model has more numbers than the file: it would fill the memory before they differ.
-
-    The kernels of the reference's upsampling grow with the square of the classes, those of a ladder with that of its
-    width, and heads add up.
-    """
-    heads = config.labels.get("heads")
-    groups = heads if isinstance(heads, dict) else {"": config.labels}
-    counts = {name: len(entry["names"]) for name, entry in groups.items() if _has_names(entry)}
-    width = config.model.get("head_width")
-    narrow = not isinstance(width, int) or width <= _FEW_CHANNELS
-    if (sum(counts.values()) <= _FEW_CLASSES and narrow) or len(counts) < len(groups):
-        return
-    try:
-        with torch.device("meta"):  # names and shapes alone
-            options = {key: value for key, value in config.model.items() if key != "model"}
-            model = build_model(config.model["model"], counts if heads else counts[""], **options)
-    except (ValueError, TypeError, RuntimeError, KeyError):
-        return  # whoever builds it says what is wrong
-    numbers = sum(value.numel() for value in model.state_dict().values())
-    size = (folder / pretrained.WEIGHTS).stat().st_size if (folder / pretrained.WEIGHTS).is_file() else 0
-    if 2 * numbers > size:  # half precision is the smallest that is stored
-        raise WeightsError(
-            f"{folder / pretrained.CONFIG}: describes a model of {numbers} numbers, {pretrained.WEIGHTS} has {size} "
-            "bytes; fetch or save the model folder again"
-        )
-
-
-def _has_names(entry: object) -> bool:
-    return isinstance(entry, dict) and isinstance(entry.get("names"), list)
-
-
 def _class_arguments(labels: Labels | Mapping[str, Labels]) -> dict[str, Any]:
     """Give labels as the plain arguments of a module; those of several heads as dicts by head."""
     if isinstance(labels, Labels):
@@ -1349,15 +1270,6 @@ def _class_arguments(labels: Labels | Mapping[str, Labels]) -> dict[str, Any]:
         raise ValueError(f"labels ignore {sorted(ignored)}: heads share their ignore_index; give each the same")
     split = {key: {name: entry[key] for name, entry in heads.items()} for key in ("classes", "palette", "label_values")}
     return {**split, "ignore_index": ignored.pop()}
-
-
-def _labels_of(entry: Mapping[str, Any]) -> Labels | dict[str, Labels]:
-    """Read labels as a configuration holds them, of one head or of several."""
-    if "heads" not in entry:
-        return Labels.from_dict(entry)
-    if len(entry) != 1 or not isinstance(entry["heads"], Mapping):
-        raise ValueError("labels must hold 'heads', an object of labels by name, and nothing else")
-    return {name: Labels.from_dict(labels) for name, labels in entry["heads"].items()}
 
 
 def _own_sizes(batch: Batch) -> list[Tensor]:

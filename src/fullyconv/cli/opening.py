@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fullyconv.classifier import DenseScorer
+    from fullyconv.inference.serving import Predictor
     from fullyconv.module import SegmentationModule
 
 
@@ -25,6 +26,14 @@ def open_model(arguments: argparse.Namespace) -> SegmentationModule | DenseScore
         return load(arguments.model, allow_unverified=arguments.allow_unverified)
     except NoSegmenter:
         return load_classifier(arguments.model, allow_unverified=arguments.allow_unverified).convolutionalize()
+
+
+def open_predictor(arguments: argparse.Namespace) -> Predictor | DenseScorer:
+    """Open a model to predict with it, which needs no Lightning; a classifier is converted."""
+    from fullyconv.hub.predictor import open_predictor
+
+    set_threads(getattr(arguments, "threads", None))
+    return open_predictor(arguments.model, allow_unverified=arguments.allow_unverified)
 
 
 def set_threads(threads: int | None) -> None:

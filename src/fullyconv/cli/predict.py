@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from fullyconv.cli.opening import open_model, progress_bar
+from fullyconv.cli.opening import open_predictor, progress_bar
 from fullyconv.cli.options import MODEL_HELP, add_unverified, halo, positive
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _predict_files(arguments: argparse.Namespace) -> int:
 
 def _open(arguments: argparse.Namespace) -> Any:
     if Path(arguments.model).suffix.lower() != ".onnx":
-        return open_model(arguments)
+        return open_predictor(arguments)
     from fullyconv.inference.budget import available_processors
     from fullyconv.runtime import load  # which needs no torch
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
 from fullyconv.geometry.algebra import pair
+from fullyconv.geometry.dispatch import WithoutData
 from fullyconv.geometry.tracking import Tracker
 
 
@@ -72,9 +73,7 @@ def watch(module: nn.Module, input_size: int | tuple[int, int], in_channels: int
             f"module={type(module).__name__}: has parameters without a shape. Run it once on an image first."
         )
     values = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
-    with undisturbed(module), torch.inference_mode(False), torch.no_grad(), fake:
-        _forget_values(module, fake)
+    with undisturbed(module), torch.inference_mode(False), torch.no_grad(), WithoutData():
         image = torch.empty(1, in_channels, height, width, dtype=values.dtype, device=values.device)
         tracker.start(image)
         try:
@@ -111,7 +110,8 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
     try:
         for each, _, _ in found:
             each.training = False  # not .eval(), which a module may override with side effects
-        with torch.compiler.set_stance("force_eager"):
+        # Without dynamo, whose import takes seconds, nothing is compiled.
+        with torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext():
             yield
     finally:
         for each, attributes, contents in found:
@@ -120,13 +120,6 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
             for shelf, content in contents.items():
                 each.__dict__[shelf].clear()
                 each.__dict__[shelf].update(content)
-
-
-def _forget_values(module: nn.Module, fake: FakeTensorMode) -> None:
-    for each in module.modules():
-        for shelf in (each._parameters, each._buffers):
-            filled = [(name, tensor) for name, tensor in shelf.items() if tensor is not None]
-            shelf.update({name: fake.from_tensor(tensor) for name, tensor in filled})  # type: ignore[misc]
 
 
 def _plain(output: Any) -> Any:

@@ -15,10 +15,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fullyconv.geometry.algebra import Geometry, Pair, pair
+from fullyconv.geometry.dispatch import Watch
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,11 @@ Arguments = Mapping[str, Any]
 Rule = Callable[["Tracker", Arguments, Any], "_Seen | None"]
 
 
-class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Tracker(Watch):  # type: ignore[no-untyped-call]
     """Follow the axes of the image through every operation that is executed."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._seen: dict[int, tuple[Tensor, _Seen]] = {}  # keeps the tensors, lest an id is used again
         self._roots: dict[int, tuple[Tensor, Tensor]] = {}  # of views: the tensor they look into
         self._dirty: dict[int, tuple[Tensor, _Seen]] = {}  # written to through a view

@@ -18,12 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fullyconv.errors import tell
 from fullyconv.geometry import Geometry
+from fullyconv.geometry.dispatch import Watch, WithoutData
 from fullyconv.inference.argmax import upsample_argmax
 from fullyconv.inference.budget import available_memory, parse_memory
 from fullyconv.inference.windows import Mirrored, Scaled, WindowedImage
@@ -520,7 +519,7 @@ def _peak(network: Network, side: int) -> int:
     with (
         torch.inference_mode(False),
         torch.no_grad(),
-        FakeTensorMode(allow_non_fake_inputs=True),
+        WithoutData(),
         _Memory() as memory,
     ):
         image = torch.empty(1, network.in_channels, side, side, dtype=network.dtype, device=network.device)
@@ -528,11 +527,11 @@ def _peak(network: Network, side: int) -> int:
         return int(memory.most)
 
 
-class _Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Memory(Watch):  # type: ignore[no-untyped-call]
     """Add up the storages of the tensors that are alive."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.most = 0
         self._now = 0
         self._users: dict[int, int] = {}  # tensors on a storage

@@ -1,0 +1,73 @@
+"""Modes that see every operation of torch, among them one that runs them without data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+
+_NORMS = {
+    torch.ops.aten.native_batch_norm.default,
+    torch.ops.aten._native_batch_norm_legit.default,
+    torch.ops.aten._native_batch_norm_legit_no_training.default,
+}
+
+
+_ACTIVATIONS = {
+    getattr(torch.ops.aten, name).default
+    for plain in ("hardtanh", "silu", "hardswish", "hardsigmoid", "gelu", "elu", "leaky_relu")
+    for name in (plain, f"{plain}_")
+}
+_SUMS = {getattr(torch.ops.aten, name).Tensor for name in ("add", "sub", "mul", "div", "add_", "sub_", "mul_", "div_")}
+
+
+class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """See every operation, without the import of torch's compiler that its base asks for at the first one."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class WithoutData(Watch):  # type: ignore[no-untyped-call]
+    """Run operations on the shapes of tensors alone: every tensor is taken as one of the meta device.
+
+    torch's own mode for this knows more operations, and its import takes longer than that of torch.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._known: dict[int, tuple[Tensor, Tensor]] = {}  # alive, so that no address is used twice
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation on tensors without data."""
+        args, kwargs = tree_map(self._emptied, (args, kwargs or {}))
+        # Of these torch computes the shapes by its compiler, whose import takes seconds.
+        if func in _ACTIVATIONS or (func in _SUMS and _alike(args)):
+            return args[0] if func._schema.is_mutable else torch.empty_like(args[0])
+        if func in _NORMS:
+            statistics = args[0].new_empty(args[0].shape[1])
+            return torch.empty_like(args[0]), statistics, statistics.clone()
+        if "device" in kwargs:
+            kwargs["device"] = torch.device("meta")
+        return func(*args, **kwargs)
+
+    def _emptied(self, value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.is_meta:
+            return value
+        if id(value) not in self._known:
+            self._known[id(value)] = value, value.to("meta")
+        return self._known[id(value)][1]
+
+
+def _alike(args: tuple[Any, ...]) -> bool:
+    """Tell whether two operands are of one shape and floating type, so that their sum is, too."""
+    one, two = args
+    return isinstance(two, Tensor) and one.is_floating_point() and (one.shape, one.dtype) == (two.shape, two.dtype)
