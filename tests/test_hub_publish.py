@@ -19,7 +19,7 @@ from fullyconv.weights.catalog import SHIPPED, zoo_folder
 from fullyconv.weights.pretrained import WEIGHTS
 from hub_server import HubServer
 
-STREET = "fcn4s_resnet18_slim.camvid"
+STREET = "ladder_efficientnet_lite0.camvid"
 
 
 @pytest.fixture(autouse=True)

@@ -44,7 +44,7 @@ class TestPlan:
         chosen = plan(SegmentationDataModule.from_folder(shapes))
         assert chosen.segmenter is not None
         assert chosen.segmenter.classes == ["ground", "box", "sky"]
-        assert chosen.settings["model.model"] == "fcn4s_resnet18_slim"
+        assert chosen.settings["model.model"] == "ladder_efficientnet_lite0"
         assert any("started from street; 8 tensors, those of the classes, start anew" in r for r in chosen.reasons)
 
     def test_random_initialization_is_said_aloud(self, shapes: Path) -> None:
@@ -137,7 +137,7 @@ class TestFolder:
 
 def test_a_start_of_another_kind_is_refused() -> None:
     module = SegmentationModule("fcn32s_resnet18_quarter", classes=["a", "b"])
-    with pytest.raises(ValueError, match="model='fcn32s_resnet18_quarter': the start has 'fcn4s_resnet18_slim'"):
+    with pytest.raises(ValueError, match="model='fcn32s_resnet18_quarter': the start has 'ladder_efficientnet_lite0'"):
         module.start_from(fullyconv.load("street", classes=["a", "b"]))
 
 
@@ -218,7 +218,7 @@ def test_fit_without_a_recipe_ends_with_a_scored_model_folder(
     assert isinstance(segmenter, SegmentationModule)
     assert segmenter.score is not None
     assert "CamVid" in (segmenter.license or "")  # what binds the start binds what was made of it
-    assert segmenter.training_record["started from"] == "fcn4s_resnet18_slim.camvid"
+    assert segmenter.training_record["started from"] == "ladder_efficientnet_lite0.camvid"
     monkeypatch.chdir(tmp_path)
     assert cli.main(["fit", "shapes", QUIET, *words]) == 0
     assert "this run is finished" in capsys.readouterr().out

@@ -507,7 +507,7 @@ def test_shipped_weights_are_those_of_the_catalog_or_nothing_is_loaded(
     from fullyconv.hub.load import load
     from fullyconv.weights import catalog
 
-    name = "fcn4s_resnet18_slim.camvid"
+    name = "ladder_efficientnet_lite0.camvid"
     shutil.copytree(catalog.zoo_folder() / name, tmp_path / "zoo" / name)
     monkeypatch.setattr(catalog, "zoo_folder", lambda: tmp_path / "zoo")
     assert load("street").classes[0] == "sky"

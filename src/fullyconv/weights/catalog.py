@@ -18,7 +18,7 @@ from fullyconv.weights import pretrained
 
 SHIPPED: dict[str, str] = {
     "ladder_efficientnet_lite0.nuclei": "bfb6edcf3fc1f97585c20be199f28ecc5f32fa94889997d771f38e2cadc0a47b",
-    "fcn4s_resnet18_slim.camvid": "cebbf916a5aafcf90e3f4ac2820c83e971285a5b9f933a83ebcc19f795059e37",
+    "ladder_efficientnet_lite0.camvid": "213ee6f1b1e19128d00aa73b6a8f83aeaac5b078e6246ad3b044642af5a7ce80",
     "fcn4s_resnet18_quarter.neu_seg": "4d8c47096ae8613f85c61fed36dd555385d769234a15c07b2cfeb9c94f064fec",
     "fcn4s_resnet18_quarter.crackforest": "3b747a40091398da6d2da8e1247ec8180611d31f4ed67f47dabe8f7316fa9dc2",
     "fcn4s_resnet18_quarter.retina_drive": "e86449b2171f968909c8146c398fe96d68fbf62eff38c8031868a4e5b1bd55c8",
@@ -34,7 +34,7 @@ SHIPPED: dict[str, str] = {
 
 ALIASES: dict[str, str] = {
     "nuclei": "ladder_efficientnet_lite0.nuclei",
-    "street": "fcn4s_resnet18_slim.camvid",
+    "street": "ladder_efficientnet_lite0.camvid",
     "steel_defects": "fcn4s_resnet18_quarter.neu_seg",
     "cracks": "fcn4s_resnet18_quarter.crackforest",
     "vessels": "fcn4s_resnet18_quarter.retina_drive",
@@ -50,7 +50,7 @@ ALIASES: dict[str, str] = {
 
 FINDS: dict[str, str] = {
     "ladder_efficientnet_lite0.nuclei": "cell nuclei under a microscope",
-    "fcn4s_resnet18_slim.camvid": "streets from a car",
+    "ladder_efficientnet_lite0.camvid": "streets from a car",
     "fcn4s_resnet18_quarter.neu_seg": "defects on hot-rolled steel",
     "fcn4s_resnet18_quarter.crackforest": "cracks in asphalt",
     "fcn4s_resnet18_quarter.retina_drive": "vessels of the retina",
