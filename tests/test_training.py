@@ -45,7 +45,7 @@ class TestPlan:
         assert chosen.segmenter is not None
         assert chosen.segmenter.classes == ["ground", "box", "sky"]
         assert chosen.settings["model.model"] == "ladder_efficientnet_lite0"
-        assert any("started from street; 8 tensors, those of the classes, start anew" in r for r in chosen.reasons)
+        assert any("started from street; 2 tensors, those of the classes, start anew" in r for r in chosen.reasons)
 
     def test_random_initialization_is_said_aloud(self, shapes: Path) -> None:
         chosen = plan(SegmentationDataModule.from_folder(shapes), model=RANDOM)
