@@ -367,7 +367,6 @@ def test_m17_an_address_is_named_as_it_was_given_and_said_to_be_none_that_is_rea
     assert "no such file" not in said
 
 
-@pytest.mark.xfail(strict=True, reason="an address is taken for a path, and loses a slash")
 def test_m17_an_address_in_python_and_of_the_demo_is_named_as_it_was_given(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -398,11 +397,10 @@ def test_m17_a_dash_reads_the_image_from_standard_input(
 
 
 @pytest.mark.parametrize("kind", ["opened file", "bytes in memory"])
-@pytest.mark.xfail(strict=True, reason="a file object is no source", raises=ValueError)
 def test_m17_a_file_object_is_read(kind: str, model: Path, tmp_path: Path) -> None:
     segmenter = fullyconv.load(model)
     path = image(tmp_path / "a.png", 30, 50)
     with path.open("rb") if kind == "opened file" else io.BytesIO(path.read_bytes()) as file:
-        result = segmenter.predict(file)  # type: ignore[arg-type]
+        result = segmenter.predict(file)
     assert np.array_equal(result.mask, segmenter.predict(path).mask)
     assert result.mask.shape == (30, 50)

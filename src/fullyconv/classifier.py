@@ -8,10 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from fullyconv.conversion import convolutionalize
@@ -23,7 +21,7 @@ from fullyconv.geometry.measuring import evaluating
 from fullyconv.images import visible
 from fullyconv.inference.heatmap import Heatmap
 from fullyconv.inference.locating import shares_of_class
-from fullyconv.inference.predict import most_pixels, read_pixels, segment_tiled, segment_to
+from fullyconv.inference.predict import ImageSource, most_pixels, read_pixels, segment_tiled, segment_to
 from fullyconv.inference.processor import Device, device_of
 from fullyconv.inference.scaling import scaled_size
 from fullyconv.inference.segmentation import Segmentation, Written
@@ -309,7 +307,7 @@ class DenseScorer(nn.Module, Uploads):
 
     def predict(
         self,
-        source: str | Path | Image.Image | npt.NDArray[Any] | Tensor,
+        source: ImageSource,
         *,
         memory: int | str | None = None,
         halo: Halo = "exact",
@@ -320,7 +318,8 @@ class DenseScorer(nn.Module, Uploads):
         """Say which class wins at each pixel of one image of any size.
 
         Args:
-            source: a path, a PIL image, an array (H, W[, C]) uint8, or a tensor (C, H, W), uint8 or float in 0..1.
+            source: a path, the bytes of a file, also opened ("rb"), a PIL image, an array (H, W[, C]) uint8, or a
+                tensor (C, H, W), uint8 or float in 0..1.
             memory: bytes, or a word such as "2GB", that the prediction may take beside the network, the image and the
                 mask; an image whose one pass takes more is segmented in tiles. None is half of what is free.
             halo: "exact" reads around each tile all that its scores depend on, so that there are no seams; a number of
@@ -344,7 +343,7 @@ class DenseScorer(nn.Module, Uploads):
 
     def predict_to(
         self,
-        source: str | Path | Image.Image | npt.NDArray[Any] | Tensor,
+        source: ImageSource,
         target: str | Path,
         *,
         memory: int | str | None = None,
@@ -362,7 +361,7 @@ class DenseScorer(nn.Module, Uploads):
 
     def heatmap(
         self,
-        source: str | Path | Image.Image | npt.NDArray[Any] | Tensor,
+        source: ImageSource,
         label: str | int,
         *,
         method: Method | None = None,

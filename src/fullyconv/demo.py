@@ -8,6 +8,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from fullyconv.images import refuse_address
+
 CLASSIFIER = "efficientnet_lite0.imagenet"
 SAMPLE_WORD = "palace"  # what scikit-learn's photograph shows
 SEGMENTER = "nuclei"
@@ -47,6 +49,8 @@ def show(image: str | Path | None = None, word: str | None = None) -> Shown:
     """
     from fullyconv.hub.load import load, load_classifier
 
+    if image is not None:
+        refuse_address(image)
     photograph = Path(image) if image is not None else sample_photograph()
     dense = load_classifier(CLASSIFIER).convolutionalize()
     shares = dense.predict(photograph).shares()

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,9 @@ from fullyconv.labels import VOID_COLOR
 
 MAX_PIXELS = 89_478_485
 """Pixels an image may have unless told otherwise, about 9459 x 9459: the bound at which Pillow begins to warn."""
+
+MAX_BYTES = 2**32
+"""Bytes that are read of an open file, whose size nobody knows before."""
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """What counts as an image or a mask in a folder, whatever the case of its letters."""
@@ -62,9 +65,11 @@ class Encoded:
         return self.name
 
 
-def read_image(
-    source: str | Path | Image.Image | Array | Encoded, *, max_pixels: int = MAX_PIXELS
-) -> npt.NDArray[np.uint8]:
+ImageInput = str | Path | Image.Image | Array | Encoded | bytes | bytearray | memoryview | IO[bytes]
+"""What an image is read from."""
+
+
+def read_image(source: ImageInput, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """Read an image as 8-bit RGB.
 
     EXIF orientation is applied. Gray is repeated, palettes are expanded, alpha is laid on white. 16-bit gray keeps its
@@ -72,7 +77,7 @@ def read_image(
 
     Args:
         source: a file, a Pillow image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8, uint16, bool, or
-            floats in 0..1; or the bytes of a file.
+            floats in 0..1; or the bytes of a file, also opened ("rb") or of a pipe.
         max_pixels: images of more pixels are refused before they are decoded.
 
     Returns:
@@ -93,8 +98,9 @@ def read_image(
     if isinstance(source, Image.Image):
         _bound(source.size[::-1], max_pixels, "source")
         return _rgb_from_pillow(_upright(source), "source")
-    with _opened(_as_path(source), max_pixels) as image:
-        return _rgb_from_pillow(_upright(image), str(source))
+    path = _as_path(source)
+    with _opened(path, max_pixels) as image:
+        return _rgb_from_pillow(_upright(image), str(path))
 
 
 def read_colors(path: str | Path | Encoded, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
@@ -125,9 +131,7 @@ def read_colors(path: str | Path | Encoded, *, max_pixels: int = MAX_PIXELS) -> 
         return _rgb_from_pillow(image, str(path))
 
 
-def read_bands(
-    source: str | Path | Image.Image | Array | Encoded, channels: int, *, max_pixels: int = MAX_PIXELS
-) -> npt.NDArray[np.uint8]:
+def read_bands(source: ImageInput, channels: int, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """Read an image with any number of bands, as 8 bits each.
 
     Three bands are what `read_image` gives, whatever the file holds. One band is the gray level of that (0.299 R +
@@ -605,6 +609,7 @@ def find_images(source: str | Path, *, recursive: bool = False, extensions: Sequ
         where = f"no image matches {source}"
     else:
         found = []
+        refuse_address(source)
         where = f"{source}: no such file or folder"
     if not found:
         raise FileNotFoundError(f"{where}; give a file, a folder or a pattern of {', '.join(extensions)} files")
@@ -615,15 +620,57 @@ def _is_image(path: Path, extensions: Sequence[str]) -> bool:
     return path.suffix.lower() in extensions and not path.name.startswith(".") and path.is_file()
 
 
-def _as_path(source: str | Path | Encoded) -> Path | Encoded:
+def refuse_address(source: str | Path) -> None:
+    """Refuse what is no path and is not meant to be one: addresses and cameras.
+
+    Args:
+        source: what was given where an image is expected.
+
+    Raises:
+        ValueError: if it is an address, or the number of a camera, and no file is called so.
+    """
+    if Path(source).exists():
+        return
+    if "://" in str(source):
+        raise ValueError(f"{source}: is an address, and images are read from files alone; download it first")
+    if str(source).isdecimal():
+        raise ValueError(f"{source}: no file is called so, and cameras are not read; record a video, and give its file")
+
+
+def encoded_file(file: IO[bytes]) -> Encoded:
+    """Read an image file that is open, from where it stands.
+
+    Args:
+        file: opened for bytes: a file, a pipe, a buffer in memory.
+
+    Raises:
+        ValueError: if it was opened as text.
+        DatasetError: if it is larger than any image is.
+    """
+    name = getattr(file, "name", None)
+    data = file.read(MAX_BYTES + 1)
+    if not isinstance(data, bytes):
+        raise ValueError(f"source={file!r}: was opened as text; open it with mode 'rb'")
+    if len(data) > MAX_BYTES:
+        raise DatasetError(f"{name or 'the image'}: more than {MAX_BYTES} bytes; give the path of the file")
+    return Encoded(name if isinstance(name, str) else "the image", data)
+
+
+def _as_path(source: str | Path | Encoded | bytes | bytearray | memoryview | IO[bytes]) -> Path | Encoded:
     if isinstance(source, Encoded):
         return source
+    if isinstance(source, bytes | bytearray | memoryview):
+        return Encoded("the image", bytes(source))
+    if not isinstance(source, str | Path) and hasattr(source, "read"):
+        return encoded_file(source)
     try:
-        path = Path(source)
+        path = Path(source)  # type: ignore[arg-type]  # what it is, is for Path to say
     except TypeError:
         raise ValueError(
-            f"source={source!r} of type {type(source).__name__}: give a path, a Pillow image or a numpy array"
+            f"source={source!r} of type {type(source).__name__}: give a path, a Pillow image, a numpy array or the "
+            "bytes of a file"
         ) from None
+    refuse_address(str(source))
     if path.is_dir():
         raise DatasetError(
             f"{path}: a folder where an image is expected; fullyconv.images.find_images lists its images"

@@ -1,4 +1,7 @@
-"""Losses over pixels. Every one leaves out the pixels labeled ``ignore_index`` and is zero where no pixel counts."""
+"""Losses over pixels, and those of somebody else.
+
+Every one here leaves out the pixels labeled ``ignore_index`` and is zero where no pixel counts.
+"""
 
 from __future__ import annotations
 
@@ -169,6 +172,58 @@ class SumOfLosses(nn.Module):
         return torch.stack([loss(logits, mask) for loss in self.losses]).sum()
 
 
+PixelLoss = Callable[[Tensor, Tensor], Tensor]
+"""(N, K, H, W) logits and a (N, H, W) int64 mask -> one number; a module or a function."""
+
+_OWN = "own:"  # before the name of a loss in hyper-parameters that is none of LOSSES
+
+
+class OwnLoss(nn.Module):
+    """A loss of somebody else, which has to give one number.
+
+    Args:
+        function: the loss; what it leaves out and how it weighs classes is its own affair.
+    """
+
+    def __init__(self, function: PixelLoss) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Give the loss of (N, K, H, W) logits against a (N, H, W) mask."""
+        value = self.function(logits, mask)
+        if not isinstance(value, Tensor) or value.ndim:
+            found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(
+                f"loss={loss_name(self.function)}: gives {found}; give one number, such as the mean over the pixels "
+                "that count, as a tensor without dimensions"
+            )
+        return value
+
+
+class AbsentLoss(nn.Module):
+    """Stand in for the loss of a checkpoint that is none of LOSSES: nothing that a file names is imported.
+
+    Args:
+        name: what the checkpoint calls it.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Refuse.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"loss={self.name!r}: was not loaded with the checkpoint, which only names it; give it, "
+            "load_from_checkpoint(PATH, loss=...)"
+        )
+
+
 LOSSES: dict[str, Callable[[int, Sequence[float] | None], nn.Module]] = {
     "cross_entropy": lambda ignore, weights: PixelCrossEntropy(ignore, weights),
     "cross_entropy_sum": lambda ignore, weights: PixelCrossEntropy(ignore, weights, reduction="sum"),
@@ -179,21 +234,50 @@ LOSSES: dict[str, Callable[[int, Sequence[float] | None], nn.Module]] = {
 }
 
 
-def build_loss(name: str, ignore_index: int = 255, class_weights: Sequence[float] | None = None) -> nn.Module:
-    """Build a loss by name.
+def loss_name(loss: str | PixelLoss) -> str:
+    """Say in words what loss it is: its name, or where one of somebody else comes from.
 
     Args:
-        name: a key of LOSSES, or several joined by ``+``, such as ``"cross_entropy+dice"``.
+        loss: as `build_loss` takes it.
+
+    Example:
+        >>> loss_name(F.cross_entropy)
+        'own:torch.nn.functional.cross_entropy'
+    """
+    if isinstance(loss, str):
+        return loss
+    kind = loss if hasattr(loss, "__qualname__") else type(loss)
+    return f"{_OWN}{kind.__module__}.{kind.__qualname__}"
+
+
+def build_loss(
+    name: str | PixelLoss, ignore_index: int = 255, class_weights: Sequence[float] | None = None
+) -> nn.Module:
+    """Build a loss by name, or take one of somebody else.
+
+    Args:
+        name: a key of LOSSES, or several joined by ``+``, such as ``"cross_entropy+dice"``; or a module or function of
+            (N, K, H, W) logits and a (N, H, W) mask that gives one number.
         ignore_index: label of the pixels that count for nothing.
         class_weights: K weights, or None.
 
     Raises:
-        ValueError: if a name is unknown, or a weight is negative or not finite.
+        ValueError: if a name is unknown, a weight is negative or not finite, or weights are given beside a loss of
+            somebody else.
     """
+    if not isinstance(name, str):
+        if not callable(name) or isinstance(name, type):
+            raise ValueError(f"loss={name!r}: give a name, or an object that is called with logits and mask")
+        if class_weights is not None:
+            raise ValueError("class_weights are for losses by name; a loss of your own has its own")
+        return OwnLoss(name)
+    if name.startswith(_OWN):
+        return AbsentLoss(name.removeprefix(_OWN))
     parts = [part.strip() for part in name.split("+")]
     for part in parts:
         if part not in LOSSES:
-            raise ValueError(f"loss={name!r}: no loss is called {part!r}. {near_miss(part, LOSSES)}")
+            own = f" In a recipe a loss of your own is {{class_path: {part}}}." if "." in part else ""
+            raise ValueError(f"loss={name!r}: no loss is called {part!r}. {near_miss(part, LOSSES)}{own}")
     losses = [LOSSES[part](ignore_index, class_weights) for part in parts]
     return losses[0] if len(losses) == 1 else SumOfLosses(losses)
 

@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import lightning as L
-import numpy.typing as npt
 import torch
 from lightning.pytorch.callbacks import Callback
-from PIL import Image
 from torch import Tensor, nn
 
 from fullyconv.backbones import LoadReport
@@ -25,12 +23,13 @@ from fullyconv.checkpointing import AveragedWeights
 from fullyconv.confusion import SegmentationScores
 from fullyconv.errors import WeightsError, first_line, hush, tell
 from fullyconv.fcn import FCN, MODELS, MultiHeadFCN, build_model, with_heads
+from fullyconv.inference.predict import ImageSource
 from fullyconv.inference.processor import Device, device_of
 from fullyconv.inference.segmentation import Segmentation, Written
 from fullyconv.inference.serving import Predictor
 from fullyconv.inference.tiles import Halo, Probabilities
 from fullyconv.labels import Labels, as_text, default_palette, packed_color
-from fullyconv.losses import build_loss
+from fullyconv.losses import AbsentLoss, PixelLoss, build_loss, loss_name
 from fullyconv.metrics import ConfusionMatrix, best_class
 from fullyconv.preprocessing import IMAGENET, Preprocessing
 from fullyconv.weights import pretrained, sources
@@ -68,7 +67,8 @@ class SegmentationModule(L.LightningModule, Uploads):
             torchvision's segmenters ``"bilinear"`` or their own ``"stretch"``.
         in_channels: C of the images.
         head_width: channels of the head, for presets whose name begins with ``ladder_``; None is the preset's own.
-        loss: a key of ``fullyconv.losses.LOSSES``, or several joined by ``+``.
+        loss: a key of ``fullyconv.losses.LOSSES``, or several joined by ``+``; or one of your own, a module or function
+            of (N, K, H, W) logits and a (N, H, W) mask that gives one number.
         class_weights: K weights for the loss, or None.
         optimizer: ``"sgd"`` with momentum, or ``"adamw"``.
         lr: base learning rate. Of the summed loss it is smaller by the number of pixels of an image.
@@ -113,7 +113,7 @@ class SegmentationModule(L.LightningModule, Uploads):
         upsampling: Literal["bilinear", "learned", "frozen", "stretch"] = "bilinear",
         in_channels: int = 3,
         head_width: int | None = None,
-        loss: str = "cross_entropy",
+        loss: str | nn.Module | PixelLoss = "cross_entropy",
         class_weights: list[float] | None = None,
         optimizer: Literal["sgd", "adamw"] = "sgd",
         lr: float = 0.01,
@@ -170,9 +170,8 @@ class SegmentationModule(L.LightningModule, Uploads):
             raise ValueError(f"lr={lr!r}: must be a positive number")
         if isinstance(freeze, str):
             raise ValueError(f"freeze={freeze!r}: give a list of prefixes, [{freeze!r}]")
-        for name, text in (("model", model), ("loss", loss)):
-            if not isinstance(text, str):
-                raise ValueError(f"{name}={text!r}: give a name")
+        if not isinstance(model, str):
+            raise ValueError(f"model={model!r}: give a name")
         self.labels = Labels.of(classes, palette=palette, values=label_values, ignore_index=ignore_index)
         self.preprocessing = IMAGENET if preprocessing is None else Preprocessing.of(preprocessing)
         if preprocessing is None and backbone_weights is not None:
@@ -184,7 +183,7 @@ class SegmentationModule(L.LightningModule, Uploads):
             )
         # A subclass may add its own arguments, and pass on Labels that it was given: only plain values are kept, as
         # a checkpoint must load with weights_only=True.
-        self.save_hyperparameters(ignore=["backbone_weights", "allow_unverified"])
+        self.save_hyperparameters(ignore=["backbone_weights", "allow_unverified", "loss"])
         for name, value in self.hparams.items():
             if isinstance(value, Labels):
                 self.hparams[name] = list(value.names)
@@ -192,6 +191,7 @@ class SegmentationModule(L.LightningModule, Uploads):
                 self.hparams[name] = value.to_dict()
             elif isinstance(value, Path):
                 self.hparams[name] = str(value)
+        self.hparams["loss"] = loss_name(loss)
         self._hparams_initial = copy.deepcopy(self.hparams)
         self.model: FCN = build_model(
             model, len(classes), in_channels=in_channels, padding=padding, upsampling=upsampling, head_width=head_width
@@ -199,6 +199,7 @@ class SegmentationModule(L.LightningModule, Uploads):
         # Convolutions of small networks take a quarter less time on a CPU where channels lie together, and those of
         # large ones no more; on a GPU it is what tensor cores want. Values differ by rounding only.
         self.model.to(memory_format=torch.channels_last)
+        self._loss_given = (loss,)  # in a tuple: no part of the module
         self.loss = build_loss(loss, ignore_index, class_weights)
         self.val_confusion = ConfusionMatrix(len(classes), ignore_index)
         self.test_confusion = ConfusionMatrix(len(classes), ignore_index)
@@ -237,7 +238,7 @@ class SegmentationModule(L.LightningModule, Uploads):
 
     def predict(
         self,
-        source: str | Path | Image.Image | npt.NDArray[Any] | Tensor,
+        source: ImageSource,
         *,
         memory: int | str | None = None,
         halo: Halo = "exact",
@@ -249,7 +250,8 @@ class SegmentationModule(L.LightningModule, Uploads):
         """Segment one image of any size.
 
         Args:
-            source: a path, a PIL image, an array (H, W[, C]) uint8, or a tensor (C, H, W), uint8 or float in 0..1.
+            source: a path, the bytes of a file, also opened ("rb"), a PIL image, an array (H, W[, C]) uint8, or a
+                tensor (C, H, W), uint8 or float in 0..1.
             memory: bytes, or a word such as "2GB", that the prediction may take beside the network, the image and the
                 mask; an image whose one pass takes more is segmented in tiles. None is half of what is free.
             halo: "exact" reads around each tile all that its scores depend on, so that there are no seams; a number of
@@ -275,7 +277,7 @@ class SegmentationModule(L.LightningModule, Uploads):
 
     def predict_to(
         self,
-        source: str | Path | Image.Image | npt.NDArray[Any] | Tensor,
+        source: ImageSource,
         target: str | Path,
         *,
         memory: int | str | None = None,
@@ -292,7 +294,8 @@ class SegmentationModule(L.LightningModule, Uploads):
         band. See `predict` for the other arguments.
 
         Args:
-            source: a path, a PIL image, an array (H, W[, C]) uint8, or a tensor (C, H, W), uint8 or float in 0..1.
+            source: a path, the bytes of a file, also opened ("rb"), a PIL image, an array (H, W[, C]) uint8, or a
+                tensor (C, H, W), uint8 or float in 0..1.
             target: file of the mask, ``.png`` or ``.tif``.
             memory: as `predict` takes it.
             halo: as `predict` takes it.
@@ -537,9 +540,9 @@ class SegmentationModule(L.LightningModule, Uploads):
         """Log the metrics of the whole set and keep them as ``test_scores``."""
         self.test_scores = self._log_scores("test", self.test_confusion)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> list[Tensor]:
-        """Give the predictions of a batch, each (H, W) at its image's own size."""
-        return [best_class(self(image[None]))[0] for image in _own_sizes(batch)]
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[Any]:
+        """Give what `predict` gives for each image of a batch, at its own size."""
+        return [self.predict(image) for image in _own_sizes(batch)]
 
     def _evaluate(self, batch: Batch, confusion: ConfusionMatrix) -> Tensor:
         """Score every image at its own size: padding that only made a batch must not change what is seen."""
@@ -667,7 +670,13 @@ class SegmentationModule(L.LightningModule, Uploads):
         if weights_only is False:
             raise ValueError("weights_only=False: would run what a checkpoint holds; leave it out")
         loaded: SegmentationModule = super().load_from_checkpoint(
-            checkpoint_path, map_location, hparams_file, strict, weights_only=True, **kwargs
+            checkpoint_path,
+            map_location,
+            hparams_file,
+            strict,
+            weights_only=True,
+            # what a command line wrote names classes, such as that of the loss: none of them is imported
+            **{"_instantiator": None, **kwargs},
         )
         return loaded
 
@@ -698,6 +707,8 @@ class SegmentationModule(L.LightningModule, Uploads):
         known = inspect.signature(maker.__init__).parameters
         try:
             module = maker(**{str(key): value for key, value in hyper.items() if key in known})
+            if any(isinstance(part, AbsentLoss) for part in module.modules()):
+                state = {key: value for key, value in state.items() if not key.startswith("loss.")}
             missing, unexpected = module.load_state_dict(state, strict=False)
         except (TypeError, ValueError, RuntimeError) as error:
             raise WeightsError(f"{place}: is not of a model of this package: {error}") from error
@@ -786,7 +797,7 @@ class SegmentationModule(L.LightningModule, Uploads):
         Returns:
             A new module in evaluation mode; ``reinitialized`` names the tensors that were not kept.
         """
-        other = type(self)(**(dict(self.hparams) | _class_arguments(labels) | {"class_weights": None}))
+        other = type(self)(**(self._arguments() | _class_arguments(labels) | {"class_weights": None}))
         own = self.model.state_dict()
         fresh = other.model.state_dict()
         depends = [name for name, value in fresh.items() if name not in own or own[name].shape != value.shape]
@@ -840,6 +851,10 @@ class SegmentationModule(L.LightningModule, Uploads):
         )
         return other
 
+    def _arguments(self) -> dict[str, Any]:
+        """Give what another module like this one is made with."""
+        return dict(self.hparams) | {"loss": self._loss_given[0]}
+
     def _further(self, names: Sequence[str]) -> Labels:
         """Add classes to the labels; their value in mask files is their index, or the next one that is free."""
         if isinstance(names, str):
@@ -880,7 +895,7 @@ class SegmentationModule(L.LightningModule, Uploads):
             ValueError: if the model has no such next stage.
         """
         name = self._next_stage(stride, getattr(self.model.head, "strides", (0,))[-1])
-        other = type(self)(**(dict(self.hparams) | {"model": name}))
+        other = type(self)(**(self._arguments() | {"model": name}))
         other.model.load_state_dict(self.model.grow(stride).state_dict())
         other.reinitialized = (f"head.score.{stride}.bias", f"head.score.{stride}.weight")
         return other._descend(self).train(self.training)
@@ -938,7 +953,7 @@ class MultiHeadModule(SegmentationModule):
         upsampling: Literal["bilinear", "learned", "frozen", "stretch"] = "bilinear",
         in_channels: int = 3,
         head_width: int | None = None,
-        loss: str = "cross_entropy",
+        loss: str | nn.Module | PixelLoss = "cross_entropy",
         class_weights: dict[str, list[float]] | None = None,
         optimizer: Literal["sgd", "adamw"] = "sgd",
         lr: float = 0.01,
@@ -1045,7 +1060,7 @@ class MultiHeadModule(SegmentationModule):
 
     def predict(  # type: ignore[override]
         self,
-        source: str | Path | Image.Image | npt.NDArray[Any] | Tensor,
+        source: ImageSource,
         *,
         memory: int | str | None = None,
         halo: Halo = "exact",
@@ -1056,7 +1071,8 @@ class MultiHeadModule(SegmentationModule):
         """Segment one image of any size, in one look for all heads.
 
         Args:
-            source: a path, a PIL image, an array (H, W[, C]) uint8, or a tensor (C, H, W), uint8 or float in 0..1.
+            source: a path, the bytes of a file, also opened ("rb"), a PIL image, an array (H, W[, C]) uint8, or a
+                tensor (C, H, W), uint8 or float in 0..1.
             memory: bytes, or a word such as "2GB", that the prediction may take beside the network, the image and the
                 mask; an image whose one pass takes more is segmented in tiles. None is half of what is free.
             halo: "exact" reads around each tile all that its scores depend on, so that there are no seams; a number of
@@ -1080,7 +1096,7 @@ class MultiHeadModule(SegmentationModule):
 
     def predict_to(  # type: ignore[override]
         self,
-        source: str | Path | Image.Image | npt.NDArray[Any] | Tensor,
+        source: ImageSource,
         target: str | Path,
         *,
         memory: int | str | None = None,
@@ -1138,12 +1154,6 @@ class MultiHeadModule(SegmentationModule):
                 f"the data ignores the label {ignored}, the model {self.hparams['ignore_index']}: use one ignore_index"
             )
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Tensor]]:  # type: ignore[override]
-        """Give the predictions of a batch, for each head (H, W) at the image's own size."""
-        return [
-            {name: best_class(logits)[0] for name, logits in self(image[None]).items()} for image in _own_sizes(batch)
-        ]
-
     def _evaluate(self, batch: Batch, confusion: nn.ModuleDict) -> Tensor:  # type: ignore[override]
         """Score every image at its own size, for all heads."""
         height, width = batch["image"].shape[-2:]
@@ -1191,7 +1201,7 @@ class MultiHeadModule(SegmentationModule):
             raise ValueError(
                 f"labels={labels!r}: the model has the heads {', '.join(self.classes)}; give a dict of Labels by head"
             )
-        options = dict(self.hparams) | _class_arguments(labels) | {"class_weights": None}
+        options = self._arguments() | _class_arguments(labels) | {"class_weights": None}
         other = type(self)(**options)
         same = {name for name, entry in labels.items() if list(entry.names) == self.classes.get(name)}
         own, fresh = self.model.state_dict(), other.model.state_dict()
@@ -1224,7 +1234,7 @@ class MultiHeadModule(SegmentationModule):
             ValueError: if the model has no such next stage.
         """
         finest = {head.strides[-1] for head in self.model.heads.values()}
-        other = type(self)(**(dict(self.hparams) | {"model": self._next_stage(stride, *finest)}))
+        other = type(self)(**(self._arguments() | {"model": self._next_stage(stride, *finest)}))
         other.model.load_state_dict(self.model.grow(stride).state_dict())
         other.reinitialized = tuple(
             f"head.{name}.score.{stride}.{kind}" for name in self.classes for kind in ("bias", "weight")

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from fullyconv.errors import WeightsError, first_line
-from fullyconv.images import read_bands, visible
+from fullyconv.images import ImageInput, read_bands, visible
 from fullyconv.inference.scaling import scaled_size
 from fullyconv.inference.segmentation import Segmentation
 from fullyconv.labels import Labels
@@ -32,8 +32,6 @@ MAX_BYTES = 2**31 - 1  # a protocol buffer holds no more
 MAX_METADATA_BYTES = 4 * 2**20
 MAX_CHANNELS = 1024
 MAX_HEADS = 64
-
-Source = str | Path | Image.Image | npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,7 @@ class ExportedSegmenter:
         """License of the weights, as stated by whoever trained them."""
         return self.description.license
 
-    def predict(self, source: Source) -> Segmentation:
+    def predict(self, source: ImageInput) -> Segmentation:
         """Segment one image.
 
         Args:
@@ -168,7 +166,7 @@ class ExportedSegmenter:
         """
         return self._predict(source)[""]
 
-    def _predict(self, source: Source) -> dict[str, Segmentation]:
+    def _predict(self, source: ImageInput) -> dict[str, Segmentation]:
         """Segment one image for all heads at once."""
         pixels = read_bands(source, self.description.in_channels)
         kind = "labels" if "labels" in self.description.outputs else "scores"
@@ -185,7 +183,7 @@ class ExportedSegmenter:
             results[head] = Segmentation(mask.astype(labels.dtype), labels, visible(pixels))
         return results
 
-    def scores(self, source: Source) -> npt.NDArray[np.float32]:
+    def scores(self, source: ImageInput) -> npt.NDArray[np.float32]:
         """Give the scores of every class, before softmax, at every pixel of an image.
 
         Args:
@@ -199,7 +197,7 @@ class ExportedSegmenter:
         """
         return self._scores(source)[""]
 
-    def _scores(self, source: Source) -> dict[str, npt.NDArray[np.float32]]:
+    def _scores(self, source: ImageInput) -> dict[str, npt.NDArray[np.float32]]:
         if "scores" not in self.description.outputs:
             raise ValueError(f"{self.path}: gives labels alone; export it with scores=True (--scores)")
         heads = self.description.heads
@@ -253,7 +251,7 @@ class MultiHeadExportedSegmenter(ExportedSegmenter):
         """For each head the K class names."""
         return {head: list(labels.names) for head, labels in self.labels.items()}
 
-    def predict(self, source: Source) -> dict[str, Segmentation]:  # type: ignore[override]
+    def predict(self, source: ImageInput) -> dict[str, Segmentation]:  # type: ignore[override]
         """Segment one image for all heads at once.
 
         Args:
@@ -269,7 +267,7 @@ class MultiHeadExportedSegmenter(ExportedSegmenter):
         """
         return self._predict(source)
 
-    def scores(self, source: Source) -> dict[str, npt.NDArray[np.float32]]:  # type: ignore[override]
+    def scores(self, source: ImageInput) -> dict[str, npt.NDArray[np.float32]]:  # type: ignore[override]
         """Give for each head the scores of every class, before softmax, at every pixel of an image.
 
         Args:

@@ -44,7 +44,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
     check_target(Path(arguments.out))
     if arguments.model is not None:
-        result = open_model(arguments).predict(Path(arguments.image) if arguments.image else demo.sample_photograph())
+        result = open_model(arguments).predict(arguments.image or demo.sample_photograph())
         write_image(arguments.out, result.overlay())
         print(repr(result))
     else:

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from fullyconv.data.augment import Augment, Augmented
 from fullyconv.data.cache import DecodedCache
 from fullyconv.data.folder import SegmentationFolder, set_aside
 from fullyconv.data.pairs import Pair
@@ -94,6 +95,9 @@ class SegmentationDataModule(L.LightningDataModule):
             split; 0 sets none aside.
         train_on: "train", or "train+val" for the last training of a model whose settings were chosen on val: there is
             nothing to validate on then, and a command of training keeps the weights of its last epoch.
+        augment: an augmentation of your own for training samples, before crop, scale, flip and colors: a transform of
+            torchvision's v2, one of albumentations, or a function of ``image=`` and ``mask=``; see
+            `fullyconv.data.augment.Augmented`.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -131,11 +135,15 @@ class SegmentationDataModule(L.LightningDataModule):
         cache_gigabytes: float = 8.0,
         test_fraction: float = 0.0,
         train_on: Literal["train", "train+val"] = "train",
+        augment: Augment | None = None,
     ) -> None:
         super().__init__()
         data = os.fspath(data)
         # Not for the logger: the module has arguments of the same names, and Lightning refuses to merge the two.
-        self.save_hyperparameters(logger=False)
+        self.save_hyperparameters(logger=False, ignore=["augment"])  # a checkpoint holds plain values
+        if augment is not None and (not callable(augment) or isinstance(augment, type)):
+            raise ValueError(f"augment={augment!r}: give an object that is called with an image and its mask")
+        self.augment = augment
         self._set_loading(
             {
                 "crop_size": crop_size,
@@ -199,9 +207,11 @@ class SegmentationDataModule(L.LightningDataModule):
         Raises:
             ValueError: if an argument is out of its range.
         """
+        augment = options.pop("augment", self.augment)
         wanted = {name: value for name, value in self.hparams.items() if not name.startswith("_")} | options
         if any(_plain(wanted[name]) != _plain(self.hparams[name]) for name in wanted if name not in LOADING):
-            return type(self)(**wanted)
+            return type(self)(**wanted, augment=augment)
+        self.augment = augment
         self.hparams.update(options)
         self._set_loading(wanted)
         self.keep_decoded(wanted["cache"], wanted["cache_gigabytes"])
@@ -292,7 +302,10 @@ class SegmentationDataModule(L.LightningDataModule):
         Raises:
             DatasetError: if there is no such split.
         """
-        transform = training_transform(self.augmentation, self.ignore_index) if split == "train" else None
+        transform: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+        if split == "train":
+            own = training_transform(self.augmentation, self.ignore_index)
+            transform = own if self.augment is None else Augmented(self.augment, own, self.labels)
         return SegmentationFolder(
             self._pairs(split),
             self.labels,
@@ -326,6 +339,10 @@ class SegmentationDataModule(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Any]:
         """Load the test split, every sample once, at its own size."""
         return self.eval_dataloader("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Load what is there to be looked at: the test split, else that for validation, else all, at its own size."""
+        return self.eval_dataloader(next(split for split in ("test", "val", "train") if split in self.splits))
 
     def eval_dataloader(self, split: str) -> DataLoader[Any]:
         """Load any split without augmentation, every sample once, at its own size.

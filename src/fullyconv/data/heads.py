@@ -173,7 +173,7 @@ class MultiHeadDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         data = os.fspath(data)
-        self.save_hyperparameters(logger=False)
+        self.save_hyperparameters(logger=False, ignore=["augment"])
         for name in ("classes", "values"):
             if options.get(name) is not None:
                 raise ValueError(f"{name}={options[name]!r}: a set with several heads has its own; leave it out")
@@ -246,6 +246,10 @@ class MultiHeadDataModule(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Any]:
         """Load the test split, every sample once, at its own size."""
         return self._by_head(self._joint.test_dataloader())
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Load what is there to be looked at: the test split, else that for validation, else all, at its own size."""
+        return self._by_head(self._joint.predict_dataloader())
 
     def _by_head(self, loader: DataLoader[Any]) -> DataLoader[Any]:
         loader.collate_fn = _Collate(self._codes)

@@ -245,10 +245,6 @@ class FolderPlan:
 
     def _find(self, given: str | Path) -> list[_Input]:
         root = Path(given)
-        if "://" in str(given):
-            raise ValueError(f"inputs={str(given)!r}: addresses are not read; download it, and give the file")
-        if str(given).isdecimal() and not root.exists():
-            raise ValueError(f"inputs={str(given)!r}: no such file, and cameras are not read; record a video first")
         found = []
         for path in find_images(given, recursive=True, extensions=(*EXTENSIONS, *VIDEO_EXTENSIONS)):
             inside_out = self.out.resolve() in path.resolve().parents

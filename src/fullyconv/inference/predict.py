@@ -12,11 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from fullyconv.geometry import Geometry
-from fullyconv.images import MAX_PIXELS, MaskWriter, read_bands, visible
+from fullyconv.images import MAX_PIXELS, ImageInput, MaskWriter, read_bands, visible
 from fullyconv.inference.argmax import scaled_argmax, upsample_argmax
 from fullyconv.inference.budget import parse_memory
 from fullyconv.inference.scaling import scaled_size
@@ -29,12 +28,13 @@ from fullyconv.upsampling import resample
 BAND_BYTES = 2**26  # of logits at a time, where an image was seen smaller
 _PREVIEW = 4096  # pixels along the longer side
 
-Source = str | Path | Image.Image | npt.NDArray[Any] | Tensor
+ImageSource = ImageInput | Tensor
+"""What can be segmented: what `fullyconv.images.read_image` takes, or a tensor (C, H, W), uint8 or float in 0..1."""
 
 
 def segment(
     logits: Callable[[Tensor], Tensor],
-    source: Source,
+    source: ImageSource,
     labels: Labels,
     device: torch.device,
     in_channels: int = 3,
@@ -53,7 +53,8 @@ def segment(
 
     Args:
         logits: (1, C, H, W) RGB in 0..1 -> (1, K, H, W).
-        source: a path, a PIL image, an array (H, W[, C]) uint8, or a tensor (C, H, W), uint8 or float in 0..1.
+        source: a path, the bytes of a file, also opened ("rb"), a PIL image, an array (H, W[, C]) uint8, or a tensor
+            (C, H, W), uint8 or float in 0..1.
         labels: of the K classes.
         device: where ``logits`` computes.
         in_channels: C that ``logits`` expects; images are read as `fullyconv.images.read_bands` does.
@@ -83,7 +84,7 @@ def segment(
 def segment_any(
     network: Network,
     scores: Callable[[Tensor], Tensor],
-    source: Source,
+    source: ImageSource,
     labels: Labels,
     options: Options,
     short_side: int | None = None,
@@ -112,7 +113,7 @@ def segment_any(
 
 
 def segment_tiled(
-    network: Network, source: Source, labels: Labels, options: Options, seen: tuple[int, int] | None = None
+    network: Network, source: ImageSource, labels: Labels, options: Options, seen: tuple[int, int] | None = None
 ) -> Segmentation:
     """Segment an image by as many tiles as the memory asks for, the logits of a few rows at a time.
 
@@ -131,7 +132,7 @@ def segment_tiled(
 def segment_heads(
     networks: Mapping[str, Network],
     scores: Callable[[Tensor], Mapping[str, Tensor]],
-    source: Source,
+    source: ImageSource,
     labels: Mapping[str, Labels],
     options: Options,
     short_side: int | None = None,
@@ -177,7 +178,7 @@ def segment_heads(
 def _segment_tiled(
     networks: Mapping[str, Network],
     scores: Callable[[Tensor], Mapping[str, Tensor]],
-    source: Source,
+    source: ImageSource,
     labels: Mapping[str, Labels],
     options: Options,
     seen: tuple[int, int] | None,
@@ -193,7 +194,7 @@ def _segment_tiled(
 
 def segment_to(
     network: Network,
-    source: Source,
+    source: ImageSource,
     target: str | Path,
     labels: Labels,
     options: Options,
@@ -241,7 +242,7 @@ def segment_to(
 def segment_heads_to(
     networks: Mapping[str, Network],
     scores: Callable[[Tensor], Mapping[str, Tensor]],
-    source: Source,
+    source: ImageSource,
     target: str | Path,
     labels: Mapping[str, Labels],
     options: Options,
@@ -354,7 +355,7 @@ def _stretched(scores: Tensor, grid: Geometry, seen: tuple[int, int], own: tuple
     return torch.cat(labels, 1)
 
 
-def read_pixels(source: Source, in_channels: int = 3, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+def read_pixels(source: ImageSource, in_channels: int = 3, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """Read one image of any form that `segment` takes, as (H, W, C) uint8."""
     if not isinstance(source, Tensor):
         return read_bands(source, in_channels, max_pixels=max_pixels)

@@ -72,6 +72,10 @@ class Segmentation:
         """
         return overlay(self.image, self.mask, self.labels, alpha=alpha, legend=legend)
 
+    def to(self, device: object, **_: object) -> Segmentation:
+        """Give the result itself: it lies in main memory. Lightning moves by it what a prediction step gives."""
+        return self
+
     def save(self, path: str | Path) -> Path:
         """Write the mask as a PNG with the palette of the classes; its pixel values are the class indices."""
         write_mask(path, self.mask, self.labels.palette if len(self.labels.names) <= 256 else None)

@@ -17,7 +17,7 @@ from fullyconv.errors import first_line
 from fullyconv.geometry.measuring import evaluating
 from fullyconv.inference import processor
 from fullyconv.inference.folding import fingerprint, fold
-from fullyconv.inference.predict import Source, segment_any, segment_heads, segment_heads_to, segment_to
+from fullyconv.inference.predict import ImageSource, segment_any, segment_heads, segment_heads_to, segment_to
 from fullyconv.inference.tiles import Halo, Network, Options, Probabilities
 from fullyconv.labels import Labels
 from fullyconv.preprocessing import Preprocessing
@@ -96,7 +96,7 @@ class Predictor:
 
     def predict(
         self,
-        source: Source,
+        source: ImageSource,
         *,
         memory: int | str | None = None,
         halo: Halo = "exact",
@@ -119,7 +119,7 @@ class Predictor:
 
     def predict_to(
         self,
-        source: Source,
+        source: ImageSource,
         target: str | Path,
         *,
         memory: int | str | None = None,
