@@ -264,5 +264,5 @@ def test_an_image_is_read_from_bytes_and_from_what_is_open(tree: Path) -> None:
         assert dense.predict(file).mask.shape == (48, 64)
     with path.open(encoding="latin-1") as text, pytest.raises(ValueError, match="was opened as text; open it with"):
         segmenter.predict(text)  # type: ignore[arg-type]
-    with pytest.raises(fullyconv.DatasetError, match="the image: not an image"):
+    with pytest.raises(fullyconv.DatasetError, match="source: not an image"):
         segmenter.predict(b"no image")

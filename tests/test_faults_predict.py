@@ -209,7 +209,6 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-@pytest.mark.xfail(strict=True, reason="the message is that of a library, says nothing, or holds the whole argument")
 def test_c13_a_source_that_is_none_is_answered_in_short_and_by_name(name: str, model: Path) -> None:
     segmenter = fullyconv.load(model)
     with pytest.raises((ValueError, TypeError), match=r"source|bytes") as caught:

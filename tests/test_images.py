@@ -129,7 +129,7 @@ def test_array_of_another_kind_is_refused(array, message):
 
 
 def test_other_objects_are_refused():
-    with pytest.raises(ValueError, match="give a path, a Pillow image or a numpy array"):
+    with pytest.raises(ValueError, match="give a path, a Pillow image, a numpy array or the bytes of a file"):
         read_image(3)
 
 

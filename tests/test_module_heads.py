@@ -146,8 +146,8 @@ def test_prediction_runs_once_and_gives_a_segmentation_for_each_head() -> None:
     with torch.no_grad():
         for name, logits in plain(image[None]).items():
             assert_same_mask(plain.predict(photo)[name].mask, logits.argmax(1)[0])
-    masks = plain.predict_step({"image": image[None], "size": torch.tensor([[30, 40]])}, 0)
-    assert {name: mask.shape for name, mask in masks[0].items()} == dict.fromkeys(CLASSES, (30, 40))
+    results = plain.predict_step({"image": image[None], "size": torch.tensor([[30, 40]])}, 0)
+    assert {name: result.mask.shape for name, result in results[0].items()} == dict.fromkeys(CLASSES, (30, 40))
 
 
 def test_model_folder_keeps_heads_classes_and_logits(tmp_path: Path) -> None:

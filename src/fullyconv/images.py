@@ -97,7 +97,7 @@ def read_image(source: ImageInput, *, max_pixels: int = MAX_PIXELS) -> npt.NDArr
         return _rgb_from_array(source)
     if isinstance(source, Image.Image):
         _bound(source.size[::-1], max_pixels, "source")
-        return _rgb_from_pillow(_upright(source), "source")
+        return _rgb_from_pillow(_upright(_loaded(source)), "source")
     path = _as_path(source)
     with _opened(path, max_pixels) as image:
         return _rgb_from_pillow(_upright(image), str(path))
@@ -164,7 +164,7 @@ def read_bands(source: ImageInput, channels: int, *, max_pixels: int = MAX_PIXEL
         return _bands_of_array(source, channels)
     if isinstance(source, Image.Image):
         _bound(source.size[::-1], max_pixels, "source")
-        return _bands_of_pillow(source, channels, "source")
+        return _bands_of_pillow(_loaded(source), channels, "source")
     path = _as_path(source)
     if not _by_tifffile(path, channels, max_pixels):
         with _opened(path, max_pixels) as image:
@@ -652,15 +652,15 @@ def encoded_file(file: IO[bytes]) -> Encoded:
     if not isinstance(data, bytes):
         raise ValueError(f"source={file!r}: was opened as text; open it with mode 'rb'")
     if len(data) > MAX_BYTES:
-        raise DatasetError(f"{name or 'the image'}: more than {MAX_BYTES} bytes; give the path of the file")
-    return Encoded(name if isinstance(name, str) else "the image", data)
+        raise DatasetError(f"{name or 'source'}: more than {MAX_BYTES} bytes; give the path of the file")
+    return Encoded(name if isinstance(name, str) else "source", data)
 
 
 def _as_path(source: str | Path | Encoded | bytes | bytearray | memoryview | IO[bytes]) -> Path | Encoded:
     if isinstance(source, Encoded):
         return source
     if isinstance(source, bytes | bytearray | memoryview):
-        return Encoded("the image", bytes(source))
+        return Encoded("source", bytes(source))
     if not isinstance(source, str | Path) and hasattr(source, "read"):
         return encoded_file(source)
     try:
@@ -740,6 +740,17 @@ def _too_large(name: str, what: str, max_pixels: int) -> str:
     return (
         f"{name}: too large ({what}), the bound is max_pixels={max_pixels}; give a larger max_pixels or a smaller file"
     )
+
+
+def _loaded(image: Image.Image) -> Image.Image:
+    try:
+        image.load()
+    except Exception as error:  # Pillow's own, and what its decoders raise
+        raise DatasetError(
+            f"source: a Pillow image that cannot be read ({type(error).__name__}: {str(error)[:200]}); open it again, "
+            "and close it after"
+        ) from error
+    return image
 
 
 def _orientation(image: Image.Image) -> int:

@@ -359,6 +359,8 @@ def read_pixels(source: ImageSource, in_channels: int = 3, max_pixels: int = MAX
     """Read one image of any form that `segment` takes, as (H, W, C) uint8."""
     if not isinstance(source, Tensor):
         return read_bands(source, in_channels, max_pixels=max_pixels)
+    if source.is_meta:
+        raise ValueError("source is a tensor on the meta device, which holds no values; give one that does")
     taken = (1, 3) if in_channels == 3 else (in_channels,)
     if source.ndim != 3 or source.shape[0] not in taken or 0 in source.shape:
         raise ValueError(
