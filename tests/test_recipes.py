@@ -16,7 +16,12 @@ from fullyconv.cli.recipes import respelled
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = {path.parent.name: path for path in sorted(ROOT.glob("zoo/*/recipe.yaml"))}
 SEGMENTERS = [name for name, path in RECIPES.items() if "run" in yaml.safe_load(path.read_text(encoding="utf-8"))]
-BRIEFLY = ["--trainer.max_steps=2", "--trainer.limit_val_batches=1", "--trainer.accelerator=cpu"]
+BRIEFLY = [
+    "--trainer.precision=32-true",
+    "--trainer.max_steps=2",
+    "--trainer.limit_val_batches=1",
+    "--trainer.accelerator=cpu",
+]
 
 
 @pytest.fixture
@@ -44,7 +49,7 @@ def test_every_recipe_takes_two_steps_and_leaves_a_model_folder(name: str, tmp_p
 def test_every_recipe_of_a_classifier_takes_two_steps(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["fit", "--config", str(RECIPES[name]), f"--folder={tmp_path}", *BRIEFLY, "--trainer.precision=32"]
+    words = ["fit", "--config", str(RECIPES[name]), f"--folder={tmp_path}", *BRIEFLY]
     monkeypatch.setattr(sys, "argv", [str(ROOT / "zoo/classifier.py"), *words])
     runpy.run_path(sys.argv[0], run_name="__main__")
     assert list(tmp_path.rglob("config.json"))
