@@ -68,6 +68,7 @@ COMPARISONS: dict[str, Comparison] = {
         ("onnx", "onnxscript", "onnxruntime"),
     ),
     "whole_process": Comparison("whole_process.py", ("--repeat", "5"), ("--repeat", "1"), ("onnx", "onnxruntime")),
+    "cold_start": Comparison("cold_start.py", ("--repeats", "5"), ("--repeats", "1"), threads=False),
     "segformer": Comparison("segformer.py", ("--repeats", "9"), needs=("transformers",)),
     "upsample_argmax": Comparison("upsample_argmax.py", ("--repeats", "9")),
     "sliding_logits": Comparison(
