@@ -86,7 +86,7 @@ class Export:
         ]
         if "quantized_pixels" in parity:
             lines.append(
-                f"int8 against the segmenter, on the images of the calibration: {parity['quantised_pixels']:.2%} of "
+                f"int8 against the segmenter, on the images of the calibration: {parity['quantized_pixels']:.2%} of "
                 "the pixels differ"
             )
         if self.scores is not None and self.model_scores is not None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fullyconv.errors import DatasetError
+from fullyconv.files import remove_unfinished
 from fullyconv.images import EXTENSIONS, MAX_PIXELS, find_images, write_image
 from fullyconv.inference.budget import parse_memory
 from fullyconv.inference.journal import Journal
@@ -338,6 +339,8 @@ class FolderPlan:
         predicted: list[Predicted] = []
         self._journal.open(heads)
         try:
+            for folder in {target.parent for _, target in self._files(heads)} | {one.target for one in self.videos}:
+                remove_unfinished(folder)
             with (
                 closing(self._predict_images(predictor, options)) as images,
                 closing(self._predict_videos(predictor, options, heads, frames)) as videos,
