@@ -373,7 +373,8 @@ class FolderPlan:
             )
         for word in words:
             predictor.labels.index(word)
-        if "compile" in self._options and "compile" not in inspect.signature(predictor.predict).parameters:
+        several = isinstance(predictor.labels, Mapping)
+        if "compile" in self._options and (several or "compile" not in inspect.signature(predictor.predict).parameters):
             raise ValueError("compile=True: only segmenters of one head are compiled; leave it out")
         return dict(self._options)
 
@@ -527,7 +528,8 @@ def identity(predictor: Any) -> Any:
     path = getattr(predictor, "path", None)
     if path is not None:
         return file_identity(path)
-    if not hasattr(predictor, "state_dict"):
+    weights = predictor if hasattr(predictor, "state_dict") else getattr(predictor, "model", None)
+    if weights is None:
         return type(predictor).__name__
     import hashlib
 
@@ -535,7 +537,7 @@ def identity(predictor: Any) -> Any:
 
     known = repr((predictor.labels, getattr(predictor, "preprocessing", None)))
     digest = hashlib.blake2b(known.encode(), digest_size=16)
-    for name, tensor in predictor.state_dict().items():
+    for name, tensor in weights.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
