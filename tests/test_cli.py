@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+import fullyconv
 import public_trees
 from closeness import assert_close, assert_same_mask
 from conftest import write_tree
@@ -23,6 +24,7 @@ from fullyconv import cli
 from fullyconv.inference import folder, journal
 from fullyconv.module import SegmentationModule
 from hub_server import FileServer
+from told import run as run_here
 
 
 def run(*words: object) -> subprocess.CompletedProcess[str]:
@@ -288,15 +290,30 @@ def test_testing_on_data_with_other_classes_is_refused(
     assert "the data has the classes ['ground', 'box', 'sky'], the model ['a', 'b']" in capsys.readouterr().err
 
 
-def test_list_shows_what_there_is_where_it_lives_and_under_which_license(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_a_model_a_line_with_its_score_size_and_license(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "110")
     assert cli.main(["list"]) == 0
     printed = capsys.readouterr().out
-    assert "(street): segmenter, 11 classes, mIoU 65.2 on camvid test, 6.7 MB" in printed
-    assert "fcn_resnet50.coco_voc: segmenter, 21 classes, mIoU 60.5 on COCO-val2017-VOC-labels val, as pu" in printed
-    assert "torchvision://VGG16_Weights.IMAGENET1K_V1" in printed
-    assert "license of the weights: research use" in printed
+    (street,) = (line for line in printed.splitlines() if line.startswith("  street "))
+    for fact in ("(11)", "mIoU 65.2", "6.7 MB", "research use"):
+        assert fact in street
+    assert max(map(len, printed.splitlines())) <= 110
     assert cli.main(["list", "--kind", "segmenter", "--source", "shipped"]) == 0
     assert "torchvision" not in capsys.readouterr().out
+
+
+def test_list_shows_all_of_one_model_by_any_of_its_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", "fcn_resnet50.coco_voc"]) == 0
+    printed = capsys.readouterr().out
+    for fact in ("segmenter", "mIoU 60.5 on COCO-val2017-VOC-labels val, as published", "tvmonitor", "COCO may bind",
+                 "torchvision://FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1"):  # fmt: skip
+        assert fact in printed
+    assert cli.main(["list", "street", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "ladder_efficientnet_lite0.camvid"
+    assert cli.main(["list", "strete"]) == 2
+    assert "Did you mean street?" in capsys.readouterr().err
 
 
 def test_list_is_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -433,12 +450,75 @@ def test_nothing_in_a_checkpoint_behind_an_address_runs(
     assert not (tmp_path / "ran").exists()
 
 
+COMMANDS = (
+    "list", "demo", "predict", "serve", "doctor", "fetch", "fit", "test", "validate", "convert", "export", "publish",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_every_help_fits_on_a_screen(
+    command: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    said = run_here(capsys, *([command] if command else []), "--help")
+    assert said.code == 0
+    lines = said.out.splitlines()
+    assert lines[0].startswith(f"usage: fullyconv {command or 'COMMAND'}")
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+
+
+def test_the_help_of_fit_leaves_that_of_lightning_to_a_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of Lightning's command line
+    assert "--trainer." not in run_here(capsys, "fit", "--help").out
+    said = run_here(capsys, "fit", "--help-all")
+    assert said.code == 0
+    assert "--trainer.max_epochs" in said.out
+    assert "--run.folder" in said.out
+
+
+def test_nobody_is_left_to_guess_the_model(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["predict", images / "a.jpg", "--out", tmp_path / "m"]
+    assert "the model is street, which finds sky, building, pole" in run_here(capsys, *words).err
+    assert "the model is" not in run_here(capsys, *words, "--model", "street", "--overwrite").text
+
+
+def test_predict_answers_programs_with_one_object(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (images / "aa.jpg").write_bytes(b"none")
+    said = run_here(capsys, "predict", images, "--out", tmp_path / "m", "--json")
+    assert said.code == 1
+    answer = json.loads(said.out)
+    assert (answer["model"], answer["before"], answer["failed"], len(answer["files"])) == ("street", 0, 1, 4)
+    first, broken = answer["files"][:2]
+    assert Path(first["target"]) == tmp_path / "m" / "a.png"
+    assert sum(first["shares"][""].values()) == pytest.approx(1)
+    assert "aa.jpg" in broken["error"]
+    again = json.loads(run_here(capsys, "predict", images, "--out", tmp_path / "m", "--json").out)
+    assert (again["before"], len(again["files"])) == (3, 1)
+
+
+def test_commands_answer_programs_in_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FULLYCONV_DATA", raising=False)
+    made = json.loads(run_here(capsys, "convert", "steel_kinds", "--to", tmp_path / "dense", "--json").out)
+    assert (made["folder"], made["kind"]) == (str(tmp_path / "dense"), "classifier")
+    assert made["classes"] == fullyconv.load(tmp_path / "dense").classes
+    sets = {row["name"]: row for row in json.loads(run_here(capsys, "fetch", "--json").out)}
+    assert sets["voc2012"]["counts"] == {"train": 1464, "val": 1449}
+    assert (sets["cityscapes"]["how"], sets["cityscapes"]["folder"]) == ("login", None)
+
+
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main(["--help"])
     assert stopped.value.code == 0
     printed = capsys.readouterr().out
-    for command in ("list", "demo", "predict", "doctor", "fetch", "fit", "test", "validate", "convert", "publish"):
+    for command in COMMANDS:
         assert command in printed
 
 

@@ -344,7 +344,6 @@ def test_m11_a_test_without_a_test_split_names_both_ways_out(tmp_path: Path, cap
     assert "--test-fraction" in said.err
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the help is that of Lightning's command line")
 def test_m12_the_help_of_fit_begins_with_our_options(capsys: Capture) -> None:
     said = run(capsys, "fit", "--help")
     assert said.code == 0

@@ -336,7 +336,6 @@ cli.main(["predict", *sys.argv[1:]])
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="nobody looks for the unfinished files of an earlier run")
 def test_c23_the_next_run_removes_the_unfinished_masks_of_a_killed_one(
     model: Path, photos: Path, tmp_path: Path
 ) -> None:

@@ -533,7 +533,6 @@ def test_m10_an_unknown_loss_is_answered_with_all_that_may_be_written() -> None:
 # ---- M12: the help of fit -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="the help is that of Lightning alone")
 def test_m12_the_help_of_fit_begins_with_its_own_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("fit", "--help") == 0
     said = capsys.readouterr().out

@@ -15,6 +15,7 @@ from fullyconv.images import read_mask
 from fullyconv.inference.folder import Predicted, identity
 from fullyconv.inference.journal import NAME, Journal
 from fullyconv.inference.segmentation import Segmentation
+from fullyconv.inference.serving import Predictor
 from fullyconv.inference.video import VideoWriter
 from fullyconv.labels import Labels
 
@@ -170,6 +171,16 @@ def test_a_note_of_a_run_that_was_killed_is_read_as_far_as_it_goes(photos: Path,
     note.write_text("{")
     assert fullyconv.predict_folder(Bright(), photos, tmp_path / "out").before == 0
     assert fullyconv.predict_folder(Bright(), photos, tmp_path / "out").before == 3
+
+
+def test_a_model_that_only_predicts_does_what_its_module_does(photos: Path, tmp_path: Path) -> None:
+    module = always(["a", "b"], 1)
+    predictor = Predictor(module.model, module.labels, module.preprocessing)
+    done = fullyconv.predict_folder(predictor, photos, tmp_path / "out", flip=True)
+    assert [one.shares[""]["b"] for one in done.predicted] == [1.0] * 3
+    assert identity(predictor) == identity(Predictor(module.model, module.labels, module.preprocessing))
+    other = always(["a", "b"], 0)
+    assert identity(predictor) != identity(Predictor(other.model, other.labels, other.preprocessing))
 
 
 def test_a_model_is_told_from_others_by_its_weights() -> None:

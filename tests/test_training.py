@@ -245,7 +245,7 @@ def test_trained_on_train_and_val_the_weights_of_the_last_epoch_are_kept(shapes:
     words = ("--model", RANDOM, "--epochs", "2", "--out", "mine", "--data.train_on=train+val")
     assert "model folder written" in fit(tmp_path, *words)
     kept = torch.load(tmp_path / "mine" / "checkpoints" / "best.ckpt", weights_only=True)
-    assert (kept["epoch"], kept["global_step"]) == (1, 2 * (12 // 4))
+    assert (kept["epoch"], kept["global_step"]) == (1, 2 * (12 // 6))
     segmenter = fullyconv.load(tmp_path / "mine" / "model")
     assert segmenter.score is not None
     assert segmenter.score["split"] == "test"

@@ -12,6 +12,9 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -24,6 +27,8 @@ TIMEOUT = 20.0  # seconds without a byte
 ATTEMPTS = 5  # connections in a row that bring nothing new
 PAUSE = 1.0  # seconds before the first further attempt; doubled at each
 CHUNK = 2**20
+
+_WATCHER: ContextVar[Callable[[int, int | None], None] | None] = ContextVar("watcher", default=None)
 
 
 def check_url(url: str, *, plain_http: bool = False) -> None:
@@ -89,6 +94,20 @@ def download(
     return found
 
 
+@contextmanager
+def watched(watcher: Callable[[int, int | None], None]) -> Iterator[None]:
+    """Tell of every download inside the block how far it is.
+
+    Args:
+        watcher: is called with the bytes that are there and those announced, None where the server does not say.
+    """
+    token = _WATCHER.set(watcher)
+    try:
+        yield
+    finally:
+        _WATCHER.reset(token)
+
+
 def _fetch(url: str, file: IO[bytes], max_bytes: int, *, resume: bool) -> None:
     """Fill an open file with what the address gives, over as many connections as it takes.
 
@@ -124,6 +143,8 @@ def _fetch(url: str, file: IO[bytes], max_bytes: int, *, resume: bool) -> None:
                     if have > max_bytes:
                         raise WeightsError(f"{url}: sends more than {max_bytes} bytes; nothing was kept")
                     file.write(block)
+                    if (watcher := _WATCHER.get()) is not None:
+                        watcher(have, total)
             if total is None or have == total:
                 return
             if have > total:

@@ -14,7 +14,29 @@ from typing import Any
 from fullyconv.cli import catalog, data, demo, fit, predict, score, weights
 from fullyconv.cli.options import has_option
 
-DESCRIPTION = "Semantic segmentation with fully convolutional networks: pretrained models, fine-tuning, conversion."
+HELP = """usage: fullyconv COMMAND ...
+
+Semantic segmentation with fully convolutional networks.
+
+use a model
+  demo       one photograph: a heat map of a word, or a segmentation
+  predict    images, videos and folders of them
+  serve      a web page that segments the images dropped on it
+
+your own data
+  doctor     what is wrong with a folder of images and masks
+  fit        train on it: fit DATA, or fit --config RECIPE
+  test       the metrics of a model on its test split; validate: on val
+  fetch      public data sets
+
+weights
+  list       the models there are; list NAME: all of one
+  convert    weights from anywhere into a model folder
+  export     one ONNX file, to predict without torch
+  publish    to the Hugging Face Hub
+
+fullyconv COMMAND --help says what a command takes; --version
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,6 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Names of files and classes may hold what the terminal's encoding lacks: no reason to stop half-way.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    if words == ["--version"]:
+        from importlib.metadata import version
+
+        print(f"fullyconv {version('fullyconv')}")
+        return 0
     # LightningCLI owns the grammar of fit, and of test and validate by recipe and checkpoint.
     if words and words[0] == "fit":
         return _guard(lambda: fit.fit(words[1:]))
@@ -53,9 +80,14 @@ def _guard(run: Any) -> int:
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    def format_help(self) -> str:
+        return HELP
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fullyconv", description=DESCRIPTION)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    parser = _Parser(prog="fullyconv", usage="fullyconv COMMAND ...")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=argparse.ArgumentParser)
     for module in (catalog, demo, predict, data, score, weights, fit):
         module.add(commands)
     return parser

@@ -3,43 +3,54 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from fullyconv.cli.opening import check_target, quiet_lightning
-from fullyconv.cli.options import CHANNELS_HELP, add_reading, positive, reading_of
+from fullyconv.cli.options import (
+    CHANNELS_HELP,
+    DATA_HELP,
+    Commands,
+    add_json,
+    add_reading,
+    new_command,
+    positive,
+    print_json,
+    reading_of,
+)
+from fullyconv.cli.progress import busy
 from fullyconv.errors import DatasetError
-
-if TYPE_CHECKING:
-    from fullyconv.cli.options import Commands
 
 
 def add(commands: Commands) -> None:
-    doctor = commands.add_parser(
+    doctor = new_command(
+        commands,
         "doctor",
-        help="read every image and mask of a set once, and say what is wrong with it",
-        description="Exit status: 0 if training can start, 1 if there are errors (with --strict also warnings), 2 for "
-        "a wrong call.",
+        "DATA [options]",
+        "Read every image and mask once, and say what is wrong. Exit status: 0 if training can start, 1 if there are "
+        "errors, 2 for a wrong call.",
     )
-    doctor.add_argument("data", metavar="DATA", help="folder, or name of a public set under FULLYCONV_DATA")
-    add_reading(doctor)
-    doctor.add_argument("--in-channels", type=positive, default=3, metavar="C", help=CHANNELS_HELP)
-    doctor.add_argument("--sheet", metavar="FILE", help="write a contact sheet of images and masks, a .png or .jpg")
-    doctor.add_argument("--json", action="store_true", help="for programs: one object")
-    doctor.add_argument("--strict", action="store_true", help="warnings are errors")
+    doctor.add_argument("data", metavar="DATA", help=DATA_HELP)
+    doctor.add_argument("--sheet", metavar="FILE", help="write a contact sheet of images and masks, .png or .jpg")
     doctor.add_argument("--all", action="store_true", help="name every file, not five a finding")
+    doctor.add_argument("--strict", action="store_true", help="warnings are errors")
+    doctor.add_argument("--in-channels", type=positive, default=3, metavar="C", help=CHANNELS_HELP)
+    add_json(doctor)
+    add_reading(doctor)
     doctor.set_defaults(run=_doctor)
 
-    fetching = commands.add_parser(
+    fetching = new_command(
+        commands,
         "fetch",
-        help="list the public data sets, or make one ready: unpack its archives, and download what may be",
-        description="Without a name: the sets, their licenses and how each is to be had.",
+        "[NAME] [options]",
+        "Make a public data set ready: unpack its archives, and download what may be. Without a name: the sets, their "
+        "licenses and how each is to be had.",
     )
     fetching.add_argument("name", nargs="?", metavar="NAME", help="of a public set")
     fetching.add_argument("--to", metavar="FOLDER", help="folder of the sets (default: FULLYCONV_DATA)")
+    add_json(fetching)
     fetching.set_defaults(run=_fetch)
 
 
@@ -57,7 +68,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
         progress=False if arguments.json else None,
     )
     if arguments.json:
-        print(json.dumps(diagnosis.to_dict(), indent=2, ensure_ascii=False))
+        print_json(diagnosis.to_dict())
     else:
         print(diagnosis.text(None if arguments.all else 5))
     if arguments.sheet:
@@ -75,18 +86,35 @@ def _fetch(arguments: argparse.Namespace) -> int:
 
     base = arguments.to or os.environ.get(ENVIRONMENT)
     if arguments.name is None:
+        rows: list[dict[str, Any]] = []
         for name, known in PUBLIC.items():
-            facts, archives = known.facts, known.archives()
+            archives = known.archives()
             ways = "download" if archives and all(archive.urls for archive in archives) else "by hand"
             where = None if base is None else locate(known, Path(base))
-            pairs = ", ".join(f"{split} {number}" for split, number in facts.counts.items())
-            print(f"{name}: {facts.title}; {pairs}; {where or ('login' if facts.login else ways)}")
-            print(f"    {facts.license}; {facts.page}")
+            row: dict[str, Any] = {
+                "name": name,
+                "title": known.facts.title,
+                "counts": known.facts.counts,
+                "folder": where,
+            }
+            how = "login" if known.facts.login else ways
+            rows.append(row | {"how": how, "license": known.facts.license, "page": known.facts.page})
+        if arguments.json:
+            print_json(rows)
+            return 0
+        for row in rows:
+            pairs = ", ".join(f"{split} {number}" for split, number in row["counts"].items())
+            print(f"{row['name']}: {row['title']}; {pairs}; {row['folder'] or row['how']}")
+            print(f"    {row['license']}; {row['page']}")
         return 0
     set_named(arguments.name)  # a name that is none is said before anything else
     if base is None:
         raise ValueError(f"--to FOLDER: say where the sets lie, or set {ENVIRONMENT} to that folder")
-    folder = fetch(arguments.name, Path(base).expanduser())
+    with busy(f"fetching {arguments.name}"):
+        folder = fetch(arguments.name, Path(base).expanduser())
+    if arguments.json:
+        print_json({"name": arguments.name, "folder": folder})
+        return 0
     print(f"{arguments.name}: {folder}")
     if arguments.to and Path(arguments.to).expanduser() != Path(os.environ.get(ENVIRONMENT, "")):
         print(f"{ENVIRONMENT}={arguments.to} fullyconv doctor {arguments.name}")

@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fullyconv.cli.opening import check_target, open_model, quiet_lightning
-from fullyconv.cli.options import MODEL_HELP, add_unverified
-
-if TYPE_CHECKING:
-    from fullyconv.cli.options import Commands
+from fullyconv.cli.options import MODEL_HELP, Commands, add_unverified, new_command
+from fullyconv.cli.progress import busy
 
 
 def add(commands: Commands) -> None:
-    demo = commands.add_parser(
-        "demo", help="show where a classifier sees a word, and what a segmenter makes of an image"
+    demo = new_command(
+        commands,
+        "demo",
+        "[IMAGE] [options]",
+        "Show where a classifier sees a word on a photograph; with --model, what a segmenter makes of it.",
     )
-    demo.add_argument("image", nargs="?", help="any photograph; without it, those that come with the extra 'demo'")
-    demo.add_argument("--word", help="class of ImageNet to look for (default: the one that wins most pixels)")
+    demo.add_argument("image", nargs="?", metavar="IMAGE", help="a photograph (default: those of the extra 'demo')")
+    demo.add_argument("--word", help="class of ImageNet (default: the one that wins most pixels)")
     demo.add_argument("--model", help="segment the image with this model instead")
+    demo.add_argument("--out", default="fullyconv-demo.png", metavar="FILE", help="(default: %(default)s)")
     add_unverified(demo)
-    demo.add_argument("--out", default="fullyconv-demo.png", help="image to write (default: %(default)s)")
     demo.set_defaults(run=_demo)
 
-    serving = commands.add_parser(
+    serving = new_command(
+        commands,
         "serve",
-        help="a web page that segments the images dropped on it",
-        description="The page offers the models named here, or those that come with the package. Nothing that is "
-        "uploaded is kept.",
+        "[MODEL ...] [options]",
+        "A web page that segments the images dropped on it, by the models named here or those that come with the "
+        "package. Nothing that is uploaded is kept.",
     )
     serving.add_argument("models", nargs="*", metavar="MODEL", help=MODEL_HELP)
     serving.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
@@ -48,7 +49,8 @@ def _demo(arguments: argparse.Namespace) -> int:
         write_image(arguments.out, result.overlay())
         print(repr(result))
     else:
-        shown = demo.show(arguments.image, arguments.word)
+        with busy("looking at the photograph"):
+            shown = demo.show(arguments.image, arguments.word)
         write_image(arguments.out, shown.sheet)
         print("\n".join(shown.lines))
     print(f"written to {arguments.out}")

@@ -10,40 +10,63 @@ from typing import TYPE_CHECKING
 
 from fullyconv.cli.opening import quiet_lightning
 from fullyconv.cli.options import (
-    add_fractions,
+    CHANNELS_HELP,
+    DATA_HELP,
+    Commands,
     add_reading,
     add_unverified,
     has_option,
+    new_command,
     option_in,
     positive,
     reading_of,
 )
+from fullyconv.cli.predict import MODEL
+from fullyconv.cli.progress import busy
 
 if TYPE_CHECKING:
-    from fullyconv.cli.options import Commands
     from fullyconv.data.datamodule import SegmentationDataModule
 
 
-def add(commands: Commands) -> None:
-    commands.add_parser("fit", help="train: fit [DATA] [--config YAML] [LightningCLI options]", add_help=False)
+def add(commands: Commands) -> argparse.ArgumentParser:
+    parser = new_command(
+        commands,
+        "fit",
+        "DATA [options]  |  fit --config RECIPE [options]",
+        "Train on images and masks of your own; what is not said is chosen and told. The run's folder gets a model "
+        "folder, its score on held-out images and report.html. The same command goes on after an interruption.",
+    )
+    parser.allow_abbrev = False
+    parser.add_argument("data", metavar="DATA", help=DATA_HELP)
+    parser.add_argument("--model", metavar="MODEL", help=f"to start from, or random:PRESET (default: {MODEL})")
+    parser.add_argument("--epochs", type=positive, metavar="N", help="passes over the training images")
+    parser.add_argument("--minutes", type=float, metavar="M", help="as long as this, over all interruptions")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda")
+    parser.add_argument("--out", metavar="FOLDER", help="of the run (default: runs/ and the name of DATA)")
+    add_unverified(parser)
+    parser.add_argument("--help-all", action="store_true", help="all options of Lightning, which hold here, too")
+    add_reading(parser, fractions=True)
+    parser.add_argument("--in-channels", type=positive, metavar="C", help=CHANNELS_HELP)
+    parser.add_argument("--data.in_channels", type=positive, dest="in_channels", help=argparse.SUPPRESS)
+    parser.add_argument("--data.train_on", dest="train_on", help=argparse.SUPPRESS)
+    return parser
 
 
 def fit(words: list[str]) -> int:
     """Train: by a recipe, or from DATA alone with everything else chosen."""
-    if not words or words[0].startswith("-") or has_option(words, "--config") or {"-h", "--help"} & set(words):
+    if "--help-all" in words:
+        return by_recipe("fit", ["--help"])
+    parser = add(argparse.ArgumentParser().add_subparsers())
+    if {"-h", "--help"} & set(words):
+        parser.print_help()
+        return 0
+    if not words:
+        raise ValueError("fit: give DATA, a folder of images and masks, or --config RECIPE; fit --help says more")
+    if words[0].startswith("-") or has_option(words, "--config"):
         return by_recipe("fit", words)
-    parser = argparse.ArgumentParser(prog="fullyconv fit", allow_abbrev=False, add_help=False)
-    parser.add_argument("data")
-    parser.add_argument("--model", default="street")
-    parser.add_argument("--epochs", type=positive)
-    parser.add_argument("--minutes", type=float)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--out")
-    add_unverified(parser)
-    add_reading(parser)
-    add_fractions(parser)
-    parser.add_argument("--in-channels", "--data.in_channels", type=positive, dest="in_channels")
     own, others = parser.parse_known_args(words)
+    chosen_by_us = own.model is None
+    own.model = own.model or MODEL
     preset = option_in(others, "--model.model")
     if preset is not None:
         own.model = f"random:{preset}"  # a preset was asked for by name: nothing of another one could be kept
@@ -56,8 +79,7 @@ def fit(words: list[str]) -> int:
     from fullyconv.training import describe, plan, resume, split_digest, write_state
 
     reading = reading_of(own)
-    if own.in_channels:
-        reading["in_channels"] = own.in_channels
+    reading |= {key: value for key in ("in_channels", "train_on") if (value := getattr(own, key)) is not None}
     data = SegmentationDataModule(own.data, **reading)
     folder = Path(own.out or f"runs/{Path(own.data).resolve().name}")
     command = {
@@ -76,7 +98,8 @@ def fit(words: list[str]) -> int:
         print(f"{folder}: this run is finished; its model folder is {folder / 'model'}. --epochs N with more goes on")
         return 0
     if option_in(others, "--data.check") is None:
-        data.check()  # before a model is loaded and a folder made
+        with busy("reading every mask"):
+            data.check()  # before a model is loaded and a folder made
         reading["check"] = False
     chosen = plan(
         data,
@@ -87,6 +110,8 @@ def fit(words: list[str]) -> int:
         allow_unverified=own.allow_unverified,
     )
     mine = [f"{name} = {option_in(others, f'--{name}')}" for name in chosen.settings if has_option(others, f"--{name}")]
+    if chosen_by_us and chosen.segmenter is not None:
+        chosen.reasons.append(f"no --model was given, so it starts from {own.model}; --model MODEL takes another")
     if mine:
         chosen.reasons.append(f"instead of what was chosen, as you say: {', '.join(mine)}")
     print(describe(chosen, data, folder, going_on is not None))

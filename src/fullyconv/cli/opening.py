@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from fullyconv.cli.progress import busy
 
 if TYPE_CHECKING:
     from fullyconv.classifier import DenseScorer
@@ -22,10 +23,11 @@ def open_model(arguments: argparse.Namespace) -> SegmentationModule | DenseScore
     from fullyconv.weights.opening import NoSegmenter
 
     set_threads(getattr(arguments, "threads", None))
-    try:
-        return load(arguments.model, allow_unverified=arguments.allow_unverified)
-    except NoSegmenter:
-        return load_classifier(arguments.model, allow_unverified=arguments.allow_unverified).convolutionalize()
+    with busy(f"opening {arguments.model}"):
+        try:
+            return load(arguments.model, allow_unverified=arguments.allow_unverified)
+        except NoSegmenter:
+            return load_classifier(arguments.model, allow_unverified=arguments.allow_unverified).convolutionalize()
 
 
 def open_predictor(arguments: argparse.Namespace) -> Predictor | DenseScorer:
@@ -33,7 +35,8 @@ def open_predictor(arguments: argparse.Namespace) -> Predictor | DenseScorer:
     from fullyconv.hub.predictor import open_predictor
 
     set_threads(getattr(arguments, "threads", None))
-    return open_predictor(arguments.model, allow_unverified=arguments.allow_unverified)
+    with busy(f"opening {arguments.model}"):
+        return open_predictor(arguments.model, allow_unverified=arguments.allow_unverified)
 
 
 def set_threads(threads: int | None) -> None:
@@ -65,14 +68,3 @@ def check_target(path: Path, option: str = "--out") -> None:
     """Refuse a file that cannot be written before minutes are spent on what it would hold."""
     if path.is_dir() or not path.resolve().parent.is_dir() or path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ValueError(f"{option} {path}: give a .png or .jpg file in a folder that exists")
-
-
-def progress_bar(total: int | None, unit: str = "image", name: str | None = None) -> Any:
-    """Make a progress bar for people who watch; None for files and pipes, and where tqdm is not installed."""
-    if total == 0 or not sys.stderr.isatty():
-        return None
-    try:
-        from tqdm import tqdm
-    except ImportError:  # an exported model needs onnxruntime, numpy and Pillow, and nothing else
-        return None
-    return tqdm(total=total, unit=unit, desc=name)

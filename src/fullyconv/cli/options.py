@@ -6,47 +6,71 @@ import argparse
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
-if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 MODEL_HELP = "zoo name (fullyconv list), hub id, or model folder"
+DATA_HELP = "folder, or name of a public set (fullyconv fetch)"
 
 DATA_OPTIONS = {
-    "images": "folder of the images inside DATA, or a quoted pattern, where it is not found",
-    "masks": "folder of the masks inside DATA, or a quoted pattern, where it is not found; JSON file of annotations; "
-    "column of a table",
-    "pairs": "CSV, TSV or JSON-lines file with the columns image, mask and, if you like, split",
-    "lists": "folder with train.txt and val.txt or test.txt, names of images, in place of the splits that DATA has",
-    "classes": "class names, separated by commas",
-    "values": "what values in the masks mean: 0=road,255=ignore or '#ff0000=road,#000000=ignore' (or JSON); or the "
-    "name of a public set with that label map, such as voc2012",
-    "unlabeled": "skip leaves out images without a mask",
+    "images": ("PLACE", "images inside DATA: a folder or quoted pattern"),
+    "masks": ("PLACE", "masks inside DATA, JSON of annotations, or column"),
+    "pairs": ("FILE", "table with columns image, mask and perhaps split"),
+    "lists": ("FOLDER", "train.txt, val.txt, test.txt: names of images"),
+    "classes": ("A,B", "class names, in order"),
+    "values": ("0=A,1=B", "what mask values mean; 255=ignore, '#ff0000=A', or the name of a public set"),
+    "unlabeled": ("skip", "leave out images without a mask"),
 }
-"""Options that say how a folder is read, of doctor, fit, test and validate."""
+"""Options that say how a folder is read: name -> what stands for the value, and the help."""
 
 FRACTIONS = {
-    "val-fraction": (float, "share of the training pairs set aside where there is no val (default: 0.2)"),
-    "test-fraction": (float, "share of the pairs set aside where there is no test (default: 0, none)"),
-    "split-seed": (int, "seed of what is set aside (default: 0)"),
+    "val-fraction": (float, "SHARE", "of the training pairs, if there is no val (0.2)"),
+    "test-fraction": (float, "SHARE", "of the pairs, if there is no test (0: none)"),
+    "split-seed": (int, "SEED", "of what is set aside (0)"),
 }
 """Options that say what a set without splits is tested with, of fit and of test."""
 
-CHANNELS_HELP = "bands of the images: 3 reads all as RGB, 1 as gray, else that of the files (default: 3)"
+CHANNELS_HELP = "bands: 3 reads all as RGB, 1 as gray (default: 3)"
 
 
-def add_reading(command: argparse.ArgumentParser) -> None:
-    for option, text in DATA_OPTIONS.items():
+class Lines(argparse.HelpFormatter):
+    """One line an option, as far as it goes."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=27)
+
+
+def new_command(commands: Commands, name: str, words: str, description: str) -> argparse.ArgumentParser:
+    """Make the parser of a command.
+
+    Args:
+        commands: where it belongs to.
+        name: of the command.
+        words: what follows it, for the line of its usage.
+        description: one or two sentences.
+    """
+    usage = f"fullyconv {name} {words}"
+    return commands.add_parser(name, usage=usage, description=description, formatter_class=Lines)
+
+
+def add_reading(command: argparse.ArgumentParser, fractions: bool = False) -> None:
+    """Add the options that say how DATA is read.
+
+    Args:
+        command: to add them to.
+        fractions: also what is set aside where it has no splits.
+    """
+    group = command.add_argument_group("how DATA is read, where it is not found out")
+    for option, (metavar, text) in DATA_OPTIONS.items():
+        group.add_argument(f"--{option}", metavar=metavar, help=text)
         # The second spelling is that of the whole LightningCLI.
-        command.add_argument(f"--{option}", f"--data.{option}", dest=option, help=text)
-
-
-def add_fractions(command: argparse.ArgumentParser) -> None:
-    for option, (form, text) in FRACTIONS.items():
+        group.add_argument(f"--data.{option}", dest=option, help=argparse.SUPPRESS)
+    for option, (form, metavar, text) in FRACTIONS.items() if fractions else ():
         key = option.replace("-", "_")
-        command.add_argument(f"--{option}", f"--data.{key}", dest=key, type=form, help=text)
+        group.add_argument(f"--{option}", metavar=metavar, type=form, help=text)
+        group.add_argument(f"--data.{key}", dest=key, type=form, help=argparse.SUPPRESS)
 
 
 def reading_of(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -65,7 +89,7 @@ def reading_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def reading_words(settings: Mapping[str, Any]) -> str:
-    """Write the options of `_reading` as words of a command line, those that are not left as they are."""
+    """Write the options of `add_reading` as words of a command line, those that are not left as they are."""
     words = []
     for key in ("images", "masks", "pairs", "lists", "unlabeled", "values", "classes", "val_fraction", "test_fraction",
                 "split_seed"):  # fmt: skip
@@ -124,10 +148,16 @@ def _once(option: str, pairs: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
 
 def add_unverified(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--allow-unverified",
-        action="store_true",
-        help="accept weights that nobody vouches for; their sha256 is shown and recorded, later loads must match",
+        "--allow-unverified", action="store_true", help="accept weights that nobody vouches for; recorded"
     )
+
+
+def add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="for programs: one object")
+
+
+def print_json(answer: Any) -> None:
+    print(json.dumps(answer, indent=2, ensure_ascii=False, default=str))
 
 
 def option_in(words: Sequence[str], option: str) -> str | None:

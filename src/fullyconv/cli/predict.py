@@ -5,92 +5,71 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from fullyconv.cli.opening import open_predictor, progress_bar
-from fullyconv.cli.options import MODEL_HELP, add_unverified, halo, positive
+from fullyconv.cli.catalog import found_by
+from fullyconv.cli.opening import open_predictor
+from fullyconv.cli.options import (
+    Commands,
+    add_unverified,
+    halo,
+    new_command,
+    positive,
+    print_json,
+)
+from fullyconv.cli.progress import busy, progress_bar
 
 if TYPE_CHECKING:
-    from fullyconv.cli.options import Commands
     from fullyconv.inference.folder import Predicted
 
-PREDICTING_HELP = f"{MODEL_HELP}, or .onnx file that export wrote"
+MODEL = "street"
+"""The model of those who name none."""
 
 
 def add(commands: Commands) -> None:
-    predict = commands.add_parser("predict", help="segment images, videos and folders of them")
-    predict.add_argument(
-        "input",
-        nargs="+",
-        metavar="INPUT",
-        help="image, video, folder or quoted glob; a first FILE.onnx is the model",
+    predict = new_command(
+        commands,
+        "predict",
+        "INPUT ... [options]",
+        "Write a mask for each image, whose pixel values are class indices. It goes on where it was stopped.",
     )
-    predict.add_argument("--model", default="street", help=f"{PREDICTING_HELP} (default: %(default)s)")
-    add_unverified(predict)
+    predict.add_argument(
+        "input", nargs="+", metavar="INPUT", help="image, video, folder, quoted pattern, or - for stdin"
+    )
+    predict.add_argument("--model", help=f"zoo name, hub id, folder or .onnx file (default: {MODEL})")
     predict.add_argument("--out", default="masks", metavar="DIR", help="folder of the masks (default: %(default)s)")
-    predict.add_argument(
-        "--overlay", action="store_true", help="write NAME.overlay.png beside each mask; of a video NAME.overlay.mp4"
+    predict.add_argument("--overwrite", action="store_true", help="also what is done already")
+    predict.add_argument("--json", action="store_true", help="for programs: what became of each file")
+    add_unverified(predict)
+    more = predict.add_argument_group("what is written beside a mask")
+    more.add_argument("--overlay", action="store_true", help="the image with the classes laid over")
+    more.add_argument("--probabilities", choices=("top", "all"), help=".npz: of the winning class, or of all")
+    more.add_argument("--polygons", choices=("geojson", "coco"), help="outlines of the classes")
+    more.add_argument(
+        "--heatmap", action="append", default=[], metavar="WORD", help="of a classifier: where it sees this class"
     )
-    predict.add_argument(
-        "--probabilities",
-        choices=("top", "all"),
-        help="write NAME.npz beside each mask: that of the winning class, or those of all classes, float16",
-    )
-    predict.add_argument(
-        "--polygons", choices=("geojson", "coco"), help="write NAME.geojson or NAME.coco.json beside each mask"
-    )
-    predict.add_argument(
-        "--heatmap",
-        action="append",
-        default=[],
-        metavar="WORD",
-        help="of a classifier, write NAME.heatmap.WORD.png beside each mask: where it sees this class (name or "
-        "number); may be given several times",
-    )
-    predict.add_argument("--flip", action="store_true", help="average with the mirrored image")
-    predict.add_argument(
-        "--scales",
-        type=float,
-        nargs="+",
-        metavar="S",
-        help="average over the image at these sizes, such as 0.75 1 1.25 (default: 1; heat maps have their own)",
-    )
-    predict.add_argument(
-        "--memory",
-        metavar="AMOUNT",
-        help="what a prediction may take beside the model, such as 2GB; larger images are cut into tiles without "
-        "seams (default: half of what is free)",
-    )
-    predict.add_argument(
-        "--halo",
-        type=halo,
-        default="exact",
-        metavar="PIXELS",
-        help="pixels around a tile that are read; fewer than exact may leave seams (default: %(default)s)",
-    )
-    predict.add_argument(
-        "--compile",
-        action="store_true",
-        help="compile the network first, half a minute for each size: for many images of few sizes",
-    )
-    predict.add_argument(
-        "--threads", type=positive, metavar="N", help="of the network (default: as many as there are cores for it)"
-    )
-    predict.add_argument(
-        "--every", type=positive, default=1, metavar="N", help="of a video, every Nth frame (default: %(default)s)"
-    )
-    predict.add_argument(
-        "--no-masks", action="store_true", help="of a video, write no mask a frame: the overlay and the table of shares"
-    )
-    predict.add_argument("--overwrite", action="store_true", help="segment images again whose masks are there")
+    how = predict.add_argument_group("how")
+    how.add_argument("--flip", action="store_true", help="average with the mirrored image")
+    how.add_argument("--scales", type=float, nargs="+", metavar="S", help="average over sizes, such as 0.75 1 1.25")
+    how.add_argument("--memory", metavar="AMOUNT", help="beside the model, such as 2GB (half of what is free)")
+    how.add_argument("--halo", type=halo, default="exact", metavar="PIXELS", help="around a tile (default: exact)")
+    how.add_argument("--compile", action="store_true", help="the network first, half a minute for each size")
+    how.add_argument("--threads", type=positive, metavar="N", help="of the network (default: one a core)")
+    video = predict.add_argument_group("of a video")
+    video.add_argument("--every", type=positive, default=1, metavar="N", help="every Nth frame")
+    video.add_argument("--no-masks", action="store_true", help="no mask a frame: overlay and table alone")
     predict.set_defaults(run=_predict)
 
 
 def _predict(arguments: argparse.Namespace) -> int:
     if len(arguments.input) > 1 and Path(arguments.input[0]).suffix.lower() == ".onnx":
         arguments.model = arguments.input.pop(0)
+    arguments.chosen = arguments.model is None  # by us
+    arguments.model = arguments.model or MODEL
     if "-" not in arguments.input:
         return _predict_files(arguments)
     with tempfile.TemporaryDirectory() as folder:
@@ -125,10 +104,9 @@ def _predict_files(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
     )
     called = " and ".join(name for name, some in (("images", plan.images), ("videos", plan.videos)) if some)
-    if plan.left < plan.total:
+    if plan.left < plan.total and not arguments.json:
         print(f"{plan.total - plan.left} of {plan.total} {called} were done before; --overwrite segments them again")
-    if not plan.left:
-        return 0
+    predictor = _open(arguments) if plan.left else None
     bar = progress_bar(plan.left if plan.images else 0)
     frame_bars: dict[Path, Any] = {}
 
@@ -143,7 +121,7 @@ def _predict_files(arguments: argparse.Namespace) -> int:
             frames.close()
         if predicted.error is not None:
             say(f"fullyconv: skipped: {predicted.error}", sys.stderr)
-        else:
+        elif not arguments.json:
             say(f"[{done}/{total}] {predicted.source} -> {predicted.target}  ({_said(predicted)})", sys.stdout)
         if predicted.note is not None:
             say(f"fullyconv: {predicted.note}", sys.stderr)
@@ -157,7 +135,17 @@ def _predict_files(arguments: argparse.Namespace) -> int:
             frames.update()
 
     with bar or nullcontext():
-        result = plan.run(_open(arguments), told, moved)
+        result = plan.run(predictor, told, moved)
+    if arguments.json:
+        print_json(
+            {
+                "model": arguments.model,
+                "out": result.out,
+                "before": result.before,
+                "failed": len(result.failed),
+                "files": [asdict(each) for each in result.predicted],
+            }
+        )
     if result.failed:
         print(f"fullyconv: {len(result.failed)} of {plan.total} {called} could not be read", file=sys.stderr)
     return 1 if result.failed else 0
@@ -165,11 +153,20 @@ def _predict_files(arguments: argparse.Namespace) -> int:
 
 def _open(arguments: argparse.Namespace) -> Any:
     if Path(arguments.model).suffix.lower() != ".onnx":
-        return open_predictor(arguments)
+        model = open_predictor(arguments)
+        if arguments.chosen:
+            print(f"fullyconv: {_told(arguments.model, model.labels)}; --model NAME takes another", file=sys.stderr)
+        return model
     from fullyconv.inference.budget import available_processors
     from fullyconv.runtime import load  # which needs no torch
 
-    return load(arguments.model, threads=arguments.threads or available_processors())
+    with busy(f"opening {arguments.model}"):
+        return load(arguments.model, threads=arguments.threads or available_processors())
+
+
+def _told(name: str, labels: Any) -> str:
+    every = labels.values() if isinstance(labels, Mapping) else [labels]
+    return f"the model is {name}, which finds {found_by([one for each in every for one in each.names], 100)}"
 
 
 def _identity(model: str) -> Any:

@@ -3,42 +3,42 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fullyconv.cli.opening import open_model
 from fullyconv.cli.options import (
+    DATA_HELP,
     MODEL_HELP,
-    add_fractions,
+    Commands,
     add_reading,
     add_unverified,
+    new_command,
     positive,
+    print_json,
     reading_of,
     reading_words,
 )
-
-if TYPE_CHECKING:
-    from fullyconv.cli.options import Commands
+from fullyconv.cli.progress import busy
 
 
 def add(commands: Commands) -> None:
     for name, split in (("test", "test"), ("validate", "val")):
-        command = commands.add_parser(
+        command = new_command(
+            commands,
             name,
-            help=f"print the metrics of a model on the {split} split of a set",
-            description="MODEL DATA, or --config YAML --ckpt_path FILE of a run.",
+            "MODEL DATA [options]",
+            f"Print the metrics of a model on the {split} split of a set. "
+            f"Or of a run: {name} --config RECIPE --ckpt_path FILE.",
         )
         command.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-        add_unverified(command)
-        command.add_argument("data", metavar="DATA", help="folder, or name of a public set under FULLYCONV_DATA")
-        command.add_argument("--split", choices=("train", "val", "test"), default=split)
-        add_reading(command)
-        add_fractions(command)
-        command.add_argument("--batch-size", type=positive, default=4, help="images at a time (default: %(default)s)")
+        command.add_argument("data", metavar="DATA", help=DATA_HELP)
+        command.add_argument("--split", choices=("train", "val", "test"), default=split, help="(default: %(default)s)")
+        command.add_argument("--report", metavar="FILE", help="write a page: scores, curves and the worst images")
+        command.add_argument("--batch-size", type=positive, default=4, metavar="N", help="images at a time (4)")
         command.add_argument("--json", action="store_true", help="for programs: one object, in percent")
-        command.add_argument("--report", metavar="FILE", help="write a page with scores, curves and the worst images")
+        add_unverified(command)
+        add_reading(command, fractions=True)
         command.set_defaults(run=_test)
 
 
@@ -57,13 +57,15 @@ def _test(arguments: argparse.Namespace) -> int:
         from fullyconv.report import write_report
 
         words = f"fullyconv test {arguments.model} {arguments.data} --split {arguments.split}{reading_words(reading)}"
-        result = write_report(segmenter, data, arguments.split, arguments.report, command=words)
+        with busy(f"scoring {arguments.model}"):
+            result = write_report(segmenter, data, arguments.split, arguments.report, command=words)
         print(f"report written to {arguments.report}", file=sys.stderr)
     else:
-        result = segmenter.evaluate(data, arguments.split)
+        with busy(f"scoring {arguments.model}"):
+            result = segmenter.evaluate(data, arguments.split)
     if arguments.json:
-        print(json.dumps({"model": arguments.model, "data": Path(arguments.data).name, "split": arguments.split}
-                         | result.to_dict(segmenter.classes), indent=2, ensure_ascii=False))  # fmt: skip
+        where = {"model": arguments.model, "data": Path(arguments.data).name, "split": arguments.split}
+        print_json(where | result.to_dict(segmenter.classes))
     else:
         print(f"{arguments.model} on {Path(arguments.data).name}, {arguments.split} split, {result.pixels:,} pixels")
         print(result.table(segmenter.classes))

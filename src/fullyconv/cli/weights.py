@@ -3,54 +3,66 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from fullyconv.cli.opening import open_model, quiet_lightning
-from fullyconv.cli.options import CHANNELS_HELP, MODEL_HELP, add_reading, add_unverified, positive, reading_of
+from fullyconv.cli.options import (
+    CHANNELS_HELP,
+    MODEL_HELP,
+    Commands,
+    add_json,
+    add_reading,
+    add_unverified,
+    new_command,
+    positive,
+    print_json,
+    reading_of,
+)
+from fullyconv.cli.progress import busy
 
-if TYPE_CHECKING:
-    from fullyconv.cli.options import Commands
+DTYPES = ("float32", "float16")
 
 
 def add(commands: Commands) -> None:
-    converting = commands.add_parser(
+    converting = new_command(
+        commands,
         "convert",
-        help="turn weights from anywhere into a model folder: a classifier becomes a dense network",
-        description="SOURCE is a zoo name, hf://ORG/REPO[@REVISION][/FILE], torchvision://ENUM.MEMBER, a file, a "
-        "folder, or https://HOST/FILE#sha256=DIGEST.",
+        "SOURCE --to FOLDER [options]",
+        "Turn weights from anywhere into a model folder: a classifier becomes a dense network. SOURCE is a zoo name, "
+        "hf://ORG/REPO[@REVISION][/FILE], torchvision://ENUM.MEMBER, a file, a folder, or https://HOST/FILE#sha256=DIGEST.",
     )
     converting.add_argument("source", metavar="SOURCE")
     converting.add_argument("--to", required=True, metavar="FOLDER", help="model folder")
-    converting.add_argument("--architecture", help="of a classifier, where the source does not say: torchvision/vgg16")
+    converting.add_argument("--architecture", metavar="NAME", help="of a classifier, if not said: torchvision/vgg16")
     converting.add_argument("--pool", choices=("window", "cam"), default="window", help="what a global pooling becomes")
-    converting.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the stored weights")
+    converting.add_argument("--dtype", choices=DTYPES, default="float32", help="of the stored weights")
+    add_json(converting)
     add_unverified(converting)
     converting.set_defaults(run=_convert)
 
-    publishing = commands.add_parser(
+    publishing = new_command(
+        commands,
         "publish",
-        help="upload a model to the Hugging Face Hub",
-        description="Log in first: hf auth login, or HF_TOKEN. With --zoo, every shipped model goes to ORG/NAME.",
+        "SOURCE ORG/NAME [options]  |  publish --zoo ORG",
+        "Upload a model to the Hugging Face Hub. Log in first: hf auth login, or HF_TOKEN.",
     )
-    publishing.add_argument(
-        "source", metavar="SOURCE", nargs="?", help="folder of a model, a .ckpt, or a name that 'fullyconv list' shows"
-    )
-    publishing.add_argument("repo", metavar="ORG/NAME", help="with --zoo: ORG")
-    publishing.add_argument("--zoo", action="store_true", help="every shipped model, each under its own name")
-    publishing.add_argument("--data", metavar="DATA", help="set to measure on: folder, or name under FULLYCONV_DATA")
+    publishing.add_argument("source", metavar="SOURCE", nargs="?", help="model folder, .ckpt, or name of the zoo")
+    publishing.add_argument("repo", metavar="ORG/NAME", help="repository, which is made")
+    publishing.add_argument("--zoo", action="store_true", help="every shipped model, each as ORG/its own name")
+    publishing.add_argument("--data", metavar="DATA", help="set to measure on first")
     publishing.add_argument("--split", choices=("val", "test"), default="test", help="of DATA (default: %(default)s)")
-    add_reading(publishing)
     publishing.add_argument("--in-channels", type=positive, default=3, metavar="C", help=CHANNELS_HELP)
     publishing.add_argument("--license", help="of the weights, where the model folder does not state it")
     publishing.add_argument("--private", action="store_true", help="a repository that is made is private")
-    publishing.add_argument("--dtype", choices=("float32", "float16"), help="of the stored weights")
+    publishing.add_argument("--dtype", choices=DTYPES, help="of the stored weights")
+    add_reading(publishing)
     publishing.set_defaults(run=_publish)
 
-    exporting = commands.add_parser(
+    exporting = new_command(
+        commands,
         "export",
-        help="write a segmenter as one ONNX file, for onnxruntime and predictions without torch",
-        description="The file takes images (N, H, W, 3) of bytes, of any size, and gives the class of every pixel. It "
-        "is compared with the model first, and not written where it differs.",
+        "MODEL --to FILE [options]",
+        "Write a segmenter as one ONNX file that takes images (N, H, W, 3) of bytes, of any size. It is compared with "
+        "the model first, and not written where it differs.",
     )
     exporting.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     exporting.add_argument("--to", required=True, metavar="FILE", help="the .onnx file to write")
@@ -58,15 +70,16 @@ def add(commands: Commands) -> None:
         "--labels",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="give the class of every pixel (default); --no-labels leaves the argmax out",
+        help="give the class of every pixel (default)",
     )
     exporting.add_argument("--scores", action="store_true", help="give the scores of every class, too")
     exporting.add_argument("--int8", action="store_true", help="compute convolutions in int8; needs --calibrate")
     exporting.add_argument("--calibrate", metavar="FOLDER", help="images to measure the ranges for --int8 on")
     exporting.add_argument("--score", metavar="DATA", help="set to measure the file on, beside the model")
-    exporting.add_argument("--split", choices=("train", "val", "test"), default="test", help="of DATA (%(default)s)")
-    add_reading(exporting)
+    exporting.add_argument("--split", choices=("train", "val", "test"), default="test", help="of DATA (test)")
+    add_json(exporting)
     add_unverified(exporting)
+    add_reading(exporting)
     exporting.set_defaults(run=_export)
 
 
@@ -75,14 +88,19 @@ def _convert(arguments: argparse.Namespace) -> int:
     from fullyconv.classifier import DenseScorer
     from fullyconv.hub.convert import convert
 
-    made = convert(
-        arguments.source,
-        arguments.to,
-        architecture=arguments.architecture,
-        pool=arguments.pool,
-        dtype=arguments.dtype,
-        allow_unverified=arguments.allow_unverified,
-    )
+    with busy(f"converting {arguments.source}"):
+        made = convert(
+            arguments.source,
+            arguments.to,
+            architecture=arguments.architecture,
+            pool=arguments.pool,
+            dtype=arguments.dtype,
+            allow_unverified=arguments.allow_unverified,
+        )
+    if arguments.json:
+        kind = "classifier" if isinstance(made, DenseScorer) else "segmenter"
+        print_json({"folder": arguments.to, "kind": kind, "classes": made.classes, "license": made.license})
+        return 0
     if isinstance(made, DenseScorer):
         print(made.network.report)
     elif made.load_report is not None:
@@ -111,15 +129,16 @@ def _publish(arguments: argparse.Namespace) -> int:
         if arguments.data
         else None
     )
-    address = publish(
-        arguments.source,
-        arguments.repo,
-        data=data,
-        split=arguments.split,
-        license=arguments.license,
-        private=arguments.private,
-        dtype=arguments.dtype,
-    )
+    with busy(f"publishing {arguments.source}"):
+        address = publish(
+            arguments.source,
+            arguments.repo,
+            data=data,
+            split=arguments.split,
+            license=arguments.license,
+            private=arguments.private,
+            dtype=arguments.dtype,
+        )
     print(f"published: fullyconv.load({address!r}, allow_unverified=True)")
     return 0
 
@@ -142,14 +161,28 @@ def _export(arguments: argparse.Namespace) -> int:
         if arguments.score
         else None
     )
-    made = export(
-        segmenter,
-        arguments.to,
-        labels=arguments.labels,
-        scores=arguments.scores,
-        calibrate=arguments.calibrate,
-        data=data,
-        split=arguments.split,
-    )
-    print(made.report())
+    with busy(f"exporting {arguments.model}"):
+        made = export(
+            segmenter,
+            arguments.to,
+            labels=arguments.labels,
+            scores=arguments.scores,
+            calibrate=arguments.calibrate,
+            data=data,
+            split=arguments.split,
+        )
+    if arguments.json:
+        print_json(
+            {
+                "file": made.path,
+                "bytes": made.bytes,
+                "precision": made.description.precision,
+                "outputs": made.description.ports,
+                "parity": made.description.parity,
+                "mean_iou": None if made.scores is None else 100 * made.scores.mean_iou,
+                "model_mean_iou": None if made.model_scores is None else 100 * made.model_scores.mean_iou,
+            }
+        )
+    else:
+        print(made.report())
     return 0

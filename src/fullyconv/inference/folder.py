@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fullyconv.errors import DatasetError
+from fullyconv.files import remove_unfinished
 from fullyconv.images import EXTENSIONS, MAX_PIXELS, find_images, write_image
 from fullyconv.inference.budget import parse_memory
 from fullyconv.inference.journal import Journal
@@ -334,6 +335,8 @@ class FolderPlan:
         predicted: list[Predicted] = []
         self._journal.open(heads)
         try:
+            for folder in {target.parent for _, target in self._files(heads)} | {one.target for one in self.videos}:
+                remove_unfinished(folder)
             with (
                 closing(self._predict_images(predictor, options)) as images,
                 closing(self._predict_videos(predictor, options, heads, frames)) as videos,
@@ -366,7 +369,8 @@ class FolderPlan:
             )
         for word in words:
             predictor.labels.index(word)
-        if "compile" in self._options and "compile" not in inspect.signature(predictor.predict).parameters:
+        several = isinstance(predictor.labels, Mapping)
+        if "compile" in self._options and (several or "compile" not in inspect.signature(predictor.predict).parameters):
             raise ValueError("compile=True: only segmenters of one head are compiled; leave it out")
         return dict(self._options)
 
@@ -520,7 +524,8 @@ def identity(predictor: Any) -> Any:
     path = getattr(predictor, "path", None)
     if path is not None:
         return file_identity(path)
-    if not hasattr(predictor, "state_dict"):
+    weights = predictor if hasattr(predictor, "state_dict") else getattr(predictor, "model", None)
+    if weights is None:
         return type(predictor).__name__
     import hashlib
 
@@ -528,7 +533,7 @@ def identity(predictor: Any) -> Any:
 
     known = repr((predictor.labels, getattr(predictor, "preprocessing", None)))
     digest = hashlib.blake2b(known.encode(), digest_size=16)
-    for name, tensor in predictor.state_dict().items():
+    for name, tensor in weights.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
