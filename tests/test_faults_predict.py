@@ -20,6 +20,7 @@ import fullyconv
 from conftest import EPS, write_tree
 from fullyconv import cli
 from fullyconv.inference.budget import available_memory
+from fullyconv.inference.serving import Predictor
 
 
 def run(*words: object) -> int:
@@ -108,7 +109,7 @@ def test_w12_two_runs_at_once_leave_no_mask_of_one_model_under_the_name_of_the_o
 ) -> None:
     """The second run starts and ends, is refused, or waits, while the first one is at its first image."""
     zero, one = always(tmp_path / "zero", 0), always(tmp_path / "one", 1)
-    real = fullyconv.SegmentationModule.predict
+    real = Predictor.predict
     second = threading.Thread(target=predict, args=(one, photos, tmp_path / "masks"))
 
     def interrupted(self: Any, *arguments: Any, **options: Any) -> Any:
@@ -117,7 +118,7 @@ def test_w12_two_runs_at_once_leave_no_mask_of_one_model_under_the_name_of_the_o
             second.join(5)
         return real(self, *arguments, **options)
 
-    monkeypatch.setattr(fullyconv.SegmentationModule, "predict", interrupted)
+    monkeypatch.setattr(Predictor, "predict", interrupted)
     assert predict(zero, photos, tmp_path / "masks") == 0
     second.join()
     assert predict(one, photos, tmp_path / "masks") == 0
@@ -295,6 +296,7 @@ LIMITED = """
 import resource, sys
 import torch
 import fullyconv
+from fullyconv.inference.serving import Predictor
 from fullyconv import cli
 
 torch.set_num_threads(1)

@@ -384,7 +384,7 @@ def match_files(
             'equal), remove the images, or leave them out (unlabeled="skip", --unlabeled skip)'
         )
         if lost is None or len(lonely) == len(left):
-            raise DatasetError(f"{some(files)}: {remedy}")
+            raise DatasetError(f"{some(files, 5)}: {remedy}")
         lost.append(Lost("images without a mask", f"{files[0]}: {remedy}", tuple(map(str, files))))
     if extra:
         files = [right[key] for key in extra]
@@ -394,7 +394,7 @@ def match_files(
             "be equal) or remove the masks"
         )
         if lost is None:
-            raise DatasetError(f"{some(files)}: {remedy}")
+            raise DatasetError(f"{some(files, 5)}: {remedy}")
         lost.append(Lost("masks without an image", f"{files[0]}: {remedy}", tuple(map(str, files))))
     if lonely and unlabeled == "skip":
         notes.append(f"{images_at}: {len(lonely)} images without a mask are left out")
@@ -484,7 +484,7 @@ def _one_sided(
             files, rule = part["mask"], "masks without an image"
             remedy = f"masks {where}, where {images} has no images; add the images or remove the masks"
         if lost is None:
-            raise DatasetError(f"{some(files)}: {remedy}")
+            raise DatasetError(f"{some(files, 5)}: {remedy}")
         lost.append(Lost(rule, f"{files[0]}: {remedy}", tuple(map(str, files))))
     return notes
 

@@ -60,13 +60,13 @@ def match_pairs(images: str | Path, masks: str | Path) -> list[Pair]:
     if lonely := sorted(photos.keys() - labels.keys()):
         hint = name_hint(photos[lonely[0]], labels.values(), masks)
         raise DatasetError(
-            f"{some([photos[key] for key in lonely])}: no mask of the same name in {masks}{hint}; "
+            f"{some([photos[key] for key in lonely], 5)}: no mask of the same name in {masks}{hint}; "
             "add the masks (the name without its extension must be equal) or remove the images"
         )
     if extra := sorted(labels.keys() - photos.keys()):
         hint = name_hint(labels[extra[0]], photos.values(), images)
         raise DatasetError(
-            f"{some([labels[key] for key in extra])}: no image of the same name in {images}{hint}; "
+            f"{some([labels[key] for key in extra], 5)}: no image of the same name in {images}{hint}; "
             "add the images (the name without its extension must be equal) or remove the masks"
         )
     return [Pair(photos[key], labels[key], names[key]) for key in sorted(photos)]
