@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -121,6 +122,15 @@ def plan(
     steps = max(1, len(train) // batch)
     chosen = epochs or max(10, min(100, -(-(6000 if cuda else 1500) // steps)))
     settings["trainer.max_epochs"] = chosen
+    settings["model.loss"] = "cross_entropy+dice"
+    weights = _class_weights(data)
+    if weights is not None:
+        settings["model.class_weights"] = [round(weight, 3) for weight in weights.values()]
+        ends = ", ".join(
+            f"{name} {weights[name]:.2f}"
+            for name in (min(weights, key=weights.__getitem__), max(weights, key=weights.__getitem__))
+        )
+        reasons.append(f"cross entropy and Dice, classes weighted by how rare their pixels are: {ends}")
     settings["model.optimizer"] = "adamw"
     settings["model.lr"] = 0.001
     settings["model.weight_decay"] = 0.01
@@ -146,6 +156,25 @@ def plan(
 def patience_of(epochs: int) -> int:
     """Give the epochs without improvement after which a planned run stops."""
     return max(10, epochs // 3)
+
+
+def _class_weights(data: SegmentationDataModule) -> dict[str, float] | None:
+    """Weigh the classes by their pixels in training, 1 / ln(1.1 + share) with mean 1 (ENet, Paszke et al. 2016).
+
+    Returns:
+        Class -> weight; None where the masks were not counted.
+    """
+    train = data.dataset("train").pairs
+    if not all(pair.mask in data.source.counts for pair in train):
+        return None
+    pixels = data.check("train")
+    counted = {name: pixels.get(name, 0) for name in data.classes}
+    total = sum(counted.values())
+    if not total:
+        return None
+    weights = {name: 1 / math.log(1.1 + number / total) for name, number in counted.items()}
+    mean = sum(weights.values()) / len(weights)
+    return {name: weight / mean for name, weight in weights.items()}
 
 
 def _crop(data: SegmentationDataModule, cuda: bool) -> tuple[tuple[int, int], str]:

@@ -52,6 +52,7 @@ OLD_NAMES = {
     "mean_iu": "mean_iou",
     "frequency_weighted_iu": "frequency_weighted_iou",
     "iu": "iou",
+    "pictures": "images",
 }
 """Names that older versions wrote -> those of today."""
 
