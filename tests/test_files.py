@@ -7,10 +7,14 @@ import os
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fullyconv import errors, files
 from fullyconv.files import digest, remove_unfinished, replacing, write
+from fullyconv.images import MaskWriter
+from fullyconv.inference.segmentation import ProbabilityWriter
+from limits import largest_file
 
 
 def test_what_is_written_replaces_what_was_there_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -64,6 +68,25 @@ def test_an_error_of_the_writer_names_the_file_that_was_to_be_written(tmp_path: 
     assert caught.value.errno == error.errno
     assert caught.value.filename == str(tmp_path / "a.txt")
     assert ("make room" in str(caught.value)) == (error.errno == errno.ENOSPC)
+
+
+@pytest.mark.parametrize("kind", ["mask", "probabilities"])
+def test_a_disk_that_is_full_halfway_is_told_with_the_name_of_the_file(tmp_path: Path, kind: str) -> None:
+    noise = np.random.default_rng(0)
+    path = tmp_path / ("m.png" if kind == "mask" else "p.npz")
+
+    def fill() -> None:
+        if kind == "mask":
+            with MaskWriter(path, (4000, 1000)) as masks:
+                masks.write(noise.integers(0, 255, (4000, 1000), np.uint8))
+        else:
+            with ProbabilityWriter(path, (2000, 1000)) as probabilities:
+                probabilities.write(noise.random((2000, 1000)).astype(np.float16))
+
+    with largest_file(2**16), pytest.raises(OSError, match=path.name) as caught:
+        fill()
+    assert caught.value.filename == str(path)
+    assert os.listdir(tmp_path) == []
 
 
 def test_an_error_that_names_another_file_keeps_its_name(tmp_path: Path) -> None:

@@ -42,26 +42,35 @@ class Unfinished:
 
     def fill(self, content: bytes) -> None:
         """Write all of the file, and have it on the disk, so that a power cut after `keep` cannot empty it."""
-        with self.path.open("xb") as file:
+        with self.naming(), self.path.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
 
     def keep(self) -> None:
         """Put the file in the place of the target."""
-        os.replace(self.path, self.target)
+        with self.naming():
+            os.replace(self.path, self.target)
 
     def discard(self) -> None:
         """Remove the file where it is still unfinished."""
         with suppress(OSError):
             self.path.unlink()
 
-    def about(self, error: OSError) -> OSError:
-        """Give the error again so that its message names the target, if it names the unfinished file or none."""
-        if error.errno is None or error.filename not in (None, str(self.path)):
-            return error
-        hint = "; make room there, or write to another disk" if error.errno == errno.ENOSPC else ""
-        return type(error)(error.errno, f"{error.strerror}{hint}", str(self.target))
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """Let an error of the writer name the target, if it names the unfinished file or none.
+
+        Raises:
+            OSError: of the writer, with the name.
+        """
+        try:
+            yield
+        except OSError as error:
+            if error.errno is None or error.filename not in (None, str(self.path)):
+                raise
+            hint = "; make room there, or write to another disk" if error.errno == errno.ENOSPC else ""
+            raise type(error)(error.errno, f"{error.strerror}{hint}", str(self.target)) from error
 
 
 @contextmanager
@@ -82,13 +91,12 @@ def replacing(path: str | Path, *, lasting: bool = False) -> Iterator[Path]:
     """
     file = Unfinished(path)
     try:
-        yield file.path
-        if lasting:
-            with file.path.open("rb") as written:
-                os.fsync(written.fileno())
+        with file.naming():
+            yield file.path
+            if lasting:
+                with file.path.open("rb") as written:
+                    os.fsync(written.fileno())
         file.keep()
-    except OSError as error:
-        raise file.about(error) from error
     finally:
         file.discard()
 
@@ -124,10 +132,7 @@ def write_all(contents: Mapping[Path, bytes]) -> None:
     files = [Unfinished(path) for path in contents]
     try:
         for file, content in zip(files, contents.values(), strict=True):
-            try:
-                file.fill(content)
-            except OSError as error:
-                raise file.about(error) from error
+            file.fill(content)
         for file in files:
             file.keep()
     finally:
@@ -151,8 +156,8 @@ def remove_unfinished(folder: str | Path) -> None:
     """
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if _PART.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > LEFT_AFTER:
-                with suppress(OSError):
+            with suppress(OSError):  # another process may be as quick
+                if _PART.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > LEFT_AFTER:
                     os.unlink(entry)
 
 

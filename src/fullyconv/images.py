@@ -507,11 +507,14 @@ class MaskWriter:
         if rows.ndim != 2 or rows.shape[1] != width or self._row + len(rows) > height:
             raise ValueError(f"rows of shape {rows.shape} at row {self._row}: the mask is {height} x {width} pixels")
         assert self._file is not None
+        with self._unfinished.naming():
+            self._write(self._file, rows)
+        self._row += len(rows)
+
+    def _write(self, file: io.BufferedWriter | io.BufferedRandom, rows: Array) -> None:
         if self._packer is None:
-            self._file.write(np.ascontiguousarray(rows, self.dtype.newbyteorder("<")).data)
-        else:
-            if not len(rows):
-                return
+            file.write(np.ascontiguousarray(rows, self.dtype.newbyteorder("<")).data)
+        elif len(rows):
             data = np.ascontiguousarray(rows, self.dtype.newbyteorder(">")).view(np.uint8)
             filtered = np.empty((len(rows), 1 + data.shape[1]), np.uint8)
             filtered[:, 0] = 2  # each row less the one above
@@ -519,7 +522,6 @@ class MaskWriter:
             np.subtract(data[1:], data[:-1], out=filtered[1:, 1:])
             self._above = data[-1].copy()
             self._pack(self._packer.compress(filtered.data))
-        self._row += len(rows)
 
     def _pack(self, data: bytes) -> None:
         for start in range(0, len(data), 2**24):
@@ -534,23 +536,26 @@ class MaskWriter:
         try:
             if self._row != self.size[0]:
                 raise ValueError(f"{self.path}: {self._row} of {self.size[0]} rows were written; write all of them")
-            if self._packer is not None:
-                self._pack(self._packer.flush())
-                self._chunk(b"IEND", b"")
-            self._release()
+            with self._unfinished.naming():
+                if self._packer is not None:
+                    self._pack(self._packer.flush())
+                    self._chunk(b"IEND", b"")
+                self._release()
             self._unfinished.keep()
         finally:
             self.abandon()
 
     def abandon(self) -> None:
         """Leave nothing behind of a file that is not finished."""
-        self._release()
-        self._unfinished.discard()
+        try:
+            self._release()
+        finally:
+            self._unfinished.discard()
 
     def _release(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
     def __enter__(self) -> MaskWriter:
         return self

@@ -84,7 +84,7 @@ class SegmentationModule(L.LightningModule, Uploads):
         ema_decay: decay of the exponential moving average of the weights that is validated, saved and kept, once it is
             warm (see `AveragedWeights`); or None.
         backbone_weights: weights of a classifier that the backbone starts from, as `load_backbone` takes them, such as
-            ``"torchvision://VGG16_Weights.IMAGENET1K_V1"``; ``load report`` says what became of each tensor, and where
+            ``"torchvision://VGG16_Weights.IMAGENET1K_V1"``; ``load_report`` says what became of each tensor, and where
             preprocessing is None it becomes theirs. It is no hyper-parameter: a checkpoint has its own weights.
         allow_unverified: accept backbone_weights that nobody vouches for.
 
@@ -573,8 +573,7 @@ class SegmentationModule(L.LightningModule, Uploads):
                 if not math.isnan(value):
                     self.log(key, value, prog_bar=key.endswith("/mean_iou"))
 
-    # ---- model folder
-    # --------------------------------------------------------------------------------------------------
+    # ---- model folder ----------------------------------------------------------------------------------------------
 
     def save_pretrained(
         self,
@@ -820,7 +819,7 @@ class SegmentationModule(L.LightningModule, Uploads):
                 With names alone, the value of a further class in mask files is its index, or the next that is free.
 
         Returns:
-            A new module in evaluation mode; ``load report`` says which tensors were copied and which were extended.
+            A new module in evaluation mode; ``load_report`` says which tensors were copied and which were extended.
 
         Raises:
             ValueError: if a name is known already, the labels do not begin with the known ones, or the model has

@@ -112,7 +112,7 @@ class Backbone(nn.Module, ABC):
         unused: prefixes of those keys of the classifier that the backbone has no use for.
 
     Attributes:
-        load report: what became of each tensor of the weights it was given; None while it is randomly initialized.
+        load_report: what became of each tensor of the weights it was given; None while it is randomly initialized.
         preprocessing: what those weights expect of an image; None where nobody said so.
     """
 

@@ -6,9 +6,10 @@ import argparse
 import logging
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fullyconv.cli.progress import busy
+from fullyconv.errors import hush
 
 if TYPE_CHECKING:
     from fullyconv.classifier import DenseScorer
@@ -51,17 +52,14 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(available_processors())
 
 
-def quiet_lightning() -> Any:
-    import lightning
+def quiet_lightning() -> None:
+    """Leave out what would stand between people and the answer, beside what `hush` leaves out everywhere."""
+    import lightning  # noqa: F401  # it sets the level of its logger when it is imported
 
-    # Tips and device listings would stand between the user and the answer.
+    hush()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
-    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message="(?s).*Checkpoint directory .* exists and is not empty.*")
-    return lightning
 
 
 def check_target(path: Path, option: str = "--out") -> None:

@@ -14,8 +14,6 @@ _NORMS = {
     torch.ops.aten._native_batch_norm_legit.default,
     torch.ops.aten._native_batch_norm_legit_no_training.default,
 }
-
-
 _ACTIVATIONS = {
     getattr(torch.ops.aten, name).default
     for plain in ("hardtanh", "silu", "hardswish", "hardsigmoid", "gelu", "elu", "leaky_relu")

@@ -38,13 +38,13 @@ def load(
     """Load a pretrained segmenter.
 
     Args:
-        source: a name or alias of the zoo, such as ``"street"``; ``"hf://ORG/REPO[@REVISION]"`` or ``"ORG/REPO"``, an
+        source: a name or alias of the zoo, such as ``"street"``; ``"hf://ORG/REPO[@REVISION]"`` or ``"ORG/REPO"``, a
             model folder on the Hugging Face Hub; ``"torchvision://FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1"``; the
             model folder; a ``.caffemodel`` of the reference networks; a ``.ckpt`` of this package; an https
             address of such a file, with ``#sha256=DIGEST``. A string that starts with ``.``, ``/`` or ``~`` or ends in
             ``/`` is always a path; another one is a zoo name first.
         classes: other classes than those of the weights: everything is kept but the score layers, which start at zero;
-            ``load report`` of the result says so.
+            ``load_report`` of the result says so.
         allow_unverified: accept weights that nobody vouches for (the hub's, where no digest is pinned): commit, size
             and sha256 are shown and recorded in a lock file, and every later load must match them.
         device: where it computes: "cuda", "cuda:1", "mps", "cpu" or a ``torch.device``; "auto" is the accelerator of

@@ -17,8 +17,8 @@ def open_predictor(
 ) -> Predictor | DenseScorer:
     """Open a model to predict with it.
 
-    It predicts what `fullyconv.load` predicts, and starts in a third of the time, as nothing that trains is imported.
-    A classifier is converted.
+    It predicts what `fullyconv.load` predicts, and nothing that trains is imported: ``benchmarks/cold_start.py``
+    measures what that saves. A classifier is converted.
 
     Args:
         source: what `fullyconv.load` takes.
@@ -49,6 +49,4 @@ def open_predictor(
         module = SegmentationModule.from_checkpoint(found.path).to(place)
         return module.predictor()
     described = describe(found)
-    predictor = Predictor(build_described(described), described.labels, described.preprocessing).to(place)
-    predictor.score, predictor.license, predictor.origin = described.score, described.license, described.origin
-    return predictor
+    return Predictor(build_described(described), described.labels, described.preprocessing).to(place)

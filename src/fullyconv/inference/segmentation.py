@@ -191,16 +191,18 @@ class ProbabilityWriter:
 
     def write(self, rows: npt.NDArray[np.float16]) -> None:
         """Write the next rows, (h, W) or (h, W, K)."""
-        for row in rows:
-            self._member.write(np.ascontiguousarray(row, "<f2").tobytes())
+        with self._unfinished.naming():
+            for row in rows:
+                self._member.write(np.ascontiguousarray(row, "<f2").tobytes())
 
     def __enter__(self) -> ProbabilityWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            self._member.close()
-            self._zip.close()
+            with self._unfinished.naming():
+                self._member.close()
+                self._zip.close()
             if kind is None:
                 self._unfinished.keep()
         finally:

@@ -30,8 +30,8 @@ Scores = Callable[[Tensor], Any]
 class Predictor:
     """Segment images with a model, its labels and its preprocessing.
 
-    `SegmentationModule.predict` is this one's; ``fullyconv.hub.open_predictor`` opens a model folder as one, without
-    Lightning.
+    `SegmentationModule.predict` is this one's; ``fullyconv.hub.predictor.open_predictor`` opens a model folder as
+    one, without Lightning.
 
     Args:
         model: an `FCN`, or a `MultiHeadFCN`.
@@ -61,9 +61,6 @@ class Predictor:
         self.model: Any = model
         self.labels = labels
         self.preprocessing = preprocessing
-        self.score: dict[str, Any] | None = None
-        self.license: str | None = None
-        self.origin: str | None = None
         self._owner = model if owner is None else owner
         self._own_scores = scores
         self._folded: tuple[object, Any] | None = None
@@ -112,7 +109,8 @@ class Predictor:
         """
         options = Options(memory, halo, flip, tuple(scales), probabilities)
         with evaluating(self._owner), torch.inference_mode():
-            networks, scores, short = self.networks(compile), self._scores(compile), self.preprocessing.short_side
+            scores, kind = self._ready(compile)
+            networks, short = self._networks(scores, kind), self.preprocessing.short_side
             if isinstance(self.labels, Labels):
                 return segment_any(networks[""], scores, source, self.labels, options, short)
             return segment_heads(networks, scores, source, self.labels, options, short)
@@ -138,17 +136,18 @@ class Predictor:
         wanted, beside = probabilities or (None, None)
         options = Options(memory, halo, flip, tuple(scales), wanted)
         with evaluating(self._owner), torch.inference_mode():
-            networks, short = self.networks(compile), self.preprocessing.short_side
+            scores, kind = self._ready(compile)
+            networks, short = self._networks(scores, kind), self.preprocessing.short_side
             if isinstance(self.labels, Labels):
                 return segment_to(networks[""], source, target, self.labels, options, short, beside, preview)
-            scores = self._scores(compile)
             return segment_heads_to(networks, scores, source, target, self.labels, options, short, beside, preview)
 
-    def networks(self, compiled: bool = False) -> dict[str, Network]:
+    def networks(self) -> dict[str, Network]:
         """Give what has to be known to run the model on tiles, for each head; one that stands alone is called ""."""
+        return self._networks(*self._ready(False))
+
+    def _networks(self, scores: Scores, kind: torch.dtype) -> dict[str, Network]:
         model, backbone = self.model, self.model.backbone
-        scores = self._scores(compiled)
-        served = self._serving() if self._own_scores is None else model
 
         def network(grid: Any, grid_for: Any, classes: int, scores: Scores) -> Network:
             return Network(
@@ -161,7 +160,7 @@ class Predictor:
                 least=backbone.min_size,
                 in_channels=self.preprocessing.in_channels,
                 device=self.device,
-                dtype=next(parameter.dtype for parameter in served.parameters()),
+                dtype=kind,
             )
 
         if isinstance(self.labels, Labels):
@@ -173,11 +172,12 @@ class Predictor:
 
         return {head: of_head(head) for head in self.labels}
 
-    def _scores(self, compiled: bool) -> Scores:
+    def _ready(self, compiled: bool) -> tuple[Scores, torch.dtype]:
+        """Give what computes the scores, and the floating type that it takes."""
         if self._own_scores is not None:
             if compiled:
                 raise ValueError(f"compile=True: {type(self._owner).__name__} has its own scores; leave compile out")
-            return self._own_scores
+            return self._own_scores, self.dtype
         served = self._serving()
         run = self._compile(served) if compiled else served.scores
 
@@ -185,7 +185,7 @@ class Predictor:
             with self.native_precision(image):
                 return run(self.preprocessing(image))
 
-        return scores
+        return scores, next(served.parameters()).dtype
 
     def _serving(self) -> Any:
         """Give the model with its batch norms folded into its convolutions, made anew when a weight was changed.

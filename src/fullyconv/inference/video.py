@@ -474,14 +474,16 @@ class _Table:
 
     def write(self, frame: Frame, counts: npt.NDArray[Any]) -> None:
         total = max(1, int(counts.sum()))
-        self._rows.writerow([frame.number, f"{frame.time:.4f}", *(f"{n / total:.5f}" for n in counts.tolist())])
+        with self._unfinished.naming():
+            self._rows.writerow([frame.number, f"{frame.time:.4f}", *(f"{n / total:.5f}" for n in counts.tolist())])
 
     def __enter__(self) -> _Table:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            self._file.close()
+            with self._unfinished.naming():
+                self._file.close()
             if kind is None:
                 self._unfinished.keep()
         finally:

@@ -65,7 +65,7 @@ def load_backbone(
         allow_unverified: accept weights that nobody vouches for; their digest is shown and recorded.
 
     Returns:
-        The backbone; its ``load report`` says what became of each tensor, its ``preprocessing`` what its images need.
+        The backbone; its ``load_report`` says what became of each tensor, its ``preprocessing`` what its images need.
 
     Raises:
         ValueError: if a name is unknown.

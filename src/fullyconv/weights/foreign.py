@@ -21,7 +21,7 @@ class ForeignSegmenter:
         labels: the K classes; for a model of several heads, one for each head by its name.
         preprocessing: what the weights expect.
         tensors: the whole state dict of that model, under its own keys.
-        load report: what became of each tensor of the file.
+        load_report: what became of each tensor of the file.
         padding: "paper" for the reference networks.
         upsampling: as `build_model` takes it.
         in_channels: channels C of the images.

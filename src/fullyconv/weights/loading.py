@@ -53,7 +53,7 @@ class ClassifierWeights:
 def apply(backbone: Backbone, weights: ClassifierWeights) -> LoadReport:
     """Load weights into a backbone, whoever named their tensors. Either everything fits or nothing is changed.
 
-    The backbone then knows its `load report`, and as `preprocessing` what the weights expect, for its own number of
+    The backbone then knows its `load_report`, and as `preprocessing` what the weights expect, for its own number of
     channels. Where nobody said what they expect, the names tell (Caffe's do) or
     timm's own numbers of a network of timm; else it is None.
 

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fullyconv.errors import DownloadError, tell
+from fullyconv.errors import DownloadError, first_line, tell
 from fullyconv.weights import pretrained, sources
 
 PUBLISHED = (pretrained.WEIGHTS, pretrained.CONFIG, pretrained.CARD)
@@ -117,9 +117,8 @@ def _committed(folder: Path, repo: str, private: bool, message: str, token: str 
             repo_id=repo, folder_path=folder, allow_patterns=list(PUBLISHED), commit_message=message
         )
     except Exception as error:  # the client's own, its transport's, or OSError: which one differs between releases
-        text = str(error).strip().splitlines()
         raise DownloadError(
-            f"{repo}: the hub did not take it ({type(error).__name__}: {text[0][:300] if text else ''}); check the "
+            f"{repo}: the hub did not take it ({type(error).__name__}: {first_line(error)}); check the "
             "name, and log in with a token that may write (hf auth login, or HF_TOKEN)"
         ) from error
     oid = str(getattr(commit, "oid", "") or "")
