@@ -1,8 +1,8 @@
 """Time one image of 360 x 480 pixels through every shipped segmenter, from bytes in memory to the mask.
 
-Beside them torchvision's smallest segmenter, LR-ASPP on MobileNetV3, as its users call it: normalized tensor, no_grad,
-interpolated logits, argmax; random weights, which cost the same. All take turns, so that a busy moment hits all of
-them.
+Beside them torchvision's two smallest segmenters, LR-ASPP and DeepLabV3 on MobileNetV3, as their users call them:
+normalized tensor, no_grad, interpolated logits, argmax; random weights, which cost the same. All take turns, so that a
+busy moment hits all of them.
 
     python benchmarks/zoo_speed.py --repeats 15
 """
@@ -24,12 +24,13 @@ import fullyconv
 from fullyconv import SegmentationModule
 from fullyconv.weights.catalog import shipped
 
-PEER = "torchvision lraspp_mobilenet_v3_large"
+PEERS = ("lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large")
 
 
-def peer() -> Callable[[], object]:
+def peer(name: str) -> Callable[[], object]:
     """Make what a user of torchvision runs for an image."""
-    network = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None).eval()
+    build = getattr(torchvision.models.segmentation, name)
+    network = build(weights=None, weights_backbone=None).eval()
     mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
     deviation = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 
@@ -57,8 +58,9 @@ def main() -> None:
         f"{platform.machine()}, {os.cpu_count()} processors, {torch.get_num_threads()} threads, load "
         f"{os.getloadavg()[0]:.1f}, torch {torch.__version__}, fullyconv {fullyconv.__version__}\n"
     )
-    runs: dict[str, Callable[[], object]] = {PEER: peer()}
-    about = {PEER: "-"}
+    peers = {f"torchvision {name}": name for name in PEERS}
+    runs: dict[str, Callable[[], object]] = {name: peer(network) for name, network in peers.items()}
+    about = dict.fromkeys(peers, "-")
     for entry in shipped():
         if entry.kind != "segmenter":
             continue
@@ -72,11 +74,13 @@ def main() -> None:
             begun = time.perf_counter()
             run()
             times[name].append(1000 * (time.perf_counter() - begun))
-    print("| model | mIoU | ms, median [min - max] | times the peer |\n|---|---|---|---|")
+    columns = " | ".join(f"times {name.partition('_')[0]}" for name in PEERS)
+    print(f"| model | mIoU | ms, median [min - max] | {columns} |\n|---|---|---|---|---|")
     middle = {name: statistics.median(each[2:]) for name, each in times.items()}
     for name, each in times.items():
         spread = f"[{min(each[2:]):.0f} - {max(each[2:]):.0f}]"
-        print(f"| {name} | {about[name]} | {middle[name]:.0f} {spread} | {middle[name] / middle[PEER]:.2f} |")
+        beside = " | ".join(f"{middle[name] / middle[other]:.2f}" for other in peers)
+        print(f"| {name} | {about[name]} | {middle[name]:.0f} {spread} | {beside} |")
 
 
 if __name__ == "__main__":

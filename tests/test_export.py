@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,17 @@ def test_the_file_is_one_and_describes_itself(made: tuple[SegmentationModule, ex
     assert document["version"] == fullyconv.__version__
     assert [(s.domain, s.version) for s in proto.opset_import if not s.domain] == [("", exporting.OPSET)]
     assert "pixels differ" in written.report()
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.001, False), (0.3, True)])
+def test_int8_that_changes_much_is_said_to(
+    made: tuple[SegmentationModule, exporting.Export], share: float, said: bool
+) -> None:
+    written = made[1]
+    parity = written.description.parity | {"quantized_pixels": share}
+    report = replace(written, description=replace(written.description, parity=parity)).report()
+    assert f"{share:.2%} of the pixels differ" in report
+    assert ("--score DATA" in report) == said
 
 
 def test_names_in_the_file_never_change(made: tuple[SegmentationModule, exporting.Export]) -> None:

@@ -206,3 +206,20 @@ def test_options_that_cannot_be_honored_are_refused(
     with pytest.raises(ValueError, match=message):
         fullyconv.predict_folder(Bright(), photos, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_masks_of_a_zoo_model_are_those_of_its_weights_and_not_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fullyconv import cli
+    from fullyconv.cli.predict import _identity
+    from fullyconv.weights import catalog
+
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "a.png")
+    words = ["predict", str(tmp_path / "a.png"), "--model", "nuclei", "--out", str(tmp_path / "masks")]
+    assert cli.main(words) == cli.main(words) == 0
+    assert "1 of 1 images were done before" in capsys.readouterr().out
+    before = _identity("nuclei")
+    name = catalog.ALIASES["nuclei"]
+    monkeypatch.setitem(catalog.SHIPPED, name, "0" * 64)  # as another release ships them
+    assert _identity("nuclei") != before

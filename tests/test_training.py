@@ -47,6 +47,39 @@ class TestPlan:
         assert chosen.settings["model.model"] == "ladder_efficientnet_lite0"
         assert any("started from street; 2 tensors, those of the classes, start anew" in r for r in chosen.reasons)
 
+    def test_classes_weigh_by_how_rare_their_pixels_are(self, shapes: Path) -> None:
+        data = SegmentationDataModule.from_folder(shapes)
+        data.check()
+        chosen = plan(data, model=RANDOM)
+        pixels = data.check("train")
+        weights = dict(zip(data.classes, chosen.settings["model.class_weights"], strict=True))
+        assert sorted(weights, key=weights.__getitem__) == sorted(data.classes, key=pixels.__getitem__, reverse=True)
+        assert sum(weights.values()) / len(weights) == pytest.approx(1, abs=2e-3)
+        assert chosen.settings["model.loss"] == "cross_entropy+dice"
+        rare = min(data.classes, key=pixels.__getitem__)
+        assert any(f"{rare} {weights[rare]:.2f}" in reason for reason in chosen.reasons)
+
+    def test_a_class_without_a_pixel_in_training_is_named_and_weighs_nothing_special(self, shapes: Path) -> None:
+        values: dict[int | str, str] = {0: "ground", 1: "box", 2: "sky", 3: "moon"}
+        (shapes / "classes.txt").unlink()
+        data = SegmentationDataModule.from_folder(shapes, values=values)
+        data.check()
+        chosen = plan(data, model=RANDOM)
+        assert chosen.settings["model.class_weights"][data.classes.index("moon")] == 1
+        assert any("no pixel of moon" in reason for reason in chosen.reasons)
+
+    def test_masks_that_nobody_counted_give_no_weights_and_that_is_said(self, shapes: Path) -> None:
+        chosen = plan(SegmentationDataModule.from_folder(shapes), model=RANDOM)
+        assert "model.class_weights" not in chosen.settings
+        assert any("all classes weigh alike" in reason for reason in chosen.reasons)
+
+    def test_a_loss_that_was_asked_for_brings_its_own_weights(self, shapes: Path) -> None:
+        data = SegmentationDataModule.from_folder(shapes)
+        data.check()
+        chosen = plan(data, model=RANDOM, loss="focal")
+        assert not {"model.loss", "model.class_weights"} & chosen.settings.keys()
+        assert any("loss focal, as you say" in reason for reason in chosen.reasons)
+
     def test_random_initialization_is_said_aloud(self, shapes: Path) -> None:
         chosen = plan(SegmentationDataModule.from_folder(shapes), model=RANDOM)
         assert chosen.segmenter is None

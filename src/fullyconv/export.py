@@ -51,6 +51,8 @@ MAX_PIXELS = 0.005
 """Largest share of pixels with another class with which a file is written; they are ties but for rounding. Where maxima
 are unpooled it is also the largest share of pixels with other scores: of two maxima that are equal but for rounding
 either may be the one to whose place a value is put back."""
+MUCH = 0.02
+"""Share of pixels beyond which a report says that int8 changes much."""
 MAX_BYTES = 2**31 - 1
 
 Session = Any  # onnxruntime has no types
@@ -89,6 +91,8 @@ class Export:
                 f"int8 against the segmenter, on the images of the calibration: {parity['quantized_pixels']:.2%} of "
                 "the pixels differ"
             )
+            if parity["quantized_pixels"] > MUCH and self.scores is None:
+                lines[-1] += "; that is much: measure what it costs on masks (--score DATA), or leave int8 out"
         if self.scores is not None and self.model_scores is not None:
             mine, theirs = 100 * self.scores.mean_iou, 100 * self.model_scores.mean_iou
             lines.append(f"mIoU {mine:.2f}, of the segmenter {theirs:.2f}: {mine - theirs:+.2f} points")

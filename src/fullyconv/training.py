@@ -15,6 +15,8 @@ import torch
 
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.data.pairs import Pair
+from fullyconv.data.sources import check_labels
+from fullyconv.errors import some
 from fullyconv.files import remove_unfinished, write
 from fullyconv.hub.load import load
 from fullyconv.module import MODEL_ARGUMENTS, SegmentationModule
@@ -49,6 +51,7 @@ def plan(
     epochs: int | None = None,
     minutes: float | None = None,
     device: str = "auto",
+    loss: str | None = None,
     allow_unverified: bool = False,
 ) -> Plan:
     """Choose what a run needs from the data and the machine.
@@ -60,6 +63,7 @@ def plan(
         epochs: passes over the training images; None chooses.
         minutes: wall-clock budget over all interruptions.
         device: "auto", "cpu" or "cuda".
+        loss: what is asked for, whose own are then its class weights; None chooses both.
         allow_unverified: accept weights that nobody vouches for.
 
     Returns:
@@ -122,15 +126,14 @@ def plan(
     steps = max(1, len(train) // batch)
     chosen = epochs or max(10, min(100, -(-(6000 if cuda else 1500) // steps)))
     settings["trainer.max_epochs"] = chosen
-    settings["model.loss"] = "cross_entropy+dice"
-    weights = _class_weights(data)
-    if weights is not None:
-        settings["model.class_weights"] = [round(weight, 3) for weight in weights.values()]
-        ends = ", ".join(
-            f"{name} {weights[name]:.2f}"
-            for name in (min(weights, key=weights.__getitem__), max(weights, key=weights.__getitem__))
-        )
-        reasons.append(f"cross entropy and Dice, classes weighted by how rare their pixels are: {ends}")
+    if loss is None:
+        settings["model.loss"] = "cross_entropy+dice"
+        weights, why = _class_weights(data, train)
+        if weights is not None:
+            settings["model.class_weights"] = weights
+        reasons.append(f"cross entropy and Dice; {why}")
+    else:
+        reasons.append(f"loss {loss}, as you say; classes weigh as --model.class_weights says, or all alike")
     settings["model.optimizer"] = "adamw"
     settings["model.lr"] = 0.001
     settings["model.weight_decay"] = 0.01
@@ -144,7 +147,8 @@ def plan(
     else:
         settings["model.schedule"] = "cosine"
         patience = patience_of(chosen)
-        reasons.append(f"{chosen} epochs of {steps} steps; stops after {patience} without a better mIoU on val")
+        ends = f"stops after {patience} without a better mIoU on val" if "val" in data.splits else "all of them"
+        reasons.append(f"{chosen} epochs of {steps} steps; {ends}")
     settings["trainer.accelerator"] = "cuda" if cuda else "cpu"
     settings["trainer.devices"] = 1
     settings["trainer.num_sanity_val_steps"] = 0
@@ -158,23 +162,27 @@ def patience_of(epochs: int) -> int:
     return max(10, epochs // 3)
 
 
-def _class_weights(data: SegmentationDataModule) -> dict[str, float] | None:
-    """Weigh the classes by their pixels in training, 1 / ln(1.1 + share) with mean 1 (ENet, Paszke et al. 2016).
+def _class_weights(data: SegmentationDataModule, train: Sequence[Pair]) -> tuple[list[float] | None, str]:
+    """Weigh the classes by their share of the training pixels, 1 / ln(1.1 + share) with mean 1.
+
+    The weighting is that of ENet (Paszke et al. 2016). A class that training does not have weighs 1.
 
     Returns:
-        Class -> weight; None where the masks were not counted.
+        K weights, or None where the masks were not counted; and why.
     """
-    train = data.dataset("train").pairs
     if not all(pair.mask in data.source.counts for pair in train):
-        return None
-    pixels = data.check("train")
-    counted = {name: pixels.get(name, 0) for name in data.classes}
-    total = sum(counted.values())
-    if not total:
-        return None
-    weights = {name: 1 / math.log(1.1 + number / total) for name, number in counted.items()}
-    mean = sum(weights.values()) / len(weights)
-    return {name: weight / mean for name, weight in weights.items()}
+        return None, "all classes weigh alike, as the masks were not counted (--data.check)"
+    pixels = check_labels(data.source, train)
+    there = {name: pixels[name] for name in data.classes if pixels.get(name)}
+    absent = [name for name in data.classes if name not in there]
+    raw = {name: 1 / math.log(1.1 + number / sum(there.values())) for name, number in there.items()}
+    mean = sum(raw.values()) / max(1, len(raw))
+    weights = {name: raw[name] / mean if name in raw else 1.0 for name in data.classes}
+    ends = [f"{name} {weights[name]:.2f}" for name in sorted(there, key=weights.__getitem__)]
+    why = f"classes weigh by how rare their pixels are: {' to '.join([*ends[:1], *ends[1:][-1:]])}"
+    if absent:
+        why += f"; training has no pixel of {some(absent)}, so nothing is learned of it"
+    return [round(weight, 3) for weight in weights.values()], why
 
 
 def _crop(data: SegmentationDataModule, cuda: bool) -> tuple[tuple[int, int], str]:

@@ -107,10 +107,9 @@ def fit(words: list[str]) -> int:
         epochs=own.epochs,
         minutes=own.minutes,
         device=own.device,
+        loss=option_in(others, "--model.loss") or next((w for w in others if w.startswith("--model.loss.")), None),
         allow_unverified=own.allow_unverified,
     )
-    if has_option(others, "--model.loss"):
-        chosen.settings.pop("model.class_weights", None)  # they belong to the loss that was chosen
     mine = [f"{name} = {option_in(others, f'--{name}')}" for name in chosen.settings if has_option(others, f"--{name}")]
     if chosen_by_us and chosen.segmenter is not None:
         chosen.reasons.append(f"no --model was given, so it starts from {own.model}; --model MODEL takes another")

@@ -147,7 +147,7 @@ def _predict_files(arguments: argparse.Namespace) -> int:
             }
         )
     if result.failed:
-        print(f"fullyconv: {len(result.failed)} of {plan.total} {called} could not be read", file=sys.stderr)
+        print(f"fullyconv: {len(result.failed)} of {plan.total} {called} could not be read or written", file=sys.stderr)
     return 1 if result.failed else 0
 
 
@@ -170,10 +170,17 @@ def _told(name: str, labels: Any) -> str:
 
 
 def _identity(model: str) -> Any:
-    """Say what masks were made by, before it is opened: a name, or a file as it is now."""
+    """Say what masks are made by, before it is opened: a file as it is now, or the digests that a name stands for."""
     from fullyconv.inference.folder import file_identity
 
     path = Path(model)
+    if path.suffix.lower() != ".onnx":  # which is predicted where there is no torch
+        from fullyconv.weights import sources
+
+        place = sources.read(model)
+        if place.pins or place.kind not in ("folder", "file"):
+            return [place.address, place.pins or place.sha256 or sources.read_lock().get(place.address)]
+        path = Path(place.address)
     return next((file_identity(each) for each in (path / "config.json", path) if each.exists()), model)
 
 
