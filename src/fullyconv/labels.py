@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fullyconv.errors import DatasetError, near_miss
+from fullyconv.errors import DatasetError, near_miss, some
 
 IGNORE = "ignore"
 """The word that stands in a label map for pixels that count for nothing."""
@@ -418,8 +418,7 @@ class Labels:
             One sentence about the file, one about the remedy.
         """
         stray = self.unknown(counts)
-        shown = ", ".join(f"{self.value_text(value)} ({counts[value]} pixels)" for value in stray[:8])
-        more = f" and {len(stray) - 8} more" if len(stray) > 8 else ""
+        shown = some((f"{self.value_text(value)} ({counts[value]} pixels)" for value in stray), 8)
         where = "mask" if path is None else str(path)
         first = f'"{self.value_text(stray[0])}"' if self.by_color else str(stray[0])
         remedy = f'correct the mask, or say what it means: values={{{first}: "ignore"}} or a class name'
@@ -427,7 +426,7 @@ class Labels:
         if 255 in counts and self.values.get(255) == IGNORE and len(stray) > 20:
             hint = " So many values look like gray levels or antialiased borders, which are no labels."
         what = "color" if self.by_color else "label value"
-        return f"{where}: {what} {shown}{more} is not in the label map {self.describe_values()}; {remedy}.{hint}"
+        return f"{where}: {what} {shown} is not in the label map {self.describe_values()}; {remedy}.{hint}"
 
     def describe_values(self) -> str:
         """Write the label map on one line, at most a dozen entries of it."""

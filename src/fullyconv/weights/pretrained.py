@@ -273,8 +273,7 @@ def check(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int
     lines = [f"{path}: the tensors are not those of the model; nothing was loaded"]
     for title, entries in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)):
         if entries:
-            rest = f", and {len(entries) - 8} more" if len(entries) > 8 else ""
-            lines.append(f"  {title} ({len(entries)}): {', '.join(entries[:8])}{rest}")
+            lines.append(f"  {title} ({len(entries)}): {some(entries, 8)}")
     raise WeightsError("\n".join(lines))
 
 

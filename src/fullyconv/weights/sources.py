@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fullyconv import download as downloads
-from fullyconv.errors import DownloadError, WeightsError, first_line, tell
+from fullyconv.errors import DownloadError, WeightsError, first_line, some, tell
 from fullyconv.files import Digest, digest, write
 from fullyconv.weights import catalog
 
@@ -526,8 +526,7 @@ def _files_hint(source: Source, revision: str | None) -> str:
         listing = list_files(source, revision)
     except DownloadError:
         return ""
-    shown = ", ".join(listing[:12]) + (f" and {len(listing) - 12} more" if len(listing) > 12 else "")
-    return f"; it has {shown}" if listing else "; it is empty"
+    return f"; it has {some(listing, 12)}" if listing else "; it is empty"
 
 
 def list_files(source: Source, revision: str | None = None) -> list[str]:
