@@ -79,7 +79,7 @@ def predict(image: Path, out: Path, words: list[str]) -> tuple[float, float]:
 def compare(image: Path, mask: Path, model: str, part: int) -> tuple[int, int]:
     """Count the pixels of an untiled part that have another class than in the mask, and all that are compared."""
     import fullyconv
-    from fullyconv.inference.windows import open_windows
+    from fullyconv.images.tiff import open_windows
 
     segmenter = fullyconv.load(model)
     geometry = segmenter.geometry if hasattr(segmenter, "geometry") else segmenter.model.geometry

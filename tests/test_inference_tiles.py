@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from torch import nn
@@ -15,10 +18,11 @@ from fullyconv.errors import DatasetError
 from fullyconv.fcn import FCN, build_model
 from fullyconv.geometry import Geometry
 from fullyconv.images import MaskWriter, read_bands, read_image, read_mask
+from fullyconv.images.tiff import open_windows
 from fullyconv.inference import tiles
 from fullyconv.inference.budget import available_memory, parse_memory
 from fullyconv.inference.tiles import Network, Options, assemble, blocks, fits, plan, region
-from fullyconv.inference.windows import ArrayImage, Mirrored, Scaled, open_windows
+from fullyconv.inference.windows import ArrayImage, Mirrored, Scaled
 from fullyconv.module import MultiHeadModule, SegmentationModule
 from fullyconv.upsampling import resample
 
@@ -291,7 +295,6 @@ def test_a_mask_goes_to_a_file_band_by_band_with_its_probabilities(tmp_path: Pat
 
 @pytest.mark.parametrize("kind", ["plain", "tiles", "strips", "gray"])
 def test_a_large_tiff_is_read_in_windows_as_it_is_read_whole(tmp_path: Path, kind: str) -> None:
-    tifffile = pytest.importorskip("tifffile")
     pixels = noise(300, 210)
     ways = {
         "plain": {},
@@ -319,23 +322,49 @@ def test_a_large_tiff_is_read_in_windows_as_it_is_read_whole(tmp_path: Path, kin
 
 
 def test_what_is_not_plain_is_left_to_the_reader_of_whole_images(tmp_path: Path) -> None:
-    tifffile = pytest.importorskip("tifffile")
-    tifffile.imwrite(tmp_path / "planes.tif", noise(40, 30).transpose(2, 0, 1), photometric="rgb", planarconfig=2)
-    tifffile.imwrite(tmp_path / "alpha.tif", np.zeros((40, 30, 4), np.uint8), photometric="rgb", extrasamples=[2])
     Image.fromarray(noise(40, 30)).save(tmp_path / "p.png")
-    for name in ("planes.tif", "alpha.tif", "p.png", "nowhere.tif"):
+    Image.fromarray(noise(40, 30)).save(tmp_path / "jpeg.tif", compression="jpeg")
+    for name in ("p.png", "jpeg.tif", "nowhere.tif"):
         assert open_windows(tmp_path / name, 3) is None
-    tifffile.imwrite(tmp_path / "rgb16.tif", noise(40, 30).astype(np.uint16) * 257, photometric="rgb")
-    assert open_windows(tmp_path / "rgb16.tif", 3) is None
-    for channels in (1, 4):
-        assert open_windows(tmp_path / "planes.tif", channels) is None
+
+
+def planes(path: Path, **options: Any) -> None:
+    tifffile.imwrite(path, noise(70, 90).transpose(2, 0, 1), photometric="rgb", planarconfig="separate", **options)
+
+
+def transparent(path: Path, **options: Any) -> None:
+    pixels = np.concatenate([noise(70, 90), noise(70, 90)[..., :1]], axis=2)
+    tifffile.imwrite(path, pixels, photometric="rgb", extrasamples=["unassalpha"], **options)
+
+
+def deep(path: Path, **options: Any) -> None:
+    tifffile.imwrite(path, np.random.default_rng(0).integers(0, 2**16, (70, 90, 3)).astype(np.uint16), **options)
+
+
+def with_overviews(path: Path, **options: Any) -> None:
+    with tifffile.TiffWriter(path) as file:
+        file.write(noise(70, 90), photometric="rgb", subifds=1, **options)
+        file.write(noise(70, 90)[::2, ::2], photometric="rgb", subfiletype=1)
+        file.write(noise(70, 90)[::4, ::4], photometric="rgb", subfiletype=1)
+
+
+@pytest.mark.parametrize("options", [{}, {"tile": (32, 48), "compression": "zlib"}, {"rowsperstrip": 7}])
+@pytest.mark.parametrize("write", [planes, transparent, deep, with_overviews])
+def test_windows_are_those_of_the_whole_image_in_every_way_that_bands_are_kept(
+    tmp_path: Path, write: Callable[..., None], options: dict[str, Any]
+) -> None:
+    write(tmp_path / "x.tif", **options)
+    for channels in (1, 3, *([4] if write is transparent else [])):
+        whole = read_bands(tmp_path / "x.tif", channels)
+        with open_windows(tmp_path / "x.tif", channels) as image:
+            for top, left, bottom, right in ((0, 0, 70, 90), (3, 4, 50, 33), (65, 40, 70, 90)):
+                np.testing.assert_array_equal(image.read(top, left, bottom, right), whole[top:bottom, left:right])
 
 
 @pytest.mark.parametrize("compression", ["tiff_lzw", "packbits", "tiff_adobe_deflate", "jpeg", None])
 def test_tiff_files_of_other_programs_are_segmented_whatever_their_compression(
     tmp_path: Path, compression: str | None
 ) -> None:
-    pytest.importorskip("tifffile")
     Image.fromarray(noise(61, 70)).save(tmp_path / "p.tif", compression=compression)
     module = segmenter()
     done = module.predict_to(tmp_path / "p.tif", tmp_path / "m.png")
@@ -343,18 +372,17 @@ def test_tiff_files_of_other_programs_are_segmented_whatever_their_compression(
 
 
 def test_bands_beside_each_other_are_read_in_windows(tmp_path: Path) -> None:
-    tifffile = pytest.importorskip("tifffile")
     pixels = np.random.default_rng(0).integers(0, 2**16, (50, 40, 6)).astype(np.uint16)
     tifffile.imwrite(tmp_path / "six.tif", pixels, photometric="minisblack", planarconfig="contig")
     with open_windows(tmp_path / "six.tif", 6) as image:
         np.testing.assert_array_equal(image.read(3, 4, 50, 33), read_bands(tmp_path / "six.tif", 6)[3:50, 4:33])
     (tmp_path / "cut.tif").write_bytes(b"II*\0" + b"\xff" * 20)
+    assert open_windows(tmp_path / "cut.tif", 3) is None
     with pytest.raises(DatasetError, match=r"cut\.tif: damaged"):
-        open_windows(tmp_path / "cut.tif", 3)
+        read_bands(tmp_path / "cut.tif", 3)
 
 
 def test_a_damaged_tile_names_the_file_and_leaves_no_half_mask(tmp_path: Path) -> None:
-    tifffile = pytest.importorskip("tifffile")
     tifffile.imwrite(tmp_path / "p.tif", noise(300, 210), photometric="rgb", tile=(64, 64), compression="zlib")
     with tifffile.TiffFile(tmp_path / "p.tif") as file:
         offset = file.pages[0].dataoffsets[7]

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from fullyconv.errors import DatasetError
 from fullyconv.files import remove_unfinished
 from fullyconv.images import EXTENSIONS, MAX_PIXELS, find_images, write_image
+from fullyconv.images.tiff import open_windows
 from fullyconv.inference.budget import parse_memory
 from fullyconv.inference.journal import Journal
 from fullyconv.inference.outputs import ONE_HEAD, Outputs
@@ -32,7 +33,6 @@ from fullyconv.inference.video import (
     predict_video,
     require_av,
 )  # fmt: skip
-from fullyconv.inference.windows import open_windows
 
 LARGE = 2**23
 """Pixels from which on a TIFF is read window by window, and its mask written band by band, if no overlay is wanted."""

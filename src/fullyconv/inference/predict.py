@@ -16,12 +16,13 @@ from torch import Tensor
 
 from fullyconv.geometry import Geometry
 from fullyconv.images import MAX_PIXELS, ImageInput, MaskWriter, read_bands, visible
+from fullyconv.images.tiff import open_windows
 from fullyconv.inference.argmax import scaled_argmax, upsample_argmax
 from fullyconv.inference.budget import parse_memory
 from fullyconv.inference.scaling import scaled_size
 from fullyconv.inference.segmentation import ProbabilityWriter, Segmentation, Written, count, of_head
 from fullyconv.inference.tiles import Network, Options, assemble, bands, blocks, fits, together
-from fullyconv.inference.windows import ArrayImage, WindowedImage, open_windows
+from fullyconv.inference.windows import ArrayImage, WindowedImage
 from fullyconv.labels import Labels
 from fullyconv.upsampling import resample
 

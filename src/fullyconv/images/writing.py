@@ -1,0 +1,269 @@
+"""Write images and masks: all of a file or nothing, masks also band by band."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from fullyconv.errors import near_miss
+from fullyconv.files import Unfinished, replacing
+from fullyconv.images.finding import EXTENSIONS
+from fullyconv.images.reading import read_image, rgb_of
+from fullyconv.labels import VOID_COLOR
+
+Array = npt.NDArray[Any]
+
+
+def write_mask(path: str | Path, mask: Array, palette: Sequence[Sequence[int]] | None = None) -> Path:
+    """Write a mask as PNG: all of it or nothing.
+
+    Args:
+        path: file to write, ending in `.png`; its folder is made if there is none.
+        mask: (H, W) integers in 0..65535. Up to 255 the file has 8 bits, beyond 16.
+        palette: colors of the values from 0 on; the file is then a palette PNG, which viewers show in color and which
+            still holds the values. 255 gets the void color of PASCAL VOC unless the palette reaches that far. A file
+            of 16 bits cannot carry a palette and is written without.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: if the path does not end in `.png`, or the mask is not (H, W) integers in 0..65535.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "mask.png"
+        >>> file = write_mask(path, np.eye(3, dtype=np.uint8), palette=[(0, 0, 0), (255, 0, 0)])
+        >>> read_mask(file).tolist()
+        [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"path={str(path)!r}: masks are written as PNG, which keeps every value; end the name in .png")
+    mask = np.asarray(mask)
+    if mask.ndim != 2 or not (np.issubdtype(mask.dtype, np.integer) or mask.dtype == np.bool_) or not mask.size:
+        raise ValueError(f"mask has shape {mask.shape} and type {mask.dtype}; give (H, W) integers")
+    low, high = int(mask.min()), int(mask.max())
+    if low < 0 or high > 65535:
+        raise ValueError(f"mask holds values {low}..{high}; a PNG holds 0..65535")
+    if high > 255:
+        image = Image.fromarray(mask.astype(np.uint16))
+    else:
+        image = Image.fromarray(mask.astype(np.uint8))
+        if palette is not None:
+            image.putpalette(_flat_palette(palette))
+    return _save(path, image, "PNG", compress_type=zlib.Z_RLE)  # a mask is long runs: a quarter of the time
+
+
+def write_image(path: str | Path, image: Image.Image | Array) -> Path:
+    """Write an image in the format its name asks for: all of it or nothing.
+
+    Args:
+        path: file to write; its folder is made if there is none.
+        image: a Pillow image or an array that `read_image` takes.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: if no format goes with the extension.
+    """
+    path = Path(path)
+    formats = {extension: name for extension, name in Image.registered_extensions().items() if name in Image.SAVE}
+    if path.suffix.lower() not in formats:
+        raise ValueError(
+            f"path={str(path)!r}: no image format has this extension. {near_miss(path.suffix, EXTENSIONS)}"
+        )
+    name = formats[path.suffix.lower()]
+    photo = image if isinstance(image, Image.Image) else Image.fromarray(read_image(image))
+    if name == "JPEG" and photo.mode not in ("RGB", "L", "CMYK"):
+        photo = Image.fromarray(rgb_of(photo, str(path)))
+    return _save(path, photo, name)
+
+
+class MaskWriter:
+    """Write a mask band by band, so that it is never in memory as a whole: all of it or nothing.
+
+    What is in the file is what `write_mask` writes. A TIFF is not compressed.
+
+    Args:
+        path: file to write, ending in `.png`, `.tif` or `.tiff` (with the extra `tiff`); its folder is made if there is
+            none.
+        size: height and width, in pixels.
+        palette: colors of the values from 0 on, or None.
+        dtype: uint8 or uint16; 16 bits go without a palette.
+
+    Raises:
+        ValueError: if the name has another ending.
+        ImportError: if a TIFF is asked for and tifffile is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "mask.png"
+        >>> with MaskWriter(path, (3, 3), [(0, 0, 0), (255, 0, 0)]) as writer:
+        ...     writer.write(np.eye(3, dtype=np.uint8)[:2])
+        ...     writer.write(np.eye(3, dtype=np.uint8)[2:])
+        >>> read_mask(path).tolist()
+        [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        size: tuple[int, int],
+        palette: Sequence[Sequence[int]] | None = None,
+        dtype: npt.DTypeLike = np.uint8,
+    ) -> None:
+        self.path = Path(path)
+        self.size = size
+        self.dtype = np.dtype(dtype)
+        self._row = 0
+        if self.path.suffix.lower() not in (".png", ".tif", ".tiff"):
+            raise ValueError(f"path={str(path)!r}: a mask is written as PNG or TIFF; end the name in .png or .tif")
+        flat = None if palette is None or self.dtype.itemsize > 1 else _flat_palette(palette)
+        self._unfinished = Unfinished(self.path)
+        self._packer: Any = None
+        self._file: io.BufferedWriter | io.BufferedRandom | None = None
+        if self.path.suffix.lower() == ".png":
+            self._file = self._unfinished.path.open("xb")
+            # Masks are long runs, and most rows are the ones above: their differences as runs take a fifth of the time
+            # of a search for repetitions, and less room.
+            self._packer = zlib.compressobj(strategy=zlib.Z_RLE)
+            self._above = np.zeros(size[1] * self.dtype.itemsize, np.uint8)
+            self._begin_png(flat)
+        else:
+            self._file = _begin_tiff(self._unfinished.path, self.path, size, self.dtype, flat)
+
+    def _begin_png(self, palette: list[int] | None) -> None:
+        height, width = self.size
+        bits, kind = 8 * self.dtype.itemsize, 0 if palette is None else 3  # gray, or indices into a palette
+        assert self._file is not None
+        self._file.write(b"\x89PNG\r\n\x1a\n")
+        self._chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0))
+        if palette is not None:
+            self._chunk(b"PLTE", bytes(palette))
+
+    def _chunk(self, name: bytes, data: bytes) -> None:
+        assert self._file is not None
+        self._file.write(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)))
+
+    def write(self, rows: Array) -> None:
+        """Write the next rows.
+
+        Args:
+            rows: (h, W) integers that the type holds.
+
+        Raises:
+            ValueError: if they are of another width, or too many.
+        """
+        height, width = self.size
+        if rows.ndim != 2 or rows.shape[1] != width or self._row + len(rows) > height:
+            raise ValueError(f"rows of shape {rows.shape} at row {self._row}: the mask is {height} x {width} pixels")
+        assert self._file is not None
+        with self._unfinished.naming():
+            self._write(self._file, rows)
+        self._row += len(rows)
+
+    def _write(self, file: io.BufferedWriter | io.BufferedRandom, rows: Array) -> None:
+        if self._packer is None:
+            file.write(np.ascontiguousarray(rows, self.dtype.newbyteorder("<")).data)
+        elif len(rows):
+            data = np.ascontiguousarray(rows, self.dtype.newbyteorder(">")).view(np.uint8)
+            filtered = np.empty((len(rows), 1 + data.shape[1]), np.uint8)
+            filtered[:, 0] = 2  # each row less the one above
+            np.subtract(data[:1], self._above, out=filtered[:1, 1:])
+            np.subtract(data[1:], data[:-1], out=filtered[1:, 1:])
+            self._above = data[-1].copy()
+            self._pack(self._packer.compress(filtered.data))
+
+    def _pack(self, data: bytes) -> None:
+        for start in range(0, len(data), 2**24):
+            self._chunk(b"IDAT", data[start : start + 2**24])
+
+    def close(self) -> None:
+        """Finish the file and put it in place.
+
+        Raises:
+            ValueError: if rows are missing; nothing is left behind then.
+        """
+        try:
+            if self._row != self.size[0]:
+                raise ValueError(f"{self.path}: {self._row} of {self.size[0]} rows were written; write all of them")
+            with self._unfinished.naming():
+                if self._packer is not None:
+                    self._pack(self._packer.flush())
+                    self._chunk(b"IEND", b"")
+                self._release()
+            self._unfinished.keep()
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Leave nothing behind of a file that is not finished."""
+        try:
+            self._release()
+        finally:
+            self._unfinished.discard()
+
+    def _release(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+    def __enter__(self) -> MaskWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
+
+
+def _begin_tiff(
+    part: Path, path: Path, size: tuple[int, int], dtype: np.dtype[Any], palette: list[int] | None
+) -> io.BufferedRandom:
+    """Make a TIFF file of zeros, not compressed, and open it where its pixels begin."""
+    try:
+        import tifffile
+    except ImportError as error:
+        raise ImportError(
+            f"{path}: a TIFF is written by tifffile: pip install 'fullyconv[tiff]', or name a .png"
+        ) from error
+    kind: dict[str, Any] = {"photometric": "minisblack"}
+    if palette is not None:  # TIFF has 16 bits a color
+        kind = {"photometric": "palette", "colormap": (np.array(palette, np.uint16).reshape(256, 3) * 257).T}
+    tifffile.imwrite(part, None, shape=size, dtype=dtype, byteorder="<", **kind)
+    with tifffile.TiffFile(part) as made:
+        page: Any = made.pages[0]
+        offset = int(page.dataoffsets[0])
+    file = part.open("r+b")
+    file.seek(offset)
+    return file
+
+
+def _flat_palette(palette: Sequence[Sequence[int]]) -> list[int]:
+    colors = [tuple(int(c) for c in color) for color in palette]
+    for color in colors:
+        if len(color) != 3 or not all(0 <= c <= 255 for c in color):
+            raise ValueError(f"palette={color!r}: a color is three integers in 0..255 (red, green, blue)")
+    if len(colors) > 256:
+        raise ValueError(f"palette has {len(colors)} colors; an 8-bit file holds 256")
+    full = colors + [(0, 0, 0)] * (256 - len(colors))
+    if len(colors) <= 255:
+        full[255] = VOID_COLOR
+    return [c for color in full for c in color]
+
+
+def _save(path: Path, image: Image.Image, name: str, **options: Any) -> Path:
+    with replacing(path) as part, part.open("xb") as file:
+        image.save(file, format=name, **options)
+    return path
