@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.torch
+import tifffile
 from PIL import Image
 
 import fullyconv
@@ -39,6 +40,11 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     for name in ("street.jpg", "new.jpg", "photo.jpg"):
         Image.fromarray(rng.integers(0, 255, (240, 300, 3)).astype(np.uint8)).save(tmp_path / name)
+    place = [(33550, "d", 3, (0.5, 0.5, 0.0)), (33922, "d", 6, (0.0, 0.0, 0.0, 690_000.0, 5_334_000.0, 0.0))]
+    keys = (34735, "H", 12, (1, 1, 0, 2, 1024, 0, 1, 1, 3072, 0, 1, 32632))
+    pixels = rng.integers(0, 255, (240, 300, 3)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "scene.tif", pixels, extratags=[(*tag, True) for tag in (*place, keys)])
+    tifffile.imwrite(tmp_path / "scan.tif", pixels.astype(np.uint16) * 16)
     with VideoWriter(tmp_path / "drive.mp4") as writer:
         for number in range(3):
             writer.write(rng.integers(0, 255, (96, 128, 3), dtype=np.uint8), number / 25)

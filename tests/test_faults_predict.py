@@ -128,7 +128,6 @@ def test_w12_two_runs_at_once_leave_no_mask_of_one_model_under_the_name_of_the_o
 # ---- C2: what Pillow opens ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="Pillow opens whatever it knows, EPS among it")
 @pytest.mark.parametrize("command", ["predict", "demo", "doctor: image", "doctor: mask"])
 def test_c2_a_file_of_eps_bytes_never_reaches_ghostscript(
     command: str, model: Path, tmp_path: Path, ghostscript: Path, capsys: pytest.CaptureFixture[str]
@@ -149,7 +148,6 @@ def test_c2_a_file_of_eps_bytes_never_reaches_ghostscript(
     assert not ghostscript.exists()
 
 
-@pytest.mark.xfail(strict=True, reason="Pillow opens whatever it knows, not only what the messages name")
 @pytest.mark.parametrize("kind", ["PCX", "SGI", "DDS", "TGA"])
 def test_c2_formats_that_no_message_names_are_refused(
     kind: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -218,7 +216,6 @@ def test_c13_a_source_that_is_none_is_answered_in_short_and_by_name(name: str, m
 
 
 @pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
-@pytest.mark.xfail(strict=True, reason="np.matrix cannot have the third axis that it is given", raises=ValueError)
 def test_c13_a_matrix_is_read_as_the_array_that_it_is_or_refused_by_name(model: Path) -> None:
     gray = noise()[..., 0]
     segmenter = fullyconv.load(model)

@@ -78,7 +78,10 @@ def doctor(capsys: pytest.CaptureFixture[str], folder: Path, *words: object) -> 
 
 def options_in(text: str) -> list[list[str]]:
     """Give the options that a message names, each with the value behind it: [["--unlabeled", "skip"], ...]."""
-    return [re.split(r"[ =]", option, maxsplit=1) for option in re.findall(r"--[a-z][a-z-]*(?:[ =][\w#.:=+-]+)?", text)]
+    return [
+        re.split(r"[ =]", option, maxsplit=1)
+        for option in re.findall(r"--[a-z][a-z-]*(?:[ =][\w#.:=+-]+(?:,[\w#.:=+-]+)*)?", text)
+    ]
 
 
 def follow(capsys: pytest.CaptureFixture[str], folder: Path, text: str) -> Diagnosed:

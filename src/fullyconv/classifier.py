@@ -21,7 +21,7 @@ from fullyconv.geometry.measuring import evaluating
 from fullyconv.images import visible
 from fullyconv.inference.heatmap import Heatmap
 from fullyconv.inference.locating import shares_of_class
-from fullyconv.inference.predict import ImageSource, most_pixels, read_pixels, segment_tiled, segment_to
+from fullyconv.inference.predict import ImageSource, read, segment_tiled, segment_to
 from fullyconv.inference.processor import Device, device_of
 from fullyconv.inference.scaling import scaled_size
 from fullyconv.inference.segmentation import Segmentation, Written
@@ -416,7 +416,7 @@ class DenseScorer(nn.Module, Uploads):
                 network = self._network(method)
             options = Options(memory, flip=flip, scales=HEATMAP_SCALES[method] if scales is None else tuple(scales))
             channels = self.network.in_channels
-            pixels = read_pixels(source, channels, most_pixels(memory, channels))
+            pixels = read(source, channels, memory, self.preprocessing.value_range).pixels
             own = (pixels.shape[0], pixels.shape[1])
             sizes = [scaled_size(own, max(1, round(base * scale))) for scale in options.scales]
             values = shares_of_class(network, pixels, index, sizes, flip=flip, memory=memory)
@@ -437,7 +437,7 @@ class DenseScorer(nn.Module, Uploads):
         align = math.lcm(*(math.ceil(stride) for stride in geometry.stride))
         return Network(
             self, lambda image: run(self._prepared(image, least)), geometry, lambda _: geometry, len(self.classes),
-            align, max(least), dense.in_channels, parameter.device, parameter.dtype,
+            align, max(least), dense.in_channels, parameter.device, parameter.dtype, self.preprocessing.value_range,
         )  # fmt: skip
 
     def save_pretrained(

@@ -7,7 +7,7 @@ polygon is one region of pixels of a class that touch along their sides, with it
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +20,7 @@ from fullyconv.files import write
 from fullyconv.labels import Labels
 
 Ring = list[tuple[int, int]]
+Point = tuple[float, float]
 
 # Unit steps along borders, as (y, x), with the region on the right hand: right, down, left, up.
 _STEPS = np.array([(0, 1), (1, 0), (0, -1), (-1, 0)])
@@ -66,25 +67,38 @@ def regions(mask: npt.NDArray[Any], labels: Labels) -> Iterator[Region]:
             yield from _trace(inside, index)
 
 
-def geojson(mask: npt.NDArray[Any], labels: Labels) -> dict[str, Any]:
-    """Give the regions of a mask as a GeoJSON FeatureCollection, in pixels: x to the right, y down.
+def geojson(
+    mask: npt.NDArray[Any], labels: Labels, to_degrees: Callable[[Ring], Sequence[Point]] | None = None
+) -> dict[str, Any]:
+    """Give the regions of a mask as a GeoJSON FeatureCollection.
+
+    With `to_degrees` its positions are longitude and latitude, as RFC 7946 wants them. Without, they are pixels, x to
+    the right and y down, and the collection says so: ``"crs": null`` is GeoJSON's word (of 2008) for positions that are
+    no places on the earth.
 
     Args:
         mask: (H, W) class indices.
         labels: of the K classes.
+        to_degrees: gives longitude and latitude of corners (x, y) in pixels.
     """
+
+    def position(ring: Ring) -> list[Point]:
+        closed: Sequence[Point] = [*ring, ring[0]]
+        return list(closed if to_degrees is None else to_degrees([*ring, ring[0]]))
+
     features = [
         {
             "type": "Feature",
             "properties": {"class": labels.names[region.index], "index": region.index, "area": region.area},
             "geometry": {
                 "type": "Polygon",
-                "coordinates": [[*ring, ring[0]] for ring in (region.outer, *region.holes)],
+                "coordinates": [position(ring) for ring in (region.outer, *region.holes)],
             },
         }
         for region in regions(mask, labels)
     ]
-    return {"type": "FeatureCollection", "features": features}
+    said = {"crs": None, "units": "pixels"} if to_degrees is None else {}
+    return {"type": "FeatureCollection", **said, "features": features}
 
 
 def coco(mask: npt.NDArray[Any], labels: Labels, name: str) -> dict[str, Any]:

@@ -33,6 +33,8 @@ class Preprocessing:
         short_side: pixels that the shorter side of an image is scaled to before `predict` looks at it, because the
             network was trained at that scale; the mask has the image's own size all the same. None looks at the
             image as it is. Calling a module does not scale.
+        value_range: the numbers that are black and white in images of more than 8 bits, as the network was trained;
+            None for the whole range of their type.
 
     Raises:
         ValueError: if a rule above is broken.
@@ -48,6 +50,7 @@ class Preprocessing:
     scale: float = 1.0
     channel_order: ChannelOrder = "rgb"
     short_side: int | None = None
+    value_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
@@ -70,6 +73,11 @@ class Preprocessing:
         side = self.short_side
         if side is not None and (isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= _MAX_SIDE):
             raise ValueError(f"short_side={side!r}: a whole number of pixels in 1..{_MAX_SIDE}, or None")
+        if self.value_range is not None:
+            bits = _floats("value_range", self.value_range)
+            if len(bits) != 2 or bits[0] >= bits[1]:
+                raise ValueError(f"value_range={self.value_range!r}: the numbers that are black and white, (0, 4095)")
+            object.__setattr__(self, "value_range", bits)
         if self.channel_order == "bgr" and len(self.mean) < 3:
             raise ValueError(f'channel_order="bgr" with {len(self.mean)} channel(s): there are no three colors to turn')
 
@@ -143,13 +151,14 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """Write as plain JSON values; `from_dict` reads them back."""
-        scaled = {} if self.short_side is None else {"short_side": self.short_side}
+        further: dict[str, Any] = {} if self.short_side is None else {"short_side": self.short_side}
+        further |= {} if self.value_range is None else {"value_range": list(self.value_range)}
         return {
             "mean": list(self.mean),
             "std": list(self.std),
             "scale": self.scale,
             "channel_order": self.channel_order,
-            **scaled,
+            **further,
         }
 
     @classmethod
@@ -166,7 +175,8 @@ class Preprocessing:
         """Read what `to_dict` wrote.
 
         Args:
-            entry: a mapping with `mean` and `std`, and optionally `scale`, `channel_order` and `short_side`.
+            entry: a mapping with `mean` and `std`, and optionally `scale`, `channel_order`,
+                `short_side` and `value_range`.
 
         Returns:
             The preprocessing.
@@ -178,7 +188,7 @@ class Preprocessing:
             >>> Preprocessing.from_dict(IMAGENET.to_dict()) == IMAGENET
             True
         """
-        known = ["mean", "std", "scale", "channel_order", "short_side"]
+        known = ["mean", "std", "scale", "channel_order", "short_side", "value_range"]
         if not isinstance(entry, Mapping) or not {"mean", "std"} <= set(entry):
             raise ValueError(f"preprocessing={entry!r} lacks 'mean' or 'std'; give a mapping as to_dict writes it")
         for key in entry:
@@ -190,6 +200,7 @@ class Preprocessing:
             entry.get("scale", 1.0),
             entry.get("channel_order", "rgb"),
             entry.get("short_side"),
+            entry.get("value_range"),
         )
 
 

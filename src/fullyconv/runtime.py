@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fullyconv.errors import WeightsError, first_line
-from fullyconv.images import ImageInput, read_bands, visible
+from fullyconv.errors import WeightsError, first_line, tell
+from fullyconv.images import ImageInput
+from fullyconv.images.raster import Raster, read_raster
 from fullyconv.inference.scaling import scaled_size
 from fullyconv.inference.segmentation import Segmentation
 from fullyconv.labels import Labels
@@ -146,6 +147,11 @@ class ExportedSegmenter:
         return list(self.labels.names)
 
     @property
+    def preprocessing(self) -> Preprocessing:
+        """What the network was trained on."""
+        return self.description.preprocessing
+
+    @property
     def license(self) -> str:
         """License of the weights, as stated by whoever trained them."""
         return self.description.license
@@ -168,7 +174,8 @@ class ExportedSegmenter:
 
     def _predict(self, source: ImageInput) -> dict[str, Segmentation]:
         """Segment one image for all heads at once."""
-        pixels = read_bands(source, self.description.in_channels)
+        raster = self._read(source)
+        pixels = raster.pixels
         kind = "labels" if "labels" in self.description.outputs else "scores"
         heads = self.description.heads
         results = {}
@@ -180,8 +187,16 @@ class ExportedSegmenter:
                     f"{self.path}: answers an image of {pixels.shape[:2]} pixels with a mask of {mask.shape} and "
                     f"classes up to {int(mask.max())}, and has {labels.num_classes} classes; export it again"
                 )
-            results[head] = Segmentation(mask.astype(labels.dtype), labels, visible(pixels))
+            results[head] = Segmentation.of(raster, mask, labels)
         return results
+
+    def _read(self, source: ImageInput | Raster) -> Raster:
+        if isinstance(source, Raster):
+            return source
+        read = read_raster(source, self.description.in_channels, value_range=self.preprocessing.value_range)
+        if read.note is not None:
+            tell(read.note)
+        return read
 
     def scores(self, source: ImageInput) -> npt.NDArray[np.float32]:
         """Give the scores of every class, before softmax, at every pixel of an image.
@@ -201,7 +216,7 @@ class ExportedSegmenter:
         if "scores" not in self.description.outputs:
             raise ValueError(f"{self.path}: gives labels alone; export it with scores=True (--scores)")
         heads = self.description.heads
-        answers = self._run(read_bands(source, self.description.in_channels), [port("scores", head) for head in heads])
+        answers = self._run(self._read(source).pixels, [port("scores", head) for head in heads])
         return {head: answer[0] for head, answer in zip(heads, answers, strict=True)}
 
     def _run(self, pixels: npt.NDArray[np.uint8], outputs: Sequence[str]) -> list[npt.NDArray[Any]]:

@@ -181,6 +181,14 @@ def halo(text: str) -> int | str:
     return int(text)
 
 
+def value_range(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(word) for word in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: give the numbers that are black and white, such as 0,4095") from None
+    return low, high
+
+
 def positive(text: str) -> int:
     number = int(text)
     if number < 1:

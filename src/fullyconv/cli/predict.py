@@ -20,6 +20,7 @@ from fullyconv.cli.options import (
     new_command,
     positive,
     print_json,
+    value_range,
 )
 from fullyconv.cli.progress import busy, progress_bar
 
@@ -45,7 +46,8 @@ def add(commands: Commands) -> None:
     predict.add_argument("--overwrite", action="store_true", help="also what is done already")
     predict.add_argument("--json", action="store_true", help="for programs: what became of each file")
     add_unverified(predict)
-    more = predict.add_argument_group("what is written beside a mask")
+    more = predict.add_argument_group("what is written")
+    more.add_argument("--format", choices=("png", "tif"), default="png", help="of the mask; tif keeps GeoTIFF tags")
     more.add_argument("--overlay", action="store_true", help="the image with the classes laid over")
     more.add_argument("--probabilities", choices=("top", "all"), help=".npz: of the winning class, or of all")
     more.add_argument("--polygons", choices=("geojson", "coco"), help="outlines of the classes")
@@ -57,6 +59,9 @@ def add(commands: Commands) -> None:
     how.add_argument("--scales", type=float, nargs="+", metavar="S", help="average over sizes, such as 0.75 1 1.25")
     how.add_argument("--memory", metavar="AMOUNT", help="beside the model, such as 2GB (half of what is free)")
     how.add_argument("--halo", type=halo, default="exact", metavar="PIXELS", help="around a tile (default: exact)")
+    how.add_argument(
+        "--range", type=value_range, metavar="LOW,HIGH", help="black and white of more than 8 bits, such as 0,4095"
+    )
     how.add_argument("--compile", action="store_true", help="the network first, half a minute for each size")
     how.add_argument("--threads", type=positive, metavar="N", help="of the network (default: one a core)")
     video = predict.add_argument_group("of a video")
@@ -102,10 +107,15 @@ def _predict_files(arguments: argparse.Namespace) -> int:
         compile=arguments.compile,
         every=arguments.every,
         overwrite=arguments.overwrite,
+        value_range=arguments.range,
+        mask_format=arguments.format,
     )
     called = " and ".join(name for name, some in (("images", plan.images), ("videos", plan.videos)) if some)
     if plan.left < plan.total and not arguments.json:
         print(f"{plan.total - plan.left} of {plan.total} {called} were done before; --overwrite segments them again")
+    if plan.unread and not arguments.json:
+        shown = ", ".join(f"{count} {suffix}" for suffix, count in plan.unread.items())
+        print(f"fullyconv: not read, of other formats: {shown}; save them as PNG, TIFF or JPEG", file=sys.stderr)
     predictor = _open(arguments) if plan.left else None
     bar = progress_bar(plan.left if plan.images else 0)
     frame_bars: dict[Path, Any] = {}
@@ -143,6 +153,7 @@ def _predict_files(arguments: argparse.Namespace) -> int:
                 "out": result.out,
                 "before": result.before,
                 "failed": len(result.failed),
+                "unread": plan.unread,
                 "files": [asdict(each) for each in result.predicted],
             }
         )

@@ -225,7 +225,9 @@ def _open(file: File, max_pixels: int | None) -> Image.Image:
             finally:
                 Image.MAX_IMAGE_PIXELS = pillow
     except UnidentifiedImageError as error:
-        raise NotOpened(f"{file}: not an image, or its beginning is damaged (it begins as {name}); replace the file") from error
+        raise NotOpened(
+            f"{file}: not an image, or its beginning is damaged (it begins as {name}); replace the file"
+        ) from error
 
 
 def _refusal(head: bytes) -> str:

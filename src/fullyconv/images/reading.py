@@ -23,6 +23,7 @@ from fullyconv.images.opening import (
     NotOpened,
     as_file,
     bound,
+    head_of,
     is_tiff,
     loaded,
     one_number,
@@ -34,8 +35,8 @@ Array = npt.NDArray[Any]
 Pixels = npt.NDArray[np.uint8]
 ValueRange = tuple[float, float]
 
-FAINT = 8192
-"""The largest value of an image of 16 bits is above it, unless fewer bits are stored: 12, say."""
+FAINT = 32
+"""Levels of 255: an image of 16 bits whose lightest pixel is darker uses fewer bits, 12 as a rule."""
 
 _ORIENTATION = 0x0112  # EXIF tag
 _DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")
@@ -98,19 +99,30 @@ def read_bands(
         >>> read_bands(np.zeros((4, 6, 5), dtype=np.uint8), 5).shape
         (4, 6, 5)
     """
+    return read_noting(source, channels, max_pixels, value_range)[0]
+
+
+def read_noting(
+    source: ImageInput, channels: int, max_pixels: int = MAX_PIXELS, value_range: ValueRange | None = None
+) -> tuple[Pixels, str | None]:
+    """Read an image as `read_bands` does, and say what a person should know of its values, if anything."""
     if value_range is not None:
         check_range(value_range)
     if isinstance(source, np.ndarray):
+        source = np.asarray(source)  # a matrix has no third axis
         bound(source.shape[:2], max_pixels, "source")
-        return _bands_of_array(source, channels, value_range)
+        pixels = _bands_of_array(source, channels, value_range)
+        return pixels, faint(pixels, "source") if source.dtype == np.uint16 and value_range is None else None
     if isinstance(source, Image.Image):
         bound(source.size[::-1], max_pixels, "source")
-        return _bands_of_pillow(loaded(source), channels, "source", value_range)
+        return _noted(loaded(source), channels, "source", value_range, source.mode in _DEEP)
     file = as_file(source)
     try:
         with opened(file, max_pixels) as image:
             if pillow_reads(image, channels, value_range):
-                return _bands_of_pillow(image, channels, str(file), value_range)
+                deep = image.mode in _DEEP or (image.format == "TIFF" and one_number(tiff_tag(image, 258)) == 16)
+                deep = deep or (image.format == "PNG" and head_of(file, 25)[24] == 16)
+                return _noted(image, channels, str(file), value_range, deep)
     except NotOpened:
         if not is_tiff(file):
             raise
@@ -118,7 +130,14 @@ def read_bands(
 
     with TiffImage(file, channels, value_range) as tiff:
         bound(tiff.size, max_pixels, str(file))
-        return tiff.read(0, 0, *tiff.size)
+        return tiff.read(0, 0, *tiff.size), tiff.note
+
+
+def _noted(
+    image: Image.Image, channels: int, name: str, value_range: ValueRange | None, deep: bool
+) -> tuple[Pixels, str | None]:
+    pixels = _bands_of_pillow(image, channels, name, value_range)
+    return pixels, faint(pixels, name) if deep and value_range is None else None
 
 
 def visible(pixels: Pixels) -> Pixels:
@@ -256,19 +275,20 @@ def check_range(value_range: ValueRange) -> None:
         raise ValueError(f"value_range={value_range!r}: give the numbers that are black and white, such as (0, 4095)")
 
 
-def faint(high: float, name: str) -> str | None:
+def faint(pixels: Pixels, name: str) -> str | None:
     """Say that an image of 16 bits uses a small part of their range; None where it does not.
 
     Args:
-        high: its largest value.
+        pixels: its upper 8 bits.
         name: of the image.
     """
-    if not 255 < high < FAINT:
+    lightest = int(pixels.max(initial=0))
+    if lightest >= FAINT:
         return None
-    bits = max(10, int(high).bit_length())
+    white = 2 ** (8 + lightest.bit_length()) - 1
     return (
-        f"{name}: its largest value is {high:g}, of 65535 that 16 bits hold, so that it is nearly black; if it has "
-        f"{bits} bits, say so: --range 0,{2**bits - 1} (value_range=(0, {2**bits - 1}))"
+        f"{name}: its values take {white.bit_length()} of 16 bits, so that it is nearly black; if {white} is white, "
+        f"say so: --range 0,{white} (value_range=(0, {white}))"
     )
 
 

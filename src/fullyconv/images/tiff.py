@@ -6,6 +6,7 @@ bounds what is decoded, and makes 8-bit pixels of it.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import math
 import zlib
@@ -26,6 +27,8 @@ Array = npt.NDArray[Any]
 COMPRESSIONS = (1, 5, 8, 32773, 32946)
 """Ways that files are compressed in and read here: none, LZW, deflate, PackBits, deflate by its old number."""
 
+_PLAIN = (1, 8, 32773, 32946)  # tifffile decodes these by itself
+
 GDAL_NODATA = 42113  # tag
 
 _SEGMENT = 2**26  # bytes of the largest strip or tile that is decoded for a window; all that are kept take as much
@@ -43,8 +46,8 @@ class TiffImage:
         value_range: the numbers that are black and white, as `read_image` takes it.
 
     Attributes:
+        path: the file; None of one in memory.
         refusal: why the file cannot be read in windows, but only as a whole; empty if it can.
-        highest: the largest number of more than 8 bits that was read so far.
 
     Raises:
         ImportError: if tifffile is not installed.
@@ -58,11 +61,12 @@ class TiffImage:
             raise ImportError(
                 f"{file}: TIFF files of this kind need tifffile: pip install 'fullyconv[tiff]', or save it as PNG"
             ) from error
+        self.path = file if isinstance(file, Path) else None
         self._name = str(file)
         self._channels, self._range = channels, value_range
         self._kept: OrderedDict[tuple[int, int], Array] = OrderedDict()
         self._raw: io.FileIO | None = None
-        self.highest = 0
+        self._lightest = np.uint8(0)
         try:
             self._file = tifffile.TiffFile(io.BytesIO(file.data) if isinstance(file, Encoded) else file)
         except Exception as error:  # TiffFileError, ValueError, struct.error, ...
@@ -79,7 +83,7 @@ class TiffImage:
             if len(self._pages) == self._planes == 1 and self._page.is_memmappable and isinstance(file, Path):
                 # rows of windows are read straight into their place, a hundred thousand of them from a large image
                 self._raw = file.open("rb", buffering=0)
-        except DatasetError:
+        except (DatasetError, ImportError):
             self._file.close()
             raise
         except Exception as error:  # whatever a damaged header makes of tifffile
@@ -112,6 +116,11 @@ class TiffImage:
             raise DatasetError(
                 f"{self._name}: its numbers have {page.bitspersample} bits, packed; save it with 8 or 16 bits"
             )
+        if int(page.compression) not in _PLAIN and importlib.util.find_spec("imagecodecs") is None:
+            raise ImportError(
+                f"{self._name}: is compressed by {page.compression.name}, which imagecodecs decodes: "
+                "pip install 'fullyconv[geo]', or save it with deflate"
+            )
         if kind == 0 and page.dtype not in (np.uint8, np.uint16):
             raise DatasetError(f"{self._name}: white is zero, in numbers of type {page.dtype}; save it with 8 bits")
         if int(page.imagedepth) != 1:
@@ -134,8 +143,8 @@ class TiffImage:
         pages = [len(self._pages)] if len(self._pages) > 1 else []
         shape = " x ".join(map(str, [*pages, *self._page.shape]))
         raise DatasetError(
-            f"{self._name}: has the shape {shape}, and in_channels={self._channels} is given; give the number of bands, "
-            "in_channels= (--in-channels), that the files have, the same in all of them"
+            f"{self._name}: has the shape {shape}, and in_channels={self._channels} is given; give the number of "
+            "bands, in_channels= (--in-channels), that the files have, the same in all of them"
         )
 
     def _windows_refused(self) -> str:
@@ -158,7 +167,8 @@ class TiffImage:
     @property
     def note(self) -> str | None:
         """What a person should know of the values that were read so far."""
-        return faint(self.highest, self._name) if self._range is None else None
+        deep = self._page.dtype == np.uint16 and self._range is None
+        return faint(np.array([self._lightest]), self._name) if deep else None
 
     @property
     def nodata(self) -> float | None:
@@ -194,12 +204,11 @@ class TiffImage:
             DatasetError: if a strip or tile is damaged, or the range of the numbers is not known.
         """
         values = self.values(top, left, bottom, right)
-        if values.dtype == np.uint16:
-            self.highest = max(self.highest, int(values.max(initial=0)))
         void = self.nodata
         if void is not None and np.issubdtype(values.dtype, np.floating):
             values = np.where(_equals(values, void), values.dtype.type(0), values)
         pixels = to_bytes(values, self._name, self._range)
+        self._lightest = max(self._lightest, pixels.max(initial=0))
         if int(self._page.photometric) == 0:
             pixels = ~pixels
         return self._as_wanted(pixels)

@@ -40,6 +40,7 @@ def write_mask(path: str | Path, mask: Array, palette: Sequence[Sequence[int]] |
 
     Example:
         >>> import tempfile
+        >>> from fullyconv.images import read_mask
         >>> path = Path(tempfile.mkdtemp()) / "mask.png"
         >>> file = write_mask(path, np.eye(3, dtype=np.uint8), palette=[(0, 0, 0), (255, 0, 0)])
         >>> read_mask(file).tolist()
@@ -100,6 +101,7 @@ class MaskWriter:
         size: height and width, in pixels.
         palette: colors of the values from 0 on, or None.
         dtype: uint8 or uint16; 16 bits go without a palette.
+        tags: of a TIFF: number, type and values of further tags.
 
     Raises:
         ValueError: if the name has another ending.
@@ -107,6 +109,7 @@ class MaskWriter:
 
     Example:
         >>> import tempfile
+        >>> from fullyconv.images import read_mask
         >>> path = Path(tempfile.mkdtemp()) / "mask.png"
         >>> with MaskWriter(path, (3, 3), [(0, 0, 0), (255, 0, 0)]) as writer:
         ...     writer.write(np.eye(3, dtype=np.uint8)[:2])
@@ -121,6 +124,7 @@ class MaskWriter:
         size: tuple[int, int],
         palette: Sequence[Sequence[int]] | None = None,
         dtype: npt.DTypeLike = np.uint8,
+        tags: Sequence[tuple[int, int, tuple[Any, ...]]] = (),
     ) -> None:
         self.path = Path(path)
         self.size = size
@@ -140,7 +144,7 @@ class MaskWriter:
             self._above = np.zeros(size[1] * self.dtype.itemsize, np.uint8)
             self._begin_png(flat)
         else:
-            self._file = _begin_tiff(self._unfinished.path, self.path, size, self.dtype, flat)
+            self._file = _begin_tiff(self._unfinished.path, self.path, size, self.dtype, flat, tags)
 
     def _begin_png(self, palette: list[int] | None) -> None:
         height, width = self.size
@@ -229,7 +233,12 @@ class MaskWriter:
 
 
 def _begin_tiff(
-    part: Path, path: Path, size: tuple[int, int], dtype: np.dtype[Any], palette: list[int] | None
+    part: Path,
+    path: Path,
+    size: tuple[int, int],
+    dtype: np.dtype[Any],
+    palette: list[int] | None,
+    tags: Sequence[tuple[int, int, tuple[Any, ...]]],
 ) -> io.BufferedRandom:
     """Make a TIFF file of zeros, not compressed, and open it where its pixels begin."""
     try:
@@ -241,6 +250,9 @@ def _begin_tiff(
     kind: dict[str, Any] = {"photometric": "minisblack"}
     if palette is not None:  # TIFF has 16 bits a color
         kind = {"photometric": "palette", "colormap": (np.array(palette, np.uint16).reshape(256, 3) * 257).T}
+    texts = [(tag, kind, 0, values[0], True) for tag, kind, values in tags if kind == 2]
+    numbers = [(tag, kind, len(values), values, True) for tag, kind, values in tags if kind != 2]
+    kind["extratags"] = [*texts, *numbers]
     tifffile.imwrite(part, None, shape=size, dtype=dtype, byteorder="<", **kind)
     with tifffile.TiffFile(part) as made:
         page: Any = made.pages[0]

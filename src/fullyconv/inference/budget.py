@@ -7,6 +7,8 @@ import os
 import re
 from pathlib import Path
 
+from fullyconv.images.opening import MAX_PIXELS
+
 _UNITS = {
     "": 1, "B": 1,
     "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
@@ -76,3 +78,13 @@ def available_processors() -> int:
     except (OSError, ValueError, ZeroDivisionError):
         pass
     return max(1, found)
+
+
+def most_pixels(memory: int | str | None, in_channels: int) -> int:
+    """Give the pixels that an image may have: who says how much memory there is may fill half of it with an image.
+
+    Args:
+        memory: what was said, or None.
+        in_channels: bands of the image.
+    """
+    return MAX_PIXELS if memory is None else max(MAX_PIXELS, parse_memory(memory) // (2 * in_channels))

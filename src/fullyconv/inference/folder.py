@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from fullyconv.errors import DatasetError
 from fullyconv.files import remove_unfinished
-from fullyconv.images import EXTENSIONS, MAX_PIXELS, find_images, write_image
-from fullyconv.images.tiff import open_windows
-from fullyconv.inference.budget import parse_memory
+from fullyconv.images import EXTENSIONS, MAX_PIXELS, find_images, unread_images, write_image
+from fullyconv.images.raster import Raster, read_raster
+from fullyconv.images.reading import ValueRange, check_range
+from fullyconv.images.tiff import TiffImage, open_windows
+from fullyconv.inference.budget import most_pixels, parse_memory
 from fullyconv.inference.journal import Journal
 from fullyconv.inference.outputs import ONE_HEAD, Outputs
 from fullyconv.inference.segmentation import Segmentation, of_head
@@ -87,6 +89,7 @@ class FolderResult:
         )
 
 
+MaskFormat = Literal["png", "tif"]
 Progress = Callable[[Predicted, int, int], None]
 FrameProgress = Callable[[Path, int, int | None], None]
 
@@ -116,6 +119,8 @@ def predict_folder(
     compile: bool = False,
     every: int = 1,
     overwrite: bool = False,
+    value_range: ValueRange | None = None,
+    mask_format: MaskFormat = "png",
     progress: Progress | None = None,
     frames: FrameProgress | None = None,
 ) -> FolderResult:
@@ -141,6 +146,9 @@ def predict_folder(
         compile: compile the network first, for many images of few sizes.
         every: of a video, take every so many-th frame.
         overwrite: segment images again whose masks are there.
+        value_range: the numbers that are black and white in images of more than 8 bits, such as (0, 4095); None takes
+            those that the model was trained with, else the whole range of their type.
+        mask_format: of the masks of images; "tif" keeps the tags of a GeoTIFF, "png" has a world file beside it.
         progress: is called with what became of a file, how many are done, and how many there are.
         frames: is called after every frame of a video with its path, the frames done and those expected, None where
             nobody knows.
@@ -173,6 +181,8 @@ def predict_folder(
         compile=compile,
         every=every,
         overwrite=overwrite,
+        value_range=value_range,
+        mask_format=mask_format,
     )
     return plan.run(predictor, progress, frames)
 
@@ -190,6 +200,11 @@ class FolderPlan:
         FileNotFoundError: if there is no input.
         ValueError: if an option is none, or a file would be written twice or over an input.
         ImportError: if a video is given by name, and PyAV is not installed.
+
+    Attributes:
+        images: the images that were found.
+        videos: the videos.
+        unread: files of the folders that are images by their names and are not read: extension -> how many.
     """
 
     def __init__(
@@ -206,7 +221,15 @@ class FolderPlan:
         compile: bool = False,
         every: int = 1,
         overwrite: bool = False,
+        value_range: ValueRange | None = None,
+        mask_format: MaskFormat = "png",
     ) -> None:
+        if mask_format not in get_args(MaskFormat):
+            raise ValueError(f'mask_format={mask_format!r}: give "png" or "tif"')
+        self._suffix = f".{mask_format}"
+        if value_range is not None:
+            check_range(value_range)
+        self._range = value_range
         self.out, self.outputs, self._every = Path(out), outputs, every
         if self.out.exists() and not self.out.is_dir():
             raise NotADirectoryError(f"out={str(out)!r}: is a file; give the folder of the masks")
@@ -225,8 +248,11 @@ class FolderPlan:
             raise ValueError(
                 f"heatmaps: are made of images, and {self.videos[0].source} is a video; predict its frames"
             )
+        folders = [each for each in given if Path(each).is_dir()]
+        self.unread = dict(sum((Counter(unread_images(each)) for each in folders), Counter[str]()))
         self._refuse_collisions()
         settings = {key: self._options[key] for key in ("halo", "flip", "scales", "probabilities")}
+        settings |= {} if value_range is None else {"value_range": list(value_range)}
         self._journal = Journal(self.out, settings | {"model": model, "every": every})
         if overwrite:
             self._journal.forget()
@@ -256,7 +282,7 @@ class FolderPlan:
             is_video = path.suffix.lower() in VIDEO_EXTENSIONS
             if is_video and root.is_file():
                 require_av(path)  # one that is asked for by name cannot be left out
-            found.append(_Input(path, self.out / inside.with_suffix("" if is_video else ".png")))
+            found.append(_Input(path, self.out / inside.with_suffix("" if is_video else self._suffix)))
         return found
 
     def _files(self, heads: Sequence[str] = ONE_HEAD) -> Iterator[tuple[Path, Path]]:
@@ -385,13 +411,13 @@ class FolderPlan:
                 )
                 future: Future[Predicted] = Future()
                 try:
-                    pixels = reads.popleft().result()
-                    if pixels is None:  # too large to be held as a whole
+                    image = reads.popleft().result()
+                    if image is None:  # too large to be held as a whole
                         future.set_result(self._predict_large(predictor, one, options))
                     else:
-                        result = predictor.predict(pixels, **options)
-                        heatmaps = self._heatmaps(predictor, pixels)
-                        future = writer.submit(self._write, result, heatmaps, one)
+                        result = predictor.predict(image, **options)
+                        heatmaps = self._heatmaps(predictor, image)
+                        future = writer.submit(self._write, result, heatmaps, one, getattr(image, "note", None))
                 except (DatasetError, OSError) as error:
                     future.set_exception(error)
                 written.append((one, future))
@@ -408,30 +434,33 @@ class FolderPlan:
             return Predicted(one.source, error=str(error))
         return predicted
 
-    def _read(self, predictor: Any, path: Path) -> Any:
-        """Decode an image; None for one that is to be read window by window."""
-        if not hasattr(predictor, "predict_to"):
-            return path  # it reads by itself, without torch
-        from fullyconv.inference.predict import most_pixels, read_pixels
+    def _windows(self, predictor: Any, path: Path) -> TiffImage | None:
+        known = predictor.preprocessing
+        return open_windows(path, known.in_channels, self._range or known.value_range)
 
-        channels = predictor.preprocessing.in_channels
-        windows = open_windows(path, channels)
-        if windows is not None:
+    def _read(self, predictor: Any, path: Path) -> Raster | Path | None:
+        """Decode an image; None for one that is to be read window by window."""
+        known = getattr(predictor, "preprocessing", None)
+        if known is None:
+            return path  # somebody else's predictor, which reads by itself
+        channels, bits = known.in_channels, self._range or known.value_range
+        if hasattr(predictor, "predict_to") and (windows := self._windows(predictor, path)) is not None:
             with windows:
                 whole = self.outputs.overlay or self.outputs.polygons or self.outputs.heatmaps
                 if windows.size[0] * windows.size[1] > (MAX_PIXELS if whole else LARGE):
                     return None
-        return read_pixels(path, channels, most_pixels(self._options["memory"], channels))
+        most = most_pixels(self._options["memory"], channels)
+        return read_raster(path, channels, max_pixels=most, value_range=bits)
 
-    def _heatmaps(self, predictor: Any, pixels: Any) -> dict[str, Any]:
+    def _heatmaps(self, predictor: Any, image: Raster | Path) -> dict[str, Any]:
         options = {"scales": self._scales, "memory": self._options["memory"]}
-        return {word: predictor.heatmap(pixels, word, **options) for word in self.outputs.heatmaps}
+        return {word: predictor.heatmap(image, word, **options) for word in self.outputs.heatmaps}
 
-    def _write(self, result: Any, heatmaps: dict[str, Any], one: _Input) -> Predicted:
+    def _write(self, result: Any, heatmaps: dict[str, Any], one: _Input, note: str | None) -> Predicted:
         results: Mapping[str, Segmentation] = result if isinstance(result, Mapping) else {"": result}
         self.outputs.write(results, heatmaps, one.source.name, one.target)
         seen = {heatmap.label: heatmap.most for heatmap in heatmaps.values()}
-        return Predicted(one.source, one.target, _shares(results), heatmaps=seen)
+        return Predicted(one.source, one.target, _shares(results), heatmaps=seen, note=note)
 
     def _predict_large(self, predictor: Any, one: _Input, options: dict[str, Any]) -> Predicted:
         """Segment an image that is read in windows and written in bands."""
@@ -443,15 +472,16 @@ class FolderPlan:
                 )
         beside = (wanted.probabilities, one.target.with_suffix(".npz")) if wanted.probabilities else None
         options = options | {"probabilities": beside}
-        done = predictor.predict_to(one.source, one.target, preview=wanted.overlay, **options)
+        image = self._windows(predictor, one.source)
+        done = predictor.predict_to(image, one.target, preview=wanted.overlay, **options)
         results = done if isinstance(done, Mapping) else {"": done}
-        note = None
+        notes = {result.note for result in results.values() if result.note is not None}
         for head, result in results.items():
             if result.preview is not None:
                 write_image(of_head(one.target, head).with_suffix(".overlay.png"), result.preview.overlay())
                 shown = " x ".join(str(n) for n in result.preview.mask.shape[::-1])
-                note = f"{one.source}: its overlay is thinned to {shown} pixels"
-        return Predicted(one.source, one.target, _shares(results), note=note)
+                notes.add(f"{one.source}: its overlay is thinned to {shown} pixels")
+        return Predicted(one.source, one.target, _shares(results), note="; ".join(sorted(notes)) or None)
 
     def _predict_videos(
         self, predictor: Any, options: dict[str, Any], heads: Sequence[str], frames: FrameProgress | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -101,8 +102,11 @@ class Outputs:
         if self.probabilities:
             result.save_probabilities(mask.with_suffix(".npz"))
         if self.polygons:
-            by_geojson = self.polygons == "geojson"
-            content = geojson(result.mask, result.labels) if by_geojson else coco(result.mask, result.labels, name)
+            if self.polygons == "coco":
+                content = coco(result.mask, result.labels, name)
+            else:
+                to_degrees = None if result.place is None else partial(result.place.to_degrees, name=name)
+                content = geojson(result.mask, result.labels, to_degrees)
             write_json(_polygons(mask, self.polygons), content)
 
 

@@ -14,11 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fullyconv.errors import tell
 from fullyconv.geometry import Geometry
-from fullyconv.images import MAX_PIXELS, ImageInput, MaskWriter, read_bands, visible
-from fullyconv.images.tiff import open_windows
+from fullyconv.images import ImageInput, MaskWriter, visible
+from fullyconv.images.georeference import georeference_of
+from fullyconv.images.raster import Raster, read_raster
+from fullyconv.images.tiff import TiffImage, open_windows
 from fullyconv.inference.argmax import scaled_argmax, upsample_argmax
-from fullyconv.inference.budget import parse_memory
+from fullyconv.inference.budget import most_pixels
 from fullyconv.inference.scaling import scaled_size
 from fullyconv.inference.segmentation import ProbabilityWriter, Segmentation, Written, count, of_head
 from fullyconv.inference.tiles import Network, Options, assemble, bands, blocks, fits, together
@@ -29,7 +32,7 @@ from fullyconv.upsampling import resample
 BAND_BYTES = 2**26  # of logits at a time, where an image was seen smaller
 _PREVIEW = 4096  # pixels along the longer side
 
-ImageSource = ImageInput | Tensor
+ImageSource = ImageInput | Tensor | Raster | TiffImage
 """What can be segmented: what `fullyconv.images.read_image` takes, or a tensor (C, H, W), uint8 or float in 0..1."""
 
 
@@ -68,7 +71,8 @@ def segment(
         FileNotFoundError, DatasetError: if the image cannot be read.
         ValueError: if a tensor has the wrong shape, type or range, or the scores are NaN.
     """
-    pixels = read_pixels(source, in_channels)
+    raster = read(source, in_channels)
+    pixels = raster.pixels
     image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
     own = (pixels.shape[0], pixels.shape[1])
     seen = own if short_side is None else scaled_size(own, short_side)
@@ -78,8 +82,7 @@ def segment(
     scores = logits((image.to(device).float() / 255).to(dtype))
     grid = Geometry.IDENTITY if geometry is None else geometry(seen)
     prediction = upsample_argmax(scores, grid, own) if seen == own else _stretched(scores, grid, seen, own)
-    mask: npt.NDArray[np.unsignedinteger[Any]] = prediction[0].to("cpu").numpy().astype(labels.dtype)
-    return Segmentation(mask, labels, visible(pixels))
+    return Segmentation.of(raster, prediction[0].to("cpu").numpy(), labels)
 
 
 def segment_any(
@@ -104,13 +107,13 @@ def segment_any(
         FileNotFoundError, DatasetError: if the image cannot be read.
         ValueError: if a tensor has the wrong shape, type or range, or the memory does not hold the smallest tile.
     """
-    pixels = read_pixels(source, network.in_channels, most_pixels(options.memory, network.in_channels))
-    own = (pixels.shape[0], pixels.shape[1])
+    raster = read(source, network.in_channels, options.memory, network.value_range)
+    own = (raster.pixels.shape[0], raster.pixels.shape[1])
     seen = own if short_side is None else scaled_size(own, short_side)
     if options.plain and fits(network, own, options, None if seen == own else seen):
         channels, kind = network.in_channels, network.dtype
-        return segment(scores, pixels, labels, network.device, channels, kind, short_side, network.geometry_for)
-    return segment_tiled(network, pixels, labels, options, None if seen == own else seen)
+        return segment(scores, raster, labels, network.device, channels, kind, short_side, network.geometry_for)
+    return segment_tiled(network, raster, labels, options, None if seen == own else seen)
 
 
 def segment_tiled(
@@ -154,12 +157,12 @@ def segment_heads(
     """
     first = next(iter(networks.values()))
     channels, kind, device = first.in_channels, first.dtype, first.device
-    pixels = read_pixels(source, channels, most_pixels(options.memory, channels))
-    own = (pixels.shape[0], pixels.shape[1])
+    raster = read(source, channels, options.memory, first.value_range)
+    own = (raster.pixels.shape[0], raster.pixels.shape[1])
     size = own if short_side is None else scaled_size(own, short_side)
     seen = None if size == own else size
     if not options.plain or not all(fits(network, own, options, seen) for network in together(networks)):
-        return _segment_tiled(networks, scores, pixels, labels, options, seen)
+        return _segment_tiled(networks, scores, raster, labels, options, seen)
     known: dict[str, Tensor] = {}
 
     def of(head: str) -> Callable[[Tensor], Tensor]:
@@ -171,7 +174,7 @@ def segment_heads(
         return scored
 
     return {
-        head: segment(of(head), pixels, labels[head], device, channels, kind, short_side, network.geometry_for)
+        head: segment(of(head), raster, labels[head], device, channels, kind, short_side, network.geometry_for)
         for head, network in networks.items()
     }
 
@@ -184,11 +187,12 @@ def _segment_tiled(
     options: Options,
     seen: tuple[int, int] | None,
 ) -> dict[str, Segmentation]:
-    channels = next(iter(networks.values())).in_channels
-    pixels = read_pixels(source, channels, most_pixels(options.memory, channels))
-    found = assemble(blocks(networks, scores, ArrayImage(pixels), options, seen), (pixels.shape[0], pixels.shape[1]))
+    first = next(iter(networks.values()))
+    raster = read(source, first.in_channels, options.memory, first.value_range)
+    size = (raster.pixels.shape[0], raster.pixels.shape[1])
+    found = assemble(blocks(networks, scores, ArrayImage(raster.pixels), options, seen), size)
     return {
-        head: Segmentation(mask.astype(labels[head].dtype, copy=False), labels[head], visible(pixels), probabilities)
+        head: Segmentation.of(raster, mask, labels[head], probabilities)
         for head, (mask, probabilities) in found.items()
     }
 
@@ -278,14 +282,20 @@ def segment_heads_to(
     for path in targets.values():
         if isinstance(source, str | Path) and path.exists() and path.samefile(source):
             raise ValueError(f"target={str(path)!r}: the image would be overwritten by its own mask; give another name")
-    channels = next(iter(networks.values())).in_channels
-    opened = open_windows(source, channels)
+    first = next(iter(networks.values()))
+    channels, bits = first.in_channels, first.value_range
     with contextlib.ExitStack() as stack:
         image: WindowedImage
+        void: Callable[[int, int, int, int], npt.NDArray[np.bool_]] | None = None
+        opened = source if isinstance(source, TiffImage) else open_windows(source, channels, bits)
+        raster = None
         if opened is not None:
             image = stack.enter_context(opened)
+            place = georeference_of(opened.path)
+            void = opened.void if place is not None and opened.has_void else None
         else:
-            image = ArrayImage(read_pixels(source, channels, most_pixels(options.memory, channels)))
+            raster = read(source, channels, options.memory, bits)
+            image, place = ArrayImage(raster.pixels), raster.place
         own = image.size
         seen = own if short_side is None else scaled_size(own, short_side)
         found = blocks(networks, scores, image, options, None if seen == own else seen)
@@ -293,7 +303,10 @@ def segment_heads_to(
         further: dict[str, ProbabilityWriter] = {}
         for head, known in labels.items():
             palette = known.palette if len(known.names) <= 256 else None
-            writers[head] = stack.enter_context(MaskWriter(targets[head], own, palette, known.dtype))
+            tags = place.tags_of_mask(known.ignore_index if void else None) if place is not None else ()
+            writers[head] = stack.enter_context(MaskWriter(targets[head], own, palette, known.dtype, tags))
+            if place is not None and targets[head].suffix.lower() == ".png":
+                place.save_beside(targets[head])
             if probabilities is not None:
                 shape = (*own, len(known.names)) if options.probabilities == "all" else own
                 further[head] = stack.enter_context(ProbabilityWriter(of_head(Path(probabilities), head), shape))
@@ -302,6 +315,10 @@ def segment_heads_to(
         small_masks: dict[str, list[npt.NDArray[Any]]] = {head: [] for head in labels}
         small_image: list[npt.NDArray[np.uint8]] = []
         for row_of_tiles in bands(found, own[1]):
+            if void is not None:
+                empty = void(*next(iter(row_of_tiles.values())).window)
+                for head, band in row_of_tiles.items():
+                    band.mask[empty] = labels[head].ignore_index
             for head, band in row_of_tiles.items():
                 writers[head].write(band.mask)
                 counts[head] += count(band.mask, labels[head])
@@ -312,24 +329,15 @@ def segment_heads_to(
                 small_image.append(image.read(row, 0, row + 1, right)[0, ::step])
                 for head, band in row_of_tiles.items():
                     small_masks[head].append(band.mask[row - top, ::step])
+        note = raster.note if raster is not None else opened.note if opened is not None else None
     small: dict[str, Segmentation] = {}
     if preview:
         pixels = visible(np.stack(small_image))
         small = {head: Segmentation(np.stack(rows), labels[head], pixels) for head, rows in small_masks.items()}
     return {
-        head: Written(targets[head], own, known, tuple(int(n) for n in counts[head]), small.get(head))
+        head: Written(targets[head], own, known, tuple(int(n) for n in counts[head]), small.get(head), note)
         for head, known in labels.items()
     }
-
-
-def most_pixels(memory: int | str | None, in_channels: int) -> int:
-    """Give the pixels that an image may have: who says how much memory there is may fill half of it with an image.
-
-    Args:
-        memory: what was said, or None.
-        in_channels: bands of the image.
-    """
-    return MAX_PIXELS if memory is None else max(MAX_PIXELS, parse_memory(memory) // (2 * in_channels))
 
 
 def _stretched(scores: Tensor, grid: Geometry, seen: tuple[int, int], own: tuple[int, int]) -> Tensor:
@@ -356,10 +364,30 @@ def _stretched(scores: Tensor, grid: Geometry, seen: tuple[int, int], own: tuple
     return torch.cat(labels, 1)
 
 
-def read_pixels(source: ImageSource, in_channels: int = 3, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    """Read one image of any form that `segment` takes, as (H, W, C) uint8."""
+def read(
+    source: ImageSource,
+    in_channels: int = 3,
+    memory: int | str | None = None,
+    value_range: tuple[float, float] | None = None,
+) -> Raster:
+    """Read one image of any form that `segment` takes; what is odd about it is said.
+
+    Args:
+        source: the image.
+        in_channels: bands C that are wanted.
+        memory: as `most_pixels` takes it.
+        value_range: the numbers that are black and white in images of more than 8 bits.
+    """
+    if isinstance(source, Raster):
+        return source
+    if isinstance(source, TiffImage):
+        return Raster(source.read(0, 0, *source.size), None, georeference_of(source.path), source.note)
     if not isinstance(source, Tensor):
-        return read_bands(source, in_channels, max_pixels=max_pixels)
+        most = most_pixels(memory, in_channels)
+        raster = read_raster(source, in_channels, max_pixels=most, value_range=value_range)
+        if raster.note is not None:
+            tell(raster.note)
+        return raster
     if source.is_meta:
         raise ValueError("source is a tensor on the meta device, which holds no values; give one that does")
     taken = (1, 3) if in_channels == 3 else (in_channels,)
@@ -378,4 +406,4 @@ def read_pixels(source: ImageSource, in_channels: int = 3, max_pixels: int = MAX
         image = (image * 255).round()
     elif image.dtype != torch.uint8:
         raise ValueError(f"source is a tensor of type {image.dtype}: expected uint8, or floating values in 0..1")
-    return image.to(torch.uint8).expand(in_channels, -1, -1).permute(1, 2, 0).contiguous().numpy()
+    return Raster(image.to(torch.uint8).expand(in_channels, -1, -1).permute(1, 2, 0).contiguous().numpy())

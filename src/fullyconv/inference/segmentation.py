@@ -14,7 +14,9 @@ from PIL import Image
 
 from fullyconv.drawing import overlay, percent
 from fullyconv.files import Unfinished
-from fullyconv.images import write_mask
+from fullyconv.images import MaskWriter, visible, write_mask
+from fullyconv.images.georeference import Georeference
+from fullyconv.images.raster import Raster
 from fullyconv.labels import Labels
 
 _LEADING = 5  # classes that a result names in one line
@@ -31,6 +33,7 @@ class Segmentation:
         image: (H, W, 3) uint8, the image as it was read; of more bands the first three.
         probabilities: float16, (H, W) that of the class in the mask, or (H, W, K) those of all classes; None where they
             were not asked for.
+        place: where on the earth the image lies; None where its file does not say.
 
     Example:
         >>> labels = Labels.of(["road", "sky", "tree"])
@@ -42,6 +45,21 @@ class Segmentation:
     labels: Labels
     image: npt.NDArray[np.uint8]
     probabilities: npt.NDArray[np.float16] | None = None
+    place: Georeference | None = None
+
+    @classmethod
+    def of(
+        cls,
+        raster: Raster,
+        mask: npt.NDArray[Any],
+        labels: Labels,
+        probabilities: npt.NDArray[np.float16] | None = None,
+    ) -> Segmentation:
+        """Make a result of the classes of all pixels; those that hold no data are ignored."""
+        mask = mask.astype(labels.dtype, copy=False)
+        if raster.void is not None:
+            mask = np.where(raster.void, labels.dtype(labels.ignore_index), mask)
+        return cls(mask, labels, visible(raster.pixels), probabilities, raster.place)
 
     @property
     def classes(self) -> list[str]:
@@ -77,9 +95,24 @@ class Segmentation:
         return self
 
     def save(self, path: str | Path) -> Path:
-        """Write the mask as a PNG with the palette of the classes; its pixel values are the class indices."""
-        write_mask(path, self.mask, self.labels.palette if len(self.labels.names) <= 256 else None)
-        return Path(path)
+        """Write the mask with the palette of the classes; its pixel values are the class indices.
+
+        A TIFF of a georeferenced image keeps its tags; beside a PNG a world file (``.pgw``) is written, and the
+        coordinate system (``.png.aux.xml``, as GDAL reads it).
+
+        Args:
+            path: ends in `.png`, `.tif` or `.tiff` (with the extra `tiff`).
+        """
+        path, palette = Path(path), self.labels.palette if len(self.labels.names) <= 256 else None
+        if path.suffix.lower() in (".tif", ".tiff"):
+            empty = self.labels.ignore_index if (self.mask == self.labels.ignore_index).any() else None
+            tags = [] if self.place is None else self.place.tags_of_mask(empty)
+            with MaskWriter(path, (self.mask.shape[0], self.mask.shape[1]), palette, self.mask.dtype, tags) as writer:
+                writer.write(self.mask)
+            return path
+        if self.place is not None:
+            self.place.save_beside(path)
+        return write_mask(path, self.mask, palette)
 
     def save_probabilities(self, path: str | Path) -> Path:
         """Write the probabilities as an `.npz` file with the array ``probabilities`` in float16.
@@ -105,6 +138,7 @@ class Written:
         counts: pixels of each class.
         preview: every so many-th row and column of image and mask, at most 4096 of them, to be looked at; None where
             it was not asked for.
+        note: what a person should know of it.
     """
 
     path: Path
@@ -112,6 +146,7 @@ class Written:
     labels: Labels
     counts: tuple[int, ...]
     preview: Segmentation | None = None
+    note: str | None = None
 
     def shares(self) -> dict[str, float]:
         """Give the share of each class among the pixels, between 0 and 1, the largest first."""

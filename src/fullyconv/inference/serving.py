@@ -161,6 +161,7 @@ class Predictor:
                 in_channels=self.preprocessing.in_channels,
                 device=self.device,
                 dtype=kind,
+                value_range=self.preprocessing.value_range,
             )
 
         if isinstance(self.labels, Labels):

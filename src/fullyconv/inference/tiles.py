@@ -56,6 +56,7 @@ class Network:
         in_channels: channels C.
         device: where it computes.
         dtype: floating type that it expects.
+        value_range: the numbers that are black and white in images of more than 8 bits.
     """
 
     module: nn.Module
@@ -68,6 +69,7 @@ class Network:
     in_channels: int = 3
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
+    value_range: tuple[float, float] | None = None
 
     def bytes_per_pixel(self) -> float:
         """Estimate the memory that a pixel of the image takes at most while the network runs, without running it."""

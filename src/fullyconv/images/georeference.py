@@ -1,0 +1,216 @@
+"""Where on the earth an image lies: read from GeoTIFF tags or a world file, kept with its mask.
+
+The tags are those of OGC's GeoTIFF standard 1.1 (ogc.org/standard/geotiff): a pixel's place is an affine function of
+its column and row, and the coordinate system is an EPSG code.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import TiffTags
+
+from fullyconv.errors import DatasetError
+from fullyconv.files import write
+from fullyconv.images.opening import NotOpened, as_file, opened, tiff_tag
+
+SCALE, TIEPOINT, MATRIX, KEYS, DOUBLES, TEXTS, NODATA = 33550, 33922, 34264, 34735, 34736, 34737, 42113
+KEPT = (SCALE, TIEPOINT, MATRIX, KEYS, DOUBLES, TEXTS)
+
+_MODEL, _RASTER, _GEOGRAPHIC, _PROJECTED = 1024, 1025, 2048, 3072  # keys
+_POINT, _OWN = 2, 32767  # a pixel is its center; a coordinate system of its own
+_WORLD = {".tif": ".tfw", ".tiff": ".tfw", ".png": ".pgw", ".jpg": ".jgw", ".jpeg": ".jgw", ".jp2": ".j2w"}
+_DEGREES = "EPSG:4326"  # WGS 84, the one that GeoJSON (RFC 7946) has
+
+
+@dataclass(frozen=True)
+class Georeference:
+    """The place of an image on the earth.
+
+    Args:
+        transform: a, b, c, d, e, f: the upper left corner of the pixel in a column and a row lies at
+            (a column + b row + c, d column + e row + f); None where the tags give points alone.
+        crs: coordinate system, "EPSG:32632"; None where it is not known.
+        tags: of the TIFF file: number, type and values.
+
+    Example:
+        >>> Georeference((0.5, 0, 10.0, 0, -0.5, 50.0), "EPSG:4326").at(2, 4)
+        (11.0, 48.0)
+    """
+
+    transform: tuple[float, float, float, float, float, float] | None
+    crs: str | None = None
+    tags: tuple[tuple[int, int, tuple[Any, ...]], ...] = ()
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Give the place of a point of the image; (0, 0) is the upper left corner of its first pixel."""
+        assert self.transform is not None
+        a, b, c, d, e, f = self.transform
+        return a * x + b * y + c, d * x + e * y + f
+
+    def world_file(self) -> str:
+        """Write the six lines of a world file, which speak of the center of the first pixel."""
+        assert self.transform is not None
+        a, b, _, d, e, _ = self.transform
+        return "".join(f"{number!r}\n" for number in (a, d, b, e, *self.at(0.5, 0.5)))
+
+    def save_beside(self, image: Path) -> None:
+        """Write a world file beside an image that holds no tags, and the coordinate system as GDAL reads it."""
+        if self.transform is not None:
+            write(image.with_suffix(_WORLD[image.suffix.lower()]), self.world_file())
+        if self.crs is not None:
+            text = f"<PAMDataset>\n  <SRS>{self.crs}</SRS>\n</PAMDataset>\n"
+            write(image.with_name(f"{image.name}.aux.xml"), text)
+
+    def tags_of_mask(self, nodata: int | None) -> list[tuple[int, int, tuple[Any, ...]]]:
+        """Give the tags of a TIFF mask: those of the image, and the value of pixels without data, if there are such."""
+        return [*self.tags, *([] if nodata is None else [(NODATA, 2, (str(nodata).encode(),))])]
+
+    def to_degrees(self, points: list[tuple[int, int]], name: str) -> list[tuple[float, float]]:
+        """Give longitude and latitude of points of the image.
+
+        Args:
+            points: (x, y) in pixels.
+            name: of the image, for messages.
+
+        Raises:
+            DatasetError: if the coordinate system is not known, or needs pyproj and it is not installed.
+        """
+        pixels = "; polygons as COCO are in pixels (--polygons coco)"
+        if self.transform is None or self.crs is None:
+            what = (
+                "its tags give points alone" if self.transform is None else "its coordinate system (CRS) is not named"
+            )
+            raise DatasetError(f"{name}: GeoJSON is in longitude and latitude, and {what}{pixels}")
+        places = [self.at(x, y) for x, y in points]
+        if self.crs == _DEGREES:
+            return places
+        try:
+            from pyproj import Transformer
+        except ImportError as error:
+            raise DatasetError(
+                f"{name}: GeoJSON is in longitude and latitude, and from {self.crs} pyproj computes them: "
+                f"pip install 'fullyconv[geo]'{pixels}"
+            ) from error
+        try:
+            transformer = Transformer.from_crs(self.crs, _DEGREES, always_xy=True)
+        except Exception as error:  # pyproj's own, for a code that is none
+            raise DatasetError(f"{name}: {self.crs} is no coordinate system that pyproj knows{pixels}") from error
+        xs, ys = transformer.transform([x for x, _ in places], [y for _, y in places])
+        if not all(map(math.isfinite, (*xs, *ys))):
+            raise DatasetError(f"{name}: lies outside of where {self.crs} is defined{pixels}")
+        return list(zip(xs, ys, strict=True))
+
+
+def georeference_of(source: object) -> Georeference | None:
+    """Read where an image lies: from the tags of a GeoTIFF, or a world file beside it.
+
+    Args:
+        source: what an image is read from; other things than files lie nowhere.
+    """
+    if not isinstance(source, str | Path):
+        return None
+    path = Path(source)
+    found = _from_tags(path) if path.suffix.lower() in (".tif", ".tiff") else None
+    return found or _from_world_file(path)
+
+
+def _from_tags(path: Path) -> Georeference | None:
+    try:
+        with opened(as_file(path), None) as image:
+            if image.format != "TIFF":
+                return None
+            types = getattr(getattr(image, "tag_v2", None), "tagtype", {})
+            values = {tag: tiff_tag(image, tag) for tag in KEPT}
+    except NotOpened:
+        return _from_tifffile(path)
+    tags = {
+        tag: (value.encode() if isinstance(value, str) else value, types.get(tag))
+        for tag, value in values.items()
+        if value is not None
+    }
+    return _made({tag: (_listed(value), int(kind or _TYPES[tag])) for tag, (value, kind) in tags.items()})
+
+
+_TYPES = {SCALE: 12, TIEPOINT: 12, MATRIX: 12, KEYS: 3, DOUBLES: 12, TEXTS: TiffTags.ASCII}
+
+
+def _listed(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _from_tifffile(path: Path) -> Georeference | None:
+    """Read the tags of a file that Pillow does not open."""
+    try:
+        import tifffile
+    except ImportError:
+        return None
+    try:
+        with tifffile.TiffFile(path) as file:
+            found: Any = file.pages[0].tags  # type: ignore[union-attr]
+            values = {tag: found[tag].value for tag in KEPT if tag in found}
+    except Exception:  # damaged: who reads its pixels says so
+        return None
+    return _made({tag: (_listed(v.encode() if isinstance(v, str) else v), _TYPES[tag]) for tag, v in values.items()})
+
+
+def _made(tags: dict[int, tuple[tuple[Any, ...], int]]) -> Georeference | None:
+    kept = tuple((tag, kind, values) for tag, (values, kind) in tags.items())
+    keys = _keys(tags.get(KEYS, ((), 0))[0])
+    half = 0.5 if keys.get(_RASTER) == _POINT else 0.0
+    transform = None
+    try:
+        if MATRIX in tags and len(tags[MATRIX][0]) >= 16:
+            m = [float(number) for number in tags[MATRIX][0]]
+            transform = (m[0], m[1], m[3], m[4], m[5], m[7])
+        elif SCALE in tags and len(tags.get(TIEPOINT, ((), 0))[0]) == 6:
+            (dx, dy), (i, j, _, x, y, _) = tags[SCALE][0][:2], tags[TIEPOINT][0]
+            transform = (float(dx), 0.0, float(x - i * dx), 0.0, -float(dy), float(y + j * dy))
+    except (TypeError, ValueError):
+        return None
+    if transform is not None and not all(map(math.isfinite, transform)):
+        return None
+    if transform is not None and half:  # the place of the center is given
+        a, b, c, d, e, f = transform
+        transform = (a, b, c - half * (a + b), d, e, f - half * (d + e))
+    if transform is None and TIEPOINT not in tags:
+        return None
+    code = keys.get(_PROJECTED) if keys.get(_MODEL) == 1 else keys.get(_GEOGRAPHIC)
+    return Georeference(transform, f"EPSG:{code}" if code and code != _OWN else None, kept)
+
+
+def _keys(values: tuple[Any, ...]) -> dict[int, int]:
+    """Give the keys whose values stand in the directory itself."""
+    numbers = [int(value) for value in values if isinstance(value, int)]
+    entries = [numbers[start : start + 4] for start in range(4, len(numbers) - 3, 4)]
+    return {key: value for key, place, _, value in entries if place == 0}
+
+
+def _from_world_file(path: Path) -> Georeference | None:
+    suffix = path.suffix.lower()
+    names = [path.with_suffix(_WORLD[suffix])] if suffix in _WORLD else []
+    names += [path.with_name(f"{path.name}w"), path.with_suffix(".wld")]
+    for name in names:
+        try:
+            if not name.is_file() or name.stat().st_size > 4096:
+                continue
+            a, d, b, e, x, y = (float(word) for word in name.read_text("ascii").split()[:6])
+        except (OSError, ValueError):
+            continue
+        if all(map(math.isfinite, (a, b, d, e, x, y))):
+            return Georeference((a, b, x - (a + b) / 2, d, e, y - (d + e) / 2), _crs_beside(path))
+    return None
+
+
+def _crs_beside(path: Path) -> str | None:
+    """Read the EPSG code that GDAL notes beside an image."""
+    try:
+        text = path.with_name(f"{path.name}.aux.xml").read_text("utf-8")[:65536]
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = re.search(r"<SRS[^>]*>\s*EPSG:(\d{4,6})\s*</SRS>", text)
+    return f"EPSG:{found[1]}" if found else None
