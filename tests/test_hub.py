@@ -128,6 +128,15 @@ def test_a_shipped_classifier_says_what_was_measured_and_starts_a_segmenter(no_n
         load("tile_kinds")
 
 
+def test_weights_that_are_not_for_every_use_say_so_when_they_are_loaded(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "fullyconv")
+    load("nuclei")
+    assert not caplog.messages
+    load("street")
+    (said,) = caplog.messages
+    assert said.startswith("street: not for every use; license of the weights: research use (CamVid")
+
+
 def test_every_alias_points_at_a_shipped_model() -> None:
     assert set(catalog.ALIASES.values()) <= set(catalog.SHIPPED)
 

@@ -123,6 +123,8 @@ class TiffImage:
             )
         if kind == 0 and page.dtype not in (np.uint8, np.uint16):
             raise DatasetError(f"{self._name}: white is zero, in numbers of type {page.dtype}; save it with 8 bits")
+        if min(*page.chunks, *self.size) < 1 or page.samplesperpixel < 1:
+            raise DatasetError(f"{self._name}: damaged: its header gives sides of 0 pixels; replace the file")
         if int(page.imagedepth) != 1:
             raise DatasetError(f"{self._name}: a volume; save its slices one by one")
         if page.tags.get(274) is not None and int(page.tags[274].value) != 1:

@@ -7,6 +7,7 @@ in ``fullyconv.load``, in ``load_backbone`` and in ``backbone_weights`` of a rec
 from __future__ import annotations
 
 import importlib.resources
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -73,6 +74,9 @@ Kind = Literal["segmenter", "classifier"]
 Origin = Literal["shipped", "hub", "torchvision", "distribution", "caffe"]
 
 
+_FREE = re.compile(r"(CC0|CC BY(-SA)? \d|MIT|Apache|BSD|BVLC model license: unrestricted)", re.IGNORECASE)
+
+
 @dataclass(frozen=True)
 class Entry:
     """One model of the zoo.
@@ -123,6 +127,11 @@ class Entry:
     config: pretrained.Config | None = None
     extra: str | None = None
     credit: str | None = None
+
+    @property
+    def free(self) -> bool:
+        """Whether the license of the weights is one of those that allow every use."""
+        return _FREE.match(self.license) is not None
 
     @property
     def classes(self) -> list[str]:

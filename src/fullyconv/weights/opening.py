@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fullyconv.errors import DownloadError, WeightsError
+from fullyconv.errors import DownloadError, WeightsError, tell
 from fullyconv.weights import pretrained, sources
 from fullyconv.weights.foreign import ForeignSegmenter
 
@@ -53,6 +53,9 @@ def opened(place: sources.Source, allow_unverified: bool = False) -> Opened:
         WeightsError: if it is damaged, or not what was promised.
         DownloadError: if it could not be fetched.
     """
+    if place.entry is not None and not place.entry.free:
+        name = (*place.entry.aliases, place.entry.name)[0]
+        tell(f"{name}: not for every use; license of the weights: {place.entry.license}")
     if place.kind == "folder":
         if place.pins:
             # the shipped weights are those of the catalog, or nothing is loaded
