@@ -28,7 +28,9 @@ from fullyconv.images.opening import (
     opened,
     tiff_tag,
 )
-from fullyconv.images.reading import pages_of, repeat, rgb_of, upright
+from fullyconv.images.pixels import repeat, rgb_of
+from fullyconv.images.reading import pages_of, upright
+from fullyconv.images.tiff import TiffImage
 
 Array = npt.NDArray[Any]
 
@@ -140,8 +142,6 @@ def read_mask(path: str | Path | Encoded, *, max_pixels: int = MAX_PIXELS) -> Ar
     except NotOpened:
         if not is_tiff(file):
             raise
-    from fullyconv.images.tiff import TiffImage
-
     with TiffImage(file, 1, None) as tiff:
         bound(tiff.size, max_pixels, str(file))
         return _whole(tiff.values(0, 0, *tiff.size)[..., 0], file)

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from fullyconv.images.georeference import Georeference, georeference_of
 from fullyconv.images.opening import MAX_PIXELS, ImageInput
-from fullyconv.images.reading import Pixels, ValueRange, read_noting
+from fullyconv.images.pixels import Pixels, ValueRange
+from fullyconv.images.reading import read_noting
 from fullyconv.images.tiff import open_windows
 
 

@@ -1,18 +1,11 @@
-"""Read images as 8-bit colors or bands: EXIF orientation applied, palettes expanded, alpha laid on white.
-
-Numbers of more than 8 bits are shown by their upper 8 bits, so that a value means the same in every image of a set.
-Where the numbers of a set fill a part of that range only (12 bits stored in 16, reflectances up to 10,000),
-`value_range` says which are black and white.
-"""
+"""Read images as 8-bit colors or bands: EXIF orientation applied, palettes expanded, alpha laid on white."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from fullyconv.errors import DatasetError
@@ -30,16 +23,21 @@ from fullyconv.images.opening import (
     opened,
     tiff_tag,
 )
-
-Array = npt.NDArray[Any]
-Pixels = npt.NDArray[np.uint8]
-ValueRange = tuple[float, float]
-
-FAINT = 32
-"""Levels of 255: an image of 16 bits whose lightest pixel is darker uses fewer bits, 12 as a rule."""
+from fullyconv.images.pixels import (
+    DEEP,
+    Array,
+    Pixels,
+    ValueRange,
+    check_range,
+    faint,
+    gray_of,
+    repeat,
+    rgb_of,
+    to_bytes,
+)
+from fullyconv.images.tiff import TiffImage
 
 _ORIENTATION = 0x0112  # EXIF tag
-_DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 def read_image(source: ImageInput, *, max_pixels: int = MAX_PIXELS, value_range: ValueRange | None = None) -> Pixels:
@@ -115,19 +113,17 @@ def read_noting(
         return pixels, faint(pixels, "source") if source.dtype == np.uint16 and value_range is None else None
     if isinstance(source, Image.Image):
         bound(source.size[::-1], max_pixels, "source")
-        return _noted(loaded(source), channels, "source", value_range, source.mode in _DEEP)
+        return _noted(loaded(source), channels, "source", value_range, source.mode in DEEP)
     file = as_file(source)
     try:
         with opened(file, max_pixels) as image:
             if pillow_reads(image, channels, value_range):
-                deep = image.mode in _DEEP or (image.format == "TIFF" and one_number(tiff_tag(image, 258)) == 16)
+                deep = image.mode in DEEP or (image.format == "TIFF" and one_number(tiff_tag(image, 258)) == 16)
                 deep = deep or (image.format == "PNG" and head_of(file, 25)[24] == 16)
                 return _noted(image, channels, str(file), value_range, deep)
     except NotOpened:
         if not is_tiff(file):
             raise
-    from fullyconv.images.tiff import TiffImage
-
     with TiffImage(file, channels, value_range) as tiff:
         bound(tiff.size, max_pixels, str(file))
         return tiff.read(0, 0, *tiff.size), tiff.note
@@ -190,8 +186,6 @@ def bands_size(path: str | Path | Encoded, channels: int) -> tuple[int, int]:
     except NotOpened:
         if not is_tiff(file):
             raise
-    from fullyconv.images.tiff import TiffImage
-
     with TiffImage(file, channels, None) as tiff:
         return tiff.size
 
@@ -217,7 +211,7 @@ def pillow_reads(image: Image.Image, channels: int, value_range: ValueRange | No
         return one_number(tiff_tag(image, 339)) in (0, 1)  # else signed
     white_is_zero = tiff_tag(image, 262) == 0
     if samples == 1:
-        return bits <= {16, 32} and not white_is_zero and image.mode in (*_DEEP, "F")
+        return bits <= {16, 32} and not white_is_zero and image.mode in (*DEEP, "F")
     chunky = one_number(tiff_tag(image, 284)) in (0, 1)
     return bits == {16} and chunky and value_range is None and one_number(tiff_tag(image, 339)) in (0, 1)
 
@@ -261,83 +255,6 @@ def exif_orientation(path: str | Path | Encoded) -> int:
         return _orientation(image)
 
 
-def check_range(value_range: ValueRange) -> None:
-    """Refuse what is no range of values.
-
-    Raises:
-        ValueError: if it is not two finite numbers, the lower first.
-    """
-    try:
-        low, high = (float(number) for number in value_range)
-    except (TypeError, ValueError):
-        low = high = 0.0
-    if not -np.inf < low < high < np.inf:
-        raise ValueError(f"value_range={value_range!r}: give the numbers that are black and white, such as (0, 4095)")
-
-
-def faint(pixels: Pixels, name: str) -> str | None:
-    """Say that an image of 16 bits uses a small part of their range; None where it does not.
-
-    Args:
-        pixels: its upper 8 bits.
-        name: of the image.
-    """
-    lightest = int(pixels.max(initial=0))
-    if lightest >= FAINT:
-        return None
-    white = 2 ** (8 + lightest.bit_length()) - 1
-    return (
-        f"{name}: its values take {white.bit_length()} of 16 bits, so that it is nearly black; if {white} is white, "
-        f"say so: --range 0,{white} (value_range=(0, {white}))"
-    )
-
-
-def to_bytes(values: Array, name: str, value_range: ValueRange | None) -> Pixels:
-    """Show numbers of any type as 8 bits.
-
-    Args:
-        values: of any shape.
-        name: what messages begin with.
-        value_range: the numbers that are black and white; None for the whole range of the type. Bytes and booleans
-            stay as they are.
-
-    Returns:
-        The same shape, uint8.
-
-    Raises:
-        DatasetError: if the range of the type is not known, or floats lie beyond 0..1.
-    """
-    if values.dtype == np.bool_:
-        return values.astype(np.uint8) * np.uint8(255)
-    if values.dtype == np.uint8:
-        return values
-    if value_range is not None:
-        return _cut(values, value_range)
-    if values.dtype == np.uint16:
-        return (values >> 8).astype(np.uint8)
-    if np.issubdtype(values.dtype, np.floating):
-        low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-        if low >= 0.0 and high <= 1.0:
-            scaled: Pixels = np.rint(values.astype(np.float32) * 255).astype(np.uint8)
-            return scaled
-        what = f"floating point numbers in {low:g}..{high:g}, beyond 0..1"
-    else:
-        what = f"numbers of type {values.dtype}, of unknown range"
-    raise DatasetError(
-        f"{name}: holds {what}; say which are black and white, --range LOW,HIGH (value_range=), or save 8 or 16 bits"
-    )
-
-
-def _cut(values: Array, value_range: ValueRange) -> Pixels:
-    low, high = value_range
-    if values.dtype == np.uint16:  # a table is many times faster
-        table: Pixels = _cut(np.arange(65536, dtype=np.float32), value_range)
-        return table[values]
-    scaled = (values.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
-    shown: Pixels = np.rint(np.nan_to_num(scaled).clip(0, 255)).astype(np.uint8)
-    return shown
-
-
 def _orientation(image: Image.Image) -> int:
     value = image.getexif().get(_ORIENTATION, 1)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
@@ -346,44 +263,6 @@ def _orientation(image: Image.Image) -> int:
 def upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation of an image."""
     return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
-
-
-def rgb_of(image: Image.Image, name: str, value_range: ValueRange | None = None) -> Pixels:
-    """Give the colors of a Pillow image as (H, W, 3): gray repeated, alpha laid on white.
-
-    Args:
-        image: upright.
-        name: what messages begin with.
-        value_range: as `to_bytes` takes it.
-
-    Raises:
-        DatasetError: if its numbers have no known range.
-    """
-    if image.mode == "RGB":
-        return np.array(image)
-    if image.mode in _DEEP or image.mode == "F":
-        values = np.array(image)
-        if values.dtype == np.int32 and values.size and int(values.min()) >= 0 and int(values.max()) <= 65535:
-            values = values.astype(np.uint16)
-        return repeat(to_bytes(values, name, value_range))
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        if image.getchannel("A").getextrema() != (255, 255):
-            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-            image = Image.alpha_composite(white, image)
-    return np.array(image.convert("RGB"))
-
-
-def repeat(gray: Pixels) -> Pixels:
-    """Repeat (H, W) as (H, W, 3)."""
-    return np.repeat(gray[:, :, None], 3, axis=2)
-
-
-def gray_of(rgb: Pixels) -> Pixels:
-    """Make (H, W, 3) gray, (H, W, 1); what is gray already keeps its very numbers."""
-    if not (rgb != rgb[..., :1]).any():
-        return rgb[..., :1].copy()
-    return np.array(Image.fromarray(rgb).convert("L"))[..., None]
 
 
 def _rgb_of_array(array: Array, value_range: ValueRange | None) -> Pixels:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from fullyconv.errors import DatasetError
 from fullyconv.images.opening import Encoded, File, is_tiff
-from fullyconv.images.reading import Pixels, ValueRange, faint, gray_of, repeat, rgb_of, to_bytes
+from fullyconv.images.pixels import Pixels, ValueRange, faint, gray_of, repeat, rgb_of, to_bytes
 
 Array = npt.NDArray[Any]
 

@@ -16,7 +16,8 @@ from PIL import Image
 from fullyconv.errors import near_miss
 from fullyconv.files import Unfinished, replacing
 from fullyconv.images.finding import EXTENSIONS
-from fullyconv.images.reading import read_image, rgb_of
+from fullyconv.images.pixels import rgb_of
+from fullyconv.images.reading import read_image
 from fullyconv.labels import VOID_COLOR
 
 Array = npt.NDArray[Any]

@@ -19,8 +19,8 @@ from typing import Any, Literal, get_args
 from fullyconv.errors import DatasetError
 from fullyconv.files import remove_unfinished
 from fullyconv.images import EXTENSIONS, MAX_PIXELS, find_images, unread_images, write_image
+from fullyconv.images.pixels import ValueRange, check_range
 from fullyconv.images.raster import Raster, read_raster
-from fullyconv.images.reading import ValueRange, check_range
 from fullyconv.images.tiff import TiffImage, open_windows
 from fullyconv.inference.budget import most_pixels, parse_memory
 from fullyconv.inference.journal import Journal
