@@ -34,8 +34,10 @@ onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-from fullyconv import export as exporting  # noqa: E402
-from fullyconv.export import export  # noqa: E402
+from fullyconv.export import Export, export  # noqa: E402
+from fullyconv.export.graph import OPSET, quiet  # noqa: E402
+from fullyconv.export.operators import translations  # noqa: E402
+from fullyconv.export.parity import MAX_DIFFERENCE, MAX_PIXELS  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -51,13 +53,13 @@ def segmenter(preset: str = "fcn32s_resnet18_quarter", **options: Any) -> Segmen
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[SegmentationModule, exporting.Export]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[SegmentationModule, Export]:
     module = segmenter(preprocessing={"mean": [0.5, 0.4, 0.3], "std": [0.2] * 3, "channel_order": "bgr"})
     return module, export(module, tmp_path_factory.mktemp("made") / "m.onnx", scores=True)
 
 
 def test_file_and_segmenter_agree_at_sizes_that_were_not_compared(
-    made: tuple[SegmentationModule, exporting.Export],
+    made: tuple[SegmentationModule, Export],
 ) -> None:
     module, written = made
     session = ort.InferenceSession(str(written.path))
@@ -72,7 +74,7 @@ def test_file_and_segmenter_agree_at_sizes_that_were_not_compared(
         assert_close(scores, expected)
 
 
-def test_the_file_is_one_and_describes_itself(made: tuple[SegmentationModule, exporting.Export]) -> None:
+def test_the_file_is_one_and_describes_itself(made: tuple[SegmentationModule, Export]) -> None:
     module, written = made
     assert [path.name for path in written.path.parent.iterdir()] == ["m.onnx"]
     proto = onnx.load(str(written.path), load_external_data=False)
@@ -80,17 +82,15 @@ def test_the_file_is_one_and_describes_itself(made: tuple[SegmentationModule, ex
     assert document["labels"] == module.labels.to_dict()
     assert document["preprocessing"] == module.preprocessing.to_dict()
     assert document["license"] == "unstated"
-    assert document["parity"]["pixels"] <= exporting.MAX_PIXELS
-    assert document["parity"]["scores"] <= exporting.MAX_DIFFERENCE
+    assert document["parity"]["pixels"] <= MAX_PIXELS
+    assert document["parity"]["scores"] <= MAX_DIFFERENCE
     assert document["version"] == fullyconv.__version__
-    assert [(s.domain, s.version) for s in proto.opset_import if not s.domain] == [("", exporting.OPSET)]
+    assert [(s.domain, s.version) for s in proto.opset_import if not s.domain] == [("", OPSET)]
     assert "pixels differ" in written.report()
 
 
 @pytest.mark.parametrize(("share", "said"), [(0.001, False), (0.3, True)])
-def test_int8_that_changes_much_is_said_to(
-    made: tuple[SegmentationModule, exporting.Export], share: float, said: bool
-) -> None:
+def test_int8_that_changes_much_is_said_to(made: tuple[SegmentationModule, Export], share: float, said: bool) -> None:
     written = made[1]
     parity = written.description.parity | {"quantized_pixels": share}
     report = replace(written, description=replace(written.description, parity=parity)).report()
@@ -98,7 +98,7 @@ def test_int8_that_changes_much_is_said_to(
     assert ("--score DATA" in report) == said
 
 
-def test_names_in_the_file_never_change(made: tuple[SegmentationModule, exporting.Export]) -> None:
+def test_names_in_the_file_never_change(made: tuple[SegmentationModule, Export]) -> None:
     module, written = made
     proto = onnx.load(str(written.path), load_external_data=False)
     assert [port.name for port in proto.graph.input] == ["image"]
@@ -115,9 +115,8 @@ def test_names_in_the_file_never_change(made: tuple[SegmentationModule, exportin
 
 
 def test_a_file_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        exporting, "_parity", lambda *_: {"sizes": [], "pixels": 0.2, "scores": 0.3, "scores_beyond": 0.1}
-    )
+    apart = {"sizes": [], "pixels": 0.2, "scores": 0.3, "scores_beyond": 0.1}
+    monkeypatch.setattr("fullyconv.export.writing.parity_of", lambda *_: apart)
     target = tmp_path / "m.onnx"
     target.write_bytes(b"the last one")
     with pytest.raises(ValueError, match=r"nothing was written.*20\.000% of the pixels differ"):
@@ -265,23 +264,17 @@ class _Upsampled(nn.Module):
 
 def exported(module: nn.Module, *examples: Tensor) -> Any:
     """Export a module of some maps, all sides open, as `export` does."""
-    operators = torch.ops.fullyconv
     free = torch.export.Dim.DYNAMIC
-    with open_sizes(), exporting._quiet():
+    with open_sizes(), quiet():
         program = torch.onnx.export(
             module,
             examples,
             dynamo=True,
-            opset_version=exporting.OPSET,
+            opset_version=OPSET,
             external_data=False,
             dynamic_shapes=tuple({2: free, 3: free} for _ in examples),
             verbose=False,
-            custom_translation_table={
-                operators.resample.default: exporting._translate_resample,
-                operators.continued.default: exporting._translate_continued,
-                operators.window.default: exporting._translate_window,
-                operators.unpool.default: exporting._translate_unpool,
-            },
+            custom_translation_table=translations(),
         )
     assert program is not None
     return ort.InferenceSession(program.model_proto.SerializeToString())

@@ -1,0 +1,216 @@
+"""The graph of a segmenter: bytes in, labels and scores out, all sizes free."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fullyconv.export.operators import translations
+from fullyconv.labels import Labels
+from fullyconv.module import SegmentationModule
+from fullyconv.preprocessing import Preprocessing
+from fullyconv.runtime import port
+from fullyconv.upsampling import open_sizes
+
+OPSET = 18
+
+
+class Network(nn.Module):
+    """Bytes to logits: a copy of the segmenter in single precision on the CPU, in evaluation mode."""
+
+    def __init__(self, module: SegmentationModule) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(module.model).cpu().float().eval().requires_grad_(False)
+        self.model.to(memory_format=torch.contiguous_format)
+        self.preprocessing: Preprocessing = module.preprocessing
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        logits = self.model(self.preprocessing(image.permute(0, 3, 1, 2).float() / 255))
+        return tuple(logits.values()) if isinstance(logits, dict) else (logits,)
+
+
+def heads_of(model: SegmentationModule) -> dict[str, Labels]:
+    """Give the classes of each head; one head alone has the name ""."""
+    return model.labels if isinstance(model.labels, dict) else {"": model.labels}
+
+
+def graph_of(network: Network, channels: int, heads: Sequence[str]) -> Any:
+    """Let PyTorch export the network; sizes stay open, and our own operators are translated."""
+    free = torch.export.Dim.DYNAMIC
+    example = torch.randint(0, 256, (2, 96, 128, channels), dtype=torch.uint8)
+    try:
+        with open_sizes(), quiet(), torch.inference_mode(False):
+            program = torch.onnx.export(
+                network,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                external_data=False,
+                dynamic_shapes=({0: free, 1: free, 2: free},),
+                input_names=["image"],
+                output_names=[port("scores", head) for head in heads],
+                verbose=False,
+                custom_translation_table=translations(),
+            )
+    except Exception as error:  # the exporter wraps whatever went wrong in errors of its own
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = " ".join(str(cause).split())[:300] or type(cause).__name__
+        raise ValueError(
+            f"model={type(network.model.backbone).__name__} with {type(network.model.head).__name__}: PyTorch's "
+            f"exporter cannot write it for images of any size ({reason}); nothing was written. Models of the presets "
+            "can be exported, other backbones only where every layer serves any size"
+        ) from error
+    assert program is not None
+    return program.model_proto
+
+
+def finish(onnx: Any, proto: Any, model: SegmentationModule, labels: bool, scores: bool) -> None:
+    """Name the free sides, and add what comes after the logits: scaling to the image's size, argmax."""
+    make, graph, types = onnx.helper, proto.graph, onnx.TensorProto
+    heads = heads_of(model)
+    scaled_again = model.preprocessing.short_side is not None
+    if scaled_again:
+        # A slash stands in no name of a head, so that no two values get one name.
+        logits = {port("scores", head): f"{port('scores', head)}/logits" for head in heads}
+        for node in graph.node:
+            node.output[:] = [logits.get(name, name) for name in node.output]
+            node.input[:] = [logits.get(name, name) for name in node.input]
+        graph.input.append(make.make_tensor_value_info("size", types.INT64, [2]))
+        makers = {name: node for node in graph.node for name in node.output}
+        for scores_, seen in logits.items():
+            if _stretches(onnx, makers[seen]):
+                graph.node.remove(makers[seen])
+                graph.node.extend(_stretched_twice(onnx, makers[seen], scores_))
+                continue
+            graph.node.extend(
+                [
+                    make.make_node("Shape", [seen], [f"{seen}/head"], start=0, end=2),
+                    make.make_node("Concat", [f"{seen}/head", "size"], [f"{seen}/size"], axis=0),
+                    make.make_node(
+                        "Resize",
+                        [seen, "", "", f"{seen}/size"],
+                        [scores_],
+                        mode="linear",
+                        coordinate_transformation_mode="half_pixel",
+                    ),
+                ]
+            )
+    kinds = {head: types.UINT8 if entry.dtype is np.uint8 else types.UINT16 for head, entry in heads.items()}
+    for head in heads if labels else ():
+        name = port("labels", head)
+        graph.node.extend(
+            [
+                make.make_node("ArgMax", [port("scores", head)], [f"{name}/int64"], axis=1, keepdims=0),
+                make.make_node("Cast", [f"{name}/int64"], [name], to=kinds[head]),
+            ]
+        )
+    channels = int(model.hparams["in_channels"])
+    inputs = [make.make_tensor_value_info("image", types.UINT8, ["N", "H", "W", channels]), *list(graph.input)[1:]]
+    sides = ["height", "width"] if scaled_again else ["H", "W"]
+    del graph.input[:]
+    graph.input.extend(inputs)
+    del graph.output[:]
+    del graph.value_info[:]  # named by the exporter's own symbols, which nobody can read
+    for head, entry in heads.items():
+        if labels:
+            graph.output.append(make.make_tensor_value_info(port("labels", head), kinds[head], ["N", *sides]))
+        if scores:
+            shape = ["N", entry.num_classes, *sides]
+            graph.output.append(make.make_tensor_value_info(port("scores", head), types.FLOAT, shape))
+    graph.name = str(model.hparams["model"])
+    proto.ir_version = min(proto.ir_version, 10)  # as far as an onnxruntime of two years ago goes
+    onnx.checker.check_model(proto)
+
+
+def _stretches(onnx: Any, node: Any) -> bool:
+    """Tell whether a node stretches scores over the image bilinearly, edge to edge, to sizes that are given."""
+    given = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+    return (
+        node.op_type == "Resize"
+        and len(node.input) == 4
+        and bool(node.input[3])
+        and given.get("mode") == b"linear"
+        and given.get("coordinate_transformation_mode") == b"half_pixel"
+        and not given.get("antialias")
+        and not given.get("exclude_outside")
+    )
+
+
+def _stretched_twice(onnx: Any, node: Any, output: str) -> list[Any]:
+    """Stretch scores over the image and the image to the image in one step.
+
+    Both are linear in the rows and in the columns, so that their product is a matrix for either: what they make of the
+    identity. No logits of the size that the network looked at are made, which takes most of the time of both.
+
+    Args:
+        onnx: the library.
+        node: the first of the two, a "Resize" of scores (N, K, h, w) to sizes.
+        output: name of the result (N, K, H, W); "size" holds H and W.
+
+    Returns:
+        Nodes in the place of both.
+    """
+    make, types = onnx.helper, onnx.TensorProto
+    scores, sizes = node.input[0], node.input[3]
+    stretch = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+    zero = make.make_tensor("zero", types.FLOAT, [1], [0.0])
+    nodes = []
+
+    def number(name: str, *values: int) -> str:
+        nodes.append(
+            make.make_node("Constant", [], [name], value=make.make_tensor(name, types.INT64, [len(values)], values))
+        )
+        return name
+
+    one = number(f"{output}/one", 1)
+    for axis, name in enumerate(("rows", "columns")):
+        at = f"{output}/{name}"
+        pick = number(f"{at}/axis", axis), number(f"{at}/place", 2 + axis)
+        nodes += [
+            make.make_node("Shape", [scores], [f"{at}/n"], start=2 + axis, end=3 + axis),
+            make.make_node("Gather", [sizes, pick[1]], [f"{at}/seen"]),
+            make.make_node("Gather", ["size", pick[0]], [f"{at}/own"]),
+            make.make_node("Concat", [f"{at}/n", f"{at}/n"], [f"{at}/square"], axis=0),
+            make.make_node("ConstantOfShape", [f"{at}/square"], [f"{at}/zeros"], value=zero),
+            make.make_node("EyeLike", [f"{at}/zeros"], [f"{at}/flat"]),
+            make.make_node("Unsqueeze", [f"{at}/flat", number(f"{at}/leading", 0, 1)], [f"{at}/0"]),
+        ]
+        for step, side in enumerate((f"{at}/seen", f"{at}/own")):
+            nodes += [
+                make.make_node("Concat", [one, one, side, f"{at}/n"], [f"{at}/shape{step}"], axis=0),
+                make.make_node(
+                    "Resize", [f"{at}/{step}", "", "", f"{at}/shape{step}"], [f"{at}/{step + 1}"], **stretch
+                ),
+            ]
+    return [
+        *nodes,
+        make.make_node("Transpose", [f"{output}/columns/2"], [f"{output}/across"], perm=[0, 1, 3, 2]),
+        make.make_node("MatMul", [scores, f"{output}/across"], [f"{output}/wide"]),
+        make.make_node("MatMul", [f"{output}/rows/2", f"{output}/wide"], [output]),
+    ]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what the libraries say of themselves from standing between the user and the answer."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "root", "")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
