@@ -20,6 +20,7 @@ from fullyconv.weights import pretrained
 SHIPPED: dict[str, str] = {
     "ladder_efficientnet_lite0.nuclei": "bfb6edcf3fc1f97585c20be199f28ecc5f32fa94889997d771f38e2cadc0a47b",
     "ladder_efficientnet_lite0.pets128": "8c2c0d41eaa20eec8a94a341b83a2567033f129bafc7fc748cde9e323a2631ba",
+    "ladder_efficientnet_lite0.weeds": "cb7b34ba29ad1563c87f9e0c3f6a284c3e1693f5fb627a08756be93b78dc47a8",
     "ladder_efficientnet_lite0.camvid": "213ee6f1b1e19128d00aa73b6a8f83aeaac5b078e6246ad3b044642af5a7ce80",
     "fcn4s_resnet18_quarter.neu_seg": "4d8c47096ae8613f85c61fed36dd555385d769234a15c07b2cfeb9c94f064fec",
     "fcn4s_resnet18_quarter.crackforest": "3b747a40091398da6d2da8e1247ec8180611d31f4ed67f47dabe8f7316fa9dc2",
@@ -35,6 +36,7 @@ SHIPPED: dict[str, str] = {
 
 ALIASES: dict[str, str] = {
     "nuclei": "ladder_efficientnet_lite0.nuclei",
+    "weeds": "ladder_efficientnet_lite0.weeds",
     "street": "ladder_efficientnet_lite0.camvid",
     "steel_defects": "fcn4s_resnet18_quarter.neu_seg",
     "cracks": "fcn4s_resnet18_quarter.crackforest",
@@ -51,6 +53,7 @@ ALIASES: dict[str, str] = {
 
 FINDS: dict[str, str] = {
     "ladder_efficientnet_lite0.nuclei": "cell nuclei under a microscope",
+    "ladder_efficientnet_lite0.weeds": "crop and weeds from above",
     "ladder_efficientnet_lite0.camvid": "streets from a car",
     "fcn4s_resnet18_quarter.neu_seg": "defects on hot-rolled steel",
     "fcn4s_resnet18_quarter.crackforest": "cracks in asphalt",
