@@ -93,10 +93,20 @@ class KeptWeights(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the weights of the epoch, also where they are not the best: a run goes on from them."""
-        super().on_train_epoch_end(trainer, pl_module)
+        if self._known(trainer):
+            super().on_train_epoch_end(trainer, pl_module)
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.last_model_path = str(Path(str(self.dirpath)) / "last.ckpt")
             trainer.save_checkpoint(self.last_model_path)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the weights where they are the best."""
+        if self._known(trainer):
+            super().on_validation_end(trainer, pl_module)
+
+    def _known(self, trainer: Trainer) -> bool:
+        """Say whether there is a score: not where nothing was validated, or no pixel of val has a class."""
+        return self.monitor is None or self.monitor in trainer.callback_metrics
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Know the best weights again where the folder was moved; without their file there are none."""

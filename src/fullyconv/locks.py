@@ -37,7 +37,9 @@ def held(folder: str | Path, name: str = "run") -> Iterator[str | None]:
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     note = place / f"{name}.holder.json"
-    lock = FileLock(place / f"{name}.lock", timeout=0)
+    file = place / f"{name}.lock"
+    file.touch()
+    lock = FileLock(file, timeout=0, mode=file.stat().st_mode & 0o777)  # the umask's, in every version of filelock
     try:
         lock.acquire()
     except Timeout:

@@ -18,6 +18,8 @@ from fullyconv.shortcomings import FEW_STEPS, few_steps
 SKIPPED = 10  # losses in a row that are no number, which the scaler of half precision steps over
 LOOKED_AT = 20  # steps between two looks at the loss on an accelerator, which has to be waited for
 RESERVE = 0.02  # of the minutes, for what nobody measures: reading and writing weights
+FALLING = 0.4
+"""Share of its minutes in which a run lets the learning rate fall to zero."""
 
 
 class PatientStop(EarlyStopping):
@@ -56,7 +58,7 @@ class FiniteLoss(Callback):
             return
         value = float(loss.detach())
         self._bad = 0 if math.isfinite(value) else self._bad + 1
-        if self._bad >= (SKIPPED if "16-mixed" in str(trainer.precision) else 1):
+        if self._bad >= (SKIPPED if trainer.precision == "16-mixed" else 1):
             raise _stopped(trainer, f"the loss is {value:g}")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -105,7 +107,8 @@ class EnoughSteps(Callback):
 class Deadline(EnoughSteps):
     """End training in time for what comes after it, within so many seconds over all interruptions.
 
-    Steps and validation are measured as they go; scoring and report look at images as validation does.
+    Steps and validation are measured as they go; scoring and report look at images as validation does. A learning rate
+    that is constant by steps falls in the last part of the time, as a schedule by steps cannot.
 
     Args:
         seconds: for all of it.
@@ -134,6 +137,24 @@ class Deadline(EnoughSteps):
     @property
     def _spent(self) -> float:
         return self._before + time.monotonic() - self._began
+
+    @property
+    def _validation(self) -> float:
+        return self._validated * self._image
+
+    @property
+    def _rest(self) -> float:
+        """Seconds until the last validation has to begin."""
+        return self._seconds * (1 - RESERVE) - self._spent - self._validation - self._scored * self._image
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Let the learning rate fall with the time that is left."""
+        if pl_module.hparams.get("schedule") != "constant" or self._steps < 2:
+            return
+        factor = min(1.0, max(0.0, self._rest / (FALLING * self._seconds)))
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = min(group["lr"], factor * group.setdefault("initial_lr", group["lr"]))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to measure: loading a batch is part of its step."""
@@ -165,8 +186,7 @@ class Deadline(EnoughSteps):
         self._steps += 1
         # The first step takes longer than any other: memory is taken, and workers start.
         self._step = took if self._steps <= 2 else 0.8 * self._step + 0.2 * took
-        validation = self._validated * self._image
-        rest = self._seconds * (1 - RESERVE) - self._spent - validation - self._scored * self._image
+        validation, rest = self._validation, self._rest
         # After the last step of an epoch there is a validation anyway, and then one for the next step.
         stop = rest < self._step + (validation if trainer.is_last_batch else 0.0)
         if self._steps == 2 and not stop:

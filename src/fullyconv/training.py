@@ -22,6 +22,7 @@ from fullyconv.hub.load import load
 from fullyconv.labels import IGNORE, Labels
 from fullyconv.module import MODEL_ARGUMENTS, SegmentationModule
 from fullyconv.preprocessing import IMAGENET
+from fullyconv.stopping import FALLING
 
 STATE = "fit.json"
 RANDOM = "random:"
@@ -150,7 +151,9 @@ def plan(
     workers = 0 if len(train) < 64 else min(8, max(0, (os.cpu_count() or 1) - 1))
     settings["data.num_workers"] = workers
     steps = repeats * len(train) // batch
-    chosen = epochs or max(10, min(100, -(-(6000 if cuda else 1500) // steps)))
+    # 25 looks at each image, of a small set 500 steps; a GPU has the time for more.
+    enough = 6000 if cuda else min(1500, max(500, 25 * len(train) // batch))
+    chosen = epochs or max(10, min(100, -(-enough // steps)))
     settings["trainer.max_epochs"] = chosen
     if loss is None:
         settings["model.loss"] = "cross_entropy+dice"
@@ -161,21 +164,22 @@ def plan(
     else:
         reasons.append(f"loss {loss}, as you say; classes weigh as --model.class_weights says, or all alike")
     settings["model.optimizer"] = "adamw"
-    settings["model.lr"] = 0.003
+    total = enough if minutes is not None and epochs is None else chosen * steps
+    settings["model.lr"] = 0.003 if total <= 1500 else 0.001  # a short run has to learn fast
     settings["model.weight_decay"] = 0.01
-    settings["model.warmup_steps"] = min(50, steps)
+    settings["model.warmup_steps"] = max(1, min(50, total // 20))
     settings["model.ema_decay"] = 0.99
     if minutes is not None and epochs is None:
-        # Nobody knows how many steps fit into the time: a constant rate, and averaged weights in place of its decay.
+        # Nobody knows how many steps fit into the time: the rate is constant by steps, and the deadline lets it fall.
         settings["model.schedule"] = "constant"
         settings["trainer.max_epochs"] = 1000
         reasons.append(
             f"as many epochs of {steps} steps as fit into {minutes:g} minutes with set-up, validation and scoring, at "
-            "a constant rate with averaged weights"
+            f"a rate that falls in the last {FALLING:.0%} of the time"
         )
     else:
         settings["model.schedule"] = "cosine"
-        reasons.append(f"{chosen} epochs of {steps} steps")
+        reasons.append(f"{chosen} epoch{'' if chosen == 1 else 's'} of {steps} steps")
     settings["trainer.accelerator"] = "cuda" if cuda else "cpu"
     settings["trainer.devices"] = 1
     # One batch of it tells how long validation takes, before there has been one.
