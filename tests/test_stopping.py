@@ -246,6 +246,8 @@ def test_a_trial_of_a_few_batches_leaves_nothing_and_binds_nobody(shapes: Path, 
         (("--epochs", 20), None),
         (("--epochs", 50), 25),
         (("--epochs", 5, "--trainer.max_epochs=60"), 30),
+        (("--epochs", 50, "--trainer.check_val_every_n_epoch=2"), 20),
+        (("--epochs", 30, "--trainer.check_val_every_n_epoch=2"), None),
         (("--epochs", 50, "--trainer.limit_val_batches=0"), None),
         (("--epochs", 50, "--data.train_on=train+val"), None),
         (("--minutes", 5), None),
@@ -257,7 +259,9 @@ def test_that_a_run_may_stop_early_is_said_where_it_may(
     monkeypatch.setattr(SegmentationModule, "training_step", lambda *_: exec("raise ValueError('training began')"))
     said = fit(capsys, *words)
     assert "training began" in said.err
-    assert re.findall(r"stops after (\d+) epochs without a better mIoU", said.out) == ([str(patience)] * bool(patience))
+    assert re.findall(r"stops after (\d+) validations without a better mIoU", said.out) == (
+        [str(patience)] * bool(patience)
+    )
 
 
 @pytest.mark.parametrize("epoch", [0, 1])

@@ -127,6 +127,7 @@ class TestPlan:
             reading = kept(classes=classes)
             assert reading == {"values": {0: "ground", 1: "box", 2: "sky"}, "classes": ["ground", "box", "sky"]}
             assert kept(**reading) is None
+        assert kept(classes=["a", "b", "c"], values={0: "a", 1: "b", 2: "c", 9: "ignore"})["values"][9] == "ignore"  # type: ignore[index]
         reordered = kept(classes=["sky", "ground", "box"], values={2: "sky", 0: "ground", 1: "box"})
         assert reordered is not None
         assert reordered["values"] == {0: "ground", 1: "box", 2: "sky"}

@@ -92,16 +92,16 @@ class EnoughSteps(Callback):
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
+        self._warned = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the steps that are planned."""
-        planned = trainer.estimated_stepping_batches
-        if planned < FEW_STEPS:
-            self._warn(trainer, int(planned))
+        self._expect(trainer, trainer.estimated_stepping_batches)
 
-    def _warn(self, trainer: Trainer, steps: int) -> None:
-        if trainer.is_global_zero:
-            self._say(f"warning: {few_steps(steps)}")
+    def _expect(self, trainer: Trainer, steps: float) -> None:
+        if steps < FEW_STEPS and not self._warned and trainer.is_global_zero:
+            self._warned = True
+            self._say(f"warning: {few_steps(int(steps))}")
 
 
 class Deadline(EnoughSteps):
@@ -124,7 +124,6 @@ class Deadline(EnoughSteps):
         self._validated, self._scored = validated, scored
         self._mark = self._step = self._image = 0.0
         self._looks = self._steps = 0
-        self._warned = False
 
     def state_dict(self) -> dict[str, Any]:
         """Keep the seconds that were spent."""
@@ -191,12 +190,7 @@ class Deadline(EnoughSteps):
         stop = rest < self._step + (validation if trainer.is_last_batch else 0.0)
         if self._steps == 2 and not stop:
             each = self._step + validation / max(1, int(trainer.num_training_batches))
-            self._warn_once(trainer, trainer.global_step + int(rest / max(each, 1e-9)))
+            self._expect(trainer, trainer.global_step + rest / max(each, 1e-9))
         if trainer.strategy.reduce_boolean_decision(stop, all=False):
             trainer.should_stop = True
-            self._warn_once(trainer, trainer.global_step)
-
-    def _warn_once(self, trainer: Trainer, steps: int) -> None:
-        if steps < FEW_STEPS and not self._warned:
-            self._warned = True
-            self._warn(trainer, steps)
+            self._expect(trainer, trainer.global_step)

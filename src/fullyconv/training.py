@@ -64,7 +64,8 @@ class Plan:
             names = {name: folded[name.casefold()] for name in labels.names}
         else:
             names = dict(zip(labels.names, start, strict=True))
-        values = {value: names.get(name, name) for value, name in labels.values.items() if name != IGNORE}
+        said = {value: name for value, name in labels.values.items() if (value, name) != (labels.ignore_index, IGNORE)}
+        values = {value: names.get(name, name) for value, name in said.items()}
         return {"values": values, "classes": start}
 
 

@@ -122,10 +122,10 @@ class RecipeCLI(LightningCLI):
         if self._command == "fit":
             own += [FiniteLoss(), self._watch()]
         if self._plan is not None and self._budget is None and chosen_on_val:
-            epochs = int(config.get("max_epochs") or 1)
-            patience = patience_of(epochs)
-            if patience < epochs:
-                print(f"stops after {patience} epochs without a better mIoU on val")
+            validations = int(config.get("max_epochs") or 1) // int(config.get("check_val_every_n_epoch") or 1)
+            patience = patience_of(validations)
+            if patience < validations:
+                print(f"stops after {patience} validations without a better mIoU on val")
             own.append(PatientStop(SegmentationModule.monitor, patience))
         config["callbacks"] = [*(config.get("callbacks") or []), *own]
         config["plugins"] = config.get("plugins") or [AtomicCheckpointIO()]
@@ -171,16 +171,14 @@ class RecipeCLI(LightningCLI):
             print("no epoch was validated and kept: the model folder has the weights of the last step")
         folder = store(self.trainer, self.model, run, data)
         print(f"\nmodel folder written to {folder}")
-        scored = score(folder, self.model, run, data, reading_words(data.hparams))
-        if scored is not None:
-            print(f"{scored.data}, {scored.split} split, measured on the stored model folder")
-            print(scored.scores.table(scored.classes))
         steps = int(self.trainer.global_step)
-        self.shortcomings = (
-            shortcomings(None, (), "", steps)
-            if scored is None
-            else shortcomings(scored.scores, scored.classes, scored.split, steps)
-        )
+        scored = score(folder, self.model, run, data, reading_words(data.hparams))
+        if scored is None:
+            self.shortcomings = shortcomings(None, (), "", steps)
+            return
+        print(f"{scored.data}, {scored.split} split, measured on the stored model folder")
+        print(scored.scores.table(scored.classes))
+        self.shortcomings = shortcomings(scored.scores, scored.classes, scored.split, steps)
 
 
 def hold(stack: ExitStack, folder: Path) -> None:
