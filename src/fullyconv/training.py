@@ -28,6 +28,8 @@ STATE = "fit.json"
 RANDOM = "random:"
 EPOCH_STEPS = 25
 """Steps of an epoch at least: validation after fewer would take more time than training."""
+SCALE = (0.75, 1.5)
+"""At half their size thin structures are gone: a range that few sets need, and a short run cannot spare."""
 FREE = ("epochs", "minutes")  # what may grow from one call to the next
 
 
@@ -141,8 +143,8 @@ def plan(
         reasons.append(f"model {hp['model']}, started from {model}; {anew} tensors, those of the classes, start anew")
     train = data.dataset("train").pairs  # which says so where there is no such split
     crop, why = _crop(data, cuda)
-    settings["data.crop_size"] = crop
-    reasons.append(why)
+    settings["data.crop_size"], settings["data.scale"] = crop, SCALE
+    reasons.append(f"{why}; scaled by {SCALE[0]} to {SCALE[1]}")
     # Small batches and repeated images leave a small set enough steps: the same images seen in eights learn little.
     batch = min(len(train), max(2, min(16 if cuda else 8, len(train) // EPOCH_STEPS)))
     repeats = -(-EPOCH_STEPS * batch // len(train))
