@@ -405,3 +405,19 @@ def test_order_of_an_epoch_depends_on_seed_and_epoch_alone():
 def test_processes_train_on_different_samples():
     shares = [list(EpochSampler(range(8), 0, 2, rank)) for rank in range(2)]  # type: ignore[arg-type]
     assert sorted(index for share in shares for _, index in share) == list(range(8))
+
+
+def test_a_repeated_epoch_is_as_many_epochs_in_a_row() -> None:
+    def orders(repeats: int, epochs: int) -> list[tuple[int, int]]:
+        sampler = EpochSampler(range(7), 3, repeats=repeats)  # type: ignore[arg-type]
+        found: list[tuple[int, int]] = []
+        for epoch in range(epochs):
+            sampler.set_epoch(epoch)
+            one = list(sampler)
+            assert len(one) == len(sampler) == 7 * repeats
+            assert one == list(sampler)  # a loader that is made anew, as after an interruption
+            found += one
+        return found
+
+    assert orders(3, 2) == orders(1, 6)
+    assert len(set(orders(3, 2))) == 7 * 6  # no crop comes twice

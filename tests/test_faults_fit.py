@@ -100,9 +100,6 @@ def test_w8_averaged_weights_of_a_short_run_are_near_the_plain_ones(shapes: Path
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="the average keeps the zeros it began with, and the loss is not weighted"
-)
 def test_w8_a_rare_class_is_found_after_a_short_run(tmp_path: Path, capsys: Capture) -> None:
     said = fit(capsys, thin(tmp_path / "lines"), "--model", "street", epochs=18)
     assert said.code == 0, said.text
@@ -112,9 +109,6 @@ def test_w8_a_rare_class_is_found_after_a_short_run(tmp_path: Path, capsys: Capt
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.data
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="the average keeps the zeros it began with, and the loss is not weighted"
-)
 def test_w8_real_cracks_are_found_after_a_short_run(data_root: Path, tmp_path: Path, capsys: Capture) -> None:
     cracks = data_root / "crackforest"
     if not cracks.is_dir():
@@ -128,10 +122,9 @@ def test_w8_real_cracks_are_found_after_a_short_run(data_root: Path, tmp_path: P
         Image.fromarray(np.where(values == 2, 255, 0).astype(np.uint8)).save(root / "masks" / f"{truth.stem}.png")
     said = fit(capsys, root, "--model", "street", epochs=18)
     assert said.code == 0, said.text
-    assert config()["score"]["iou"]["foreground"] > 15
+    assert config()["score"]["iou"]["foreground"] > 40
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a class that is never found stands in the table alone")
 def test_w8_a_class_that_is_never_found_is_said_last_and_at_the_top_of_the_report(
     shapes: Path, capsys: Capture
 ) -> None:
@@ -148,7 +141,6 @@ def test_w8_a_class_that_is_never_found_is_said_last_and_at_the_top_of_the_repor
 # ---- W9: names of classes --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="what starts anew is counted, and no remedy is named")
 @pytest.mark.usefixtures("before_training")
 def test_w9_score_layers_lost_to_names_alone_are_said_with_the_values_that_keep_them(
     tmp_path: Path, capsys: Capture
@@ -170,7 +162,6 @@ def warns_of_few_steps(text: str) -> bool:
     return any("step" in line and re.search("(?i)few|only|warning|not enough", line) for line in text.splitlines())
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="nothing is said of the number of steps")
 def test_w10_too_few_steps_are_a_warning_before_and_after(shapes: Path, capsys: Capture) -> None:
     said = fit(capsys, shapes, "--minutes", "0.01", epochs=None)
     assert said.code == 0, said.text
@@ -182,11 +173,6 @@ def test_w10_too_few_steps_are_a_warning_before_and_after(shapes: Path, capsys: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="the time of training alone is limited, validation and scoring come on top",
-)
 def test_w10_set_up_validation_and_scoring_are_part_of_the_budget(
     shapes: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
@@ -224,11 +210,6 @@ def bound(found: dict[str, Any]) -> tuple[str, str | None]:
     return str(license_), found["training"].get("started from")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="license and origin of the start are known only to the process that loaded it",
-)
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("how", ["more epochs", "after an interruption"])
@@ -247,7 +228,6 @@ def test_w11_license_and_origin_survive_going_on(how: str, tmp_path: Path, capsy
     assert bound(config()) == first
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="last.ckpt is written beside a new best alone")
 def test_w13_the_last_checkpoint_is_that_of_the_last_epoch_also_on_a_plateau(shapes: Path, capsys: Capture) -> None:
     assert fit(capsys, shapes, *PLATEAU, epochs=3).code == 0
     assert checkpoint("best")["epoch"] == 0
@@ -256,9 +236,6 @@ def test_w13_the_last_checkpoint_is_that_of_the_last_epoch_also_on_a_plateau(sha
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="nothing keeps a second run out of the folder of the first"
-)
 def test_w14_a_second_run_in_the_folder_of_one_that_is_running_is_refused(
     shapes: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
@@ -282,19 +259,7 @@ def test_w14_a_second_run_in_the_folder_of_one_that_is_running_is_refused(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")
-@pytest.mark.parametrize(
-    "moved",
-    [
-        False,
-        pytest.param(
-            True,
-            marks=pytest.mark.xfail(
-                strict=True, raises=AssertionError, reason="the best score is forgotten where the path is another"
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("moved", [False, True])
 def test_w18_a_run_that_goes_on_keeps_its_best_weights_wherever_it_lies(
     moved: bool, shapes: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

@@ -261,16 +261,11 @@ def test_c8_names_that_are_no_utf8_are_refused_before_anything_is_trained(
 # ---- C12: options of Lightning that exclude others ------------------------------------------------------------------
 
 
-UNVALIDATED = pytest.mark.xfail(
-    strict=True, reason="patience wants a score of every epoch, and there is none", raises=RuntimeError
-)
-
-
 @pytest.mark.parametrize(
     "word",
     [
-        pytest.param("--trainer.max_steps=1", marks=UNVALIDATED),
-        pytest.param("--trainer.limit_val_batches=0", marks=UNVALIDATED),
+        "--trainer.max_steps=1",
+        "--trainer.limit_val_batches=0",
         pytest.param("--trainer.check_val_every_n_epoch=5", marks=pytest.mark.slow),
     ],
 )
@@ -286,7 +281,6 @@ def test_c12_an_option_of_the_trainer_works_or_is_refused_by_name(
 # ---- C14: a loss that is no number ----------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="nobody looks at the loss")
 def test_c14_training_stops_in_the_epoch_in_which_the_loss_is_no_number(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -324,7 +318,6 @@ def test_c15_files_of_a_run_may_be_read_by_whom_the_umask_lets(data: Path, tmp_p
 # ---- C16: Ctrl-C ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="Lightning catches the interruption and ends the process")
 def test_c16_an_interrupted_run_says_so_and_how_it_goes_on(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -511,7 +504,6 @@ def test_c23_the_next_fit_removes_what_a_killed_one_left(file: str, data: Path, 
 # ---- M10: messages about arguments ----------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="the letters of a word are counted as weights")
 def test_m10_class_weights_that_are_a_word_are_not_counted_by_letters() -> None:
     said = "taken: median"
     try:
@@ -522,7 +514,6 @@ def test_m10_class_weights_that_are_a_word_are_not_counted_by_letters() -> None:
     assert "6 entries" not in said
 
 
-@pytest.mark.xfail(strict=True, reason="that losses may be joined is not said")
 def test_m10_an_unknown_loss_is_answered_with_all_that_may_be_written() -> None:
     with pytest.raises(ValueError, match="focal2") as caught:
         fullyconv.SegmentationModule(SMALL, classes=["a", "b"], loss="focal2")

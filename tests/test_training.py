@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -90,9 +90,48 @@ class TestPlan:
         large = SegmentationDataModule.from_folder(write_tree(tmp_path / "b", {"train": 20, "val": 2}, size=(400, 700)))
         one, two = plan(small, model=RANDOM, device="cpu"), plan(large, model=RANDOM, device="cpu")
         assert (one.settings["data.crop_size"], two.settings["data.crop_size"]) == ((32, 64), (320, 320))
-        assert (one.settings["data.batch_size"], two.settings["data.batch_size"]) == (2, 8)
-        assert one.settings["trainer.max_epochs"] == 100
+        assert (one.settings["data.batch_size"], two.settings["data.batch_size"]) == (2, 2)
+        assert (one.settings["data.repeats"], two.settings["data.repeats"]) == (10, 3)
+        assert one.settings["trainer.max_epochs"] == 20
         assert plan(small, model=RANDOM, epochs=7).settings["trainer.max_epochs"] == 7
+
+    @pytest.mark.parametrize("number", [1, 2, 3, 19, 94, 500])
+    def test_an_epoch_has_enough_steps_however_few_images_there_are(self, number: int, shapes: Path) -> None:
+        data = SegmentationDataModule.from_folder(shapes)
+        data.splits["train"] = (data.splits["train"] * number)[:number]
+        settings = plan(data, model=RANDOM, device="cpu").settings
+        opened = data.with_options(batch_size=settings["data.batch_size"], repeats=settings["data.repeats"])
+        assert 25 <= len(opened.train_dataloader()) <= 75
+        assert settings["data.batch_size"] <= min(8, number)
+        assert settings["trainer.max_epochs"] * len(opened.train_dataloader()) >= 500
+
+    def test_a_long_run_learns_more_slowly(self, shapes: Path) -> None:
+        data = SegmentationDataModule.from_folder(shapes)
+        short, long = (plan(data, model=RANDOM, epochs=epochs).settings for epochs in (9, 900))
+        assert short["model.lr"] > long["model.lr"]
+        assert short["model.warmup_steps"] < long["model.warmup_steps"]
+
+    def test_score_layers_that_other_names_lose_are_kept_by_another_reading(self, tmp_path: Path) -> None:
+        module = SegmentationModule("fcn32s_resnet18_quarter", classes=["ground", "box", "sky"])
+        torch.nn.init.ones_(module.model.state_dict()["head.score.32.bias"])
+        start = str(module.save_pretrained(tmp_path / "start"))
+        tree = write_tree(tmp_path / "shapes", {"train": 4, "val": 2})
+
+        def kept(**reading: Any) -> dict[str, Any] | None:
+            data = SegmentationDataModule.from_folder(tree, **reading)
+            return plan(data, model=start).keeping(data.labels)
+
+        assert kept() is None
+        assert kept(classes=["a", "b"], values={0: "a", 1: "b", 2: "b"}) is None  # not names alone
+        for classes in (["soil", "crate", "air"], ["Ground", "BOX", "sky"]):
+            reading = kept(classes=classes)
+            assert reading == {"values": {0: "ground", 1: "box", 2: "sky"}, "classes": ["ground", "box", "sky"]}
+            assert kept(**reading) is None
+        assert kept(classes=["a", "b", "c"], values={0: "a", 1: "b", 2: "c", 9: "ignore"})["values"][9] == "ignore"  # type: ignore[index]
+        reordered = kept(classes=["sky", "ground", "box"], values={2: "sky", 0: "ground", 1: "box"})
+        assert reordered is not None
+        assert reordered["values"] == {0: "ground", 1: "box", 2: "sky"}
+        assert kept(**reordered) is None
 
     def test_a_budget_of_minutes_has_no_schedule_that_could_not_end(self, shapes: Path) -> None:
         chosen = plan(SegmentationDataModule.from_folder(shapes), model=RANDOM, minutes=3)
@@ -278,7 +317,7 @@ def test_trained_on_train_and_val_the_weights_of_the_last_epoch_are_kept(shapes:
     words = ("--model", RANDOM, "--epochs", "2", "--out", "mine", "--data.train_on=train+val")
     assert "model folder written" in fit(tmp_path, *words)
     kept = torch.load(tmp_path / "mine" / "checkpoints" / "best.ckpt", weights_only=True)
-    assert (kept["epoch"], kept["global_step"]) == (1, 2 * (12 // 6))
+    assert (kept["epoch"], kept["global_step"]) == (1, 2 * (5 * 12 // 2))
     segmenter = fullyconv.load(tmp_path / "mine" / "model")
     assert segmenter.score is not None
     assert segmenter.score["split"] == "test"

@@ -8,7 +8,7 @@ from typing import IO, Any, cast
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, EarlyStopping, WeightAveraging
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 from torch import Tensor
 
 from fullyconv.errors import WeightsError
@@ -73,13 +73,48 @@ class _Told:
         self._file.flush()
 
 
-class PatientStop(EarlyStopping):
-    """Stop early, also in a run that was killed after it had decided to: the decision stands in the checkpoint."""
+class KeptWeights(ModelCheckpoint):
+    """Keep the best weights in ``best.ckpt``, and those of the last epoch in ``last.ckpt``, wherever the folder lies.
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop at once where patience had run out before the interruption."""
-        if self.wait_count >= self.patience:
-            trainer.should_stop = True
+    Args:
+        folder: of both files.
+        monitor: what says which weights are best, the more the better; None takes those of the last epoch.
+    """
+
+    def __init__(self, folder: Path, monitor: str | None) -> None:
+        super().__init__(
+            dirpath=folder,
+            filename="best",
+            monitor=monitor,
+            mode="max",
+            save_on_train_epoch_end=None if monitor else True,
+            enable_version_counter=False,
+        )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the weights of the epoch, also where they are not the best: a run goes on from them."""
+        if self._known(trainer):
+            super().on_train_epoch_end(trainer, pl_module)
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.last_model_path = str(Path(str(self.dirpath)) / "last.ckpt")
+            trainer.save_checkpoint(self.last_model_path)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the weights where they are the best."""
+        if self._known(trainer):
+            super().on_validation_end(trainer, pl_module)
+
+    def _known(self, trainer: Trainer) -> bool:
+        """Say whether there is a score: not where nothing was validated, or no pixel of val has a class."""
+        return self.monitor is None or self.monitor in trainer.callback_metrics
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Know the best weights again where the folder was moved; without their file there are none."""
+        best = Path(str(self.dirpath)) / "best.ckpt"
+        if best.is_file() and state_dict["best_model_path"]:
+            here = {"dirpath": self.dirpath, "best_model_path": str(best), "kth_best_model_path": str(best)}
+            kept = {str(best): score for score in state_dict["best_k_models"].values()}
+            super().load_state_dict({**state_dict, **here, "best_k_models": kept})
 
 
 class AveragedWeights(WeightAveraging):

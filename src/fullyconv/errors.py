@@ -25,6 +25,14 @@ class ConversionError(ValueError):
     """A classifier cannot be turned into a fully convolutional network; the message says what in it is in the way."""
 
 
+class FolderInUse(ValueError):
+    """Another process writes into a folder; the message says which one, and since when."""
+
+
+class TrainingError(ValueError):
+    """Training cannot go on: the loss is no number; the message says where, and what was kept."""
+
+
 _MANY = 100  # choices that nobody would read through
 
 

@@ -96,7 +96,48 @@ class FocalLoss(nn.Module):
         return (loss * weight).sum() / weight.sum().clamp(min=torch.finfo(logits.dtype).tiny)
 
 
-class DiceLoss(nn.Module):
+class TverskyLoss(nn.Module):
+    """One minus the mean Tversky index of the classes that occur in the batch (Salehi et al. 2017).
+
+    The index is TP / (TP + alpha FP + beta FN), of probabilities. With both 0.5 it is the Dice coefficient.
+
+    Args:
+        ignore_index: label of the pixels that count for nothing, in the prediction as in the mask.
+        class_weights: K weights of the mean, or None.
+        alpha: what a pixel counts that is wrongly taken for the class.
+        beta: what a missed pixel of the class counts; more than alpha finds more of a rare class.
+        smooth: pixels added above and below, so that a tiny class does not jump.
+    """
+
+    def __init__(
+        self,
+        ignore_index: int = 255,
+        class_weights: Sequence[float] | None = None,
+        alpha: float = 0.3,
+        beta: float = 0.7,
+        smooth: float = 1.0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("alpha", alpha), ("beta", beta), ("smooth", smooth)):
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"{name}={value}: must be a finite number, not negative")
+        self.ignore_index = ignore_index
+        self.alpha, self.beta, self.smooth = alpha, beta, smooth
+        self.class_weights = _weights(self, class_weights)
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Give the loss of (N, K, H, W) logits against a (N, H, W) mask."""
+        logits = _check(logits, mask, self.class_weights)
+        probabilities, truth = _one_hot(logits.softmax(dim=1), mask, self.ignore_index)
+        overlap = (probabilities * truth).sum(dim=(0, 2, 3))
+        present = truth.sum(dim=(0, 2, 3))
+        wrong = self.alpha * (probabilities.sum(dim=(0, 2, 3)) - overlap) + self.beta * (present - overlap)
+        # Twice of everything, so that smooth is that of the Dice coefficient, 2 TP / (2 TP + FP + FN).
+        index = (2 * overlap + self.smooth) / (2 * overlap + 2 * wrong + self.smooth)
+        return _mean_of_present(1 - index, present, self.class_weights)
+
+
+class DiceLoss(TverskyLoss):
     """One minus the mean Dice coefficient of the classes that occur in the batch (Milletari et al. 2016).
 
     Args:
@@ -108,22 +149,37 @@ class DiceLoss(nn.Module):
     def __init__(
         self, ignore_index: int = 255, class_weights: Sequence[float] | None = None, smooth: float = 1.0
     ) -> None:
+        super().__init__(ignore_index, class_weights, alpha=0.5, beta=0.5, smooth=smooth)
+
+
+class LovaszLoss(nn.Module):
+    """The Lovasz extension of one minus the IoU, the mean over the classes of the batch (Berman et al. 2018).
+
+    It is made for the IoU itself, of the batch and not of the set, and is used beside cross entropy or after it.
+
+    Args:
+        ignore_index: label of the pixels that count for nothing.
+        class_weights: K weights of the mean, or None.
+    """
+
+    def __init__(self, ignore_index: int = 255, class_weights: Sequence[float] | None = None) -> None:
         super().__init__()
         self.ignore_index = ignore_index
-        self.smooth = smooth
         self.class_weights = _weights(self, class_weights)
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Give the loss of (N, K, H, W) logits against a (N, H, W) mask."""
         logits = _check(logits, mask, self.class_weights)
-        probabilities, truth = _one_hot(logits.softmax(dim=1), mask, self.ignore_index)
-        overlap = (probabilities * truth).sum(dim=(0, 2, 3))
-        present = truth.sum(dim=(0, 2, 3))
-        dice = (2 * overlap + self.smooth) / (probabilities.sum(dim=(0, 2, 3)) + present + self.smooth)
-        weight = (present > 0).to(logits.dtype)
-        if self.class_weights is not None:
-            weight = weight * self.class_weights
-        return ((1 - dice) * weight).sum() / weight.sum().clamp(min=torch.finfo(logits.dtype).tiny)
+        valid = (mask != self.ignore_index).flatten()
+        probabilities = logits.softmax(dim=1).movedim(1, 0).flatten(1)[:, valid]
+        truth = F.one_hot(mask.flatten()[valid], len(probabilities)).T.to(logits.dtype)
+        errors, order = (truth - probabilities).abs().sort(dim=1, descending=True)
+        truth = truth.gather(1, order)
+        present = truth.sum(dim=1)
+        # IoU if the pixels up to each one, the worst first, are wrong and all others right.
+        iou = (present[:, None] - truth.cumsum(1)) / (present[:, None] + (1 - truth).cumsum(1))
+        growth = torch.diff(1 - iou, dim=1, prepend=iou.new_zeros(len(iou), 1))
+        return _mean_of_present((errors * growth).sum(dim=1), present, self.class_weights)
 
 
 class PixelSquaredError(nn.Module):
@@ -229,6 +285,8 @@ LOSSES: dict[str, Callable[[int, Sequence[float] | None], nn.Module]] = {
     "cross_entropy_sum": lambda ignore, weights: PixelCrossEntropy(ignore, weights, reduction="sum"),
     "focal": lambda ignore, weights: FocalLoss(ignore, weights),
     "dice": lambda ignore, weights: DiceLoss(ignore, weights),
+    "tversky": lambda ignore, weights: TverskyLoss(ignore, weights),
+    "lovasz": lambda ignore, weights: LovaszLoss(ignore, weights),
     "squared_error": lambda ignore, weights: PixelSquaredError(ignore, weights),
     "squared_error_scores": lambda ignore, weights: PixelSquaredError(ignore, weights, of="scores"),
 }
@@ -277,13 +335,55 @@ def build_loss(
     for part in parts:
         if part not in LOSSES:
             own = f" In a recipe a loss of your own is {{class_path: {part}}}." if "." in part else ""
-            raise ValueError(f"loss={name!r}: no loss is called {part!r}. {near_miss(part, LOSSES)}{own}")
+            raise ValueError(
+                f"loss={name!r}: no loss is called {part!r}. {near_miss(part, LOSSES)} Several are joined by +, as "
+                f"cross_entropy+dice.{own}"
+            )
     losses = [LOSSES[part](ignore_index, class_weights) for part in parts]
     return losses[0] if len(losses) == 1 else SumOfLosses(losses)
 
 
+def check_weights(weights: Sequence[float] | None, number: int | None = None) -> None:
+    """Refuse class weights that are no numbers, or not one a class.
+
+    Args:
+        weights: what is given; None weighs all classes alike.
+        number: of classes; None does not count.
+
+    Raises:
+        ValueError: if they are neither None nor as many numbers.
+    """
+    if weights is None:
+        return
+    try:
+        numbers = [] if isinstance(weights, str) else [float(weight) for weight in weights]
+    except (TypeError, ValueError):
+        numbers = []
+    if not numbers:
+        raise ValueError(
+            f"class_weights={weights!r}: give a list of numbers, one a class in their order; 'fullyconv doctor DATA' "
+            "prints such weights"
+        )
+    if number is not None:
+        _one_each(len(numbers), number)
+
+
+def _one_each(weights: int, classes: int) -> None:
+    if weights != classes:
+        raise ValueError(f"class_weights has {weights} entries for {classes} classes: give one weight a class")
+
+
+def _mean_of_present(losses: Tensor, present: Tensor, weights: Tensor | None) -> Tensor:
+    """Average the losses of the classes that occur, by their weights."""
+    weight = (present > 0).to(losses.dtype)
+    if weights is not None:
+        weight = weight * weights
+    return (losses * weight).sum() / weight.sum().clamp(min=torch.finfo(losses.dtype).tiny)
+
+
 def _weights(module: nn.Module, weights: Sequence[float] | None) -> Tensor | None:
     # A buffer that is not saved: it follows the module's device, and checkpoints do not depend on the loss.
+    check_weights(weights)
     values = None if weights is None else torch.tensor([float(weight) for weight in weights])
     if values is not None and (not torch.isfinite(values).all() or (values < 0).any() or not values.any()):
         raise ValueError(f"class_weights={list(weights or [])}: weights must be finite and not negative, some above 0")
@@ -298,10 +398,8 @@ def _check(logits: Tensor, mask: Tensor, weights: Tensor | None) -> Tensor:
             f"logits of shape {tuple(logits.shape)} and mask of shape {tuple(mask.shape)}: expected (N, K, H, W) "
             "logits and a (N, H, W) mask of the same size; upsample the scores first"
         )
-    if weights is not None and len(weights) != logits.shape[1]:
-        raise ValueError(
-            f"class_weights has {len(weights)} entries for {logits.shape[1]} classes: give one weight a class"
-        )
+    if weights is not None:
+        _one_each(len(weights), logits.shape[1])
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 

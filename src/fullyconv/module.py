@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fullyconv.backbones import LoadReport
 from fullyconv.checkpointing import AveragedWeights
 from fullyconv.confusion import SegmentationScores
-from fullyconv.errors import WeightsError, first_line, hush, tell
+from fullyconv.errors import WeightsError, first_line, hush, printable, tell
 from fullyconv.fcn import FCN, MODELS, MultiHeadFCN, build_model, with_heads
 from fullyconv.inference.predict import ImageSource
 from fullyconv.inference.processor import Device, device_of
@@ -29,7 +29,7 @@ from fullyconv.inference.segmentation import Segmentation, Written
 from fullyconv.inference.serving import Predictor
 from fullyconv.inference.tiles import Halo, Probabilities
 from fullyconv.labels import Labels, as_text, default_palette, packed_color
-from fullyconv.losses import AbsentLoss, PixelLoss, build_loss, loss_name
+from fullyconv.losses import AbsentLoss, PixelLoss, build_loss, check_weights, loss_name
 from fullyconv.metrics import ConfusionMatrix, best_class
 from fullyconv.preprocessing import IMAGENET, Preprocessing
 from fullyconv.weights import pretrained, sources
@@ -146,10 +146,7 @@ class SegmentationModule(L.LightningModule, Uploads):
                 f"classes={classes!r}: name at least two classes (two-class problems are background and foreground), "
                 "for example classes=data.classes"
             )
-        if class_weights is not None and len(class_weights) != len(classes):
-            raise ValueError(
-                f"class_weights has {len(class_weights)} entries for {len(classes)} classes: give one weight a class"
-            )
+        check_weights(class_weights, len(classes))
         if ema_decay is not None and not 0 < ema_decay < 1:
             raise ValueError(f"ema_decay={ema_decay}: must lie between 0 and 1 (0.999 is usual), or be None")
         if schedule not in ("constant", "poly", "cosine"):
@@ -488,8 +485,9 @@ class SegmentationModule(L.LightningModule, Uploads):
         self._started = time.monotonic()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the time spent training, over all interruptions, for the card."""
+        """Keep what the card says of these weights: what binds them, and the time spent over all interruptions."""
         checkpoint["training_seconds"] = self.training_seconds
+        checkpoint["license"], checkpoint["started from"] = self.license, self.origin
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on counting where the checkpoint stopped; refuse one of another model or of other classes.
@@ -506,6 +504,8 @@ class SegmentationModule(L.LightningModule, Uploads):
                     "to change classes, load the model folder with fullyconv.load(FOLDER, classes=...)"
                 )
         self._seconds_before = float(checkpoint.get("training_seconds", 0.0))
+        self.license = _text(checkpoint.get("license")) or self.license
+        self.origin = _text(checkpoint.get("started from")) or self.origin
 
     @property
     def training_seconds(self) -> float:
@@ -720,7 +720,7 @@ class SegmentationModule(L.LightningModule, Uploads):
             raise WeightsError(f"{place}: its tensors are not those of the model {hyper.get('model')!r}: {listed}")
         record = {"epochs": checkpoint.get("epoch"), "steps": checkpoint.get("global_step")}
         module.training_record = {key: value + (key == "epochs") for key, value in record.items() if type(value) is int}
-        module.origin = place.name
+        module.origin, module.license = place.name, _text(checkpoint.get("license"))
         return module.eval()
 
     @classmethod
@@ -805,7 +805,7 @@ class SegmentationModule(L.LightningModule, Uploads):
             per_class = ("head.score.", "head.upscore.")
             depends += [name for name in fresh if name.startswith(per_class) and name not in depends]
         other.model.load_state_dict({name: value if name in depends else own[name] for name, value in fresh.items()})
-        other.reinitialized = tuple(sorted(depends))
+        other.reinitialized, other.start_classes = tuple(sorted(depends)), tuple(self.classes)
         other.load_report = LoadReport(
             copied=tuple(name for name in fresh if name not in depends), reinitialized=other.reinitialized
         )
@@ -873,6 +873,7 @@ class SegmentationModule(L.LightningModule, Uploads):
         return Labels.of(every, palette, values, self.labels.ignore_index)
 
     reinitialized: tuple[str, ...] = ()
+    start_classes: tuple[str, ...] = ()  # of the weights that classes were exchanged of
     load_report: LoadReport | None = None
     origin: str | None = None
 
@@ -1006,11 +1007,9 @@ class MultiHeadModule(SegmentationModule):
             allow_unverified=allow_unverified,
         )
         for name, names in classes.items():
-            weights = (class_weights or {}).get(name)
-            if len(names) < 2 or (weights is not None and len(weights) != len(names)):
-                raise ValueError(
-                    f"classes[{name!r}]={names!r}: name at least two classes, and give as many class_weights or none"
-                )
+            if len(names) < 2:
+                raise ValueError(f"classes[{name!r}]={names!r}: name at least two classes")
+            check_weights((class_weights or {}).get(name), len(names))
         self.labels: dict[str, Labels] = {  # type: ignore[assignment]
             name: Labels.of(
                 names,
@@ -1279,6 +1278,10 @@ def _class_arguments(labels: Labels | Mapping[str, Labels]) -> dict[str, Any]:
         raise ValueError(f"labels ignore {sorted(ignored)}: heads share their ignore_index; give each the same")
     split = {key: {name: entry[key] for name, entry in heads.items()} for key in ("classes", "palette", "label_values")}
     return {**split, "ignore_index": ignored.pop()}
+
+
+def _text(value: object) -> str | None:
+    return printable(value) if isinstance(value, str) else None
 
 
 def _own_sizes(batch: Batch) -> list[Tensor]:

@@ -31,6 +31,7 @@ from fullyconv.images import visible
 from fullyconv.labels import Labels
 from fullyconv.metrics import best_class, confusion_matrix
 from fullyconv.module import SegmentationModule
+from fullyconv.shortcomings import shortcomings
 
 SIDE = 300  # pixels of the longer side of an image on the page
 SHOWN = 6  # images of each kind
@@ -49,6 +50,7 @@ margin-right:.5em;vertical-align:-1px}.track{display:inline-block;width:90px;mar
 figcaption{font-size:.9em}pre{background:#f6f8fa;padding:.8em;overflow:auto;white-space:pre-wrap}
 .matrix td,.matrix th{padding:.15em .4em;font-size:.85em}
 .matrix th.head{writing-mode:vertical-rl;transform:rotate(180deg)}
+.banner{background:#fdecea;border-left:5px solid #d62828;padding:.6em 1em}
 .legend span{margin-right:1.2em;white-space:nowrap}svg text{font:12px system-ui,sans-serif;fill:#66707a}
 """
 
@@ -112,6 +114,7 @@ def write_report(
     ranked = sorted((r for r in results if not math.isnan(r.mean_iou)), key=lambda r: (r.mean_iou, r.key))
     worst = ranked[:SHOWN]
     best = [result for result in reversed(ranked) if result not in worst][:SHOWN]
+    wants = shortcomings(whole, labels.names, split, segmenter.training_record.get("steps"))
     name = title or data.source.root.resolve().name
     parts = [
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{_e(name)}: {_e(split)}</title>"
@@ -119,6 +122,7 @@ def write_report(
         f"style-src 'unsafe-inline'\"><style>{STYLE}</style></head><body>",
         f"<h1>{_e(name)}</h1><p class='dim'>{_e(segmenter.hparams['model'])}, {labels.num_classes} classes, scored on "
         f"the {_e(split)} split: {len(results)} images, {whole.pixels:,} pixels</p>",
+        "".join(f"<p class='banner'>{_e(wanting)}</p>" for wanting in wants),
         _cards(whole),
         "<h2>Classes</h2>",
         _classes(whole, total, labels),

@@ -19,11 +19,17 @@ from fullyconv.data.sources import check_labels
 from fullyconv.errors import some
 from fullyconv.files import remove_unfinished, write
 from fullyconv.hub.load import load
+from fullyconv.labels import IGNORE, Labels
 from fullyconv.module import MODEL_ARGUMENTS, SegmentationModule
 from fullyconv.preprocessing import IMAGENET
+from fullyconv.stopping import FALLING
 
 STATE = "fit.json"
 RANDOM = "random:"
+EPOCH_STEPS = 25
+"""Steps of an epoch at least: validation after fewer would take more time than training."""
+SCALE = (0.75, 1.5)
+"""At half their size thin structures are gone: a range that few sets need, and a short run cannot spare."""
 FREE = ("epochs", "minutes")  # what may grow from one call to the next
 
 
@@ -43,6 +49,27 @@ class Plan:
     settings: dict[str, Any]
     reasons: list[str] = field(default_factory=list)
 
+    def keeping(self, labels: Labels) -> dict[str, Any] | None:
+        """Give the reading of the data by which score layers are kept that are lost to other names alone.
+
+        Args:
+            labels: those of the data.
+
+        Returns:
+            Options of `SegmentationDataModule`, values and classes; None where nothing is lost, or more than names.
+        """
+        start = list(self.segmenter.start_classes) if self.segmenter is not None else []
+        if len(start) != len(labels.names) or start == list(labels.names):
+            return None
+        folded = {name.casefold(): name for name in start}
+        if folded.keys() == {name.casefold() for name in labels.names}:  # the same names, in another order or case
+            names = {name: folded[name.casefold()] for name in labels.names}
+        else:
+            names = dict(zip(labels.names, start, strict=True))
+        said = {value: name for value, name in labels.values.items() if (value, name) != (labels.ignore_index, IGNORE)}
+        values = {value: names.get(name, name) for value, name in said.items()}
+        return {"values": values, "classes": start}
+
 
 def plan(
     data: SegmentationDataModule,
@@ -61,7 +88,7 @@ def plan(
         model: what to start from: a name of the zoo or anything else that `fullyconv.load` takes, or "random:PRESET"
             for a preset of ``fullyconv.MODELS`` with random initialization.
         epochs: passes over the training images; None chooses.
-        minutes: wall-clock budget over all interruptions.
+        minutes: wall-clock budget of all of it, over all interruptions.
         device: "auto", "cpu" or "cuda".
         loss: what is asked for, whose own are then its class weights; None chooses both.
         allow_unverified: accept weights that nobody vouches for.
@@ -116,15 +143,20 @@ def plan(
         reasons.append(f"model {hp['model']}, started from {model}; {anew} tensors, those of the classes, start anew")
     train = data.dataset("train").pairs  # which says so where there is no such split
     crop, why = _crop(data, cuda)
-    settings["data.crop_size"] = crop
-    reasons.append(why)
-    batch = max(2, min(16 if cuda else 8, len(train) // 2)) if len(train) > 1 else 1
-    settings["data.batch_size"] = batch
-    reasons.append(f"batches of {batch} for {len(train)} training images on {where}")
+    settings["data.crop_size"], settings["data.scale"] = crop, SCALE
+    reasons.append(f"{why}; scaled by {SCALE[0]} to {SCALE[1]}")
+    # Small batches and repeated images leave a small set enough steps: the same images seen in eights learn little.
+    batch = min(len(train), max(2, min(16 if cuda else 8, len(train) // EPOCH_STEPS)))
+    repeats = -(-EPOCH_STEPS * batch // len(train))
+    settings["data.batch_size"], settings["data.repeats"] = batch, repeats
+    times = f", each {repeats} times an epoch" if repeats > 1 else ""
+    reasons.append(f"batches of {batch} for {len(train)} training images on {where}{times}")
     workers = 0 if len(train) < 64 else min(8, max(0, (os.cpu_count() or 1) - 1))
     settings["data.num_workers"] = workers
-    steps = max(1, len(train) // batch)
-    chosen = epochs or max(10, min(100, -(-(6000 if cuda else 1500) // steps)))
+    steps = repeats * len(train) // batch
+    # 25 looks at each image, of a small set 500 steps; a GPU has the time for more.
+    enough = 6000 if cuda else min(1500, max(500, 25 * len(train) // batch))
+    chosen = epochs or max(10, min(100, -(-enough // steps)))
     settings["trainer.max_epochs"] = chosen
     if loss is None:
         settings["model.loss"] = "cross_entropy+dice"
@@ -135,23 +167,26 @@ def plan(
     else:
         reasons.append(f"loss {loss}, as you say; classes weigh as --model.class_weights says, or all alike")
     settings["model.optimizer"] = "adamw"
-    settings["model.lr"] = 0.001
+    total = enough if minutes is not None and epochs is None else chosen * steps
+    settings["model.lr"] = 0.003 if total <= 1500 else 0.001  # a short run has to learn fast
     settings["model.weight_decay"] = 0.01
-    settings["model.warmup_steps"] = min(50, steps)
+    settings["model.warmup_steps"] = max(1, min(50, total // 20))
     settings["model.ema_decay"] = 0.99
     if minutes is not None and epochs is None:
-        # Nobody knows how many steps fit into the time: a constant rate, and averaged weights in place of its decay.
+        # Nobody knows how many steps fit into the time: the rate is constant by steps, and the deadline lets it fall.
         settings["model.schedule"] = "constant"
         settings["trainer.max_epochs"] = 1000
-        reasons.append(f"as many epochs as fit into {minutes:g} minutes, at a constant rate with averaged weights")
+        reasons.append(
+            f"as many epochs of {steps} steps as fit into {minutes:g} minutes with set-up, validation and scoring, at "
+            f"a rate that falls in the last {FALLING:.0%} of the time"
+        )
     else:
         settings["model.schedule"] = "cosine"
-        patience = patience_of(chosen)
-        ends = f"stops after {patience} without a better mIoU on val" if "val" in data.splits else "all of them"
-        reasons.append(f"{chosen} epochs of {steps} steps; {ends}")
+        reasons.append(f"{chosen} epoch{'' if chosen == 1 else 's'} of {steps} steps")
     settings["trainer.accelerator"] = "cuda" if cuda else "cpu"
     settings["trainer.devices"] = 1
-    settings["trainer.num_sanity_val_steps"] = 0
+    # One batch of it tells how long validation takes, before there has been one.
+    settings["trainer.num_sanity_val_steps"] = 0 if minutes is None else 1
     settings["trainer.log_every_n_steps"] = max(1, min(20, steps))
     settings["trainer.enable_model_summary"] = False
     return Plan(model, segmenter, settings, reasons)
@@ -159,7 +194,7 @@ def plan(
 
 def patience_of(epochs: int) -> int:
     """Give the epochs without improvement after which a planned run stops."""
-    return max(10, epochs // 3)
+    return max(20, epochs // 2)
 
 
 def _class_weights(data: SegmentationDataModule, train: Sequence[Pair]) -> tuple[list[float] | None, str]:

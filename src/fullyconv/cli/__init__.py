@@ -75,8 +75,8 @@ def _guard(run: Any) -> int:
         # Every refusal of the package is one of these and says what to do; a traceback would only hide it.
         print(f"fullyconv: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("fullyconv: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print(f"fullyconv: interrupted{f'; {stopped}' if str(stopped) else ''}", file=sys.stderr)
         return 130
 
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +25,7 @@ from fullyconv.cli.options import (
     option_in,
     positive,
     reading_of,
+    reading_words,
 )
 from fullyconv.cli.predict import MODEL
 from fullyconv.cli.progress import busy
@@ -39,8 +45,12 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     parser.allow_abbrev = False
     parser.add_argument("data", metavar="DATA", help=DATA_HELP)
     parser.add_argument("--model", metavar="MODEL", help=f"to start from, or random:PRESET (default: {MODEL})")
-    parser.add_argument("--epochs", type=positive, metavar="N", help="passes over the training images")
-    parser.add_argument("--minutes", type=float, metavar="M", help="as long as this, over all interruptions")
+    parser.add_argument(
+        "--epochs", type=positive, metavar="N", help="of a small set each shows every image several times"
+    )
+    parser.add_argument(
+        "--minutes", type=float, metavar="M", help="as long as this, scoring and interruptions included"
+    )
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda")
     parser.add_argument("--out", metavar="FOLDER", help="of the run (default: runs/ and the name of DATA)")
     add_unverified(parser)
@@ -54,6 +64,7 @@ def add(commands: Commands) -> argparse.ArgumentParser:
 
 def fit(words: list[str]) -> int:
     """Train: by a recipe, or from DATA alone with everything else chosen."""
+    began = time.monotonic()
     if "--help-all" in words:
         return by_recipe("fit", ["--help"])
     parser = add(argparse.ArgumentParser().add_subparsers())
@@ -74,7 +85,7 @@ def fit(words: list[str]) -> int:
     if has_option(others, "--data"):
         raise ValueError("--data: DATA is given already; give its options one by one, such as --data.split_seed 5")
     quiet_lightning()
-    from fullyconv.cli.lightning import RecipeCLI
+    from fullyconv.cli.lightning import RecipeCLI, hold
     from fullyconv.data.datamodule import SegmentationDataModule
     from fullyconv.training import describe, plan, resume, split_digest, write_state
 
@@ -93,40 +104,84 @@ def fit(words: list[str]) -> int:
         # Further images would move some between what is trained on and what is scored.
         "splits": split_digest(data.splits),
     }
-    going_on = resume(folder, command)
-    if going_on == "finished":
-        print(f"{folder}: this run is finished; its model folder is {folder / 'model'}. --epochs N with more goes on")
-        return 0
-    if option_in(others, "--data.check") is None:
-        with busy("reading every mask"):
-            data.check()  # before a model is loaded and a folder made
-        reading["check"] = False
-    chosen = plan(
-        data,
-        model=own.model,
-        epochs=own.epochs,
-        minutes=own.minutes,
-        device=own.device,
-        loss=option_in(others, "--model.loss") or next((w for w in others if w.startswith("--model.loss.")), None),
-        allow_unverified=own.allow_unverified,
-    )
-    mine = [f"{name} = {option_in(others, f'--{name}')}" for name in chosen.settings if has_option(others, f"--{name}")]
-    if chosen_by_us and chosen.segmenter is not None:
-        chosen.reasons.append(f"no --model was given, so it starts from {own.model}; --model MODEL takes another")
-    if mine:
-        chosen.reasons.append(f"instead of what was chosen, as you say: {', '.join(mine)}")
-    print(describe(chosen, data, folder, going_on is not None))
-    defaults = {"data.data": own.data} | {f"data.{option}": value for option, value in reading.items()}
-    defaults |= chosen.settings | {"run.folder": str(folder)}
-    if own.minutes is not None:
-        hours, seconds = divmod(max(1, round(60 * own.minutes)), 3600)
-        defaults["trainer.max_time"] = f"{hours // 24:02}:{hours % 24:02}:{seconds // 60:02}:{seconds % 60:02}"
-    words_of_theirs = others if going_on is None else [f"--ckpt_path={going_on}", *others]
-    write_state(folder, {"command": command, "finished": False})
-    done = RecipeCLI("fit", words_of_theirs, chosen, defaults, data, anew=going_on is None)
-    _write_report(folder, done.datamodule, chosen.reasons, shlex.join(["fullyconv", "fit", *words]))
-    write_state(folder, {"command": command, "finished": True})
+    with ExitStack() as stack, interruptible(folder):
+        there = folder.is_dir()
+        if there:
+            hold(stack, folder)
+        going_on = resume(folder, command)
+        if going_on == "finished":
+            model = folder / "model"
+            print(f"{folder}: this run is finished; its model folder is {model}. --epochs N with more goes on")
+            return 0
+        if option_in(others, "--data.check") is None:
+            with busy("reading every mask"):
+                data.check()  # before a model is loaded and a folder made
+            reading["check"] = False
+        chosen = plan(
+            data,
+            model=own.model,
+            epochs=own.epochs,
+            minutes=own.minutes,
+            device=own.device,
+            loss=option_in(others, "--model.loss") or next((w for w in others if w.startswith("--model.loss.")), None),
+            allow_unverified=own.allow_unverified,
+        )
+        if keeping := chosen.keeping(data.labels):
+            chosen.reasons.append(
+                f"the score layers of {own.model} are for {', '.join(keeping['classes'])} and start anew for other "
+                f"names; if these are the same classes, keep them with{reading_words(keeping)}"
+            )
+        mine = [
+            f"{name} = {option_in(others, f'--{name}')}" for name in chosen.settings if has_option(others, f"--{name}")
+        ]
+        if chosen_by_us and chosen.segmenter is not None:
+            chosen.reasons.append(f"no --model was given, so it starts from {own.model}; --model MODEL takes another")
+        if mine:
+            chosen.reasons.append(f"instead of what was chosen, as you say: {', '.join(mine)}")
+        print(describe(chosen, data, folder, going_on is not None))
+        if not there:
+            hold(stack, folder)
+            if resume(folder, command) is not None:
+                raise ValueError(f"--out {folder}: another process has trained in it meanwhile; give the command again")
+        defaults = {"data.data": own.data} | {f"data.{option}": value for option, value in reading.items()}
+        defaults |= chosen.settings | {"run.folder": str(folder)}
+        words_of_theirs = others if going_on is None else [f"--ckpt_path={going_on}", *others]
+        budget = None if own.minutes is None else (60 * own.minutes, began)
+        write_state(folder, {"command": command, "finished": False})
+        done = RecipeCLI("fit", words_of_theirs, chosen, defaults, data, anew=going_on is None, budget=budget)
+        if done.kept:
+            _write_report(folder, done.datamodule, chosen.reasons, shlex.join(["fullyconv", "fit", *words]))
+            write_state(folder, {"command": command, "finished": True})
+    for wanting in done.shortcomings:
+        print(wanting)
     return 0
+
+
+@contextmanager
+def interruptible(folder: Path | None, how: str = "") -> Iterator[None]:
+    """Say how a run goes on that somebody interrupts; Lightning ends the process instead.
+
+    Args:
+        folder: of the run; None where only the recipe knows it.
+        how: what is said then.
+
+    Raises:
+        KeyboardInterrupt: with what is to be said.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        if isinstance(stopped, SystemExit) and not isinstance(stopped.__context__, KeyboardInterrupt):
+            raise
+        if folder is not None and (folder / "checkpoints" / "last.ckpt").is_file():
+            how = f"the same command goes on from the last finished epoch, in {folder}"
+        elif folder is not None:
+            how = f"no epoch was finished in {folder}; the same command begins again"
+        raise KeyboardInterrupt(how) from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)  # Lightning ignores the signal from the first one on
 
 
 def by_recipe(command: str, words: list[str]) -> int:
@@ -134,7 +189,10 @@ def by_recipe(command: str, words: list[str]) -> int:
     quiet_lightning()
     from fullyconv.cli.lightning import RecipeCLI
 
-    RecipeCLI(command, words)
+    with interruptible(None, "--ckpt_path last beside the same words goes on" if command == "fit" else ""):
+        done = RecipeCLI(command, words)
+    for wanting in done.shortcomings:
+        print(wanting)
     return 0
 
 

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
 
-from fullyconv.checkpointing import AtomicCheckpointIO, EpochSeed, PatientStop
+from fullyconv.checkpointing import AtomicCheckpointIO, EpochSeed, KeptWeights
 from fullyconv.cli.options import reading_words
 from fullyconv.cli.recipes import respelled
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.labels import Labels
+from fullyconv.locks import held
 from fullyconv.module import SegmentationModule
+from fullyconv.report import SHOWN
 from fullyconv.runs import RunOptions, score, scored_split, store
+from fullyconv.shortcomings import shortcomings
+from fullyconv.stopping import Deadline, EnoughSteps, FiniteLoss, PatientStop
 from fullyconv.training import Plan, patience_of
 
 LINKED: dict[str, Callable[[Labels], Any]] = {
@@ -39,7 +45,15 @@ class RecipeCLI(LightningCLI):
         defaults: settings that hold where `words` say nothing else, as "data.batch_size" -> value.
         data: what is opened already, and need not be read again.
         anew: begin with the plan's model, not with a checkpoint.
+        budget: seconds for all of a run without a recipe, and `time.monotonic` when they began.
+
+    Attributes:
+        shortcomings: what is wanting in what was trained, in sentences.
+        kept: whether something was left: a trial of a few batches leaves nothing.
     """
+
+    shortcomings: Sequence[str] = ()
+    kept = True
 
     def __init__(
         self,
@@ -49,17 +63,20 @@ class RecipeCLI(LightningCLI):
         defaults: Mapping[str, Any] | None = None,
         data: SegmentationDataModule | None = None,
         anew: bool = True,
+        budget: tuple[float, float] | None = None,
     ) -> None:
         self._command, self._plan, self._defaults, self._anew = command, plan, dict(defaults or {}), anew
+        self._budget = budget
         if words and not words[0].startswith("-"):
             words = ["--data.data", words[0], *words[1:]]
-        super().__init__(
-            SegmentationModule,
-            SegmentationDataModule if data is None else _already(data),
-            args=[command, *respelled(words)],
-            parser_kwargs={"prog": "fullyconv"},
-            seed_everything_default=0,
-        )
+        with ExitStack() as self._held:
+            super().__init__(
+                SegmentationModule,
+                SegmentationDataModule if data is None else _already(data),
+                args=[command, *respelled(words)],
+                parser_kwargs={"prog": "fullyconv"},
+                seed_everything_default=0,
+            )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what is the package's own, and what was chosen."""
@@ -84,38 +101,48 @@ class RecipeCLI(LightningCLI):
         if given.ckpt_path and Path(given.ckpt_path).is_file():
             AtomicCheckpointIO().load_checkpoint(given.ckpt_path)  # says what is wrong with it
 
+    def before_instantiate_classes(self) -> None:
+        """Hold the folder of a recipe's run; whoever makes a plan holds its folder already."""
+        if self._command == "fit" and self._plan is None:
+            hold(self._held, Path(self._run().folder))
+
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Make the trainer: the best weights by mIoU are kept, checkpoints are whole or not there."""
         folder = Path(self._run().folder)
         config = dict(self._get(self.config_init, "trainer", default={}))
-        chosen_on_val = "val" in self.datamodule.splits
-        if not chosen_on_val:
+        if "val" not in self.datamodule.splits:
             config["limit_val_batches"] = 0
+        chosen_on_val = config.get("limit_val_batches") != 0
         own: list[Any] = []
         if config.get("enable_checkpointing") is not False:
-            own.append(
-                ModelCheckpoint(
-                    dirpath=folder / "checkpoints",
-                    filename="best",
-                    monitor=SegmentationModule.monitor if chosen_on_val else None,  # None: the last epoch
-                    mode="max",
-                    save_last=True,
-                    save_on_train_epoch_end=None if chosen_on_val else True,
-                    enable_version_counter=False,
-                )
-            )
+            own.append(KeptWeights(folder / "checkpoints", SegmentationModule.monitor if chosen_on_val else None))
         if config.get("enable_progress_bar") is not False:
             own.append(TQDMProgressBar(refresh_rate=10))
         own.append(EpochSeed(int(self._get(self.config_init, "seed_everything", default=0) or 0)))
-        if self._plan is not None and chosen_on_val:
-            patience = patience_of(int(config.get("max_epochs") or 1))
-            own.append(PatientStop(SegmentationModule.monitor, mode="max", patience=patience))
+        if self._command == "fit":
+            own += [FiniteLoss(), self._watch()]
+        if self._plan is not None and self._budget is None and chosen_on_val:
+            validations = int(config.get("max_epochs") or 1) // int(config.get("check_val_every_n_epoch") or 1)
+            patience = patience_of(validations)
+            if patience < validations:
+                print(f"stops after {patience} validations without a better mIoU on val")
+            own.append(PatientStop(SegmentationModule.monitor, patience))
         config["callbacks"] = [*(config.get("callbacks") or []), *own]
         config["plugins"] = config.get("plugins") or [AtomicCheckpointIO()]
         if config.get("logger") in (None, True):
             config["logger"] = CSVLogger(str(folder), name="log")
         config["default_root_dir"] = config.get("default_root_dir") or str(folder)
         return self._instantiate_trainer(config | kwargs, [])
+
+    def _watch(self) -> EnoughSteps:
+        """Make what looks at the number of steps, and at the time where there is a budget of it."""
+        if self._budget is None:
+            return EnoughSteps(print)
+        splits = {split: len(pairs) for split, pairs in self.datamodule.splits.items()}
+        scored = splits.get(scored_split(self.datamodule, self._run()) or "", 0)
+        reported = splits.get("test") or splits.get("val") or 0
+        looks = scored + reported + min(2 * SHOWN, reported)
+        return Deadline(*self._budget, splits.get("val", 0), looks, print)
 
     def _run(self) -> RunOptions:
         return RunOptions(**vars(self.config[self._command].run))
@@ -135,13 +162,30 @@ class RecipeCLI(LightningCLI):
             torch.distributed.destroy_process_group()
         if not first:
             return
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.kept = False
+            print("--trainer.fast_dev_run: a trial of a few batches went well; nothing of it is kept")
+            return
         run, data = self._run(), self.datamodule
+        if not getattr(self.trainer.checkpoint_callback, "best_model_path", ""):
+            print("no epoch was validated and kept: the model folder has the weights of the last step")
         folder = store(self.trainer, self.model, run, data)
         print(f"\nmodel folder written to {folder}")
+        steps = int(self.trainer.global_step)
         scored = score(folder, self.model, run, data, reading_words(data.hparams))
-        if scored is not None:
-            print(f"{scored.data}, {scored.split} split, measured on the stored model folder")
-            print(scored.scores.table(scored.classes))
+        if scored is None:
+            self.shortcomings = shortcomings(None, (), "", steps)
+            return
+        print(f"{scored.data}, {scored.split} split, measured on the stored model folder")
+        print(scored.scores.table(scored.classes))
+        self.shortcomings = shortcomings(scored.scores, scored.classes, scored.split, steps)
+
+
+def hold(stack: ExitStack, folder: Path) -> None:
+    """Hold the folder of a run until the stack is closed; the first of several processes does so for all."""
+    first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    if first and (before := stack.enter_context(held(folder))):
+        print(f"{folder}: was in use by {before}, which ended without a word; this run takes over")
 
 
 def _already(data: SegmentationDataModule) -> type[SegmentationDataModule]:

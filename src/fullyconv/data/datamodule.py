@@ -28,7 +28,7 @@ from fullyconv.labels import Labels
 
 AUGMENTING = ("crop_size", "scale", "flip", "brightness", "contrast", "saturation", "hue")
 LOADING = (
-    *AUGMENTING, "batch_size", "num_workers", "seed", "eval_batch_size", "check", "cache", "cache_gigabytes",
+    *AUGMENTING, "batch_size", "repeats", "num_workers", "seed", "eval_batch_size", "check", "cache", "cache_gigabytes",
 )  # fmt: skip
 """Options that say how samples are loaded, not which there are."""
 D = TypeVar("D", bound=L.LightningDataModule)
@@ -98,6 +98,8 @@ class SegmentationDataModule(L.LightningDataModule):
         augment: an augmentation of your own for training samples, before crop, scale, flip and colors: a transform of
             torchvision's v2, one of albumentations, or a function of ``image=`` and ``mask=``; see
             `fullyconv.data.augment.Augmented`.
+        repeats: times that an epoch shows each training image, cropped and augmented anew each time; more than one
+            gives a small set epochs of enough steps.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -136,6 +138,7 @@ class SegmentationDataModule(L.LightningDataModule):
         test_fraction: float = 0.0,
         train_on: Literal["train", "train+val"] = "train",
         augment: Augment | None = None,
+        repeats: int = 1,
     ) -> None:
         super().__init__()
         data = os.fspath(data)
@@ -154,6 +157,7 @@ class SegmentationDataModule(L.LightningDataModule):
                 "saturation": saturation,
                 "hue": hue,
                 "batch_size": batch_size,
+                "repeats": repeats,
                 "num_workers": num_workers,
                 "seed": seed,
                 "eval_batch_size": eval_batch_size,
@@ -183,13 +187,14 @@ class SegmentationDataModule(L.LightningDataModule):
         self.keep_decoded(cache, cache_gigabytes)
 
     def _set_loading(self, options: Mapping[str, Any]) -> None:
-        for name, least in (("batch_size", 1), ("num_workers", 0)):
+        for name, least in (("batch_size", 1), ("repeats", 1), ("num_workers", 0)):
             if not isinstance(options[name], int) or options[name] < least:
                 raise ValueError(f"{name}={options[name]!r}: a whole number, at least {least}")
         if options["eval_batch_size"] is not None and options["eval_batch_size"] < 1:
             raise ValueError(f"eval_batch_size={options['eval_batch_size']!r}: a whole number, at least 1, or None")
         self.augmentation = Augmentation(*(options[name] for name in AUGMENTING))
         self.batch_size: int = options["batch_size"]
+        self.repeats: int = options["repeats"]
         self.eval_batch_size: int | None = options["eval_batch_size"]
         self.num_workers: int = options["num_workers"]
         self.seed: int = options["seed"]
@@ -328,7 +333,7 @@ class SegmentationDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Load augmented training samples, shuffled anew every epoch."""
         dataset = self.dataset("train")
-        sampler = EpochSampler(dataset, self.seed)
+        sampler = EpochSampler(dataset, self.seed, repeats=self.repeats)
         # A last batch of one sample breaks batch normalization on small maps.
         return self._loader(dataset, sampler, self.batch_size, drop_last=len(sampler) > self.batch_size)
 

@@ -32,13 +32,19 @@ class EpochSampler(DistributedSampler[Any]):
         seed: another seed is another order.
         num_replicas: number of processes; by default those of torch.distributed, or one.
         rank: which of them this is.
+        repeats: times that an epoch goes through the data set, in another order each time.
 
     Yields:
-        (epoch, index).
+        (turn, index): the number of times that all was gone through before, which is the epoch without repeats.
     """
 
     def __init__(
-        self, dataset: Dataset[Any], seed: int = 0, num_replicas: int | None = None, rank: int | None = None
+        self,
+        dataset: Dataset[Any],
+        seed: int = 0,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+        repeats: int = 1,
     ) -> None:
         processes, this = _processes()
         super().__init__(
@@ -49,9 +55,19 @@ class EpochSampler(DistributedSampler[Any]):
             seed=seed,
         )
 
+        self.repeats = repeats
+
+    def __len__(self) -> int:
+        return self.repeats * super().__len__()
+
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        for index in super().__iter__():
-            yield self.epoch, index
+        epoch = self.epoch
+        for turn in range(epoch * self.repeats, (epoch + 1) * self.repeats):
+            self.epoch = turn  # by which torch's sampler shuffles
+            order = list(super().__iter__())
+            self.epoch = epoch
+            for index in order:
+                yield turn, index
 
 
 class UnpaddedDistributedSampler(DistributedSampler[Any]):
