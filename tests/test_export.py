@@ -25,10 +25,9 @@ from fullyconv.upsampling import (
     BilinearUpsampling,
     MaxUnpooling,
     TransposedConvUpsampling,
-    grown_to,
-    open_sizes,
     resample,
 )
+from fullyconv.upsampling.operators import open_sizes
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -339,20 +338,6 @@ def test_unpooling_is_the_same_at_every_size(kernel: int, fill: float) -> None:
     for size in ((3, 3), (4, 9), (17, 10)):
         x = torch.rand(2, 3, *size)
         assert_close(answer(session, x), Roundtrip()(x))
-
-
-def test_open_sizes_change_no_value() -> None:
-    x = torch.rand(2, 3, 4, 5)
-    source = grid(8, 3.5)
-    learned = TransposedConvUpsampling(3, source, Geometry.IDENTITY).requires_grad_(False)
-
-    def values() -> list[Tensor]:
-        return [resample(x, source, Geometry.IDENTITY, (30, 41)), learned(x, (30, 41)), grown_to(x, (6, 5))]
-
-    plain = values()
-    with open_sizes():
-        for mine, theirs in zip(values(), plain, strict=True):
-            assert_close(mine, theirs)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from fullyconv.labels import Labels
 from fullyconv.module import SegmentationModule
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.runtime import port
-from fullyconv.upsampling import open_sizes
+from fullyconv.upsampling.operators import open_sizes
 
 OPSET = 18
 

@@ -1,0 +1,356 @@
+"""Layers that upsample: fixed bilinear, transposed convolution, max unpooling (Long et al. 2015, section 3.3)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fullyconv.geometry import Geometry
+from fullyconv.upsampling import operators
+from fullyconv.upsampling.axes import ROUNDING, cells_needed
+from fullyconv.upsampling.resampling import check, ratios_and_phases, resample
+
+Border = Literal["replicate", "zero"]
+
+
+def bilinear_taps(factor: int, phase: float | None = None, size: int | None = None) -> Tensor:
+    """Compute the bilinear filter along one axis.
+
+    Without a phase it is the symmetric filter of the paper, which Caffe fills in: ``1 - |m - c| / f`` with
+    ``f = (size + 1) // 2`` around the center ``c = (size - 1) / 2``. With a phase it is the filter of the transposed
+    convolution that puts target cell 0 at source position `phase`: tap m weighs a source cell at
+    ``max(0, 1 - |(m - p) / factor + phase|)``, p being the first tap for which this is not zero.
+
+    Args:
+        factor: target cells per source cell.
+        phase: position of target cell 0 in source cells; None for the symmetric filter.
+        size: taps of the symmetric filter; by default ``2 * factor - factor % 2``. ``2 * factor - 1`` is the other
+            choice.
+
+    Returns:
+        (k,) taps in float64.
+
+    Raises:
+        ValueError: if factor is below 1, size belongs to another factor, or both phase and size are given.
+
+    Example:
+        >>> bilinear_taps(2).tolist()
+        [0.25, 0.75, 0.75, 0.25]
+        >>> bilinear_taps(2, phase=0.0).tolist()
+        [0.5, 1.0, 0.5]
+        >>> bilinear_taps(2, phase=-0.125).tolist()
+        [0.375, 0.875, 0.625, 0.125]
+    """
+    if factor < 1:
+        raise ValueError(f"factor={factor} must be at least 1: it is the number of target cells per source cell.")
+    if phase is not None:
+        if size is not None:
+            raise ValueError(f"size={size} cannot be chosen with phase={phase}: the phase decides it. Leave size out.")
+        first, last = support(factor, phase)
+        taps = torch.arange(first, last + 1, dtype=torch.float64)
+        return 1 - (taps / factor + phase).abs()
+    size = 2 * factor - factor % 2 if size is None else size
+    if (size + 1) // 2 != factor:
+        raise ValueError(
+            f"size={size} is no bilinear filter for factor={factor}. Pass {2 * factor} or "
+            f"{2 * factor - 1}, or leave size out."
+        )
+    return 1 - (torch.arange(size, dtype=torch.float64) - (size - 1) / 2).abs() / factor
+
+
+def bilinear_kernel(factor: int, phase: float | None = None, size: int | None = None) -> Tensor:
+    """Compute the two-dimensional bilinear filter: the outer product of `bilinear_taps` with itself.
+
+    Args:
+        factor: target cells per source cell, along both axes.
+        phase: position of target cell 0 in source cells, along both axes; None for the symmetric filter of the paper.
+        size: taps along each axis of the symmetric filter; by default ``2 * factor - factor % 2``.
+
+    Returns:
+        (k, k) filter in float32; it sums to ``factor ** 2``.
+
+    Raises:
+        ValueError: as `bilinear_taps` does.
+
+    Example:
+        >>> bilinear_kernel(2)[0].tolist()
+        [0.0625, 0.1875, 0.1875, 0.0625]
+        >>> bilinear_kernel(32, size=63).shape                  # the kernel of FCN-AlexNet
+        torch.Size([63, 63])
+    """
+    taps = bilinear_taps(factor, phase, size)
+    return torch.outer(taps, taps).float()
+
+
+class BilinearUpsampling(nn.Module):
+    """Upsample with the fixed bilinear filter; no parameters.
+
+    Args:
+        source: geometry of the input.
+        target: geometry of the output; `Geometry.IDENTITY` for pixels.
+        border: "replicate" clamps positions at the border of the map, as `resample` does; "zero" takes what lies
+            outside the map for zero, as the transposed convolutions of the paper do.
+
+    Example:
+        >>> to_pixels = BilinearUpsampling(Geometry((32, 32), (15.5, 15.5), (404, 404)), Geometry.IDENTITY)
+        >>> to_pixels(torch.ones(1, 21, 12, 16), (375, 500)).shape
+        torch.Size([1, 21, 375, 500])
+    """
+
+    def __init__(self, source: Geometry, target: Geometry, *, border: Border = "replicate") -> None:
+        super().__init__()
+        _check_border(border)
+        self.source = source
+        self.target = target
+        self.border = border
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Upsample.
+
+        Args:
+            x: (N, C, h, w) values of the cells of `source`.
+            size: height and width of the output, in cells of `target`.
+
+        Returns:
+            (N, C, *size) values.
+        """
+        if self.border == "replicate":
+            return resample(x, self.source, self.target, size)
+        check(x)
+        return operators.resample(x, size, *ratios_and_phases(self.source, self.target), clamp=False)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Geometry of `whole`."""
+        return _reached(self.source, self.target)
+
+    def whole(self, x: Tensor) -> Tensor:
+        """Upsample to all cells that a transposed convolution with this filter reaches, as the reference does.
+
+        Args:
+            x: (N, C, h, w) values of the cells of `source`.
+
+        Returns:
+            (N, C, (h - 1) * factor + kH, (w - 1) * factor + kW) values; their cells are those of `geometry`.
+
+        Raises:
+            ValueError: if the ratio of the strides is not a whole number.
+        """
+        factor, _, kernel_size = _kernel(self.source, self.target)
+        reached = BilinearUpsampling(self.source, self.geometry, border="zero")
+        height, width = ((n - 1) * f + k for n, f, k in zip(x.shape[2:], factor, kernel_size, strict=True))
+        up: Tensor = reached(x, (height, width))
+        return up
+
+    def extra_repr(self) -> str:
+        """Say the strides in the printed module."""
+        return f"stride={self.source.stride}, target_stride={self.target.stride}, border={self.border!r}"
+
+
+class TransposedConvUpsampling(nn.Module):
+    """Upsample by a transposed convolution that starts as bilinear interpolation (Long et al. 2015, section 3.3).
+
+    The initial kernel is the bilinear filter in the phase that the two geometries demand; for a whole or half phase
+    this is the symmetric filter of the paper (64 taps for VGG at stride 32, 63 for AlexNet and ResNet). With
+    ``border="replicate"`` the map is continued by its border cells, so that the module at first equals `resample`
+    everywhere; with ``border="zero"`` it fades at the border, as the nets of the paper do.
+
+    Args:
+        channels: channels C of input and output.
+        source: geometry of the input.
+        target: geometry of the output; `Geometry.IDENTITY` for pixels. Its stride divides that of `source`.
+        frozen: keep the kernel as it is: the weight asks for no gradient.
+        full: one C x C kernel whose diagonal is bilinear, as in the reference, in place of one kernel per channel.
+            While it is frozen both are the same function; trained, it may mix classes.
+        border: "replicate" or "zero".
+
+    Raises:
+        ValueError: if the ratio of the strides is not a whole number.
+
+    Example:
+        >>> vgg = Geometry((32, 32), (15.5, 15.5), (404, 404))
+        >>> upscore = TransposedConvUpsampling(21, vgg, Geometry.IDENTITY)
+        >>> upscore.weight.shape, upscore(torch.ones(1, 21, 12, 16), (375, 500)).shape
+        (torch.Size([21, 1, 64, 64]), torch.Size([1, 21, 375, 500]))
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        source: Geometry,
+        target: Geometry,
+        *,
+        frozen: bool = False,
+        full: bool = False,
+        border: Border = "replicate",
+    ) -> None:
+        super().__init__()
+        _check_border(border)
+        if channels < 1:
+            raise ValueError(f"channels={channels} must be at least 1.")
+        self.channels = channels
+        self.source = source
+        self.target = target
+        self.frozen = frozen
+        self.full = full
+        self.border = border
+        self.factor, self._phase, self.kernel_size = _kernel(source, target)
+        self.weight = nn.Parameter(
+            torch.empty(channels, channels if full else 1, *self.kernel_size), requires_grad=not frozen
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Write the bilinear filter: for each class on the diagonal, zeros elsewhere."""
+        rows, columns = (bilinear_taps(f, p) for f, p in zip(self.factor, self._phase, strict=True))
+        kernel = torch.outer(rows, columns)
+        with torch.no_grad():
+            self.weight.zero_()
+            for channel in range(self.channels):
+                self.weight[channel, channel if self.full else 0] = kernel
+
+    @property
+    def geometry(self) -> Geometry:
+        """Geometry of `whole`: the output before it is cropped to the target grid."""
+        return _reached(self.source, self.target)
+
+    def whole(self, x: Tensor) -> Tensor:
+        """Upsample without padding or cropping, as the layer of the reference does.
+
+        Args:
+            x: (N, C, h, w) values of the cells of `source`.
+
+        Returns:
+            (N, C, (h - 1) * factor + kH, (w - 1) * factor + kW) values; their cells are those of `geometry`.
+        """
+        groups = 1 if self.full else self.channels
+        return F.conv_transpose2d(x, self.weight, stride=self.factor, groups=groups)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Upsample to the target grid.
+
+        Args:
+            x: (N, C, h, w) values of the cells of `source`.
+            size: height and width of the output, in cells of `target`.
+
+        Returns:
+            (N, C, *size) values.
+        """
+        check(x)
+        starts = [0, 0]
+        if self.border == "replicate":
+            starts = [math.floor(phase + ROUNDING) for phase in self._phase]
+            counts = [cells_needed(m, f, p) for m, f, p in zip(size, self.factor, self._phase, strict=True)]
+            x = operators.continued(x, starts, counts)
+        return operators.window(self.whole(x), self._crop(starts), size)
+
+    def _crop(self, starts: Sequence[int]) -> list[int]:
+        """Cells to cut off from `whole` of a map that begins with the cells `starts`."""
+        # `whole` begins with the first tap of its first cell, which lies at target cell factor * start + first
+        first = [support(f, p)[0] for f, p in zip(self.factor, self._phase, strict=True)]
+        return [-(f * start + lead) for f, start, lead in zip(self.factor, starts, first, strict=True)]
+
+    def extra_repr(self) -> str:
+        """Say the sizes in the printed module."""
+        return (
+            f"channels={self.channels}, kernel_size={self.kernel_size}, factor={self.factor}, frozen={self.frozen}, "
+            f"full={self.full}, border={self.border!r}"
+        )
+
+
+class MaxUnpooling(nn.Module):
+    """Put values back where max pooling found them (Zeiler and Fergus 2014; DeconvNet, SegNet).
+
+    By scattering, which is deterministic also under ``torch.use_deterministic_algorithms(True)``, where
+    `torch.nn.MaxUnpool2d` raises an error. Where windows overlap, one position may be the maximum of several: the
+    largest of their values is put back.
+
+    Args:
+        kernel_size: height and width of the pooling window, in cells.
+        stride: cells from one window to the next; by default `kernel_size`.
+        fill: the value of all other positions.
+
+    Example:
+        >>> pool = torch.nn.MaxPool2d(2, return_indices=True)
+        >>> values, positions = pool(torch.tensor([[[[1.0, 2.0], [4.0, 3.0]]]]))
+        >>> MaxUnpooling(2)(values, positions, (2, 2)).tolist()
+        [[[[0.0, 0.0], [4.0, 0.0]]]]
+    """
+
+    def __init__(self, kernel_size: int = 2, stride: int | None = None, *, fill: float = 0.0) -> None:
+        super().__init__()
+        stride = kernel_size if stride is None else stride
+        if kernel_size < 1 or stride < 1:
+            raise ValueError(f"kernel_size={kernel_size} and stride={stride} must be at least 1.")
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.fill = fill
+
+    def forward(self, x: Tensor, positions: Tensor, size: tuple[int, int]) -> Tensor:
+        """Unpool.
+
+        Args:
+            x: (N, C, h, w) values.
+            positions: (N, C, h, w) int64, the index of each value in the flattened (H * W) map, as
+                ``MaxPool2d(return_indices=True)`` gives it.
+            size: height H and width W of the map before the pool. It cannot be told from x: 12 cells may come from 23
+                or 24.
+
+        Returns:
+            (N, C, H, W) map.
+
+        Raises:
+            ValueError: if the shapes of x and positions differ.
+        """
+        if x.shape != positions.shape:
+            raise ValueError(
+                f"positions of shape {tuple(positions.shape)} for x of shape {tuple(x.shape)}: every value needs its "
+                f"position. Pass what the mirrored pool returned, and as many channels as it had."
+            )
+        overlapping = self.kernel_size > self.stride
+        return operators.unpool(x, positions, size, self.fill, overlapping)
+
+    def extra_repr(self) -> str:
+        """Say the sizes in the printed module."""
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, fill={self.fill}"
+
+
+def _kernel(source: Geometry, target: Geometry) -> tuple[tuple[int, int], tuple[float, float], tuple[int, int]]:
+    """Factor, phase and kernel size of the transposed convolution from one grid to the other, each (y, x)."""
+    factors, phases, sizes = [], [], []
+    for axis in (0, 1):
+        ratio = source.stride[axis] / target.stride[axis]
+        if abs(ratio - round(ratio)) > ROUNDING or ratio < 1 - ROUNDING:
+            raise ValueError(
+                f"source.stride={source.stride} over target.stride={target.stride}: a transposed convolution upsamples "
+                f"by a whole number, not by {ratio:g}. BilinearUpsampling with border='replicate' takes any ratio."
+            )
+        factors.append(round(ratio))
+        phases.append((target.center[axis] - source.center[axis]) / source.stride[axis])
+        first, last = support(factors[-1], phases[-1])
+        sizes.append(last - first + 1)
+    return (factors[0], factors[1]), (phases[0], phases[1]), (sizes[0], sizes[1])
+
+
+def _reached(source: Geometry, target: Geometry) -> Geometry:
+    """Geometry of the uncropped transposed convolution: the target grid, begun at the first cell that is reached."""
+    factor, phase, kernel_size = _kernel(source, target)
+    first = [support(f, p)[0] for f, p in zip(factor, phase, strict=True)]
+    y, x = (c + j * cell for c, j, cell in zip(target.center, target.stride, first, strict=True))
+    return dataclasses.replace(source.transposed_conv(kernel_size, factor), center=(y, x))
+
+
+def support(factor: int, phase: float) -> tuple[int, int]:
+    """First and last target cell, counted from cell factor * i, that source cell i has a weight in."""
+    return math.floor(-factor * (1 + phase) + ROUNDING) + 1, math.ceil(factor * (1 - phase) - ROUNDING) - 1
+
+
+def _check_border(border: str) -> None:
+    if border not in ("replicate", "zero"):
+        raise ValueError(f"border={border!r} is not a border. Choose 'replicate' or 'zero'.")
