@@ -30,7 +30,7 @@ SHIPPED: dict[str, str] = {
     "vgg11_quarter.magnetic_tile_kinds": "147ff572adbb06fb98874df9c7a9fdafdd1d9b1c233e3b9df045c4b3d435b3d0",
     "vgg11_quarter.neu_seg_kinds": "3939246f5708eba40e5ff27d603da595805976e747abf7651bd387c444d285cd",
     "fcn4s_vgg11_quarter.neu_seg": "3b4195af5dc5ade50f12451b5ba459c74cf0a0910e2555d916e8004be9f7d28d",
-    "fcn4s_resnet18_quarter.magnetic_tile": "355d18e95d93f58450ff6532dbda1c69c0543f07bbdb41ff7b35147a8de6cf49",
+    "ladder_efficientnet_lite0.magnetic_tile": "bbbe2218e518b417c7d0bdb4439d0414c96a1378638177bf305d95ffbf0346ae",
 }
 """Names of the model folders in ``zoo/`` (architecture, a dot, training data), and the sha256 of their weights."""
 
@@ -47,7 +47,7 @@ ALIASES: dict[str, str] = {
     "tile_kinds": "vgg11_quarter.magnetic_tile_kinds",
     "steel_kinds": "vgg11_quarter.neu_seg_kinds",
     "steel_from_kinds": "fcn4s_vgg11_quarter.neu_seg",
-    "tile_defects": "fcn4s_resnet18_quarter.magnetic_tile",
+    "tile_defects": "ladder_efficientnet_lite0.magnetic_tile",
 }
 """Short names for the best model of a domain; what they point at may change from release to release."""
 
@@ -64,7 +64,7 @@ FINDS: dict[str, str] = {
     "vgg11_quarter.magnetic_tile_kinds": "kinds of defects of magnetic tiles (a classifier)",
     "vgg11_quarter.neu_seg_kinds": "kinds of defects on steel (a classifier)",
     "fcn4s_vgg11_quarter.neu_seg": "defects on steel, started from the classifier steel_kinds",
-    "fcn4s_resnet18_quarter.magnetic_tile": "uneven areas of magnetic tiles",
+    "ladder_efficientnet_lite0.magnetic_tile": "uneven areas of magnetic tiles",
     "imagenet": "what a photograph shows (a classifier)",
     "voc": "people, animals, vehicles, things of a house",
     "pascal_context": "things and surroundings in photographs",
