@@ -319,7 +319,7 @@ def test_too_few_epochs_are_said_before_and_after_and_in_the_report(shapes: Path
     said = fit(capsys, "--epochs", 1)
     before, _, after = said.out.partition("model folder written to")
     for part in (before, after, Path("run/report.html").read_text()):
-        assert "only 26 steps" in part
+        assert "only 20 steps" in part
     assert "class='banner'" in Path("run/report.html").read_text()
 
 

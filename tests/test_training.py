@@ -90,9 +90,9 @@ class TestPlan:
         large = SegmentationDataModule.from_folder(write_tree(tmp_path / "b", {"train": 20, "val": 2}, size=(400, 700)))
         one, two = plan(small, model=RANDOM, device="cpu"), plan(large, model=RANDOM, device="cpu")
         assert (one.settings["data.crop_size"], two.settings["data.crop_size"]) == ((32, 64), (320, 320))
-        assert (one.settings["data.batch_size"], two.settings["data.batch_size"]) == (2, 2)
-        assert (one.settings["data.repeats"], two.settings["data.repeats"]) == (10, 3)
-        assert one.settings["trainer.max_epochs"] == 20
+        assert (one.settings["data.batch_size"], two.settings["data.batch_size"]) == (4, 4)
+        assert (one.settings["data.repeats"], two.settings["data.repeats"]) == (16, 4)
+        assert one.settings["trainer.max_epochs"] == 25
         assert plan(small, model=RANDOM, epochs=7).settings["trainer.max_epochs"] == 7
 
     @pytest.mark.parametrize("number", [1, 2, 3, 19, 94, 500])
@@ -101,7 +101,7 @@ class TestPlan:
         data.splits["train"] = (data.splits["train"] * number)[:number]
         settings = plan(data, model=RANDOM, device="cpu").settings
         opened = data.with_options(batch_size=settings["data.batch_size"], repeats=settings["data.repeats"])
-        assert 25 <= len(opened.train_dataloader()) <= 75
+        assert 20 <= len(opened.train_dataloader()) <= 75
         assert settings["data.batch_size"] <= min(8, number)
         assert settings["trainer.max_epochs"] * len(opened.train_dataloader()) >= 500
 
@@ -317,7 +317,7 @@ def test_trained_on_train_and_val_the_weights_of_the_last_epoch_are_kept(shapes:
     words = ("--model", RANDOM, "--epochs", "2", "--out", "mine", "--data.train_on=train+val")
     assert "model folder written" in fit(tmp_path, *words)
     kept = torch.load(tmp_path / "mine" / "checkpoints" / "best.ckpt", weights_only=True)
-    assert (kept["epoch"], kept["global_step"]) == (1, 2 * (5 * 12 // 2))
+    assert (kept["epoch"], kept["global_step"]) == (1, 2 * (7 * 12 // 4))
     segmenter = fullyconv.load(tmp_path / "mine" / "model")
     assert segmenter.score is not None
     assert segmenter.score["split"] == "test"

@@ -26,7 +26,7 @@ from fullyconv.stopping import FALLING
 
 STATE = "fit.json"
 RANDOM = "random:"
-EPOCH_STEPS = 25
+EPOCH_STEPS = 20
 """Steps of an epoch at least: validation after fewer would take more time than training."""
 SCALE = (0.75, 1.5)
 """At half their size thin structures are gone: a range that few sets need, and a short run cannot spare."""
@@ -145,8 +145,8 @@ def plan(
     crop, why = _crop(data, cuda)
     settings["data.crop_size"], settings["data.scale"] = crop, SCALE
     reasons.append(f"{why}; scaled by {SCALE[0]} to {SCALE[1]}")
-    # Small batches and repeated images leave a small set enough steps: the same images seen in eights learn little.
-    batch = min(len(train), max(2, min(16 if cuda else 8, len(train) // EPOCH_STEPS)))
+    # Small batches and repeated images leave a small set enough steps; with fewer than 4 batch normalization suffers.
+    batch = min(len(train), max(4, min(16 if cuda else 8, len(train) // EPOCH_STEPS)))
     repeats = -(-EPOCH_STEPS * batch // len(train))
     settings["data.batch_size"], settings["data.repeats"] = batch, repeats
     times = f", each {repeats} times an epoch" if repeats > 1 else ""
