@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fullyconv.data import CAMVID, SegmentationDataModule, open_source
-from fullyconv.data.camvid import SPLITS
+from fullyconv.data.public.camvid import SPLITS
 from fullyconv.errors import DatasetError
 from fullyconv.images import write_image, write_mask
 
@@ -63,7 +63,7 @@ def test_split_without_annotations_is_an_error(tmp_path):
     root = write_camvid(tmp_path / "camvid", FILES)
     (root / "valannot" / "0016E5_07959.png").unlink()
     (root / "valannot").rmdir()
-    with pytest.raises(FileNotFoundError, match="valannot: no such folder"):
+    with pytest.raises(DatasetError, match="valannot: no such folder"):
         open_source(root)
 
 

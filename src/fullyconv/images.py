@@ -328,12 +328,7 @@ def read_mask(path: str | Path | Encoded, *, max_pixels: int = MAX_PIXELS) -> Ar
                 "Export the masks as PNG with one value a class, or give the values that are meant (values=), to which "
                 "every pixel is then snapped"
             )
-        if image.mode == "F":
-            raise DatasetError(
-                f"{path}: a mask of mode F holds floating point numbers, and labels are whole ones. "
-                "Save the masks as PNG with one value a class (index or palette)"
-            )
-        if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N"):
+        if image.mode not in ("1", "L", "P", "F", "I", "I;16", "I;16B", "I;16L", "I;16N"):
             raise DatasetError(
                 f"{path}: a mask of mode {image.mode} holds colors, and which color is which class is not known. "
                 "Save the masks as PNG with one value a class (index or palette)"
@@ -348,6 +343,13 @@ def read_mask(path: str | Path | Encoded, *, max_pixels: int = MAX_PIXELS) -> Ar
             )
         bits = _gray_bits(image, _as_path(path))
         mask = np.array(_upright(image))
+        if image.mode == "F":
+            if not (np.abs(mask) < 2**24).all() or (mask != np.rint(mask)).any():  # NaN is neither
+                raise DatasetError(
+                    f"{path}: a mask of mode F holds floating point numbers, and labels are whole ones. "
+                    "Save the masks as PNG with one value a class (index or palette)"
+                )
+            mask = mask.astype(np.int32)
         if mask.dtype == np.bool_:
             return mask.astype(np.uint8)
         if mask.ndim != 2:

@@ -60,7 +60,7 @@ class SegmentationDataModule(L.LightningDataModule):
 
     Args:
         data: a folder, or the name of a public set under the folder that FULLYCONV_DATA names. See
-            `fullyconv.data.folder.LAYOUTS` for what a folder may look like.
+            `fullyconv.data.layouts.LAYOUTS` for what a folder may look like.
         classes: class names in the order of the network's outputs; found from the data by default.
         values: value in the mask file -> class name or "ignore"; by default value i is class i and 255 is ignored. A
             value is a number, or a color "#rrggbb". Or the name of a public set ("voc2012"), whose label map is taken.
@@ -71,6 +71,8 @@ class SegmentationDataModule(L.LightningDataModule):
         lists: a folder with train.txt and val.txt, test.txt or both: names of images, one a line, which take the place
             of the splits that the data has; images in no list are left out.
         unlabeled: "skip" leaves out images without a mask, "error" refuses them.
+        skip_bad: leave out files that do not pair, and pairs that cannot be read, and list them, instead of an error.
+        crowds: "ignore", or "category" to read COCO's regions of many objects (`iscrowd`) as their category.
         in_channels: C of the images. 3 reads all as RGB, 1 as gray; any other number is that of the files, all of
             them: 4 keeps alpha or a fourth band, TIFF files of more bands need the extra `tiff`.
         batch_size: samples a training batch and process.
@@ -116,6 +118,8 @@ class SegmentationDataModule(L.LightningDataModule):
         pairs: str | None = None,
         lists: str | None = None,
         unlabeled: Literal["error", "skip"] = "error",
+        skip_bad: bool = False,
+        crowds: Literal["ignore", "category"] = "ignore",
         in_channels: int = 3,
         batch_size: int = 4,
         crop_size: int | tuple[int, int] | None = None,
@@ -169,6 +173,8 @@ class SegmentationDataModule(L.LightningDataModule):
             pairs=pairs,
             lists=lists,
             unlabeled=unlabeled,
+            skip_bad=skip_bad,
+            crowds=crowds,
             in_channels=in_channels,
         )
         if train_on not in ("train", "train+val"):
@@ -270,7 +276,7 @@ class SegmentationDataModule(L.LightningDataModule):
             f"{self.num_classes} classes: {names}",
             *([] if self.in_channels == 3 else [f"images of {self.in_channels} channels"]),
             f"values in the masks: {self.labels.describe_values()}",
-            *self.source.notes,
+            *self.source.told,
         ]
         return "\n".join(lines)
 
@@ -381,9 +387,11 @@ class SegmentationDataModule(L.LightningDataModule):
 
     def _pairs(self, split: str) -> list[Pair]:
         if split not in self.splits:
+            other = next((name for name in ("val", "test", "train") if name in self.splits), "train")
+            aside = {"test": ", set a part aside (test_fraction=0.2, --test-fraction 0.2)"}.get(split, "")
             raise DatasetError(
-                f"{self.source.root}: has no split {split!r}, only {', '.join(self.splits)}; add a {split}/ folder "
-                "or use one of these"
+                f"{self.source.root}: has no split {split!r}, only {', '.join(self.splits)}; take one of these "
+                f"(--split {other}){aside}, or add a {split}/ folder"
             )
         return self.splits[split]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from fullyconv.data.public.ade20k import Ade20k
 from fullyconv.data.public.archives import ENDINGS, fetch_archive, install
+from fullyconv.data.public.camvid import CamVid
 from fullyconv.data.public.cityscapes import Cityscapes
 from fullyconv.data.public.coco_stuff import CocoStuff
 from fullyconv.data.public.description import Archive, Facts, PublicSet
@@ -20,7 +21,6 @@ from fullyconv.data.public.oxford_pet import OxfordPet
 from fullyconv.data.public.pascal_context import PascalContext
 from fullyconv.data.public.sbd import Sbd
 from fullyconv.data.public.siftflow import SiftFlow
-from fullyconv.data.public.street import CamVid
 from fullyconv.data.public.voc import Voc
 from fullyconv.errors import DatasetError, DownloadError, near_miss, tell
 from fullyconv.lazy import submodules

@@ -11,16 +11,15 @@ from pathlib import Path
 
 from fullyconv import label_sets
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public.description import Archive, Facts
+from fullyconv.data.public.description import Archive, Facts, PublicSet
 from fullyconv.data.public.lists import by_suffix, paired
-from fullyconv.data.readers import FileReader, Reader
 from fullyconv.labels import Labels
 
 _SPLITS = {"train": "training", "val": "validation"}
 
 
 @dataclass(frozen=True)
-class Ade20k:
+class Ade20k(PublicSet):
     """The scene parsing benchmark of ADE20K."""
 
     name = "ade20k"
@@ -38,6 +37,7 @@ class Ade20k:
 images/training/NAME.jpg, images/validation/NAME.jpg
 annotations/training/NAME.png, annotations/validation/NAME.png (1 to 150, 0 = ignore)""",
             inside=("ADEChallengeData2016",),
+            archives=(Archive("ADEChallengeData2016.zip"),),
             folders=("ade20k", "ADE20K", "ade"),
             notes=(
                 "the page gives ADEChallengeData2016.zip to everybody, the full data set to people with an account",
@@ -49,20 +49,10 @@ annotations/training/NAME.png, annotations/validation/NAME.png (1 to 150, 0 = ig
         """The 150 classes; 0 is ignored."""
         return {"main": label_sets.ade20k()}
 
-    def archives(self) -> tuple[Archive, ...]:
-        """Tell which files the set is published as."""
-        return (Archive("ADEChallengeData2016.zip"),)
-
-    def has_layout(self, root: Path) -> bool:
-        """Tell whether a folder is laid out as the benchmark is."""
-        return all((root / kind / "training").is_dir() for kind in ("images", "annotations"))
-
     def is_set(self, root: Path) -> bool:
         """Tell ADE20K itself from another set in its layout, by the names of its files."""
-        return (
-            self.has_layout(root)
-            and next((root / "annotations" / "training").glob("ADE_train_*.png"), None) is not None
-        )
+        images, masks = (root / kind / "training" for kind in ("images", "annotations"))
+        return images.is_dir() and next(masks.glob("ADE_train_*.png"), None) is not None
 
     def find_splits(self, root: Path) -> dict[str, list[Pair]]:
         """Pair the images and masks of train and val.
@@ -85,7 +75,3 @@ annotations/training/NAME.png, annotations/validation/NAME.png (1 to 150, 0 = ig
             )
             for split, name in _SPLITS.items()
         }
-
-    def reader(self, root: Path) -> Reader:
-        """Give what reads the files."""
-        return FileReader()

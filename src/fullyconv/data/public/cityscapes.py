@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from fullyconv import label_sets
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public.description import Archive, Facts
+from fullyconv.data.public.description import Archive, Facts, PublicSet
 from fullyconv.data.public.lists import by_suffix, paired
 from fullyconv.data.readers import FileReader, Reader
 from fullyconv.errors import DatasetError
@@ -27,7 +27,7 @@ _TRAIN_IDS = "_gtFine_labelTrainIds.png"
 
 
 @dataclass(frozen=True)
-class Cityscapes:
+class Cityscapes(PublicSet):
     """The finely annotated images of Cityscapes."""
 
     name = "cityscapes"
@@ -45,6 +45,7 @@ class Cityscapes:
 leftImg8bit/train/CITY/NAME{_IMAGE}, the same in val/
 gtFine/train/CITY/NAME{_LABEL_IDS} (or {_TRAIN_IDS[1:]}), the same in val/""",
             login=True,
+            archives=(Archive("leftImg8bit_trainvaltest.zip"), Archive("gtFine_trainvaltest.zip")),
             folders=("cityscapes", "Cityscapes"),
             notes=("the masks of the test images are not public",),
         )
@@ -54,20 +55,10 @@ gtFine/train/CITY/NAME{_LABEL_IDS} (or {_TRAIN_IDS[1:]}), the same in val/""",
         """The 19 classes with the official palette; the other label ids are ignored."""
         return {"main": label_sets.cityscapes()}
 
-    def archives(self) -> tuple[Archive, ...]:
-        """Tell which files the set is published as."""
-        return (Archive("leftImg8bit_trainvaltest.zip"), Archive("gtFine_trainvaltest.zip"))
-
-    def has_layout(self, root: Path) -> bool:
-        """Tell whether a folder is laid out as Cityscapes is."""
-        return (root / "leftImg8bit" / "train").is_dir() and (root / "gtFine" / "train").is_dir()
-
     def is_set(self, root: Path) -> bool:
         """Tell Cityscapes itself: the names are its own."""
-        return (
-            self.has_layout(root)
-            and next((root / "gtFine" / "train").rglob("*_gtFine_label*Ids.png"), None) is not None
-        )
+        images, masks = (root / kind / "train" for kind in ("leftImg8bit", "gtFine"))
+        return images.is_dir() and next(masks.rglob("*_gtFine_label*Ids.png"), None) is not None
 
     def find_splits(self, root: Path) -> dict[str, list[Pair]]:
         """Pair the images and masks of train and val.

@@ -12,9 +12,8 @@ from pathlib import Path
 
 from fullyconv import label_sets
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public.description import Archive, Facts
+from fullyconv.data.public.description import Archive, Facts, PublicSet
 from fullyconv.data.public.lists import by_suffix, paired
-from fullyconv.data.readers import FileReader, Reader
 from fullyconv.labels import Labels
 
 _SPLITS = {"train": "train2017", "val": "val2017"}
@@ -23,7 +22,7 @@ _NAME = re.compile(r"[0-9]{12}")
 
 
 @dataclass(frozen=True)
-class CocoStuff:
+class CocoStuff(PublicSet):
     """COCO-Stuff, as pixel maps of things and stuff."""
 
     name = "coco_stuff"
@@ -40,6 +39,11 @@ class CocoStuff:
             layout="""\
 images/train2017/NAME.jpg, images/val2017/NAME.jpg (or both without images/)
 stuffthingmaps/train2017/NAME.png, stuffthingmaps/val2017/NAME.png (0 to 181, 255 = ignore), or annotations/""",
+            archives=(
+                Archive("train2017.zip", into="images"),
+                Archive("val2017.zip", into="images"),
+                Archive("stuffthingmaps_trainval2017.zip", into="stuffthingmaps"),
+            ),
             folders=("coco_stuff", "coco_stuff164k", "cocostuff", "coco"),
         )
 
@@ -47,18 +51,6 @@ stuffthingmaps/train2017/NAME.png, stuffthingmaps/val2017/NAME.png (0 to 181, 25
     def labels(self) -> dict[str, Labels]:
         """The 171 classes."""
         return {"main": label_sets.coco_stuff()}
-
-    def archives(self) -> tuple[Archive, ...]:
-        """Tell which files the set is published as."""
-        return (
-            Archive("train2017.zip", into="images"),
-            Archive("val2017.zip", into="images"),
-            Archive("stuffthingmaps_trainval2017.zip", into="stuffthingmaps"),
-        )
-
-    def has_layout(self, root: Path) -> bool:
-        """Tell whether a folder is laid out as the set is."""
-        return _images(root) is not None and _maps(root) is not None
 
     def is_set(self, root: Path) -> bool:
         """Tell COCO-Stuff itself: the layout is its own, and names are numbers of 12 digits."""
@@ -91,10 +83,6 @@ stuffthingmaps/train2017/NAME.png, stuffthingmaps/val2017/NAME.png (0 to 181, 25
             found = {key: path for key, path in by_suffix(maps / name, ".png").items() if _NAME.fullmatch(key)}
             splits[split] = paired(by_suffix(images / name, ".jpg"), found, maps / name)
         return splits
-
-    def reader(self, root: Path) -> Reader:
-        """Give what reads the files."""
-        return FileReader()
 
 
 def _images(root: Path) -> Path | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from fullyconv.data.pairs import Pair
-from fullyconv.data.readers import Reader
+from fullyconv.data.readers import FileReader, Reader
 from fullyconv.labels import Labels
 
 
@@ -46,6 +46,7 @@ class Facts:
         folders: names that its folder has among other sets; `fetch` makes the first.
         needs: names of other sets without which it is not whole.
         notes: what is odd about it, one sentence each.
+        archives: the files that it is published as.
     """
 
     title: str
@@ -59,34 +60,37 @@ class Facts:
     folders: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    archives: tuple[Archive, ...] = ()
 
 
-class PublicSet(Protocol):
+class PublicSet:
     """Know one public set. It holds plain values only: its options."""
 
     @property
     def name(self) -> str:
         """The name by which the set is asked for."""
+        raise NotImplementedError
 
     @property
     def facts(self) -> Facts:
         """What a person should know of it."""
+        raise NotImplementedError
 
     @property
     def labels(self) -> dict[str, Labels]:
         """For each head its classes and what the values that `reader` gives mean; most sets have one head, "main"."""
+        raise NotImplementedError
 
     def archives(self) -> tuple[Archive, ...]:
         """Tell which files the set is published as; together they make it up."""
-
-    def has_layout(self, root: Path) -> bool:
-        """Tell whether a folder is laid out as the set is; another set may be, too."""
+        return self.facts.archives
 
     def is_set(self, root: Path) -> bool:
         """Tell whether a folder is the set itself, by what tells its files from those of any other.
 
         Options that the files cannot tell, such as which of them are read, do not count.
         """
+        raise NotImplementedError
 
     def find_splits(self, root: Path) -> dict[str, list[Pair]]:
         """Pair the images and masks of every split that is there.
@@ -95,6 +99,16 @@ class PublicSet(Protocol):
             FileNotFoundError: if a part of the set is missing; the message says which.
             DatasetError: if a list names files that are not there.
         """
+        raise NotImplementedError
 
     def reader(self, root: Path) -> Reader:
         """Give what reads the files."""
+        return FileReader()
+
+    def fewer(self, splits: Mapping[str, Sequence[Pair]]) -> list[str]:
+        """Say where a split is not as large as it was published."""
+        return [
+            f"{split}: {len(splits[split])} pairs, {count} were published"
+            for split, count in self.facts.counts.items()
+            if split in splits and len(splits[split]) != count
+        ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from fullyconv.data.pairs import Pair
+from fullyconv.data.pairs import Pair, pair_names
 from fullyconv.errors import DatasetError
 
 
@@ -106,11 +106,9 @@ def paired(images: Mapping[str, Path], masks: Mapping[str, Path], where: Path) -
     Raises:
         DatasetError: if one side lacks what the other has, or there is nothing.
     """
-    lonely, extra = sorted(images.keys() - masks.keys()), sorted(masks.keys() - images.keys())
-    if lonely or extra:
-        first = images[lonely[0]] if lonely else masks[extra[0]]
-        what = f"{len(lonely)} images have no mask" if lonely else f"{len(extra)} masks have no image"
-        raise DatasetError(f"{where}: {what} ({first}{', ...' if len(lonely or extra) > 1 else ''}); unpack it again")
-    if not images:
+    found = pair_names(images, masks, "the set", str(where))
+    if found.lost:
+        raise DatasetError(f"{found.lost[0].message}; or unpack the set again")
+    if not found.pairs:
         raise DatasetError(f"{where}: no images and masks there; unpack all parts of the set")
-    return [Pair(images[key], masks[key], key) for key in sorted(images)]
+    return found.pairs

@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fullyconv import label_sets
+from fullyconv.data.matlab import as_mask, read_matrix
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public.description import Archive, Facts
+from fullyconv.data.public.description import Archive, Facts, PublicSet
 from fullyconv.data.public.lists import pairs_of, read_names
-from fullyconv.data.public.matlab import as_mask, read_matrix
 from fullyconv.data.readers import Reader
 from fullyconv.errors import DatasetError, near_miss
 from fullyconv.images import image_size, read_image, read_mask
@@ -44,7 +44,7 @@ _HHA = ("HHA", "hha")
 
 
 @dataclass(frozen=True)
-class Nyudv2:
+class Nyudv2(PublicSet):
     """NYU Depth V2.
 
     Args:
@@ -86,6 +86,7 @@ segmentation/img_NUMBER.mat                   segmentation: 1 to 40, 0 = ignore
 train.txt, val.txt, test.txt (one NUMBER a line)
 or, as images: RGB/NAME.png or .jpg, Label/NAME.png (0 = ignore), Depth/, HHA/, train.txt, test.txt""",
             inside=("nyud",),
+            archives=(Archive("nyud.tar.gz"),),
             folders=("nyudv2", "nyud", "NYUDv2", "NYUDepthv2", "nyu_depth_v2"),
         )
 
@@ -93,14 +94,6 @@ or, as images: RGB/NAME.png or .jpg, Label/NAME.png (0 = ignore), Depth/, HHA/, 
     def labels(self) -> dict[str, Labels]:
         """The 40 classes; 0 is ignored."""
         return {"main": label_sets.nyudv2()}
-
-    def archives(self) -> tuple[Archive, ...]:
-        """Tell which files the set is published as."""
-        return (Archive("nyud.tar.gz"),)
-
-    def has_layout(self, root: Path) -> bool:
-        """Tell whether a folder is laid out as the set is, in MATLAB files or images."""
-        return _is_gupta(root) or _is_plain(root)
 
     def is_set(self, root: Path) -> bool:
         """Tell NYUDv2 itself: the MATLAB layout is its own; images are, in a folder that is called so."""
@@ -119,7 +112,7 @@ or, as images: RGB/NAME.png or .jpg, Label/NAME.png (0 = ignore), Depth/, HHA/, 
             FileNotFoundError: if a folder or list is missing, also one of the inputs.
             DatasetError: if a list names files that are not there.
         """
-        if not self.has_layout(root):
+        if not (_is_gupta(root) or _is_plain(root)):
             raise FileNotFoundError(f"{root}: is not laid out as NYUDv2:\n{self.facts.layout}")
         there = {name: root / f"{name}.txt" for name in ("train", "val", "trainval", "test")}
         names = {name: read_names(path) for name, path in there.items() if path.is_file()}

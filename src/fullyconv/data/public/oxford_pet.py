@@ -12,16 +12,15 @@ from pathlib import Path
 
 from fullyconv import label_sets
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public.description import Archive, Facts
+from fullyconv.data.public.description import Archive, Facts, PublicSet
 from fullyconv.data.public.lists import pairs_of, read_names
-from fullyconv.data.readers import FileReader, Reader
 from fullyconv.labels import Labels
 
 _LINE = re.compile(r"[A-Za-z_]+_[0-9]+ [0-9]+ [12] [0-9]+")
 
 
 @dataclass(frozen=True)
-class OxfordPet:
+class OxfordPet(PublicSet):
     """Oxford-IIIT Pet.
 
     Args:
@@ -66,19 +65,12 @@ annotations/trainval.txt, test.txt (NAME and three numbers a line)""",
             Archive(file, (url, f"https://thor.robots.ox.ac.uk/pets/{file}"), md5) for file, (url, md5) in known.items()
         )
 
-    def has_layout(self, root: Path) -> bool:
-        """Tell whether a folder is laid out as the set is."""
-        return (
-            (root / "images").is_dir()
-            and (root / "annotations" / "trimaps").is_dir()
-            and (root / "annotations" / "trainval.txt").is_file()
-        )
-
     def is_set(self, root: Path) -> bool:
         """Tell the set itself by the lines of its lists."""
-        if not self.has_layout(root):
+        listing = root / "annotations" / "trainval.txt"
+        if not ((root / "images").is_dir() and listing.with_name("trimaps").is_dir() and listing.is_file()):
             return False
-        with open(root / "annotations" / "trainval.txt", encoding="utf-8", errors="replace") as file:
+        with listing.open(encoding="utf-8", errors="replace") as file:
             return _LINE.fullmatch(file.readline().strip()) is not None
 
     def find_splits(self, root: Path) -> dict[str, list[Pair]]:
@@ -104,7 +96,3 @@ annotations/trainval.txt, test.txt (NAME and three numbers a line)""",
             )
             for split, name in lists.items()
         }
-
-    def reader(self, root: Path) -> Reader:
-        """Give what reads the files."""
-        return FileReader()

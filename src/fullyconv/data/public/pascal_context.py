@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fullyconv import label_sets
+from fullyconv.data.matlab import as_mask, read_matrix
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public.description import Archive, Facts
+from fullyconv.data.public.description import Archive, Facts, PublicSet
 from fullyconv.data.public.lists import pairs_of, read_names
-from fullyconv.data.public.matlab import as_mask, read_matrix
 from fullyconv.data.public.voc import near
 from fullyconv.data.readers import FileReader, Reader
 from fullyconv.errors import DatasetError
@@ -55,7 +55,7 @@ _FOLDERS: dict[str, Form] = {
 
 
 @dataclass(frozen=True)
-class PascalContext:
+class PascalContext(PublicSet):
     """PASCAL-Context with 59 or 60 classes.
 
     Args:
@@ -94,6 +94,7 @@ trainval/NAME.mat                             LabelMap: 459 labels, and labels.t
 59_context_labels/NAME.png                    0 to 59, numbered as in 59_labels.txt
 SegmentationClassContext/NAME.png             0 to 59, numbered alphabetically""",
             inside=("VOCdevkit",),
+            archives=(Archive("trainval.tar.gz"),),
             folders=("pascal_context", "pascal-context", "PASCAL-Context"),
             needs=("voc2010",),
             notes=(
@@ -112,20 +113,12 @@ SegmentationClassContext/NAME.png             0 to 59, numbered alphabetically""
         palette = label_sets.pascal_context().palette[1:]
         return {"main": Labels.of(names, palette, {0: IGNORE, **dict(enumerate(names, 1))})}
 
-    def archives(self) -> tuple[Archive, ...]:
-        """Tell which files the set is published as."""
-        return (Archive("trainval.tar.gz"),)
-
-    def has_layout(self, root: Path) -> bool:
-        """Tell whether a folder holds masks of PASCAL-Context, with VOC 2010 in it or near it."""
-        return _masks(root) is not None and _images(root) is not None
-
     def is_set(self, root: Path) -> bool:
         """Tell PASCAL-Context from VOC 2010 alone, by its masks and the names of its images."""
-        if not self.has_layout(root):
-            return False
         masks = _masks(root)
-        return masks is not None and re.fullmatch(r"20[01][0-9]_[0-9]{6}", next(masks[0].iterdir()).stem) is not None
+        if masks is None or _images(root) is None:
+            return False
+        return re.fullmatch(r"20[01][0-9]_[0-9]{6}", next(masks[0].iterdir()).stem) is not None
 
     def find_splits(self, root: Path) -> dict[str, list[Pair]]:
         """Pair the images and masks of train and val.

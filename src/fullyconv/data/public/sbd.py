@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fullyconv import label_sets
+from fullyconv.data.matlab import as_mask, read_matrix
 from fullyconv.data.pairs import Pair
 from fullyconv.data.public import voc
-from fullyconv.data.public.description import Archive, Facts
+from fullyconv.data.public.description import Archive, Facts, PublicSet
 from fullyconv.data.public.lists import exclude, pairs_of, read_names
-from fullyconv.data.public.matlab import as_mask, read_matrix
 from fullyconv.data.readers import FileReader, Reader
 from fullyconv.errors import near_miss
 from fullyconv.labels import Labels
@@ -35,7 +35,7 @@ _COUNTS = {"sbd": 8498, "noval": 5623, "augmented": 10582, "seg11valid": 736, "v
 
 
 @dataclass(frozen=True)
-class Sbd:
+class Sbd(PublicSet):
     """SBD alone, or with the masks of PASCAL VOC for validation.
 
     Args:
@@ -101,13 +101,9 @@ benchmark_RELEASE/dataset/train.txt, val.txt (one NAME a line){needs}""",
 
         return (Archive(SBDataset.filename, (SBDataset.url,), SBDataset.md5),)
 
-    def has_layout(self, root: Path) -> bool:
-        """Tell whether a folder is laid out as SBD is."""
-        return all((root / name).is_dir() for name in ("img", "cls")) and (root / "train.txt").is_file()
-
     def is_set(self, root: Path) -> bool:
         """Tell SBD itself by its names and its MATLAB files."""
-        if not self.has_layout(root):
+        if not all((root / name).exists() for name in ("img", "cls", "train.txt")):
             return False
         names = read_names(root / "train.txt")
         return (root / "cls" / f"{names[0]}.mat").is_file() and names[0][:2] == "20" and names[0][4:5] == "_"

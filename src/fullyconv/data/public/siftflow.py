@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fullyconv import label_sets
+from fullyconv.data.matlab import as_mask, read_matrix
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public.description import Archive, Facts
+from fullyconv.data.public.description import Archive, Facts, PublicSet
 from fullyconv.data.public.lists import pairs_of, read_names
-from fullyconv.data.public.matlab import as_mask, read_matrix
 from fullyconv.data.readers import FileReader, Reader
 from fullyconv.errors import near_miss
 from fullyconv.labels import Labels
@@ -33,7 +33,7 @@ FOLDERS: dict[str, str] = {"semantic": "SemanticLabels", "geometric": "GeoLabels
 
 
 @dataclass(frozen=True)
-class SiftFlow:
+class SiftFlow(PublicSet):
     """SIFT Flow with both labelings, or one of them.
 
     Args:
@@ -73,6 +73,7 @@ SemanticLabels/{SCENES}/NAME.mat              S: 1 to 33, 0 = ignore
 GeoLabels/{SCENES}/NAME.mat                   S: 1 to 3, 0 and -1 = ignore
 test.txt or TestSet1.txt (one NAME a line), and train.txt or trainval.txt; without the latter, all others""",
             inside=("SiftFlowDataset",),
+            archives=(Archive("SiftFlowDataset.zip"),),
             folders=("siftflow", "SiftFlow", "sift-flow"),
             notes=("cow, desert and moon do not occur in the test images: 30 of the 33 classes are scored",)
             if self.heads[0] == "semantic"
@@ -85,17 +86,9 @@ test.txt or TestSet1.txt (one NAME a line), and train.txt or trainval.txt; witho
         known = {"semantic": label_sets.sift_flow_semantic(), "geometric": label_sets.sift_flow_geometric()}
         return {head: known[head] for head in self.heads}
 
-    def archives(self) -> tuple[Archive, ...]:
-        """Tell which files the set is published as."""
-        return (Archive("SiftFlowDataset.zip"),)
-
-    def has_layout(self, root: Path) -> bool:
-        """Tell whether a folder is laid out as SIFT Flow is."""
-        return all((root / name / SCENES).is_dir() for name in ("Images", *(FOLDERS[head] for head in self.heads)))
-
     def is_set(self, root: Path) -> bool:
         """Tell SIFT Flow itself: the layout is its own."""
-        return self.has_layout(root)
+        return all((root / name / SCENES).is_dir() for name in ("Images", *(FOLDERS[head] for head in self.heads)))
 
     def find_splits(self, root: Path) -> dict[str, list[Pair]]:
         """Pair the images with the masks of the first head; `SiftFlowReader` finds those of the other.

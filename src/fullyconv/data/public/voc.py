@@ -13,9 +13,8 @@ from pathlib import Path
 
 from fullyconv import label_sets
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public.description import Archive, Facts
+from fullyconv.data.public.description import Archive, Facts, PublicSet
 from fullyconv.data.public.lists import pairs_of, read_names
-from fullyconv.data.readers import FileReader, Reader
 from fullyconv.errors import DatasetError
 from fullyconv.images import mask_mode
 from fullyconv.labels import Labels
@@ -40,7 +39,7 @@ _IDS = {True: re.compile(r"[0-9]{6}"), False: re.compile(r"20[01][0-9]_[0-9]{6}"
 
 
 @dataclass(frozen=True)
-class Voc:
+class Voc(PublicSet):
     """The segmentation task of one year.
 
     Args:
@@ -140,10 +139,6 @@ class Voc:
             if any((root / "SegmentationClass" / f"{name}.png").is_file() for name in names):
                 splits["test"] = split_of(root, test)
         return splits
-
-    def reader(self, root: Path) -> Reader:
-        """Give what reads the files."""
-        return FileReader()
 
 
 def split_of(root: Path, listing: Path) -> list[Pair]:

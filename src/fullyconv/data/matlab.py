@@ -1,0 +1,184 @@
+"""Masks in MATLAB files, and in the run-length text of the Berkeley segmentation data set."""
+
+from __future__ import annotations
+
+import math
+import os
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fullyconv.errors import DatasetError
+from fullyconv.images import MAX_PIXELS
+
+Array = npt.NDArray[Any]
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read the variables of a file of version 7 or older, within bounds.
+
+    Raises:
+        DatasetError: if the file is damaged or too large.
+        ImportError: if SciPy is not installed.
+    """
+    try:
+        from scipy.io import loadmat, whosmat
+    except ImportError as error:
+        raise ImportError(f"{path}: MATLAB files need SciPy: pip install 'fullyconv[mat]'") from error
+    try:
+        _bound_mat(path, whosmat(str(path)))
+        return {name: value for name, value in loadmat(str(path)).items() if not name.startswith("__")}
+    except DatasetError:
+        raise
+    except Exception as error:  # NotImplementedError for v7.3, ValueError, struct.error ... for damaged ones
+        raise DatasetError(
+            f"{path}: cannot be read as a MATLAB file of version 7 or older ({error}); save it as PNG"
+        ) from error
+
+
+def read_labels(path: Path) -> Array:
+    """Read the label matrix of a file: groundTruth.Segmentation (BSDS), GTcls.Segmentation (SBD), or the one."""
+    content = load(path)
+    matrices: list[Array] = []
+    for value in content.values():
+        _collect(value, matrices, 0)
+    if len(matrices) != 1:
+        raise DatasetError(
+            f"{path}: holds {len(matrices)} label matrices ({', '.join(content)}); save the one that is meant as PNG"
+        )
+    return matrices[0]
+
+
+def read_matrix(path: Path, variable: str, field: str | None = None) -> Array:
+    """Read one matrix of integers.
+
+    Args:
+        path: a `.mat` file of version 7 or older.
+        variable: name of the variable.
+        field: name of a field, where the variable is a structure.
+
+    Returns:
+        (H, W) integers, as they stand in the file; negative ones are possible.
+
+    Raises:
+        DatasetError: if the file is damaged, or lacks such a matrix.
+        ImportError: if SciPy is not installed.
+    """
+    name = variable if field is None else f"{variable}.{field}"
+    content = load(path)
+    try:
+        value: Any = content[variable]
+        if field is not None:
+            value = value[field]
+            while value.dtype == object:
+                value = value.ravel()[0]
+    except (KeyError, ValueError, IndexError) as error:
+        raise DatasetError(f"{path}: holds no {name}; replace the file by the published one ({error})") from error
+    matrix: Array = np.asarray(value)
+    if matrix.ndim != 2 or not np.issubdtype(matrix.dtype, np.number) or not matrix.size:
+        raise DatasetError(f"{path}: {name} has shape {matrix.shape} and type {matrix.dtype}; it should be a matrix")
+    whole = matrix.astype(np.int64)
+    if not (whole == matrix).all():
+        raise DatasetError(f"{path}: {name} holds fractions; labels are whole numbers")
+    return whole
+
+
+def as_mask(matrix: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
+    """Narrow a matrix of labels to 8 or 16 bits.
+
+    Args:
+        matrix: (H, W) integers.
+        path: the file, for the message.
+
+    Returns:
+        (H, W) uint8, or uint16 where there are values above 255.
+
+    Raises:
+        DatasetError: if a value is negative or above 65535.
+    """
+    low, high = int(matrix.min()), int(matrix.max())
+    if low < 0 or high > 65535:
+        raise DatasetError(f"{path}: holds the values {low}..{high}; labels are 0..65535. Replace the file")
+    return matrix.astype(np.uint8 if high <= 255 else np.uint16)
+
+
+def _bound_mat(path: Path, variables: Sequence[tuple[str, tuple[int, ...], str]]) -> None:
+    """Refuse matrices of too many pixels, and files that unpack to more than one of those, before they are loaded."""
+    remedy = f"the bound is {MAX_PIXELS}; save a smaller mask, as PNG"
+    for name, shape, _ in variables:
+        if math.prod(shape) > MAX_PIXELS:
+            raise DatasetError(f"{path}: {name} is too large ({' x '.join(map(str, shape))} pixels), {remedy}")
+    left = 8 * MAX_PIXELS + 2**24  # of the widest numbers
+    if path.stat().st_size * 1032 <= left:  # deflate packs no better than 1032 to 1
+        return
+    with path.open("rb") as file:
+        head = file.read(128)
+        if head[126:128] not in (b"IM", b"MI"):
+            return  # of version 4, which packs nothing
+        order: Literal["little", "big"] = "little" if head[126:128] == b"IM" else "big"
+        while len(tag := file.read(8)) == 8:
+            kind, size = int.from_bytes(tag[:4], order), int.from_bytes(tag[4:], order)
+            if kind != 15:  # not packed
+                file.seek(size, os.SEEK_CUR)
+                left -= size
+            else:
+                left -= _unpacked_bytes(file.read(size), left)
+            if left < 0:
+                raise DatasetError(f"{path}: too large when it is unpacked, {remedy}")
+
+
+def _unpacked_bytes(data: bytes, most: int) -> int:
+    """Count the bytes that zlib would unpack, and stop beyond a number of them."""
+    unpack = zlib.decompressobj()
+    count = 0
+    while data and count <= most and not unpack.eof:
+        count += len(unpack.decompress(data, 2**22))
+        data = unpack.unconsumed_tail
+    return count
+
+
+def _collect(value: Any, found: list[Array], depth: int) -> None:
+    if not isinstance(value, np.ndarray) or depth > 6:
+        return
+    if value.dtype.names:
+        if "Segmentation" in value.dtype.names:
+            for entry in value["Segmentation"].ravel()[:1]:
+                _collect(entry, found, depth + 1)
+        return
+    if value.dtype == object:
+        for entry in value.ravel()[:1]:
+            _collect(entry, found, depth + 1)
+        return
+    if value.ndim == 2 and min(value.shape) > 1 and np.issubdtype(value.dtype, np.number):
+        whole = value.astype(np.int64)
+        if (whole == value).all() and whole.min() >= 0 and whole.max() <= 65535:
+            found.append(whole.astype(np.uint8 if whole.max() <= 255 else np.uint16))
+
+
+def read_seg(path: Path) -> Array:
+    """Read the run-length text of the Berkeley segmentation data set: lines of segment, row, first and last column."""
+    try:
+        head, _, body = path.read_text(encoding="ascii", errors="strict").partition("\ndata\n")
+        fields = dict(line.split(maxsplit=1) for line in head.splitlines() if len(line.split(maxsplit=1)) == 2)
+        height, width = int(fields["height"]), int(fields["width"])
+        if not (0 < height <= 65536 and 0 < width <= 65536 and height * width <= MAX_PIXELS):
+            raise ValueError(f"{height} x {width} pixels")
+        runs = np.array(body.split(), dtype=np.int64).reshape(-1, 4)
+    except (ValueError, KeyError, OSError, UnicodeError) as error:
+        raise DatasetError(
+            f"{path}: is no segmentation file of BSDS ({error}); replace it, or save the mask as PNG"
+        ) from error
+    mask = np.full((height, width), 65535, np.uint16)
+    for segment, row, first, last in runs.tolist():
+        if not (0 <= row < height and 0 <= first <= last < width and 0 <= segment < 65535):
+            raise DatasetError(
+                f"{path}: a run ({segment} {row} {first} {last}) lies outside of {height} x {width} pixels"
+            )
+        mask[row, first : last + 1] = segment
+    if (mask == 65535).any():
+        raise DatasetError(f"{path}: its runs do not cover all of {height} x {width} pixels; replace it")
+    return mask.astype(np.uint8) if mask.max() <= 255 else mask
