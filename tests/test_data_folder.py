@@ -11,10 +11,11 @@ from PIL import Image
 
 from closeness import assert_close
 from fullyconv.data.folder import SegmentationFolder, set_aside
+from fullyconv.data.label_maps import labels_from_values
 from fullyconv.data.layouts import find_layout
 from fullyconv.data.pairs import Pair
 from fullyconv.data.samplers import EpochSampler, UnpaddedDistributedSampler
-from fullyconv.data.sources import check_labels, dataset_root, labels_from_values, open_source
+from fullyconv.data.sources import check_labels, dataset_root, open_source
 from fullyconv.data.transforms import Augmentation, training_transform
 from fullyconv.errors import DatasetError
 from fullyconv.images import write_image, write_mask

@@ -8,14 +8,12 @@ from fullyconv.data.datamodule import SegmentationDataModule, collate
 from fullyconv.data.folder import SegmentationFolder
 from fullyconv.data.layouts import LAYOUTS
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public.camvid import CAMVID
 from fullyconv.data.samplers import EpochSampler, UnpaddedDistributedSampler
 from fullyconv.data.sources import PUBLIC_SETS, Source, check_labels, dataset_root, open_source
 from fullyconv.data.transforms import PAD_VALUE, Augmentation, TrainingTransform, training_transform
 from fullyconv.lazy import submodules
 
 __all__ = [
-    "CAMVID",
     "LAYOUTS",
     "PAD_VALUE",
     "PUBLIC_SETS",

@@ -6,8 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from fullyconv.data.findings import Finding, Severity, many
+from fullyconv.data.label_maps import shifted_hint, two_ends_hint
+from fullyconv.data.layouts import shown
 from fullyconv.data.looking import Seen
-from fullyconv.data.sources import Source, shifted_hint, two_ends_hint
+from fullyconv.data.sources import Source
 from fullyconv.images import MASK_EXTENSIONS
 from fullyconv.labels import IGNORE, Labels
 
@@ -194,7 +196,7 @@ def unread(source: Source) -> list[Finding]:
             suffix = entry.suffix.lower()
             plain = entry.name.startswith(".") or suffix in (*MASK_EXTENSIONS, *_EXPECTED, "")
             if not plain and entry.is_file():
-                by_suffix[suffix].append(str(entry))
+                by_suffix[suffix].append(shown(str(entry)))
     return [
         Finding(
             "note",

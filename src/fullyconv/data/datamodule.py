@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from fullyconv.data.augment import Augment, Augmented
 from fullyconv.data.cache import DecodedCache
 from fullyconv.data.folder import SegmentationFolder, set_aside
+from fullyconv.data.layouts import Reading
 from fullyconv.data.pairs import Pair
 from fullyconv.data.samplers import EpochSampler, UnpaddedDistributedSampler
 from fullyconv.data.sources import check_labels, open_source
@@ -141,6 +143,7 @@ class SegmentationDataModule(L.LightningDataModule):
         train_on: Literal["train", "train+val"] = "train",
         augment: Augment | None = None,
     ) -> None:
+        given = dict(locals())
         super().__init__()
         data = os.fspath(data)
         # Not for the logger: the module has arguments of the same names, and Lightning refuses to merge the two.
@@ -148,35 +151,9 @@ class SegmentationDataModule(L.LightningDataModule):
         if augment is not None and (not callable(augment) or isinstance(augment, type)):
             raise ValueError(f"augment={augment!r}: give an object that is called with an image and its mask")
         self.augment = augment
-        self._set_loading(
-            {
-                "crop_size": crop_size,
-                "scale": scale,
-                "flip": flip,
-                "brightness": brightness,
-                "contrast": contrast,
-                "saturation": saturation,
-                "hue": hue,
-                "batch_size": batch_size,
-                "num_workers": num_workers,
-                "seed": seed,
-                "eval_batch_size": eval_batch_size,
-                "check": check,
-            }
-        )
-        self.source = open_source(
-            data,
-            classes=classes,
-            values=values,
-            images=images,
-            masks=masks,
-            pairs=pairs,
-            lists=lists,
-            unlabeled=unlabeled,
-            skip_bad=skip_bad,
-            crowds=crowds,
-            in_channels=in_channels,
-        )
+        self._set_loading(given)
+        reading = {option.name: given[option.name] for option in fields(Reading)}
+        self.source = open_source(data, classes=classes, values=values, **reading)
         if train_on not in ("train", "train+val"):
             raise ValueError(f'train_on={train_on!r}: choose "train" or "train+val"')
         self.splits = self._drawn(test_fraction, val_fraction, split_seed)
@@ -276,7 +253,8 @@ class SegmentationDataModule(L.LightningDataModule):
             f"{self.num_classes} classes: {names}",
             *([] if self.in_channels == 3 else [f"images of {self.in_channels} channels"]),
             f"values in the masks: {self.labels.describe_values()}",
-            *self.source.told,
+            *self.source.notes,
+            *self.source.warned,
         ]
         return "\n".join(lines)
 

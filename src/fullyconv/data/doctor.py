@@ -26,13 +26,14 @@ from fullyconv.data.looking import Seen, look_at
 from fullyconv.data.masks import AnyReader
 from fullyconv.data.pairs import Pair
 from fullyconv.data.readers import Reader
-from fullyconv.data.sources import Source, broken_pair, find_labels, find_source
+from fullyconv.data.sources import Source, broken_pair, find_labels, find_source, two_meanings
 from fullyconv.drawing import contact_sheet
 from fullyconv.errors import DatasetError
 from fullyconv.images import visible
 from fullyconv.labels import IGNORE, Labels
 
 SHEET_COLUMNS, SHEET_CELLS, SHEET_SIDE = 4, 12, 320
+_PLAIN = ("layout", "splits", "pixels", "images", "weights", "soft_weights", "sizes", "kinds")
 MOST_CLASSES = 60  # rows of the table, unless all are asked for
 
 
@@ -85,17 +86,9 @@ class Diagnosis:
             "healthy": self.healthy(),
             "errors": self.count("error"),
             "warnings": self.count("warning"),
-            "layout": self.layout,
-            "splits": self.splits,
             "labels": None if self.labels is None else self.labels.to_dict(),
             "findings": [asdict(finding) for finding in self.findings],
-            "pixels": self.pixels,
-            "images": self.images,
-            "weights": self.weights,
-            "soft_weights": self.soft_weights,
-            "sizes": self.sizes,
-            "kinds": self.kinds,
-        }
+        } | {name: getattr(self, name) for name in _PLAIN}
 
     def text(self, most: int | None = 5) -> str:
         """Lay the diagnosis out for people: the statistics, then what was found, the worst first.
@@ -218,6 +211,8 @@ def _look_through(
     diagnosis.splits = {split: len(found) for split, found in source.splits.items()}
     diagnosis.findings += problems
     if labels is not None:
+        twice = two_meanings(source, {result.pair.mask: result.counts for result in seen})
+        diagnosis.findings += [Finding("error", "a number of two meanings", str(twice), twice.files)] if twice else []
         for check in (checks.stray, checks.empty, checks.occurring):
             diagnosis.findings += check(seen, labels)
     diagnosis.findings += [*checks.enough(diagnosis.splits, source), *twins(seen), *look_alikes(seen)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fullyconv.data.findings import Finding
 from fullyconv.data.layouts import LAYOUTS, OPTIONS, Folder, Layout, Reading, Tree
-from fullyconv.data.pairs import Pair, distinct_parts, lost, pair_files, plain_name
+from fullyconv.data.pairs import Pair, common_names, lost, pair_files
 from fullyconv.data.words import IMAGE_WORDS, SPLIT_WORDS, bare, mask_base, meaning_of
 from fullyconv.errors import DatasetError, some
 from fullyconv.images import EXTENSIONS
@@ -29,9 +29,10 @@ def pair_folders(tree: Tree, reading: Reading) -> Layout:
     images = image_folders(folders)
     used: dict[str, Folder] = {}  # path of images -> masks
     bare_folders = []
+    apart = {folder.path: within(folder) for folder in images}
+    options = {folder.path: [] if apart[folder.path] else candidates_of(folder, folders, images) for folder in images}
     for folder in images:
-        inside = within(folder)
-        candidates = [] if inside else candidates_of(folder, folders, images)
+        inside, candidates = apart[folder.path], options[folder.path]
         if not candidates and not inside:
             bare_folders.append(folder)
             continue
@@ -40,7 +41,7 @@ def pair_folders(tree: Tree, reading: Reading) -> Layout:
             hint = "; if each holds the mask of one class, draw them into one" if alike else ""
             raise DatasetError(f"{root}: the masks of {folder.path}/ could be {_listed(candidates)}{hint}; {OPTIONS}")
         mask = candidates[0] if candidates else folder
-        same = [other for other in images if other is not folder and mask in candidates_of(other, folders, images)]
+        same = [other for other in images if other is not folder and mask in options[other.path]]
         if same:
             raise DatasetError(f"{root}: the images of {mask.path}/ could be in {_listed([folder, *same])}; {OPTIONS}")
         used[folder.path] = mask
@@ -148,13 +149,13 @@ def candidates_of(images: Folder, folders: Sequence[Folder], others: Sequence[Fo
         folders: all folders.
         others: all folders of images.
     """
-    stems = _stems(images)
     beside = [folder for folder in folders if folder.path != images.path]
     named = [
         folder
         for folder in beside
         if folder.role == "mask" and folder.group == images.group and folder.split == images.split
     ]
+    named = [folder for folder in named if folder.files] or named
     if not images.role:
         return named
     # A folder whose files are called as the images are could be theirs, whatever it is called itself.
@@ -165,26 +166,14 @@ def candidates_of(images: Folder, folders: Sequence[Folder], others: Sequence[Fo
         and folder not in others
         and folder.role in ("", "mask")
         and folder.split == images.split
-        and folder.files
-        and len(_common(stems, _stems(folder))) >= 0.9 * len(stems)
+        and len(folder.files) >= 0.9 * len(images.files) > 0
+        and common_names(images.files, folder.files) >= 0.9 * len(images.files)
     ]
     # Below the mask folder of the same name only, where every class or recording has a folder of its own.
     deeper = [folder for folder in alike if folder.role == "mask" and folder.group != images.group]
     if named and all(folder.group and len(folder.group) == len(images.group) for folder in deeper):
         alike = [folder for folder in alike if folder not in deeper]
     return [*named, *alike]
-
-
-def _stems(folder: Folder) -> set[str]:
-    return {plain_name(file.stem) for file in folder.files}
-
-
-def _common(some: set[str], others: set[str]) -> set[str]:
-    exact = some & others
-    if exact:
-        return exact
-    one, two = distinct_parts(some), distinct_parts(others)
-    return set(one) & set(two) if len(one) == len(some) and len(two) == len(others) else set()
 
 
 def _without_masks(layout: Layout, folder: Folder, used: dict[str, Folder], reading: Reading) -> None:

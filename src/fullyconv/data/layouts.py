@@ -168,8 +168,11 @@ def walk(root: Path) -> Tree:
     todo: list[tuple[Path, Path, tuple[str, ...]]] = [(root, Path("."), (os.path.realpath(root),))]
     while todo:
         here, meaning, above = todo.pop()
-        with os.scandir(here) as scan:
-            entries = sorted(scan, key=lambda entry: entry.name)
+        try:
+            with os.scandir(here) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except PermissionError as error:
+            raise DatasetError(f"{here}: may not be read; change its permissions, or move it away") from error
         count += len(entries)
         if count > MAX_FILES:
             raise DatasetError(f"{root}: holds more than {MAX_FILES} files; give the folder of one data set")
@@ -208,17 +211,21 @@ def find_layout(root: Path, known: PublicSet | None = None, **options: Any) -> L
         FileNotFoundError: if an option names a folder or file that is not there.
         ValueError: if an option is none, or options contradict each other.
     """
-    from fullyconv.data.lists import split_by_lists, split_by_own_lists
+    from fullyconv.data.lists import read_lists, split_by_lists
 
     reading = Reading(**options)
-    own_lists = None if reading.lists is None else split_by_own_lists(reading.lists)  # which have to be there
+    own, unread = None, Layout()
+    if reading.lists is not None:  # before anything else is looked for
+        folder = Path(reading.lists).expanduser()
+        own = folder, read_lists(folder, unread)
+        if not own[1] and not unread.findings:
+            raise FileNotFoundError(f"lists={reading.lists!r}: no train.txt with val.txt or test.txt in it; check it")
     layout = _checked_names(_found(root, known, reading))
+    layout.findings += unread.findings
     layout.root = layout.root if layout.known else root
     layout.splits = {split: pairs for split, pairs in layout.splits.items() if pairs}
-    if own_lists is not None:
-        own_lists(root, layout)
-    elif layout.known is None and layout.reader is None:
-        split_by_lists(root, layout)
+    if own or (layout.known is None and layout.reader is None):
+        split_by_lists(root, layout, own)
     by_rule: dict[str, list[Finding]] = defaultdict(list)
     for one in layout.lost:
         by_rule[one.rule].append(one)
@@ -227,6 +234,10 @@ def find_layout(root: Path, known: PublicSet | None = None, **options: Any) -> L
         severity: Severity = "warning" if reading.skip_bad else "error"
         named = files if len(files) > 1 else ()  # the message has the first
         layout.findings.append(Finding(severity, f"{len(files)} x {rule}", same[0].message, named))
+    layout.name, layout.notes = shown(layout.name), [*map(shown, layout.notes)]
+    layout.findings = [
+        Finding(one.severity, one.rule, shown(one.message), tuple(map(shown, one.files))) for one in layout.findings
+    ]
     return layout
 
 
@@ -237,9 +248,9 @@ def _found(root: Path, known: PublicSet | None, reading: Reading) -> Layout:
 
     if reading.pairs is not None:
         return from_table(root, reading.pairs)
-    tree = walk(root)
     named = reading.images is not None or reading.masks is not None
     try:
+        tree = walk(root)
         if known is not None and not named:
             return _published(known, tree, reading)
         annotated = find_annotated(tree, reading)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fullyconv.data.layouts import Layout
@@ -15,117 +15,75 @@ FEW = 0.03
 """Share of pairs that lists may leave out with no more than a note."""
 
 
-def split_by_lists(root: Path, layout: Layout) -> None:
-    """Take the splits of a layout that has none from lists beside its pairs, those of each tree from its own.
+def split_by_lists(root: Path, layout: Layout, own: tuple[Path, Lists] | None = None) -> None:
+    """Take the splits of a layout from lists: those given, or those beside its pairs, of each tree its own.
 
     Lists that do not fit the pairs are an error: another split than theirs is never made of them.
 
     Args:
         root: the data folder.
-        layout: its splits, notes and findings are changed.
+        layout: its splits, notes and findings are changed; where it has splits, only lists that are given count.
+        own: the folder of the lists that are given, and these.
     """
-    if set(layout.splits) != {"all"}:
-        return
-    found: dict[Path, Lists | None] = {}
-    by_place: dict[Path, list[Pair]] = defaultdict(list)
-    unlisted = []
-    for pair in layout.splits["all"]:
-        above = [place for place in pair.image.parents[1:] if place == root or root in place.parents] or [root]
-        for place in above:
-            for folder in (place / "ImageSets" / "Segmentation", place):
-                if folder not in found:
-                    found[folder] = _read_lists(folder, layout)
-            folders = [folder for folder in (place / "ImageSets" / "Segmentation", place) if found[folder]]
-            if folders:
-                by_place[folders[0]].append(pair)
-                break
-        else:
-            unlisted.append(pair)
+    groups: list[tuple[Path, Path, Lists, list[Pair]]] = []
+    unlisted: list[Pair] = []
+    if own is not None:
+        groups.append((own[0], root, own[1], layout.pairs))
+    elif set(layout.splits) == {"all"}:
+        groups, unlisted = _beside(root, layout)
     splits: dict[str, list[Pair]] = defaultdict(list)
     notes = []
-    for folder, pairs in sorted(by_place.items()):
-        place = folder.parent.parent if folder.parts[-2:] == ("ImageSets", "Segmentation") else folder
-        listed = _listed_pairs(folder, place, found[folder] or {}, _Names(root, pairs), layout)
+    for folder, place, lists, pairs in groups:
+        listed = _listed_pairs(folder, place, lists, _Names(root, pairs), layout)
         if listed is None:
             return
-        notes.append(f"splits from {folder.relative_to(root).as_posix()}/*.txt")
-        unlisted += _told(pairs, *listed, splits, notes)
-    if notes:
-        layout.splits = dict(splits)
-        _tell(layout, notes, unlisted)
-        total = len(unlisted) + len(layout.pairs)
-        if len(unlisted) > FEW * total:
-            message = "they are left out: add their names to a list, if they are meant"
-            layout.warn(f"{len(unlisted)} of {total} pairs are in no list", message, [pair.image for pair in unlisted])
+        notes.append(f"splits from {folder if own else folder.relative_to(root).as_posix()}/*.txt")
+        notes += listed[1]
+        for split, part in listed[0].items():
+            splits[split] += part
+        taken = {pair for part in listed[0].values() for pair in part}
+        unlisted += [pair for pair in pairs if pair not in taken]
+    if not groups:
+        return
+    total, number = len(layout.pairs), len(unlisted)
+    layout.splits = dict(splits)
+    layout.notes.append(
+        "; ".join([notes[0], *([f"{number} pairs are in no list and left out"] * bool(number)), *notes[1:]])
+    )
+    if own is None and number > FEW * total:
+        message = "they are left out: add their names to a list, if they are meant"
+        layout.warn(f"{number} of {total} pairs are in no list", message, [pair.image for pair in unlisted])
 
 
-def split_by_own_lists(given: str | Path) -> Callable[[Path, Layout], None]:
-    """Read a folder of lists, whose splits take the place of those that a layout has.
-
-    Args:
-        given: holds train.txt and val.txt, test.txt or both: names of images, one a line.
-
-    Returns:
-        What changes a layout: images that no list names are left out.
-
-    Raises:
-        FileNotFoundError: if the folder holds no such lists.
-    """
-    folder = Path(given).expanduser()
-    messages = Layout()
-    lists = _read_lists(folder, messages)
-    if lists is None and not messages.findings:
-        raise FileNotFoundError(f"lists={str(folder)!r}: no train.txt with val.txt or test.txt in it; check the path")
-
-    def split(root: Path, layout: Layout) -> None:
-        layout.findings += messages.findings
-        pairs = layout.pairs
-        listed = None if lists is None else _listed_pairs(folder, root, lists, _Names(root, pairs), layout)
-        if listed is not None:
-            splits: dict[str, list[Pair]] = defaultdict(list)
-            notes = [f"splits from {folder}/*.txt"]
-            unlisted = _told(pairs, *listed, splits, notes)
-            layout.splits = dict(splits)
-            _tell(layout, notes, unlisted)
-
-    return split
+def _beside(root: Path, layout: Layout) -> tuple[list[tuple[Path, Path, Lists, list[Pair]]], list[Pair]]:
+    """Find for each pair the nearest lists above it; and the pairs that have none."""
+    found: dict[Path, Lists] = {}
+    by_folder: dict[tuple[Path, Path], list[Pair]] = defaultdict(list)
+    unlisted: list[Pair] = []
+    for pair in layout.pairs:
+        places = [place for place in pair.image.parents[1:] if place == root or root in place.parents] or [root]
+        above = [(folder, place) for place in places for folder in (place / "ImageSets" / "Segmentation", place)]
+        for folder, _ in above:
+            if folder not in found:
+                found[folder] = read_lists(folder, layout)
+        nearest = next((both for both in above if found[both[0]]), None)
+        (unlisted if nearest is None else by_folder[nearest]).append(pair)
+    groups = [(folder, place, found[folder], pairs) for (folder, place), pairs in sorted(by_folder.items())]
+    return groups, unlisted if groups else []
 
 
-def _told(
-    pairs: Sequence[Pair],
-    found: Mapping[str, list[Pair]],
-    gone: list[str],
-    splits: dict[str, list[Pair]],
-    notes: list[str],
-) -> list[Pair]:
-    """Add the pairs of some lists to the splits; give those that are in none."""
-    for split, part in found.items():
-        splits[split] += part
-    notes += gone
-    taken = {pair for part in found.values() for pair in part}
-    return [pair for pair in pairs if pair not in taken]
-
-
-def _tell(layout: Layout, notes: list[str], unlisted: Sequence[Pair]) -> None:
-    if unlisted:
-        notes.insert(1, f"{len(unlisted)} pairs are in no list and left out")
-    layout.notes.append("; ".join(notes))
-
-
-def _read_lists(folder: Path, layout: Layout) -> Lists | None:
-    """Read the lists of a folder; None where there is none for train, or nothing beside it."""
-    paths = [path for split in ("train", "val", "test") if (path := folder / f"{split}.txt").is_file()]
+def read_lists(folder: Path, layout: Layout) -> Lists:
+    """Read the lists of a folder; none where there is none for train, or nothing beside it."""
     lists: Lists = {}
-    for path in paths:
+    for path in (folder / f"{split}.txt" for split in ("train", "val", "test")):
         try:
-            text = path.read_text(encoding="utf-8-sig")
+            text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
         except UnicodeDecodeError:
             layout.fail("lists that are no text", f"{path}: not UTF-8 text; save it as UTF-8, one name a line", [path])
-            return None
-        lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-        if lines:
+            return {}
+        if lines := [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]:
             lists[path.stem] = lines
-    return lists if "train" in lists and len(lists) > 1 else None
+    return lists if "train" in lists and len(lists) > 1 else {}
 
 
 def _listed_pairs(

@@ -18,11 +18,18 @@ from fullyconv.images import MAX_PIXELS
 Array = npt.NDArray[Any]
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Read the variables of a file of version 7 or older, within bounds.
+def read_labels(path: Path, void: int = 0) -> Array:
+    """Read the label matrix of a file: groundTruth.Segmentation (BSDS), GTcls.Segmentation (SBD), or the one there is.
+
+    Args:
+        path: a `.mat` file of version 7 or older.
+        void: a negative value that stands for 0.
+
+    Returns:
+        (H, W) uint8, or uint16 where there are values above 255.
 
     Raises:
-        DatasetError: if the file is damaged or too large.
+        DatasetError: if the file is damaged or too large, or holds no label matrix, or several.
         ImportError: if SciPy is not installed.
     """
     try:
@@ -31,79 +38,22 @@ def load(path: Path) -> dict[str, Any]:
         raise ImportError(f"{path}: MATLAB files need SciPy: pip install 'fullyconv[mat]'") from error
     try:
         _bound_mat(path, whosmat(str(path)))
-        return {name: value for name, value in loadmat(str(path)).items() if not name.startswith("__")}
+        content = {name: value for name, value in loadmat(str(path)).items() if not name.startswith("__")}
     except DatasetError:
         raise
     except Exception as error:  # NotImplementedError for v7.3, ValueError, struct.error ... for damaged ones
         raise DatasetError(
             f"{path}: cannot be read as a MATLAB file of version 7 or older ({error}); save it as PNG"
         ) from error
-
-
-def read_labels(path: Path) -> Array:
-    """Read the label matrix of a file: groundTruth.Segmentation (BSDS), GTcls.Segmentation (SBD), or the one."""
-    content = load(path)
     matrices: list[Array] = []
     for value in content.values():
-        _collect(value, matrices, 0)
+        _collect(value, matrices, void)
     if len(matrices) != 1:
         raise DatasetError(
-            f"{path}: holds {len(matrices)} label matrices ({', '.join(content)}); save the one that is meant as PNG"
+            f"{path}: holds {len(matrices)} label matrices ({', '.join(content)}), with whole numbers 0..65535; save "
+            "the one that is meant as PNG, or replace the file"
         )
     return matrices[0]
-
-
-def read_matrix(path: Path, variable: str, field: str | None = None) -> Array:
-    """Read one matrix of integers.
-
-    Args:
-        path: a `.mat` file of version 7 or older.
-        variable: name of the variable.
-        field: name of a field, where the variable is a structure.
-
-    Returns:
-        (H, W) integers, as they stand in the file; negative ones are possible.
-
-    Raises:
-        DatasetError: if the file is damaged, or lacks such a matrix.
-        ImportError: if SciPy is not installed.
-    """
-    name = variable if field is None else f"{variable}.{field}"
-    content = load(path)
-    try:
-        value: Any = content[variable]
-        if field is not None:
-            value = value[field]
-            while value.dtype == object:
-                value = value.ravel()[0]
-    except (KeyError, ValueError, IndexError) as error:
-        raise DatasetError(f"{path}: holds no {name}; replace the file by the published one ({error})") from error
-    matrix: Array = np.asarray(value)
-    if matrix.ndim != 2 or not np.issubdtype(matrix.dtype, np.number) or not matrix.size:
-        raise DatasetError(f"{path}: {name} has shape {matrix.shape} and type {matrix.dtype}; it should be a matrix")
-    whole = matrix.astype(np.int64)
-    if not (whole == matrix).all():
-        raise DatasetError(f"{path}: {name} holds fractions; labels are whole numbers")
-    return whole
-
-
-def as_mask(matrix: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
-    """Narrow a matrix of labels to 8 or 16 bits.
-
-    Args:
-        matrix: (H, W) integers.
-        path: the file, for the message.
-
-    Returns:
-        (H, W) uint8, or uint16 where there are values above 255.
-
-    Raises:
-        DatasetError: if a value is negative or above 65535.
-    """
-    low, high = int(matrix.min()), int(matrix.max())
-    if low < 0 or high > 65535:
-        raise DatasetError(f"{path}: holds the values {low}..{high}; labels are 0..65535. Replace the file")
-    return matrix.astype(np.uint8 if high <= 255 else np.uint16)
 
 
 def _bound_mat(path: Path, variables: Sequence[tuple[str, tuple[int, ...], str]]) -> None:
@@ -141,21 +91,18 @@ def _unpacked_bytes(data: bytes, most: int) -> int:
     return count
 
 
-def _collect(value: Any, found: list[Array], depth: int) -> None:
+def _collect(value: Any, found: list[Array], void: int, depth: int = 0) -> None:
     if not isinstance(value, np.ndarray) or depth > 6:
         return
-    if value.dtype.names:
-        if "Segmentation" in value.dtype.names:
-            for entry in value["Segmentation"].ravel()[:1]:
-                _collect(entry, found, depth + 1)
-        return
-    if value.dtype == object:
-        for entry in value.ravel()[:1]:
-            _collect(entry, found, depth + 1)
-        return
-    if value.ndim == 2 and min(value.shape) > 1 and np.issubdtype(value.dtype, np.number):
+    if value.dtype.names or value.dtype == object:
+        inner = value["Segmentation"] if "Segmentation" in (value.dtype.names or ()) else value
+        for entry in inner.ravel()[:1] if inner.dtype == object else ():
+            _collect(entry, found, void, depth + 1)
+    elif value.ndim == 2 and min(value.shape) > 1 and np.issubdtype(value.dtype, np.number):
         whole = value.astype(np.int64)
-        if (whole == value).all() and whole.min() >= 0 and whole.max() <= 65535:
+        same = bool((whole == value).all())
+        whole[whole == void] = 0
+        if same and whole.min() >= 0 and whole.max() <= 65535:
             found.append(whole.astype(np.uint8 if whole.max() <= 255 else np.uint16))
 
 

@@ -172,6 +172,12 @@ def _shared(left: dict[str, Path], right: dict[str, Path]) -> tuple[dict[str, Pa
     return left, right, None
 
 
+def common_names(images: Iterable[Path], masks: Iterable[Path]) -> int:
+    """Count the names that two lists of files share, as `pair_files` compares them."""
+    left, right, _ = _shared(*_by_stem(images, masks, Paired()))
+    return len(left.keys() & right.keys())
+
+
 def _several(left: dict[str, Path], right: dict[str, Path], masks_at: str, found: Paired) -> None:
     """Take out images that have several masks each, one a class or one an object, and tell them."""
     begins: dict[str, list[str]] = defaultdict(list)

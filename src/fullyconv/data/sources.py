@@ -13,6 +13,14 @@ from typing import Any
 from fullyconv.data.class_names import ClassNames, names_beside
 from fullyconv.data.findings import Finding
 from fullyconv.data.folder import check_sizes
+from fullyconv.data.label_maps import (
+    labels_from_values,
+    numbers_of,
+    only_numbers,
+    renamed,
+    shifted_hint,
+    two_ends_hint,
+)
 from fullyconv.data.layouts import find_layout, is_text, shown
 from fullyconv.data.masks import VALUES, AnyReader, MaskReader, decide
 from fullyconv.data.pairs import Pair
@@ -27,6 +35,8 @@ PUBLIC_SETS = tuple(PUBLIC)
 """Sets whose layout, classes and splits are known by name."""
 
 ENVIRONMENT = "FULLYCONV_DATA"
+
+MOST_NAMED = 20  # files of a finding; the doctor names all
 
 
 @dataclass
@@ -67,9 +77,13 @@ class Source:
         return [pair for part in self.splits.values() for pair in part]
 
     @property
-    def told(self) -> list[str]:
-        """Notes, and what of the findings people who train have to know, one sentence each."""
-        return [*self.notes, *(f"{one.severity}: {one.rule}: {one.message}" for one in self.findings)]
+    def warned(self) -> list[str]:
+        """What people who train or score have to know, each with the files concerned."""
+        return [
+            "\n    ".join([f"{one.severity}: {one.rule}: {one.message}", *one.files[:MOST_NAMED]])
+            + (f"\n    and {len(one.files) - MOST_NAMED} more" if len(one.files) > MOST_NAMED else "")
+            for one in self.findings
+        ]
 
 
 def dataset_root(data: str | Path) -> Path:
@@ -232,10 +246,10 @@ def find_labels(
     if isinstance(values, str):
         _take_preset(source, some, classes, values)
         return
-    values = _numbers(values)
+    values = numbers_of(values)
     source.explicit = values is not None
     if source.named is not None:
-        source.labels = _renamed(source.named, classes, _only_numbers(values), source.known)
+        source.labels = renamed(source.named, classes, only_numbers(values), source.known)
         listing = source.root / "classes.txt"
         if source.known is None and listing.is_file() and f"classes from {listing}" not in source.notes:
             source.notes.append(f"{listing} is not used: the annotations name the classes; values= renames them")
@@ -268,8 +282,7 @@ def find_labels(
                 'them with values={"#rrggbb": name} instead'
             )
         return
-    _name_values(source, every, classes, _only_numbers(values), beside, decision.nodata)
-    _one_meaning(source)
+    _name_values(source, every, classes, only_numbers(values), beside, decision.nodata)
 
 
 def _name_values(
@@ -312,22 +325,35 @@ def _name_values(
     source.labels = own
 
 
-def _one_meaning(source: Source) -> None:
-    """Refuse masks of 0 and 1 beside masks of 0 and 255, unless somebody said what 255 is."""
-    values = source.labels.values
-    if source.explicit or source.named is not None or values.get(255) != IGNORE or values.get(1, IGNORE) == IGNORE:
-        return
+def two_meanings(source: Source, counts: Mapping[Path, Iterable[int]]) -> DatasetError | None:
+    """Find masks of 0 and 1 beside masks of 0 and 255, unless somebody said what 255 is.
+
+    Args:
+        source: the set.
+        counts: mask -> the values that it holds.
+
+    Returns:
+        What is wrong, if it is.
+    """
+    meaning = source.labels.values
+    if source.explicit or source.named is not None or meaning.get(255) != IGNORE or meaning.get(1, IGNORE) == IGNORE:
+        return None
     kinds: dict[frozenset[int], list[Path]] = {}
-    for path, counts in source.counts.items():
-        kinds.setdefault(frozenset(counts), []).append(path)
+    for path, values in counts.items():
+        kinds.setdefault(frozenset(values), []).append(path)
     ones, full = ([path for found in kinds for path in kinds[found] if found | {0} == {0, end}] for end in (1, 255))
-    if ones and frozenset({0, 255}) in kinds and all(len(found - {0}) < 2 and found <= {0, 1, 255} for found in kinds):
-        raise DatasetError(
-            f"{ones[0]} holds 0 and 1, {full[0]} 0 and 255, and no mask both: is 255 the class, or ignored? Say it: "
-            'values={0: "background", 1: "foreground", 255: "foreground"} (--values '
-            '0=background,1=foreground,255=foreground), or 255: "ignore"',
-            files=ones if len(ones) < len(full) else full,
-        )
+    if (
+        not ones
+        or frozenset([0, 255]) not in kinds
+        or not all(len(found - {0}) < 2 and found <= {0, 1, 255} for found in kinds)
+    ):
+        return None
+    return DatasetError(
+        f"{ones[0]} holds 0 and 1, {full[0]} 0 and 255, and no mask both: is 255 the class, or ignored? Say it: "
+        'values={0: "background", 1: "foreground", 255: "foreground"} (--values '
+        '0=background,1=foreground,255=foreground), or 255: "ignore"',
+        files=ones if len(ones) < len(full) else full,
+    )
 
 
 def _take_preset(source: Source, some: Sequence[Pair] | None, classes: Sequence[str] | None, name: str) -> None:
@@ -361,55 +387,15 @@ def _public(data: str | Path, root: Path) -> tuple[PublicSet | None, Path]:
     named = PUBLIC.get(str(data)) if Path(data) != root else None
     if named is not None and (folder := locate(named, root)) is not None:
         return named, folder
-    return recognize(root) or (None, root)
-
-
-def _numbers(values: Mapping[int | str, str] | None) -> dict[int | str, str] | None:
-    """Read keys as numbers where they are: JSON, YAML and command lines write them as text."""
-    if values is None:
-        return None
-    if not isinstance(values, Mapping):
-        raise ValueError(f'values={values!r}: give a mapping of values in the mask files to names, {{0: "road"}}')
-    read: dict[int | str, str] = {}
-    for key, name in values.items():
-        if not isinstance(name, str):
-            raise ValueError(f"values={{{key!r}: {str(name)[:80]!r}}}: a class name is text")
-        text = str(key).strip()
-        value: int | str = int(text) if text.isascii() and text.removeprefix("-").isdigit() else text.lower()
-        if value in read:
-            raise ValueError(f"values: {value} is there twice ({read[value]} and {name}); give each value once")
-        read[value] = name
-    return read
-
-
-def _only_numbers(values: Mapping[int | str, str] | None) -> dict[int, str] | None:
-    if not values:
-        return None
-    bad = [key for key in values if not isinstance(key, int)]
-    if bad:
-        raise ValueError(f"values: {bad[0]!r} is no whole number, and these masks hold no colors")
-    return {int(value): name for value, name in values.items()}
-
-
-def _renamed(
-    own: Labels, classes: Sequence[str] | None, numbers: Mapping[int, str] | None, known: PublicSet | None
-) -> Labels:
-    """Take the classes that annotations or a public set name, unless values are given other names."""
-    if known is not None and classes is not None and tuple(classes) != own.names:
-        return Labels.of(classes, values=numbers)
-    if classes is not None and not numbers and tuple(classes) != own.names:
-        raise ValueError(
-            f"classes={list(classes)}: the annotations name the classes {list(own.names)}; rename or join them by "
-            f"their values ({own.describe_values()}): values={{1: name, ...}} (--values)"
-        )
-    if not numbers:
-        return own
-    table: dict[int | str, str] = dict(own.values)
-    table.update(numbers.items())
-    if known is not None:  # whose classes stay, so that its models go on
-        return Labels(own.names, own.palette, own.ignore_index, table)
-    names = classes or list(dict.fromkeys(name for name in table.values() if name != IGNORE))
-    return Labels.of(names, values=table)
+    place = root
+    for _ in range(4):  # as archives unpack: one folder in another
+        if (found := recognize(place)) is not None:
+            return found
+        inside = [entry for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__MACOSX"))]
+        if len(inside) != 1:
+            break
+        place = inside[0]
+    return None, root
 
 
 def with_channels(reader: Reader, in_channels: int) -> Reader:
@@ -428,53 +414,6 @@ def with_channels(reader: Reader, in_channels: int) -> Reader:
     if in_channels not in (3, own):
         raise ValueError(f"in_channels={in_channels}: the images of this set have {own or 'their own'}; leave it out")
     return reader
-
-
-def labels_from_values(found: Mapping[int, Path]) -> tuple[Labels, str]:
-    """Name the classes after the values that masks hold, where the values leave no doubt.
-
-    Args:
-        found: value -> a mask that holds it.
-
-    Returns:
-        The labels, and a sentence that says what was made of the values.
-
-    Raises:
-        DatasetError: if the values may mean more than one thing; it says how to tell.
-
-    Example:
-        >>> labels_from_values({0: Path("a.png"), 1: Path("a.png"), 255: Path("b.png")})[0].values
-        {0: 'class 0', 1: 'class 1', 255: 'ignore'}
-    """
-    values = sorted(found)
-    shown = ", ".join(map(str, values[:16])) + (", ..." if len(values) > 16 else "")
-    remedy = (
-        "Say what they mean: a classes.txt in the folder (one name a line, the first line for value 0), "
-        'classes=["name", ...], or values={value: "name" or "ignore"}'
-    )
-    if values and values[0] < 0:
-        raise DatasetError(
-            f"{found[values[0]]}: the masks hold the value {values[0]}, which is no class; if it means no data, say so "
-            f"together with the others (--values={values[0]}=ignore,...). {remedy}"
-        )
-    if values == [0, 255]:
-        labels = Labels.of(["background", "foreground"], values={0: "background", 255: "foreground"})
-        return labels, "the masks hold 0 and 255: read as 0 = background, 255 = foreground"
-    classes = [value for value in values if value != 255]
-    if len(classes) < 2:
-        raise DatasetError(
-            f"{found[values[0]] if values else 'masks'}: all masks together hold the values {shown}, which is fewer "
-            f"than two classes. {remedy}"
-        )
-    # Class indices lie close together; gray levels (0, 128, 255), antialiased masks and probabilities do not.
-    if classes[-1] > 2 * len(classes) + 8 or (255 in values and len(classes) > 200):
-        raise DatasetError(
-            f"{found[classes[-1]]}: the masks hold the values {shown}, which do not look like class indices (gray "
-            f"levels, antialiased borders or colors?). {remedy}"
-        )
-    table = {value: f"class {value}" for value in classes} | {255: IGNORE}
-    note = f"no classes.txt: classes named after the values in the masks ({shown}; 255 = ignore)"
-    return Labels.of([table[value] for value in classes], values=table), note
 
 
 def count_values(source: Source, pairs: Iterable[Pair], threads: int | None = None) -> None:
@@ -511,7 +450,8 @@ def check_labels(source: Source, pairs: Sequence[Pair], threads: int | None = No
             255.
     """
     count_values(source, pairs, threads)
-    _one_meaning(source)
+    if (problem := two_meanings(source, source.counts)) is not None:
+        raise problem
     labels = source.labels
     bad = [pair for pair in pairs if labels.unknown(source.counts[pair.mask])]
     if bad:
@@ -531,34 +471,6 @@ def check_labels(source: Source, pairs: Sequence[Pair], threads: int | None = No
     if not any(totals[name] for name in labels.names):
         raise DatasetError(f"{pairs[0].mask}: all pixels of all masks are ignored; check the label map and the masks")
     return totals
-
-
-def two_ends_hint(labels: Labels, seen: set[int]) -> str:
-    """Say what masks of 0 and 255 mean where the label map ignores 255; empty where that is not so."""
-    if seen != {0, 255} or labels.values.get(255) != IGNORE or labels.num_classes != 2:
-        return ""
-    first, second = labels.names
-    return (
-        f"the masks hold 0 and 255 and nothing else, and 255 is ignored, so that {second!r} never occurs. Say what "
-        f'they mean: values={{0: "{first}", 255: "{second}"}} (--values "0={first},255={second}")'
-    )
-
-
-def shifted_hint(labels: Labels, seen: set[int]) -> str:
-    """Say that masks seem to count their classes from 1 where the label map counts from 0; empty where that is not so.
-
-    Example:
-        >>> shifted_hint(Labels.of(["a", "b"]), {1, 2, 255})
-        ' The masks hold 1..2 and never 0: counted from 1? Then give values={1: "a", 2: "b"} (--values 1=a,2=b)'
-    """
-    count = labels.num_classes
-    from_zero = all(labels.values.get(value) == name for value, name in enumerate(labels.names))
-    if not from_zero or 0 in seen or labels.unknown(seen) != [count]:
-        return ""
-    table = list(enumerate(labels.names, 1))
-    python = ", ".join(f'{value}: "{name}"' for value, name in table[:8]) + (", ..." if count > 8 else "")
-    words = ",".join(f"{value}={name}" for value, name in table[:8]) + (",..." if count > 8 else "")
-    return f" The masks hold 1..{count} and never 0: counted from 1? Then give values={{{python}}} (--values {words})"
 
 
 def _count(reader: Reader, pair: Pair, among: Sequence[Pair] = ()) -> dict[int, int]:

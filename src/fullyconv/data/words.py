@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from pathlib import Path
+from pathlib import Path, PurePath
 
 # fmt: off
 IMAGE_WORDS = frozenset(
@@ -16,6 +16,7 @@ IMAGE_WORDS = frozenset(
 MASK_WORDS = frozenset(
     [
         "mask", "masks", "label", "labels", "labelled", "labeled", "annotation", "annotations", "annot", "annots",
+        "ann", "anns", "anno", "annos", "lbl", "lbls",
         "seg", "segs", "segmentation", "segmentations", "segmentationclass", "gt", "groundtruth", "truth",
         "target", "targets", "trimap", "trimaps"
     ]
@@ -69,6 +70,20 @@ def meaning_of(relative: str) -> tuple[str, str, tuple[str, ...]]:
             else:
                 rest.append(lower)
     return role, split, tuple(rest)
+
+
+def split_of(relative: PurePath) -> str:
+    """Tell by the name of a file, or else of its folders from below, to which split it belongs; "all" where none does.
+
+    Example:
+        >>> split_of(PurePath("annotations/instances_val2017.json"))
+        'val'
+    """
+    for part in (relative.name.split(".")[0], *reversed(relative.parts[:-1])):
+        for word in re.findall(r"[A-Za-z]+", part):
+            if word.lower() in SPLIT_WORDS:
+                return SPLIT_WORDS[word.lower()]
+    return "all"
 
 
 def apart(name: str, beside: Collection[str]) -> str:

@@ -7,7 +7,6 @@ are ignored unless they are to be of their category: what is in them was not out
 from __future__ import annotations
 
 import functools
-import re
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +22,7 @@ from fullyconv.data.layouts import Layout, Reading, Tree
 from fullyconv.data.pairs import Pair, lost
 from fullyconv.data.readers import FileReader
 from fullyconv.data.rows import whole_splits
-from fullyconv.data.words import SPLIT_WORDS, meaning_of
+from fullyconv.data.words import meaning_of, split_of
 from fullyconv.errors import DatasetError
 from fullyconv.images import MAX_PIXELS
 from fullyconv.labels import IGNORE
@@ -389,7 +388,7 @@ def coco_layout(tree: Tree, files: Sequence[Path], reading: Reading) -> Layout:
     root, photos = tree.root, tree.images
     by_split: dict[str, list[Path]] = defaultdict(list)
     for file in files:
-        by_split[_split_of(file.relative_to(root))].append(file)
+        by_split[split_of(file.relative_to(root))].append(file)
     name = "COCO annotations of " + ", ".join(file.relative_to(root).as_posix() for file in files[:4])
     layout = Layout(name, root=root)
     names: list[str] = []
@@ -457,29 +456,16 @@ def _undrawn(layout: Layout, documents: Mapping[Path, Document]) -> None:
     for document in documents.values():
         for category, found in document.bad.items():
             bad[document.names[category]] += found
-    drawable = {
-        document.names[entry.category]
-        for document in documents.values()
-        for found in document.annotations.values()
-        for entry in found
-    }
-    skipped = [message for name, found in bad.items() for message in found if name in drawable]
+    both = [(document, found) for document in documents.values() for found in document.annotations.values()]
+    drawn = {document.names[entry.category] for document, found in both for entry in found}
+    skipped = [message for name, found in bad.items() for message in found if name in drawn]
     if skipped:
         rule = f"{len(skipped)} annotations without a polygon of three points or a segmentation"
         layout.warn(rule, "nothing can be drawn of them: they are skipped, and are background", skipped)
     for name, messages in bad.items():
-        if name not in drawable:
+        if name not in drawn:
             message = f"{messages[0]}; export polygons or run lengths, or remove it. So is every annotation of {name}"
             layout.fail("classes that cannot be drawn", message, messages if len(messages) > 1 else ())
-
-
-def _split_of(relative: Path) -> str:
-    """Tell by the name of a file, or of its folders, to which split it belongs."""
-    for part in (relative.name.split(".")[0], *reversed(relative.parts[:-1])):
-        for word in re.findall(r"[A-Za-z]+", part):
-            if word.lower() in SPLIT_WORDS:
-                return SPLIT_WORDS[word.lower()]
-    return "all"
 
 
 def _paired(layout: Layout, file: Path, document: Document, photos: Sequence[Path], images: str | None) -> list[Pair]:
@@ -516,12 +502,12 @@ def _base(root: Path, file: Path, names: Iterable[tuple[str, ...]], images: Sequ
     if not inside:
         return file.parent
     best = [folder for folder, count in inside.items() if count == max(inside.values())]
-    split = _split_of(file.relative_to(root))
+    split = split_of(file.relative_to(root))
     for some in (
         best,
         [folder for folder in best if meaning_of(folder.relative_to(root).as_posix())[0] not in ("mask", "object")],
         [folder for folder in best if folder == file.parent],
-        [folder for folder in best if split != "all" and _split_of(folder.relative_to(root) / "x") == split],
+        [folder for folder in best if split != "all" and split_of(folder.relative_to(root) / "x") == split],
     ):
         if len(some) == 1:
             return some[0]

@@ -11,7 +11,6 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -20,13 +19,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from fullyconv.data.annotations.beside import pair_documents
 from fullyconv.data.documents import BACKGROUND, class_name, classes_of, read_json
-from fullyconv.data.findings import Finding
 from fullyconv.data.layouts import Layout, Reading, Tree
 from fullyconv.data.pairs import Pair, lost, plain_name
 from fullyconv.data.readers import FileReader
-from fullyconv.data.rows import whole_splits
-from fullyconv.data.words import meaning_of
 from fullyconv.errors import DatasetError, near_miss
 from fullyconv.images import MAX_PIXELS, Encoded, read_mask
 from fullyconv.labels import IGNORE
@@ -211,35 +208,13 @@ def labelme_layout(tree: Tree, files: Sequence[Path], reading: Reading) -> Layou
     for photo in images:
         by_name[plain_name(photo.stem)].append(photo)
     there = set(images)
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-        work = [pool.submit(_told, path) for path in files]
     layout = Layout("labelme files beside images", root=root)
+    told, lonely = pair_documents(
+        layout, tree, files, _told, lambda path, said: _image(root, path, said[0], there, by_name)
+    )
     labels: dict[str, str] = {}
-    taken: dict[Path, Path] = {}
-    bad: list[str] = []
-    short: list[str] = []
-    for path, read in zip(files, work, strict=True):
-        try:
-            image_path, found, degenerate = read.result()
-            image = _image(root, path, image_path, there, by_name)
-            if image in taken:
-                raise DatasetError(f"{path} and {taken[image]} both label {image}; remove one")
-        except DatasetError as error:
-            bad.append(str(error))
-            continue
-        taken[image] = path
-        short += degenerate
+    for _, found in told.values():
         labels |= {name: where for name, where in found.items() if name not in labels}
-        split = meaning_of(image.relative_to(root).parent.as_posix())[1] or "all"
-        pair = Pair(image, path, image.relative_to(root).with_suffix("").as_posix())
-        layout.splits.setdefault(split, []).append(pair)
-    if bad:
-        layout.lost.append(Finding("error", "labelme files that cannot be read", bad[0], tuple(bad)))
-    if short:
-        rule = f"{len(short)} polygons without three points"
-        layout.warn(rule, "nothing can be drawn of them: they are skipped, and are background", short)
-    folders = {image.parent for image in taken}
-    lonely = [photo for photo in images if photo not in taken and photo.parent in folders]
     if lonely and reading.unlabeled == "skip":
         layout.notes.append(f"{len(lonely)} images without a labelme file are left out")
     elif lonely:
@@ -250,8 +225,6 @@ def labelme_layout(tree: Tree, files: Sequence[Path], reading: Reading) -> Layou
         layout.lost.append(lost("images without a labelme file", lonely, remedy))
     if not layout.splits:
         return layout
-    whole_splits(layout, f"{root}: some images lie in the folder of a split and some in none")
-    layout.splits = {split: sorted(pairs, key=lambda pair: pair.key) for split, pairs in layout.splits.items()}
     layout.labels, values = classes_of(_names(root, labels, layout))
     if layout.labels.num_classes < 2:
         raise DatasetError(f"{files[0]}: no shape of any file has a name that is a class; draw some")
@@ -260,12 +233,12 @@ def labelme_layout(tree: Tree, files: Sequence[Path], reading: Reading) -> Layou
     return layout
 
 
-def _told(path: Path) -> tuple[object, dict[str, str], list[str]]:
+def _told(path: Path) -> tuple[tuple[object, dict[str, str]], list[str]]:
     """Give the image that a file names, its labels, each with where it stands, and polygons that are none."""
     content = _content(path)
     named = [_label(shape, at, path) for at, shape in enumerate(content["shapes"])]
     short = [where for (_, where), shape in zip(named, content["shapes"], strict=True) if _is_short(shape)]
-    return content.get("imagePath"), dict(named), short
+    return (content.get("imagePath"), dict(named)), short
 
 
 def _image(root: Path, path: Path, given: object, there: set[Path], by_name: Mapping[str, Sequence[Path]]) -> Path:

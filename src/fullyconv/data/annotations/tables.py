@@ -18,7 +18,7 @@ from fullyconv.data.layouts import Layout, Reading, Tree
 from fullyconv.data.masks import MaskReader
 from fullyconv.data.pairs import Pair
 from fullyconv.data.rows import add_rows, rows_of, whole_splits
-from fullyconv.data.words import SPLIT_WORDS, meaning_of
+from fullyconv.data.words import meaning_of, split_of
 from fullyconv.errors import DatasetError
 from fullyconv.images import Encoded
 
@@ -149,7 +149,7 @@ def table_layout(root: Path, tables: Sequence[Path], reading: Reading) -> Layout
     by_split: dict[str, list[Path]] = defaultdict(list)
     folders = set()
     for table in tables:
-        by_split[_split_of(table.relative_to(root))].append(table)
+        by_split[split_of(table.relative_to(root))].append(table)
         inner = table.parent.parent if table.name == STATE else table.parent
         while inner != root and meaning_of(inner.name)[1]:
             inner = inner.parent
@@ -213,15 +213,6 @@ def _role(column: str) -> str:
 
 def _kind(feature: Any) -> str:
     return str(getattr(feature, "dtype", None) or type(feature).__name__)
-
-
-def _split_of(relative: Path) -> str:
-    parts = relative.parts[:-1] if relative.name == STATE else (*relative.parts[:-1], relative.name.split("-")[0])
-    for part in reversed(parts):
-        word = Path(part).stem.lower()
-        if word in SPLIT_WORDS:
-            return SPLIT_WORDS[word]
-    return "all"
 
 
 def saved_tables(tree: Tree) -> list[Path]:

@@ -6,7 +6,6 @@ Where objects overlap the smaller one is on top. Boxes, five numbers a line, are
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -15,15 +14,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from fullyconv.data.annotations.beside import pair_documents
 from fullyconv.data.annotations.labelme import MOST_POINTS
 from fullyconv.data.class_names import names_beside
 from fullyconv.data.documents import BACKGROUND, class_name, classes_of
-from fullyconv.data.findings import Finding
+from fullyconv.data.folders import mask_places
 from fullyconv.data.layouts import Layout, Tree
 from fullyconv.data.pairs import Pair, plain_name
 from fullyconv.data.readers import FileReader
-from fullyconv.data.rows import whole_splits
-from fullyconv.data.words import meaning_of
 from fullyconv.errors import DatasetError, printable
 from fullyconv.labels import IGNORE, Labels
 
@@ -110,11 +108,16 @@ def _area(points: npt.NDArray[np.float64]) -> float:
 
 
 def label_files(tree: Tree) -> list[Path]:
-    """List the text files that go with an image in `images/` beside their `labels/`, as YOLO has them, if there are."""
+    """List the text files that go with an image in `images/` beside their `labels/`, as YOLO has them, if there are.
+
+    Boxes beside masks are no labels of pixels, and not meant.
+    """
     there = {plain_name(image.with_suffix("").as_posix()) for image in tree.images}
     found = [path for path in tree.by_suffix.get(".txt", []) if _image_stem(tree.root, path) in there]
     heads = [lines[0][1].split() for path in found[:20] if (lines := _lines(path))]
-    return found if heads and all(len(words) >= 5 and _is_number(words[0]) for words in heads) else []
+    if all(len(words) == 5 for words in heads) and mask_places(tree):
+        return []
+    return found if 2 * sum(len(words) >= 5 and _is_number(words[0]) for words in heads) > len(heads) else []
 
 
 def _is_number(word: str) -> bool:
@@ -150,39 +153,18 @@ def yolo_layout(tree: Tree, files: Sequence[Path]) -> Layout:
     described = _described(tree)
     base = described[0].parent if described[1] else root
     places = {split: _places(base, described[1].get(split)) for split in ("train", "val", "test")}
-    with ThreadPoolExecutor(16) as pool:
-        work = [pool.submit(read_polygons, path) for path in files]
-    bad: list[str] = []
-    short: list[str] = []
-    used: set[int] = set()
-    paired: set[Path] = set()
-    for path, read in zip(files, work, strict=True):
-        image = by_stem.get(_image_stem(root, path))
-        if image is None:
-            continue
-        paired.add(image)
-        try:
-            polygons, few = read.result()
-        except DatasetError as error:
-            bad.append(str(error))
-            continue
-        used |= {number for number, _ in polygons}
-        short += few
-        own = meaning_of(image.relative_to(root).parent.as_posix())[1] or "all"
-        split = next((split for split, folders in places.items() if folders & {image, *image.parents}), own)
-        pair = Pair(image, path, image.relative_to(root).with_suffix("").as_posix())
-        layout.splits.setdefault(split, []).append(pair)
-    if bad:
-        layout.lost.append(Finding("error", "text files that are no polygons", bad[0], tuple(bad)))
-    if short:
-        rule = f"{len(short)} polygons without three points"
-        layout.warn(rule, "nothing can be drawn of them: they are skipped, and are background", short)
-    folders = {image.parent for image in paired}
-    lonely = [image for image in tree.images if image not in paired and image.parent in folders]
+    told, lonely = pair_documents(
+        layout,
+        tree,
+        [path for path in files if _image_stem(root, path) in by_stem],
+        read_polygons,
+        lambda path, _: by_stem[_image_stem(root, path)],
+        lambda image: next((split for split, folders in places.items() if folders & {image, *image.parents}), ""),
+    )
     if lonely:
         message = "they are left out: write an empty text file for each that shows no object, and it is background"
         layout.warn(f"{len(lonely)} images without a text file", message, lonely)
-    whole_splits(layout, f"{root}: some images are of a split and some of none")
+    used = {number for polygons in told.values() for number, _ in polygons}
     layout.labels = _labels(root, described, files, used)
     layout.notes.append("where objects overlap the smaller one is on top; what is in none is background")
     return layout
@@ -207,15 +189,17 @@ def _described(tree: Tree) -> tuple[Path, Mapping[str, Any]]:
 def _places(base: Path, given: object) -> set[Path]:
     """Find the folders, or the images of a list, that a split names: by the end of their paths, wherever they were."""
     found: set[Path] = set()
-    for text in given if isinstance(given, list) else [given]:
-        parts = [part for part in PureWindowsPath(str(text)).parts if part.strip("./\\:")] if text else []
-        tails = (base.joinpath(*parts[start:]) for start in range(len(parts)))
-        place = next((path for path in tails if path.exists()), None)
-        if place is not None and place.suffix == ".txt" and place.is_file():
-            found |= {path for _, line in _lines(place) for path in _places(base, line.strip())}
-        elif place is not None:
-            found.add(place)
+    for place in (_place(base, text) for text in (given if isinstance(given, list) else [given])):
+        is_list = place is not None and place.suffix == ".txt" and place.is_file()
+        found |= {path for _, line in _lines(place) if (path := _place(base, line))} if place and is_list else set()
+        found |= {place} if place and not is_list else set()
     return found
+
+
+def _place(base: Path, text: object) -> Path | None:
+    parts = [part for part in PureWindowsPath(str(text or "").strip()).parts if part.strip("./\\:")]
+    tails = (base.joinpath(*parts[start:]) for start in range(len(parts)))
+    return next((path for path in tails if path.exists()), None)
 
 
 def _labels(root: Path, described: tuple[Path, Mapping[str, Any]], files: Sequence[Path], used: set[int]) -> Labels:

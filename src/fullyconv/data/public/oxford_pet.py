@@ -12,8 +12,8 @@ from pathlib import Path
 
 from fullyconv import label_sets
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public.description import Archive, Facts, PublicSet
-from fullyconv.data.public.lists import pairs_of, read_names
+from fullyconv.data.public.description import Archive, PublicSet
+from fullyconv.data.public.lists import pairs_of
 from fullyconv.labels import Labels
 
 _LINE = re.compile(r"[A-Za-z_]+_[0-9]+ [0-9]+ [12] [0-9]+")
@@ -28,28 +28,12 @@ class OxfordPet(PublicSet):
     """
 
     border: bool = False
+    described = "oxford_pet"
 
     @property
     def name(self) -> str:
         """The name by which the set is asked for."""
         return "oxford_pet_border" if self.border else "oxford_pet"
-
-    @property
-    def facts(self) -> Facts:
-        """What a person should know of it."""
-        return Facts(
-            title="Oxford-IIIT Pet" + (", the border a class" if self.border else ""),
-            source='Parkhi et al., "Cats and dogs", CVPR 2012',
-            page="https://www.robots.ox.ac.uk/~vgg/data/pets/",
-            license="CC BY-SA 4.0",
-            counts={"train": 3680, "test": 3669},
-            layout="""\
-images/NAME.jpg
-annotations/trimaps/NAME.png                  1 pet, 2 background, 3 border
-annotations/trainval.txt, test.txt (NAME and three numbers a line)""",
-            inside=("oxford-iiit-pet",),
-            folders=("oxford_pet", "pets"),
-        )
 
     @property
     def labels(self) -> dict[str, Labels]:
@@ -88,11 +72,6 @@ annotations/trainval.txt, test.txt (NAME and three numbers a line)""",
         """
         lists = {"train": "trainval.txt", "test": "test.txt"}
         return {
-            split: pairs_of(
-                read_names(root / "annotations" / name),
-                lambda key: root / "images" / f"{key}.jpg",
-                lambda key: root / "annotations" / "trimaps" / f"{key}.png",
-                root / "annotations" / name,
-            )
+            split: pairs_of(root / "annotations" / name, root, "images/{}.jpg", "annotations/trimaps/{}.png")
             for split, name in lists.items()
         }

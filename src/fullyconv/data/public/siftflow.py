@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 
 from fullyconv import label_sets
-from fullyconv.data.matlab import as_mask, read_matrix
+from fullyconv.data.matlab import read_labels
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public.description import Archive, Facts, PublicSet
+from fullyconv.data.public.description import PublicSet
 from fullyconv.data.public.lists import pairs_of, read_names
 from fullyconv.data.readers import FileReader, Reader
 from fullyconv.errors import near_miss
@@ -44,6 +43,7 @@ class SiftFlow(PublicSet):
     """
 
     heads: tuple[Literal["semantic", "geometric"], ...] = ("semantic", "geometric")
+    described = "siftflow"
 
     def __post_init__(self) -> None:
         if isinstance(self.heads, str) or not self.heads or len(set(self.heads)) != len(self.heads):
@@ -56,29 +56,6 @@ class SiftFlow(PublicSet):
     def name(self) -> str:
         """The name by which the set is asked for."""
         return "siftflow" if self.heads[0] == "semantic" else "siftflow_geometric"
-
-    @property
-    def facts(self) -> Facts:
-        """What a person should know of it."""
-        return Facts(
-            title="SIFT Flow" if self.heads[0] == "semantic" else "SIFT Flow, geometric classes",
-            source='Liu, Yuen, Torralba, "Nonparametric scene parsing: label transfer via dense scene alignment", '
-            "CVPR 2009",
-            page="http://www.cs.unc.edu/~jtighe/Papers/ECCV10/",
-            license="photographs of LabelMe, none stated; for research",
-            counts={"train": 2486, "test": 200},
-            layout=f"""\
-Images/{SCENES}/NAME.jpg
-SemanticLabels/{SCENES}/NAME.mat              S: 1 to 33, 0 = ignore
-GeoLabels/{SCENES}/NAME.mat                   S: 1 to 3, 0 and -1 = ignore
-test.txt or TestSet1.txt (one NAME a line), and train.txt or trainval.txt; without the latter, all others""",
-            inside=("SiftFlowDataset",),
-            archives=(Archive("SiftFlowDataset.zip"),),
-            folders=("siftflow", "SiftFlow", "sift-flow"),
-            notes=("cow, desert and moon do not occur in the test images: 30 of the 33 classes are scored",)
-            if self.heads[0] == "semantic"
-            else (),
-        )
 
     @property
     def labels(self) -> dict[str, Labels]:
@@ -124,12 +101,7 @@ test.txt or TestSet1.txt (one NAME a line), and train.txt or trainval.txt; witho
         return splits
 
     def _pairs(self, root: Path, names: list[str], listing: Path, head: str) -> list[Pair]:
-        return pairs_of(
-            names,
-            lambda name: root / "Images" / SCENES / f"{name}.jpg",
-            lambda name: root / FOLDERS[head] / SCENES / f"{name}.mat",
-            listing,
-        )
+        return pairs_of(listing, root, f"Images/{SCENES}/{{}}.jpg", f"{FOLDERS[head]}/{SCENES}/{{}}.mat", names)
 
     def reader(self, root: Path) -> Reader:
         """Give what reads the files."""
@@ -148,14 +120,9 @@ class SiftFlowReader(FileReader):
 
     def mask(self, pair: Pair) -> npt.NDArray[Any]:
         """Read the mask of the first head as (H, W) integers."""
-        return _read(pair.mask)
+        return read_labels(pair.mask, void=-1)
 
     def masks(self, pair: Pair) -> dict[str, npt.NDArray[Any]]:
         """Read the masks of all heads, each (H, W) integers."""
         top = pair.mask.parents[2]
-        return {head: _read(top / FOLDERS[head] / SCENES / pair.mask.name) for head in self.heads}
-
-
-def _read(path: Path) -> npt.NDArray[np.integer]:
-    matrix = read_matrix(path, "S")
-    return as_mask(np.where(matrix == -1, 0, matrix), path)
+        return {head: read_labels(top / FOLDERS[head] / SCENES / pair.mask.name, void=-1) for head in self.heads}

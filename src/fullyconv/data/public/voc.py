@@ -8,7 +8,7 @@ regions, which count for nothing.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fullyconv import label_sets
@@ -50,6 +50,7 @@ class Voc(PublicSet):
     """
 
     year: int = 2012
+    described = "voc"
 
     def __post_init__(self) -> None:
         if self.year not in COUNTS:
@@ -63,20 +64,7 @@ class Voc(PublicSet):
     @property
     def facts(self) -> Facts:
         """What a person should know of it."""
-        folder = f"VOC{self.year}"
-        return Facts(
-            title=f"PASCAL VOC {self.year}",
-            source='Everingham et al., "The PASCAL Visual Object Classes (VOC) challenge", IJCV 2010',
-            page=f"http://host.robots.ox.ac.uk/pascal/VOC/voc{self.year}/",
-            license="photographs from flickr, under flickr's terms of use; for research",
-            counts=COUNTS[self.year],
-            layout=f"""\
-{folder}/JPEGImages/NAME.jpg
-{folder}/SegmentationClass/NAME.png           palette: 0 to 20, 255 = ignore
-{folder}/ImageSets/Segmentation/train.txt, val.txt (one NAME a line)""",
-            inside=(f"VOCdevkit/{folder}", f"TrainVal/VOCdevkit/{folder}"),
-            folders=(self.name, folder, f"{self.name}/{folder}"),
-        )
+        return replace(super().facts, counts=COUNTS[self.year])
 
     @property
     def labels(self) -> dict[str, Labels]:
@@ -148,12 +136,7 @@ def split_of(root: Path, listing: Path) -> list[Pair]:
         root: folder with JPEGImages and SegmentationClass.
         listing: the list.
     """
-    return pairs_of(
-        read_names(listing),
-        lambda name: root / "JPEGImages" / f"{name}.jpg",
-        lambda name: root / "SegmentationClass" / f"{name}.png",
-        listing,
-    )
+    return pairs_of(listing, root, "JPEGImages/{}.jpg", "SegmentationClass/{}.png")
 
 
 def near(root: Path, year: int) -> Path:
