@@ -24,7 +24,7 @@ from pycocotools.coco import COCO
 import fullyconv
 from annotated_trees import CATEGORIES, SIZE, SQUARE, annotation, coco, coco_tree, labelme, labelme_tree, photo, shape
 from fullyconv import cli
-from fullyconv.data.annotated.coco import CocoReader, runs_of, unpack
+from fullyconv.data.annotations.coco import CocoReader, runs_of, unpack
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.data.doctor import examine, sheet
 from fullyconv.data.folder import read_pair
@@ -90,7 +90,10 @@ class TestCoco:
         assert mask[20, 25] == 1
         assert mask[35, 5] == 255
         assert mask[35, 50] == 0
-        assert any("1 regions of many objects" in note for note in source.notes)
+        (finding,) = source.findings
+        assert finding.severity == "warning"
+        assert "1 of 3 annotations (33.3%) are regions of many objects" in finding.message
+        assert encoded(open_source(tmp_path, crowds="category"))[35, 5] == 1
 
     @pytest.mark.parametrize("place", ["annotations/instances_{}2017.json", "{}/_annotations.coco.json"])
     def test_splits_are_told_by_names_of_files_and_folders(self, tmp_path: Path, place: str) -> None:
@@ -397,7 +400,7 @@ def test_tables_gone_wrong_name_file_and_rule(tmp_path: Path) -> None:
     table().save_to_disk(str(root))
     (arrow,) = root.glob("*.arrow")
     arrow.write_bytes(arrow.read_bytes()[:200])
-    with pytest.raises(DatasetError, match=r"state\.json: cannot be read as a table"):
+    with pytest.raises(DatasetError, match=r"\.arrow: damaged .*save the set anew"):
         open_source(root)
     arrow.with_name("dataset_info.json").unlink()
     arrow.with_name("state.json").unlink()
@@ -457,7 +460,7 @@ def test_outlines_of_coco_are_bounded_by_the_image_and_together(
     far = open_source(coco_tree(tmp_path / "far", annotation(7, 0, 3, [[0, 0, 9000, 0, 9000, 10]]), count=2))
     with pytest.raises(DatasetError, match=r"annotation 7 .*: lies 9000 pixels off.*correct or remove it"):
         encoded(far)
-    monkeypatch.setattr("fullyconv.data.annotated.coco._MOST_OUTLINE", 1000)
+    monkeypatch.setattr("fullyconv.data.annotations.coco._MOST_OUTLINE", 1000)
     many = [annotation(number, 0, 3, [[0, 0, 20, 0, 20, 20, 0, 20]]) for number in range(40)]
     together = open_source(coco_tree(tmp_path / "many", *many, count=2))
     with pytest.raises(DatasetError, match=r"annotation 30 .*: the outlines of its image are longer than 2400 "):
@@ -471,7 +474,7 @@ def test_labelme_files_are_bounded_before_they_are_drawn(tmp_path: Path, monkeyp
     labelme(path, shape, imageHeight=9000, imageWidth=9000)
     with pytest.raises(DatasetError, match=r"is for 9000 x 9000 pixels, .* \(H x W\); both must be equal"):
         encoded(source)
-    monkeypatch.setattr("fullyconv.data.annotated.labelme.MOST_POINTS", 5)
+    monkeypatch.setattr("fullyconv.data.annotations.labelme.MOST_POINTS", 5)
     labelme(path, shape, shape)
     with pytest.raises(DatasetError, match="shape 1: the file has more than 5 points"):
         encoded(source)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from fullyconv.data import CAMVID, SegmentationDataModule, open_source
-from fullyconv.data.camvid import SPLITS
+from fullyconv.data import SegmentationDataModule, open_source
+from fullyconv.data.public.trees import CAMVID as SET
 from fullyconv.errors import DatasetError
 from fullyconv.images import write_image, write_mask
 
@@ -20,6 +20,8 @@ def write_camvid(root: Path, splits: dict[str, list[str]], values: int = 12) -> 
     (root / "train.txt").write_text("/SegNet/CamVid/train/x.png /SegNet/CamVid/trainannot/x.png\n")
     return root
 
+
+CAMVID, SPLITS = SET.own, SET.facts.counts
 
 FILES = {"train": ["0001TP_006690", "0016E5_01260"], "val": ["0016E5_07959"], "test": ["Seq05VD_f00000"]}
 
@@ -63,7 +65,7 @@ def test_split_without_annotations_is_an_error(tmp_path):
     root = write_camvid(tmp_path / "camvid", FILES)
     (root / "valannot" / "0016E5_07959.png").unlink()
     (root / "valannot").rmdir()
-    with pytest.raises(FileNotFoundError, match="valannot: no such folder"):
+    with pytest.raises(DatasetError, match="valannot: no such folder"):
         open_source(root)
 
 

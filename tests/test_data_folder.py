@@ -10,10 +10,12 @@ import torch
 from PIL import Image
 
 from closeness import assert_close
-from fullyconv.data.folder import SegmentationFolder, find_splits, set_aside
-from fullyconv.data.pairs import Pair, match_pairs
+from fullyconv.data.folder import SegmentationFolder, set_aside
+from fullyconv.data.label_maps import labels_from_values
+from fullyconv.data.layouts import find_layout
+from fullyconv.data.pairs import Pair
 from fullyconv.data.samplers import EpochSampler, UnpaddedDistributedSampler
-from fullyconv.data.sources import check_labels, dataset_root, labels_from_values, open_source
+from fullyconv.data.sources import check_labels, dataset_root, open_source
 from fullyconv.data.transforms import Augmentation, training_transform
 from fullyconv.errors import DatasetError
 from fullyconv.images import write_image, write_mask
@@ -52,7 +54,7 @@ def test_pairs_are_found_by_name_whatever_the_extension_and_sub_folder(tmp_path)
     write_mask(tmp_path / "m" / "z.png", np.zeros((24, 32), np.uint8))
     (tmp_path / "i" / "notes.txt").touch()
     (tmp_path / "i" / ".DS_Store.png").touch()
-    assert keys(match_pairs(tmp_path / "i", tmp_path / "m")) == ["b", "berlin/a", "v1.2", "z"]
+    assert keys(find_layout(tmp_path, images="i", masks="m").splits["all"]) == ["i/berlin/a", "i/b", "i/v1.2", "i/z"]
 
 
 def test_names_that_differ_on_one_side_only_pair_by_the_rest(simple):
@@ -110,7 +112,7 @@ def test_splits_outside_and_inside_are_found(tmp_path, val):
         write_pairs(tmp_path / "x" / split / "images", tmp_path / "x" / split / "masks", names)
         write_pairs(tmp_path / "y" / "images" / split, tmp_path / "y" / "masks" / split, names)
     for root in ("x", "y"):
-        _, splits = find_splits(tmp_path / root)
+        splits = find_layout(tmp_path / root).splits
         assert {name: keys(pairs) for name, pairs in splits.items()} == {
             "train": ["a", "b"],
             "val": ["c"],
@@ -122,7 +124,7 @@ def test_split_without_masks_is_an_error_and_not_left_out(tmp_path):
     for split in ("train", "val"):
         write_pairs(tmp_path / split / "images", tmp_path / split / "masks", ["a" + split])
     shutil.rmtree(tmp_path / "val" / "masks")
-    with pytest.raises(FileNotFoundError, match="val/masks: no such folder"):
+    with pytest.raises(DatasetError, match="val/masks: no such folder"):
         open_source(tmp_path)
 
 

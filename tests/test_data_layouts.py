@@ -12,7 +12,8 @@ from PIL import Image
 
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.data.doctor import examine
-from fullyconv.data.layouts import Lost, find_layout, match_files
+from fullyconv.data.layouts import find_layout
+from fullyconv.data.pairs import pair_files
 from fullyconv.data.sources import open_source
 from fullyconv.errors import DatasetError
 
@@ -92,7 +93,7 @@ class TestNames:
     def test_exact_names_come_first(self, tmp_path: Path) -> None:
         images = [tmp_path / f"{name}.jpg" for name in ("a_1", "a_2")]
         masks = [tmp_path / f"{name}.png" for name in ("a_1", "a_2")]
-        assert match_files(images, masks, "i", "m").notes == []
+        assert pair_files(images, masks, "i", "m").notes == []
 
     @pytest.mark.parametrize(
         ("images", "masks"),
@@ -107,18 +108,18 @@ class TestNames:
     def test_what_all_names_share_is_taken_off_and_numbers_are_compared_as_such(
         self, tmp_path: Path, images: tuple[str, ...], masks: tuple[str, ...]
     ) -> None:
-        layout = match_files(
+        paired = pair_files(
             [tmp_path / f"{name}.jpg" for name in images], [tmp_path / f"{name}.png" for name in masks], "i", "m"
         )
-        found = {pair.image.stem: pair.mask.stem for pair in layout.splits["all"]}
+        found = {pair.image.stem: pair.mask.stem for pair in paired.pairs}
         assert found == dict(zip(images, masks, strict=True))
-        assert layout.notes[0].startswith("paired by the part of the names that differs")
+        assert paired.notes[0].startswith("paired by the part of the names that differs")
 
     def test_digits_are_never_cut_in_two(self, tmp_path: Path) -> None:
-        with pytest.raises(DatasetError, match="no mask of the same name"):
-            match_files(
-                [tmp_path / "im10.jpg", tmp_path / "im11.jpg"], [tmp_path / "m20.png", tmp_path / "m21.png"], "i", "m"
-            )
+        images, masks = ([tmp_path / f"{name}.png" for name in names] for names in (("im10", "im11"), ("m20", "m21")))
+        found = pair_files(images, masks, "i", "m")
+        assert not found.pairs
+        assert "no mask of the same name" in found.lost[0].message
 
     def test_images_without_a_mask_are_an_error_or_left_out_on_demand(self, tmp_path: Path) -> None:
         put(tmp_path, "images/a.png", "images/b.png", "masks/a.png")
@@ -218,13 +219,12 @@ class TestLists:
 
     def test_lists_that_do_not_fit_are_told_where_that_is_asked_for(self, tmp_path: Path) -> None:
         root = self.plain(tmp_path, *"abc", train="x0", val="x1")
-        lost: list[Lost] = []
-        assert len(find_layout(root, lost=lost).splits["all"]) == 3
-        with pytest.raises(DatasetError, match=r"train\.txt: none of its 1 names"):
-            find_layout(root, images="images", masks="masks")
-        assert [(one.rule, Path(one.files[0]).name) for one in lost] == [
-            ("lists of names that fit no image", "train.txt")
-        ]
+        for options in ({}, {"images": "images", "masks": "masks"}):
+            layout = find_layout(root, **options)
+            assert len(layout.splits["all"]) == 3
+            assert [(one.rule, Path(one.files[0]).name) for one in layout.findings] == [
+                ("lists of names that fit no image", "train.txt")
+            ]
 
     def test_a_list_of_images_without_masks_is_told(self, tmp_path: Path) -> None:
         root = put(self.plain(tmp_path, *"abc", train="a\nb", val="c", test="d"), "images/d.png")
@@ -264,7 +264,7 @@ class TestListsOfOnesOwn:
         with pytest.raises(DatasetError, match=r"val\.txt: none of its 1 names"):
             open_source(root, lists=lists)
         rules = [finding.rule for finding in examine(root, lists=lists).findings if finding.severity == "error"]
-        assert "1 x lists of names that fit no image" in rules
+        assert "lists of names that fit no image" in rules
 
     def test_a_set_known_by_its_files_takes_them_too(self, tmp_path: Path) -> None:
         put(
@@ -440,15 +440,17 @@ def test_lists_of_names_split_images_and_masks_of_the_plain_names_too(tmp_path: 
 def test_files_that_do_not_pair_are_told_instead_of_refused_where_that_is_asked_for(tmp_path: Path) -> None:
     put(tmp_path, *(f"images/{name}.png" for name in "abcd"), *(f"masks/{name}.png" for name in "bcde"))
     put(tmp_path, "images/c.bmp")
-    lost: list[Lost] = []
-    assert [pair.key for pair in find_layout(tmp_path, lost=lost).splits["all"]] == ["b", "d"]
-    assert [(one.rule, [Path(name).name for name in one.files]) for one in lost] == [
+    layout = find_layout(tmp_path)
+    assert [pair.key for pair in layout.splits["all"]] == ["b", "d"]
+    assert [(one.rule, [Path(name).name for name in one.files]) for one in layout.lost] == [
         ("files that share one name", ["c.bmp", "c.png"]),
         ("images without a mask", ["a.png"]),
         ("masks without an image", ["e.png"]),
     ]
+    assert {one.severity for one in layout.findings} == {"error"}
+    assert {one.severity for one in find_layout(tmp_path, skip_bad=True).findings} == {"warning"}
     with pytest.raises(DatasetError, match="share one name"):
-        find_layout(tmp_path)
+        open_source(tmp_path)
 
 
 def test_a_split_without_masks_does_not_mix_the_others(tmp_path: Path) -> None:
@@ -456,14 +458,13 @@ def test_a_split_without_masks_does_not_mix_the_others(tmp_path: Path) -> None:
     put(tmp_path, "images/test/c.png")
     given: dict[str, Any] = {"images": "images", "masks": "masks"}
     with pytest.raises(DatasetError, match=r"c\.png: images of the split 'test', where masks has no masks; .*skip"):
-        find_layout(tmp_path, **given)
+        open_source(tmp_path, **given)
     expected = {"train": ["a"], "val": ["b"]}
     assert keys(tmp_path, **given, unlabeled="skip") == expected
     notes = find_layout(tmp_path, **given, unlabeled="skip").notes
     assert "images: 1 images of the split 'test' are without masks and left out" in notes
-    lost: list[Lost] = []
-    assert keys(tmp_path, **given, lost=lost) == expected
-    assert [(one.rule, [Path(name).name for name in one.files]) for one in lost] == [
+    assert keys(tmp_path, **given) == expected
+    assert [(one.rule, [Path(name).name for name in one.files]) for one in find_layout(tmp_path, **given).lost] == [
         ("images without a mask", ["c.png"])
     ]
     put(tmp_path, "labels/a.png", "labels/b.png", "labels/c.png")  # the masks of every split in one folder

@@ -353,7 +353,7 @@ def test_names_alone_do_not_say_what_one_bit_is_beside_0_and_255(tmp_path: Path)
 def test_matlab_masks_are_bounded_before_they_are_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr("fullyconv.data.masks.MAX_PIXELS", 2000)
+    monkeypatch.setattr("fullyconv.data.matlab.MAX_PIXELS", 2000)
     for name in ("loaded", "refused"):
         size = SIZE if name == "loaded" else (6000, 8000)
         mask = np.zeros(size, np.uint8)

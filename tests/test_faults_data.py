@@ -90,11 +90,6 @@ def read_by_color_or_refused(found: Diagnosed, wanted: list[int], masks: Sequenc
     assert any("palette" in text and "colo" in text for text in found.texts())
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="palette masks are read by index, whatever color an index has in each file",
-)
 @pytest.mark.parametrize("named", ["", "classes.txt", "--values"])
 def test_w1_palette_masks_whose_palettes_disagree_are_read_by_color(
     named: str, tmp_path: Path, capsys: Capture
@@ -139,11 +134,6 @@ def voc_tree(root: Path, index: int, train: int = 6, val: int = 3, unlisted: int
     return root
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="the lists of the first tree are applied to all, and drop the other trees",
-)
 def test_w2_lists_of_trees_side_by_side_are_joined(tmp_path: Path, capsys: Capture) -> None:
     for index, name in enumerate(("ant", "bee", "cow")):
         voc_tree(tmp_path / name, index)
@@ -153,9 +143,6 @@ def test_w2_lists_of_trees_side_by_side_are_joined(tmp_path: Path, capsys: Captu
     assert sorted(found.pixels.values())[:3] == [9 * 15 * 20] * 3  # each of the three classes
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="pairs that are in no list are left out with a note alone"
-)
 def test_w2_many_pairs_in_no_list_are_a_warning(tmp_path: Path, capsys: Capture) -> None:
     found = doctor(capsys, voc_tree(tmp_path, 0, unlisted=4))
     assert found.splits == {"train": 6, "val": 3}
@@ -179,9 +166,6 @@ def crowded(root: Path, cats: Sequence[int], dogs: Sequence[int]) -> Path:
     return coco_tree(root, *entries)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="crowds are ignored, also where nothing of a class is left"
-)
 @pytest.mark.parametrize("dogs", [(0, 0), (1, 1)])
 def test_w3_a_class_that_is_all_crowd_is_an_error(dogs: tuple[int, int], tmp_path: Path, capsys: Capture) -> None:
     found = doctor(capsys, crowded(tmp_path, (1, 1), dogs))
@@ -189,20 +173,17 @@ def test_w3_a_class_that_is_all_crowd_is_an_error(dogs: tuple[int, int], tmp_pat
     assert any("crowd" in text and re.search(r"\bcat\b", text) for text in found.texts("error"))
 
 
-@pytest.mark.xfail(strict=True, raises=pytest.fail.Exception, reason="crowds are ignored, also where nothing is left")
 def test_w3_training_is_refused_where_all_of_a_class_is_crowd(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="crowd"):
         SegmentationDataModule.from_folder(crowded(tmp_path / "set", (1, 1), (0, 0))).check()
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="some crowds are a note without their share")
 def test_w3_some_crowds_are_a_warning_with_their_share(tmp_path: Path, capsys: Capture) -> None:
     found = doctor(capsys, crowded(tmp_path, (1, 0), (0, 0)))
     assert found.code == 0
     assert any("crowd" in text and "%" in text for text in found.texts("warning"))
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="no option reads crowds as their category")
 def test_w3_the_error_names_the_option_that_reads_crowds_as_their_category(tmp_path: Path, capsys: Capture) -> None:
     whole = doctor(capsys, crowded(tmp_path / "whole", (0, 0), (0, 0)))
     root = crowded(tmp_path / "crowds", (1, 1), (1, 1))
@@ -213,7 +194,6 @@ def test_w3_the_error_names_the_option_that_reads_crowds_as_their_category(tmp_p
 # ---- annotations -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the name goes to Labels, whose error knows no file")
 def test_c24_a_coco_category_with_a_line_break_names_file_and_category(tmp_path: Path, capsys: Capture) -> None:
     root = coco_tree(tmp_path)
     entries = [annotation(1, 0, 3, [SQUARE]), annotation(2, 1, 7, [SQUARE])]
@@ -224,7 +204,6 @@ def test_c24_a_coco_category_with_a_line_break_names_file_and_category(tmp_path:
     assert "category 7" in found.errors or "dog" in found.errors
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the label goes to Labels, whose error knows no file")
 def test_c24_a_labelme_label_with_a_line_break_names_file_and_label(tmp_path: Path, capsys: Capture) -> None:
     found = doctor(capsys, labelme_tree(tmp_path, shape("dog\nfox", [[10, 5], [30, 5], [30, 25]])))
     assert found.code != 0
@@ -240,7 +219,6 @@ DEGENERATE = {
 }
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="one degenerate segmentation stops the whole set")
 @pytest.mark.parametrize("kind", DEGENERATE)
 def test_l5_degenerate_segmentations_are_skipped_with_a_count(kind: str, tmp_path: Path, capsys: Capture) -> None:
     good = [annotation(1, 0, 3, [SQUARE]), annotation(2, 1, 7, [SQUARE])]
@@ -272,7 +250,6 @@ def tiff_masks(root: Path, nodata: int, **options: Any) -> Path:
     return root
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a label map holds numbers from 0 on")
 @pytest.mark.parametrize("nodata", [-9999, -1])
 @pytest.mark.parametrize(
     "words", ["--values 0=ground,1=box,2=sky,{}=ignore", "--values={}=ignore,0=ground,1=box,2=sky"]
@@ -284,7 +261,6 @@ def test_m1_negative_values_may_be_ignored(words: str, nodata: int, tmp_path: Pa
     assert found.pixels["ignore"] == IGNORED
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the tag GDAL_NODATA is not looked at")
 def test_m1_the_nodata_value_that_a_tiff_names_is_ignored(tmp_path: Path, capsys: Capture) -> None:
     root = tiff_masks(tmp_path, -9999, extratags=[(42113, "s", 0, "-9999", True)])
     found = doctor(capsys, root)
@@ -333,9 +309,6 @@ def test_l6_masks_of_floats_between_whole_numbers_are_refused_by_name(tmp_path: 
 # ---- colors ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="palette masks beside masks of colors are taken for numbers"
-)
 def test_m9_palette_masks_beside_rgb_masks_are_read_by_color_and_named(tmp_path: Path, capsys: Capture) -> None:
     root = plain_tree(tmp_path)
     wanted, masks = truth(root), masks_of(root)
@@ -368,18 +341,7 @@ def named_tree(root: Path, name: str, content: str) -> Path:
     return root
 
 
-def not_yet(name: str) -> Any:
-    known = name == "id2label.json"
-    return (
-        name
-        if known
-        else pytest.param(
-            name, marks=pytest.mark.xfail(strict=True, raises=AssertionError, reason=f"{name} is not read")
-        )
-    )
-
-
-@pytest.mark.parametrize("name", [not_yet(name) for name in NAMED])
+@pytest.mark.parametrize("name", NAMED)
 def test_l4_names_of_classes_are_read_where_they_lie(name: str, tmp_path: Path, capsys: Capture) -> None:
     wanted = truth(plain_tree(tmp_path / "plain"))
     found = doctor(capsys, named_tree(tmp_path / "set", name, NAMED[name]))
@@ -389,7 +351,7 @@ def test_l4_names_of_classes_are_read_where_they_lie(name: str, tmp_path: Path, 
     assert found.pixels["box"] == min(wanted)  # the rarest
 
 
-@pytest.mark.parametrize("name", [not_yet(name) for name in NAMED])
+@pytest.mark.parametrize("name", NAMED)
 def test_l4_names_that_disagree_with_the_masks_are_told(name: str, tmp_path: Path, capsys: Capture) -> None:
     content = NAMED[name].replace('"2"', '"7"').replace("2, sky", "7, sky").replace("30,30,200", "1,99,1")
     found = doctor(capsys, named_tree(tmp_path / "set", name, content))
@@ -415,11 +377,6 @@ def many_masks(root: Path, how: str) -> list[str]:
     return sorted(path.name for path in (root / "masks").glob("000_*"))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="the option that was given is advised again, and several masks are not seen",
-)
 @pytest.mark.parametrize("how", ["a class", "an instance"])
 def test_m5_several_masks_of_an_image_are_told_as_such(how: str, tmp_path: Path, capsys: Capture) -> None:
     names = many_masks(tmp_path, how)
@@ -432,7 +389,6 @@ def test_m5_several_masks_of_an_image_are_told_as_such(how: str, tmp_path: Path,
     assert all(name in found.errors for name in names[:2])
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="each pair is looked at alone")
 def test_m13_two_masks_whose_sizes_are_each_others_are_told_as_exchanged(tmp_path: Path, capsys: Capture) -> None:
     root = write_tree(tmp_path, {"train": 4, "val": 2})
     images = sorted((root / "train" / "images").iterdir())
@@ -450,9 +406,6 @@ def test_m13_two_masks_whose_sizes_are_each_others_are_told_as_exchanged(tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="offsets in the table are believed, and lead out of the file"
-)
 def test_c18_a_changed_byte_in_a_saved_table_is_an_answer_and_no_crash(tmp_path: Path) -> None:
     def png(seed: int, *channels: int) -> dict[str, Any]:
         file = io.BytesIO()
@@ -476,7 +429,6 @@ def test_c18_a_changed_byte_in_a_saved_table_is_an_answer_and_no_crash(tmp_path:
     assert any(name in done.stdout + done.stderr for name in (table.name, "state.json"))
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="nothing looks at the bytes of names")
 @pytest.mark.parametrize("where", ["file", "folder"])
 def test_c8_names_that_are_no_utf8_are_told_by_the_doctor(where: str, tmp_path: Path, capsys: Capture) -> None:
     root = strangely_named(tmp_path, where)
@@ -488,11 +440,6 @@ def test_c8_names_that_are_no_utf8_are_told_by_the_doctor(where: str, tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="every two images that look alike are linked, a list of half their square",
-)
 def test_c25_images_of_a_fixed_camera_take_memory_in_proportion_to_their_number(
     tmp_path: Path, capsys: Capture
 ) -> None:

@@ -6,7 +6,6 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
@@ -44,17 +43,8 @@ BESIDE = ["{}_labels", "{}_masks", "{}annot", "{}-masks"]
 SPLITS = [("train", "val", "test"), ("train", "test"), ("train",), ("day", "night")]
 
 
-def beside_cases() -> list[Any]:
-    fails = pytest.mark.xfail(
-        strict=True, raises=AssertionError, reason="a folder of images is known by its own name alone"
-    )
-    every = [(splits, form) for splits in SPLITS for form in BESIDE]
-    as_camvid = [(splits, "{}annot") for splits in SPLITS[:3]]  # which is known by this layout
-    return [pytest.param(*case, id="-".join([*case[0], case[1]]), marks=[] if case in as_camvid else fails)
-            for case in every]  # fmt: skip
-
-
-@pytest.mark.parametrize(("splits", "beside"), beside_cases())
+@pytest.mark.parametrize("beside", BESIDE)
+@pytest.mark.parametrize("splits", SPLITS, ids="-".join)
 def test_l1_a_folder_beside_that_of_its_masks_is_found(
     splits: tuple[str, ...], beside: str, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -66,7 +56,6 @@ def test_l1_a_folder_beside_that_of_its_masks_is_found(
     found_whole(found, dict.fromkeys(splits, 3) if "train" in splits else {"all": 3 * len(splits)})
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a folder of images is known by its own name alone")
 @pytest.mark.parametrize("form", ["{}_mask.gif", "{}_L.png"])
 def test_l1_names_of_masks_may_end_in_a_word_of_their_own(form: str, tmp_path: Path, capsys: Capture) -> None:
     for number in range(6):
@@ -75,9 +64,6 @@ def test_l1_names_of_masks_may_end_in_a_word_of_their_own(form: str, tmp_path: P
     found_whole(doctor(capsys, tmp_path), {"train": 6})
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="images of a split without masks stand in the way of those with masks"
-)
 def test_l1_images_to_be_predicted_beside_those_with_masks_are_left_out(tmp_path: Path, capsys: Capture) -> None:
     """As in Carvana: train/, train_masks/, and test/ of which nobody knows the masks."""
     for number in range(3):
@@ -111,7 +97,6 @@ def yolo(root: Path, form: str) -> Path:
     return root
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="labels in text files are not read")
 @pytest.mark.parametrize("form", ["{kind}/{split}", "{split}/{kind}"])
 @pytest.mark.parametrize("names", ["mapping", "list", "none"])
 def test_m4_l2_polygons_in_fractions_are_drawn_and_named(
@@ -133,7 +118,6 @@ def test_m4_l2_polygons_in_fractions_are_drawn_and_named(
         assert "cat" in found.classes
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="labels in text files are not read")
 def test_m4_boxes_of_yolo_are_refused_as_what_they_are(tmp_path: Path, capsys: Capture) -> None:
     root = yolo(tmp_path, "{kind}/{split}")
     for path in root.rglob("labels/*/*.txt"):
@@ -147,9 +131,6 @@ def test_m4_boxes_of_yolo_are_refused_as_what_they_are(tmp_path: Path, capsys: C
 # ---- images and masks in one folder ----------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="a mask in the folder of its image is known by its extension alone"
-)
 @pytest.mark.parametrize("splits", [("",), ("train", "valid", "test"), ("train", "valid")])
 @pytest.mark.parametrize(
     ("image", "label"),
@@ -177,7 +158,6 @@ TREES: dict[str, Callable[[Path], Path]] = {
     "camvid": lambda root: camvid(root),
     "a saved table": lambda root: table(root),
 }
-FOUND = ("images + masks", "images/train", "coco", "labelme")
 
 
 def camvid(root: Path) -> Path:
@@ -206,17 +186,7 @@ def pairs(root: Path, form: str = "{kind}", suffixes: tuple[str, str] = ("png", 
 
 
 @pytest.mark.parametrize("above", ["archive", "dataset-v2/export"])
-@pytest.mark.parametrize(
-    "kind",
-    [
-        kind
-        if kind in FOUND
-        else pytest.param(
-            kind, marks=pytest.mark.xfail(strict=True, raises=AssertionError, reason="looked for at the top alone")
-        )
-        for kind in TREES
-    ],
-)
+@pytest.mark.parametrize("kind", TREES)
 def test_m14_a_folder_one_level_too_high_is_found_or_the_one_below_is_named(
     kind: str, above: str, tmp_path: Path, capsys: Capture
 ) -> None:

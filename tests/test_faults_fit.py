@@ -279,9 +279,6 @@ def test_w18_a_run_that_goes_on_keeps_its_best_weights_wherever_it_lies(
 # ---- what is said ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="nothing looks at the bytes of names before training ends"
-)
 @pytest.mark.parametrize("where", ["file", pytest.param("folder", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("before_training")
 def test_c8_names_that_are_no_utf8_are_refused_before_training(where: str, tmp_path: Path, capsys: Capture) -> None:
@@ -298,7 +295,6 @@ def test_w5_fit_warns_of_values_far_below_the_range_of_their_type(form: str, tmp
     assert re.search("12 bits|range|4095", said.text)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the splits that there are are listed, and no option")
 def test_m11_a_test_without_a_test_split_names_both_ways_out(tmp_path: Path, capsys: Capture) -> None:
     root = write_tree(tmp_path / "set", {"train": 4, "val": 2}, size=(32, 32))
     labels = SegmentationDataModule.from_folder(root).labels

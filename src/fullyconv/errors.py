@@ -10,7 +10,16 @@ LOGGER = logging.getLogger("fullyconv")
 
 
 class DatasetError(ValueError):
-    """An image, a mask or a folder of them is not what it should be; the message names the file."""
+    """An image, a mask or a folder of them is not what it should be; the message names the file.
+
+    Args:
+        message: what is wrong, and the remedy.
+        files: all files concerned, where there are several.
+    """
+
+    def __init__(self, message: str = "", *, files: Iterable[object] = ()) -> None:
+        super().__init__(message)
+        self.files = tuple(map(str, files))
 
 
 class WeightsError(ValueError):

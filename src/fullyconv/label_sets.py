@@ -229,6 +229,21 @@ COCO_STUFF: tuple[str, ...] = (
 OXFORD_PET: tuple[str, ...] = ("background", "pet")
 """Oxford-IIIT Pet (Parkhi et al. 2012): the trimaps without the border between the two."""
 
+CAMVID: dict[str, Color] = {
+    "sky": (128, 128, 128),
+    "building": (128, 0, 0),
+    "pole": (192, 192, 128),
+    "road": (128, 64, 128),
+    "pavement": (60, 40, 222),
+    "tree": (128, 128, 0),
+    "sign": (192, 128, 128),
+    "fence": (64, 64, 128),
+    "car": (64, 0, 128),
+    "pedestrian": (64, 64, 0),
+    "bicyclist": (0, 128, 192),
+}
+"""CamVid as SegNet labels it (Badrinarayanan et al. 2017): 11 classes with their colors."""
+
 _COCO_GAPS = frozenset([11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90])  # ids that COCO planned and never used, less 1
 
 
@@ -322,6 +337,16 @@ def coco_stuff() -> Labels:
     """
     values = [value for value in range(182) if value not in _COCO_GAPS]
     return Labels.of(COCO_STUFF, values=dict(zip(values, COCO_STUFF, strict=True)))
+
+
+def camvid() -> Labels:
+    """CamVid: the 11 classes in the order of the mask values 0..10; 11 is void and ignored.
+
+    Example:
+        >>> camvid().values[11]
+        'ignore'
+    """
+    return Labels.of(tuple(CAMVID), tuple(CAMVID.values()), {**dict(enumerate(CAMVID)), len(CAMVID): IGNORE})
 
 
 def oxford_pet(*, border: bool = False) -> Labels:

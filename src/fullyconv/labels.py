@@ -208,11 +208,13 @@ class Labels:
                 value = as_text(code)
                 if value in read:
                     raise ValueError(f"values holds the color {value} twice; remove one")
-            elif not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_VALUE:
+            elif not isinstance(value, int) or isinstance(value, bool) or not -(2**31) <= value <= _MAX_VALUE:
                 raise ValueError(
-                    f"values={{{value!r}: {name!r}}}: a mask holds integers in 0..{_MAX_VALUE}, or colors written "
-                    '"#rrggbb"'
+                    f"values={{{value!r}: {name!r}}}: a mask holds integers in 0..{_MAX_VALUE}, negative ones to be "
+                    'ignored, or colors written "#rrggbb"'
                 )
+            elif value < 0 and name != IGNORE:
+                raise ValueError(f'values={{{value}: {name!r}}}: a negative value is no class; it may be "{IGNORE}"')
             if name != IGNORE and name not in self.names:
                 raise ValueError(
                     f"values={{{value!r}: {name!r}}} names no class. {near_miss(str(name), [*self.names, IGNORE])}"
@@ -329,12 +331,12 @@ class Labels:
         }
 
     @cached_property
-    def _color_table(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
-        """The colors in increasing order and the class index of each."""
+    def _sparse_table(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+        """The values in increasing order and the class index of each."""
         index = {name: i for i, name in enumerate(self.names)} | {IGNORE: self.ignore_index}
-        colors = sorted(self.meaning)
-        indices = np.array([index[self.meaning[color]] for color in colors], dtype=self.dtype)
-        return np.array(colors, np.int64), indices
+        values = sorted(self.meaning)
+        indices = np.array([index[self.meaning[value]] for value in values], dtype=self.dtype)
+        return np.array(values, np.int64), indices
 
     @cached_property
     def _table(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
@@ -375,8 +377,8 @@ class Labels:
             )
         if mask.dtype == np.bool_:
             mask = mask.view(np.uint8)
-        if self.by_color:
-            return self._encode_colors(mask, path)
+        if self.by_color or min(self.meaning) < 0:
+            return self._encode_sparse(mask, path)
         encoded, known = self._table
         if mask.dtype != np.uint8 and mask.size and (int(mask.min()) < 0 or int(mask.max()) >= len(known)):
             raise DatasetError(self._stray(mask, path))
@@ -385,11 +387,11 @@ class Labels:
         result: npt.NDArray[Any] = encoded.take(mask)
         return result
 
-    def _encode_colors(self, mask: npt.NDArray[Any], path: str | Path | None) -> npt.NDArray[Any]:
-        colors, indices = self._color_table
+    def _encode_sparse(self, mask: npt.NDArray[Any], path: str | Path | None) -> npt.NDArray[Any]:
+        values, indices = self._sparse_table
         runs, lengths = runs_of(mask)
-        places = np.searchsorted(colors, runs).clip(max=len(colors) - 1)
-        if (colors[places] != runs).any():
+        places = np.searchsorted(values, runs).clip(max=len(values) - 1)
+        if (values[places] != runs).any():
             raise DatasetError(self._stray(mask, path))
         result: npt.NDArray[Any] = np.repeat(indices[places], lengths).reshape(mask.shape)
         return result

@@ -22,6 +22,7 @@ DATA_OPTIONS = {
     "classes": ("A,B", "class names, in order"),
     "values": ("0=A,1=B", "what mask values mean; 255=ignore, '#ff0000=A', or the name of a public set"),
     "unlabeled": ("skip", "leave out images without a mask"),
+    "crowds": ("category", "read COCO's crowds as their category, not as ignored"),
 }
 """Options that say how a folder is read: name -> what stands for the value, and the help."""
 
@@ -67,6 +68,7 @@ def add_reading(command: argparse.ArgumentParser, fractions: bool = False) -> No
         group.add_argument(f"--{option}", metavar=metavar, help=text)
         # The second spelling is that of the whole LightningCLI.
         group.add_argument(f"--data.{option}", dest=option, help=argparse.SUPPRESS)
+    group.add_argument("--skip-bad", action="store_true", help="leave out broken pairs, and list them")
     for option, (form, metavar, text) in FRACTIONS.items() if fractions else ():
         key = option.replace("-", "_")
         group.add_argument(f"--{option}", metavar=metavar, type=form, help=text)
@@ -75,8 +77,8 @@ def add_reading(command: argparse.ArgumentParser, fractions: bool = False) -> No
 
 def reading_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Give what a data module has to be told, of what stands in a command line."""
-    told = {option: getattr(arguments, option) for option in ("images", "masks", "pairs", "lists", "unlabeled")}
-    reading: dict[str, Any] = {option: value for option, value in told.items() if value}
+    told = ("images", "masks", "pairs", "lists", "unlabeled", "crowds", "skip_bad")
+    reading: dict[str, Any] = {option: value for option in told if (value := getattr(arguments, option))}
     if arguments.values:
         reading["values"] = _read_values(arguments.values)
     if arguments.classes:
@@ -91,10 +93,10 @@ def reading_of(arguments: argparse.Namespace) -> dict[str, Any]:
 def reading_words(settings: Mapping[str, Any]) -> str:
     """Write the options of `add_reading` as words of a command line, those that are not left as they are."""
     words = []
-    for key in ("images", "masks", "pairs", "lists", "unlabeled", "values", "classes", "val_fraction", "test_fraction",
-                "split_seed"):  # fmt: skip
+    for key in ("images", "masks", "pairs", "lists", "unlabeled", "crowds", "values", "classes", "val_fraction",
+                "test_fraction", "split_seed"):  # fmt: skip
         value = settings.get(key)
-        if value is None or value == {"unlabeled": "error", "val_fraction": 0.2}.get(key, 0):
+        if value is None or value == {"unlabeled": "error", "crowds": "ignore", "val_fraction": 0.2}.get(key, 0):
             continue
         if isinstance(value, Mapping):
             plain = not any(set(f"{number}{name}") & set(",={") for number, name in value.items())
@@ -103,6 +105,7 @@ def reading_words(settings: Mapping[str, Any]) -> str:
         elif isinstance(value, list | tuple):
             value = json.dumps(list(value), ensure_ascii=False) if "," in "".join(value) else ",".join(value)
         words += [f"--{key.replace('_', '-')}", shlex.quote(str(value))]
+    words += ["--skip-bad"] if settings.get("skip_bad") else []
     return "".join(f" {word}" for word in words)
 
 

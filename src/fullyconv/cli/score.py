@@ -53,6 +53,8 @@ def _test(arguments: argparse.Namespace) -> int:
     data = SegmentationDataModule(
         arguments.data, in_channels=int(segmenter.hparams["in_channels"]), batch_size=arguments.batch_size, **reading
     )
+    for text in data.source.warned:
+        print(f"fullyconv: {text}", file=sys.stderr)
     if arguments.report:
         from fullyconv.report import write_report
 

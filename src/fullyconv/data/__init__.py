@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fullyconv.data.camvid import CAMVID
 from fullyconv.data.datamodule import SegmentationDataModule, collate
-from fullyconv.data.folder import LAYOUTS, SegmentationFolder
-from fullyconv.data.pairs import Pair, match_pairs
+from fullyconv.data.folder import SegmentationFolder
+from fullyconv.data.layouts import LAYOUTS
+from fullyconv.data.pairs import Pair
 from fullyconv.data.samplers import EpochSampler, UnpaddedDistributedSampler
 from fullyconv.data.sources import PUBLIC_SETS, Source, check_labels, dataset_root, open_source
 from fullyconv.data.transforms import PAD_VALUE, Augmentation, TrainingTransform, training_transform
 from fullyconv.lazy import submodules
 
 __all__ = [
-    "CAMVID",
     "LAYOUTS",
     "PAD_VALUE",
     "PUBLIC_SETS",
@@ -29,7 +28,6 @@ __all__ = [
     "check_labels",
     "collate",
     "dataset_root",
-    "match_pairs",
     "open_source",
     "training_transform",
 ]

@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from fullyconv.data.augment import Augment, Augmented
 from fullyconv.data.cache import DecodedCache
 from fullyconv.data.folder import SegmentationFolder, set_aside
+from fullyconv.data.layouts import Reading
 from fullyconv.data.pairs import Pair
 from fullyconv.data.samplers import EpochSampler, UnpaddedDistributedSampler
 from fullyconv.data.sources import check_labels, open_source
@@ -60,7 +62,7 @@ class SegmentationDataModule(L.LightningDataModule):
 
     Args:
         data: a folder, or the name of a public set under the folder that FULLYCONV_DATA names. See
-            `fullyconv.data.folder.LAYOUTS` for what a folder may look like.
+            `fullyconv.data.layouts.LAYOUTS` for what a folder may look like.
         classes: class names in the order of the network's outputs; found from the data by default.
         values: value in the mask file -> class name or "ignore"; by default value i is class i and 255 is ignored. A
             value is a number, or a color "#rrggbb". Or the name of a public set ("voc2012"), whose label map is taken.
@@ -71,6 +73,8 @@ class SegmentationDataModule(L.LightningDataModule):
         lists: a folder with train.txt and val.txt, test.txt or both: names of images, one a line, which take the place
             of the splits that the data has; images in no list are left out.
         unlabeled: "skip" leaves out images without a mask, "error" refuses them.
+        skip_bad: leave out files that do not pair, and pairs that cannot be read, and list them, instead of an error.
+        crowds: "ignore", or "category" to read COCO's regions of many objects (`iscrowd`) as their category.
         in_channels: C of the images. 3 reads all as RGB, 1 as gray; any other number is that of the files, all of
             them: 4 keeps alpha or a fourth band, TIFF files of more bands need the extra `tiff`.
         batch_size: samples a training batch and process.
@@ -118,6 +122,8 @@ class SegmentationDataModule(L.LightningDataModule):
         pairs: str | None = None,
         lists: str | None = None,
         unlabeled: Literal["error", "skip"] = "error",
+        skip_bad: bool = False,
+        crowds: Literal["ignore", "category"] = "ignore",
         in_channels: int = 3,
         batch_size: int = 4,
         crop_size: int | tuple[int, int] | None = None,
@@ -140,6 +146,7 @@ class SegmentationDataModule(L.LightningDataModule):
         augment: Augment | None = None,
         repeats: int = 1,
     ) -> None:
+        given = dict(locals())
         super().__init__()
         data = os.fspath(data)
         # Not for the logger: the module has arguments of the same names, and Lightning refuses to merge the two.
@@ -147,34 +154,9 @@ class SegmentationDataModule(L.LightningDataModule):
         if augment is not None and (not callable(augment) or isinstance(augment, type)):
             raise ValueError(f"augment={augment!r}: give an object that is called with an image and its mask")
         self.augment = augment
-        self._set_loading(
-            {
-                "crop_size": crop_size,
-                "scale": scale,
-                "flip": flip,
-                "brightness": brightness,
-                "contrast": contrast,
-                "saturation": saturation,
-                "hue": hue,
-                "batch_size": batch_size,
-                "repeats": repeats,
-                "num_workers": num_workers,
-                "seed": seed,
-                "eval_batch_size": eval_batch_size,
-                "check": check,
-            }
-        )
-        self.source = open_source(
-            data,
-            classes=classes,
-            values=values,
-            images=images,
-            masks=masks,
-            pairs=pairs,
-            lists=lists,
-            unlabeled=unlabeled,
-            in_channels=in_channels,
-        )
+        self._set_loading(given)
+        reading = {option.name: given[option.name] for option in fields(Reading)}
+        self.source = open_source(data, classes=classes, values=values, **reading)
         if train_on not in ("train", "train+val"):
             raise ValueError(f'train_on={train_on!r}: choose "train" or "train+val"')
         self.splits = self._drawn(test_fraction, val_fraction, split_seed)
@@ -276,6 +258,7 @@ class SegmentationDataModule(L.LightningDataModule):
             *([] if self.in_channels == 3 else [f"images of {self.in_channels} channels"]),
             f"values in the masks: {self.labels.describe_values()}",
             *self.source.notes,
+            *self.source.warned,
         ]
         return "\n".join(lines)
 
@@ -386,9 +369,11 @@ class SegmentationDataModule(L.LightningDataModule):
 
     def _pairs(self, split: str) -> list[Pair]:
         if split not in self.splits:
+            other = next((name for name in ("val", "test", "train") if name in self.splits), "train")
+            aside = {"test": ", set a part aside (test_fraction=0.2, --test-fraction 0.2)"}.get(split, "")
             raise DatasetError(
-                f"{self.source.root}: has no split {split!r}, only {', '.join(self.splits)}; add a {split}/ folder "
-                "or use one of these"
+                f"{self.source.root}: has no split {split!r}, only {', '.join(self.splits)}; take one of these "
+                f"(--split {other}){aside}, or add a {split}/ folder"
             )
         return self.splits[split]
 

@@ -1,10 +1,9 @@
-"""Folders of images and masks: the layouts that are understood, and the data set that reads them."""
+"""The data set that reads pairs of image and mask as samples."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,24 +13,12 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from fullyconv.data.cache import DecodedCache
-from fullyconv.data.pairs import Pair, match_pairs
+from fullyconv.data.pairs import Pair
 from fullyconv.data.readers import FileReader, Reader
 from fullyconv.data.transforms import TrainingTransform
 from fullyconv.errors import DatasetError
 from fullyconv.images import exif_orientation
 from fullyconv.labels import Labels
-
-LAYOUTS = """\
-  images/ + masks/                                       (a part is set aside for validation)
-  train/images/ + train/masks/, the same in val/, test/  (val/ and test/ may be missing)
-  images/train/ + masks/train/, the same with val, test  (val and test may be missing)
-  train/ + trainannot/, val/ + valannot/, ...            (CamVid)
-with masks of one channel (index or palette PNG), each named like its image up to the extension,
-and optionally classes.txt: one class name a line, the first line for value 0; or images with annotations of COCO
-(annotations/instances_train.json, train/_annotations.coco.json) or labelme (x.json beside x.jpg), or a set that
-Hugging Face's datasets saved"""
-
-_SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 Transform = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[Tensor, Tensor]]
 
@@ -131,47 +118,26 @@ def read_pair(
     return image, labels.encode(mask, pair.mask)
 
 
-def check_sizes(pair: Pair, image: tuple[int, int], mask: tuple[int, int]) -> None:
-    """Refuse a pair whose image and mask differ in size (each height, width in pixels)."""
+def check_sizes(pair: Pair, image: tuple[int, int], mask: tuple[int, int], twin: Pair | None = None) -> None:
+    """Refuse a pair whose image and mask differ in size.
+
+    Args:
+        pair: the pair.
+        image: height and width of the image, in pixels.
+        mask: those of the mask.
+        twin: a pair whose sizes are these the other way round.
+    """
     if image == mask:
         return
     hint = ""
     if image == mask[::-1] and pair.image.is_file() and exif_orientation(pair.image) != 1:
         hint = " The image is turned by its EXIF orientation and the mask is not: turn the mask, or strip the tag"
+    if twin is not None:
+        hint = f" Those of {twin.image} and {twin.mask} are these the other way round: were the two masks swapped?"
     raise DatasetError(
         f"{pair.image} has {image[0]} x {image[1]} pixels (H x W) and its mask {pair.mask} {mask[0]} x {mask[1]}; "
         f"both must be equal.{hint or ' Resize one (masks by nearest neighbor), or pair the right files'}"
     )
-
-
-def find_splits(root: Path) -> tuple[str, dict[str, list[Pair]]] | None:
-    """Find the splits of a folder in one of the general layouts.
-
-    Args:
-        root: the folder.
-
-    Returns:
-        The layout in words, and split name -> pairs; the one split is called "all" where there are none. None where the
-        folder has none of these layouts.
-
-    Raises:
-        FileNotFoundError: if a split has images and no masks, or the other way round.
-        DatasetError: if images and masks do not pair.
-    """
-    for images, masks in (("{}/images", "{}/masks"), ("images/{}", "masks/{}")):
-        folders = {
-            split: (root / images.format(name), root / masks.format(name))
-            for split, names in _SPLITS.items()
-            for name in names
-            # Either of them makes a split: one without the other is then an error, and not left out.
-            if (root / images.format(name)).is_dir() or (root / masks.format(name)).is_dir()
-        }
-        if "train" in folders:
-            layout = f"{images.format('train')} + {masks.format('train')}"
-            return layout, {split: match_pairs(*both) for split, both in folders.items()}
-    if (root / "images").is_dir() and (root / "masks").is_dir():
-        return "images + masks", {"all": match_pairs(root / "images", root / "masks")}
-    return None
 
 
 def set_aside(pairs: Sequence[Pair], fraction: float, seed: int) -> tuple[list[Pair], list[Pair]]:

@@ -224,7 +224,7 @@ class MultiHeadDataModule(L.LightningDataModule):
         for head, entry in self.labels.items():
             names = ", ".join(entry.names[:24]) + (", ..." if entry.num_classes > 24 else "")
             lines.append(f"{head}: {entry.num_classes} classes: {names}")
-        return "\n".join([*lines, *source.notes])
+        return "\n".join([*lines, *source.notes, *source.warned])
 
     def setup(self, stage: str) -> None:
         """Check the masks that the stage will use; Lightning calls this."""

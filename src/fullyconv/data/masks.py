@@ -1,28 +1,31 @@
 """What the numbers and colors in mask files are: indices, gray levels, colors, 1 bit, MATLAB and BSDS files.
 
 The files are looked at before anything is believed of them, and whatever is done to their values is said: a color
-table, soft edges cut at the middle, colors snapped to the nearest one. What is in doubt is refused with the remedy.
+table, soft edges cut at the middle, colors snapped to the nearest one. A number never means two things in one set: what
+is in doubt is refused with the remedy.
 """
 
 from __future__ import annotations
 
-import math
+import io
 import os
-import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
+from fullyconv.data.findings import Finding
+from fullyconv.data.matlab import read_labels, read_seg
 from fullyconv.data.pairs import Pair
 from fullyconv.data.readers import FileReader
 from fullyconv.errors import DatasetError
-from fullyconv.images import MAX_PIXELS, Encoded, lossy_format, mask_mode, read_colors, read_mask
+from fullyconv.images import Encoded, lossy_format, mask_mode, read_colors, read_image, read_mask
 from fullyconv.labels import (
     IGNORE,
     NO_COLOR,
@@ -43,6 +46,7 @@ SNAP = 64.0
 """Largest distance in RGB at which a color counts as one of the table: a quarter of the range of a channel."""
 
 MAX_COLORS = 256
+VALUES = "values="
 _VOID = 0xE0E0C0  # the border that PASCAL VOC draws, index 255
 
 
@@ -73,9 +77,9 @@ class MaskReader(FileReader):
         file = self.mask_file(pair)
         suffix = file.suffix.lower() if isinstance(file, Path) else ""
         if suffix == ".mat":
-            return _read_mat(pair.mask)
+            return read_labels(pair.mask)
         if suffix == ".seg":
-            return _read_seg(pair.mask)
+            return read_seg(pair.mask)
         if self.colors:
             return self._by_color(read_colors(file), str(file))
         if self.levels and lossy_format(file):
@@ -128,150 +132,301 @@ def _nearest(colors: Array, table: Sequence[int]) -> tuple[Array, Array]:
     return places, near
 
 
-Reading = TypeVar("Reading", bound=MaskReader)
+@dataclass(frozen=True)
+class AnyReader(FileReader):
+    """Read masks of which nobody knows what they hold: numbers where there are any, else nothing but the size."""
+
+    def mask(self, pair: Pair) -> Array:
+        """Read the mask as (H, W) integers, zeros for what holds no numbers."""
+        if pair.mask.suffix.lower() in (".mat", ".seg"):
+            return np.zeros(self.size(pair), np.uint8)
+        if mask_mode(pair.mask) == "RGB" or lossy_format(pair.mask):
+            return np.zeros(read_image(pair.mask).shape[:2], np.uint8)
+        return read_mask(pair.mask)
 
 
-def reader_for(
+@dataclass
+class Decision:
+    """How the masks of a set are to be read.
+
+    Args:
+        reader: the reader.
+        labels: the classes, where colors tell them.
+        notes: what was decided, one sentence each.
+        findings: what of it names files.
+        nodata: values that the files themselves call no data.
+    """
+
+    reader: MaskReader
+    labels: Labels | None = None
+    notes: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    nodata: frozenset[int] = frozenset()
+
+
+def decide(
     pairs: Sequence[Pair],
     values: Mapping[int | str, str] | None,
     *,
     named: bool,
-    base: Reading | None = None,
-    count: Callable[[MaskReader, Pair], dict[int, int]] | None = None,
-    counts: dict[Pair, dict[int, int]] | None = None,
-    threads: int | None = None,
-) -> tuple[MaskReader, Labels | None, list[str]]:
+    count: Callable[[MaskReader, Pair], dict[int, int]],
+    counts: dict[Pair, dict[int, int]],
+    base: MaskReader | None = None,
+    where: str = VALUES,
+) -> Decision:
     """Look at the masks of a set and find out how to read them.
 
     Args:
         pairs: the pairs.
         values: the label map if it is given; its keys are numbers, or colors "#rrggbb".
         named: whether class names are given elsewhere (classes.txt, classes=).
-        base: the reader to start from, which knows where the files are.
         count: counts the values of the mask of a pair.
         counts: where the counts of masks are kept that had to be read anyway.
-        threads: number of threads.
+        base: the reader to start from, which knows where the files are.
+        where: who gave the label map, for messages.
 
     Returns:
-        The reader; the labels where colors or levels tell them; and what was decided, one sentence each.
+        The decision.
 
     Raises:
         DatasetError: if masks hold colors or levels that do not tell what they mean; it says what to give.
         ValueError: if `values` mixes numbers and colors, or a color is none.
     """
-    reader: MaskReader = MaskReader() if base is None else base
+    reader = MaskReader() if base is None else base
     colors = _given_colors(values)
-    counts = {} if counts is None else counts
-    with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 16)) as pool:
-        kinds = list(pool.map(lambda pair: _kind(reader.mask_file(pair)), pairs))
-        modes = [mode for mode, _ in kinds]
-        lossy = [pair for pair, (_, is_lossy) in zip(pairs, kinds, strict=True) if is_lossy]
-        colored = [pair for pair, mode in zip(pairs, modes, strict=True) if mode == "RGB"]
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
+        headers = dict(zip(pairs, pool.map(lambda pair: _header(reader.mask_file(pair)), pairs), strict=True))
+        masks = _Masks(reader, headers, pool, count, counts)
+        unused = None
+        if colors and where != VALUES and not masks.of("RGB", "P") and not set(masks.colors(pairs)) <= {*colors}:
+            message = f"{where} names colors, and the masks hold numbers: say which is which by values= (--values)"
+            unused, colors, values = Finding("warning", "names that do not fit the masks", message, (where,)), [], None
         if colors:
-            return _by_table(reader, pairs, colors, values or {}, next((kind for _, kind in kinds if kind), ""), pool)
-        if lossy and values:
-            formats = " and ".join(sorted({kind for _, kind in kinds if kind}))
-            levels = tuple(sorted(int(value) for value in values if int(value) <= 255))
-            note = (
-                f"{len(lossy)} masks are {formats}, which changes values near borders: snapped to the nearest of "
-                f"{', '.join(map(str, levels))}"
-            )
-            return replace(reader, levels=levels), None, [note]
-        if lossy:
-            read_mask(reader.mask_file(lossy[0]))  # which refuses it and says why
-        totals: Counter[int] = Counter()
-        if colored:
-            for found in pool.map(lambda pair: _count_colors(reader, pair), colored):
-                totals.update(found)
-        if colored and not all(_is_gray(color) for color in totals):
-            if len(colored) < len(pairs):
-                other = next(pair for pair, mode in zip(pairs, modes, strict=True) if mode != "RGB")
-                raise DatasetError(
-                    f"{colored[0].mask} holds colors and {other.mask} numbers: masks of one set are of one kind; "
-                    "convert one of them"
-                )
-            return _from_colors(reader, totals, values, named, colored[0].mask)
-        if values is None and not named:
-            return _from_levels(reader, pairs, modes, count or _count, counts, pool)
-        if "1" in modes and values is None:
-            _check_bits(reader, pairs, modes, count or _count, pool)
-        if "1" in modes and values is not None and 255 in values and 1 not in values:
-            note = "1-bit masks: a set pixel is read as 255"
-            return replace(reader, bit_value=255), None, [note]
-        ends = {str(value) for value in values or ()} == {"0", "255"} and IGNORE not in (values or {}).values()
-        if ends:  # both are classes, so that what lies between may be soft edges
-            cut = _from_levels(reader, pairs, modes, count or _count, counts, pool)
-            if cut[0].threshold is not None:
-                return cut
-        return reader, None, []
+            return _by_table(masks, colors, values or {}, where)
+        decision = _by_number(masks, values, named)
+        decision.findings += [unused] if unused else []
+        nodata = frozenset(header.nodata for header in headers.values() if header.nodata is not None)
+        return replace(decision, nodata=nodata if decision.labels is None else frozenset())
 
 
-def _kind(file: Path | Encoded) -> tuple[str, str]:
+@dataclass(frozen=True)
+class _Header:
+    """What the header of a mask says."""
+
+    mode: str
+    lossy: str
+    palette: bytes = b""
+    nodata: int | None = None
+
+
+def _header(file: Path | Encoded) -> _Header:
     mode = mask_mode(file)
-    return mode, lossy_format(file) if mode in ("L", "RGB") else ""
+    lossy = lossy_format(file) if mode in ("L", "RGB") else ""
+    suffix = Path(str(file)).suffix.lower()
+    if mode != "P" and suffix not in (".tif", ".tiff"):
+        return _Header(mode, lossy)
+    with Image.open(io.BytesIO(file.data) if isinstance(file, Encoded) else file) as image:
+        palette = bytes(image.getpalette() or b"") if mode == "P" else b""
+        text = str(getattr(image, "tag_v2", {}).get(42113, "")).strip("\0 ")  # GDAL_NODATA
+    if palette == bytes(level // 3 for level in range(len(palette))):
+        mode, palette = "L", b""  # the palette of those who gave none: a number is its own gray
+    try:
+        nodata = int(float(text)) if text and float(text) == int(float(text)) else None
+    except (ValueError, OverflowError):
+        nodata = None
+    return _Header(mode, lossy, palette, nodata)
 
 
-def _count(reader: MaskReader, pair: Pair) -> dict[int, int]:
-    return count_values_of(reader.mask(pair))
+@dataclass(frozen=True)
+class _Masks:
+    """The masks of a set, and what was found out about them."""
+
+    reader: MaskReader
+    headers: Mapping[Pair, _Header]
+    pool: ThreadPoolExecutor
+    count: Callable[[MaskReader, Pair], dict[int, int]]
+    counts: dict[Pair, dict[int, int]]
+
+    def of(self, *modes: str) -> list[Pair]:
+        """Give the pairs whose masks are of these modes."""
+        return [pair for pair, header in self.headers.items() if header.mode in modes]
+
+    def values(self, pairs: Sequence[Pair]) -> list[dict[int, int]]:
+        """Count the values of masks that hold numbers."""
+        todo = [pair for pair in pairs if pair not in self.counts]
+        self.counts.update(zip(todo, self.pool.map(lambda pair: self.count(self.reader, pair), todo), strict=True))
+        return [self.counts[pair] for pair in pairs]
+
+    def colors(self, pairs: Sequence[Pair]) -> Counter[int]:
+        """Count the colors of masks, whatever they hold."""
+        total: Counter[int] = Counter()
+        for found in self.pool.map(self._colors, pairs):
+            total.update(found)
+        return total
+
+    def _colors(self, pair: Pair) -> dict[int, int]:
+        return count_values_of(packed(read_colors(self.reader.mask_file(pair))))
 
 
-def _check_bits(
-    reader: MaskReader,
-    pairs: Sequence[Pair],
-    modes: Sequence[str],
-    count: Callable[[MaskReader, Pair], dict[int, int]],
-    pool: ThreadPoolExecutor,
-) -> None:
-    """Refuse 1-bit files beside files of 0 and 255: by the names alone a set pixel is 1 in these, ignored in those."""
-    others = [pair for pair, mode in zip(pairs, modes, strict=True) if mode != "1"]
-    found = list(pool.map(lambda pair: count(reader, pair), others))
-    full = [pair for pair, values in zip(others, found, strict=True) if 255 in values]
-    if full and all(set(values) <= {0, 255} for values in found):
+def _by_number(masks: _Masks, values: Mapping[int | str, str] | None, named: bool) -> Decision:
+    """Take masks for numbers, unless they hold colors."""
+    reader, pairs = masks.reader, list(masks.headers)
+    lossy = [pair for pair in pairs if masks.headers[pair].lossy]
+    if lossy and values:
+        formats = " and ".join(sorted({masks.headers[pair].lossy for pair in lossy}))
+        levels = tuple(sorted(int(value) for value in values if 0 <= int(value) <= 255))
+        note = (
+            f"{len(lossy)} masks are {formats}, which changes values near borders: snapped to the nearest of "
+            f"{', '.join(map(str, levels))}"
+        )
+        return Decision(replace(reader, levels=levels), notes=[note])
+    if lossy:
+        read_mask(reader.mask_file(lossy[0]))  # which refuses it and says why
+    colored, indexed = masks.of("RGB"), masks.of("P")
+    totals = masks.colors(colored)
+    if colored and not all(_is_gray(color) for color in totals):
+        return _mixed_colors(masks, totals, colored, indexed, values, named)
+    if indexed and (found := _disagreement(masks, indexed)):
+        return _mixed_colors(masks, totals, colored, indexed, values, named, found)
+    if indexed and len(indexed) < len(pairs) and values is None:
+        _check_kinds(masks, indexed)
+    if values is None and not named:
+        return _from_levels(masks)
+    bits = masks.of("1")
+    if bits and values is None:
+        _check_bits(masks, bits)
+    if bits and values is not None and 255 in values and 1 not in values:
+        return Decision(replace(reader, bit_value=255), notes=["1-bit masks: a set pixel is read as 255"])
+    ends = {str(value) for value in values or ()} == {"0", "255"} and IGNORE not in (values or {}).values()
+    if ends:  # both are classes, so that what lies between may be soft edges
+        cut = _from_levels(masks)
+        if cut.reader.threshold is not None:
+            return cut
+    return Decision(reader)
+
+
+def _disagreement(masks: _Masks, indexed: Sequence[Pair]) -> str:
+    """Say of which index that occurs the palettes give different colors; empty where there is none."""
+    palettes = {masks.headers[pair].palette: pair for pair in reversed(indexed)}
+    if len(palettes) < 2:
+        return ""
+    for index in sorted({value for found in masks.values(indexed) for value in found}):
+        colors: dict[bytes, Pair] = {}
+        for palette, pair in palettes.items():
+            if color := palette[3 * index : 3 * index + 3]:
+                colors.setdefault(color, pair)
+        if len(colors) > 1:
+            shown = [
+                f"#{color.hex()} in {pair.mask}" for color, pair in sorted(colors.items(), key=lambda c: str(c[1].mask))
+            ]
+            return f"the palettes disagree: index {index} is {shown[0]} and {shown[1]}"
+    return ""
+
+
+def _mixed_colors(
+    masks: _Masks,
+    totals: Counter[int],
+    colored: Sequence[Pair],
+    indexed: Sequence[Pair],
+    values: Mapping[int | str, str] | None,
+    named: bool,
+    found: str = "",
+) -> Decision:
+    """Read masks of colors, and palette masks among them or with palettes that disagree, by their colors."""
+    totals = totals + masks.colors(indexed)
+    others = [pair for pair in masks.headers if pair not in {*colored, *indexed}]
+    gray = masks.colors(others) if others else Counter[int]()
+    if not set(gray) <= set(totals):
+        fewer = min([*colored, *indexed], others, key=len)
+        first = (indexed or colored)[0]
         raise DatasetError(
-            f"{pairs[modes.index('1')].mask} has 1 bit, {full[0].mask} holds 0 and 255: class names alone do not say "
-            'that a set pixel is the same in both; give values={0: "name", 255: "name"} (--values), and it is'
+            f"{first.mask} holds colors and {others[0].mask} numbers: masks of one set are of one kind; convert "
+            f"{len(fewer)} of them" + (f" ({found})" if found else ""),
+            files=[pair.mask for pair in fewer],
+        )
+    files = tuple(str(pair.mask) for pair in (min(indexed, colored, key=len) if colored and indexed else indexed))
+    if found and (named or values is not None):
+        raise DatasetError(
+            f"{files[0]}: {found}, so that no number means one thing; name the colors: "
+            'values={"#rrggbb": "name", ...} (--values "#rrggbb=name,...")',
+            files=files,
+        )
+    decision = _from_colors(masks.reader, totals + gray, values, named, (colored or indexed)[0].mask)
+    if found:
+        decision.findings.append(Finding("warning", "palettes that disagree", f"{found}; all are read by color", files))
+    elif indexed:
+        message = f"{len(indexed)} masks have a palette and {len(colored)} hold colors: all are read by color"
+        decision.findings.append(Finding("note", "palettes beside colors", message, files))
+    return decision
+
+
+def _check_kinds(masks: _Masks, indexed: Sequence[Pair]) -> None:
+    """Refuse palette masks beside gray ones that have no value in common but 0: is an index a gray level?"""
+    others = [pair for pair in masks.headers if pair not in set(indexed)]
+    here, there = ({value for found in masks.values(some) for value in found} - {0} for some in (indexed, others))
+    if here and there and not here & there:
+        fewer = min(indexed, others, key=len)
+        raise DatasetError(
+            f"{indexed[0].mask} has a palette and the indices {_numbers(here)}, {others[0].mask} none and the values "
+            f"{_numbers(there)}: they do not say that a class is the same in both; give values={{value: name}} "
+            "(--values) for all of them, or convert one kind",
+            files=[pair.mask for pair in fewer],
         )
 
 
-def _from_levels(
-    reader: MaskReader,
-    pairs: Sequence[Pair],
-    modes: Sequence[str],
-    count: Callable[[MaskReader, Pair], dict[int, int]],
-    counts: dict[Pair, dict[int, int]],
-    pool: ThreadPoolExecutor,
-) -> tuple[MaskReader, Labels | None, list[str]]:
+def _numbers(values: set[int]) -> str:
+    return ", ".join(map(str, sorted(values)[:8])) + (" ..." if len(values) > 8 else "")
+
+
+def _check_bits(masks: _Masks, bits: Sequence[Pair]) -> None:
+    """Refuse 1-bit files beside files of 0 and 255: by the names alone a set pixel is 1 in these, ignored in those."""
+    others = [pair for pair in masks.headers if pair not in set(bits)]
+    found = masks.values(others)
+    full = [pair for pair, values in zip(others, found, strict=True) if 255 in values]
+    if full and all(set(values) <= {0, 255} for values in found):
+        raise DatasetError(
+            f"{bits[0].mask} has 1 bit, {full[0].mask} holds 0 and 255: class names alone do not say "
+            'that a set pixel is the same in both; give values={0: "name", 255: "name"} (--values), and it is',
+            files=[pair.mask for pair in min(bits, full, key=len)],
+        )
+
+
+def _from_levels(masks: _Masks) -> Decision:
     """See whether gray levels are soft edges between 0 and 255, and what 1-bit files stand beside."""
-    if not set(modes) & {"L", "RGB", "1"}:
-        return reader, None, []
+    reader = masks.reader
+    if not masks.of("L", "RGB", "1"):
+        return Decision(reader)
     total: Counter[int] = Counter()
     other: Counter[int] = Counter()  # of the files that are not 1-bit
-    read: dict[Pair, dict[int, int]] = {}
-    for pair, found, mode in zip(pairs, pool.map(lambda pair: count(reader, pair), pairs), modes, strict=True):
-        read[pair] = found
+    bits = masks.of("1")
+    kept = dict(masks.counts)
+    for pair, found in zip(masks.headers, masks.values(list(masks.headers)), strict=True):
         total.update(found)
-        if mode != "1":
+        if pair not in bits:
             other.update(found)
-    if "1" in modes and set(other) and set(other) <= {0, 255}:
+    changed = None
+    if bits and set(other) and set(other) <= {0, 255}:
         note = "some masks have 1 bit and some hold 0 and 255: a set pixel is read as 255"
-        return replace(reader, bit_value=255), None, [note]
+        changed = Decision(replace(reader, bit_value=255), notes=[note])
     pixels = sum(total.values())
     ends = sum(number for value, number in total.items() if value <= 16 or value >= 240)
     levels = [value for value in total if 16 < value < 240]
-    if len(total) > 32 and levels and ends >= 0.97 * pixels and max(total) <= 255:
+    if changed is None and len(total) > 32 and levels and ends >= 0.97 * pixels and max(total) <= 255:
         soft = 1 - (total.get(0, 0) + total.get(255, 0)) / pixels
         note = (
             f"the masks hold {len(total)} gray levels between 0 and 255 (soft edges, {soft:.1%} of the pixels): "
             "cut at 128"
         )
-        return replace(reader, threshold=128), None, [note]
-    counts.update(read)
-    return reader, None, []
+        changed = Decision(replace(reader, threshold=128), notes=[note])
+    if changed is not None:  # what was counted is not what will be read
+        masks.counts.clear()
+        masks.counts.update(kept)
+    return changed or Decision(reader)
 
 
 def _from_colors(
     reader: MaskReader, counts: Counter[int], values: Mapping[int | str, str] | None, named: bool, path: Path
-) -> tuple[MaskReader, Labels | None, list[str]]:
+) -> Decision:
     """Find the colors that are classes among those that occur."""
     remedy = 'give every color its class: values={"#ff0000": "name", "#000000": "ignore", ...} (--values)'
     pixels = sum(counts.values())
@@ -282,10 +437,10 @@ def _from_colors(
         reader = replace(reader, colors=(*voc[:255], _VOID), codes=(*range(255), 255))
         note = f"the masks have the colors of PASCAL VOC's map: color i is read as value i ({len(present)} occur)"
         if numbered:
-            return reader, None, [note]
+            return Decision(reader, notes=[note])
         names = {value: f"class {value}" for value in present}
         palette = [_bytes(voc[value]) for value in present]
-        return reader, Labels.of(list(names.values()), palette, names), [note]
+        return Decision(reader, Labels.of(list(names.values()), palette, names), [note])
     if numbered:
         shown = ", ".join(f"{as_text(color)} {count / pixels:.1%}" for color, count in counts.most_common(12))
         shown += " ..." if len(counts) > 12 else ""
@@ -312,17 +467,10 @@ def _from_colors(
         )
     texts = [as_text(color) for color in kept]
     labels = Labels.of(texts, [_bytes(color) for color in kept], {text: text for text in texts})
-    return replace(reader, colors=tuple(kept), snap=bool(off)), labels, notes
+    return Decision(replace(reader, colors=tuple(kept), snap=bool(off)), labels, notes)
 
 
-def _by_table(
-    reader: MaskReader,
-    pairs: Sequence[Pair],
-    colors: Sequence[int],
-    values: Mapping[int | str, str],
-    lossy: str,
-    pool: ThreadPoolExecutor,
-) -> tuple[MaskReader, Labels, list[str]]:
+def _by_table(masks: _Masks, colors: Sequence[int], values: Mapping[int | str, str], where: str) -> Decision:
     """Take the colors that were given; what is none of them is snapped, and counted."""
     names = list(dict.fromkeys(name for name in values.values() if name != IGNORE))
     by_name: dict[str, int] = {}
@@ -331,9 +479,8 @@ def _by_table(
     unseen = (color for color in map(packed_color, default_palette(4096)) if color not in colors)
     palette = [_bytes(by_name[name] if name in by_name else next(unseen)) for name in names]
     labels = Labels.of(names, palette, values)
-    counts: Counter[int] = Counter()
-    for found in pool.map(lambda pair: _count_colors(reader, pair), pairs):
-        counts.update(found)
+    pairs = list(masks.headers)
+    counts = masks.colors(pairs)
     pixels = sum(counts.values())
     strays = np.array([color for color in counts if color not in set(colors)], np.int64)
     off = sum(counts[int(color)] for color in strays)
@@ -344,17 +491,18 @@ def _by_table(
         lost = sum(far.values())
         shown = ", ".join(f"{as_text(color)} {number / pixels:.1%}" for color, number in far.most_common(3))
         meaning = values.get(OTHER, IGNORE)
-        if lost > 0.5 * pixels and OTHER not in values:
+        if lost > (0.5 if where == VALUES else 0.01) * pixels and OTHER not in values:
             raise DatasetError(
-                f"{pairs[0].mask}: {lost / pixels:.0%} of the pixels of all masks have none of the colors of values= "
-                f"and are near none of them ({shown}); give every color its class, or correct values="
+                f"{pairs[0].mask}: {lost / pixels:.0%} of the pixels of all masks have none of the colors of {where} "
+                f"and are near none of them ({shown}); give every color its class, or correct {where}"
             )
+        lossy = next((header.lossy for header in masks.headers.values() if header.lossy), "")
         why = f"{lossy} changes colors near borders" if lossy else "antialiased edges?"
         notes.append(
             f"{off / pixels:.2%} of the pixels ({off}) have none of the colors given ({why}): {off - lost} of them "
             f"are read as the nearest within {SNAP:g}, {lost} as {meaning}" + (f" ({shown} ...)" if lost else "")
         )
-    return replace(reader, colors=tuple(colors), snap=bool(off) or OTHER in values), labels, notes
+    return Decision(replace(masks.reader, colors=tuple(colors), snap=bool(off) or OTHER in values), labels, notes)
 
 
 def _given_colors(values: Mapping[int | str, str] | None) -> list[int]:
@@ -377,10 +525,6 @@ def _given_colors(values: Mapping[int | str, str] | None) -> list[int]:
     return colors
 
 
-def _count_colors(reader: MaskReader, pair: Pair) -> dict[int, int]:
-    return count_values_of(packed(read_colors(reader.mask_file(pair))))
-
-
 def _is_gray(color: int) -> bool:
     return color >> 16 == (color >> 8) & 255 == color & 255
 
@@ -399,108 +543,3 @@ def _rgb(colors: Array) -> Array:
 
 def _bytes(color: int) -> tuple[int, int, int]:
     return color >> 16, (color >> 8) & 255, color & 255
-
-
-def _read_mat(path: Path) -> Array:
-    """Read the label matrix of a MATLAB file: groundTruth.Segmentation (BSDS), GTcls.Segmentation (SBD), or the one."""
-    try:
-        from scipy.io import loadmat, whosmat
-    except ImportError as error:
-        raise ImportError(f"{path}: MATLAB masks need SciPy: pip install 'fullyconv[mat]'") from error
-    try:
-        _bound_mat(path, whosmat(str(path)))
-        content = loadmat(str(path))
-    except DatasetError:
-        raise
-    except Exception as error:  # NotImplementedError for v7.3, ValueError, struct.error ... for damaged ones
-        raise DatasetError(
-            f"{path}: cannot be read as a MATLAB file of version 7 or older ({error}); save it as PNG"
-        ) from error
-    names = [name for name in content if not name.startswith("__")]
-    matrices: list[Array] = []
-    for name in names:
-        _collect(content[name], matrices, 0)
-    if len(matrices) != 1:
-        raise DatasetError(
-            f"{path}: holds {len(matrices)} label matrices ({', '.join(map(str, names))}); save the one that is meant "
-            "as PNG"
-        )
-    return matrices[0]
-
-
-def _bound_mat(path: Path, variables: Sequence[tuple[str, tuple[int, ...], str]]) -> None:
-    """Refuse matrices of too many pixels, and files that unpack to more than one of those, before they are loaded."""
-    remedy = f"the bound is {MAX_PIXELS}; save a smaller mask, as PNG"
-    for name, shape, _ in variables:
-        if math.prod(shape) > MAX_PIXELS:
-            raise DatasetError(f"{path}: {name} is too large ({' x '.join(map(str, shape))} pixels), {remedy}")
-    left = 8 * MAX_PIXELS + 2**24  # of the widest numbers
-    if path.stat().st_size * 1032 <= left:  # deflate packs no better than 1032 to 1
-        return
-    with path.open("rb") as file:
-        head = file.read(128)
-        if head[126:128] not in (b"IM", b"MI"):
-            return  # of version 4, which packs nothing
-        order: Literal["little", "big"] = "little" if head[126:128] == b"IM" else "big"
-        while len(tag := file.read(8)) == 8:
-            kind, size = int.from_bytes(tag[:4], order), int.from_bytes(tag[4:], order)
-            if kind != 15:  # not packed
-                file.seek(size, os.SEEK_CUR)
-                left -= size
-            else:
-                left -= _unpacked_bytes(file.read(size), left)
-            if left < 0:
-                raise DatasetError(f"{path}: too large when it is unpacked, {remedy}")
-
-
-def _unpacked_bytes(data: bytes, most: int) -> int:
-    """Count the bytes that zlib would unpack, and stop beyond a number of them."""
-    unpack = zlib.decompressobj()
-    count = 0
-    while data and count <= most and not unpack.eof:
-        count += len(unpack.decompress(data, 2**22))
-        data = unpack.unconsumed_tail
-    return count
-
-
-def _collect(value: Any, found: list[Array], depth: int) -> None:
-    if not isinstance(value, np.ndarray) or depth > 6:
-        return
-    if value.dtype.names:
-        if "Segmentation" in value.dtype.names:
-            for entry in value["Segmentation"].ravel()[:1]:
-                _collect(entry, found, depth + 1)
-        return
-    if value.dtype == object:
-        for entry in value.ravel()[:1]:
-            _collect(entry, found, depth + 1)
-        return
-    if value.ndim == 2 and min(value.shape) > 1 and np.issubdtype(value.dtype, np.number):
-        whole = value.astype(np.int64)
-        if (whole == value).all() and whole.min() >= 0 and whole.max() <= 65535:
-            found.append(whole.astype(np.uint8 if whole.max() <= 255 else np.uint16))
-
-
-def _read_seg(path: Path) -> Array:
-    """Read the run-length text of the Berkeley segmentation data set: lines of segment, row, first and last column."""
-    try:
-        head, _, body = path.read_text(encoding="ascii", errors="strict").partition("\ndata\n")
-        fields = dict(line.split(maxsplit=1) for line in head.splitlines() if len(line.split(maxsplit=1)) == 2)
-        height, width = int(fields["height"]), int(fields["width"])
-        if not (0 < height <= 65536 and 0 < width <= 65536 and height * width <= MAX_PIXELS):
-            raise ValueError(f"{height} x {width} pixels")
-        runs = np.array(body.split(), dtype=np.int64).reshape(-1, 4)
-    except (ValueError, KeyError, OSError, UnicodeError) as error:
-        raise DatasetError(
-            f"{path}: is no segmentation file of BSDS ({error}); replace it, or save the mask as PNG"
-        ) from error
-    mask = np.full((height, width), 65535, np.uint16)
-    for segment, row, first, last in runs.tolist():
-        if not (0 <= row < height and 0 <= first <= last < width and 0 <= segment < 65535):
-            raise DatasetError(
-                f"{path}: a run ({segment} {row} {first} {last}) lies outside of {height} x {width} pixels"
-            )
-        mask[row, first : last + 1] = segment
-    if (mask == 65535).any():
-        raise DatasetError(f"{path}: its runs do not cover all of {height} x {width} pixels; replace it")
-    return mask.astype(np.uint8) if mask.max() <= 255 else mask

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from fullyconv.errors import DatasetError, some
-from fullyconv.images import EXTENSIONS, MASK_EXTENSIONS
+from fullyconv.data.findings import Finding
+from fullyconv.data.words import bare
+from fullyconv.errors import some
+from fullyconv.images import MASK_EXTENSIONS
 
 
 @dataclass(frozen=True)
@@ -29,47 +32,102 @@ class Pair:
     key: str
 
 
-def match_pairs(images: str | Path, masks: str | Path) -> list[Pair]:
-    """Pair the images of one folder with the masks of another by name, whatever their extensions.
-
-    Sub-folders count: `images/berlin/0001.jpg` goes with `masks/berlin/0001.png`. Where no two names are equal, what
-    all names of a side begin or end with is taken off: `001_image.jpg` goes with `001_mask.png`.
+@dataclass
+class Paired:
+    """What goes together of two lists of files.
 
     Args:
-        images: folder of images.
-        masks: folder of masks.
+        pairs: the pairs, sorted by name.
+        lost: what does not pair, as errors.
+        notes: what was decided on the way, one sentence each.
+    """
+
+    pairs: list[Pair] = field(default_factory=list)
+    lost: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def pair_files(
+    images: Iterable[Path], masks: Iterable[Path], images_at: str, masks_at: str, unlabeled: str = "error"
+) -> Paired:
+    """Pair files by their names without extension.
+
+    Where no two names are equal, a word at their end such as _image or _mask is taken off, and then what all names of
+    one side begin or end with. Where nothing but numbers is left, they have to be equal: 04 goes with labels00000004.
+
+    Args:
+        images: images.
+        masks: masks.
+        images_at: where the images are, for messages.
+        masks_at: where the masks are, for messages.
+        unlabeled: "error" or "skip" for images without a mask.
 
     Returns:
-        At least one pair, sorted by name.
-
-    Raises:
-        FileNotFoundError: if a folder is missing.
-        DatasetError: if an image has no mask or a mask no image, if two files share a name, or if there are none.
+        What pairs and what does not.
     """
-    images, masks = Path(images), Path(masks)
-    photos, labels = _by_key(images, EXTENSIONS), _by_key(masks, MASK_EXTENSIONS)
-    if not photos and not labels:
-        raise DatasetError(f"{images}: no images in it; accepted are {', '.join(EXTENSIONS)}")
-    names = {key: key for key in photos}
-    if not photos.keys() & labels.keys():  # no name is equal: 001_image goes with 001_mask
-        one, two = distinct_parts(photos), distinct_parts(labels)
-        if len(one) == len(photos) and len(two) == len(labels) and one.keys() & two.keys():
-            names = one
-            photos = {key: photos[name] for key, name in one.items()}
-            labels = {key: labels[name] for key, name in two.items()}
-    if lonely := sorted(photos.keys() - labels.keys()):
-        hint = name_hint(photos[lonely[0]], labels.values(), masks)
-        raise DatasetError(
-            f"{some([photos[key] for key in lonely], 5)}: no mask of the same name in {masks}{hint}; "
-            "add the masks (the name without its extension must be equal) or remove the images"
+    found = Paired()
+    left, right = _by_stem(images, masks, found)
+    return pair_names(left, right, images_at, masks_at, unlabeled, found)
+
+
+def pair_names(
+    left: Mapping[str, Path],
+    right: Mapping[str, Path],
+    images_at: str,
+    masks_at: str,
+    unlabeled: str = "error",
+    found: Paired | None = None,
+) -> Paired:
+    """Pair images and masks, each listed by a name, as `pair_files` does.
+
+    Args:
+        left: name -> image.
+        right: name -> mask.
+        images_at: where the images are, for messages.
+        masks_at: where the masks are, for messages.
+        unlabeled: "error" or "skip" for images without a mask.
+        found: what was found before.
+
+    Returns:
+        What pairs and what does not.
+    """
+    found = found or Paired()
+    left, right = dict(left), dict(right)
+    left, right, key = _shared(left, right)
+    if key is not None:
+        found.notes.append(paired_by_part(left[key], right[key]))
+    _several(left, right, masks_at, found)
+    lonely, extra = sorted(left.keys() - right.keys()), sorted(right.keys() - left.keys())
+    if lonely and unlabeled == "skip" and len(lonely) < len(left):
+        found.notes.append(f"{images_at}: {len(lonely)} images without a mask are left out")
+    elif lonely:
+        files = [left[key] for key in lonely]
+        leave = ', or leave them out (unlabeled="skip", --unlabeled skip)' if unlabeled != "skip" else ""
+        remedy = (
+            f"no mask of the same name in {masks_at}{_hint(files[0], right.values(), masks_at)}; add the masks (the "
+            f"name without its extension must be equal), or remove the images{leave}"
         )
-    if extra := sorted(labels.keys() - photos.keys()):
-        hint = name_hint(labels[extra[0]], photos.values(), images)
-        raise DatasetError(
-            f"{some([labels[key] for key in extra], 5)}: no image of the same name in {images}{hint}; "
-            "add the images (the name without its extension must be equal) or remove the masks"
+        found.lost.append(lost("images without a mask", files, remedy))
+    if extra:
+        files = [right[key] for key in extra]
+        remedy = (
+            f"no image of the same name in {images_at}{_hint(files[0], left.values(), images_at)}; add the images (the "
+            "name without its extension must be equal) or remove the masks"
         )
-    return [Pair(photos[key], labels[key], names[key]) for key in sorted(photos)]
+        found.lost.append(lost("masks without an image", files, remedy))
+    found.pairs = [Pair(left[key], right[key], key) for key in sorted(left.keys() & right.keys())]
+    return found
+
+
+def lost(rule: str, files: Iterable[object], remedy: str) -> Finding:
+    """Tell files that do not pair."""
+    names = tuple(map(str, files))
+    return Finding("error", rule, f"{some(names, 5)}: {remedy}", names)
+
+
+def paired_by_part(image: Path, mask: Path) -> str:
+    """Say by an example that the names of images and masks were not equal."""
+    return f"paired by the part of the names that differs: {image.name} with {mask.name}"
 
 
 def plain_name(name: str) -> str:
@@ -77,47 +135,86 @@ def plain_name(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def name_hint(file: Path, others: Iterable[Path], folder: Path | None = None) -> str:
-    """Say what a file without a partner was probably meant to go with; empty where nothing is near.
+def _by_stem(images: Iterable[Path], masks: Iterable[Path], found: Paired) -> tuple[dict[str, Path], dict[str, Path]]:
+    """List files by their names; a name that two images or two masks share is left out of both."""
+    sides: list[dict[str, list[Path]]] = []
+    for files in (images, masks):
+        by_name: dict[str, list[Path]] = defaultdict(list)
+        for file in files:
+            by_name[plain_name(file.stem)].append(file)
+        sides.append(by_name)
+    twins = {name for side in sides for name, same in side.items() if len(same) > 1}
+    for name in sorted(twins):
+        same = next(side[name] for side in sides if len(side.get(name, [])) > 1)
+        message = f"{' and '.join(map(str, same))} share one name; remove or rename one of them"
+        found.lost.append(Finding("error", "files that share one name", message, tuple(map(str, same))))
+    left, right = ({name: same[0] for name, same in side.items() if name not in twins} for side in sides)
+    return left, right
 
-    Args:
-        file: the file.
-        others: files that it could go with.
-        folder: where they are; by default that of the first of them.
 
-    Example:
-        >>> name_hint(Path("images/IMG_1.jpg"), [Path("masks/img_1.png")])
-        ' (masks/img_1.png differs in upper and lower case only: rename one)'
-    """
+def _shared(left: dict[str, Path], right: dict[str, Path]) -> tuple[dict[str, Path], dict[str, Path], str | None]:
+    """Call the files by what both sides share; and give an example where that is not the whole name."""
+    if left.keys() & right.keys():
+        return left, right, None
+    ways: tuple[Callable[[Iterable[str]], dict[str, str]], ...] = (
+        lambda names: {bare(name): name for name in names},
+        distinct_parts,
+    )
+    for parts in ways:
+        one, two = parts(left), parts(right)
+        common = one.keys() & two.keys()
+        if common and len(one) == len(left) and len(two) == len(right):
+            return (
+                {key: left[name] for key, name in one.items()},
+                {key: right[name] for key, name in two.items()},
+                min(common),
+            )
+    return left, right, None
+
+
+def common_names(images: Iterable[Path], masks: Iterable[Path]) -> int:
+    """Count the names that two lists of files share, as `pair_files` compares them."""
+    left, right, _ = _shared(*_by_stem(images, masks, Paired()))
+    return len(left.keys() & right.keys())
+
+
+def _several(left: dict[str, Path], right: dict[str, Path], masks_at: str, found: Paired) -> None:
+    """Take out images that have several masks each, one a class or one an object, and tell them."""
+    begins: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(right.keys() - left.keys()):
+        for cut in re.finditer(r"[ _.-]", name):
+            begins[name[: cut.start()]].append(name)
+    lonely = sorted(left.keys() - right.keys())
+    many = {name: begins[name] for name in lonely if len(begins[name]) > 1}
+    if not many and len(left) == 1 == len(lonely) and len(right) > 1:
+        many = {lonely[0]: sorted(right)}
+    if not many or 2 * len(many) < len(lonely):
+        return
+    name = min(many)
+    names = [right[mask].name for mask in many[name]]
+    message = (
+        f"{left[name]}: has {len(names)} masks in {masks_at}, {some(names, 3)}: one a class, or one an object? One "
+        "mask an image is read: draw them into one, with a value for each class, or say by a pattern which are meant "
+        f"(--masks '*{names[0].removeprefix(name)}')"
+    )
+    found.lost.append(Finding("error", "images with several masks", message, tuple(str(left[name]) for name in many)))
+    for name, masks in many.items():
+        del left[name]
+        for mask in masks:
+            right.pop(mask, None)
+
+
+def _hint(file: Path, others: Iterable[Path], folder: str) -> str:
+    """Say what a file without a partner was probably meant to go with; empty where nothing is near."""
     wanted = plain_name(file.stem)
-    others = list(others)
     for other in others:
         name = plain_name(other.stem)
         if name != wanted and name.casefold() == wanted.casefold():
             return f" ({other} differs in upper and lower case only: rename one)"
-    folder = folder or (others[0].parent if others else None)
-    if folder is not None and folder.is_dir():
-        for entry in sorted(folder.iterdir()):
-            if plain_name(entry.stem) == wanted and entry.suffix and entry.suffix.lower() not in MASK_EXTENSIONS:
-                return f" ({entry.name} is there, but {entry.suffix} is no format that is read: save it as PNG)"
+    for entry in sorted(Path(folder).iterdir()) if Path(folder).is_dir() else ():
+        if plain_name(entry.stem) == wanted and entry.suffix and entry.suffix.lower() not in MASK_EXTENSIONS:
+            return f" ({entry.name} is there, but {entry.suffix} is no format that is read: save it as PNG)"
     return ""
-
-
-def _by_key(folder: Path, extensions: Sequence[str]) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; check the name")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        if path.suffix.lower() not in extensions or any(part.startswith(".") for part in relative.parts):
-            continue
-        if not path.is_file():
-            continue
-        key = plain_name(relative.with_suffix("").as_posix())
-        if key in found:
-            raise DatasetError(f"{found[key]} and {path} share one name; remove or rename one of them")
-        found[key] = path
-    return found
 
 
 def _common_start(names: Sequence[str]) -> str:

@@ -10,16 +10,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fullyconv.data import camvid
-from fullyconv.data.annotated import find_annotated
-from fullyconv.data.annotated.documents import read_json
-from fullyconv.data.folder import LAYOUTS, check_sizes, find_splits
-from fullyconv.data.layouts import OPTIONS, Layout, Lost, ambiguous, find_layout, paired_by_part, split_by, with_lists
-from fullyconv.data.masks import MaskReader, reader_for
-from fullyconv.data.pairs import Pair, plain_name
+from fullyconv.data.class_names import ClassNames, names_beside
+from fullyconv.data.findings import Finding
+from fullyconv.data.folder import check_sizes
+from fullyconv.data.label_maps import (
+    labels_from_values,
+    numbers_of,
+    only_numbers,
+    renamed,
+    shifted_hint,
+    two_ends_hint,
+)
+from fullyconv.data.layouts import find_layout, is_text, shown
+from fullyconv.data.masks import VALUES, AnyReader, MaskReader, decide
+from fullyconv.data.pairs import Pair
 from fullyconv.data.public import PUBLIC, PublicSet, fetch, locate, recognize
 from fullyconv.data.readers import FileReader, Reader
 from fullyconv.errors import DatasetError, near_miss
+from fullyconv.errors import some as listed
 from fullyconv.images import may_be_cut
 from fullyconv.labels import IGNORE, Labels, as_text, count_values_of, packed_color
 
@@ -28,7 +36,7 @@ PUBLIC_SETS = tuple(PUBLIC)
 
 ENVIRONMENT = "FULLYCONV_DATA"
 
-MAX_CHANNELS = 1024  # what a model folder holds at most
+MOST_NAMED = 20  # files of a finding; the doctor names all
 
 
 @dataclass
@@ -41,11 +49,13 @@ class Source:
         splits: "train", "val", "test" -> pairs, or "all" -> pairs where it has no splits.
         labels: classes and what the values in the masks mean.
         notes: what was found out or decided on the way, one sentence each, for people to read.
-        counts: value -> pixels, of the masks that were read so far.
+        findings: what is wrong, and what was left out.
+        counts: mask -> value -> pixels, of the masks that were read so far.
         reader: how its files are read.
         known: the public set that it is, if it is one.
         in_channels: C of the images.
-        annotated: the layout, where its labels are no images of masks.
+        named: the classes, where annotations name them.
+        explicit: whether somebody said what each value means.
     """
 
     root: Path
@@ -53,11 +63,27 @@ class Source:
     splits: dict[str, list[Pair]]
     labels: Labels
     notes: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
     counts: dict[Path, dict[int, int]] = field(default_factory=dict, repr=False)
     reader: Reader = field(default_factory=FileReader, repr=False)
     known: PublicSet | None = None
     in_channels: int = 3
-    annotated: Layout | None = None
+    named: Labels | None = None
+    explicit: bool = False
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """All pairs of all splits."""
+        return [pair for part in self.splits.values() for pair in part]
+
+    @property
+    def warned(self) -> list[str]:
+        """What people who train or score have to know, each with the files concerned."""
+        return [
+            "\n    ".join([f"{one.severity}: {one.rule}: {one.message}", *one.files[:MOST_NAMED]])
+            + (f"\n    and {len(one.files) - MOST_NAMED} more" if len(one.files) > MOST_NAMED else "")
+            for one in self.findings
+        ]
 
 
 def dataset_root(data: str | Path) -> Path:
@@ -73,6 +99,8 @@ def dataset_root(data: str | Path) -> Path:
         FileNotFoundError: if there is none; the message says what to set, or which sets there are.
     """
     path = Path(data).expanduser()
+    if not is_text(str(path.absolute())):
+        raise DatasetError(f"data={shown(str(path))}: this name is no UTF-8, and no report could hold it; rename it")
     if path.is_dir():
         return path
     if path.is_file():
@@ -109,31 +137,19 @@ def open_source(
     *,
     classes: Sequence[str] | None = None,
     values: Mapping[int | str, str] | str | None = None,
-    images: str | None = None,
-    masks: str | None = None,
-    pairs: str | None = None,
-    lists: str | None = None,
-    unlabeled: str = "error",
-    in_channels: int = 3,
+    **options: Any,
 ) -> Source:
     """Find splits and labels of a data set.
 
-    The classes are, in this order: those given; those of a public set; the lines of `classes.txt`; the values or
-    colors that the masks hold, named after them.
+    The classes are, in this order: those given; those of a public set or of annotations; those that a file names
+    (`classes.txt`, `class_dict.csv`, ...); the values or colors that the masks hold, named after them.
 
     Args:
         data: a folder or the name of a public set.
         classes: class names in the order of the network's outputs; by default value i in a mask is class i.
         values: value in the mask file -> class name or "ignore"; a value is a number, or a color "#rrggbb". Or the
             name of a public set, "voc2012", whose label map is taken.
-        images: folder of the images inside the data folder, or a pattern of files, where it is not found.
-        masks: folder of the masks inside the data folder, or a pattern of files, where it is not found; of annotations
-            their JSON file or a pattern, of a table the column.
-        pairs: a CSV, TSV or JSON-lines file with the columns image, mask and, if you like, split.
-        lists: a folder with train.txt and val.txt, test.txt or both: names of images, one a line, which take the place
-            of the splits that the data has.
-        unlabeled: "skip" leaves out images without a mask, "error" refuses them.
-        in_channels: C of the images; 3 reads all as RGB, 1 as gray, any other number has to be that of the files.
+        options: as `fullyconv.data.layouts.Reading` takes them.
 
     Returns:
         The source; `splits` as they are in the folder.
@@ -142,72 +158,74 @@ def open_source(
         FileNotFoundError: if there is no such folder.
         DatasetError: if the layout is none that is understood, images and masks do not pair, or the values in the masks
             do not tell what they mean.
-        ValueError: if `classes` or `values` break a rule of `Labels`, or `in_channels` is no number of bands.
+        ValueError: if `classes` or `values` break a rule of `Labels`, or another option is none.
     """
-    source = find_source(
-        data, images=images, masks=masks, pairs=pairs, lists=lists, unlabeled=unlabeled, in_channels=in_channels
-    )
+    source = find_source(data, **options)
+    for finding in source.findings:
+        if finding.severity == "error":
+            raise DatasetError(finding.message, files=finding.files)
     _refuse_shared(source.splits)
     find_labels(source, classes=classes, values=values)
     return source
 
 
-def find_source(
-    data: str | Path,
-    *,
-    images: str | None = None,
-    masks: str | None = None,
-    pairs: str | None = None,
-    lists: str | None = None,
-    unlabeled: str = "error",
-    in_channels: int = 3,
-    lost: list[Lost] | None = None,
-) -> Source:
+def find_source(data: str | Path, **options: Any) -> Source:
     """Find the pairs of a data set, and no labels yet: the first half of `open_source`, whose arguments these are.
 
     Args:
         data: a folder or the name of a public set.
-        images: folder of the images, or a pattern.
-        masks: folder of the masks, or a pattern.
-        pairs: a file of pairs.
-        lists: a folder of lists of names.
-        unlabeled: what becomes of images without a mask.
-        in_channels: C of the images.
-        lost: where it is given, files that do not pair are left out and told here, instead of an error.
+        options: as `fullyconv.data.layouts.Reading` takes them.
 
     Returns:
-        The source, with stand-ins for labels and reader.
+        The source, with stand-ins for labels and reader. What is wrong is among its findings.
     """
-    if isinstance(in_channels, bool) or not isinstance(in_channels, int) or not 1 <= in_channels <= MAX_CHANNELS:
-        raise ValueError(f"in_channels={in_channels!r}: the number of bands of the images, 1..{MAX_CHANNELS}")
     root = dataset_root(data)
     known: PublicSet | None = None
-    if images is None and masks is None and pairs is None:
-        known, root = _public(data, root)
-    if known is not None and (lost is None or known.name != "camvid"):
-        layout = Layout(known.facts.title, known.find_splits(root), list(known.facts.notes))
-        layout.notes += _fewer(layout.splits, known)
-    elif images is None and masks is None and pairs is None and camvid.has_layout(root):
-        if lost is None:
-            layout = Layout("CamVid", camvid.find_splits(root))
-        else:
-            layout = Layout("CamVid", {})
-            for split in camvid.SPLITS:
-                both = split, f"{split}annot"
-                if all((root / name).is_dir() for name in both):
-                    found = find_layout(root, images=both[0], masks=both[1], unlabeled=unlabeled, lost=lost)
-                    layout.splits[split] = [pair for part in found.splits.values() for pair in part]
-    else:
-        options = {"images": images, "masks": masks, "unlabeled": unlabeled}
-        annotated = None if pairs is not None else find_annotated(root, **_checked(options, root), lost=lost)
-        layout = annotated or _layout(root, images, masks, pairs, unlabeled, lost)
-    if lists is not None:
-        layout = split_by(root, layout, lists, lost)
-    source = Source(root, layout.name, layout.splits, Labels.of(["unknown"]), list(layout.notes), known=known)
-    source.in_channels = in_channels
-    source.annotated = layout if layout.reader is not None else None
-    source.reader = with_channels(layout.reader or source.reader, in_channels)
+    if not any(options.get(name) for name in ("images", "masks", "pairs")):
+        try:
+            known, root = _public(data, root)
+        except DatasetError as error:
+            source = Source(root, "", {}, Labels.of(["unknown"]))
+            source.findings.append(Finding("error", "the folder cannot be read as a data set", str(error)))
+            return source
+    layout = find_layout(root, known, **options)
+    source = Source(layout.root, layout.name, layout.splits, Labels.of(["unknown"]), layout.notes, layout.findings)
+    source.known, source.named = layout.known, layout.labels
+    source.in_channels = options.get("in_channels", 3)
+    source.reader = with_channels(layout.reader or source.reader, source.in_channels)
+    source.in_channels = int(getattr(source.reader, "channels", source.in_channels))
+    if options.get("skip_bad"):
+        _leave_out_broken(source)
     return source
+
+
+def _leave_out_broken(source: Source) -> None:
+    """Leave out pairs of which a file cannot be read, or whose sizes differ, and tell them."""
+    plain = source.named is None and not isinstance(source.reader, MaskReader)
+    reader: Reader = AnyReader(channels=source.in_channels) if plain else source.reader
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
+        broken = dict(zip(source.pairs, pool.map(partial(broken_pair, reader), source.pairs), strict=True))
+    messages = tuple(message for message in broken.values() if message)
+    if messages:
+        message = "they are left out, as skip_bad (--skip-bad) says"
+        source.findings.append(Finding("warning", f"{len(messages)} broken pairs", message, messages))
+        source.splits = {
+            split: kept
+            for split, part in source.splits.items()
+            if (kept := [pair for pair in part if not broken[pair]])
+        }
+    if not source.splits:
+        source.findings.append(Finding("error", "no pairs are left", f"{source.root}: every pair is broken", messages))
+
+
+def broken_pair(reader: Reader, pair: Pair) -> str:
+    """Say what is wrong with the files of a pair; empty where both can be read and fit."""
+    try:
+        image, mask = reader.image(pair), reader.mask(pair)
+        check_sizes(pair, (image.shape[0], image.shape[1]), (mask.shape[0], mask.shape[1]))
+    except (DatasetError, OSError) as error:
+        return str(error)
+    return ""
 
 
 def find_labels(
@@ -228,61 +246,114 @@ def find_labels(
     if isinstance(values, str):
         _take_preset(source, some, classes, values)
         return
-    values = _numbers(values)
-    every = [pair for split in source.splits.values() for pair in split] if some is None else list(some)
-    root = source.root
-    listing = root / "classes.txt"
-    known = source.known
-    if known is None and source.layout == "CamVid" and camvid.is_camvid(root, source.splits):
-        known = PUBLIC["camvid"]  # of which files are missing
-    if known is not None:
-        own = next(iter(known.labels.values()))
-        numbers = _only_numbers(values)
-        source.reader = with_channels(known.reader(root), source.in_channels)
-        source.in_channels = int(getattr(source.reader, "channels", source.in_channels))
-        if classes is not None and tuple(classes) != own.names:
-            source.labels = Labels.of(classes, values=numbers)
-        elif numbers:
-            source.labels = Labels(own.names, own.palette, own.ignore_index, {**own.values, **dict(numbers.items())})
-        else:
-            source.labels = own
-        return
-    if source.annotated is not None and source.annotated.labels is not None:
-        source.labels = _renamed(source.annotated.labels, classes, _only_numbers(values))
-        if listing.is_file() and f"classes from {listing}" not in source.notes:
+    values = numbers_of(values)
+    source.explicit = values is not None
+    if source.named is not None:
+        source.labels = renamed(source.named, classes, only_numbers(values), source.known)
+        listing = source.root / "classes.txt"
+        if source.known is None and listing.is_file() and f"classes from {listing}" not in source.notes:
             source.notes.append(f"{listing} is not used: the annotations name the classes; values= renames them")
         return
-    numbered = root / "id2label.json"
-    if values is None and classes is None and not listing.is_file() and numbered.is_file():
-        values = _numbers(read_json(numbered, 2**20))
-        source.notes.append(f"classes from {numbered}")
-    named = classes is not None or listing.is_file()
-    base = source.reader if isinstance(source.reader, MaskReader) else None
-    reader, labels, notes = reader_for(every, values, named=named, base=base)
-    source.reader = with_channels(reader, source.in_channels)
-    source.notes += notes
-    if labels is not None:
-        source.labels = labels
-        if classes is not None and list(labels.names) != list(classes):
+    every = source.pairs if some is None else list(some)
+    beside = None
+    if classes is None:
+        beside = names_beside(source.root, {path.parent for pair in every for path in (pair.image, pair.mask)})
+    if beside is not None and not beside.in_order:
+        beside, values = (None, values) if values is not None else (beside, beside.values)
+    counts: dict[Pair, dict[int, int]] = {}
+    base = source.reader if isinstance(source.reader, MaskReader) else MaskReader()
+    named = classes is not None or (beside is not None and beside.in_order)
+    where = VALUES if beside is None else str(beside.files[0])
+    decision = decide(every, values, named=named, count=_count, counts=counts, base=base, where=where)
+    if decision.reader == base:
+        source.counts.update({pair.mask: found for pair, found in counts.items()})
+    source.reader = with_channels(decision.reader, source.in_channels)
+    source.notes += decision.notes
+    source.findings += decision.findings
+    if beside is not None and beside.by_color and decision.labels is None:
+        beside = values = None  # which is told
+    if beside is not None:
+        source.notes.append(f"classes from {listed(beside.files, 3)}")
+    if decision.labels is not None:
+        source.labels = decision.labels
+        if classes is not None and list(source.labels.names) != list(classes):
             raise ValueError(
-                f"classes={list(classes)}: the masks hold colors, whose classes are {list(labels.names)}; name them "
-                'with values={"#rrggbb": name} instead'
+                f"classes={list(classes)}: the masks hold colors, whose classes are {list(source.labels.names)}; name "
+                'them with values={"#rrggbb": name} instead'
             )
         return
-    numbers = _only_numbers(values)
-    if classes is not None:
+    _name_values(source, every, classes, only_numbers(values), beside, decision.nodata)
+
+
+def _name_values(
+    source: Source,
+    every: Sequence[Pair],
+    classes: Sequence[str] | None,
+    numbers: dict[int, str] | None,
+    beside: ClassNames | None,
+    nodata: Iterable[int],
+) -> None:
+    """Name the classes of masks that hold numbers."""
+    if beside is not None and beside.in_order:
+        lines = {int(value): name for value, name in beside.values.items()}
+        names = [name for name in lines.values() if name != IGNORE]
+        try:
+            source.labels = Labels.of(names, values={**lines, **(numbers or {})})
+        except ValueError as error:
+            raise DatasetError(f"{beside.files[0]}: {error}") from error
+    elif classes is not None:
         source.labels = Labels.of(classes, values=numbers)
-    elif listing.is_file():
-        source.labels = _labels_from_listing(listing, numbers)
-        source.notes.append(f"classes from {listing}")
     elif numbers:
-        names = dict.fromkeys(name for _, name in sorted(numbers.items()) if name != IGNORE)
-        source.labels = Labels.of(tuple(names), values=numbers)
+        names = list(dict.fromkeys(name for _, name in sorted(numbers.items()) if name != IGNORE))
+        source.labels = Labels.of(names, values=numbers)
     else:
         count_values(source, every)
-        found_values = {value: path for path in source.counts for value in source.counts[path]}
-        source.labels, note = labels_from_values(found_values)
+        found = {value: path for path, values in source.counts.items() for value in values}
+        left = {value: path for value, path in found.items() if value not in nodata or 0 <= value < 255}
+        source.labels, note = labels_from_values(left)
         source.notes.append(note)
+    own = source.labels
+    for value in sorted(nodata):
+        if own.values.get(value, IGNORE) != IGNORE:
+            message = (
+                f"GDAL_NODATA is {value}, which is read as {own.values[value]}; {value}=ignore in --values ignores it"
+            )
+            source.findings.append(Finding("warning", "a class that the files call no data", message))
+        elif value not in own.values:
+            source.notes.append(f"{value} is ignored: GDAL_NODATA says so")
+            own = Labels(own.names, own.palette, own.ignore_index, {**own.values, value: IGNORE})
+    source.labels = own
+
+
+def two_meanings(source: Source, counts: Mapping[Path, Iterable[int]]) -> DatasetError | None:
+    """Find masks of 0 and 1 beside masks of 0 and 255, unless somebody said what 255 is.
+
+    Args:
+        source: the set.
+        counts: mask -> the values that it holds.
+
+    Returns:
+        What is wrong, if it is.
+    """
+    meaning = source.labels.values
+    if source.explicit or source.named is not None or meaning.get(255) != IGNORE or meaning.get(1, IGNORE) == IGNORE:
+        return None
+    kinds: dict[frozenset[int], list[Path]] = {}
+    for path, values in counts.items():
+        kinds.setdefault(frozenset(values), []).append(path)
+    ones, full = ([path for found in kinds for path in kinds[found] if found | {0} == {0, end}] for end in (1, 255))
+    if (
+        not ones
+        or frozenset([0, 255]) not in kinds
+        or not all(len(found - {0}) < 2 and found <= {0, 1, 255} for found in kinds)
+    ):
+        return None
+    return DatasetError(
+        f"{ones[0]} holds 0 and 1, {full[0]} 0 and 255, and no mask both: is 255 the class, or ignored? Say it: "
+        'values={0: "background", 1: "foreground", 255: "foreground"} (--values '
+        '0=background,1=foreground,255=foreground), or 255: "ignore"',
+        files=ones if len(ones) < len(full) else full,
+    )
 
 
 def _take_preset(source: Source, some: Sequence[Pair] | None, classes: Sequence[str] | None, name: str) -> None:
@@ -316,97 +387,15 @@ def _public(data: str | Path, root: Path) -> tuple[PublicSet | None, Path]:
     named = PUBLIC.get(str(data)) if Path(data) != root else None
     if named is not None and (folder := locate(named, root)) is not None:
         return named, folder
-    return recognize(root) or (None, root)
-
-
-def _fewer(splits: Mapping[str, Sequence[Pair]], known: PublicSet) -> list[str]:
-    """Say where a split is not as large as it was published."""
-    return [
-        f"{split}: {len(splits[split])} pairs, {count} were published"
-        for split, count in known.facts.counts.items()
-        if split in splits and len(splits[split]) != count
-    ]
-
-
-def _layout(
-    root: Path,
-    images: str | None,
-    masks: str | None,
-    pairs: str | None,
-    unlabeled: str,
-    lost: list[Lost] | None = None,
-) -> Layout:
-    """Take the names that everybody uses as they are, unless other folders could be meant as well."""
-    if images is None and masks is None and pairs is None and unlabeled == "error" and lost is None:
-        plain = find_splits(root) if not ambiguous(root) else None
-        if plain is not None:
-            every = [pair for found in plain[1].values() for pair in found]
-            unequal = [pair for pair in every if plain_name(pair.image.stem) != plain_name(pair.mask.stem)]
-            notes = [paired_by_part(unequal[0])] if unequal else []
-            return with_lists(root, Layout(*plain, notes))
-    try:
-        return find_layout(root, images=images, masks=masks, pairs=pairs, unlabeled=unlabeled, lost=lost)
-    except DatasetError as error:
-        if "no folder of images" not in str(error) and "no images in it" not in str(error):
-            raise
-        there = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in root.iterdir())
-        listed = ", ".join(there[:12]) + (", ..." if len(there) > 12 else "") if there else "nothing"
-        raise DatasetError(
-            f"{root}: holds {listed}, which is no layout that is understood. Accepted:\n{LAYOUTS}\nOr {OPTIONS}"
-        ) from error
-
-
-def _numbers(values: Mapping[int | str, str] | None) -> dict[int | str, str] | None:
-    """Read keys as numbers where they are: JSON, YAML and command lines write them as text."""
-    if values is None:
-        return None
-    if not isinstance(values, Mapping):
-        raise ValueError(f'values={values!r}: give a mapping of values in the mask files to names, {{0: "road"}}')
-    read: dict[int | str, str] = {}
-    for key, name in values.items():
-        if not isinstance(name, str):
-            raise ValueError(f"values={{{key!r}: {str(name)[:80]!r}}}: a class name is text")
-        text = str(key).strip()
-        value: int | str = int(text) if text.isascii() and text.isdigit() else text.lower()
-        if value in read:
-            raise ValueError(f"values: {value} is there twice ({read[value]} and {name}); give each value once")
-        read[value] = name
-    return read
-
-
-def _only_numbers(values: Mapping[int | str, str] | None) -> dict[int, str] | None:
-    if not values:
-        return None
-    bad = [key for key in values if not isinstance(key, int)]
-    if bad:
-        raise ValueError(f"values: {bad[0]!r} is no whole number, and these masks hold no colors")
-    return {int(value): name for value, name in values.items()}
-
-
-def _checked(options: dict[str, Any], root: Path) -> dict[str, Any]:
-    """Refuse options before anything is looked for, as `find_layout` does."""
-    if options["unlabeled"] not in ("error", "skip"):
-        raise ValueError(f'unlabeled={options["unlabeled"]!r}: choose "error" or "skip"')
-    for name in ("images", "masks"):
-        given = options[name]
-        if given is not None and (Path(given).is_absolute() or ".." in Path(given).parts):
-            raise ValueError(f"{name}={given!r}: is looked for inside the data folder; give a path relative to {root}")
-    return options
-
-
-def _renamed(own: Labels, classes: Sequence[str] | None, numbers: Mapping[int, str] | None) -> Labels:
-    """Take the classes that annotations name, unless values are given other names."""
-    if classes is not None and not numbers and tuple(classes) != own.names:
-        raise ValueError(
-            f"classes={list(classes)}: the annotations name the classes {list(own.names)}; rename or join them by "
-            f"their values ({own.describe_values()}): values={{1: name, ...}} (--values)"
-        )
-    if not numbers:
-        return own
-    table: dict[int | str, str] = dict(own.values)
-    table.update(numbers.items())
-    names = classes or list(dict.fromkeys(name for name in table.values() if name != IGNORE))
-    return Labels.of(names, values=table)
+    place = root
+    for _ in range(4):  # as archives unpack: one folder in another
+        if (found := recognize(place)) is not None:
+            return found
+        inside = [entry for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__MACOSX"))]
+        if len(inside) != 1:
+            break
+        place = inside[0]
+    return None, root
 
 
 def with_channels(reader: Reader, in_channels: int) -> Reader:
@@ -427,48 +416,6 @@ def with_channels(reader: Reader, in_channels: int) -> Reader:
     return reader
 
 
-def labels_from_values(found: Mapping[int, Path]) -> tuple[Labels, str]:
-    """Name the classes after the values that masks hold, where the values leave no doubt.
-
-    Args:
-        found: value -> a mask that holds it.
-
-    Returns:
-        The labels, and a sentence that says what was made of the values.
-
-    Raises:
-        DatasetError: if the values may mean more than one thing; it says how to tell.
-
-    Example:
-        >>> labels_from_values({0: Path("a.png"), 1: Path("a.png"), 255: Path("b.png")})[0].values
-        {0: 'class 0', 1: 'class 1', 255: 'ignore'}
-    """
-    values = sorted(found)
-    shown = ", ".join(map(str, values[:16])) + (", ..." if len(values) > 16 else "")
-    remedy = (
-        "Say what they mean: a classes.txt in the folder (one name a line, the first line for value 0), "
-        'classes=["name", ...], or values={value: "name" or "ignore"}'
-    )
-    if values == [0, 255]:
-        labels = Labels.of(["background", "foreground"], values={0: "background", 255: "foreground"})
-        return labels, "the masks hold 0 and 255: read as 0 = background, 255 = foreground"
-    classes = [value for value in values if value != 255]
-    if len(classes) < 2:
-        raise DatasetError(
-            f"{found[values[0]] if values else 'masks'}: all masks together hold the values {shown}, which is fewer "
-            f"than two classes. {remedy}"
-        )
-    # Class indices lie close together; gray levels (0, 128, 255), antialiased masks and probabilities do not.
-    if classes[-1] > 2 * len(classes) + 8 or (255 in values and len(classes) > 200):
-        raise DatasetError(
-            f"{found[classes[-1]]}: the masks hold the values {shown}, which do not look like class indices (gray "
-            f"levels, antialiased borders or colors?). {remedy}"
-        )
-    table = {value: f"class {value}" for value in classes} | {255: IGNORE}
-    note = f"no classes.txt: classes named after the values in the masks ({shown}; 255 = ignore)"
-    return Labels.of([table[value] for value in classes], values=table), note
-
-
 def count_values(source: Source, pairs: Iterable[Pair], threads: int | None = None) -> None:
     """Read masks and image headers in parallel and remember the pixels of every value; sizes that differ are an error.
 
@@ -482,7 +429,7 @@ def count_values(source: Source, pairs: Iterable[Pair], threads: int | None = No
     """
     todo = [pair for pair in pairs if pair.mask not in source.counts]
     with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 16)) as pool:
-        for pair, counts in zip(todo, pool.map(partial(_count, source.reader), todo), strict=True):
+        for pair, counts in zip(todo, pool.map(partial(_count, source.reader, among=todo), todo), strict=True):
             source.counts[pair.mask] = counts
 
 
@@ -503,6 +450,8 @@ def check_labels(source: Source, pairs: Sequence[Pair], threads: int | None = No
             255.
     """
     count_values(source, pairs, threads)
+    if (problem := two_meanings(source, source.counts)) is not None:
+        raise problem
     labels = source.labels
     bad = [pair for pair in pairs if labels.unknown(source.counts[pair.mask])]
     if bad:
@@ -524,58 +473,14 @@ def check_labels(source: Source, pairs: Sequence[Pair], threads: int | None = No
     return totals
 
 
-def two_ends_hint(labels: Labels, seen: set[int]) -> str:
-    """Say what masks of 0 and 255 mean where the label map ignores 255; empty where that is not so."""
-    if seen != {0, 255} or labels.values.get(255) != IGNORE or labels.num_classes != 2:
-        return ""
-    first, second = labels.names
-    return (
-        f"the masks hold 0 and 255 and nothing else, and 255 is ignored, so that {second!r} never occurs. Say what "
-        f'they mean: values={{0: "{first}", 255: "{second}"}} (--values "0={first},255={second}")'
-    )
-
-
-def shifted_hint(labels: Labels, seen: set[int]) -> str:
-    """Say that masks seem to count their classes from 1 where the label map counts from 0; empty where that is not so.
-
-    Example:
-        >>> shifted_hint(Labels.of(["a", "b"]), {1, 2, 255})
-        ' The masks hold 1..2 and never 0: counted from 1? Then give values={1: "a", 2: "b"} (--values 1=a,2=b)'
-    """
-    count = labels.num_classes
-    from_zero = all(labels.values.get(value) == name for value, name in enumerate(labels.names))
-    if not from_zero or 0 in seen or labels.unknown(seen) != [count]:
-        return ""
-    table = list(enumerate(labels.names, 1))
-    python = ", ".join(f'{value}: "{name}"' for value, name in table[:8]) + (", ..." if count > 8 else "")
-    words = ",".join(f"{value}={name}" for value, name in table[:8]) + (",..." if count > 8 else "")
-    return f" The masks hold 1..{count} and never 0: counted from 1? Then give values={{{python}}} (--values {words})"
-
-
-def _count(reader: Reader, pair: Pair) -> dict[int, int]:
+def _count(reader: Reader, pair: Pair, among: Sequence[Pair] = ()) -> dict[int, int]:
     mask = reader.mask(pair)
-    check_sizes(pair, reader.size(pair), (mask.shape[0], mask.shape[1]))
+    size, own = reader.size(pair), (mask.shape[0], mask.shape[1])
+    others = (other for other in among if size != own and reader.size(other) == own)
+    check_sizes(pair, size, own, next((other for other in others if reader.mask(other).shape == size), None))
     if may_be_cut(reader.image_file(pair) if isinstance(reader, FileReader) else pair.image):
         reader.image(pair)  # which names it, if it cannot be decoded
     return count_values_of(mask)
-
-
-def _labels_from_listing(path: Path, values: Mapping[int, str] | None) -> Labels:
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: not UTF-8 text; save it as UTF-8, one class name a line") from error
-    if not lines:
-        raise DatasetError(f"{path}: empty; write one class name a line, the first line for value 0")
-    if "" in lines:
-        value = lines.index("")
-        raise DatasetError(f'{path}: line {value + 1} is empty; write a class name, or "{IGNORE}", for value {value}')
-    names = tuple(name for name in lines if name != IGNORE)
-    try:
-        table: dict[int, str] = dict(enumerate(lines))
-        return Labels.of(names, values={**table, **(values or {})})
-    except ValueError as error:
-        raise DatasetError(f"{path}: {error}") from error
 
 
 def _refuse_shared(splits: Mapping[str, Sequence[Pair]]) -> None:

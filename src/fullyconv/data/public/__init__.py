@@ -10,17 +10,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fullyconv.data.public.ade20k import Ade20k
 from fullyconv.data.public.archives import ENDINGS, fetch_archive, install
-from fullyconv.data.public.cityscapes import Cityscapes
-from fullyconv.data.public.coco_stuff import CocoStuff
 from fullyconv.data.public.description import Archive, Facts, PublicSet
 from fullyconv.data.public.nyudv2 import Nyudv2
 from fullyconv.data.public.oxford_pet import OxfordPet
 from fullyconv.data.public.pascal_context import PascalContext
 from fullyconv.data.public.sbd import Sbd
 from fullyconv.data.public.siftflow import SiftFlow
-from fullyconv.data.public.street import CamVid
+from fullyconv.data.public.trees import ADE20K, CAMVID, CITYSCAPES, COCO_STUFF
 from fullyconv.data.public.voc import Voc
 from fullyconv.errors import DatasetError, DownloadError, near_miss, tell
 from fullyconv.lazy import submodules
@@ -28,7 +25,7 @@ from fullyconv.lazy import submodules
 __all__ = ["PUBLIC", "Archive", "Facts", "PublicSet", "describe", "fetch", "locate", "recognize", "set_named"]
 
 PUBLIC: dict[str, PublicSet] = {
-    "camvid": CamVid(),
+    "camvid": CAMVID,
     "voc2007": Voc(2007),
     "voc2008": Voc(2008),
     "voc2009": Voc(2009),
@@ -48,11 +45,11 @@ PUBLIC: dict[str, PublicSet] = {
     "nyudv2_rgb_hha": Nyudv2("rgb-hha"),
     "siftflow": SiftFlow(),
     "siftflow_geometric": SiftFlow(("geometric",)),
-    "cityscapes": Cityscapes(),
-    "ade20k": Ade20k(),
+    "cityscapes": CITYSCAPES,
+    "ade20k": ADE20K,
     "oxford_pet": OxfordPet(),
     "oxford_pet_border": OxfordPet(border=True),
-    "coco_stuff": CocoStuff(),
+    "coco_stuff": COCO_STUFF,
 }
 """The sets by name; several of them are one with another option."""
 
@@ -86,7 +83,7 @@ def recognize(root: Path) -> tuple[PublicSet, Path] | None:
     """
     found: list[tuple[PublicSet, Path]] = []
     for known in PUBLIC.values():
-        if any(type(known) is type(other) and known.is_set(folder) for other, folder in found):
+        if any(known.described == other.described and known.is_set(folder) for other, folder in found):
             continue  # the same files with another option
         if (folder := _among([root], known)) is not None:
             found.append((known, folder))

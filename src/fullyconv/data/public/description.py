@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 from fullyconv.data.pairs import Pair
-from fullyconv.data.readers import Reader
+from fullyconv.data.readers import FileReader, Reader
 from fullyconv.labels import Labels
 
 
@@ -39,54 +42,61 @@ class Facts:
         source: the paper: authors, title, year.
         page: where it is published.
         license: under what terms.
-        counts: split -> pairs, as published.
         layout: the files that are looked for, one line each.
+        counts: split -> pairs, as published.
         login: whether the page gives the files to people with an account only.
         inside: folders that the set lies in where an archive was unpacked, such as "VOCdevkit/VOC2012".
         folders: names that its folder has among other sets; `fetch` makes the first.
         needs: names of other sets without which it is not whole.
         notes: what is odd about it, one sentence each.
+        archives: the files that it is published as.
     """
 
     title: str
     source: str
     page: str
     license: str
-    counts: dict[str, int] = field(hash=False)
     layout: str
+    counts: dict[str, int] = field(default_factory=dict, hash=False)
     login: bool = False
     inside: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    archives: tuple[dict[str, Any], ...] = field(default=(), hash=False)
 
 
-class PublicSet(Protocol):
+class PublicSet:
     """Know one public set. It holds plain values only: its options."""
+
+    described: str
+    """The entry in facts.toml; what differs for an option stands under the name of the set."""
 
     @property
     def name(self) -> str:
         """The name by which the set is asked for."""
+        return self.described
 
     @property
     def facts(self) -> Facts:
         """What a person should know of it."""
+        return Facts(**_filled(_entries()[self.described] | _entries().get(self.name, {}), vars(self)))
 
     @property
     def labels(self) -> dict[str, Labels]:
         """For each head its classes and what the values that `reader` gives mean; most sets have one head, "main"."""
+        raise NotImplementedError
 
     def archives(self) -> tuple[Archive, ...]:
         """Tell which files the set is published as; together they make it up."""
-
-    def has_layout(self, root: Path) -> bool:
-        """Tell whether a folder is laid out as the set is; another set may be, too."""
+        return tuple(Archive(**entry) for entry in self.facts.archives)
 
     def is_set(self, root: Path) -> bool:
         """Tell whether a folder is the set itself, by what tells its files from those of any other.
 
         Options that the files cannot tell, such as which of them are read, do not count.
         """
+        raise NotImplementedError
 
     def find_splits(self, root: Path) -> dict[str, list[Pair]]:
         """Pair the images and masks of every split that is there.
@@ -95,6 +105,30 @@ class PublicSet(Protocol):
             FileNotFoundError: if a part of the set is missing; the message says which.
             DatasetError: if a list names files that are not there.
         """
+        raise NotImplementedError
 
     def reader(self, root: Path) -> Reader:
         """Give what reads the files."""
+        return FileReader()
+
+    def fewer(self, splits: Mapping[str, Sequence[Pair]]) -> list[str]:
+        """Say where a split is not as large as it was published."""
+        return [
+            f"{split}: {len(splits[split])} pairs, {count} were published"
+            for split, count in self.facts.counts.items()
+            if split in splits and len(splits[split]) != count
+        ]
+
+
+@functools.cache
+def _entries() -> dict[str, dict[str, Any]]:
+    return tomllib.loads(Path(__file__).with_name("facts.toml").read_text(encoding="utf-8"))
+
+
+def _filled(value: Any, words: Mapping[str, Any]) -> Any:
+    """Put the options of a set where its description names them; lists become tuples."""
+    if isinstance(value, dict):
+        return {key: _filled(entry, words) for key, entry in value.items()}
+    if isinstance(value, list):
+        return tuple(_filled(entry, words) for entry in value)
+    return value.format(**words) if isinstance(value, str) else value

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from fullyconv.data.pairs import Pair
+from fullyconv.data.pairs import Pair, pair_names
 from fullyconv.errors import DatasetError
 
 
@@ -37,16 +37,15 @@ def read_names(path: Path) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def pairs_of(
-    names: Iterable[str], image: Callable[[str], Path], mask: Callable[[str], Path], source: Path | str
-) -> list[Pair]:
+def pairs_of(listing: Path, root: Path, image: str, mask: str, names: Iterable[str] | None = None) -> list[Pair]:
     """Make a pair of every name of a list.
 
     Args:
-        names: the names.
-        image: name -> the image.
-        mask: name -> its mask.
-        source: the list, for the message.
+        listing: the list.
+        root: what image and mask are relative to.
+        image: path of an image, with {} for its name.
+        mask: path of a mask, with {} for its name.
+        names: the names, where they are not simply those of the list.
 
     Returns:
         The pairs, in the order of the names.
@@ -54,11 +53,12 @@ def pairs_of(
     Raises:
         DatasetError: if a file is missing; it tells how many are, and the first.
     """
-    pairs = [Pair(image(name), mask(name), name) for name in names]
+    listed = read_names(listing) if names is None else names
+    pairs = [Pair(root / image.replace("{}", name), root / mask.replace("{}", name), name) for name in listed]
     gone = [path for pair in pairs for path in (pair.image, pair.mask) if not path.is_file()]
     if gone:
         raise DatasetError(
-            f"{source}: names {len(pairs)} images, and {len(gone)} files of them are not there ({gone[0]}"
+            f"{listing}: names {len(pairs)} images, and {len(gone)} files of them are not there ({gone[0]}"
             f"{', ...' if len(gone) > 1 else ''}); unpack the set again, or correct the list"
         )
     return pairs
@@ -106,11 +106,9 @@ def paired(images: Mapping[str, Path], masks: Mapping[str, Path], where: Path) -
     Raises:
         DatasetError: if one side lacks what the other has, or there is nothing.
     """
-    lonely, extra = sorted(images.keys() - masks.keys()), sorted(masks.keys() - images.keys())
-    if lonely or extra:
-        first = images[lonely[0]] if lonely else masks[extra[0]]
-        what = f"{len(lonely)} images have no mask" if lonely else f"{len(extra)} masks have no image"
-        raise DatasetError(f"{where}: {what} ({first}{', ...' if len(lonely or extra) > 1 else ''}); unpack it again")
-    if not images:
+    found = pair_names(images, masks, "the set", str(where))
+    if found.lost:
+        raise DatasetError(f"{found.lost[0].message}; or unpack the set again")
+    if not found.pairs:
         raise DatasetError(f"{where}: no images and masks there; unpack all parts of the set")
-    return [Pair(images[key], masks[key], key) for key in sorted(images)]
+    return found.pairs

@@ -12,7 +12,7 @@ natural logarithm. A sample is 8 bits a channel, so that it is stored as `log_de
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fullyconv import label_sets
+from fullyconv.data.masks import MaskReader
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public.description import Archive, Facts
+from fullyconv.data.public.description import Facts, PublicSet
 from fullyconv.data.public.lists import pairs_of, read_names
-from fullyconv.data.public.matlab import as_mask, read_matrix
 from fullyconv.data.readers import Reader
 from fullyconv.errors import DatasetError, near_miss
 from fullyconv.images import image_size, read_image, read_mask
@@ -44,7 +44,7 @@ _HHA = ("HHA", "hha")
 
 
 @dataclass(frozen=True)
-class Nyudv2:
+class Nyudv2(PublicSet):
     """NYU Depth V2.
 
     Args:
@@ -58,6 +58,7 @@ class Nyudv2:
 
     inputs: Inputs = "rgb"
     train: Literal["train", "trainval"] = "train"
+    described = "nyudv2"
 
     def __post_init__(self) -> None:
         if self.inputs not in CHANNELS:
@@ -73,34 +74,13 @@ class Nyudv2:
     @property
     def facts(self) -> Facts:
         """What a person should know of it."""
-        return Facts(
-            title=f"NYUDv2, 40 classes, {self.inputs}",
-            source='Silberman et al., "Indoor segmentation and support inference from RGBD images", ECCV 2012; '
-            'classes of Gupta et al., "Perceptual organization and recognition of indoor scenes", CVPR 2013',
-            page="https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html",
-            license="none stated; for research",
-            counts={"train": 381, "val": 414, "test": 654} if self.train == "train" else {"train": 795, "test": 654},
-            layout="""\
-data/images/img_NUMBER.png, data/depth/, data/hha/ (the same names)
-segmentation/img_NUMBER.mat                   segmentation: 1 to 40, 0 = ignore
-train.txt, val.txt, test.txt (one NUMBER a line)
-or, as images: RGB/NAME.png or .jpg, Label/NAME.png (0 = ignore), Depth/, HHA/, train.txt, test.txt""",
-            inside=("nyud",),
-            folders=("nyudv2", "nyud", "NYUDv2", "NYUDepthv2", "nyu_depth_v2"),
-        )
+        facts = super().facts
+        return facts if self.train == "train" else replace(facts, counts={"train": 795, "test": 654})
 
     @property
     def labels(self) -> dict[str, Labels]:
         """The 40 classes; 0 is ignored."""
         return {"main": label_sets.nyudv2()}
-
-    def archives(self) -> tuple[Archive, ...]:
-        """Tell which files the set is published as."""
-        return (Archive("nyud.tar.gz"),)
-
-    def has_layout(self, root: Path) -> bool:
-        """Tell whether a folder is laid out as the set is, in MATLAB files or images."""
-        return _is_gupta(root) or _is_plain(root)
 
     def is_set(self, root: Path) -> bool:
         """Tell NYUDv2 itself: the MATLAB layout is its own; images are, in a folder that is called so."""
@@ -119,7 +99,7 @@ or, as images: RGB/NAME.png or .jpg, Label/NAME.png (0 = ignore), Depth/, HHA/, 
             FileNotFoundError: if a folder or list is missing, also one of the inputs.
             DatasetError: if a list names files that are not there.
         """
-        if not self.has_layout(root):
+        if not (_is_gupta(root) or _is_plain(root)):
             raise FileNotFoundError(f"{root}: is not laid out as NYUDv2:\n{self.facts.layout}")
         there = {name: root / f"{name}.txt" for name in ("train", "val", "trainval", "test")}
         names = {name: read_names(path) for name, path in there.items() if path.is_file()}
@@ -148,23 +128,13 @@ or, as images: RGB/NAME.png or .jpg, Label/NAME.png (0 = ignore), Depth/, HHA/, 
 
     def _pairs(self, root: Path, names: list[str], listing: Path) -> list[Pair]:
         if _is_gupta(root):
-            return pairs_of(
-                names,
-                lambda name: root / "data" / "images" / f"img_{name}.png",
-                lambda name: root / "segmentation" / f"img_{name}.mat",
-                listing,
-            )
+            return pairs_of(listing, root, "data/images/img_{}.png", "segmentation/img_{}.mat", names)
         images, labels = _first(root, _IMAGES), _first(root, _LABELS)
         assert images is not None
         assert labels is not None
         stems = [Path(name).stem for name in names]
-        png = not (images / f"{stems[0]}.jpg").is_file()
-        return pairs_of(
-            stems,
-            lambda name: images / f"{name}{'.png' if png else '.jpg'}",
-            lambda name: labels / f"{name}.png",
-            listing,
-        )
+        suffix = ".jpg" if (images / f"{stems[0]}.jpg").is_file() else ".png"
+        return pairs_of(listing, root, f"{images.name}/{{}}{suffix}", f"{labels.name}/{{}}.png", stems)
 
     def reader(self, root: Path) -> Reader:
         """Give what reads the files: the inputs that were asked for, as one image."""
@@ -200,9 +170,7 @@ class NyudReader:
 
     def mask(self, pair: Pair) -> npt.NDArray[Any]:
         """Read the mask as (H, W) integers: 1 to 40, and 0 for void."""
-        if pair.mask.suffix == ".mat":
-            return as_mask(read_matrix(pair.mask, "segmentation"), pair.mask)
-        return read_mask(pair.mask)
+        return MaskReader().mask(pair)
 
     def _part(self, pair: Pair, kind: str) -> npt.NDArray[np.uint8]:
         if kind == "rgb":

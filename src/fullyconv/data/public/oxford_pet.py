@@ -12,16 +12,15 @@ from pathlib import Path
 
 from fullyconv import label_sets
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public.description import Archive, Facts
-from fullyconv.data.public.lists import pairs_of, read_names
-from fullyconv.data.readers import FileReader, Reader
+from fullyconv.data.public.description import Archive, PublicSet
+from fullyconv.data.public.lists import pairs_of
 from fullyconv.labels import Labels
 
 _LINE = re.compile(r"[A-Za-z_]+_[0-9]+ [0-9]+ [12] [0-9]+")
 
 
 @dataclass(frozen=True)
-class OxfordPet:
+class OxfordPet(PublicSet):
     """Oxford-IIIT Pet.
 
     Args:
@@ -29,28 +28,12 @@ class OxfordPet:
     """
 
     border: bool = False
+    described = "oxford_pet"
 
     @property
     def name(self) -> str:
         """The name by which the set is asked for."""
         return "oxford_pet_border" if self.border else "oxford_pet"
-
-    @property
-    def facts(self) -> Facts:
-        """What a person should know of it."""
-        return Facts(
-            title="Oxford-IIIT Pet" + (", the border a class" if self.border else ""),
-            source='Parkhi et al., "Cats and dogs", CVPR 2012',
-            page="https://www.robots.ox.ac.uk/~vgg/data/pets/",
-            license="CC BY-SA 4.0",
-            counts={"train": 3680, "test": 3669},
-            layout="""\
-images/NAME.jpg
-annotations/trimaps/NAME.png                  1 pet, 2 background, 3 border
-annotations/trainval.txt, test.txt (NAME and three numbers a line)""",
-            inside=("oxford-iiit-pet",),
-            folders=("oxford_pet", "pets"),
-        )
 
     @property
     def labels(self) -> dict[str, Labels]:
@@ -66,19 +49,12 @@ annotations/trainval.txt, test.txt (NAME and three numbers a line)""",
             Archive(file, (url, f"https://thor.robots.ox.ac.uk/pets/{file}"), md5) for file, (url, md5) in known.items()
         )
 
-    def has_layout(self, root: Path) -> bool:
-        """Tell whether a folder is laid out as the set is."""
-        return (
-            (root / "images").is_dir()
-            and (root / "annotations" / "trimaps").is_dir()
-            and (root / "annotations" / "trainval.txt").is_file()
-        )
-
     def is_set(self, root: Path) -> bool:
         """Tell the set itself by the lines of its lists."""
-        if not self.has_layout(root):
+        listing = root / "annotations" / "trainval.txt"
+        if not ((root / "images").is_dir() and listing.with_name("trimaps").is_dir() and listing.is_file()):
             return False
-        with open(root / "annotations" / "trainval.txt", encoding="utf-8", errors="replace") as file:
+        with listing.open(encoding="utf-8", errors="replace") as file:
             return _LINE.fullmatch(file.readline().strip()) is not None
 
     def find_splits(self, root: Path) -> dict[str, list[Pair]]:
@@ -96,15 +72,6 @@ annotations/trainval.txt, test.txt (NAME and three numbers a line)""",
         """
         lists = {"train": "trainval.txt", "test": "test.txt"}
         return {
-            split: pairs_of(
-                read_names(root / "annotations" / name),
-                lambda key: root / "images" / f"{key}.jpg",
-                lambda key: root / "annotations" / "trimaps" / f"{key}.png",
-                root / "annotations" / name,
-            )
+            split: pairs_of(root / "annotations" / name, root, "images/{}.jpg", "annotations/trimaps/{}.png")
             for split, name in lists.items()
         }
-
-    def reader(self, root: Path) -> Reader:
-        """Give what reads the files."""
-        return FileReader()

@@ -20,12 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fullyconv import label_sets
+from fullyconv.data.masks import MaskReader
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public.description import Archive, Facts
-from fullyconv.data.public.lists import pairs_of, read_names
-from fullyconv.data.public.matlab import as_mask, read_matrix
+from fullyconv.data.public.description import PublicSet
+from fullyconv.data.public.lists import pairs_of
 from fullyconv.data.public.voc import near
-from fullyconv.data.readers import FileReader, Reader
+from fullyconv.data.readers import Reader
 from fullyconv.errors import DatasetError
 from fullyconv.labels import IGNORE, Labels
 
@@ -55,7 +55,7 @@ _FOLDERS: dict[str, Form] = {
 
 
 @dataclass(frozen=True)
-class PascalContext:
+class PascalContext(PublicSet):
     """PASCAL-Context with 59 or 60 classes.
 
     Args:
@@ -66,6 +66,7 @@ class PascalContext:
     """
 
     classes: Literal[59, 60] = 60
+    described = "pascal_context"
 
     def __post_init__(self) -> None:
         if self.classes not in (59, 60):
@@ -77,33 +78,6 @@ class PascalContext:
         return "pascal_context" if self.classes == 60 else "pascal_context59"
 
     @property
-    def facts(self) -> Facts:
-        """What a person should know of it."""
-        return Facts(
-            title=f"PASCAL-Context, {self.classes} classes",
-            source='Mottaghi et al., "The role of context for object detection and semantic segmentation in the wild", '
-            "CVPR 2014",
-            page="https://cs.stanford.edu/~roozbeh/pascal-context/",
-            license="photographs of PASCAL VOC, under flickr's terms of use; for research",
-            counts={"train": 4998, "val": 5105},
-            layout="""\
-VOC2010/JPEGImages/NAME.jpg
-VOC2010/ImageSets/Main/train.txt, val.txt (one NAME a line), or ImageSets/SegmentationContext/
-and in VOC2010 or beside it one of
-trainval/NAME.mat                             LabelMap: 459 labels, and labels.txt
-59_context_labels/NAME.png                    0 to 59, numbered as in 59_labels.txt
-SegmentationClassContext/NAME.png             0 to 59, numbered alphabetically""",
-            inside=("VOCdevkit",),
-            folders=("pascal_context", "pascal-context", "PASCAL-Context"),
-            needs=("voc2010",),
-            notes=(
-                "background is a class, and nothing is ignored"
-                if self.classes == 60
-                else "background is ignored: scores are not those of the task of 60 classes",
-            ),
-        )
-
-    @property
     def labels(self) -> dict[str, Labels]:
         """The classes; a value is the index among the 60."""
         if self.classes == 60:
@@ -112,20 +86,12 @@ SegmentationClassContext/NAME.png             0 to 59, numbered alphabetically""
         palette = label_sets.pascal_context().palette[1:]
         return {"main": Labels.of(names, palette, {0: IGNORE, **dict(enumerate(names, 1))})}
 
-    def archives(self) -> tuple[Archive, ...]:
-        """Tell which files the set is published as."""
-        return (Archive("trainval.tar.gz"),)
-
-    def has_layout(self, root: Path) -> bool:
-        """Tell whether a folder holds masks of PASCAL-Context, with VOC 2010 in it or near it."""
-        return _masks(root) is not None and _images(root) is not None
-
     def is_set(self, root: Path) -> bool:
         """Tell PASCAL-Context from VOC 2010 alone, by its masks and the names of its images."""
-        if not self.has_layout(root):
-            return False
         masks = _masks(root)
-        return masks is not None and re.fullmatch(r"20[01][0-9]_[0-9]{6}", next(masks[0].iterdir()).stem) is not None
+        if masks is None or _images(root) is None:
+            return False
+        return re.fullmatch(r"20[01][0-9]_[0-9]{6}", next(masks[0].iterdir()).stem) is not None
 
     def find_splits(self, root: Path) -> dict[str, list[Pair]]:
         """Pair the images and masks of train and val.
@@ -152,12 +118,7 @@ SegmentationClassContext/NAME.png             0 to 59, numbered alphabetically""
         places = [voc / "ImageSets" / name for name in ("SegmentationContext", "Main")]
         lists = next((place for place in places if (place / "train.txt").is_file()), places[-1])
         return {
-            split: pairs_of(
-                read_names(lists / f"{split}.txt"),
-                lambda name: voc / "JPEGImages" / f"{name}.jpg",
-                lambda name: folder / f"{name}{suffix}",
-                lists / f"{split}.txt",
-            )
+            split: pairs_of(lists / f"{split}.txt", voc, "JPEGImages/{}.jpg", f"{folder.absolute()}/{{}}{suffix}")
             for split in ("train", "val")
         }
 
@@ -171,17 +132,17 @@ SegmentationClassContext/NAME.png             0 to 59, numbered alphabetically""
         if masks is None or masks[2] == "59":
             return ContextReader()
         if masks[2] == "alphabetical":
-            return ContextReader((0, *(1 + IDS.index(label) for label in sorted(IDS))))
+            return ContextReader(table=(0, *(1 + IDS.index(label) for label in sorted(IDS))))
         listing = next((path for path in _around(root, "labels.txt") if path.is_file()), None)
         ids = IDS if listing is None else _ids(listing)
         table = [0] * (LAST + 1)
         for index, label in enumerate(ids, 1):
             table[label] = index
-        return ContextReader(tuple(table))
+        return ContextReader(table=tuple(table))
 
 
 @dataclass(frozen=True)
-class ContextReader(FileReader):
+class ContextReader(MaskReader):
     """Read masks as indices among the 60 classes.
 
     Args:
@@ -192,10 +153,7 @@ class ContextReader(FileReader):
 
     def mask(self, pair: Pair) -> npt.NDArray[np.integer]:
         """Read the mask as (H, W) integers 0 to 59."""
-        if pair.mask.suffix == ".mat":
-            values: npt.NDArray[np.integer] = as_mask(read_matrix(pair.mask, "LabelMap"), pair.mask)
-        else:
-            values = super().mask(pair)
+        values: npt.NDArray[np.integer] = super().mask(pair)
         if not self.table:
             return values
         table = np.array(self.table, np.uint8)

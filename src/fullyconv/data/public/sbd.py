@@ -12,16 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from fullyconv import label_sets
+from fullyconv.data.masks import MaskReader
 from fullyconv.data.pairs import Pair
 from fullyconv.data.public import voc
-from fullyconv.data.public.description import Archive, Facts
+from fullyconv.data.public.description import Archive, PublicSet
 from fullyconv.data.public.lists import exclude, pairs_of, read_names
-from fullyconv.data.public.matlab import as_mask, read_matrix
-from fullyconv.data.readers import FileReader, Reader
+from fullyconv.data.readers import Reader
 from fullyconv.errors import near_miss
 from fullyconv.labels import Labels
 
@@ -31,11 +28,10 @@ _NAMES = {
     ("noval", "voc2012"): "sbd_noval",
     ("augmented", "voc2012"): "voc2012_augmented",
 }
-_COUNTS = {"sbd": 8498, "noval": 5623, "augmented": 10582, "seg11valid": 736, "voc2012": 1449}
 
 
 @dataclass(frozen=True)
-class Sbd:
+class Sbd(PublicSet):
     """SBD alone, or with the masks of PASCAL VOC for validation.
 
     Args:
@@ -50,6 +46,7 @@ class Sbd:
 
     train: Literal["sbd", "noval", "augmented"] = "sbd"
     val: Literal["sbd", "seg11valid", "voc2012"] = "sbd"
+    described = "sbd"
 
     def __post_init__(self) -> None:
         for option, value, choices in (
@@ -70,27 +67,6 @@ class Sbd:
         return _NAMES[self.train, self.val]
 
     @property
-    def facts(self) -> Facts:
-        """What a person should know of it."""
-        also = {"seg11valid": "2011", "voc2012": "2012"}.get(self.val)
-        needs = f"\nand near it VOCdevkit/VOC{also}, as PASCAL VOC {also} is laid out" if also else ""
-        return Facts(
-            title="SBD" if self.name == "sbd" else f"SBD, train {self.train}, val {self.val}",
-            source='Hariharan et al., "Semantic contours from inverse detectors", ICCV 2011',
-            page="http://home.bharathh.info/pubs/codes/SBD/download.html",
-            license="photographs of PASCAL VOC, under flickr's terms of use; for research",
-            counts={"train": _COUNTS[self.train], "val": 2857 if self.val == "sbd" else _COUNTS[self.val]},
-            layout=f"""\
-benchmark_RELEASE/dataset/img/NAME.jpg
-benchmark_RELEASE/dataset/cls/NAME.mat        GTcls.Segmentation: 0 to 20
-benchmark_RELEASE/dataset/train.txt, val.txt (one NAME a line){needs}""",
-            inside=("benchmark_RELEASE/dataset",),
-            folders=("sbd", "SBD", "sbd/dataset"),
-            needs=(f"voc{also}",) if also else (),
-            notes=("its masks have no void border",),
-        )
-
-    @property
     def labels(self) -> dict[str, Labels]:
         """The classes of PASCAL VOC."""
         return {"main": label_sets.voc()}
@@ -101,13 +77,9 @@ benchmark_RELEASE/dataset/train.txt, val.txt (one NAME a line){needs}""",
 
         return (Archive(SBDataset.filename, (SBDataset.url,), SBDataset.md5),)
 
-    def has_layout(self, root: Path) -> bool:
-        """Tell whether a folder is laid out as SBD is."""
-        return all((root / name).is_dir() for name in ("img", "cls")) and (root / "train.txt").is_file()
-
     def is_set(self, root: Path) -> bool:
         """Tell SBD itself by its names and its MATLAB files."""
-        if not self.has_layout(root):
+        if not all((root / name).exists() for name in ("img", "cls", "train.txt")):
             return False
         names = read_names(root / "train.txt")
         return (root / "cls" / f"{names[0]}.mat").is_file() and names[0][:2] == "20" and names[0][4:5] == "_"
@@ -141,18 +113,7 @@ benchmark_RELEASE/dataset/train.txt, val.txt (one NAME a line){needs}""",
 
     def reader(self, root: Path) -> Reader:
         """Give what reads the files."""
-        return SbdReader()
-
-
-@dataclass(frozen=True)
-class SbdReader(FileReader):
-    """Read the masks of SBD, and those of PASCAL VOC beside them."""
-
-    def mask(self, pair: Pair) -> npt.NDArray[np.integer]:
-        """Read the mask as (H, W) integers."""
-        if pair.mask.suffix != ".mat":
-            return super().mask(pair)
-        return as_mask(read_matrix(pair.mask, "GTcls", "Segmentation"), pair.mask)
+        return MaskReader()
 
 
 def seg11valid(root: Path, train: list[Pair] | None = None) -> list[Pair]:
@@ -174,10 +135,4 @@ def seg11valid(root: Path, train: list[Pair] | None = None) -> list[Pair]:
 
 
 def _split(root: Path, split: str) -> list[Pair]:
-    listing = root / f"{split}.txt"
-    return pairs_of(
-        read_names(listing),
-        lambda name: root / "img" / f"{name}.jpg",
-        lambda name: root / "cls" / f"{name}.mat",
-        listing,
-    )
+    return pairs_of(root / f"{split}.txt", root, "img/{}.jpg", "cls/{}.mat")

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 
 from fullyconv import label_sets
+from fullyconv.data.matlab import read_labels
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public.description import Archive, Facts
+from fullyconv.data.public.description import PublicSet
 from fullyconv.data.public.lists import pairs_of, read_names
-from fullyconv.data.public.matlab import as_mask, read_matrix
 from fullyconv.data.readers import FileReader, Reader
 from fullyconv.errors import near_miss
 from fullyconv.labels import Labels
@@ -33,7 +32,7 @@ FOLDERS: dict[str, str] = {"semantic": "SemanticLabels", "geometric": "GeoLabels
 
 
 @dataclass(frozen=True)
-class SiftFlow:
+class SiftFlow(PublicSet):
     """SIFT Flow with both labelings, or one of them.
 
     Args:
@@ -44,6 +43,7 @@ class SiftFlow:
     """
 
     heads: tuple[Literal["semantic", "geometric"], ...] = ("semantic", "geometric")
+    described = "siftflow"
 
     def __post_init__(self) -> None:
         if isinstance(self.heads, str) or not self.heads or len(set(self.heads)) != len(self.heads):
@@ -58,44 +58,14 @@ class SiftFlow:
         return "siftflow" if self.heads[0] == "semantic" else "siftflow_geometric"
 
     @property
-    def facts(self) -> Facts:
-        """What a person should know of it."""
-        return Facts(
-            title="SIFT Flow" if self.heads[0] == "semantic" else "SIFT Flow, geometric classes",
-            source='Liu, Yuen, Torralba, "Nonparametric scene parsing: label transfer via dense scene alignment", '
-            "CVPR 2009",
-            page="http://www.cs.unc.edu/~jtighe/Papers/ECCV10/",
-            license="photographs of LabelMe, none stated; for research",
-            counts={"train": 2486, "test": 200},
-            layout=f"""\
-Images/{SCENES}/NAME.jpg
-SemanticLabels/{SCENES}/NAME.mat              S: 1 to 33, 0 = ignore
-GeoLabels/{SCENES}/NAME.mat                   S: 1 to 3, 0 and -1 = ignore
-test.txt or TestSet1.txt (one NAME a line), and train.txt or trainval.txt; without the latter, all others""",
-            inside=("SiftFlowDataset",),
-            folders=("siftflow", "SiftFlow", "sift-flow"),
-            notes=("cow, desert and moon do not occur in the test images: 30 of the 33 classes are scored",)
-            if self.heads[0] == "semantic"
-            else (),
-        )
-
-    @property
     def labels(self) -> dict[str, Labels]:
         """For each head its classes; 0 is ignored."""
         known = {"semantic": label_sets.sift_flow_semantic(), "geometric": label_sets.sift_flow_geometric()}
         return {head: known[head] for head in self.heads}
 
-    def archives(self) -> tuple[Archive, ...]:
-        """Tell which files the set is published as."""
-        return (Archive("SiftFlowDataset.zip"),)
-
-    def has_layout(self, root: Path) -> bool:
-        """Tell whether a folder is laid out as SIFT Flow is."""
-        return all((root / name / SCENES).is_dir() for name in ("Images", *(FOLDERS[head] for head in self.heads)))
-
     def is_set(self, root: Path) -> bool:
         """Tell SIFT Flow itself: the layout is its own."""
-        return self.has_layout(root)
+        return all((root / name / SCENES).is_dir() for name in ("Images", *(FOLDERS[head] for head in self.heads)))
 
     def find_splits(self, root: Path) -> dict[str, list[Pair]]:
         """Pair the images with the masks of the first head; `SiftFlowReader` finds those of the other.
@@ -131,12 +101,7 @@ test.txt or TestSet1.txt (one NAME a line), and train.txt or trainval.txt; witho
         return splits
 
     def _pairs(self, root: Path, names: list[str], listing: Path, head: str) -> list[Pair]:
-        return pairs_of(
-            names,
-            lambda name: root / "Images" / SCENES / f"{name}.jpg",
-            lambda name: root / FOLDERS[head] / SCENES / f"{name}.mat",
-            listing,
-        )
+        return pairs_of(listing, root, f"Images/{SCENES}/{{}}.jpg", f"{FOLDERS[head]}/{SCENES}/{{}}.mat", names)
 
     def reader(self, root: Path) -> Reader:
         """Give what reads the files."""
@@ -155,14 +120,9 @@ class SiftFlowReader(FileReader):
 
     def mask(self, pair: Pair) -> npt.NDArray[Any]:
         """Read the mask of the first head as (H, W) integers."""
-        return _read(pair.mask)
+        return read_labels(pair.mask, void=-1)
 
     def masks(self, pair: Pair) -> dict[str, npt.NDArray[Any]]:
         """Read the masks of all heads, each (H, W) integers."""
         top = pair.mask.parents[2]
-        return {head: _read(top / FOLDERS[head] / SCENES / pair.mask.name) for head in self.heads}
-
-
-def _read(path: Path) -> npt.NDArray[np.integer]:
-    matrix = read_matrix(path, "S")
-    return as_mask(np.where(matrix == -1, 0, matrix), path)
+        return {head: read_labels(top / FOLDERS[head] / SCENES / pair.mask.name, void=-1) for head in self.heads}

@@ -8,14 +8,13 @@ regions, which count for nothing.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fullyconv import label_sets
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public.description import Archive, Facts
+from fullyconv.data.public.description import Archive, Facts, PublicSet
 from fullyconv.data.public.lists import pairs_of, read_names
-from fullyconv.data.readers import FileReader, Reader
 from fullyconv.errors import DatasetError
 from fullyconv.images import mask_mode
 from fullyconv.labels import Labels
@@ -40,7 +39,7 @@ _IDS = {True: re.compile(r"[0-9]{6}"), False: re.compile(r"20[01][0-9]_[0-9]{6}"
 
 
 @dataclass(frozen=True)
-class Voc:
+class Voc(PublicSet):
     """The segmentation task of one year.
 
     Args:
@@ -51,6 +50,7 @@ class Voc:
     """
 
     year: int = 2012
+    described = "voc"
 
     def __post_init__(self) -> None:
         if self.year not in COUNTS:
@@ -64,20 +64,7 @@ class Voc:
     @property
     def facts(self) -> Facts:
         """What a person should know of it."""
-        folder = f"VOC{self.year}"
-        return Facts(
-            title=f"PASCAL VOC {self.year}",
-            source='Everingham et al., "The PASCAL Visual Object Classes (VOC) challenge", IJCV 2010',
-            page=f"http://host.robots.ox.ac.uk/pascal/VOC/voc{self.year}/",
-            license="photographs from flickr, under flickr's terms of use; for research",
-            counts=COUNTS[self.year],
-            layout=f"""\
-{folder}/JPEGImages/NAME.jpg
-{folder}/SegmentationClass/NAME.png           palette: 0 to 20, 255 = ignore
-{folder}/ImageSets/Segmentation/train.txt, val.txt (one NAME a line)""",
-            inside=(f"VOCdevkit/{folder}", f"TrainVal/VOCdevkit/{folder}"),
-            folders=(self.name, folder, f"{self.name}/{folder}"),
-        )
+        return replace(super().facts, counts=COUNTS[self.year])
 
     @property
     def labels(self) -> dict[str, Labels]:
@@ -141,10 +128,6 @@ class Voc:
                 splits["test"] = split_of(root, test)
         return splits
 
-    def reader(self, root: Path) -> Reader:
-        """Give what reads the files."""
-        return FileReader()
-
 
 def split_of(root: Path, listing: Path) -> list[Pair]:
     """Pair the images and masks that a list names.
@@ -153,12 +136,7 @@ def split_of(root: Path, listing: Path) -> list[Pair]:
         root: folder with JPEGImages and SegmentationClass.
         listing: the list.
     """
-    return pairs_of(
-        read_names(listing),
-        lambda name: root / "JPEGImages" / f"{name}.jpg",
-        lambda name: root / "SegmentationClass" / f"{name}.png",
-        listing,
-    )
+    return pairs_of(listing, root, "JPEGImages/{}.jpg", "SegmentationClass/{}.png")
 
 
 def near(root: Path, year: int) -> Path:

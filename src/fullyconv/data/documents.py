@@ -64,10 +64,12 @@ def class_name(text: object, where: str) -> str:
     """Read the name of a class; the words of tools for background and ignored pixels become ours.
 
     Raises:
-        DatasetError: if it is no text, or empty.
+        DatasetError: if it is no text, empty, of several lines, or without end.
     """
-    if not isinstance(text, str) or not text.strip():
-        raise DatasetError(f"{where}: {str(text)[:80]!r} is no name of a class; write text")
+    if not isinstance(text, str) or not text.strip() or not text.strip().isprintable() or len(text) > 200:
+        raise DatasetError(
+            f"{where}: {str(text)[:80]!r} is no name of a class; write one printable line of at most 200 letters"
+        )
     name = text.strip()
     if name.lower() in _BACKGROUND_WORDS:
         return BACKGROUND

@@ -1,13 +1,12 @@
 """COCO annotations: polygons and run lengths of objects, drawn into masks when they are asked for.
 
 Where objects overlap the smaller one is on top, of two of one size the later. Crowds (`iscrowd`) are drawn first, and
-are ignored: what is in them was not outlined one by one.
+are ignored unless they are to be of their category: what is in them was not outlined one by one.
 """
 
 from __future__ import annotations
 
 import functools
-import re
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,10 +17,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fullyconv.data.annotated.documents import class_name, classes_of, read_json, safe_parts
-from fullyconv.data.layouts import SPLIT_WORDS, Layout, Lost, meaning_of
-from fullyconv.data.pairs import Pair
+from fullyconv.data.documents import class_name, classes_of, read_json, safe_parts
+from fullyconv.data.layouts import Layout, Reading, Tree
+from fullyconv.data.pairs import Pair, lost
 from fullyconv.data.readers import FileReader
+from fullyconv.data.rows import whole_splits
+from fullyconv.data.words import meaning_of, split_of
 from fullyconv.errors import DatasetError
 from fullyconv.images import MAX_PIXELS
 from fullyconv.labels import IGNORE
@@ -61,11 +62,13 @@ class Document:
         images: name in `Pair.mask` -> name of the file in parts, height and width in pixels (0 where it does not say).
         names: id of a category -> name of the class.
         annotations: name in `Pair.mask` -> objects, in the order of the file.
+        bad: id of a category -> what is wrong with each of its objects that no pixel can be drawn of.
     """
 
     images: dict[str, tuple[tuple[str, ...], int, int]]
     names: dict[int, str]
     annotations: dict[str, tuple[Annotation, ...]]
+    bad: dict[int, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,11 @@ class CocoReader(FileReader):
     Args:
         channels: C of the images.
         values: name of a class -> value of its pixels.
+        crowds: "ignore", or "category" for those of their category.
     """
 
     values: Mapping[str, int] = field(default_factory=dict, hash=False)
+    crowds: str = "ignore"
 
     def mask(self, pair: Pair) -> Array:
         """Draw the mask as (H, W) integers.
@@ -103,7 +108,8 @@ class CocoReader(FileReader):
                     f"{where}: the outlines of its image are longer than {most} pixels together; remove what is "
                     "there more than once, or export run lengths"
                 )
-            name = IGNORE if annotation.crowd else document.names[annotation.category]
+            ignored = annotation.crowd and self.crowds == "ignore"
+            name = IGNORE if ignored else document.names[annotation.category]
             drawn.append((not annotation.crowd, -int(runs[1::2].sum()), self.values[name], runs))
         drawn.sort(key=lambda entry: entry[:2])  # stable: of two of one size the later comes later
         flat = np.zeros(size[0] * size[1], np.uint8 if max(self.values.values()) <= 255 else np.uint16)
@@ -272,6 +278,7 @@ def _document(name: str, changed: int, size: int) -> Document:
         files[parts] = entry["id"]
         images[key] = (parts, *(sides if all(sides) else (0, 0)))
     annotations: dict[str, list[Annotation]] = defaultdict(list)
+    bad: dict[int, list[str]] = defaultdict(list)
     used = set()
     for position, entry in enumerate(content["annotations"]):
         if not isinstance(entry, dict):
@@ -285,14 +292,36 @@ def _document(name: str, changed: int, size: int) -> Document:
         if category not in names:
             raise DatasetError(f"{where} has the category {category}, which is not in the list; add it there")
         used.add(category)
-        annotations[by_id[image]].append(
-            Annotation(str(number), category, bool(entry.get("iscrowd")), entry.get("segmentation"))
-        )
+        segmentation = _whole_polygons(entry.get("segmentation"))
+        if isinstance(segmentation, str):
+            bad[category].append(f"{where} (of {'/'.join(images[by_id[image]][0])}): {segmentation}")
+            continue
+        annotations[by_id[image]].append(Annotation(str(number), category, bool(entry.get("iscrowd")), segmentation))
     # Some tools write the group of all categories as a category of its own.
     groups = [number for number, text in names.items() if number not in used and text in supers and len(names) > 1]
     for number in groups:
         del names[number]
-    return Document(images, names, {key: tuple(found) for key, found in annotations.items()})
+    return Document(
+        images,
+        names,
+        {key: tuple(found) for key, found in annotations.items()},
+        {category: tuple(found) for category, found in bad.items()},
+    )
+
+
+def _whole_polygons(segmentation: Any) -> Any:
+    """Take polygons of one or two points out of a list; say what is wrong where nothing is left."""
+    if segmentation is None or (isinstance(segmentation, list | tuple) and not segmentation):
+        return "has no segmentation, and a box is no mask"
+    if not isinstance(segmentation, list | tuple):
+        return segmentation
+    kept = [polygon for polygon in segmentation if not _is_short(polygon)]
+    return kept or "a polygon has at least three points"
+
+
+def _is_short(polygon: object) -> bool:
+    numbers = polygon.tolist() if isinstance(polygon, np.ndarray) else polygon
+    return isinstance(numbers, list) and len(numbers) in (0, 2, 4) and all(isinstance(x, int | float) for x in numbers)
 
 
 def _compacted(entry: dict[str, Any]) -> dict[str, Any]:
@@ -342,35 +371,28 @@ def is_coco(content: object) -> bool:
 # ---- the layout ------------------------------------------------------------------------------------------------------
 
 
-def coco_layout(
-    root: Path,
-    files: Sequence[Path],
-    photos: Sequence[Path],
-    *,
-    images: str | None = None,
-    lost: list[Lost] | None = None,
-) -> Layout:
+def coco_layout(tree: Tree, files: Sequence[Path], reading: Reading) -> Layout:
     """Pair the images of COCO files with their objects.
 
     Args:
-        root: the data folder.
+        tree: what is in the data folder.
         files: the COCO files.
-        images: all images in the data folder.
-        images: folder of the images inside root, where it is not found.
-        lost: where it is given, images that are not there are left out and told here, instead of an error.
+        reading: the folder of the images inside root, where it is not found, and what becomes of crowds.
 
     Returns:
         The layout, with reader and labels.
 
     Raises:
-        DatasetError: if two files could be of one split, images are missing, or lie in more than one folder.
+        DatasetError: if two files could be of one split, or images lie in more than one folder.
     """
+    root, photos = tree.root, tree.images
     by_split: dict[str, list[Path]] = defaultdict(list)
     for file in files:
-        by_split[_split_of(file.relative_to(root))].append(file)
-    layout = Layout("COCO annotations of " + ", ".join(file.relative_to(root).as_posix() for file in files[:4]), {})
+        by_split[split_of(file.relative_to(root))].append(file)
+    name = "COCO annotations of " + ", ".join(file.relative_to(root).as_posix() for file in files[:4])
+    layout = Layout(name, root=root)
     names: list[str] = []
-    crowds = empty = 0
+    documents: dict[Path, Document] = {}
     for split, some in by_split.items():
         objects = [file for file in some if file.name.startswith("instances")]  # beside key points and captions
         if len(some) > 1 and len(objects) == 1:
@@ -383,69 +405,87 @@ def coco_layout(
                 f"{root}: the annotations of {'its images' if split == 'all' else split} could be {listed}; say "
                 "which by masks=FILE (--masks), or a pattern that fits one file a split"
             )
-        document = read_document(some[0])
+        document = documents[some[0]] = read_document(some[0])
         names += [name for _, name in sorted(document.names.items())]
-        layout.splits[split] = _paired(root, some[0], document, photos, images, lost)
-        crowds += sum(entry.crowd for found in document.annotations.values() for entry in found)
-        empty += sum(key not in document.annotations for key in document.images)
-    if not any(layout.splits.values()):
+        layout.splits[split] = _paired(layout, some[0], document, photos, reading.images)
+    if not any(layout.splits.values()) and not layout.lost:
         raise DatasetError(f"{files[0]}: lists no images; export it anew")
-    if "all" in layout.splits and len(layout.splits) > 1:
-        listed = ", ".join(file.relative_to(root).as_posix() for file in files)
-        raise DatasetError(f"{root}: some of {listed} name a split and some do not; say which by masks=FILE (--masks)")
+    whole_splits(layout, f"{root}: some of {', '.join(map(str, documents))} name a split and some do not")
     layout.labels, values = classes_of(names)
     if layout.labels.num_classes < 2:
         raise DatasetError(f"{files[0]}: has no categories, which become the classes; export it anew")
-    layout.reader = CocoReader(values=values)
+    layout.reader = CocoReader(values=values, crowds=reading.crowds)
     layout.notes.append("where objects overlap the smaller one is on top; what is in none is background")
-    if crowds:
-        layout.notes.append(f"{crowds} regions of many objects (iscrowd) are ignored")
+    _crowds(layout, documents, reading.crowds)
+    _undrawn(layout, documents)
+    empty = sum(key not in document.annotations for document in documents.values() for key in document.images)
     if empty:
         layout.notes.append(f"{empty} images have no objects: they are background")
-    listed_images = {pair.image for pairs in layout.splits.values() for pair in pairs}
+    listed_images = {pair.image for pair in layout.pairs}
     rest = sum(image not in listed_images for image in photos)
     if rest:
         layout.notes.append(f"{rest} images are in no list, and left out")
     return layout
 
 
-def _split_of(relative: Path) -> str:
-    """Tell by the name of a file, or of its folders, to which split it belongs."""
-    for part in (relative.name.split(".")[0], *reversed(relative.parts[:-1])):
-        for word in re.findall(r"[A-Za-z]+", part):
-            if word.lower() in SPLIT_WORDS:
-                return SPLIT_WORDS[word.lower()]
-    return "all"
+def _crowds(layout: Layout, documents: Mapping[Path, Document], crowds: str) -> None:
+    """Tell regions of many objects: nothing is left of a class that has no others."""
+    flags: dict[str, list[bool]] = defaultdict(list)
+    for document in documents.values():
+        for entry in (entry for found in document.annotations.values() for entry in found):
+            flags[document.names[entry.category]].append(entry.crowd)
+    total, number = sum(map(len, flags.values())), sum(map(sum, flags.values()))
+    if not number:
+        return
+    files = tuple(map(str, documents))
+    if crowds == "category":
+        layout.notes.append(f"{number} regions of many objects (iscrowd) are read as their category")
+        return
+    what = f"{number} of {total} annotations ({number / total:.1%}) are regions of many objects (iscrowd)"
+    option = 'crowds="category" (--crowds category) reads them as their category'
+    if gone := [name for name, found in flags.items() if all(found)]:
+        message = f"{files[0]}: {what}, which are ignored, and nothing is left of {', '.join(gone)}; {option}"
+        layout.fail("classes that are all crowd", message, files)
+    else:
+        layout.warn("crowds", f"{what}, and ignored; {option}", files)
 
 
-def _paired(
-    root: Path,
-    file: Path,
-    document: Document,
-    photos: Sequence[Path],
-    images: str | None,
-    lost: list[Lost] | None,
-) -> list[Pair]:
+def _undrawn(layout: Layout, documents: Mapping[Path, Document]) -> None:
+    """Tell objects that no pixel can be drawn of: a class of nothing else is an error."""
+    bad: dict[str, list[str]] = defaultdict(list)
+    for document in documents.values():
+        for category, found in document.bad.items():
+            bad[document.names[category]] += found
+    both = [(document, found) for document in documents.values() for found in document.annotations.values()]
+    drawn = {document.names[entry.category] for document, found in both for entry in found}
+    skipped = [message for name, found in bad.items() for message in found if name in drawn]
+    if skipped:
+        rule = f"{len(skipped)} annotations without a polygon of three points or a segmentation"
+        layout.warn(rule, "nothing can be drawn of them: they are skipped, and are background", skipped)
+    for name, messages in bad.items():
+        if name not in drawn:
+            message = f"{messages[0]}; export polygons or run lengths, or remove it. So is every annotation of {name}"
+            layout.fail("classes that cannot be drawn", message, messages if len(messages) > 1 else ())
+
+
+def _paired(layout: Layout, file: Path, document: Document, photos: Sequence[Path], images: str | None) -> list[Pair]:
+    root, there = layout.root, set(photos)
     listed = {key: parts for key, (parts, _, _) in document.images.items()}
     base = root / images if images is not None else _base(root, file, list(listed.values()), photos)
-    there = set(photos)
-    pairs, missing = [], []
-    for key, parts in listed.items():
-        image = base.joinpath(*parts)
-        if image in there:
-            split = "" if base == root else base.relative_to(root).as_posix() + "/"
-            pairs.append(Pair(image, file / key, split + Path(*parts).with_suffix("").as_posix()))
-        else:
-            missing.append(str(image))
+    split = "" if base == root else base.relative_to(root).as_posix() + "/"
+    places = {key: base.joinpath(*parts) for key, parts in listed.items()}
+    missing = [image for image in places.values() if image not in there]
     if missing:
-        message = (
-            f"{file}: {len(missing)} of {len(listed)} images are not there ({missing[0]} ...); add them, remove them "
-            "from the file, or say in which folder they are (images=, --images)"
+        remedy = (
+            f"{file}: {len(missing)} of {len(listed)} images are not there; add them, remove them from the file, or "
+            "say in which folder they are (images=, --images)"
         )
-        if lost is None or len(missing) == len(listed):
-            raise DatasetError(message)
-        lost.append(Lost("images that are listed and not there", message, tuple(missing)))
-    return pairs
+        layout.lost.append(lost("images that are listed and not there", missing, remedy))
+    return [
+        Pair(image, file / key, split + Path(*listed[key]).with_suffix("").as_posix())
+        for key, image in places.items()
+        if image in there
+    ]
 
 
 def _base(root: Path, file: Path, names: Iterable[tuple[str, ...]], images: Sequence[Path]) -> Path:
@@ -462,12 +502,12 @@ def _base(root: Path, file: Path, names: Iterable[tuple[str, ...]], images: Sequ
     if not inside:
         return file.parent
     best = [folder for folder, count in inside.items() if count == max(inside.values())]
-    split = _split_of(file.relative_to(root))
+    split = split_of(file.relative_to(root))
     for some in (
         best,
         [folder for folder in best if meaning_of(folder.relative_to(root).as_posix())[0] not in ("mask", "object")],
         [folder for folder in best if folder == file.parent],
-        [folder for folder in best if split != "all" and _split_of(folder.relative_to(root) / "x") == split],
+        [folder for folder in best if split != "all" and split_of(folder.relative_to(root) / "x") == split],
     ):
         if len(some) == 1:
             return some[0]

@@ -11,7 +11,6 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -20,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from fullyconv.data.annotated.documents import BACKGROUND, class_name, classes_of, read_json
-from fullyconv.data.layouts import Layout, Lost, meaning_of
-from fullyconv.data.pairs import Pair, plain_name
+from fullyconv.data.annotations.beside import pair_documents
+from fullyconv.data.documents import BACKGROUND, class_name, classes_of, read_json
+from fullyconv.data.layouts import Layout, Reading, Tree
+from fullyconv.data.pairs import Pair, lost, plain_name
 from fullyconv.data.readers import FileReader
 from fullyconv.errors import DatasetError, near_miss
 from fullyconv.images import MAX_PIXELS, Encoded, read_mask
@@ -75,7 +75,8 @@ class LabelmeReader(FileReader):
             name, where = _label(shape, number, pair.mask)
             if name not in self.values:
                 raise DatasetError(f"{where}: no class of the set. {near_miss(name, self.values)}")
-            _draw(image, shape, self.values[name], where)
+            if not _is_short(shape):
+                _draw(image, shape, self.values[name], where)
         return np.array(image).astype(np.uint16 if wide else np.uint8)
 
 
@@ -119,12 +120,19 @@ def _label(shape: object, number: int, path: Path) -> tuple[str, str]:
     return name, f"{where} ({name})"
 
 
+def _is_short(shape: Mapping[str, Any]) -> bool:
+    """Tell whether a shape is a polygon of which no pixel can be drawn."""
+    points = shape.get("points")
+    if shape.get("shape_type") not in (None, "", "polygon") or not isinstance(points, list) or len(points) > 2:
+        return False
+    return all(isinstance(point, list) and len(point) == 2 for point in points)
+
+
 def _draw(image: Image.Image, shape: Mapping[str, Any], value: int, where: str) -> None:
     kind = shape.get("shape_type") or "polygon"
     points = _points(shape.get("points"), where)
     draw = ImageDraw.Draw(image)
     if kind == "polygon":
-        _need(len(points) >= 3, "a polygon has at least three points", where)
         draw.polygon(points, fill=value, outline=value)
     elif kind == "rectangle":
         _need(len(points) == 2, "a rectangle has two points", where)
@@ -179,70 +187,45 @@ def _paste(image: Image.Image, text: object, points: Points, value: int, where: 
 # ---- the layout ------------------------------------------------------------------------------------------------------
 
 
-def labelme_layout(
-    root: Path,
-    files: Sequence[Path],
-    images: Sequence[Path],
-    *,
-    unlabeled: str = "error",
-    lost: list[Lost] | None = None,
-) -> Layout:
+def labelme_layout(tree: Tree, files: Sequence[Path], reading: Reading) -> Layout:
     """Pair images with labelme files, and find the classes: the names of all shapes, in the order of the alphabet.
 
     Where `labels.txt` or `classes.txt` lies in the folder, its lines are the classes, and no shape may have another.
 
     Args:
-        root: the data folder.
+        tree: what is in the data folder.
         files: the labelme files.
-        images: all images in the data folder.
-        unlabeled: "error" refuses images without a file, "skip" leaves them out.
-        lost: where it is given, files that cannot be read and images without one are told here, instead of an error.
+        reading: what becomes of images without a file.
 
     Returns:
         The layout, with reader and labels.
 
     Raises:
-        DatasetError: if a file is damaged, names no image or one outside of root, or images have no file.
+        DatasetError: if images of a split lie beside others of none, or no shape has a name.
     """
+    root, images = tree.root, tree.images
     by_name: dict[str, list[Path]] = defaultdict(list)
     for photo in images:
         by_name[plain_name(photo.stem)].append(photo)
     there = set(images)
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-        work = [pool.submit(_told, path) for path in files]
-    layout = Layout("labelme files beside images", {})
+    layout = Layout("labelme files beside images", root=root)
+    told, lonely = pair_documents(
+        layout, tree, files, _told, lambda path, said: _image(root, path, said[0], there, by_name)
+    )
     labels: dict[str, str] = {}
-    taken: dict[Path, Path] = {}
-    bad: list[str] = []
-    splits: dict[str, list[Pair]] = defaultdict(list)
-    for path, read in zip(files, work, strict=True):
-        try:
-            image_path, found = read.result()
-            image = _image(root, path, image_path, there, by_name)
-            if image in taken:
-                raise DatasetError(f"{path} and {taken[image]} both label {image}; remove one")
-        except DatasetError as error:
-            if lost is None:
-                raise
-            bad.append(str(error))
-            continue
-        taken[image] = path
+    for _, found in told.values():
         labels |= {name: where for name, where in found.items() if name not in labels}
-        _, split, _ = meaning_of(image.relative_to(root).parent.as_posix())
-        splits[split or "all"].append(Pair(image, path, image.relative_to(root).with_suffix("").as_posix()))
-    if bad and lost is not None:
-        lost.append(Lost("labelme files that cannot be read", bad[0], tuple(bad)))
-    if not splits:
-        raise DatasetError(bad[0] if bad else f"{root}: no labelme files")
-    _without(root, images, taken, unlabeled, lost, layout)
-    if "all" in splits and len(splits) > 1:
-        raise DatasetError(
-            f"{root}: some images lie in the folder of a split and some in none ({splits['all'][0].image} ...); move "
-            "them, or leave them out"
+    if lonely and reading.unlabeled == "skip":
+        layout.notes.append(f"{len(lonely)} images without a labelme file are left out")
+    elif lonely:
+        remedy = (
+            "no labelme file names it; label it (a file without shapes is all background), remove it, or leave such "
+            'images out (unlabeled="skip", --unlabeled skip)'
         )
-    layout.splits = {split: sorted(pairs, key=lambda pair: pair.key) for split, pairs in splits.items()}
-    names = _names(root, labels, layout)
-    layout.labels, values = classes_of(names)
+        layout.lost.append(lost("images without a labelme file", lonely, remedy))
+    if not layout.splits:
+        return layout
+    layout.labels, values = classes_of(_names(root, labels, layout))
     if layout.labels.num_classes < 2:
         raise DatasetError(f"{files[0]}: no shape of any file has a name that is a class; draw some")
     layout.reader = LabelmeReader(values=values)
@@ -250,10 +233,12 @@ def labelme_layout(
     return layout
 
 
-def _told(path: Path) -> tuple[object, dict[str, str]]:
-    """Give the image that a file names, and its labels, each with where it stands."""
+def _told(path: Path) -> tuple[tuple[object, dict[str, str]], list[str]]:
+    """Give the image that a file names, its labels, each with where it stands, and polygons that are none."""
     content = _content(path)
-    return content.get("imagePath"), dict(_label(shape, at, path) for at, shape in enumerate(content["shapes"]))
+    named = [_label(shape, at, path) for at, shape in enumerate(content["shapes"])]
+    short = [where for (_, where), shape in zip(named, content["shapes"], strict=True) if _is_short(shape)]
+    return (content.get("imagePath"), dict(named)), short
 
 
 def _image(root: Path, path: Path, given: object, there: set[Path], by_name: Mapping[str, Sequence[Path]]) -> Path:
@@ -278,30 +263,6 @@ def _image(root: Path, path: Path, given: object, there: set[Path], by_name: Map
             shown = ", ".join(str(image) for image in some[:4])
             raise DatasetError(f"{path}: its image could be {shown}; name it in imagePath")
     raise DatasetError(f"{path}: its image {named.name} is not there; add it, correct imagePath, or remove the file")
-
-
-def _without(
-    root: Path,
-    images: Sequence[Path],
-    taken: Mapping[Path, Path],
-    unlabeled: str,
-    lost: list[Lost] | None,
-    layout: Layout,
-) -> None:
-    folders = {image.parent for image in taken}
-    lonely = [photo for photo in images if photo not in taken and photo.parent in folders]
-    if not lonely:
-        return
-    if unlabeled == "skip":
-        layout.notes.append(f"{len(lonely)} images without a labelme file are left out")
-        return
-    message = (
-        f"{lonely[0]}: no labelme file names it; label it (a file without shapes is all background), remove it, or "
-        'leave such images out (unlabeled="skip", --unlabeled skip)'
-    )
-    if lost is None:
-        raise DatasetError(message)
-    lost.append(Lost("images without a labelme file", message, tuple(map(str, lonely))))
 
 
 def _names(root: Path, labels: Mapping[str, str], layout: Layout) -> list[str]:

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fullyconv.data.annotated.documents import read_json, safe_parts
-from fullyconv.data.layouts import SPLIT_WORDS, Layout, Lost, meaning_of, pair_of_row, rows_of
+from fullyconv.data.documents import read_json, safe_parts
+from fullyconv.data.layouts import Layout, Reading, Tree
 from fullyconv.data.masks import MaskReader
 from fullyconv.data.pairs import Pair
+from fullyconv.data.rows import add_rows, rows_of, whole_splits
+from fullyconv.data.words import meaning_of, split_of
 from fullyconv.errors import DatasetError
 from fullyconv.images import Encoded
 
@@ -100,7 +102,7 @@ def open_table(path: Path) -> Any:
         if not files or not all(isinstance(entry, dict) for entry in files):
             raise DatasetError(f"{path}: does not name the files of the set; save it anew")
         for entry in files:
-            safe_parts(entry.get("filename"), str(path))
+            _validate(path.parent.joinpath(*safe_parts(entry.get("filename"), str(path))))
     shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
@@ -114,14 +116,29 @@ def open_table(path: Path) -> Any:
             datasets.enable_progress_bars()
 
 
-def table_layout(root: Path, tables: Sequence[Path], *, images: str | None = None, masks: str | None = None) -> Layout:
+def _validate(file: Path) -> None:
+    """Refuse an arrow file whose lengths or offsets lead out of it, which the readers of pyarrow would follow.
+
+    Raises:
+        DatasetError: if it is damaged.
+    """
+    import pyarrow
+
+    try:
+        with pyarrow.OSFile(str(file)) as source, pyarrow.ipc.open_stream(source) as stream:
+            for batch in stream:  # one at a time, so that memory is bounded by the largest
+                batch.validate(full=True)
+    except Exception as error:  # of pyarrow, whatever is wrong with the file
+        raise DatasetError(f"{file}: damaged ({error}); save the set anew") from error
+
+
+def table_layout(root: Path, tables: Sequence[Path], reading: Reading) -> Layout:
     """Make pairs of the rows of tables.
 
     Args:
         root: the data folder.
         tables: `state.json` files of saved sets, or parquet files.
-        images: name of the column of images, where it is not found.
-        masks: name of the column of masks, where it is not found.
+        reading: the names of the columns, where they are not found.
 
     Returns:
         The layout, with reader; what the masks mean is for others to find out.
@@ -132,7 +149,7 @@ def table_layout(root: Path, tables: Sequence[Path], *, images: str | None = Non
     by_split: dict[str, list[Path]] = defaultdict(list)
     folders = set()
     for table in tables:
-        by_split[_split_of(table.relative_to(root))].append(table)
+        by_split[split_of(table.relative_to(root))].append(table)
         inner = table.parent.parent if table.name == STATE else table.parent
         while inner != root and meaning_of(inner.name)[1]:
             inner = inner.parent
@@ -140,15 +157,13 @@ def table_layout(root: Path, tables: Sequence[Path], *, images: str | None = Non
     if len(folders) > 1:
         shown = ", ".join(f"{folder.relative_to(root).as_posix()}/" for folder in sorted(folders))
         raise DatasetError(f"{root}: holds more than one set, in {shown}; give the folder of one of them")
-    if "all" in by_split and len(by_split) > 1:
-        raise DatasetError(f"{root}: {by_split['all'][0]} is of no split and others are; name it train, val or test")
-    layout = Layout("table of images and masks", {})
+    layout = Layout("table of images and masks", root=root)
     columns: set[tuple[str, str]] = set()
     for split, some in by_split.items():
         pairs = []
         for table in some:
             content = open_table(table)
-            columns.add(_columns(content.features, table, images, masks))
+            columns.add(_columns(content.features, table, reading.images, reading.masks))
             key = table.parent.name if table.name == STATE else table.stem
             pairs += [Pair(table / str(row), table / str(row), f"{key}/{row}") for row in range(len(content))]
         layout.splits[split] = pairs
@@ -159,6 +174,7 @@ def table_layout(root: Path, tables: Sequence[Path], *, images: str | None = Non
     if not any(layout.splits.values()):
         raise DatasetError(f"{tables[0]}: has no rows; save the set anew")
     layout.splits = {split: pairs for split, pairs in layout.splits.items() if pairs}
+    whole_splits(layout, f"{by_split.get('all', [root])[0]} is of no split and others are")
     (both,) = columns
     layout.name += f" (columns {both[0]} and {both[1]})"
     layout.reader = TableReader(image_column=both[0], mask_column=both[1])
@@ -199,27 +215,20 @@ def _kind(feature: Any) -> str:
     return str(getattr(feature, "dtype", None) or type(feature).__name__)
 
 
-def _split_of(relative: Path) -> str:
-    parts = relative.parts[:-1] if relative.name == STATE else (*relative.parts[:-1], relative.name.split("-")[0])
-    for part in reversed(parts):
-        word = Path(part).stem.lower()
-        if word in SPLIT_WORDS:
-            return SPLIT_WORDS[word]
-    return "all"
-
-
-def saved_tables(root: Path) -> list[Path]:
+def saved_tables(tree: Tree) -> list[Path]:
     """List the tables of a set that `datasets` saved: one, or one a split."""
-    listing = root / "dataset_dict.json"
-    if (root / STATE).is_file() and (root / "dataset_info.json").is_file():
-        return [root / STATE]
-    if not listing.is_file():
-        return []
+    states = [path for path in tree.named(STATE) if path.with_name("dataset_info.json").is_file()]
+    listings = tree.named("dataset_dict.json")
+    if not listings:
+        return states
+    (listing, *more) = listings
+    if more:
+        raise DatasetError(f"{tree.root}: holds more than one set, {listing} and {more[0]}; give the folder of one")
     content = read_json(listing, 2**20)
     splits = content.get("splits") if isinstance(content, dict) else None
     if not isinstance(splits, list) or not splits:
         raise DatasetError(f"{listing}: names no splits; save the set anew")
-    tables = [root.joinpath(*safe_parts(split, str(listing)), STATE) for split in splits]
+    tables = [listing.parent.joinpath(*safe_parts(split, str(listing)), STATE) for split in splits]
     for table in tables:
         if not table.is_file():
             raise DatasetError(
@@ -231,7 +240,7 @@ def saved_tables(root: Path) -> list[Path]:
 # ---- metadata beside images ----------------------------------------------------------------------------------------
 
 
-def metadata_layout(root: Path, files: Iterable[Path], lost: list[Lost] | None = None) -> Layout | None:
+def metadata_layout(root: Path, files: Iterable[Path]) -> Layout | None:
     """Make pairs of the lines of `metadata.csv` or `metadata.jsonl`, as `datasets` wants them in a folder of images.
 
     The column of an image is `file_name` or `image_file_name`; that of its mask is called after masks, labels,
@@ -240,16 +249,14 @@ def metadata_layout(root: Path, files: Iterable[Path], lost: list[Lost] | None =
     Args:
         root: the data folder.
         files: the metadata files in it.
-        lost: where it is given, lines that name no pair are left out and told here, instead of an error.
 
     Returns:
         The layout, or None where no file has a column of masks.
 
     Raises:
-        DatasetError: if several columns could be the masks, or a line names files that are not there or leads out.
+        DatasetError: if several columns could be the masks, or some lines name a split and some do not.
     """
-    splits: dict[str, list[Pair]] = defaultdict(list)
-    bad: list[str] = []
+    layout = Layout(root=root)
     used = []
     for path in sorted(files):
         rows = list(rows_of(path, ()))
@@ -257,26 +264,17 @@ def metadata_layout(root: Path, files: Iterable[Path], lost: list[Lost] | None =
         if columns is None:
             continue
         used.append(path.relative_to(root).as_posix())
-        _, folder_split, _ = meaning_of(path.relative_to(root).parent.as_posix())
-        for number, row in rows:
-            named = {"image": row.get(columns[0]) or "", "mask": row.get(columns[1]) or ""}
-            try:
-                split, pair = pair_of_row(root, path, number, named | {"split": row.get("split") or folder_split})
-            except DatasetError as error:
-                if lost is None:
-                    raise
-                bad.append(str(error))
-                continue
-            splits[split].append(pair)
-    if bad and lost is not None:
-        lost.append(Lost("lines of metadata that name no pair", bad[0], tuple(bad)))
-    if not splits and bad:
-        raise DatasetError(bad[0])
-    if not splits:
+        folder = meaning_of(path.relative_to(root).parent.as_posix())[1]
+        named = (
+            (at, {"image": row.get(columns[0]), "mask": row.get(columns[1]), "split": row.get("split") or folder})
+            for at, row in rows
+        )
+        add_rows(layout, path, named)
+    if not used:
         return None
-    if "all" in splits and len(splits) > 1:
-        raise DatasetError(f"{root}: some lines of {', '.join(used)} name a split and some do not; name it in all")
-    return Layout("pairs of " + ", ".join(used), dict(splits))
+    whole_splits(layout, f"{root}: some lines of {', '.join(used)} name a split and some do not")
+    layout.name = "pairs of " + ", ".join(used)
+    return layout
 
 
 def _metadata_columns(path: Path, names: Sequence[str]) -> tuple[str, str] | None:

@@ -1,0 +1,224 @@
+"""YOLO's polygons: a text file an image, in each line the number of a class and x, y, ... in fractions of the sides.
+
+Where objects overlap the smaller one is on top. Boxes, five numbers a line, are no masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from fullyconv.data.annotations.beside import pair_documents
+from fullyconv.data.annotations.labelme import MOST_POINTS
+from fullyconv.data.class_names import names_beside
+from fullyconv.data.documents import BACKGROUND, class_name, classes_of
+from fullyconv.data.folders import mask_places
+from fullyconv.data.layouts import Layout, Tree
+from fullyconv.data.pairs import Pair, plain_name
+from fullyconv.data.readers import FileReader
+from fullyconv.errors import DatasetError, printable
+from fullyconv.labels import IGNORE, Labels
+
+MAX_BYTES = 2**24
+MAX_CLASS = 4094
+_FAR = 0.1  # fractions of a side beyond the image, which tools write for what is cut at its border
+
+
+@dataclass(frozen=True)
+class YoloReader(FileReader):
+    """Draw the polygons of YOLO's text files: class i has the value i + 1, and 0 is background.
+
+    Args:
+        channels: C of the images.
+    """
+
+    def mask(self, pair: Pair) -> npt.NDArray[Any]:
+        """Draw the mask as (H, W) integers; what no polygon covers is background.
+
+        Raises:
+            DatasetError: if a line is no polygon; the message names file and line.
+        """
+        height, width = self.size(pair)
+        polygons = [(number, points * (width, height)) for number, points in read_polygons(pair.mask)[0]]
+        image = Image.new("I", (width, height))
+        draw = ImageDraw.Draw(image)
+        for number, points in sorted(polygons, key=lambda entry: -_area(entry[1])):
+            draw.polygon([(x, y) for x, y in points.tolist()], fill=number + 1)
+        wide = any(number >= 254 for number, _ in polygons)
+        mask: npt.NDArray[Any] = np.array(image).astype(np.uint16 if wide else np.uint8)
+        return mask
+
+
+def read_polygons(path: Path) -> tuple[list[tuple[int, npt.NDArray[np.float64]]], list[str]]:
+    """Read the lines of a file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Of each polygon the number of its class and (n, 2) x and y in fractions; and where those stand that have fewer
+        than three points.
+
+    Raises:
+        DatasetError: if a line is a box or nothing of the kind.
+    """
+    polygons, short, points = [], [], 0
+    for at, line in _lines(path):
+        where = f"{path}: line {at}"
+        try:
+            values = np.array(line.split(), np.float64)
+        except ValueError:
+            values = np.array([np.nan])
+        number = int(values[0]) if np.isfinite(values).all() else -1
+        if number != values[0] or not 0 <= number <= MAX_CLASS or (len(values) != 5 and len(values) % 2 == 0):
+            raise DatasetError(f"{where}: is no class with x, y, x, y, ... in fractions of the sides; export it anew")
+        if len(values) == 5:
+            raise DatasetError(f"{where}: is a box, and a box is no mask; export polygons (segmentation)")
+        if np.abs(values[1:] - 0.5).max(initial=0) > 0.5 + _FAR:
+            raise DatasetError(f"{where}: lies outside of the image; coordinates are fractions of its sides, 0..1")
+        points += len(values) // 2
+        if points > MOST_POINTS:
+            raise DatasetError(f"{where}: the file has more than {MOST_POINTS} points up to here; draw with fewer")
+        if len(values) < 7:
+            short.append(where)
+        else:
+            polygons.append((number, values[1:].reshape(-1, 2)))
+    return polygons, short
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise DatasetError(f"{path}: has more than {MAX_BYTES} bytes; export it anew")
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: cannot be read as text ({error}); export it anew") from error
+    return [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+
+
+def _area(points: npt.NDArray[np.float64]) -> float:
+    x, y = points.T
+    return abs(float(x @ np.roll(y, 1) - y @ np.roll(x, 1))) / 2
+
+
+def label_files(tree: Tree) -> list[Path]:
+    """List the text files that go with an image in `images/` beside their `labels/`, as YOLO has them, if there are.
+
+    Boxes beside masks are no labels of pixels, and not meant.
+    """
+    there = {plain_name(image.with_suffix("").as_posix()) for image in tree.images}
+    found = [path for path in tree.by_suffix.get(".txt", []) if _image_stem(tree.root, path) in there]
+    heads = [lines[0][1].split() for path in found[:20] if (lines := _lines(path))]
+    if all(len(words) == 5 for words in heads) and mask_places(tree):
+        return []
+    return found if 2 * sum(len(words) >= 5 and _is_number(words[0]) for words in heads) > len(heads) else []
+
+
+def _is_number(word: str) -> bool:
+    return word.replace(".", "", 1).isdigit()
+
+
+def _image_stem(root: Path, path: Path) -> str:
+    """Give the path, without extension, of the image that a text file is of: in images/ where that is in labels/."""
+    parts = list(path.relative_to(root).with_suffix("").parts)
+    for at in reversed(range(len(parts) - 1)):
+        if parts[at].lower() == "labels":
+            parts[at] = "images" if parts[at].islower() else parts[at].replace("abels", "mages").replace("L", "I")
+            break
+    return plain_name(root.joinpath(*parts).as_posix())
+
+
+def yolo_layout(tree: Tree, files: Sequence[Path]) -> Layout:
+    """Pair images with YOLO's text files; `data.yaml` names classes and splits.
+
+    Args:
+        tree: what is in the data folder.
+        files: the text files.
+
+    Returns:
+        The layout, with reader and labels.
+
+    Raises:
+        DatasetError: if all are boxes, or a class has no name.
+    """
+    root = tree.root
+    layout = Layout("polygons of YOLO", root=root, reader=YoloReader())
+    by_stem = {plain_name(image.with_suffix("").as_posix()): image for image in tree.images}
+    described = _described(tree)
+    base = described[0].parent if described[1] else root
+    places = {split: _places(base, described[1].get(split)) for split in ("train", "val", "test")}
+    told, lonely = pair_documents(
+        layout,
+        tree,
+        [path for path in files if _image_stem(root, path) in by_stem],
+        read_polygons,
+        lambda path, _: by_stem[_image_stem(root, path)],
+        lambda image: next((split for split, folders in places.items() if folders & {image, *image.parents}), ""),
+    )
+    if lonely:
+        message = "they are left out: write an empty text file for each that shows no object, and it is background"
+        layout.warn(f"{len(lonely)} images without a text file", message, lonely)
+    used = {number for polygons in told.values() for number, _ in polygons}
+    layout.labels = _labels(root, described, files, used)
+    layout.notes.append("where objects overlap the smaller one is on top; what is in none is background")
+    return layout
+
+
+def _described(tree: Tree) -> tuple[Path, Mapping[str, Any]]:
+    """Read the file that names classes and splits, data.yaml as a rule, and give its folder; empty where none does."""
+    import yaml
+
+    for path in (*tree.by_suffix.get(".yaml", []), *tree.by_suffix.get(".yml", [])):
+        try:
+            if path.stat().st_size > 2**20:
+                continue
+            content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+            raise DatasetError(f"{path}: is no YAML ({' '.join(str(error).split())}); correct it") from error
+        if isinstance(content, dict) and content.keys() & {"names", "train", "nc"}:
+            return path, content
+    return tree.root, {}
+
+
+def _places(base: Path, given: object) -> set[Path]:
+    """Find the folders, or the images of a list, that a split names: by the end of their paths, wherever they were."""
+    found: set[Path] = set()
+    for place in (_place(base, text) for text in (given if isinstance(given, list) else [given])):
+        is_list = place is not None and place.suffix == ".txt" and place.is_file()
+        found |= {path for _, line in _lines(place) if (path := _place(base, line))} if place and is_list else set()
+        found |= {place} if place and not is_list else set()
+    return found
+
+
+def _place(base: Path, text: object) -> Path | None:
+    parts = [part for part in PureWindowsPath(str(text or "").strip()).parts if part.strip("./\\:")]
+    tails = (base.joinpath(*parts[start:]) for start in range(len(parts)))
+    return next((path for path in tails if path.exists()), None)
+
+
+def _labels(root: Path, described: tuple[Path, Mapping[str, Any]], files: Sequence[Path], used: set[int]) -> Labels:
+    """Name the classes by data.yaml, or by what lies beside the files."""
+    path, content = described
+    given = content.get("names")
+    beside = names_beside(root, {file.parent for file in files}) if given is None else None
+    if beside is not None and not beside.by_color:
+        path, given = beside.files[0], beside.values
+    if given is None:
+        given = {number: f"class {number}" for number in sorted(used)}
+    pairs = list(given.items() if isinstance(given, dict) else enumerate(given if isinstance(given, list) else []))
+    names = {}
+    for key, text in pairs:
+        if not str(key).isdecimal() or int(key) > MAX_CLASS:
+            raise DatasetError(f"{path}: names: {printable(key, 40)} is no number of a class; correct it")
+        names[int(key)] = class_name(str(text), f"{path}: class {key}")
+    if nameless := sorted(used - names.keys()):
+        raise DatasetError(f"{path}: class {nameless[0]} is drawn and has no name; add it to names")
+    labels, values = classes_of(names[number] for number in sorted(names))
+    table = {number + 1: name for number, name in names.items()}
+    return Labels.of(labels.names, values={0: BACKGROUND, **table, values[IGNORE]: IGNORE})

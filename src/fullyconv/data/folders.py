@@ -1,0 +1,303 @@
+"""Pairs by the names of folders, and by those that options name."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from fullyconv.data.findings import Finding
+from fullyconv.data.layouts import LAYOUTS, OPTIONS, Folder, Layout, Reading, Tree
+from fullyconv.data.pairs import Pair, common_names, lost, pair_files
+from fullyconv.data.words import IMAGE_WORDS, SPLIT_WORDS, bare, mask_base, meaning_of
+from fullyconv.errors import DatasetError, some
+from fullyconv.images import EXTENSIONS
+
+_LOSSY = (".jpg", ".jpeg")
+
+
+def pair_folders(tree: Tree, reading: Reading) -> Layout:
+    """Pair folders by what their names say.
+
+    Raises:
+        DatasetError: if there is no layout, or more than one; the message lists what there is and the option to give.
+    """
+    root, folders = tree.root, tree.folders
+    layout = Layout(root=root)
+    splits: dict[str, list[Pair]] = defaultdict(list)
+    images = image_folders(folders)
+    used: dict[str, Folder] = {}  # path of images -> masks
+    bare_folders = []
+    apart = {folder.path: within(folder) for folder in images}
+    options = {folder.path: [] if apart[folder.path] else candidates_of(folder, folders, images) for folder in images}
+    for folder in images:
+        inside, candidates = apart[folder.path], options[folder.path]
+        if not candidates and not inside:
+            bare_folders.append(folder)
+            continue
+        if len(candidates) > 1:
+            alike = len({tuple(sorted(file.stem for file in other.files)) for other in candidates}) == 1
+            hint = "; if each holds the mask of one class, draw them into one" if alike else ""
+            raise DatasetError(f"{root}: the masks of {folder.path}/ could be {_listed(candidates)}{hint}; {OPTIONS}")
+        mask = candidates[0] if candidates else folder
+        same = [other for other in images if other is not folder and mask in options[other.path]]
+        if same:
+            raise DatasetError(f"{root}: the images of {mask.path}/ could be in {_listed([folder, *same])}; {OPTIONS}")
+        used[folder.path] = mask
+        both = inside or (folder.files, mask.files)
+        places = f"{root}/{folder.path}", f"{root}/{mask.path}"
+        if not any(both):
+            message = f"{places[0]}: no images in it; accepted are {', '.join(EXTENSIONS)}"
+            layout.fail("an empty folder", message)
+        _add(layout, splits, folder.split, both, places, reading)
+    if not used:
+        if not folders:
+            raise DatasetError(_unknown(root, f"no images in it; accepted are {', '.join(EXTENSIONS)}"))
+        found = f"no folder of images with a folder of masks beside it, only {_listed(folders)}"
+        raise DatasetError(_unknown(root, found))
+    for folder in bare_folders:
+        _without_masks(layout, folder, used, reading)
+    taken = {*used, *(mask.path for mask in used.values()), *(folder.path for folder in bare_folders)}
+    for folder in folders:
+        if folder.path not in taken and folder.files and (folder.role == "mask" or (folder.split and not folder.role)):
+            what = "masks without images" if folder.role else "images without masks"
+            layout.notes.append(f"{folder.path}: {len(folder.files)} {what}, left out")
+    if "all" in splits and len(splits) > 1 and not splits.keys() & {"train", "val", "test"} - {"all"}:
+        splits = {"all": [pair for part in splits.values() for pair in part]}
+    elif "all" in splits and len(splits) > 1:
+        raise DatasetError(
+            f"{root}: some folders belong to a split ({', '.join(sorted(set(splits) - {'all'}))}) and some to "
+            f"none; {OPTIONS}"
+        )
+    taken -= {folder.path for folder in bare_folders}
+    layout.name = " + ".join(sorted(taken)) if len(taken) <= 6 else f"{len(taken)} folders"
+    layout.splits = dict(splits)
+    return layout
+
+
+def _add(
+    layout: Layout,
+    splits: dict[str, list[Pair]],
+    split: str,
+    both: tuple[Sequence[Path], Sequence[Path]],
+    places: tuple[str, str],
+    reading: Reading,
+) -> None:
+    """Pair the files of two folders, and add them to a split."""
+    paired = pair_files(*both, *places, reading.unlabeled)
+    layout.notes += paired.notes
+    layout.lost += paired.lost
+    splits[split or "all"] += [_keyed(layout.root, pair) for pair in paired.pairs]
+
+
+def image_folders(folders: Sequence[Folder]) -> list[Folder]:
+    """List the folders that hold images: they are called so, or their masks lie beside or among them."""
+    named = [folder for folder in folders if folder.role == "image"]
+    claimed = {(folder.group, folder.split) for folder in named}
+    masks = {(folder.group, folder.split) for folder in folders if folder.role == "mask"} - claimed
+    of_splits = {(group, True) for group, split in masks if split}
+    return [
+        folder
+        for folder in folders
+        if folder in named
+        or (
+            not folder.role
+            and folder.files
+            and (
+                (folder.group, folder.split) in masks
+                or (folder.group, bool(folder.split)) in of_splits
+                or within(folder) is not None
+            )
+        )
+    ]
+
+
+def mask_places(tree: Tree) -> list[str]:
+    """List the folders that seem to hold images of masks, by their names, or beside the images."""
+    return [
+        folder.path for folder in tree.folders if folder.files and (folder.role == "mask" or within(folder) is not None)
+    ]
+
+
+def within(folder: Folder) -> tuple[list[Path], list[Path]] | None:
+    """Part a folder in which every image lies beside its mask: x.jpg and x_mask.png, or x.jpg and x.png."""
+    if folder.role in ("mask", "object"):
+        return None
+    bases = {file: mask_base(file.stem) for file in folder.files}
+    plain = {name for file, base in bases.items() if base is None for name in (file.stem, bare(file.stem))}
+    masks = [file for file, base in bases.items() if base is not None]
+    if masks and 2 * sum(bases[file] in plain for file in masks) > len(masks):
+        return [file for file, base in bases.items() if base is None], masks
+    by_stem: dict[str, list[Path]] = defaultdict(list)
+    for file in folder.files:
+        by_stem[file.stem].append(file)
+    both = [sorted(files, key=lambda file: file.suffix.lower() not in _LOSSY) for files in by_stem.values()]
+    # A mask is never a JPEG beside an image that is none.
+    if not both or not all([file.suffix.lower() in _LOSSY for file in files] == [True, False] for files in both):
+        return None
+    if not folder.role and not folder.split and folder.path != ".":
+        return None  # two forms of one file, as a rule
+    return [files[0] for files in both], [files[1] for files in both]
+
+
+def candidates_of(images: Folder, folders: Sequence[Folder], others: Sequence[Folder]) -> list[Folder]:
+    """List the folders that could be the masks of these images.
+
+    Args:
+        images: a folder of images.
+        folders: all folders.
+        others: all folders of images.
+    """
+    beside = [folder for folder in folders if folder.path != images.path]
+    named = [
+        folder
+        for folder in beside
+        if folder.role == "mask" and folder.group == images.group and folder.split == images.split
+    ]
+    named = [folder for folder in named if folder.files] or named
+    if not images.role:
+        return named
+    # A folder whose files are called as the images are could be theirs, whatever it is called itself.
+    alike = [
+        folder
+        for folder in beside
+        if folder not in named
+        and folder not in others
+        and folder.role in ("", "mask")
+        and folder.split == images.split
+        and len(folder.files) >= 0.9 * len(images.files) > 0
+        and common_names(images.files, folder.files) >= 0.9 * len(images.files)
+    ]
+    # Below the mask folder of the same name only, where every class or recording has a folder of its own.
+    deeper = [folder for folder in alike if folder.role == "mask" and folder.group != images.group]
+    if named and all(folder.group and len(folder.group) == len(images.group) for folder in deeper):
+        alike = [folder for folder in alike if folder not in deeper]
+    return [*named, *alike]
+
+
+def _without_masks(layout: Layout, folder: Folder, used: dict[str, Folder], reading: Reading) -> None:
+    """Tell images that have no folder of masks: an error in train and val, where other splits have theirs."""
+    number = f"{folder.path}: {len(folder.files)} images without masks, left out"
+    pattern = next((path for path, mask in used.items() if mask.split and mask.split != folder.split), None)
+    if folder.split in ("", "test") or pattern is None or reading.unlabeled == "skip":
+        if folder.split == "test" or not folder.split:
+            layout.warn("images without masks", number, map(str, folder.files))
+        else:
+            layout.notes.append(number)
+        return
+    expected = used[pattern].path
+    for theirs, own in zip(Path(pattern).parts, Path(folder.path).parts, strict=False):
+        expected = expected if theirs == own else expected.replace(theirs, own)
+    message = (
+        f"{layout.root}/{expected}: no such folder, and {layout.root}/{folder.path} has {len(folder.files)} images; "
+        'add the masks, or leave the images out (unlabeled="skip", --unlabeled skip)'
+    )
+    layout.lost.append(Finding("error", "images without a mask", message, tuple(map(str, folder.files))))
+
+
+def _keyed(root: Path, pair: Pair) -> Pair:
+    """Name a pair after its image's place, without the words that say only that it is an image."""
+    relative = pair.image.relative_to(root).with_suffix("")
+    empty = IMAGE_WORDS | set(SPLIT_WORDS)
+    parts = [part for part in relative.parent.parts if not set(re.findall(r"[a-z0-9.]+", part.lower())) <= empty]
+    return Pair(pair.image, pair.mask, "/".join([*parts, relative.name]))
+
+
+def from_options(tree: Tree, reading: Reading) -> Layout:
+    """Pair the images and masks that options name; of one that is not given what the names of folders say.
+
+    Raises:
+        FileNotFoundError: if an option names a folder that is not there.
+        DatasetError: if what is not given could be several folders.
+    """
+    root, images, masks = tree.root, reading.images, reading.masks
+    left = None if images is None else _named(tree, images, "images")
+    right = None if masks is None else _named(tree, masks, "masks")
+    if left is None:
+        chosen = [folder for folder in tree.folders if folder.role == "image"]
+        beside = [folder for folder in chosen if Path(folder.path).parent == Path(str(masks)).parent]
+        images, left = _only(tree, chosen, beside, f"masks={masks!r}")
+    if right is None:
+        masks, right = _only(
+            tree, [folder for folder in tree.folders if folder.role == "mask"], [], f"images={images!r}"
+        )
+    by_split: dict[str, tuple[list[Path], list[Path]]] = defaultdict(lambda: ([], []))
+    for kind, files in enumerate((left, right)):
+        for file in files:
+            by_split[meaning_of(file.relative_to(root).parent.as_posix())[1] or "all"][kind].append(file)
+    if not any(all(both) for both in by_split.values()):
+        by_split = defaultdict(lambda: ([], []), all=(left, right))
+    layout = Layout(f"{images} + {masks}", root=root)
+    splits: dict[str, list[Pair]] = defaultdict(list)
+    for split, both in by_split.items():
+        if all(both):
+            _add(layout, splits, split, both, (str(images), str(masks)), reading)
+        else:
+            _one_sided(layout, split, both, (str(images), str(masks)), reading)
+    if splits.keys() != {"all"} and "train" not in splits:
+        splits = {"all": [pair for part in splits.values() for pair in part]}
+    layout.splits = dict(splits)
+    return layout
+
+
+def _one_sided(
+    layout: Layout, split: str, both: tuple[list[Path], list[Path]], places: tuple[str, str], reading: Reading
+) -> None:
+    """Tell a split that has images only or masks only; a split is never mixed with another."""
+    where = f"of the split {split!r}" if split != "all" else "outside the folders of the splits"
+    if both[0] and reading.unlabeled == "skip":
+        layout.notes.append(f"{places[0]}: {len(both[0])} images {where} are without masks and left out")
+    elif both[0]:
+        remedy = (
+            f"images {where}, where {places[1]} has no masks; add the masks, remove the images, or leave them out "
+            '(unlabeled="skip", --unlabeled skip)'
+        )
+        layout.lost.append(lost("images without a mask", both[0], remedy))
+    else:
+        remedy = f"masks {where}, where {places[0]} has no images; add the images or remove the masks"
+        layout.lost.append(lost("masks without an image", both[1], remedy))
+
+
+def _only(tree: Tree, chosen: list[Folder], nearer: list[Folder], given: str) -> tuple[str, list[Path]]:
+    for few in (nearer, chosen):
+        if len(few) == 1:
+            return few[0].path, _below_folder(tree, few[0].path)
+    raise DatasetError(f"{tree.root}: {given} is given, and {_listed(chosen or tree.folders)}; {OPTIONS}")
+
+
+def _below_folder(tree: Tree, place: str) -> list[Path]:
+    top = tree.root / place
+    return [file for folder in tree.folders for file in folder.files if top in file.parents]
+
+
+def _named(tree: Tree, given: str, option: str) -> list[Path]:
+    root = tree.root
+    if (root / given).is_dir():
+        files = _below_folder(tree, given)
+    elif any(sign in given for sign in "*?["):
+        hits = set(root.glob(given))
+        every = [file for folder in tree.folders for file in folder.files]
+        files = [file for file in every if file in hits or not hits.isdisjoint(file.parents)]
+    else:
+        there = ", ".join(folder.path for folder in tree.folders[:12])
+        raise FileNotFoundError(f"{option}={given!r}: no such folder in {root}; there are {there}")
+    if not files:
+        raise DatasetError(f"{option}={given!r}: no images there in {root}; accepted are {', '.join(EXTENSIONS)}")
+    return files
+
+
+def _unknown(root: Path, found: str) -> str:
+    there = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in root.iterdir())
+    listed = ", ".join(there[:12]) + (", ..." if len(there) > 12 else "") if there else "nothing"
+    return (
+        f"{root}: holds {listed}, which is no layout that is understood ({found}). Accepted:\n{LAYOUTS}\nOr {OPTIONS}"
+    )
+
+
+def _listed(folders: Sequence[Folder]) -> str:
+    return some([f"{folder.path}/ ({len(folder.files)} files{_first(folder)})" for folder in folders], 10)
+
+
+def _first(folder: Folder) -> str:
+    return f", {folder.files[0].name} ..." if folder.files else ""

@@ -1,0 +1,162 @@
+"""Sets whose images and masks lie in two trees of the same names: ADE20K, CamVid, Cityscapes, COCO-Stuff.
+
+ADE20K is cut down to the scene parsing benchmark: masks hold 1 to 150, and 0 counts for nothing. CamVid is as split and
+labeled for SegNet. Cityscapes holds label ids 0 to 33, of which 19 are scored; masks of train ids (0 to 18, 255) are
+read where there are no others, and those of the test images are not public. COCO-Stuff holds the id less 1, 0 to 181,
+where 11 ids that COCO never used are gaps; 255 is unlabeled.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fullyconv import label_sets
+from fullyconv.data.pairs import Pair
+from fullyconv.data.public.description import PublicSet
+from fullyconv.data.public.lists import by_suffix, paired
+from fullyconv.data.readers import FileReader, Reader
+from fullyconv.errors import DatasetError
+from fullyconv.labels import Labels
+
+_TRAIN_IDS = "_gtFine_labelTrainIds.png"
+
+Places = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Trees(PublicSet):
+    """A set in two trees.
+
+    Args:
+        described: its name.
+        own: its classes.
+        images: folders, with {} for the part, and what the names of images end in; the first that is there counts.
+        masks: the same for masks.
+        key: what names without that ending look like, which tells the set from others; one that ends in $ holds for
+            all files, and others are left out.
+        parts: split -> what stands for {}.
+        called: what the folder may begin with instead.
+        reads: reads the files.
+    """
+
+    described: str
+    own: Labels
+    images: Places
+    masks: Places
+    key: str
+    parts: tuple[tuple[str, str], ...] = (("train", "train"), ("val", "val"))
+    called: str = "?"
+    reads: type[FileReader] = FileReader
+
+    @property
+    def labels(self) -> dict[str, Labels]:
+        """The classes, and what is ignored."""
+        return {"main": self.own}
+
+    def is_set(self, root: Path) -> bool:
+        """Tell the set itself from another in its layout, by the names of its files, or of its folder."""
+        train = self.parts[0][1]
+        if not any((root / place.format(train)).is_dir() for place, _ in self.images):
+            return False
+        there = [(root / place.format(train), ending) for place, ending in self.masks]
+        firsts = (next(folder.rglob(f"*{ending}"), None) for folder, ending in there if folder.is_dir())
+        first = next((path for path in firsts if path is not None), None)
+        if first is None:
+            return False
+        return root.resolve().name.lower().startswith(self.called) or bool(re.match(self.key.rstrip("$"), first.name))
+
+    def find_splits(self, root: Path) -> dict[str, list[Pair]]:
+        """Pair the images and masks of every split that is there.
+
+        Args:
+            root: the folder of the set.
+
+        Returns:
+            Split -> pairs.
+
+        Raises:
+            FileNotFoundError: if a part is missing.
+            DatasetError: if images and masks do not pair.
+        """
+        splits = {}
+        for split, part in self.parts:
+            places = [root / place.format(part) for place, _ in (*self.images, *self.masks)]
+            if split == "train" or self.called == "?" or any(place.is_dir() for place in places):
+                images, masks = (self._files(root, side, part) for side in (self.images, self.masks))
+                splits[split] = paired(images, masks, places[-1])
+        return splits
+
+    def _files(self, root: Path, places: Places, part: str) -> dict[str, Path]:
+        for place, ending in places:
+            folder = root / place.format(part)
+            if folder.is_dir() and (found := by_suffix(folder, ending)):
+                return {k: path for k, path in found.items() if not self.key.endswith("$") or re.match(self.key, k)}
+        folder = root / places[0][0].format(part)
+        raise FileNotFoundError(
+            f"{folder}: no such folder; unpack all parts of the set. {self.facts.title} is\n{self.facts.layout}"
+        )
+
+    def reader(self, root: Path) -> Reader:
+        """Give what reads the files."""
+        return self.reads()
+
+
+@dataclass(frozen=True)
+class CityscapesReader(FileReader):
+    """Read masks as label ids, also those that hold train ids."""
+
+    def mask(self, pair: Pair) -> npt.NDArray[np.integer]:
+        """Read the mask as (H, W) label ids."""
+        mask = super().mask(pair)
+        if not pair.mask.name.endswith(_TRAIN_IDS):
+            return mask
+        table = np.full(256, 255, np.uint8)
+        ids = [value for value, _ in label_sets.CITYSCAPES.values()]
+        table[: len(ids)] = ids
+        stray = np.unique(mask[(mask >= len(ids)) & (mask != 255)])
+        if stray.size:
+            raise DatasetError(
+                f"{pair.mask}: holds the value {stray[0]}; train ids are 0 to 18 and 255. Replace the file"
+            )
+        result: npt.NDArray[np.integer] = table[mask]
+        return result
+
+
+ADE20K = Trees(
+    "ade20k",
+    label_sets.ade20k(),
+    images=(("images/{}", ".jpg"),),
+    masks=(("annotations/{}", ".png"),),
+    key="ADE_train_",
+    parts=(("train", "training"), ("val", "validation")),
+)
+CAMVID = Trees(
+    "camvid",
+    label_sets.camvid(),
+    images=(("{}", ".png"), ("{}", ".jpg")),
+    masks=(("{}annot", ".png"),),
+    key="(0001TP|0006R0|0016E5|Seq05VD)_",  # the four sequences
+    parts=(("train", "train"), ("val", "val"), ("test", "test")),
+    called="camvid",
+)
+CITYSCAPES = Trees(
+    "cityscapes",
+    label_sets.cityscapes(),
+    images=(("leftImg8bit/{}", "_leftImg8bit.png"),),
+    masks=(("gtFine/{}", "_gtFine_labelIds.png"), ("gtFine/{}", _TRAIN_IDS)),
+    key="",
+    reads=CityscapesReader,
+)
+COCO_STUFF = Trees(
+    "coco_stuff",
+    label_sets.coco_stuff(),
+    images=(("images/{}", ".jpg"), ("{}", ".jpg")),
+    masks=(("stuffthingmaps/{}", ".png"), ("annotations/{}", ".png"), ("annotations/stuffthingmaps/{}", ".png")),
+    key="[0-9]{12}$",  # some tools write NAME_labelTrainIds.png beside the maps
+    parts=(("train", "train2017"), ("val", "val2017")),
+)
