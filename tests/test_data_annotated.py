@@ -415,7 +415,7 @@ def test_tables_gone_wrong_name_file_and_rule(tmp_path: Path) -> None:
         ({"bytes": None, "path": "/etc/passwd"}, "row 1, column image: '/etc/passwd' leads out of its folder"),
         ({"bytes": None, "path": "../secret.png"}, "leads out of its folder"),
         ({"bytes": None, "path": "gone.png"}, "no such file"),
-        ({"bytes": b"<html>", "path": None}, "row 1, column image: not an image"),
+        ({"bytes": b"<html>", "path": None}, "row 1, column image: is a web page"),
         (None, "row 1, column image: is empty"),
     ],
 )

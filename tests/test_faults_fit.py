@@ -287,7 +287,6 @@ def test_c8_names_that_are_no_utf8_are_refused_before_training(where: str, tmp_p
     assert "caf" in said.err
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="fit divides by 257 and says nothing")
 @pytest.mark.parametrize("form", ["gray.png", pytest.param("color.tif", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("before_training")
 def test_w5_fit_warns_of_values_far_below_the_range_of_their_type(form: str, tmp_path: Path, capsys: Capture) -> None:

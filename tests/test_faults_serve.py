@@ -101,13 +101,11 @@ def test_an_image_is_answered(model: Path) -> None:
 # ---- C2: what Pillow opens ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="Pillow opens whatever it knows, EPS among it")
 def test_c2_an_upload_of_eps_bytes_never_reaches_ghostscript(model: Path, ghostscript: Path) -> None:
     assert asyncio.run(ask(application(model), EPS)) == 422
     assert not ghostscript.exists()
 
 
-@pytest.mark.xfail(strict=True, reason="Pillow opens whatever it knows, not only what the messages name")
 @pytest.mark.parametrize("kind", ["PCX", "SGI", "DDS", "TGA"])
 def test_c2_uploads_of_formats_that_no_message_names_are_refused(kind: str, model: Path) -> None:
     stream = io.BytesIO()

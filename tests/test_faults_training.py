@@ -240,7 +240,6 @@ def foreign_names(request: pytest.FixtureRequest, data: Path) -> Path:
     return Path(os.fsdecode(os.path.join(os.fsencode(data.parent), b"caf\xe9")))
 
 
-@pytest.mark.xfail(strict=True, reason="nobody looks whether a name can be written")
 def test_c8_names_that_are_no_utf8_are_an_error_of_the_doctor(
     foreign_names: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -248,7 +247,6 @@ def test_c8_names_that_are_no_utf8_are_an_error_of_the_doctor(
     assert "caf" in "".join(capsys.readouterr())
 
 
-@pytest.mark.xfail(strict=True, reason="nobody looks whether a name can be written")
 @pytest.mark.parametrize("foreign_names", ["files", pytest.param("folder", marks=pytest.mark.slow)], indirect=True)
 def test_c8_names_that_are_no_utf8_are_refused_before_anything_is_trained(
     foreign_names: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from fullyconv.images import read_mask
+from fullyconv.images.georeference import georeference_of
 from told import doctor, run
 
 SIZE = (48, 64)
@@ -99,9 +101,28 @@ def trees(root: Path) -> tuple[str, ...]:
     return "class 0", "class 1", "class 2"
 
 
+def geotiffs(root: Path) -> tuple[str, ...]:
+    for kind in ("images", "masks"):
+        (root / kind).mkdir(parents=True)
+    for number in range(9):
+        image, mask = scene(number)
+        mask[:3] = 255  # no data
+        for kind, values in (("images", np.asarray(image)), ("masks", mask)):
+            place = [
+                (33550, "d", 3, (0.5, 0.5, 0.0), True),
+                (33922, "d", 6, (0.0, 0.0, 0.0, 690_000.0 + 40 * number, 5_334_000.0, 0.0), True),
+                (34735, "H", 12, (1, 1, 0, 2, 1024, 0, 1, 1, 3072, 0, 1, 32632), True),
+            ]
+            nodata = [(42113, "s", 0, "255", True)] if kind == "masks" else []
+            photometric = "rgb" if kind == "images" else "minisblack"
+            path = root / kind / f"tile_{number}.tif"
+            tifffile.imwrite(path, values, photometric=photometric, extratags=[*place, *nodata], compression="zlib")
+    return "class 0", "class 1"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("make", [yolo, roboflow, cvat, beside, trees])
+@pytest.mark.parametrize("make", [yolo, roboflow, cvat, beside, trees, geotiffs])
 def test_an_export_goes_from_doctor_through_fit_to_masks(
     make: Callable[[Path], tuple[str, ...]],
     tmp_path: Path,
@@ -122,6 +143,11 @@ def test_an_export_goes_from_doctor_through_fit_to_masks(
     put(tmp_path / "new" / "a.png", image)
     said = run(capsys, "predict", "new", "--model", os.path.join("runs", "set", "model"), "--out", "masks")
     assert said.code == 0, said.text
+    if make is geotiffs:
+        tiles = ["set/images", "--model", os.path.join("runs", "set", "model"), "--out", "tiles", "--format", "tif"]
+        assert run(capsys, "predict", *tiles).code == 0
+        for image_file in sorted((tmp_path / "set" / "images").glob("*.tif")):
+            assert georeference_of(tmp_path / "tiles" / image_file.name) == georeference_of(image_file)
     mask = read_mask(tmp_path / "masks" / "a.png")
     assert mask.shape == SIZE
     assert set(np.unique(mask)) <= set(range(len(names)))

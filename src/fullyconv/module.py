@@ -9,6 +9,7 @@ import re
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
@@ -444,7 +445,12 @@ class SegmentationModule(L.LightningModule, Uploads):
 
         A loaded segmenter comes in evaluation mode, and Lightning keeps what it finds.
         """
-        self.check_data(getattr(self.trainer, "datamodule", None))
+        data = getattr(self.trainer, "datamodule", None)
+        self.check_data(data)
+        bits = getattr(getattr(data, "hparams", None), "value_range", None)
+        if stage == "fit" and bits is not None:  # what it learns is how images look by it
+            self.preprocessing = replace(self.preprocessing, value_range=tuple(bits))
+            self.hparams["preprocessing"] = self.preprocessing.to_dict()
         if stage == "fit":
             self.train()
 

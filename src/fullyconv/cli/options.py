@@ -68,6 +68,10 @@ def add_reading(command: argparse.ArgumentParser, fractions: bool = False) -> No
         group.add_argument(f"--{option}", metavar=metavar, help=text)
         # The second spelling is that of the whole LightningCLI.
         group.add_argument(f"--data.{option}", dest=option, help=argparse.SUPPRESS)
+    group.add_argument(
+        "--range", type=value_range, metavar="LOW,HIGH", help="black and white of more than 8 bits, such as 0,4095"
+    )
+    group.add_argument("--data.value_range", dest="range", type=value_range, help=argparse.SUPPRESS)
     group.add_argument("--skip-bad", action="store_true", help="leave out broken pairs, and list them")
     for option, (form, metavar, text) in FRACTIONS.items() if fractions else ():
         key = option.replace("-", "_")
@@ -79,6 +83,8 @@ def reading_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Give what a data module has to be told, of what stands in a command line."""
     told = ("images", "masks", "pairs", "lists", "unlabeled", "crowds", "skip_bad")
     reading: dict[str, Any] = {option: value for option in told if (value := getattr(arguments, option))}
+    if arguments.range:
+        reading["value_range"] = arguments.range
     if arguments.values:
         reading["values"] = _read_values(arguments.values)
     if arguments.classes:
@@ -105,6 +111,8 @@ def reading_words(settings: Mapping[str, Any]) -> str:
         elif isinstance(value, list | tuple):
             value = json.dumps(list(value), ensure_ascii=False) if "," in "".join(value) else ",".join(value)
         words += [f"--{key.replace('_', '-')}", shlex.quote(str(value))]
+    if bits := settings.get("value_range"):
+        words.append(f"--range {bits[0]:g},{bits[1]:g}")
     words += ["--skip-bad"] if settings.get("skip_bad") else []
     return "".join(f" {word}" for word in words)
 

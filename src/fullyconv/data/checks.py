@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from fullyconv.data.findings import Finding, Severity, many
 from fullyconv.data.label_maps import shifted_hint, two_ends_hint
@@ -11,6 +12,7 @@ from fullyconv.data.layouts import shown
 from fullyconv.data.looking import Seen
 from fullyconv.data.sources import Source
 from fullyconv.images import MASK_EXTENSIONS
+from fullyconv.images.opening import converted_lines, head_of, without_cr_lf
 from fullyconv.labels import IGNORE, Labels
 
 SMALL = 32
@@ -54,6 +56,24 @@ def _exchanged(seen: Sequence[Seen]) -> list[Finding]:
 
 def _reason(file: str, message: str) -> str:
     return message.replace(file, "")
+
+
+def converted(seen: Sequence[Seen]) -> list[Finding]:
+    """Find files that lost their CR LF: the PNG among them show it in their first bytes, JPEG decode to torn blocks."""
+    every = {path for result in seen for path in (result.pair.image, result.pair.mask) if path.is_file()}
+    if not any(_is_converted_png(path) for path in every):
+        return []
+    files = tuple(str(path) for path in sorted(every) if without_cr_lf(path))
+    message = (
+        "every CR LF in them became LF, as git and FTP do with text; images that still decode are torn. Get them again "
+        "as binary files (in git: '*.png binary' and '*.jpg binary' in .gitattributes)"
+    )
+    rule = f"the line endings of {many(len(files), 'file')} were converted"
+    return [Finding("error", rule, message, files)]
+
+
+def _is_converted_png(path: Path) -> bool:
+    return path.suffix.lower() == ".png" and converted_lines(head_of(path, 16))
 
 
 def stray(seen: Sequence[Seen], labels: Labels) -> list[Finding]:
@@ -167,8 +187,8 @@ def images(seen: Sequence[Seen]) -> list[Finding]:
             [result for result in seen if result.digest and not result.constant and result.highest <= DARK],
             "image is nearly black",
             "images are nearly black",
-            f"no value is above {DARK} of 255 (16 bits are read as value / 257): 12 bits stored in 16, or values of "
-            "0 and 1? Stretch all of them by one factor and save them with 8 bits",
+            f"no value is above {DARK} of 255 (of 16 bits the upper 8 are read): 12 bits stored in 16? Then say so, "
+            "--range 0,4095. Or values of 0 and 1? Stretch all of them by one factor",
         ),
     ):
         if chosen:
@@ -180,7 +200,7 @@ def images(seen: Sequence[Seen]) -> list[Finding]:
         few = min(kinds, key=lambda kind: kinds[kind])
         files = tuple(str(result.pair.image) for result in seen if result.kind == few)
         shown = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
-        message = f"{shown}: 16 bits are read as value / 257; see that all have one brightness (--sheet)"
+        message = f"{shown}: of 16 bits the upper 8 are read; see that all have one brightness (--sheet)"
         findings.append(Finding("warning", "images of different depths are mixed", message, files))
     return findings
 

@@ -75,6 +75,8 @@ class SegmentationDataModule(L.LightningDataModule):
         unlabeled: "skip" leaves out images without a mask, "error" refuses them.
         skip_bad: leave out files that do not pair, and pairs that cannot be read, and list them, instead of an error.
         crowds: "ignore", or "category" to read COCO's regions of many objects (`iscrowd`) as their category.
+        value_range: the numbers that are black and white in images of more than 8 bits, such as (0, 4095); the model
+            that is trained on them remembers it.
         in_channels: C of the images. 3 reads all as RGB, 1 as gray; any other number is that of the files, all of
             them: 4 keeps alpha or a fourth band, TIFF files of more bands need the extra `tiff`.
         batch_size: samples a training batch and process.
@@ -124,6 +126,7 @@ class SegmentationDataModule(L.LightningDataModule):
         unlabeled: Literal["error", "skip"] = "error",
         skip_bad: bool = False,
         crowds: Literal["ignore", "category"] = "ignore",
+        value_range: tuple[float, float] | None = None,
         in_channels: int = 3,
         batch_size: int = 4,
         crop_size: int | tuple[int, int] | None = None,

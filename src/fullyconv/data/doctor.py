@@ -209,7 +209,7 @@ def _look_through(
             diagnosis.findings.append(Finding("error", rule, str(stopped), stopped.files))
     diagnosis.source, diagnosis.labels = source, labels
     diagnosis.splits = {split: len(found) for split, found in source.splits.items()}
-    diagnosis.findings += problems
+    diagnosis.findings += [*problems, *checks.converted(seen)]
     if labels is not None:
         twice = two_meanings(source, {result.pair.mask: result.counts for result in seen})
         diagnosis.findings += [Finding("error", "a number of two meanings", str(twice), twice.files)] if twice else []

@@ -19,6 +19,7 @@ from fullyconv.data.readers import Reader
 from fullyconv.data.words import apart, meaning_of
 from fullyconv.errors import DatasetError
 from fullyconv.images import EXTENSIONS, MASK_EXTENSIONS
+from fullyconv.images.pixels import check_range
 from fullyconv.labels import Labels
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Reading:
         in_channels: C of the images; 3 reads all as RGB, 1 as gray, any other number has to be that of the files.
         skip_bad: leave out what does not pair and pairs that cannot be read, and tell them, instead of an error.
         crowds: "ignore" or "category": what becomes of COCO's regions of many objects (`iscrowd`).
+        value_range: the numbers that are black and white in images of more than 8 bits; None for the whole range.
 
     Raises:
         ValueError: if an option is none, or options contradict each other.
@@ -72,6 +74,7 @@ class Reading:
     in_channels: int = 3
     skip_bad: bool = False
     crowds: str = "ignore"
+    value_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         for name, choices in (("unlabeled", ("error", "skip")), ("crowds", ("ignore", "category"))):
@@ -84,6 +87,8 @@ class Reading:
                 )
         if self.pairs is not None and (self.images is not None or self.masks is not None):
             raise ValueError("pairs: names every file itself; leave images and masks out")
+        if self.value_range is not None:
+            check_range(self.value_range)
         bands = self.in_channels
         if isinstance(bands, bool) or not isinstance(bands, int) or not 1 <= bands <= MAX_CHANNELS:
             raise ValueError(f"in_channels={bands!r}: the number of bands of the images, 1..{MAX_CHANNELS}")

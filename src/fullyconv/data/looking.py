@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from fullyconv.data.pairs import Pair
 from fullyconv.data.readers import FileReader, Reader
 from fullyconv.errors import DatasetError
 from fullyconv.images import Encoded, visible
+from fullyconv.images.opening import opened
+from fullyconv.images.reading import orientation_of
 from fullyconv.labels import count_values_of
 
 LOOK = 16
@@ -88,11 +89,10 @@ def _look(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 def _header(path: Path | Encoded) -> tuple[str, int]:
     """Tell kind and EXIF orientation of an image file; nothing and 1 for files that are no images."""
     try:
-        with Image.open(io.BytesIO(path.data) if isinstance(path, Encoded) else path) as image:
-            orientation = image.getexif().get(0x0112, 1)
-            mode = image.mode
-    except (OSError, ValueError, SyntaxError):
+        with opened(path, None) as image:
+            orientation, mode = orientation_of(image), image.mode
+    except (DatasetError, OSError):
         return "", 1
     kinds = {"L": "gray", "1": "1 bit", "P": "palette", "RGBA": "RGB with alpha", "LA": "gray with alpha", "F": "float"}
     kind = "16 bits" if mode.startswith("I") else kinds.get(mode, mode)
-    return kind, orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+    return kind, orientation

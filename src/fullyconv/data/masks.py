@@ -7,7 +7,7 @@ is in doubt is refused with the remedy.
 
 from __future__ import annotations
 
-import io
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,14 +18,22 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from fullyconv.data.findings import Finding
 from fullyconv.data.matlab import read_labels, read_seg
 from fullyconv.data.pairs import Pair
 from fullyconv.data.readers import FileReader
 from fullyconv.errors import DatasetError
-from fullyconv.images import Encoded, lossy_format, mask_mode, read_colors, read_image, read_mask
+from fullyconv.images import (
+    Encoded,
+    lossy_format,
+    mask_mode,
+    nodata_of,
+    palette_of,
+    read_colors,
+    read_image,
+    read_mask,
+)
 from fullyconv.labels import (
     IGNORE,
     NO_COLOR,
@@ -222,18 +230,11 @@ class _Header:
 def _header(file: Path | Encoded) -> _Header:
     mode = mask_mode(file)
     lossy = lossy_format(file) if mode in ("L", "RGB") else ""
-    suffix = Path(str(file)).suffix.lower()
-    if mode != "P" and suffix not in (".tif", ".tiff"):
-        return _Header(mode, lossy)
-    with Image.open(io.BytesIO(file.data) if isinstance(file, Encoded) else file) as image:
-        palette = bytes(image.getpalette() or b"") if mode == "P" else b""
-        text = str(getattr(image, "tag_v2", {}).get(42113, "")).strip("\0 ")  # GDAL_NODATA
-    if palette == bytes(level // 3 for level in range(len(palette))):
+    palette = palette_of(file) if mode == "P" else b""
+    if palette and palette == bytes(level // 3 for level in range(len(palette))):
         mode, palette = "L", b""  # the palette of those who gave none: a number is its own gray
-    try:
-        nodata = int(float(text)) if text and float(text) == int(float(text)) else None
-    except (ValueError, OverflowError):
-        nodata = None
+    number = None if mode in ("mat", "seg") else nodata_of(file)
+    nodata = int(number) if number is not None and math.isfinite(number) and number == int(number) else None
     return _Header(mode, lossy, palette, nodata)
 
 

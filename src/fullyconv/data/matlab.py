@@ -115,7 +115,7 @@ def read_seg(path: Path) -> Array:
         if not (0 < height <= 65536 and 0 < width <= 65536 and height * width <= MAX_PIXELS):
             raise ValueError(f"{height} x {width} pixels")
         runs = np.array(body.split(), dtype=np.int64).reshape(-1, 4)
-    except (ValueError, KeyError, OSError, UnicodeError) as error:
+    except (ValueError, KeyError, OSError, UnicodeError, OverflowError) as error:
         raise DatasetError(
             f"{path}: is no segmentation file of BSDS ({error}); replace it, or save the mask as PNG"
         ) from error

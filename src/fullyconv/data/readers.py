@@ -42,10 +42,12 @@ class FileReader:
 
     Args:
         channels: C of the images; 3 is RGB, whatever the files hold.
+        value_range: the numbers that are black and white in images of more than 8 bits.
     """
 
     # By its name alone: readers made from this one have arguments of their own.
     channels: int = field(default=3, kw_only=True)
+    value_range: tuple[float, float] | None = field(default=None, kw_only=True)
 
     def image_file(self, pair: Pair) -> Path | Encoded:
         """Give the file of the image."""
@@ -57,7 +59,7 @@ class FileReader:
 
     def image(self, pair: Pair) -> npt.NDArray[np.uint8]:
         """Read the image as (H, W, C) uint8, the right way up."""
-        return read_bands(self.image_file(pair), self.channels)
+        return read_bands(self.image_file(pair), self.channels, value_range=self.value_range)
 
     def size(self, pair: Pair) -> tuple[int, int]:
         """Give height and width of the image in pixels."""

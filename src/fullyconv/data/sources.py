@@ -29,6 +29,7 @@ from fullyconv.data.readers import FileReader, Reader
 from fullyconv.errors import DatasetError, near_miss
 from fullyconv.errors import some as listed
 from fullyconv.images import may_be_cut
+from fullyconv.images.reading import is_deep, read_noting
 from fullyconv.labels import IGNORE, Labels, as_text, count_values_of, packed_color
 
 PUBLIC_SETS = tuple(PUBLIC)
@@ -36,6 +37,7 @@ PUBLIC_SETS = tuple(PUBLIC)
 
 ENVIRONMENT = "FULLYCONV_DATA"
 
+LOOKED_AT = 6  # images, for whether their values are of more bits than they use
 MOST_NAMED = 20  # files of a finding; the doctor names all
 
 
@@ -166,7 +168,26 @@ def open_source(
             raise DatasetError(finding.message, files=finding.files)
     _refuse_shared(source.splits)
     find_labels(source, classes=classes, values=values)
+    if told := _faint(source):
+        source.notes.append(told)
     return source
+
+
+def _faint(source: Source) -> str | None:
+    """Look whether a few images of more than 8 bits are nearly black; None where one of them is not."""
+    reader = source.reader
+    if not isinstance(reader, FileReader) or reader.value_range is not None:
+        return None
+    pairs = source.pairs
+    few = pairs[:: max(1, len(pairs) // LOOKED_AT)][:LOOKED_AT]
+    told = []
+    for pair in few:
+        try:
+            file = reader.image_file(pair)
+            told.append(read_noting(file, reader.channels)[1] if is_deep(file) else None)
+        except (DatasetError, OSError, ImportError):  # who reads it says so
+            continue
+    return told[0] if told and all(told) else None
 
 
 def find_source(data: str | Path, **options: Any) -> Source:
@@ -192,7 +213,7 @@ def find_source(data: str | Path, **options: Any) -> Source:
     source = Source(layout.root, layout.name, layout.splits, Labels.of(["unknown"]), layout.notes, layout.findings)
     source.known, source.named = layout.known, layout.labels
     source.in_channels = options.get("in_channels", 3)
-    source.reader = with_channels(layout.reader or source.reader, source.in_channels)
+    source.reader = with_channels(layout.reader or source.reader, source.in_channels, options.get("value_range"))
     source.in_channels = int(getattr(source.reader, "channels", source.in_channels))
     if options.get("skip_bad"):
         _leave_out_broken(source)
@@ -267,7 +288,7 @@ def find_labels(
     decision = decide(every, values, named=named, count=_count, counts=counts, base=base, where=where)
     if decision.reader == base:
         source.counts.update({pair.mask: found for pair, found in counts.items()})
-    source.reader = with_channels(decision.reader, source.in_channels)
+    source.reader = with_channels(decision.reader, source.in_channels, getattr(source.reader, "value_range", None))
     source.notes += decision.notes
     source.findings += decision.findings
     if beside is not None and beside.by_color and decision.labels is None:
@@ -398,18 +419,19 @@ def _public(data: str | Path, root: Path) -> tuple[PublicSet | None, Path]:
     return None, root
 
 
-def with_channels(reader: Reader, in_channels: int) -> Reader:
+def with_channels(reader: Reader, in_channels: int, value_range: tuple[float, float] | None = None) -> Reader:
     """Make a reader of files read images of another number of bands.
 
     Args:
         reader: the reader; one that combines files, such as color and depth, has a number of its own.
         in_channels: C of the images; 3, the default everywhere, leaves such a reader as it is.
+        value_range: the numbers that are black and white.
 
     Raises:
         ValueError: if the reader gives another number of bands and cannot be told to.
     """
     if isinstance(reader, FileReader):
-        return replace(reader, channels=in_channels)
+        return replace(reader, channels=in_channels, value_range=value_range)
     own = getattr(reader, "channels", None)
     if in_channels not in (3, own):
         raise ValueError(f"in_channels={in_channels}: the images of this set have {own or 'their own'}; leave it out")

@@ -8,7 +8,7 @@ change the numbers (JPEG, colors, scaled gray levels) is refused rather than gue
 from __future__ import annotations
 
 from fullyconv.images.finding import EXTENSIONS, MASK_EXTENSIONS, find_images, refuse_address, unread_images
-from fullyconv.images.masks import lossy_format, mask_mode, nodata_of, read_colors, read_mask
+from fullyconv.images.masks import lossy_format, mask_mode, nodata_of, palette_of, read_colors, read_mask
 from fullyconv.images.opening import MAX_PIXELS, Encoded, ImageInput
 from fullyconv.images.reading import (
     bands_size,
@@ -36,6 +36,7 @@ __all__ = [
     "mask_mode",
     "may_be_cut",
     "nodata_of",
+    "palette_of",
     "read_bands",
     "read_colors",
     "read_image",

@@ -147,6 +147,12 @@ def read_mask(path: str | Path | Encoded, *, max_pixels: int = MAX_PIXELS) -> Ar
         return _whole(tiff.values(0, 0, *tiff.size)[..., 0], file)
 
 
+def palette_of(path: str | Path | Encoded) -> bytes:
+    """Give the colors of the values of a palette file, three bytes each from 0 on; nothing for other files."""
+    with opened(as_file(path), None) as image:
+        return bytes(image.getpalette() or b"") if image.mode == "P" else b""
+
+
 def nodata_of(path: str | Path | Encoded) -> float | None:
     """Give the number that GDAL's tag in a TIFF mask says is no data; None where it says nothing."""
     try:

@@ -12,6 +12,7 @@ from fullyconv.errors import DatasetError
 from fullyconv.images.opening import (
     MAX_PIXELS,
     Encoded,
+    File,
     ImageInput,
     NotOpened,
     as_file,
@@ -118,9 +119,7 @@ def read_noting(
     try:
         with opened(file, max_pixels) as image:
             if pillow_reads(image, channels, value_range):
-                deep = image.mode in DEEP or (image.format == "TIFF" and one_number(tiff_tag(image, 258)) == 16)
-                deep = deep or (image.format == "PNG" and head_of(file, 25)[24] == 16)
-                return _noted(image, channels, str(file), value_range, deep)
+                return _noted(image, channels, str(file), value_range, _is_deep(image, file))
     except NotOpened:
         if not is_tiff(file):
             raise
@@ -134,6 +133,22 @@ def _noted(
 ) -> tuple[Pixels, str | None]:
     pixels = _bands_of_pillow(image, channels, name, value_range)
     return pixels, faint(pixels, name) if deep and value_range is None else None
+
+
+def is_deep(path: str | Path | Encoded) -> bool:
+    """Tell from its header whether an image holds whole numbers of 16 bits."""
+    file = as_file(path)
+    try:
+        with opened(file, None) as image:
+            return _is_deep(image, file)
+    except NotOpened:
+        return is_tiff(file)
+
+
+def _is_deep(image: Image.Image, file: File) -> bool:
+    if image.format == "PNG":
+        return head_of(file, 25)[24] == 16
+    return image.mode in DEEP or (image.format == "TIFF" and one_number(tiff_tag(image, 258)) == 16)
 
 
 def visible(pixels: Pixels) -> Pixels:
@@ -182,7 +197,7 @@ def bands_size(path: str | Path | Encoded, channels: int) -> tuple[int, int]:
                 if channels != 3:
                     _check_bands(image, channels, str(file))
                 width, height = image.size
-                return (width, height) if _orientation(image) >= 5 else (height, width)
+                return (width, height) if orientation_of(image) >= 5 else (height, width)
     except NotOpened:
         if not is_tiff(file):
             raise
@@ -252,17 +267,18 @@ def may_be_cut(path: str | Path | Encoded) -> bool:
 def exif_orientation(path: str | Path | Encoded) -> int:
     """Read the EXIF orientation of an image: 1 is upright, 2..8 are turned or mirrored."""
     with opened(as_file(path), None) as image:
-        return _orientation(image)
+        return orientation_of(image)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
+    """Read the EXIF orientation of an open image."""
     value = image.getexif().get(_ORIENTATION, 1)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation of an image."""
-    return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
+    return image if orientation_of(image) == 1 else ImageOps.exif_transpose(image)
 
 
 def _rgb_of_array(array: Array, value_range: ValueRange | None) -> Pixels:
