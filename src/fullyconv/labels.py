@@ -214,7 +214,9 @@ class Labels:
                     'ignored, or colors written "#rrggbb"'
                 )
             elif value < 0 and name != IGNORE:
-                raise ValueError(f'values={{{value}: {name!r}}}: a negative value is no class; it may be "{IGNORE}"')
+                raise ValueError(
+                    f'values={{{value}: {name!r}}}: a class has integers in 0..{_MAX_VALUE}; others may be "{IGNORE}"'
+                )
             if name != IGNORE and name not in self.names:
                 raise ValueError(
                     f"values={{{value!r}: {name!r}}} names no class. {near_miss(str(name), [*self.names, IGNORE])}"

@@ -228,7 +228,7 @@ def find_layout(root: Path, known: PublicSet | None = None, **options: Any) -> L
     layout = _checked_names(_found(root, known, reading))
     layout.findings += unread.findings
     layout.root = layout.root if layout.known else root
-    layout.splits = {split: pairs for split, pairs in layout.splits.items() if pairs}
+    layout.splits = {name: part for name in ("train", "val", "test", "all") if (part := layout.splits.get(name))}
     if own or (layout.known is None and layout.reader is None):
         split_by_lists(root, layout, own)
     by_rule: dict[str, list[Finding]] = defaultdict(list)
