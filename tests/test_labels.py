@@ -108,7 +108,7 @@ def test_ignored_index_of_ones_own_is_kept():
         ({"names": ["a"], "palette": [(0, 0, 300)]}, r"integers in 0\.\.255"),
         ({"names": ["a"], "palette": [(0, 0)]}, "three integers"),
         ({"names": ["road"], "values": {0: "raod"}}, "Did you mean road"),
-        ({"names": ["a"], "values": {-1: "a"}}, "a negative value is no class"),
+        ({"names": ["a"], "values": {-1: "a"}}, r"integers in 0\.\.65535"),
         ({"names": ["a"], "values": {"0": "a"}}, r"integers in 0\.\.65535"),
         ({"names": ["a", "b"], "ignore_index": 1}, "is the index of class 'b'"),
         ({"names": ["a", "b"], "ignore_index": 70_000}, "16 bits"),
