@@ -410,7 +410,6 @@ def test_c17_a_step_compiled_by_inductor_equals_the_eager_one() -> None:
 # ---- C18: a table with a changed byte -------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="what a table says of its own sizes is believed")
 @pytest.mark.slow
 @pytest.mark.parametrize("column", ["image", "mask"])
 def test_c18_a_changed_byte_in_a_saved_table_is_an_error_that_names_the_file(column: str, tmp_path: Path) -> None:
