@@ -170,6 +170,8 @@ def test_colors_of_names_beside_masks_of_numbers_are_told_and_not_used(tmp_path:
         ("_classes.csv", "Pixel Value,Class\nx,ground\n", "line 2: has no value of a pixel"),
         ("_classes.csv", "Pixel Value,Class\n0,ground\n0,box\n", "line 3: 0 is ground and box"),
         ("labelmap.txt", "ground:0,0::\n", "line 1: 0, 0 is no color"),
+        ("class_dict.csv", f"name,r,g,b\nground,0,0,{'9' * 5000}\n", f"line 2: 0, 0, {'9' * 20} is no color"),
+        ("_classes.csv", f"Pixel Value,Class\n{'9' * 5000},ground\n", "line 2: has no value of a pixel"),
         ("classes.json", "{", "is no JSON"),
     ],
 )

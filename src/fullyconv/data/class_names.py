@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fullyconv.data.documents import class_name, read_json
+from fullyconv.data.documents import class_name, read_json, whole_number
 from fullyconv.errors import DatasetError
 from fullyconv.labels import IGNORE, as_text, parse_color
 
@@ -125,8 +125,8 @@ def _table(path: Path) -> dict[int | str, str]:
         key: int | str
         if len(colors) == 3:
             key = _color([row[column] for column in colors], where)
-        elif number is not None and row[number].strip().isdecimal():
-            key = int(row[number])
+        elif number is not None and (whole := whole_number(row[number])) is not None:
+            key = whole
         else:
             raise DatasetError(f"{where}: has no value of a pixel; write a whole number")
         _put(values, key, row[name], where)
@@ -149,9 +149,11 @@ def _json(path: Path) -> dict[int | str, str]:
     for key, name in entries:
         if isinstance(key, list) and len(key) in (3, 4):
             key = _color(key, str(path))
-        elif str(key).isdecimal():
-            key = int(key)
-        if (not isinstance(key, int) and parse_color(str(key)) is None) or not isinstance(name, str):
+        elif (whole := whole_number(key)) is not None:
+            key = whole
+        elif not isinstance(key, str) or parse_color(key) is None:
+            return {}
+        if not isinstance(name, str):
             return {}
         _put(values, key, name, f"{path}: {key}")
     return values
@@ -169,11 +171,13 @@ def _of(entry: Any, *keys: str, default: Any = None) -> Any:
     return entry if default is None else default
 
 
-def _color(fields: Iterable[Any], where: str) -> str:
-    numbers = [str(field).strip() for field in fields]
-    if len(numbers) < 3 or not all(number.isdecimal() and int(number) <= 255 for number in numbers[:3]):
-        raise DatasetError(f"{where}: {', '.join(numbers)[:80]} is no color; write three numbers 0..255")
-    red, green, blue = map(int, numbers[:3])
+def _color(fields: Sequence[Any], where: str) -> str:
+    numbers = [whole_number(field) for field in fields]
+    levels = [number for number in numbers[:3] if number is not None and number <= 255]
+    if len(levels) < 3:
+        found = ", ".join(str(field).strip()[:20] for field in list(fields)[:4])
+        raise DatasetError(f"{where}: {found} is no color; write three numbers 0..255")
+    red, green, blue = levels
     return as_text(red << 16 | green << 8 | blue)
 
 

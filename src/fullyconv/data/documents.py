@@ -60,6 +60,13 @@ def safe_parts(text: object, where: str) -> tuple[str, ...]:
     return path.parts
 
 
+def whole_number(value: object) -> int | None:
+    """Read a number as files write it, in digits or as a number; None for anything else, and for what has no end."""
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) < 10:
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**9 else None
+
+
 def class_name(text: object, where: str) -> str:
     """Read the name of a class; the words of tools for background and ignored pixels become ours.
 

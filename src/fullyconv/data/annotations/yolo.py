@@ -17,12 +17,12 @@ from PIL import Image, ImageDraw
 from fullyconv.data.annotations.beside import pair_documents
 from fullyconv.data.annotations.labelme import MOST_POINTS
 from fullyconv.data.class_names import names_beside
-from fullyconv.data.documents import BACKGROUND, class_name, classes_of
+from fullyconv.data.documents import BACKGROUND, class_name, classes_of, whole_number
 from fullyconv.data.folders import mask_places
 from fullyconv.data.layouts import Layout, Tree
 from fullyconv.data.pairs import Pair, plain_name
 from fullyconv.data.readers import FileReader
-from fullyconv.errors import DatasetError, printable
+from fullyconv.errors import DatasetError
 from fullyconv.labels import IGNORE, Labels
 
 MAX_BYTES = 2**24
@@ -197,7 +197,9 @@ def _places(base: Path, given: object) -> set[Path]:
 
 
 def _place(base: Path, text: object) -> Path | None:
-    parts = [part for part in PureWindowsPath(str(text or "").strip()).parts if part.strip("./\\:")]
+    if not isinstance(text, str):
+        return None
+    parts = [part for part in PureWindowsPath(text.strip()).parts if part.strip("./\\:")]
     tails = (base.joinpath(*parts[start:]) for start in range(len(parts)))
     return next((path for path in tails if path.exists()), None)
 
@@ -214,9 +216,11 @@ def _labels(root: Path, described: tuple[Path, Mapping[str, Any]], files: Sequen
     pairs = list(given.items() if isinstance(given, dict) else enumerate(given if isinstance(given, list) else []))
     names = {}
     for key, text in pairs:
-        if not str(key).isdecimal() or int(key) > MAX_CLASS:
-            raise DatasetError(f"{path}: names: {printable(key, 40)} is no number of a class; correct it")
-        names[int(key)] = class_name(str(text), f"{path}: class {key}")
+        number = whole_number(key)
+        if number is None or number > MAX_CLASS:
+            raise DatasetError(f"{path}: names: a key is no number of a class, 0..{MAX_CLASS}; correct it")
+        plain = isinstance(text, str | int | float)  # a list that holds itself many times has no end as text
+        names[number] = class_name(str(text) if plain else None, f"{path}: class {number}")
     if nameless := sorted(used - names.keys()):
         raise DatasetError(f"{path}: class {nameless[0]} is drawn and has no name; add it to names")
     labels, values = classes_of(names[number] for number in sorted(names))
