@@ -446,13 +446,12 @@ class SegmentationModule(L.LightningModule, Uploads):
         A loaded segmenter comes in evaluation mode, and Lightning keeps what it finds.
         """
         data = getattr(self.trainer, "datamodule", None)
-        self.check_data(data)
-        bits = getattr(getattr(data, "hparams", None), "value_range", None)
-        if stage == "fit" and bits is not None:  # what it learns is how images look by it
-            self.preprocessing = replace(self.preprocessing, value_range=tuple(bits))
-            self.hparams["preprocessing"] = self.preprocessing.to_dict()
         if stage == "fit":
+            if hasattr(data, "hparams"):  # what it learns is how images look by the range that they are read by
+                self.preprocessing = replace(self.preprocessing, value_range=_range_of(data))
+                self.hparams["preprocessing"] = self.preprocessing.to_dict()
             self.train()
+        self.check_data(data)
 
     def check_data(self, data: object) -> None:
         """Check that a data module has the classes of the model, in the same order.
@@ -463,7 +462,7 @@ class SegmentationModule(L.LightningModule, Uploads):
         Raises:
             ValueError: if classes, ignore_index or the number of channels differ.
         """
-        self._check_channels(data)
+        self._check_images(data)
         theirs = list(getattr(data, "classes", None) or [])
         if theirs and theirs != self.classes:
             raise ValueError(
@@ -477,11 +476,17 @@ class SegmentationModule(L.LightningModule, Uploads):
                 f"the data ignores the label {ignored}, the model {self.labels.ignore_index}: use one ignore_index"
             )
 
-    def _check_channels(self, data: object) -> None:
+    def _check_images(self, data: object) -> None:
         theirs, own = getattr(data, "in_channels", None), int(self.hparams["in_channels"])
         if theirs is not None and theirs != own:
             raise ValueError(
                 f"the data has images of {theirs} channels, the model takes {own}: give both the same in_channels"
+            )
+        learned = self.preprocessing.value_range
+        if learned is not None and hasattr(data, "hparams") and _range_of(data) != learned:
+            raise ValueError(
+                f"the data is read with value_range={_range_of(data)}, the model was trained with {learned}: give the "
+                f"data value_range={learned}"
             )
 
     def on_fit_start(self) -> None:
@@ -1145,7 +1150,7 @@ class MultiHeadModule(SegmentationModule):
         Raises:
             ValueError: if classes, ignore_index or the number of channels differ.
         """
-        self._check_channels(data)
+        self._check_images(data)
         theirs = getattr(data, "classes", None)
         if theirs and (not isinstance(theirs, Mapping) or dict(theirs) != self.classes):
             raise ValueError(
@@ -1284,6 +1289,11 @@ def _class_arguments(labels: Labels | Mapping[str, Labels]) -> dict[str, Any]:
         raise ValueError(f"labels ignore {sorted(ignored)}: heads share their ignore_index; give each the same")
     split = {key: {name: entry[key] for name, entry in heads.items()} for key in ("classes", "palette", "label_values")}
     return {**split, "ignore_index": ignored.pop()}
+
+
+def _range_of(data: Any) -> tuple[float, float] | None:
+    bits = data.hparams.get("value_range")
+    return None if bits is None else (float(bits[0]), float(bits[1]))
 
 
 def _text(value: object) -> str | None:

@@ -20,7 +20,8 @@ from PIL import Image
 
 from fullyconv.errors import DatasetError
 from fullyconv.hub.load import load
-from fullyconv.images import Encoded, read_image
+from fullyconv.images import Encoded, image_size
+from fullyconv.images.opening import bound
 from fullyconv.weights import catalog
 
 if TYPE_CHECKING:
@@ -112,8 +113,8 @@ class Desk:
             KeyError: if the model is not offered.
             DatasetError: if the bytes are no image, or one that is too large.
         """
-        offer = self.offered[name]
-        pixels = read_image(Encoded("the image", image), max_pixels=MAX_PIXELS)
+        offer, encoded = self.offered[name], Encoded("the image", image)
+        bound(image_size(encoded), MAX_PIXELS, str(encoded))
         with self._lock:
             module = self._loaded.pop(name, None)
             if module is None:
@@ -121,7 +122,7 @@ class Desk:
             self._loaded[name] = module
             while len(self._loaded) > KEPT:
                 self._loaded.popitem(last=False)
-            result: Segmentation = module.predict(pixels)
+            result: Segmentation = module.predict(encoded)
             return result
 
 

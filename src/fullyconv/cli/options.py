@@ -79,12 +79,17 @@ def add_reading(command: argparse.ArgumentParser, fractions: bool = False) -> No
         group.add_argument(f"--data.{key}", dest=key, type=form, help=argparse.SUPPRESS)
 
 
-def reading_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Give what a data module has to be told, of what stands in a command line."""
+def reading_of(arguments: argparse.Namespace, learned: tuple[float, float] | None = None) -> dict[str, Any]:
+    """Give what a data module has to be told, of what stands in a command line.
+
+    Args:
+        arguments: the command line.
+        learned: the range of values that the model was trained with; taken where the line names none.
+    """
     told = ("images", "masks", "pairs", "lists", "unlabeled", "crowds", "skip_bad")
     reading: dict[str, Any] = {option: value for option in told if (value := getattr(arguments, option))}
-    if arguments.range:
-        reading["value_range"] = arguments.range
+    if (bits := arguments.range or learned) is not None:
+        reading["value_range"] = bits
     if arguments.values:
         reading["values"] = _read_values(arguments.values)
     if arguments.classes:
@@ -112,7 +117,7 @@ def reading_words(settings: Mapping[str, Any]) -> str:
             value = json.dumps(list(value), ensure_ascii=False) if "," in "".join(value) else ",".join(value)
         words += [f"--{key.replace('_', '-')}", shlex.quote(str(value))]
     if bits := settings.get("value_range"):
-        words.append(f"--range {bits[0]:g},{bits[1]:g}")
+        words.append(f"--range {bits[0]:.12g},{bits[1]:.12g}")
     words += ["--skip-bad"] if settings.get("skip_bad") else []
     return "".join(f" {word}" for word in words)
 

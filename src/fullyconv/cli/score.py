@@ -49,7 +49,7 @@ def _test(arguments: argparse.Namespace) -> int:
     segmenter = open_model(arguments)
     if isinstance(segmenter, DenseScorer):
         raise ValueError(f"MODEL {arguments.model}: a converted classifier has no masks to be tested on")
-    reading = reading_of(arguments)
+    reading = reading_of(arguments, segmenter.preprocessing.value_range)
     data = SegmentationDataModule(
         arguments.data, in_channels=int(segmenter.hparams["in_channels"]), batch_size=arguments.batch_size, **reading
     )

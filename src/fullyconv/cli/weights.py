@@ -156,7 +156,9 @@ def _export(arguments: argparse.Namespace) -> int:
         raise ValueError(f"MODEL {arguments.model}: a converted classifier cannot be exported; export a segmenter")
     data = (
         SegmentationDataModule(
-            arguments.score, in_channels=int(segmenter.hparams["in_channels"]), **reading_of(arguments)
+            arguments.score,
+            in_channels=int(segmenter.hparams["in_channels"]),
+            **reading_of(arguments, segmenter.preprocessing.value_range),
         )
         if arguments.score
         else None

@@ -23,7 +23,6 @@ from fullyconv.data.checks import classes_in
 from fullyconv.data.findings import Finding, Severity, many
 from fullyconv.data.folder import check_sizes
 from fullyconv.data.looking import Seen, look_at
-from fullyconv.data.masks import AnyReader
 from fullyconv.data.pairs import Pair
 from fullyconv.data.readers import Reader
 from fullyconv.data.sources import Source, broken_pair, find_labels, find_source, two_meanings
@@ -196,8 +195,7 @@ def _look_through(
     progress: bool | None,
 ) -> None:
     labels, stopped = _labels(source, classes, values, threads)
-    in_channels = source.in_channels
-    reader = source.reader if labels is not None or source.named is not None else AnyReader(channels=in_channels)
+    reader = source.reader if labels is not None or source.named is not None else source.any_reader
     every = [(split, pair) for split, found in source.splits.items() for pair in found]
     with ThreadPoolExecutor(threads) as pool:
         work = pool.map(partial(look_at, reader=reader), every)
@@ -241,7 +239,7 @@ def _labels(
         stopped = error
     pairs = source.pairs
     with ThreadPoolExecutor(threads) as pool:
-        reader: Reader = AnyReader(channels=source.in_channels) if source.named is None else source.reader
+        reader: Reader = source.any_reader if source.named is None else source.reader
         broken = pool.map(partial(broken_pair, reader), pairs)
         sound = [pair for pair, message in zip(pairs, broken, strict=True) if not message]
     if not 0 < len(sound) < len(pairs):

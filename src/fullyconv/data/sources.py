@@ -74,6 +74,11 @@ class Source:
     explicit: bool = False
 
     @property
+    def any_reader(self) -> AnyReader:
+        """What reads images as they are wanted, and masks of which nobody knows what they hold."""
+        return AnyReader(channels=self.in_channels, value_range=getattr(self.reader, "value_range", None))
+
+    @property
     def pairs(self) -> list[Pair]:
         """All pairs of all splits."""
         return [pair for part in self.splits.values() for pair in part]
@@ -223,7 +228,7 @@ def find_source(data: str | Path, **options: Any) -> Source:
 def _leave_out_broken(source: Source) -> None:
     """Leave out pairs of which a file cannot be read, or whose sizes differ, and tell them."""
     plain = source.named is None and not isinstance(source.reader, MaskReader)
-    reader: Reader = AnyReader(channels=source.in_channels) if plain else source.reader
+    reader: Reader = source.any_reader if plain else source.reader
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
         broken = dict(zip(source.pairs, pool.map(partial(broken_pair, reader), source.pairs), strict=True))
     messages = tuple(message for message in broken.values() if message)

@@ -119,7 +119,7 @@ def differing(session: Session, model: SegmentationModule, images: Sequence[Path
     """Give the share of pixels that a quantized graph labels otherwise than the segmenter, over some images."""
     differing = pixels = 0
     for image in images[:16]:
-        feeds = feeds_of(model, read_bands(image, int(model.hparams["in_channels"])))
+        feeds = feeds_of(model, image)
         kind = "labels" if gives_labels(session) else "scores"
         answer = model.predict(image)
         expected = answer if isinstance(answer, dict) else {"": answer}
@@ -153,8 +153,10 @@ def _as_they_are(exported: ExportedSegmenter, pixels: npt.NDArray[np.uint8]) -> 
     return mask
 
 
-def feeds_of(model: SegmentationModule, pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
-    short_side = model.preprocessing.short_side
+def feeds_of(model: SegmentationModule, image: Path) -> dict[str, npt.NDArray[Any]]:
+    """Read an image as the segmenter does, and give it as the graph takes it."""
+    short_side, bits = model.preprocessing.short_side, model.preprocessing.value_range
+    pixels = read_bands(image, int(model.hparams["in_channels"]), value_range=bits)
     own = (pixels.shape[0], pixels.shape[1])
     if short_side is None:
         return {"image": np.ascontiguousarray(pixels[None])}

@@ -9,7 +9,7 @@ from typing import Any
 
 from fullyconv.export.graph import quiet
 from fullyconv.export.parity import feeds_of
-from fullyconv.images import find_images, read_bands
+from fullyconv.images import find_images
 from fullyconv.module import SegmentationModule
 
 
@@ -23,7 +23,7 @@ def quantized(onnx: Any, proto: Any, model: SegmentationModule, images: Sequence
 
         def get_next(self) -> dict[str, Any] | None:
             path = next(self.rest, None)
-            return None if path is None else feeds_of(model, read_bands(path, int(model.hparams["in_channels"])))
+            return None if path is None else feeds_of(model, path)
 
     # The quantizer wants to know the types of all values.
     inferred = onnx.shape_inference.infer_shapes(proto)
