@@ -13,6 +13,7 @@ from PIL import Image
 
 import fullyconv
 from fullyconv.errors import DatasetError
+from fullyconv.images import georeference
 from fullyconv.images.georeference import Georeference, georeference_of
 from fullyconv.images.raster import read_raster
 from odd_trees import scene
@@ -184,6 +185,27 @@ def test_a_place_without_a_coordinate_system_gives_no_degrees() -> None:
 
 def test_without_pyproj_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyproj", None)
+    georeference._transformer.cache_clear()
     assert Georeference((0.5, 0, 10, 0, -0.5, 50), "EPSG:4326").to_degrees([(2, 4)], "x") == [(11, 48)]
     with pytest.raises(DatasetError, match=r"pip install 'fullyconv\[geo\]'"):
         Georeference((1, 0, 0, 0, -1, 0), UTM).to_degrees([(0, 0)], "x.tif")
+
+
+def test_an_image_larger_than_pillow_decodes_keeps_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = geotiff(tmp_path / "x.tif", scene())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    place = georeference_of(image)
+    assert place is not None
+    assert place.crs == UTM
+
+
+def test_a_mask_that_cannot_be_written_leaves_no_world_file(
+    segmenter: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = geotiff(tmp_path / "x.tif", scene())
+    result = segmenter.predict(image)
+    (tmp_path / "out" / "mask.png").mkdir(parents=True)
+    for write in (result.save, lambda path: segmenter.predict_to(image, path)):
+        with pytest.raises(OSError, match="mask"):
+            write(tmp_path / "out" / "mask.png")
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["mask.png"]

@@ -337,6 +337,14 @@ def transparent(path: Path, **options: Any) -> None:
     tifffile.imwrite(path, pixels, photometric="rgb", extrasamples=["unassalpha"], **options)
 
 
+def multiplied(path: Path, **options: Any) -> None:
+    alpha = noise(70, 90)[..., :1]
+    colors = (noise(70, 90).astype(int) * alpha // 255).astype(np.uint8)
+    tifffile.imwrite(
+        path, np.concatenate([colors, alpha], axis=2), photometric="rgb", extrasamples=["assocalpha"], **options
+    )
+
+
 def deep(path: Path, **options: Any) -> None:
     tifffile.imwrite(path, np.random.default_rng(0).integers(0, 2**16, (70, 90, 3)).astype(np.uint16), **options)
 
@@ -349,12 +357,12 @@ def with_overviews(path: Path, **options: Any) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"tile": (32, 48), "compression": "zlib"}, {"rowsperstrip": 7}])
-@pytest.mark.parametrize("write", [planes, transparent, deep, with_overviews])
+@pytest.mark.parametrize("write", [planes, transparent, multiplied, deep, with_overviews])
 def test_windows_are_those_of_the_whole_image_in_every_way_that_bands_are_kept(
     tmp_path: Path, write: Callable[..., None], options: dict[str, Any]
 ) -> None:
     write(tmp_path / "x.tif", **options)
-    for channels in (1, 3, *([4] if write is transparent else [])):
+    for channels in (1, 3, *([4] if write in (transparent, multiplied) else [])):
         whole = read_bands(tmp_path / "x.tif", channels)
         with open_windows(tmp_path / "x.tif", channels) as image:
             for top, left, bottom, right in ((0, 0, 70, 90), (3, 4, 50, 33), (65, 40, 70, 90)):

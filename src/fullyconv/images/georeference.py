@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ KEPT = (SCALE, TIEPOINT, MATRIX, KEYS, DOUBLES, TEXTS)
 _MODEL, _RASTER, _GEOGRAPHIC, _PROJECTED = 1024, 1025, 2048, 3072  # keys
 _POINT, _OWN = 2, 32767  # a pixel is its center; a coordinate system of its own
 _WORLD = {".tif": ".tfw", ".tiff": ".tfw", ".png": ".pgw", ".jpg": ".jgw", ".jpeg": ".jgw", ".jp2": ".j2w"}
+_ANY = 2**62  # pixels: nothing but the header is read
+_MAX_NOTE = 2**20  # bytes
 _DEGREES = "EPSG:4326"  # WGS 84, the one that GeoJSON (RFC 7946) has
 
 
@@ -90,20 +93,26 @@ class Georeference:
         if self.crs == _DEGREES:
             return places
         try:
-            from pyproj import Transformer
+            transformer = _transformer(self.crs)
         except ImportError as error:
             raise DatasetError(
                 f"{name}: GeoJSON is in longitude and latitude, and from {self.crs} pyproj computes them: "
                 f"pip install 'fullyconv[geo]'{pixels}"
             ) from error
-        try:
-            transformer = Transformer.from_crs(self.crs, _DEGREES, always_xy=True)
         except Exception as error:  # pyproj's own, for a code that is none
             raise DatasetError(f"{name}: {self.crs} is no coordinate system that pyproj knows{pixels}") from error
         xs, ys = transformer.transform([x for x, _ in places], [y for _, y in places])
         if not all(map(math.isfinite, (*xs, *ys))):
             raise DatasetError(f"{name}: lies outside of where {self.crs} is defined{pixels}")
         return list(zip(xs, ys, strict=True))
+
+
+@cache
+def _transformer(crs: str) -> Any:
+    """Make what gives degrees, once for all polygons of a run: it takes as long as thousands of points."""
+    from pyproj import Transformer
+
+    return Transformer.from_crs(crs, _DEGREES, always_xy=True)
 
 
 def georeference_of(source: object) -> Georeference | None:
@@ -121,7 +130,7 @@ def georeference_of(source: object) -> Georeference | None:
 
 def _from_tags(path: Path) -> Georeference | None:
     try:
-        with opened(as_file(path), None) as image:
+        with opened(as_file(path), _ANY) as image:
             if image.format != "TIFF":
                 return None
             types = getattr(getattr(image, "tag_v2", None), "tagtype", {})
@@ -129,7 +138,7 @@ def _from_tags(path: Path) -> Georeference | None:
     except NotOpened:
         return _from_tifffile(path)
     tags = {
-        tag: (value.encode() if isinstance(value, str) else value, types.get(tag))
+        tag: (_bytes(value) if isinstance(value, str) else value, types.get(tag))
         for tag, value in values.items()
         if value is not None
     }
@@ -137,6 +146,10 @@ def _from_tags(path: Path) -> Georeference | None:
 
 
 _TYPES = {SCALE: 12, TIEPOINT: 12, MATRIX: 12, KEYS: 3, DOUBLES: 12, TEXTS: TiffTags.ASCII}
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("latin-1", "replace")  # as Pillow reads it
 
 
 def _listed(value: Any) -> tuple[Any, ...]:
@@ -155,7 +168,7 @@ def _from_tifffile(path: Path) -> Georeference | None:
             values = {tag: found[tag].value for tag in KEPT if tag in found}
     except Exception:  # damaged: who reads its pixels says so
         return None
-    return _made({tag: (_listed(v.encode() if isinstance(v, str) else v), _TYPES[tag]) for tag, v in values.items()})
+    return _made({tag: (_listed(_bytes(v) if isinstance(v, str) else v), _TYPES[tag]) for tag, v in values.items()})
 
 
 def _made(tags: dict[int, tuple[tuple[Any, ...], int]]) -> Georeference | None:
@@ -209,7 +222,8 @@ def _from_world_file(path: Path) -> Georeference | None:
 def _crs_beside(path: Path) -> str | None:
     """Read the EPSG code that GDAL notes beside an image."""
     try:
-        text = path.with_name(f"{path.name}.aux.xml").read_text("utf-8")[:65536]
+        note = path.with_name(f"{path.name}.aux.xml")
+        text = note.read_text("utf-8") if note.stat().st_size <= _MAX_NOTE else ""
     except (OSError, UnicodeDecodeError):
         return None
     found = re.search(r"<SRS[^>]*>\s*EPSG:(\d{4,6})\s*</SRS>", text)

@@ -35,7 +35,7 @@ FORMATS = {
     "PNG": ("PngImagePlugin", rb"\x89PNG\r\n\x1a\n"),
     "TIFF": ("TiffImagePlugin", rb"II[*+]\0|MM\0[*+]"),
     "WEBP": ("WebPImagePlugin", rb"RIFF....WEBP"),
-    "AVIF": ("AvifImagePlugin", rb"....ftypavi[fs]"),
+    "AVIF": ("AvifImagePlugin", rb"....ftyp(avi[fs]|m[is]f1.{4,60}?avi[fs])"),
     "JPEG2000": ("Jpeg2KImagePlugin", rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n"),
     "BMP": ("BmpImagePlugin", rb"BM"),
     "GIF": ("GifImagePlugin", rb"GIF8[79]a"),

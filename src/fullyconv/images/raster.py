@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from fullyconv.images.georeference import Georeference, georeference_of
+from fullyconv.images.masks import nodata_of
 from fullyconv.images.opening import MAX_PIXELS, ImageInput
 from fullyconv.images.pixels import Pixels, ValueRange
 from fullyconv.images.reading import read_noting
@@ -46,7 +48,8 @@ def read_raster(
         FileNotFoundError, DatasetError, ImportError, ValueError: as `read_bands` does.
     """
     place = georeference_of(source)
-    if place is not None and (windows := open_windows(source, channels, value_range)) is not None:
+    windows = None if place is None else open_windows(source, channels, value_range)
+    if windows is not None:
         with windows:
             height, width = windows.size
             if windows.has_void and height * width <= max_pixels:
@@ -54,4 +57,12 @@ def read_raster(
                 void = windows.void(0, 0, height, width)
                 return Raster(pixels, void if void.any() else None, place, windows.note)
     pixels, note = read_noting(source, channels, max_pixels, value_range)
+    if place is not None and windows is None and isinstance(source, str | Path):
+        number = nodata_of(source)
+        if number is not None:
+            lost = (
+                f"{source}: pixels of {number:g} hold no data, as it says, and are segmented all the same: that takes "
+                "tifffile, and imagecodecs for LZW (pip install 'fullyconv[geo]'), or saving it with deflate"
+            )
+            note = lost if note is None else f"{note}; {lost}"
     return Raster(pixels, None, place, note)

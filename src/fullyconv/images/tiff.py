@@ -30,6 +30,7 @@ COMPRESSIONS = (1, 5, 8, 32773, 32946)
 _PLAIN = (1, 8, 32773, 32946)  # tifffile decodes these by itself
 
 GDAL_NODATA = 42113  # tag
+_MULTIPLIED_IN = 1  # kind of a band of transparency, by which the colors were multiplied
 
 _SEGMENT = 2**26  # bytes of the largest strip or tile that is decoded for a window; all that are kept take as much
 _NAMES = {3: "a palette", 5: "CMYK", 6: "YCbCr", 8: "CIELab", 32803: "a camera's raw image", 34892: "a raw image"}
@@ -210,13 +211,16 @@ class TiffImage:
         if void is not None and np.issubdtype(values.dtype, np.floating):
             values = np.where(_equals(values, void), values.dtype.type(0), values)
         pixels = to_bytes(values, self._name, self._range)
-        self._lightest = max(self._lightest, pixels.max(initial=0))
         if int(self._page.photometric) == 0:
             pixels = ~pixels
+        self._lightest = max(self._lightest, pixels.max(initial=0))
         return self._as_wanted(pixels)
 
     def _as_wanted(self, pixels: Pixels) -> Pixels:
         bands = pixels.shape[2]
+        if bands in (2, 4) and [int(kind) for kind in self._page.extrasamples or ()] == [_MULTIPLIED_IN]:
+            size, (multiplied, plain) = pixels.shape[1::-1], {2: ("La", "LA"), 4: ("RGBa", "RGBA")}[bands]
+            pixels = np.array(Image.frombytes(multiplied, size, pixels.tobytes()).convert(plain))
         if self._channels not in (1, 3) or bands == self._channels:
             return np.ascontiguousarray(pixels)
         if bands in (1, 2) and self._alpha() is None:

@@ -472,7 +472,7 @@ class FolderPlan:
                 )
         beside = (wanted.probabilities, one.target.with_suffix(".npz")) if wanted.probabilities else None
         options = options | {"probabilities": beside}
-        image = self._windows(predictor, one.source)
+        image = self._windows(predictor, one.source) or one.source
         done = predictor.predict_to(image, one.target, preview=wanted.overlay, **options)
         results = done if isinstance(done, Mapping) else {"": done}
         notes = {result.note for result in results.values() if result.note is not None}

@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +32,9 @@ from fullyconv.upsampling import resample
 BAND_BYTES = 2**26  # of logits at a time, where an image was seen smaller
 _PREVIEW = 4096  # pixels along the longer side
 
-ImageSource = ImageInput | Tensor | Raster | TiffImage
-"""What can be segmented: what `fullyconv.images.read_image` takes, or a tensor (C, H, W), uint8 or float in 0..1."""
+ImageSource = ImageInput | Tensor | Raster
+"""What can be segmented: what `fullyconv.images.read_image` takes, a tensor (C, H, W), uint8 or float in 0..1, or an
+image that `read_raster` has read."""
 
 
 def segment(
@@ -199,7 +200,7 @@ def _segment_tiled(
 
 def segment_to(
     network: Network,
-    source: ImageSource,
+    source: ImageSource | TiffImage,
     target: str | Path,
     labels: Labels,
     options: Options,
@@ -247,7 +248,7 @@ def segment_to(
 def segment_heads_to(
     networks: Mapping[str, Network],
     scores: Callable[[Tensor], Mapping[str, Tensor]],
-    source: ImageSource,
+    source: ImageSource | TiffImage,
     target: str | Path,
     labels: Mapping[str, Labels],
     options: Options,
@@ -294,8 +295,9 @@ def segment_heads_to(
             place = georeference_of(opened.path)
             void = opened.void if place is not None and opened.has_void else None
         else:
-            raster = read(source, channels, options.memory, bits)
+            raster = read(cast(ImageSource, source), channels, options.memory, bits)
             image, place = ArrayImage(raster.pixels), raster.place
+            void = None if raster.void is None else _windows_of(raster.void)
         own = image.size
         seen = own if short_side is None else scaled_size(own, short_side)
         found = blocks(networks, scores, image, options, None if seen == own else seen)
@@ -305,8 +307,6 @@ def segment_heads_to(
             palette = known.palette if len(known.names) <= 256 else None
             tags = place.tags_of_mask(known.ignore_index if void else None) if place is not None else ()
             writers[head] = stack.enter_context(MaskWriter(targets[head], own, palette, known.dtype, tags))
-            if place is not None and targets[head].suffix.lower() == ".png":
-                place.save_beside(targets[head])
             if probabilities is not None:
                 shape = (*own, len(known.names)) if options.probabilities == "all" else own
                 further[head] = stack.enter_context(ProbabilityWriter(of_head(Path(probabilities), head), shape))
@@ -330,6 +330,11 @@ def segment_heads_to(
                 for head, band in row_of_tiles.items():
                     small_masks[head].append(band.mask[row - top, ::step])
         note = raster.note if raster is not None else opened.note if opened is not None else None
+    if opened is not None and opened is not source and note is not None:
+        tell(note)
+    for path in targets.values():
+        if place is not None and path.suffix.lower() == ".png":
+            place.save_beside(path)
     small: dict[str, Segmentation] = {}
     if preview:
         pixels = visible(np.stack(small_image))
@@ -338,6 +343,10 @@ def segment_heads_to(
         head: Written(targets[head], own, known, tuple(int(n) for n in counts[head]), small.get(head), note)
         for head, known in labels.items()
     }
+
+
+def _windows_of(void: npt.NDArray[np.bool_]) -> Callable[[int, int, int, int], npt.NDArray[np.bool_]]:
+    return lambda top, left, bottom, right: void[top:bottom, left:right]
 
 
 def _stretched(scores: Tensor, grid: Geometry, seen: tuple[int, int], own: tuple[int, int]) -> Tensor:
@@ -380,8 +389,6 @@ def read(
     """
     if isinstance(source, Raster):
         return source
-    if isinstance(source, TiffImage):
-        return Raster(source.read(0, 0, *source.size), None, georeference_of(source.path), source.note)
     if not isinstance(source, Tensor):
         most = most_pixels(memory, in_channels)
         raster = read_raster(source, in_channels, max_pixels=most, value_range=value_range)

@@ -110,9 +110,10 @@ class Segmentation:
             with MaskWriter(path, (self.mask.shape[0], self.mask.shape[1]), palette, self.mask.dtype, tags) as writer:
                 writer.write(self.mask)
             return path
+        write_mask(path, self.mask, palette)
         if self.place is not None:
             self.place.save_beside(path)
-        return write_mask(path, self.mask, palette)
+        return path
 
     def save_probabilities(self, path: str | Path) -> Path:
         """Write the probabilities as an `.npz` file with the array ``probabilities`` in float16.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fullyconv.errors import first_line
 from fullyconv.geometry.measuring import evaluating
+from fullyconv.images.tiff import TiffImage
 from fullyconv.inference import processor
 from fullyconv.inference.folding import fingerprint, fold
 from fullyconv.inference.predict import ImageSource, segment_any, segment_heads, segment_heads_to, segment_to
@@ -117,7 +118,7 @@ class Predictor:
 
     def predict_to(
         self,
-        source: ImageSource,
+        source: ImageSource | TiffImage,
         target: str | Path,
         *,
         memory: int | str | None = None,
