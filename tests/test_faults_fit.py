@@ -120,7 +120,7 @@ def test_w8_real_cracks_are_found_after_a_short_run(data_root: Path, tmp_path: P
         shutil.copy(cracks / "image" / f"{truth.stem}.jpg", root / "images")
         values = loadmat(truth)["groundTruth"]["Segmentation"][0, 0]  # 1 is road, 2 is crack
         Image.fromarray(np.where(values == 2, 255, 0).astype(np.uint8)).save(root / "masks" / f"{truth.stem}.png")
-    said = fit(capsys, root, "--model", "street", epochs=18)
+    said = fit(capsys, root, "--model", "street", epochs=8)
     assert said.code == 0, said.text
     assert config()["score"]["iou"]["foreground"] > 40
 
