@@ -32,20 +32,17 @@ import numpy as np
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import fullyconv
 from fullyconv import SegmentationDataModule, confusion
-from fullyconv.checkpointing import AtomicCheckpointIO, EpochSeed
 from fullyconv.fcn import build_model
 from fullyconv.losses import build_loss
+from training import WEIGHTS, fit
 
 BACKBONE = "efficientnet_lite0"
 NETWORKS = ("ladder", "Unet", "DeepLabV3Plus")
-# 1 / ln(1.1 + frequency) of the training masks, the bounded weighting of ENet (Paszke et al. 2016), mean 1
-WEIGHTS = [0.578, 0.478, 1.345, 0.393, 1.027, 0.767, 1.322, 1.327, 0.941, 1.387, 1.434]
 CLASSES = len(WEIGHTS)
 RATE, BACKBONE_RATE, DECAY, WARMUP = 1e-3, 3e-4, 0.02, 100
 
@@ -147,24 +144,8 @@ def train(name: str, seed: int, folder: Path, epochs: int) -> nn.Module:
         cache="memory",
     )
     torch.manual_seed(seed)
-    module, last = Trained(name), folder / "last.ckpt"
-    trainer = L.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        callbacks=[
-            ModelCheckpoint(
-                folder, "latest", save_last=True, save_on_train_epoch_end=True, enable_version_counter=False
-            ),
-            EpochSeed(seed),
-        ],
-        plugins=[AtomicCheckpointIO()],
-    )
-    trainer.fit(module, train_dataloaders=_loader(data, "train"), ckpt_path=last if last.is_file() else None)
-    module.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
+    module = Trained(name)
+    fit(module, _loader(data, "train"), folder, epochs, seed)
     averaged: nn.Module = module.average.module
     return averaged
 

@@ -25,16 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 import fullyconv
 from fullyconv import SegmentationDataModule, SegmentationModule
-from fullyconv.checkpointing import AtomicCheckpointIO, EpochSeed
+from training import WEIGHTS, fit
 
-# 1 / ln(1.1 + frequency) of the training masks, the bounded weighting of ENet (Paszke et al. 2016), mean 1
-WEIGHTS = [0.578, 0.478, 1.345, 0.393, 1.027, 0.767, 1.322, 1.327, 0.941, 1.387, 1.434]
 METRICS = ("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou")
 
 
@@ -77,27 +73,7 @@ def stage(module: SegmentationModule, epochs: int, seed: int, folder: Path, argu
     )
     # A third less time on a CPU; the layout of the memory changes no result beyond rounding.
     module.to(memory_format=torch.channels_last)
-    last = folder / "last.ckpt"
-    trainer = L.Trainer(
-        max_epochs=epochs,
-        accelerator="auto",
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-        callbacks=[
-            ModelCheckpoint(
-                folder, "latest", save_last=True, save_on_train_epoch_end=True, enable_version_counter=False
-            ),
-            EpochSeed(seed),
-        ],
-        plugins=[AtomicCheckpointIO()],
-    )
-    trainer.fit(module, train_dataloaders=_prepared(data), ckpt_path=last if last.is_file() else None)
-    # The averaged weights of the last epoch, whether this call trained it or found it trained.
-    module.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
+    fit(module, _prepared(data), folder, epochs, seed)
 
 
 def _prepared(data: SegmentationDataModule) -> Any:
