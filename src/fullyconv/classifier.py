@@ -34,6 +34,7 @@ from fullyconv.weights.architectures import build_classifier, input_size, prepro
 from fullyconv.weights.checkpoints import recognize, translate
 from fullyconv.weights.classifiers import architecture_by_names, count_classes, fetch_classifier, fit_classifier
 from fullyconv.weights.loading import preprocessing_from_names
+from fullyconv.weights.lock import accepting
 from fullyconv.weights.opening import ModelFolder, opened
 from fullyconv.weights.uploading import Uploads
 
@@ -148,6 +149,7 @@ class Classifier(nn.Module, Uploads):
         return _save(self, self.network, model, folder, dtype, license)
 
     @classmethod
+    @accepting()
     def from_pretrained(
         cls,
         source: str | Path,
@@ -464,6 +466,7 @@ class DenseScorer(nn.Module, Uploads):
         return _save(self, self.network, model, folder, dtype, license)
 
     @classmethod
+    @accepting()
     def from_pretrained(
         cls, source: str | Path, *, allow_unverified: bool = False, device: Device = None
     ) -> DenseScorer:

@@ -35,6 +35,7 @@ from fullyconv.metrics import ConfusionMatrix, best_class
 from fullyconv.preprocessing import IMAGENET, Preprocessing
 from fullyconv.weights import pretrained, sources
 from fullyconv.weights.building import build, describe
+from fullyconv.weights.lock import accepting
 from fullyconv.weights.opening import Checkpoint, Opened, opened
 from fullyconv.weights.uploading import Uploads
 
@@ -332,6 +333,7 @@ class SegmentationModule(L.LightningModule, Uploads):
         """Leave out what `predict` made: a copy of the module makes its own, and compiled code cannot be pickled."""
         return {key: value for key, value in super().__getstate__().items() if key != "_predictor"}
 
+    @accepting()
     def _start_from(self, source: str, with_preprocessing: bool, allow_unverified: bool) -> None:
         """Take a classifier's weights into the backbone, and its preprocessing where none was asked for."""
         from fullyconv.weights.classifiers import fetch_classifier
@@ -636,6 +638,7 @@ class SegmentationModule(L.LightningModule, Uploads):
         return (MultiHeadModule if several else cls)(**_class_arguments(labels), **options)
 
     @classmethod
+    @accepting()
     def from_pretrained(cls, source: str | Path, *, allow_unverified: bool = False, device: Device = None) -> Self:
         """Load pretrained weights as this class, in evaluation mode.
 

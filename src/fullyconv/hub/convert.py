@@ -11,8 +11,10 @@ from fullyconv.hub.load import load, load_classifier
 from fullyconv.module import SegmentationModule
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.weights import pretrained, sources
+from fullyconv.weights.lock import accepting
 
 
+@accepting()
 def convert(
     source: str | Path,
     to: str | Path,

@@ -13,6 +13,7 @@ from fullyconv.labels import Labels
 from fullyconv.module import SegmentationModule
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.weights import sources
+from fullyconv.weights.lock import accepting
 from fullyconv.weights.opening import ModelFolder, opened
 
 
@@ -28,6 +29,7 @@ def load(
 ) -> SegmentationModule: ...
 
 
+@accepting()
 def load(
     source: str | Path,
     *,

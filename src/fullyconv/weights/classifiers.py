@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +15,9 @@ from fullyconv.errors import DownloadError, WeightsError
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.weights import catalog, efficientnet, pretrained, sources
 from fullyconv.weights.checkpoints import recognize
+from fullyconv.weights.lock import accepting
 from fullyconv.weights.loading import ClassifierWeights, apply, preprocessing_from_timm, torchvision_weights
 from fullyconv.weights.statedict import read_state_dict
-
-MAX_CONFIG_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,7 @@ class FetchedClassifier:
     score: Mapping[str, Any] | None = None
 
 
+@accepting()
 def load_backbone(
     name: str,
     weights: str | Path | None = None,
@@ -233,15 +232,7 @@ def _timm(document: dict[str, Any], weights: Path, origin: str, digests: dict[st
 def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found; a folder of weights has a {pretrained.CONFIG}; or name a file")
-    if path.stat().st_size > MAX_CONFIG_BYTES * 4:
-        raise WeightsError(f"{path}: {path.stat().st_size} bytes; a configuration has at most {MAX_CONFIG_BYTES * 4}")
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: is no JSON ({error}); fetch it again") from error
-    if not isinstance(document, dict):
-        raise WeightsError(f"{path}: holds no JSON object; fetch it again")
-    return document
+    return pretrained.read_json(path)
 
 
 def fit_classifier(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> tuple[str, ...]:

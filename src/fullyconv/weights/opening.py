@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fullyconv.errors import DownloadError, WeightsError, tell
-from fullyconv.weights import pretrained, sources
+from fullyconv.weights import lock, pretrained, sources
 from fullyconv.weights.foreign import ForeignSegmenter
 
 
@@ -93,7 +92,7 @@ def _repository(place: sources.Source, allow_unverified: bool) -> ModelFolder:
     if place.file == pretrained.CONFIG and place.sha256 is not None:
         # who vouches for the configuration vouches for the digest in it
         named = pretrained.read_config(config.path.parent).weights.get("sha256")
-        if isinstance(named, str) and sources.DIGEST.fullmatch(named):
+        if isinstance(named, str) and lock.DIGEST.fullmatch(named):
             place = replace(place, pins={pretrained.WEIGHTS: named})
     weights = sources.fetch(place, pretrained.WEIGHTS, allow_unverified=allow_unverified)
     if weights.commit != config.commit:
@@ -105,13 +104,8 @@ def _repository(place: sources.Source, allow_unverified: bool) -> ModelFolder:
 
 def _is_ours(path: Path) -> bool:
     """Tell whether a config.json has a kind at all; whether it is right is for `pretrained.read_config` to say."""
-    try:
-        if path.stat().st_size > pretrained.MAX_CONFIG_BYTES:
-            return True
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        return True
-    return not isinstance(document, dict) or "kind" in document or "architecture" not in document
+    document = pretrained.read_json(path)
+    return "kind" in document or "architecture" not in document
 
 
 def _torchvision(place: sources.Source) -> ForeignSegmenter:

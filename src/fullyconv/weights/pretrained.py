@@ -19,6 +19,7 @@ import numpy.typing as npt
 from fullyconv.confusion import headline
 from fullyconv.errors import WeightsError, some
 from fullyconv.files import remove_unfinished, write_all
+from fullyconv.weights.signatures import refuse_stray
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
@@ -46,6 +47,9 @@ METRICS = {
     "top1": "top-1 accuracy",
 }
 """Keys of a score that a card names, in percent."""
+
+OTHERS = {"encoder_name": "segmentation_models.pytorch", "model_type": "transformers", "pretrained_cfg": "timm"}
+"""What a configuration of another library holds -> its name."""
 
 OLD_NAMES = {
     "licence": "license",
@@ -154,17 +158,13 @@ def read_config(folder: str | Path) -> Config:
         raise FileNotFoundError(
             f"{path}: not found; a model folder holds {CONFIG} and {WEIGHTS}, as SegmentationModule.save writes"
         )
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise WeightsError(f"{path}: {path.stat().st_size} bytes; a configuration has at most {MAX_CONFIG_BYTES}")
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: is no JSON ({error}); fetch or save the model folder again") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        found = document.get("format") if isinstance(document, dict) else None
+    document = read_json(path)
+    if document.get("format") != FORMAT:
+        other = next((name for key, name in OTHERS.items() if key in document), None)
+        of = f"is of {other}" if other else "was written by another version of fullyconv"
         raise WeightsError(
-            f"{path}: format={found!r}, this version reads format {FORMAT}; "
-            "it was written by another version of fullyconv, or is no model folder of it"
+            f"{path}: format={document.get('format')!r}, this version reads format {FORMAT}; "
+            f"it {of}, or is no model folder of it"
         )
     document = respelled(document)
     kinds = {"kind": str, "model": dict, "labels": dict, "preprocessing": dict, "license": str, "training": dict}
@@ -178,6 +178,24 @@ def read_config(folder: str | Path) -> Config:
         raise WeightsError(f"{path}: 'parameters' must be a whole number; fetch or save the model folder again")
     _check_model(document["kind"], document["model"], path)
     return Config(**{f.name: document[f.name] for f in fields(Config) if f.name in document})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a configuration, of this package or of another.
+
+    Raises:
+        WeightsError: if it is too large, or no JSON object; a page or a pointer in its place is called that.
+    """
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise WeightsError(f"{path}: {path.stat().st_size} bytes; a configuration has at most {MAX_CONFIG_BYTES}")
+    refuse_stray(path)
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: is no JSON ({error}); fetch or save it again") from error
+    if not isinstance(document, dict):
+        raise WeightsError(f"{path}: holds no JSON object; fetch or save it again")
+    return document
 
 
 def respelled(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,6 +239,7 @@ def load(folder: str | Path) -> tuple[Config, Tensors]:
     path = Path(folder) / WEIGHTS
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found, although {CONFIG} names it; fetch or save the model folder again")
+    refuse_stray(path)
     size = path.stat().st_size
     if size != config.weights.get("bytes") or size > MAX_WEIGHTS_BYTES:
         raise WeightsError(

@@ -13,12 +13,13 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fullyconv.errors import WeightsError, first_line, printable, some
+from fullyconv.weights.signatures import REMEDIES, Kind, kind_of
 
 TORCH_SUFFIXES = (".pth", ".pt", ".th", ".bin", ".ckpt", ".tar")
 SUFFIXES = (".safetensors", *TORCH_SUFFIXES, ".caffemodel")
@@ -45,11 +46,6 @@ WRAPPERS = ("module.", "model.", "backbone.", "_orig_mod.", "net.", "encoder.")
 
 FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
-
-LEGACY = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the number that torch.save began with before it wrote zip archives
-
-Kind = Literal["safetensors", "archive", "legacy", "unknown"]
-
 
 @dataclass(frozen=True)
 class StateFile:
@@ -112,72 +108,19 @@ def read_state_dict(path: str | Path, *, without: Sequence[str] = ()) -> StateFi
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise WeightsError(f"{path}: {size} bytes; a weight file has at most {MAX_BYTES}")
-    kind, what = _kind(path, size)
+    kind, what = kind_of(path)
     if suffix == ".caffemodel":
         if what:
-            raise WeightsError(f"{path}: is {what}, no .caffemodel; {_remedy(kind)}")
+            raise WeightsError(f"{path}: is {what}, no .caffemodel; {REMEDIES[kind]}")
         return _from_caffe(path, without)
     if suffix == ".safetensors":
         if kind in ("archive", "legacy") or what:
-            raise WeightsError(f"{path}: is {what}, no safetensors file; {_remedy(kind)}")
+            raise WeightsError(f"{path}: is {what}, no safetensors file; {REMEDIES[kind]}")
         return _from_safetensors(path, without)
     if kind not in ("archive", "legacy"):
         found = what or "neither an archive of torch.save nor any other known kind of file"
-        raise WeightsError(f"{path}: is {found}, no file of torch.save; {_remedy(kind)}")
+        raise WeightsError(f"{path}: is {found}, no file of torch.save; {REMEDIES[kind]}")
     return _from_torch(path, kind, size, without)
-
-
-def _kind(path: Path, size: int) -> tuple[Kind, str]:
-    """Tell what a file is by its first bytes: the kind, and in words; no words for what only its reader can tell."""
-    with path.open("rb") as file:
-        head = file.read(512)
-    if not head:
-        return "unknown", "empty"
-    if head.startswith(b"PK\x03\x04"):
-        return "archive", "a zip archive, as torch.save writes"
-    if head[:1] == b"\x80" and head[2:].startswith(LEGACY):
-        return "legacy", "a file of torch.save (a pickle)"
-    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05" and len(head) > 1:
-        return "unknown", "a pickle that torch.save did not write"
-    if head.startswith(b"version https://git-lfs"):
-        return "unknown", "the pointer of git-lfs in place of the file"
-    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<error")):
-        return "unknown", "a web page (HTML or XML)"
-    length = int.from_bytes(head[:8], "little")
-    if head[8:9] == b"{" and length < size:
-        return "safetensors", "" if path.suffix.lower() == ".safetensors" else "a safetensors file"
-    if head[257:262] == b"ustar":
-        return "unknown", "a tar archive"
-    for magic, words in MAGIC.items():
-        if head.startswith(magic):
-            return "unknown", words
-    if start.startswith((b"{", b"[")):
-        return "unknown", "JSON or other text"
-    return "unknown", ""
-
-
-MAGIC = {
-    b"\x1f\x8b": "compressed (gzip)",
-    b"BZh": "compressed (bzip2)",
-    b"\xfd7zXZ\x00": "compressed (xz)",
-    b"\x28\xb5\x2f\xfd": "compressed (zstd)",
-    b"7z\xbc\xaf": "compressed (7z)",
-    b"\x89HDF": "an HDF5 file (Keras)",
-    b"GGUF": "a GGUF file",
-    b"\x93NUMPY": "an array of NumPy",
-    b"\x89PNG": "a PNG image",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"%PDF": "a PDF document",
-}
-
-
-def _remedy(kind: Kind) -> str:
-    if kind == "safetensors":
-        return "rename it to .safetensors"
-    if kind in ("archive", "legacy"):
-        return "rename it to .pth"
-    return "fetch it again from where it is published, as the file itself"
 
 
 # ---- the three readers ---------------------------------------------------------------------------------------------
