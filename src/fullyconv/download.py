@@ -63,7 +63,7 @@ def download(
     max_bytes: int = MAX_BYTES,
     plain_http: bool = False,
     headers: Mapping[str, str] | None = None,
-    timeout: float = TIMEOUT,
+    timeout: float | None = None,
 ) -> Digest:
     """Fetch a file. It appears at its place only when it is whole and right; otherwise nothing of it stays.
 
@@ -77,7 +77,7 @@ def download(
         max_bytes: largest size admitted.
         plain_http: admit http to other machines.
         headers: of the request; no other machine that it is redirected to sees them.
-        timeout: seconds without a byte, after which the connection counts as broken.
+        timeout: seconds without a byte, after which the connection counts as broken; None takes `TIMEOUT`.
 
     Returns:
         Size and digest of what was fetched.
@@ -93,7 +93,7 @@ def download(
     check_url(url, plain_http=plain_http or sha256 is not None)
     with replacing(target, lasting=True) as part, part.open("x+b") as file:
         for attempt in (1, 2):
-            _fetch(url, headers or {}, file, max_bytes, timeout, resume=sha256 is not None and attempt == 1)
+            _fetch(url, headers or {}, file, max_bytes, timeout or TIMEOUT, resume=sha256 is not None and attempt == 1)
             file.flush()
             found = digest(part)
             if sha256 is None or found.sha256.startswith(sha256):
@@ -180,8 +180,9 @@ def _fetch(
             if isinstance(reason, socket.gaierror):
                 raise DownloadError(f"{url}: no network, or no such host ({reason})") from error
             problem = error
-        failures = 1 if have > before else failures + 1
-        if not validator and not resume:
+        goes_on = bool(validator) or resume
+        failures = 1 if have > before and goes_on else failures + 1
+        if not goes_on:
             have = 0
         if failures >= ATTEMPTS:
             raise DownloadError(

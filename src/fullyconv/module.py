@@ -723,7 +723,7 @@ class SegmentationModule(L.LightningModule, Uploads):
             if any(isinstance(part, AbsentLoss) for part in module.modules()):
                 state = {key: value for key, value in state.items() if not key.startswith("loss.")}
             missing, unexpected = module.load_state_dict(state, strict=False)
-        except (TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
             raise WeightsError(f"{place}: is not of a model of this package: {error}") from error
         if missing or unexpected:
             listed = "; ".join(

@@ -177,6 +177,7 @@ def read_config(folder: str | Path) -> Config:
     if type(document.get("parameters", 0)) is not int:
         raise WeightsError(f"{path}: 'parameters' must be a whole number; fetch or save the model folder again")
     _check_model(document["kind"], document["model"], path)
+    _check_labels(document["labels"], path)
     return Config(**{f.name: document[f.name] for f in fields(Config) if f.name in document})
 
 
@@ -437,6 +438,18 @@ def _check_score(score: Any, path: Path) -> None:
     for key, value in figures:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
             raise WeightsError(f"{path}: score.{key}={str(value)[:40]!r}; a figure is a number in 0..100, in percent")
+
+
+def _check_labels(labels: dict[str, Any], path: Path) -> None:
+    heads = labels.get("heads", {"": labels})
+    groups = list(heads.values()) if isinstance(heads, dict) else []
+    for group in groups or [None]:
+        names = group.get("names") if isinstance(group, dict) else None
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise WeightsError(
+                f"{path}: labels={str(labels)[:60]!r}: must hold 'names', a list of class names, or 'heads' by name "
+                "that do; fetch or save the model folder again"
+            )
 
 
 def _check_model(kind: str, model: dict[str, Any], path: Path) -> None:

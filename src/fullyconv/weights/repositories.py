@@ -12,13 +12,16 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from fullyconv import download as downloads
 from fullyconv.errors import DownloadError, WeightsError, first_line, some, tell
 from fullyconv.files import Digest, digest, replacing, write
 from fullyconv.weights.lock import COMMIT, DIGEST
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfFileMetadata
 
 
 class Unreachable(DownloadError):
@@ -96,16 +99,31 @@ def ask(file: File, revision: str | None) -> Promise:
     """Ask the hub what it has, and hold it to its word. Nothing is written.
 
     Raises:
-        WeightsError: if what it says is no commit, no digest, no size, or not what was asked for.
+        WeightsError: if what it says, twice, is no commit, no digest, no size, or not what was asked for.
         DownloadError: if it refuses, or has no such file.
         Unreachable: if it gives no answer.
     """
+    for _ in range(2):  # what stood between here and the hub once may be gone
+        said = _metadata(file, revision)
+        commit, promised = said.commit_hash or "", said.etag or ""
+        if not COMMIT.fullmatch(commit) or (revision and COMMIT.fullmatch(revision) and commit != revision):
+            fault = f"commit {commit[:60]!r}, asked for {revision or 'main'}"
+        elif not (DIGEST.fullmatch(promised) or COMMIT.fullmatch(promised)):
+            fault = f"ETag {promised[:60]!r}, which is no digest"
+        elif said.size is None or not 0 <= said.size <= downloads.MAX_BYTES:
+            fault = f"size {said.size}, of at most {downloads.MAX_BYTES} bytes"
+        else:
+            return Promise(commit, promised, said.size, said.location)
+    raise WeightsError(f"{file.what}: the hub names {fault}; nothing of it is taken. Is it a hub? Check HF_ENDPOINT")
+
+
+def _metadata(file: File, revision: str | None) -> HfFileMetadata:
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub import errors as hub
 
     what = file.what
     try:
-        said = get_hf_file_metadata(
+        return get_hf_file_metadata(
             hf_hub_url(file.repo, file.name, revision=revision, endpoint=endpoint()),
             timeout=constants.HF_HUB_ETAG_TIMEOUT,
             library_name="fullyconv",
@@ -135,16 +153,6 @@ def ask(file: File, revision: str | None) -> Promise:
             f"{what}: is not in the cache, and the hub could not be reached or gave no answer; try again with a "
             f"network ({type(error).__name__}: {first_line(error)})"
         ) from error
-    commit, promised = said.commit_hash or "", said.etag or ""
-    if not COMMIT.fullmatch(commit) or (revision and COMMIT.fullmatch(revision) and commit != revision):
-        fault = f"commit {commit[:60]!r}, asked for {revision or 'main'}"
-    elif not (DIGEST.fullmatch(promised) or COMMIT.fullmatch(promised)):
-        fault = f"ETag {promised[:60]!r}, which is no digest"
-    elif said.size is None or not 0 <= said.size <= downloads.MAX_BYTES:
-        fault = f"size {said.size}, of at most {downloads.MAX_BYTES} bytes"
-    else:
-        return Promise(commit, promised, said.size, said.location)
-    raise WeightsError(f"{what}: the hub names {fault}; nothing of it is taken. Is it a hub? Check HF_ENDPOINT")
 
 
 def fetch(file: File, revision: str | None, promise: Promise, sha256: str | None) -> tuple[Path, Digest]:
@@ -193,8 +201,9 @@ def _downloaded(file: File, blob: Path, promise: Promise, sha256: str | None) ->
                     headers=headers,
                     timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
                 )
-                if problem := wrong(part, found, promise.digest, sha256):
-                    raise WeightsError(problem)
+                problem = wrong(part, found, promise.digest, sha256)
+                if problem or found.bytes != promise.bytes:
+                    raise WeightsError(problem or f"{found.bytes} bytes came, {promise.bytes} were announced")
             return found
         except WeightsError as error:
             if attempt == 2:
