@@ -387,7 +387,6 @@ def test_m18_a_cache_of_downloads_that_cannot_be_written_is_named_with_a_way_out
 
 LRASPP = "lraspp_mobilenet_v3_large"
 DEEPLAB = "deeplabv3_mobilenet_v3_large"
-NO_WAY = pytest.mark.xfail(strict=True, reason="load has no architecture=", raises=TypeError)
 
 
 def fine_tuned(name: str, **options: Any) -> nn.Module:
@@ -405,7 +404,6 @@ def assert_equal(segmenter: Any, original: nn.Module) -> None:
     assert (found - expected).abs().max() < 1e-3 * signal
 
 
-@NO_WAY
 def test_m6_a_segmenter_of_torchvision_loads_by_its_architecture_and_classes(tmp_path: Path) -> None:
     original = fine_tuned(DEEPLAB, aux_loss=True)
     torch.save(original.state_dict(), tmp_path / "mine.pth")
@@ -415,7 +413,6 @@ def test_m6_a_segmenter_of_torchvision_loads_by_its_architecture_and_classes(tmp
     assert_equal(segmenter, original)
 
 
-@NO_WAY
 @pytest.mark.parametrize("prefix", ["model.", "module.", "net.student."])
 def test_m6_a_segmenter_of_torchvision_in_a_checkpoint_of_lightning_loads(prefix: str, tmp_path: Path) -> None:
     original = fine_tuned(LRASPP)
@@ -426,7 +423,6 @@ def test_m6_a_segmenter_of_torchvision_in_a_checkpoint_of_lightning_loads(prefix
     assert_equal(fullyconv.load(tmp_path / "mine.ckpt", **options), original)
 
 
-@pytest.mark.xfail(strict=True, reason="convert has no --classes")
 def test_m6_convert_writes_a_model_folder_of_a_segmenter_of_torchvision(tmp_path: Path) -> None:
     original = fine_tuned(LRASPP)
     torch.save(original.state_dict(), tmp_path / "mine.pth")
@@ -437,7 +433,6 @@ def test_m6_convert_writes_a_model_folder_of_a_segmenter_of_torchvision(tmp_path
     assert_equal(segmenter, original)
 
 
-@pytest.mark.xfail(strict=True, reason="the message sends to the loader of classifiers")
 @pytest.mark.parametrize("suffix", [".pth", ".ckpt"])
 def test_m6_without_its_architecture_the_option_is_named(suffix: str, tmp_path: Path) -> None:
     state = theirs(LRASPP, num_classes=3).state_dict()
@@ -448,7 +443,6 @@ def test_m6_without_its_architecture_the_option_is_named(suffix: str, tmp_path: 
     assert "architecture" in said
 
 
-@pytest.mark.xfail(strict=True, reason="the message sends to the loader of classifiers")
 @pytest.mark.parametrize("suffix", [".pth", ".ckpt"])
 def test_m6_a_file_of_segmentation_models_pytorch_is_named(suffix: str, tmp_path: Path) -> None:
     state = {
@@ -485,7 +479,6 @@ def wrapped(folder: Path, name: str) -> Path:
     return path
 
 
-@pytest.mark.xfail(strict=True, reason="a prefix is taken off only where all names have it", raises=WeightsError)
 @pytest.mark.parametrize("name", BESIDE)
 def test_m7_a_classifier_is_found_among_what_stands_beside_it(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -505,7 +498,6 @@ def test_m7_a_classifier_is_found_among_what_stands_beside_it(
         assert beside in caplog.text + str(getattr(found, "load_report", ""))
 
 
-@pytest.mark.xfail(strict=True, reason="a prefix is taken off only where all names have it", raises=WeightsError)
 @pytest.mark.parametrize("name", BESIDE)
 def test_m7_a_backbone_lists_what_stands_beside_its_weights_as_unused(name: str, tmp_path: Path) -> None:
     expected = fullyconv.load_backbone("vgg11_quarter", "tile_kinds").state_dict()

@@ -37,6 +37,8 @@ from fullyconv.weights import pretrained, sources
 from fullyconv.weights.building import build, describe
 from fullyconv.weights.lock import accepting
 from fullyconv.weights.opening import Checkpoint, Opened, opened
+from fullyconv.weights.signatures import refuse_stray
+from fullyconv.weights.strangers import stranger
 from fullyconv.weights.uploading import Uploads
 
 if TYPE_CHECKING:
@@ -336,13 +338,14 @@ class SegmentationModule(L.LightningModule, Uploads):
     @accepting()
     def _start_from(self, source: str, with_preprocessing: bool, allow_unverified: bool) -> None:
         """Take a classifier's weights into the backbone, and its preprocessing where none was asked for."""
-        from fullyconv.weights.classifiers import fetch_classifier
+        from fullyconv.weights.classifiers import fetch_classifier, names_of
         from fullyconv.weights.loading import apply
 
-        found = fetch_classifier(source, allow_unverified=allow_unverified)
-        self.load_report = apply(self.model.backbone, found.weights)
+        backbone = self.model.backbone
+        found = fetch_classifier(source, allow_unverified=allow_unverified, like=names_of(backbone))
+        self.load_report = apply(backbone, found.weights)
         tell(f"backbone weights from {found.weights.source}\n{self.load_report.table()}")
-        theirs = self.model.backbone.preprocessing
+        theirs = backbone.preprocessing
         if with_preprocessing:
             if theirs is None:
                 tell(f"{source}: says nothing of its preprocessing; ImageNet's mean and deviation are assumed")
@@ -707,24 +710,30 @@ class SegmentationModule(L.LightningModule, Uploads):
         place = Path(path)
         if not place.is_file():
             raise FileNotFoundError(f"{place}: not found; pass a .ckpt file")
+        refuse_stray(place)
         try:
             # weights_only: a checkpoint holds plain values and tensors, and nothing of it is ever executed.
             checkpoint = torch.load(place, map_location="cpu", weights_only=True)
-            hyper, state = dict(checkpoint["hyper_parameters"]), dict(checkpoint["state_dict"])
+            state = dict(checkpoint["state_dict"])
         except Exception as error:  # torch.load raises whatever its unpickler meets
             raise WeightsError(
                 f"{place}: is no checkpoint of fullyconv that can be read without executing it ({first_line(error)}); "
                 "pass a .ckpt that 'fullyconv fit' or a Trainer with a SegmentationModule wrote"
             ) from error
+        hyper = checkpoint.get("hyper_parameters")
+        if not isinstance(hyper, Mapping) or not any(str(key).startswith("model.head.") for key in state):
+            raise WeightsError(f"{place}: is no checkpoint of fullyconv; {stranger(place)}")
         maker = MultiHeadModule if isinstance(hyper.get("classes"), dict) and cls is SegmentationModule else cls
         known = inspect.signature(maker.__init__).parameters
         try:
             module = maker(**{str(key): value for key, value in hyper.items() if key in known})
             if any(isinstance(part, AbsentLoss) for part in module.modules()):
                 state = {key: value for key, value in state.items() if not key.startswith("loss.")}
-            missing, unexpected = module.load_state_dict(state, strict=False)
+            missing, unknown = module.load_state_dict(state, strict=False)
         except (TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
             raise WeightsError(f"{place}: is not of a model of this package: {error}") from error
+        beside = tuple(key for key in unknown if not key.startswith("model."))  # of a loss, of metrics
+        unexpected = [key for key in unknown if key not in beside]
         if missing or unexpected:
             listed = "; ".join(
                 f"{len(keys)} {fault}: {', '.join(map(str, keys[:6]))}"
@@ -735,6 +744,9 @@ class SegmentationModule(L.LightningModule, Uploads):
         record = {"epochs": checkpoint.get("epoch"), "steps": checkpoint.get("global_step")}
         module.training_record = {key: value + (key == "epochs") for key, value in record.items() if type(value) is int}
         module.origin, module.license = place.name, _text(checkpoint.get("license"))
+        if beside:
+            module.load_report = LoadReport(tuple(key for key in state if key not in beside), unused=beside)
+            tell(f"{place}: not of the model, and unused: {', '.join(beside)}")
         return module.eval()
 
     @classmethod

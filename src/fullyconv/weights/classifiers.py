@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from fullyconv.backbones import Backbone, Padding, build_backbone
 from fullyconv.errors import DownloadError, WeightsError
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.weights import catalog, efficientnet, pretrained, sources
+from fullyconv.weights.architectures import build_classifier
 from fullyconv.weights.checkpoints import recognize
 from fullyconv.weights.lock import accepting
 from fullyconv.weights.loading import ClassifierWeights, apply, preprocessing_from_timm, torchvision_weights
@@ -78,16 +80,36 @@ def load_backbone(
     """
     backbone = build_backbone(name, in_channels=in_channels, padding=padding)
     if weights is not None:
-        apply(backbone, fetch_classifier(weights, allow_unverified=allow_unverified).weights)
+        apply(backbone, fetch_classifier(weights, allow_unverified=allow_unverified, like=names_of(backbone)).weights)
     return backbone
 
 
-def fetch_classifier(source: str | Path, *, allow_unverified: bool = False) -> FetchedClassifier:
+def names_of(network: Backbone | str) -> Mapping[str, Tensor]:
+    """Give tensors by the names of a classifier, to find it in a file: of a backbone's, or of an architecture.
+
+    Raises:
+        ValueError: if there is no such architecture.
+    """
+    if isinstance(network, Backbone):
+        if not network.name.startswith("timm/"):  # a fusion has the layers several times
+            return {re.sub(r"^streams\.\d+\.", "", key): value for key, value in network.state_dict().items()}
+        network = network.name
+    try:
+        with torch.device("meta"):
+            return build_classifier(network, 1000).state_dict()
+    except (RuntimeError, NotImplementedError):  # some of timm read numbers while they are built
+        return build_classifier(network, 1000).state_dict()
+
+
+def fetch_classifier(
+    source: str | Path, *, allow_unverified: bool = False, like: Mapping[str, Tensor] | None = None
+) -> FetchedClassifier:
     """Fetch, verify and read a classifier's weights.
 
     Args:
         source: as `sources.read` takes it.
         allow_unverified: accept a file that nobody vouches for; its digest is shown and recorded.
+        like: tensors by the names of the network, where it is known, to find it in a checkpoint.
 
     Raises:
         ValueError: if the source means nothing.
@@ -102,10 +124,11 @@ def fetch_classifier(source: str | Path, *, allow_unverified: bool = False) -> F
     if place.kind == "hub" and place.file is None:
         return _repository(place, allow_unverified)
     fetched = sources.fetch(place, allow_unverified=allow_unverified)
-    state = read_state_dict(fetched.path)
+    state = read_state_dict(fetched.path, like=like)
     entry = place.entry
+    license = entry.license if entry else None
     return FetchedClassifier(
-        ClassifierWeights(state.tensors, None, None, fetched.origin, entry.license if entry else None),
+        ClassifierWeights(state.tensors, None, None, fetched.origin, license, beside=state.beside),
         entry.architecture if entry else None,
         tuple(entry.classes) if entry else None,
         digests={fetched.origin: fetched.digest.sha256},

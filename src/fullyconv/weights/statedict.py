@@ -10,8 +10,9 @@ import math
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from fullyconv.errors import WeightsError, first_line, printable, some
+from fullyconv.weights import within
 from fullyconv.weights.signatures import REMEDIES, Kind, kind_of
 
 TORCH_SUFFIXES = (".pth", ".pt", ".th", ".bin", ".ckpt", ".tar")
@@ -34,6 +36,8 @@ MAX_DEPTH = 4
 ENTRIES = (
     "state_dict_ema",
     "model_ema",
+    "ema_state_dict",
+    "model_ema_state_dict",
     "state_dict",
     "model_state_dict",
     "model",
@@ -42,23 +46,26 @@ ENTRIES = (
     "weights",
     "params",
 )
-WRAPPERS = ("module.", "model.", "backbone.", "_orig_mod.", "net.", "encoder.")
 
 FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+
+Find = Callable[[Mapping[str, Tensor]], tuple[within.Names, str]]
+
 
 @dataclass(frozen=True)
 class StateFile:
     """What a weight file holds.
 
     Args:
-        tensors: by name, without the prefixes that wrappers had put before all of them; on the CPU, finite, half
-            precision widened to float32. They may share memory with the file: copy them, do not write to them.
+        tensors: of the network by name, without its prefix; on the CPU, finite, half precision widened to float32. They
+            may share memory with the file: copy them, do not write to them.
         metadata: the strings of a safetensors header, or the plain entries beside the weights ("arch", "epoch").
         path: the file.
         entry: within which entries the weights were found, as ``state_dict``; empty if at the top.
         prefix: what was taken off the names, as ``module.``.
         ignored: names of entries beside the tensors that are none.
+        beside: names of tensors that are none of the network's: of a loss, a metric, another network.
     """
 
     tensors: dict[str, Tensor]
@@ -66,19 +73,28 @@ class StateFile:
     path: Path
     entry: str = ""
     prefix: str = ""
-    ignored: tuple[str, ...] = field(default=())
+    ignored: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
-def read_state_dict(path: str | Path, *, without: Sequence[str] = ()) -> StateFile:
+def read_state_dict(
+    path: str | Path,
+    *,
+    without: Sequence[str] = (),
+    like: Mapping[str, Tensor] | None = None,
+    whole: bool = False,
+) -> StateFile:
     """Read the tensors of a weight file of any common kind.
 
     Files of `torch.save` are read without their Python objects (``weights_only``), so that nothing in them runs. From
-    the checkpoint of a training program the weights alone are taken, averaged ones where there are any, and prefixes
-    that a wrapper (DataParallel, a compiler, Lightning) has put before every name are taken off.
+    the checkpoint of a training program the weights alone are taken, averaged ones where there are any, and the prefix
+    of the network (that of DataParallel, a compiler, a Lightning module) is taken off.
 
     Args:
         path: a file with one of the suffixes .safetensors, .pth, .pt, .th, .bin, .ckpt, .tar or .caffemodel.
         without: prefixes of names whose tensors are left out unseen, because they are known to hold nothing.
+        like: tensors of a network of the same architecture, where it is known: what stands beside it is told apart.
+        whole: take all tensors under their full names, for someone who looks for the network himself.
 
     Returns:
         The tensors, and what else is known of them.
@@ -109,6 +125,7 @@ def read_state_dict(path: str | Path, *, without: Sequence[str] = ()) -> StateFi
     if size > MAX_BYTES:
         raise WeightsError(f"{path}: {size} bytes; a weight file has at most {MAX_BYTES}")
     kind, what = kind_of(path)
+    find: Find = within.everything if whole else partial(within.find, like=like)
     if suffix == ".caffemodel":
         if what:
             raise WeightsError(f"{path}: is {what}, no .caffemodel; {REMEDIES[kind]}")
@@ -116,17 +133,17 @@ def read_state_dict(path: str | Path, *, without: Sequence[str] = ()) -> StateFi
     if suffix == ".safetensors":
         if kind in ("archive", "legacy") or what:
             raise WeightsError(f"{path}: is {what}, no safetensors file; {REMEDIES[kind]}")
-        return _from_safetensors(path, without)
+        return _from_safetensors(path, without, find)
     if kind not in ("archive", "legacy"):
         found = what or "neither an archive of torch.save nor any other known kind of file"
         raise WeightsError(f"{path}: is {found}, no file of torch.save; {REMEDIES[kind]}")
-    return _from_torch(path, kind, size, without)
+    return _from_torch(path, kind, size, without, find)
 
 
 # ---- the three readers ---------------------------------------------------------------------------------------------
 
 
-def _from_safetensors(path: Path, without: Sequence[str]) -> StateFile:
+def _from_safetensors(path: Path, without: Sequence[str], find: Find) -> StateFile:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -139,8 +156,8 @@ def _from_safetensors(path: Path, without: Sequence[str]) -> StateFile:
         raise WeightsError(f"{path}: is no sound safetensors file ({first_line(error)}); fetch it again") from error
     if not tensors:
         raise WeightsError(f"{path}: holds no tensors; pass the file with the weights")
-    names_off, prefix = _unwrapped(tensors)
-    return StateFile(_checked(names_off, path), metadata, path, prefix=prefix)
+    network, prefix, beside = _network(tensors, path, find)
+    return StateFile(network, metadata, path, prefix=prefix, beside=beside)
 
 
 def _from_caffe(path: Path, without: Sequence[str]) -> StateFile:
@@ -151,7 +168,7 @@ def _from_caffe(path: Path, without: Sequence[str]) -> StateFile:
     return StateFile(_checked(kept, path), {"network": classifier.network}, path)
 
 
-def _from_torch(path: Path, kind: Kind, size: int, without: Sequence[str]) -> StateFile:
+def _from_torch(path: Path, kind: Kind, size: int, without: Sequence[str], find: Find) -> StateFile:
     if kind == "archive":
         _check_archive(path, size)
     try:
@@ -161,7 +178,7 @@ def _from_torch(path: Path, kind: Kind, size: int, without: Sequence[str]) -> St
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "archive")
     except Exception as error:  # whatever a damaged or hostile pickle brings about
         raise WeightsError(f"{path}: {_reason(error)}") from error
-    return _unnested(loaded, path, size, without)
+    return _unnested(loaded, path, size, without, find)
 
 
 def _check_archive(path: Path, size: int) -> None:
@@ -218,19 +235,20 @@ def _reason(error: Exception) -> str:
 # ---- from what was read to tensors by name -------------------------------------------------------------------------
 
 
-def _unnested(loaded: object, path: Path, size: int, without: Sequence[str]) -> StateFile:
+def _unnested(loaded: object, path: Path, size: int, without: Sequence[str], find: Find) -> StateFile:
     """Find the weights within the checkpoint of a training program."""
     metadata: dict[str, str] = {}
-    within: list[str] = []
+    entries: list[str] = []
     state = loaded
     for _ in range(MAX_DEPTH):
         if not isinstance(state, Mapping):
             break
         inner = next((entry for entry in ENTRIES if isinstance(state.get(entry), Mapping) and state[entry]), None)
+        inner = inner or _largest(state)
         if inner is None:
             break
         metadata |= _plain(state)
-        within.append(inner)
+        entries.append(inner)
         state = state[inner]
     if not isinstance(state, Mapping):
         raise WeightsError(
@@ -248,25 +266,38 @@ def _unnested(loaded: object, path: Path, size: int, without: Sequence[str]) -> 
             tensors[key] = value.detach()
     if not tensors:
         raise WeightsError(
-            f"{path}: holds no tensors{f' in {within[-1]!r}' if within else ''}, only {some(ignored) or 'nothing'}; "
+            f"{path}: holds no tensors{f' in {entries[-1]!r}' if entries else ''}, only {some(ignored) or 'nothing'}; "
             "pass the file with the weights"
         )
-    if not within:
+    if not entries:
         metadata |= _plain(state)
-    names_off, prefix = _unwrapped(tensors)
-    checked = _checked(names_off, path, bound=size)
-    return StateFile(checked, metadata, path, ".".join(within), prefix, tuple(ignored))
+    network, prefix, beside = _network(tensors, path, find, bound=size)
+    return StateFile(network, metadata, path, ".".join(entries), prefix, tuple(ignored), beside)
 
 
-def _unwrapped(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Take off what a wrapper has put before all names."""
-    prefix = ""
-    while True:
-        wrapper = next((w for w in WRAPPERS if all(key.startswith(w) and key != w for key in tensors)), None)
-        if wrapper is None:
-            return tensors, prefix
-        prefix += wrapper
-        tensors = {key[len(wrapper) :]: value for key, value in tensors.items()}
+def _largest(state: Mapping[Any, Any]) -> str | None:
+    """Name the entry that holds more tensors than stand beside it: weights under a name of somebody's own."""
+    counts = {
+        key: sum(isinstance(value, Tensor) for value in entry.values())
+        for key, entry in state.items()
+        if isinstance(key, str) and isinstance(entry, Mapping)
+    }
+    most = max(counts, key=lambda key: counts[key], default=None)
+    own = sum(isinstance(value, Tensor) for value in state.values())
+    return most if most is not None and counts[most] > own else None
+
+
+def _network(
+    tensors: dict[str, Tensor], path: Path, find: Find, bound: int | None = None
+) -> tuple[dict[str, Tensor], str, tuple[str, ...]]:
+    """Take the network out of what stands beside it: its tensors, its prefix, and the names of the rest."""
+    try:
+        names, prefix = find(tensors)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    used = set(names.values())
+    beside = tuple(key for key in tensors if key not in used)
+    return _checked({name: tensors[key] for name, key in names.items()}, path, bound), prefix, beside
 
 
 def _checked(tensors: Mapping[str, Tensor], path: Path, bound: int | None = None) -> dict[str, Tensor]:
