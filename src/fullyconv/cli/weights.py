@@ -35,7 +35,7 @@ def add(commands: Commands) -> None:
     converting.add_argument(
         "--architecture",
         metavar="NAME",
-        help="if SOURCE does not say: torchvision/vgg16 of a classifier, deeplabv3_resnet50 of a segmenter of torchvision",
+        help="if SOURCE does not say: torchvision/vgg16 of a classifier, deeplabv3_resnet50 of torchvision's segmenter",
     )
     converting.add_argument("--classes", metavar="A,B,C", help="names of the classes in their order, if not said")
     converting.add_argument("--pool", choices=("window", "cam"), default="window", help="what a global pooling becomes")

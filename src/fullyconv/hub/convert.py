@@ -60,10 +60,11 @@ def convert(
         raise ValueError(f"--to {target}: is the source itself; give another folder")
     if architecture in SEGMENTERS or _is_segmenter(place, allow_unverified):
         if architecture is None and classes is not None:
-            raise ValueError(f"classes: {source} says its own; leave them out, and exchange them with load(classes=...)")
-        options: dict[str, Any] = {} if architecture is None else {"architecture": architecture, "classes": classes}
-        options |= {} if preprocessing is None else {"preprocessing": preprocessing}
-        module = load(source, allow_unverified=allow_unverified, **options)
+            raise ValueError(f"classes: {source} says its own; leave them out, load(classes=...) exchanges them")
+        options: dict[str, Any] = {"architecture": architecture, "classes": classes, "preprocessing": preprocessing}
+        module: SegmentationModule | DenseScorer = load(
+            source, allow_unverified=allow_unverified, **{k: v for k, v in options.items() if v is not None}
+        )
         if dtype == "float16" and module.score is not None and module.score.get("measured_by") != "publisher":
             module.score = None  # it was measured on other numbers, if only a little
         module.save_pretrained(target, dtype=dtype)

@@ -17,8 +17,8 @@ from fullyconv.preprocessing import Preprocessing
 from fullyconv.weights import catalog, efficientnet, pretrained, sources
 from fullyconv.weights.architectures import build_classifier
 from fullyconv.weights.checkpoints import recognize
-from fullyconv.weights.lock import accepting
 from fullyconv.weights.loading import ClassifierWeights, apply, preprocessing_from_timm, torchvision_weights
+from fullyconv.weights.lock import accepting
 from fullyconv.weights.statedict import read_state_dict
 
 

@@ -82,7 +82,8 @@ def accepting() -> Iterator[None]:
     if _ACCEPTED.get() is not None:
         yield
         return
-    token = _ACCEPTED.set(entries := {})
+    entries: Entries = {}
+    token = _ACCEPTED.set(entries)
     try:
         yield
     finally:

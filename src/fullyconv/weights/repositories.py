@@ -182,7 +182,7 @@ def fetch(file: File, revision: str | None, promise: Promise, sha256: str | None
 
 def _downloaded(file: File, blob: Path, promise: Promise, sha256: str | None) -> Digest:
     from huggingface_hub import constants, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     hub = urlsplit(hf_hub_url(file.repo, file.name, endpoint=endpoint()))
     headers: dict[str, Any] = build_hf_headers(library_name="fullyconv")

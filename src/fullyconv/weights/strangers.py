@@ -44,8 +44,8 @@ def stranger(path: Path) -> str:
     fit = [name for name in SEGMENTERS if _fits(tensors, name)]
     if fit:
         return (
-            f"it has the names of torchvision's {' or '.join(fit)}: pass architecture={fit[0]!r}, and classes= with the "
-            "names of its classes in their order (fullyconv convert FILE --architecture NAME --classes a,b,c --to "
+            f"it has the names of torchvision's {' or '.join(fit)}: pass architecture={fit[0]!r}, and classes= with "
+            "the names of its classes in their order (fullyconv convert FILE --architecture NAME --classes a,b,c --to "
             "FOLDER makes a model folder of it)"
         )
     return f"does not say which model it belongs to; {REMEDY}"
@@ -64,5 +64,6 @@ def _start(tensors: Mapping[str, Tensor], path: Path) -> str:
         found = fitting({name: tensors[key] for name, key in names.items()})
     except WeightsError:
         found = []
-    take = f"; its encoder starts a segmenter of this package: load_backbone({found[0]!r}, weights={path.name!r})"
-    return take if found else ""
+    if not found:
+        return ""
+    return f"; its encoder starts a segmenter of this package: load_backbone({found[0]!r}, weights={path.name!r})"
