@@ -272,6 +272,43 @@ def test_c19_a_pointer_of_git_lfs_is_called_one(name: str, hub: HubServer, files
     assert "git-lfs" in said
 
 
+STRAY = {
+    "a page": PAGE,
+    "a page behind a comment": b"\xef\xbb\xbf\n<!-- cached -->\n<HTML><body>Sign in",
+    "a page in UTF-16": "<html>Sign in</html>".encode("utf-16"),
+    "an error in XML": b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>",
+    "a pointer": pointer(PAGE),
+    "a pointer of git-annex": b"/annex/objects/SHA256E-s9--00.pth\n",
+}
+LOADERS: dict[str, Callable[..., Any]] = {
+    "best.ckpt": fullyconv.load,
+    "w.pth": fullyconv.load,
+    "w.safetensors": fullyconv.load,
+    "w.caffemodel": fullyconv.load,
+    "kinds.pth": fullyconv.load_classifier,
+}
+
+
+@pytest.mark.parametrize("name", [*LOADERS, "model.onnx"])
+@pytest.mark.parametrize("stray", STRAY)
+def test_c19_what_lies_in_place_of_any_file_is_called_by_its_name(name: str, stray: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(STRAY[stray])
+    with pytest.raises(WeightsError) as caught:
+        if name == "model.onnx":
+            fullyconv.runtime.load(tmp_path / name)
+        else:
+            LOADERS[name](tmp_path / name)
+    assert re.search(rf"{name}: is an? (?:\S+ )*(?:pointer|HTML)", str(caught.value))
+    assert re.search("open the address in a browser|git lfs pull", str(caught.value))
+
+
+def test_c19_a_commit_whose_page_was_mended_loads(hub: HubServer, files: dict[str, bytes]) -> None:
+    commit = hub.add_repo("org/mine", files)
+    hub.fault("config.json", "other", times=2, on="any", body=PAGE)
+    refusal(f"hf://org/mine@{commit}")
+    assert fullyconv.load(f"hf://org/mine@{commit}", allow_unverified=True).classes == ["a", "b"]
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_c19_a_repository_that_was_mended_by_a_new_commit_loads(
     name: str, hub: HubServer, own_lock: Path, files: dict[str, bytes]

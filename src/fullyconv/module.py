@@ -710,7 +710,7 @@ class SegmentationModule(L.LightningModule, Uploads):
         place = Path(path)
         if not place.is_file():
             raise FileNotFoundError(f"{place}: not found; pass a .ckpt file")
-        refuse_stray(place)
+        refuse_stray(place, "checkpoint")
         try:
             # weights_only: a checkpoint holds plain values and tensors, and nothing of it is ever executed.
             checkpoint = torch.load(place, map_location="cpu", weights_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fullyconv.errors import DownloadError, WeightsError, tell
+from fullyconv.errors import DownloadError, WeightsError, near_miss, tell
 from fullyconv.labels import Labels
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.weights import lock, pretrained, sources
@@ -93,10 +93,14 @@ def opened_as(
         WeightsError: if the weights are damaged, or of another model.
         DownloadError: if they could not be fetched.
     """
-    from fullyconv.weights.segmenters import count_classes, names_of, torchvision_segmenter
+    from fullyconv.weights.segmenters import SEGMENTERS, count_classes, names_of, torchvision_segmenter
     from fullyconv.weights.statedict import read_state_dict
 
-    like = names_of(architecture)
+    if architecture not in SEGMENTERS:
+        raise ValueError(
+            f"architecture={architecture!r}: no segmenter of torchvision. {near_miss(architecture, SEGMENTERS)} "
+            "load_classifier(...) takes the architectures of classifiers"
+        )
     if place.kind in ("folder", "torchvision") or (place.kind == "hub" and place.file is None):
         raise ValueError(
             f"architecture={architecture!r}: is for a single file that does not say what it is; leave it out, or name "
@@ -104,7 +108,7 @@ def opened_as(
         )
     fetched = sources.fetch(place, allow_unverified=allow_unverified)
     what = fetched.path.name if place.kind == "file" else fetched.origin  # where it lay is nobody's business
-    state = read_state_dict(fetched.path, like=like)
+    state = read_state_dict(fetched.path, like=names_of(architecture))
     count = count_classes(architecture, state.tensors)
     if labels is None and count:
         tell(f"{what}: says nothing of its classes; they are called 'class 0' to 'class {count - 1}'")

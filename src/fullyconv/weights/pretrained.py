@@ -189,7 +189,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise WeightsError(f"{path}: {path.stat().st_size} bytes; a configuration has at most {MAX_CONFIG_BYTES}")
-    refuse_stray(path)
+    refuse_stray(path, "JSON")
     try:
         document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -240,7 +240,7 @@ def load(folder: str | Path) -> tuple[Config, Tensors]:
     path = Path(folder) / WEIGHTS
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found, although {CONFIG} names it; fetch or save the model folder again")
-    refuse_stray(path)
+    refuse_stray(path, "safetensors file")
     size = path.stat().st_size
     if size != config.weights.get("bytes") or size > MAX_WEIGHTS_BYTES:
         raise WeightsError(

@@ -217,7 +217,7 @@ def _own_key(name: str, key: str) -> str | None:
 
 def _check_name(name: str) -> None:
     if name not in SEGMENTERS:
-        raise ValueError(f"architecture={name!r} is not a segmenter of torchvision. {near_miss(name, SEGMENTERS)}")
+        raise ValueError(f"name={name!r} is not a segmenter of torchvision. {near_miss(name, SEGMENTERS)}")
 
 
 def _check_entries(state_dict: Mapping[str, Tensor]) -> None:

@@ -82,12 +82,16 @@ def _text(head: bytes) -> str:
     return head.decode("utf-8", errors="replace")
 
 
-def refuse_stray(path: Path) -> None:
+def refuse_stray(path: Path, wanted: str) -> None:
     """Refuse what the network or git leaves in the place of a file of any kind.
+
+    Args:
+        path: the file.
+        wanted: what it should be, for the message.
 
     Raises:
         WeightsError: if it is a page or a pointer; the message says which, and what to do.
     """
     kind, words = kind_of(path)
     if kind in ("page", "pointer"):
-        raise WeightsError(f"{path}: is {words}; {REMEDIES[kind]}")
+        raise WeightsError(f"{path}: is {words}, no {wanted}; {REMEDIES[kind]}")
