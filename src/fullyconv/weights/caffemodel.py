@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fullyconv.errors import WeightsError
-from fullyconv.weights.signatures import REMEDIES, kind_of
+from fullyconv.weights.signatures import refuse_stray
 
 MAX_BYTES = 2**31 - 1  # no protocol buffer message is longer
 MAX_FIELDS = 200_000  # the released networks have some thousands
@@ -131,11 +131,11 @@ def read_caffemodel(path: str | Path) -> CaffeNet:
     if not file.is_file():
         raise FileNotFoundError(f"{file}: not found; pass the path of a .caffemodel")
     try:
-        kind, what = kind_of(file)
-        if what:
-            raise WeightsError(f"{file}: is {what}, no .caffemodel; {REMEDIES[kind]}")
+        refuse_stray(file, ".caffemodel")
         with file.open("rb") as stream:
             size = stream.seek(0, 2)
+            if size == 0:
+                raise WeightsError(f"{file}: is empty; fetch the .caffemodel again")
             if size > MAX_BYTES:
                 raise WeightsError(f"{file}: {size} bytes; a .caffemodel has at most {MAX_BYTES}")
             # the map outlives its file object, and is closed with the last array over it

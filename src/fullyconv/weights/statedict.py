@@ -124,9 +124,11 @@ def read_state_dict(
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise WeightsError(f"{path}: {size} bytes; a weight file has at most {MAX_BYTES}")
-    if suffix == ".caffemodel":
-        return _from_caffe(path, without)
     kind, what = kind_of(path)
+    if suffix == ".caffemodel":
+        if what:
+            raise WeightsError(f"{path}: is {what}, no .caffemodel; {REMEDIES[kind]}")
+        return _from_caffe(path, without)
     find: Find = within.everything if whole else partial(within.find, like=like)
     if suffix == ".safetensors":
         if kind in ("archive", "legacy") or what:

@@ -41,7 +41,8 @@ def stranger(path: Path) -> str:
     for library, name in LIBRARIES.items():
         if any(re.search(name, key) for key in tensors):
             return f"it is of {library}, whose decoders this package does not have: use it there{_start(tensors, path)}"
-    fit = [name for name in SEGMENTERS if _fits(tensors, name)]
+    like_theirs = all(any(part in key for key in tensors) for part in ("backbone.", "classifier."))
+    fit = [name for name in SEGMENTERS if like_theirs and _fits(tensors, name)]
     if fit:
         return (
             f"it has the names of torchvision's {' or '.join(fit)}: pass architecture={fit[0]!r}, and classes= with "
