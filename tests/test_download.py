@@ -144,7 +144,7 @@ def test_a_redirect_from_https_to_http_is_refused() -> None:
 
 
 def test_a_full_disk_is_no_broken_connection(server: FileServer, tmp_path: Path) -> None:
-    with largest_file(2**16), pytest.raises(OSError, match="File too large.*w") as caught:
+    with largest_file(2**16), pytest.raises(OSError, match=r"File too large.*w") as caught:
         download(server.url("weights.bin"), tmp_path / "w", sha256=SHA)
     assert not isinstance(caught.value, DownloadError)
     assert server.asked() == ["GET /weights.bin"]

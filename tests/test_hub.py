@@ -275,6 +275,7 @@ class TestTheHub:
         shutil.rmtree(tmp_path / "huggingface")
         with pytest.raises(WeightsError, match=r"model.safetensors: .* fetched twice with the same result"):
             load(f"hf://org/mine/config.json#sha256={digest}")
+        shutil.rmtree(tmp_path / "huggingface")
         hub.add_repo("org/mine", pretrained(("x", "y")))
         with pytest.raises(WeightsError, match=r"config.json: .* fetched twice with the same result"):
             load(f"hf://org/mine/config.json#sha256={digest}")

@@ -112,7 +112,7 @@ def test_the_own_module_lists_what_a_subclass_kept_beside_its_model(tmp_path: Pa
     assert found.load_report is not None
     assert found.load_report.unused == tuple(beside)
     content["state_dict"] |= {"model.head.more": torch.ones(2)}
-    with pytest.raises(WeightsError, match="1 unknown: model.head.more"):
+    with pytest.raises(WeightsError, match=r"1 unknown: model.head.more"):
         fullyconv.load(saved(tmp_path, content))
 
 

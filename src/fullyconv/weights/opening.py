@@ -159,6 +159,7 @@ def _repository(place: sources.Source, allow_unverified: bool) -> ModelFolder:
         named = pretrained.read_config(config.path.parent).weights.get("sha256")
         if isinstance(named, str) and lock.DIGEST.fullmatch(named):
             place = replace(place, pins={pretrained.WEIGHTS: named})
+    place = replace(place, revision=config.commit)  # the branch may have moved since
     weights = sources.fetch(place, pretrained.WEIGHTS, allow_unverified=allow_unverified)
     if weights.commit != config.commit:
         raise DownloadError(
