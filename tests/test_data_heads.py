@@ -15,7 +15,7 @@ from fullyconv.data.heads import HeadCodes, JointReader, MultiHeadDataModule
 from fullyconv.data.public.siftflow import SCENES, SiftFlow
 from fullyconv.errors import DatasetError
 from fullyconv.labels import Labels
-from fullyconv.module import MultiHeadModule
+from fullyconv.training.module import MultiHeadModule
 
 
 def test_labels_of_all_heads_come_back_from_one_number() -> None:

@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 import fullyconv
 from conftest import NAMES
 from fullyconv import MultiHeadModule, Segmentation, SegmentationDataModule, SegmentationModule
-from fullyconv.losses import LOSSES
+from fullyconv.training.losses import LOSSES
 
 SMALL = "fcn32s_resnet18_quarter"
 

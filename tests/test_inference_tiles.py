@@ -23,7 +23,7 @@ from fullyconv.inference import tiles
 from fullyconv.inference.budget import available_memory, parse_memory
 from fullyconv.inference.tiles import Network, Options, assemble, blocks, fits, plan, region
 from fullyconv.inference.windows import ArrayImage, Mirrored, Scaled
-from fullyconv.module import MultiHeadModule, SegmentationModule
+from fullyconv.training.module import MultiHeadModule, SegmentationModule
 from fullyconv.upsampling import resample
 
 EXACT = [

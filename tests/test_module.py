@@ -21,7 +21,7 @@ from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.errors import WeightsError
 from fullyconv.images import read_mask
 from fullyconv.labels import Labels
-from fullyconv.module import SegmentationModule
+from fullyconv.training.module import SegmentationModule
 
 SMALL = "fcn8s_resnet18_quarter"
 

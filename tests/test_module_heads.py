@@ -17,7 +17,7 @@ from closeness import assert_close, assert_same_mask, assert_same_tensors
 from fullyconv.errors import WeightsError
 from fullyconv.inference.segmentation import Segmentation
 from fullyconv.labels import Labels
-from fullyconv.module import MultiHeadModule, SegmentationModule
+from fullyconv.training.module import MultiHeadModule, SegmentationModule
 
 CLASSES = {"semantic": ["sky", "road", "tree"], "geometric": ["above", "ground"]}
 PRESET = "fcn16s_resnet18_quarter"

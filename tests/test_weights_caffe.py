@@ -19,7 +19,7 @@ from fullyconv.backbones.fusion import LateFusion
 from fullyconv.errors import WeightsError
 from fullyconv.fcn import MultiHeadFCN, build_model
 from fullyconv.labels import Labels
-from fullyconv.module import MultiHeadModule, SegmentationModule
+from fullyconv.training.module import MultiHeadModule, SegmentationModule
 from fullyconv.weights.caffe import caffe_classifier, caffe_segmenter
 from fullyconv.weights.foreign import ForeignSegmenter
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from fullyconv.export.operators import translations
 from fullyconv.labels import Labels
-from fullyconv.module import SegmentationModule
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.runtime import port
+from fullyconv.training.module import SegmentationModule
 from fullyconv.upsampling.operators import open_sizes
 
 OPSET = 18

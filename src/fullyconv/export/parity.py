@@ -17,9 +17,9 @@ from fullyconv.confusion import SegmentationScores
 from fullyconv.export.graph import Network, heads_of
 from fullyconv.images import read_bands
 from fullyconv.inference.scaling import scaled_size
-from fullyconv.metrics import ConfusionMatrix
-from fullyconv.module import SegmentationModule
 from fullyconv.runtime import ExportedSegmenter, port, scaled
+from fullyconv.training.metrics import ConfusionMatrix
+from fullyconv.training.module import SegmentationModule
 from fullyconv.upsampling import MaxUnpooling
 
 if TYPE_CHECKING:

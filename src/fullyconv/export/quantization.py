@@ -10,7 +10,7 @@ from typing import Any
 from fullyconv.export.graph import quiet
 from fullyconv.export.parity import feeds_of
 from fullyconv.images import find_images
-from fullyconv.module import SegmentationModule
+from fullyconv.training.module import SegmentationModule
 
 
 def quantized(onnx: Any, proto: Any, model: SegmentationModule, images: Sequence[Path]) -> Any:

@@ -13,8 +13,8 @@ from fullyconv.export.graph import OPSET, Network, finish, graph_of, heads_of
 from fullyconv.export.parity import check_parity, differing, evaluate, parity_of, session_of
 from fullyconv.export.quantization import images_of, quantized
 from fullyconv.files import write
-from fullyconv.module import MultiHeadModule, SegmentationModule
 from fullyconv.runtime import KEY, Description, ExportedSegmenter, read_description
+from fullyconv.training.module import MultiHeadModule, SegmentationModule
 
 if TYPE_CHECKING:
     from fullyconv.data.datamodule import SegmentationDataModule

@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from fullyconv.errors import TrainingError
-from fullyconv.shortcomings import FEW_STEPS, few_steps
+from fullyconv.training.shortcomings import FEW_STEPS, few_steps
 
 SKIPPED = 10  # losses in a row that are no number, which the scaler of half precision steps over
 LOOKED_AT = 20  # steps between two looks at the loss on an accelerator, which has to be waited for

@@ -20,9 +20,9 @@ from fullyconv.errors import some
 from fullyconv.files import remove_unfinished, write
 from fullyconv.hub.load import load
 from fullyconv.labels import IGNORE, Labels
-from fullyconv.module import MODEL_ARGUMENTS, SegmentationModule
 from fullyconv.preprocessing import IMAGENET
-from fullyconv.stopping import FALLING
+from fullyconv.training.module import MODEL_ARGUMENTS, SegmentationModule
+from fullyconv.training.stopping import FALLING
 
 STATE = "fit.json"
 RANDOM = "random:"

@@ -20,7 +20,6 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from fullyconv.backbones import LoadReport
-from fullyconv.checkpointing import AveragedWeights
 from fullyconv.confusion import SegmentationScores
 from fullyconv.errors import WeightsError, first_line, hush, printable, tell
 from fullyconv.fcn import FCN, MODELS, MultiHeadFCN, build_model, with_heads
@@ -30,9 +29,10 @@ from fullyconv.inference.segmentation import Segmentation, Written
 from fullyconv.inference.serving import Predictor
 from fullyconv.inference.tiles import Halo, Probabilities
 from fullyconv.labels import Labels, as_text, default_palette, packed_color
-from fullyconv.losses import AbsentLoss, PixelLoss, build_loss, check_weights, loss_name
-from fullyconv.metrics import ConfusionMatrix, best_class
 from fullyconv.preprocessing import IMAGENET, Preprocessing
+from fullyconv.training.checkpointing import AveragedWeights
+from fullyconv.training.losses import AbsentLoss, PixelLoss, build_loss, check_weights, loss_name
+from fullyconv.training.metrics import ConfusionMatrix, best_class
 from fullyconv.weights import pretrained, sources
 from fullyconv.weights.building import build, describe
 from fullyconv.weights.opening import Checkpoint, Opened, opened
@@ -68,8 +68,8 @@ class SegmentationModule(L.LightningModule, Uploads):
             torchvision's segmenters ``"bilinear"`` or their own ``"stretch"``.
         in_channels: C of the images.
         head_width: channels of the head, for presets whose name begins with ``ladder_``; None is the preset's own.
-        loss: a key of ``fullyconv.losses.LOSSES``, or several joined by ``+``; or one of your own, a module or function
-            of (N, K, H, W) logits and a (N, H, W) mask that gives one number.
+        loss: a key of ``fullyconv.training.losses.LOSSES``, or several joined by ``+``; or one of your own, a module or
+            function of (N, K, H, W) logits and a (N, H, W) mask that gives one number.
         class_weights: K weights for the loss, or None.
         optimizer: ``"sgd"`` with momentum, or ``"adamw"``.
         lr: base learning rate. Of the summed loss it is smaller by the number of pixels of an image.
