@@ -14,7 +14,7 @@ from fullyconv.export.parity import check_parity, differing, evaluate, parity_of
 from fullyconv.export.quantization import images_of, quantized
 from fullyconv.files import write
 from fullyconv.runtime import KEY, Description, ExportedSegmenter, read_description
-from fullyconv.training.module import MultiHeadModule, SegmentationModule
+from fullyconv.training.module import SegmentationModule
 
 if TYPE_CHECKING:
     from fullyconv.data.datamodule import SegmentationDataModule
@@ -109,7 +109,7 @@ def export(
     onnx = _libraries()
     images = None if calibrate is None else images_of(calibrate)
     if data is not None:
-        if isinstance(model, MultiHeadModule):
+        if "" not in model.heads:
             raise ValueError(
                 f"data: the model has the heads {', '.join(model.classes)}, and a file is scored that has "
                 "one; leave it out"

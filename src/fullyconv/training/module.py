@@ -5,12 +5,10 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-import re
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
@@ -21,18 +19,21 @@ from torch import Tensor, nn
 
 from fullyconv.backbones import LoadReport
 from fullyconv.confusion import SegmentationScores
-from fullyconv.errors import WeightsError, first_line, hush, printable, tell
-from fullyconv.fcn import FCN, MODELS, MultiHeadFCN, build_model, with_heads
+from fullyconv.errors import WeightsError, hush, printable, tell
+from fullyconv.fcn import build_model
 from fullyconv.inference.predict import ImageSource
 from fullyconv.inference.processor import Device, device_of
 from fullyconv.inference.segmentation import Segmentation, Written
 from fullyconv.inference.serving import Predictor
 from fullyconv.inference.tiles import Halo, Probabilities
-from fullyconv.labels import Labels, as_text, default_palette, packed_color
+from fullyconv.labels import AnyLabels, Labels, at_edge, by_head
 from fullyconv.preprocessing import IMAGENET, Preprocessing
-from fullyconv.training.checkpointing import AveragedWeights
-from fullyconv.training.losses import AbsentLoss, PixelLoss, build_loss, check_weights, loss_name
+from fullyconv.training import transfer
+from fullyconv.training.checkpointing import AveragedWeights, read_checkpoint
+from fullyconv.training.heads import labels_of, loss_of, plain
+from fullyconv.training.losses import AbsentLoss, PixelLoss, loss_name
 from fullyconv.training.metrics import ConfusionMatrix, best_class
+from fullyconv.training.optimization import Optimization
 from fullyconv.weights import pretrained, sources
 from fullyconv.weights.building import build, describe
 from fullyconv.weights.opening import Checkpoint, Opened, opened
@@ -56,7 +57,11 @@ class SegmentationModule(L.LightningModule, Uploads):
     Args:
         model: name of a preset of ``fullyconv.MODELS``, such as ``"fcn8s_vgg16"``, or ``"fcn8s_timm/NAME"``.
         classes: the K class names, in the order of the labels; or the labels of a data module, which bring palette,
-            ignore_index and label_values along. In a recipe they come from the data.
+            ignore_index and label_values along. In a recipe they come from the data. For several heads on one
+            backbone, each with classes of its own, a dict by the names of the heads, and the model is a preset with
+            skips: all that there is one of for a head is such a dict then, masks and logits, labels, palettes and
+            weights of classes, predictions, `test_scores`. The loss is the sum of theirs, and ``val/mean_iou`` that of
+            the first head; each is logged by its name, as ``val/semantic/mean_iou``.
         palette: K colors ``[red, green, blue]``; None gives the colors of PASCAL VOC.
         ignore_index: label of the pixels that count for nothing, in data, loss and metric alike.
         label_values: what values mean in the mask files of the training data: ``{value: class name or "ignore"}``,
@@ -98,6 +103,10 @@ class SegmentationModule(L.LightningModule, Uploads):
         >>> module = SegmentationModule("fcn32s_resnet18_half", classes=["sky", "road"])
         >>> module(torch.rand(1, 3, 40, 50)).shape
         torch.Size([1, 2, 40, 50])
+        >>> heads = {"semantic": ["sky", "road", "tree"], "geometric": ["sky", "ground"]}
+        >>> module = SegmentationModule("fcn16s_resnet18_half", classes=heads)
+        >>> {name: tuple(logits.shape) for name, logits in module(torch.rand(1, 3, 40, 50)).items()}
+        {'semantic': (1, 3, 40, 50), 'geometric': (1, 2, 40, 50)}
     """
 
     monitor = "val/mean_iou"
@@ -105,17 +114,17 @@ class SegmentationModule(L.LightningModule, Uploads):
     def __init__(
         self,
         model: str = "fcn8s_resnet18_half",
-        classes: list[str] | Labels | None = None,
-        palette: list[list[int]] | None = None,
+        classes: list[str] | dict[str, list[str]] | Labels | dict[str, Labels] | None = None,
+        palette: list[list[int]] | dict[str, list[list[int]]] | None = None,
         ignore_index: int = 255,
-        label_values: dict[int | str, str] | None = None,
+        label_values: dict[int | str, str] | dict[str, dict[int | str, str]] | None = None,
         preprocessing: dict[str, Any] | Preprocessing | None = None,
         padding: Literal["same", "paper"] = "same",
         upsampling: Literal["bilinear", "learned", "frozen", "stretch"] = "bilinear",
         in_channels: int = 3,
         head_width: int | None = None,
         loss: str | nn.Module | PixelLoss = "cross_entropy",
-        class_weights: list[float] | None = None,
+        class_weights: list[float] | dict[str, list[float]] | None = None,
         optimizer: Literal["sgd", "adamw"] = "sgd",
         lr: float = 0.01,
         momentum: float = 0.9,
@@ -131,46 +140,14 @@ class SegmentationModule(L.LightningModule, Uploads):
         allow_unverified: bool = False,
     ) -> None:
         super().__init__()
-        if isinstance(classes, Labels):
-            if palette is not None or label_values is not None:
-                raise ValueError("classes is Labels, which have palette and label_values: leave these out")
-            # What is saved are plain values.
-            palette, ignore_index = [list(color) for color in classes.palette], classes.ignore_index
-            label_values, classes = dict(classes.values), list(classes.names)
-        if isinstance(classes, Mapping):
-            raise ValueError(
-                f"classes={classes!r}: this module has one head and takes one list of names; use MultiHeadModule for "
-                "several"
-            )
-        if classes is None or len(classes) < 2:
-            raise ValueError(
-                f"classes={classes!r}: name at least two classes (two-class problems are background and foreground), "
-                "for example classes=data.classes"
-            )
-        check_weights(class_weights, len(classes))
+        self.labels: Any = labels_of(classes, palette, label_values, ignore_index)
+        ignore_index = plain(self.labels)["ignore_index"]
         if ema_decay is not None and not 0 < ema_decay < 1:
             raise ValueError(f"ema_decay={ema_decay}: must lie between 0 and 1 (0.999 is usual), or be None")
-        if schedule not in ("constant", "poly", "cosine"):
-            raise ValueError(f'schedule={schedule!r}: choose "constant", "poly" or "cosine"')
-        if optimizer not in ("sgd", "adamw"):
-            raise ValueError(f'optimizer={optimizer!r}: choose "sgd" or "adamw"')
-        for name, number, least in (
-            ("momentum", momentum, 0.0),
-            ("weight_decay", weight_decay, 0.0),
-            ("bias_lr_factor", bias_lr_factor, 0.0),
-            ("backbone_lr_factor", backbone_lr_factor, 0.0),
-            ("poly_power", poly_power, 0.0),
-            ("warmup_steps", warmup_steps, 0),
-        ):
-            if not isinstance(number, int | float) or not math.isfinite(number) or number < least:
-                raise ValueError(f"{name}={number!r}: must be a finite number, at least {least}")
-        if not isinstance(lr, int | float) or not math.isfinite(lr) or lr <= 0:
-            raise ValueError(f"lr={lr!r}: must be a positive number")
         if isinstance(freeze, str):
             raise ValueError(f"freeze={freeze!r}: give a list of prefixes, [{freeze!r}]")
         if not isinstance(model, str):
             raise ValueError(f"model={model!r}: give a name")
-        self.labels = Labels.of(classes, palette=palette, values=label_values, ignore_index=ignore_index)
         self.preprocessing = IMAGENET if preprocessing is None else Preprocessing.of(preprocessing)
         if preprocessing is None and backbone_weights is not None:
             self.preprocessing = IMAGENET.for_channels(in_channels)  # until the weights say what they expect
@@ -182,25 +159,28 @@ class SegmentationModule(L.LightningModule, Uploads):
         # A subclass may add its own arguments, and pass on Labels that it was given: only plain values are kept, as
         # a checkpoint must load with weights_only=True.
         self.save_hyperparameters(ignore=["backbone_weights", "allow_unverified", "loss"])
-        for name, value in self.hparams.items():
-            if isinstance(value, Labels):
-                self.hparams[name] = list(value.names)
-            elif isinstance(value, Preprocessing):
-                self.hparams[name] = value.to_dict()
-            elif isinstance(value, Path):
-                self.hparams[name] = str(value)
+        self.hparams.update({name: _plain_value(value) for name, value in self.hparams.items()})
+        self.hparams.update(plain(self.labels))
+        self.optimization = Optimization.of(self.hparams)
         self.hparams["loss"] = loss_name(loss)
         self._hparams_initial = copy.deepcopy(self.hparams)
-        self.model: FCN = build_model(
-            model, len(classes), in_channels=in_channels, padding=padding, upsampling=upsampling, head_width=head_width
+        counts = {head: labels.num_classes for head, labels in self.heads.items()}
+        self.model: Any = build_model(
+            model,
+            counts.get("", counts),
+            in_channels=in_channels,
+            padding=padding,
+            upsampling=upsampling,
+            head_width=head_width,
         )
         # Convolutions of small networks take a quarter less time on a CPU where channels lie together, and those of
         # large ones no more; on a GPU it is what tensor cores want. Values differ by rounding only.
         self.model.to(memory_format=torch.channels_last)
         self._loss_given = (loss,)  # in a tuple: no part of the module
-        self.loss = build_loss(loss, ignore_index, class_weights)
-        self.val_confusion = ConfusionMatrix(len(classes), ignore_index)
-        self.test_confusion = ConfusionMatrix(len(classes), ignore_index)
+        self.loss = loss_of(loss, self.labels, class_weights, ignore_index)
+        self.val_confusion, self.test_confusion = (
+            nn.ModuleList([ConfusionMatrix(number, ignore_index) for number in counts.values()]) for _ in range(2)
+        )
         self.score: dict[str, Any] | None = None
         self.license: str | None = None
         self.training_record: dict[str, Any] = {}
@@ -208,31 +188,32 @@ class SegmentationModule(L.LightningModule, Uploads):
             self._start_from(backbone_weights, preprocessing is None, allow_unverified)
         self._frozen = self._freeze(freeze or [])
 
-    # ---- the model -------------------------------------------------------------------------------------------------
+    @property
+    def heads(self) -> dict[str, Labels]:
+        """The labels of each head; one that stands alone is called ""."""
+        return by_head(self.labels)
 
     @property
-    def classes(self) -> list[str]:
-        """The K class names."""
-        return list(self.labels.names)
+    def classes(self) -> Any:
+        """The K class names; of several heads a dict by head."""
+        return at_edge({head: list(labels.names) for head, labels in self.heads.items()})
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Any:
         """Give the logits of images.
 
         Args:
             image: (N, C, H, W) float RGB in 0..1, not normalized; any H, W >= 1.
 
         Returns:
-            (N, K, H, W) logits.
+            (N, K, H, W) logits; of several heads a dict by head.
         """
         with self.predictor().native_precision(image):
-            logits: Tensor = self.model(self.preprocessing(image))
-        return logits
+            return self.model(self.preprocessing(image))
 
-    def scores(self, image: Tensor) -> Tensor:
+    def scores(self, image: Tensor) -> Any:
         """Give the class scores before upsampling, (N, K, h, w), of (N, C, H, W) images in 0..1."""
         with self.predictor().native_precision(image):
-            values: Tensor = self.model.scores(self.preprocessing(image))
-        return values
+            return self.model.scores(self.preprocessing(image))
 
     def predict(
         self,
@@ -243,7 +224,6 @@ class SegmentationModule(L.LightningModule, Uploads):
         flip: bool = False,
         scales: Sequence[float] = (1.0,),
         probabilities: Probabilities | None = None,
-        compile: bool = False,
     ) -> Segmentation:
         """Segment one image of any size.
 
@@ -257,19 +237,17 @@ class SegmentationModule(L.LightningModule, Uploads):
             flip: average the probabilities with those of the mirrored image.
             scales: average the probabilities over the image at these sizes, relative to that at which it is seen.
             probabilities: "top" gives that of the winning class too, "all" those of every class.
-            compile: run the network through ``torch.compile``: the first images take a minute, the others less time
-                than without. It wants a C++ compiler, and keeps what it made for as long as the module lives.
 
         Returns:
-            The mask at the image's own size, with names, shares and an overlay.
+            The mask at the image's own size, with names, shares and an overlay; of several heads a dict by head.
 
         Raises:
             FileNotFoundError: if the file is not there.
             DatasetError: if it is not an image.
-            ValueError: if the memory does not hold the smallest tile, an option is none, or torch cannot compile here.
+            ValueError: if the memory does not hold the smallest tile, or an option is none.
         """
         found: Segmentation = self.predictor().predict(
-            source, memory=memory, halo=halo, flip=flip, scales=scales, probabilities=probabilities, compile=compile
+            source, memory=memory, halo=halo, flip=flip, scales=scales, probabilities=probabilities
         )
         return found
 
@@ -284,7 +262,6 @@ class SegmentationModule(L.LightningModule, Uploads):
         scales: Sequence[float] = (1.0,),
         probabilities: tuple[Probabilities, str | Path] | None = None,
         preview: bool = False,
-        compile: bool = False,
     ) -> Written:
         """Segment one image of any size into a file; neither has to fit in memory.
 
@@ -294,17 +271,16 @@ class SegmentationModule(L.LightningModule, Uploads):
         Args:
             source: a path, the bytes of a file, also opened ("rb"), a PIL image, an array (H, W[, C]) uint8, or a
                 tensor (C, H, W), uint8 or float in 0..1.
-            target: file of the mask, ``.png`` or ``.tif``.
+            target: file of the mask, ``.png`` or ``.tif``; with several heads ``mask.png`` becomes ``mask.HEAD.png``.
             memory: as `predict` takes it.
             halo: as `predict` takes it.
             flip: as `predict` takes it.
             scales: as `predict` takes it.
             probabilities: "top" or "all", and the ``.npz`` file that they go to.
             preview: give image and mask thinned to at most 4096 pixels a side too, for an overlay.
-            compile: as `predict` takes it.
 
         Returns:
-            Where the mask is, and the share of each class.
+            Where the mask is, and the share of each class; of several heads a dict by head.
 
         Raises:
             FileNotFoundError: if the file is not there.
@@ -313,15 +289,16 @@ class SegmentationModule(L.LightningModule, Uploads):
         """
         written: Written = self.predictor().predict_to(
             source, target, memory=memory, halo=halo, flip=flip, scales=scales, probabilities=probabilities,
-            preview=preview, compile=compile,
+            preview=preview,
         )  # fmt: skip
         return written
 
     def predictor(self) -> Predictor:
         """Give what predicts with this model, made anew where the model was exchanged."""
         if self._predictor is None or self._predictor.model is not self.model:
-            ours = type(self).scores in (SegmentationModule.scores, MultiHeadModule.scores)
-            scores = None if ours else self.scores  # a subclass has the last word
+            scores = (
+                None if type(self).scores is SegmentationModule.scores else self.scores
+            )  # a subclass has the last word
             self._predictor = Predictor(self.model, self.labels, self.preprocessing, owner=self, scores=scores)
         self._predictor.labels, self._predictor.preprocessing = self.labels, self.preprocessing
         return self._predictor
@@ -350,8 +327,6 @@ class SegmentationModule(L.LightningModule, Uploads):
         # the record travels with the weights, and where a folder lay on this machine is nobody's business
         self.license, self.origin = found.weights.license, Path(origin).name if Path(origin).is_absolute() else origin
 
-    # ---- frozen parts ----------------------------------------------------------------------------------------------
-
     def _freeze(self, prefixes: Sequence[str]) -> list[nn.Module]:
         names = [name for name, _ in self.named_parameters()]
         for prefix in prefixes:
@@ -370,66 +345,18 @@ class SegmentationModule(L.LightningModule, Uploads):
             if name and any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
         ]
 
-    def train(self, mode: bool = True) -> SegmentationModule:
+    def train(self, mode: bool = True) -> Self:
         """Set the mode; frozen parts stay in evaluation mode, so that their batch norm statistics do not move."""
         super().train(mode)
         for module in getattr(self, "_frozen", []):
             module.training = False
         return self
 
-    # ---- optimization ----------------------------------------------------------------------------------------------
-
     def configure_optimizers(self) -> Any:
         """Build SGD or AdamW with groups for backbone and head, weights and biases, and the schedule by steps."""
-        hp = self.hparams
-        groups = self._parameter_groups()
-        optimizer: torch.optim.Optimizer
-        if hp["optimizer"] == "sgd":
-            optimizer = torch.optim.SGD(groups, lr=hp["lr"], momentum=hp["momentum"])
-        else:
-            optimizer = torch.optim.AdamW(groups, lr=hp["lr"])
-        if hp["schedule"] == "constant" and not hp["warmup_steps"]:
-            return optimizer
-        total = self.trainer.estimated_stepping_batches
-        if not math.isfinite(total) and hp["schedule"] != "constant":
-            raise ValueError(
-                f"schedule={hp['schedule']!r}: it ends at the last step, and this trainer has none; set max_epochs or "
-                'max_steps, or schedule="constant"'
-            )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self._lr_factor(step, total))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def _lr_factor(self, step: int, total: float) -> float:
-        hp = self.hparams
-        warmup = hp["warmup_steps"]
-        if step < warmup:
-            return float((step + 1) / (warmup + 1))
-        if hp["schedule"] == "constant":
-            return 1.0
-        rest = min(1.0, max(0.0, (step - warmup) / max(1.0, total - warmup)))
-        if hp["schedule"] == "poly":
-            return float((1 - rest) ** hp["poly_power"])
-        return 0.5 * (1 + math.cos(math.pi * rest))
-
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        hp = self.hparams
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                # One-dimensional parameters are biases and the scales of normalization layers: no decay for either.
-                groups.setdefault((name.startswith("model.backbone."), parameter.ndim <= 1), []).append(parameter)
-        if not groups:
-            raise ValueError(f"freeze={hp['freeze']!r}: nothing is left to train; freeze less")
-        return [
-            {
-                "params": parameters,
-                "lr": hp["lr"]
-                * (hp["backbone_lr_factor"] if in_backbone else 1.0)
-                * (hp["bias_lr_factor"] if is_bias else 1.0),
-                "weight_decay": 0.0 if is_bias else hp["weight_decay"],
-            }
-            for (in_backbone, is_bias), parameters in groups.items()
-        ]
+        return self.optimization.configure(
+            self.named_parameters(), lambda: float(self.trainer.estimated_stepping_batches)
+        )
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """Average the weights while fitting, where ``ema_decay`` is set."""
@@ -437,8 +364,6 @@ class SegmentationModule(L.LightningModule, Uploads):
         if decay is None or str(self.trainer.state.fn) not in ("fit", "TrainerFn.FITTING"):
             return []
         return [AveragedWeights(decay)]
-
-    # ---- steps -----------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
         """Check that the data has the classes of the model, and train in train mode.
@@ -462,21 +387,6 @@ class SegmentationModule(L.LightningModule, Uploads):
         Raises:
             ValueError: if classes, ignore_index or the number of channels differ.
         """
-        self._check_images(data)
-        theirs = list(getattr(data, "classes", None) or [])
-        if theirs and theirs != self.classes:
-            raise ValueError(
-                f"the data has the classes {theirs}, the model {self.classes}: they must be the same, in the same "
-                "order; load the model with fullyconv.load(NAME, classes=data.classes), or give the data the model's "
-                "classes"
-            )
-        ignored = getattr(data, "ignore_index", None)
-        if ignored is not None and ignored != self.labels.ignore_index:
-            raise ValueError(
-                f"the data ignores the label {ignored}, the model {self.labels.ignore_index}: use one ignore_index"
-            )
-
-    def _check_images(self, data: object) -> None:
         theirs, own = getattr(data, "in_channels", None), int(self.hparams["in_channels"])
         if theirs is not None and theirs != own:
             raise ValueError(
@@ -487,6 +397,20 @@ class SegmentationModule(L.LightningModule, Uploads):
             raise ValueError(
                 f"the data is read with value_range={_range_of(data)}, the model was trained with {learned}: give the "
                 f"data value_range={learned}"
+            )
+        names = getattr(data, "classes", None)
+        names = dict(names) if isinstance(names, Mapping) else list(names or [])
+        if names and names != self.classes:
+            each = " for each head" if "" not in self.heads else ""
+            raise ValueError(
+                f"the data has the classes {names}, the model {self.classes}: they must be the same{each}, in the same "
+                "order; load the model with fullyconv.load(NAME, classes=data.classes), or give the data the model's "
+                "classes"
+            )
+        ignored = getattr(data, "ignore_index", None)
+        if ignored is not None and ignored != self.hparams["ignore_index"]:
+            raise ValueError(
+                f"the data ignores the label {ignored}, the model {self.hparams['ignore_index']}: use one ignore_index"
             )
 
     def on_fit_start(self) -> None:
@@ -555,26 +479,34 @@ class SegmentationModule(L.LightningModule, Uploads):
         """Give what `predict` gives for each image of a batch, at its own size."""
         return [self.predict(image) for image in _own_sizes(batch)]
 
-    def _evaluate(self, batch: Batch, confusion: ConfusionMatrix) -> Tensor:
+    def _evaluate(self, batch: Batch, confusion: nn.ModuleList) -> Tensor:
         """Score every image at its own size: padding that only made a batch must not change what is seen."""
+        masks: Any = batch["mask"]
+        pairs = [(batch["image"], masks)]
         height, width = batch["image"].shape[-2:]
-        if bool((batch["size"] == batch["size"].new_tensor([height, width])).all()):
-            logits = self(batch["image"])
-            confusion.update(best_class(logits), batch["mask"])
-            loss: Tensor = self.loss(logits, batch["mask"])
-            return loss
+        if not bool((batch["size"] == batch["size"].new_tensor([height, width])).all()):
+            pairs = []
+            for index, (image, (h, w)) in enumerate(zip(_own_sizes(batch), batch["size"].tolist(), strict=True)):
+                own = {head: mask[index : index + 1, :h, :w] for head, mask in _by_head(masks).items()}
+                pairs.append((image[None], at_edge(own)))
         losses = []
-        for image, mask, (h, w) in zip(_own_sizes(batch), batch["mask"], batch["size"].tolist(), strict=True):
-            logits, truth = self(image[None]), mask[None, :h, :w]
-            confusion.update(best_class(logits), truth)
+        for images, truth in pairs:
+            logits = self(images)
             losses.append(self.loss(logits, truth))
+            answers, truths = _by_head(logits), _by_head(truth)
+            for head, matrix in zip(self.heads, confusion, strict=True):
+                cast(ConfusionMatrix, matrix).update(best_class(answers[head]), truths[head])
         return torch.stack(losses).mean()
 
-    def _log_scores(self, stage: str, confusion: ConfusionMatrix) -> SegmentationScores:
-        result = confusion.scores()
-        confusion.reset()
-        self._log_values(_figures(stage, result, self.classes))
-        return result
+    def _log_scores(self, stage: str, confusion: nn.ModuleList) -> Any:
+        found: dict[str, SegmentationScores] = {}
+        for (head, labels), matrix in zip(self.heads.items(), confusion, strict=True):
+            found[head] = cast(ConfusionMatrix, matrix).scores()
+            cast(ConfusionMatrix, matrix).reset()
+            self._log_values(_figures(f"{stage}/{head}" if head else stage, found[head], labels.names))
+        if "" not in found:
+            self._log_values({f"{stage}/mean_iou": next(iter(found.values())).mean_iou})
+        return at_edge(found)
 
     def _log_values(self, values: Mapping[str, float]) -> None:
         with warnings.catch_warnings():
@@ -583,8 +515,6 @@ class SegmentationModule(L.LightningModule, Uploads):
             for key, value in values.items():
                 if not math.isnan(value):
                     self.log(key, value, prog_bar=key.endswith("/mean_iou"))
-
-    # ---- model folder ----------------------------------------------------------------------------------------------
 
     def save_pretrained(
         self,
@@ -615,25 +545,17 @@ class SegmentationModule(L.LightningModule, Uploads):
             name: (value.float() if value.is_floating_point() else value).detach().cpu().numpy()
             for name, value in self.model.state_dict().items()
         }
+        heads = {head: labels.to_dict() for head, labels in self.heads.items()}
         config = pretrained.Config(
             kind="segmenter",
             model={key: hp[key] for key in MODEL_ARGUMENTS if hp.get(key) is not None},
-            labels=self._plain_labels(),
+            labels=heads.get("", {"heads": heads}),
             preprocessing=self.preprocessing.to_dict(),
             score=score if score is not None else self.score,
             license=license or self.license or "unstated",
             training=self.training_record,
         )
         return pretrained.save(folder, tensors, config, dtype=dtype)
-
-    def _plain_labels(self) -> dict[str, Any]:
-        return self.labels.to_dict()
-
-    @classmethod
-    def _made_for(cls, labels: Labels | Mapping[str, Labels], **options: Any) -> SegmentationModule:
-        """Make a module for labels; those of several heads need one that has them."""
-        several = isinstance(labels, Mapping) and cls is SegmentationModule
-        return (MultiHeadModule if several else cls)(**_class_arguments(labels), **options)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, allow_unverified: bool = False, device: Device = None) -> Self:
@@ -645,7 +567,7 @@ class SegmentationModule(L.LightningModule, Uploads):
             device: where it computes, as ``fullyconv.load`` takes it; None is the processor.
 
         Returns:
-            An instance of this class; of `SegmentationModule` a `MultiHeadModule` where the weights have several heads.
+            An instance of this class.
 
         Raises:
             ValueError: if the source means nothing, or there is no such device.
@@ -702,21 +624,10 @@ class SegmentationModule(L.LightningModule, Uploads):
             WeightsError: if it is damaged, holds Python objects, or is of another module.
         """
         place = Path(path)
-        if not place.is_file():
-            raise FileNotFoundError(f"{place}: not found; pass a .ckpt file")
+        checkpoint, hyper, state = read_checkpoint(place)
+        known = inspect.signature(cls.__init__).parameters
         try:
-            # weights_only: a checkpoint holds plain values and tensors, and nothing of it is ever executed.
-            checkpoint = torch.load(place, map_location="cpu", weights_only=True)
-            hyper, state = dict(checkpoint["hyper_parameters"]), dict(checkpoint["state_dict"])
-        except Exception as error:  # torch.load raises whatever its unpickler meets
-            raise WeightsError(
-                f"{place}: is no checkpoint of fullyconv that can be read without executing it ({first_line(error)}); "
-                "pass a .ckpt that 'fullyconv fit' or a Trainer with a SegmentationModule wrote"
-            ) from error
-        maker = MultiHeadModule if isinstance(hyper.get("classes"), dict) and cls is SegmentationModule else cls
-        known = inspect.signature(maker.__init__).parameters
-        try:
-            module = maker(**{str(key): value for key, value in hyper.items() if key in known})
+            module = cls(**{str(key): value for key, value in hyper.items() if key in known})
             if any(isinstance(part, AbsentLoss) for part in module.modules()):
                 state = {key: value for key, value in state.items() if not key.startswith("loss.")}
             missing, unexpected = module.load_state_dict(state, strict=False)
@@ -736,7 +647,7 @@ class SegmentationModule(L.LightningModule, Uploads):
 
     @classmethod
     def of(cls, found: Opened) -> SegmentationModule:
-        """Make a segmenter of what a source led to, in evaluation mode; with several heads a `MultiHeadModule`.
+        """Make a segmenter of what a source led to, in evaluation mode.
 
         Args:
             found: a model folder, a checkpoint, or the translated weights of another library.
@@ -750,7 +661,7 @@ class SegmentationModule(L.LightningModule, Uploads):
         preprocessing = made.preprocessing.to_dict()
         module = build(
             made,
-            lambda: cls._made_for(made.labels, preprocessing=preprocessing, **made.arguments),
+            lambda: cls(**plain(made.labels), preprocessing=preprocessing, **made.arguments),
             lambda module: module.model,
         )
         module.score, module.license, module.training_record = made.score, made.license, dict(made.training)
@@ -772,7 +683,7 @@ class SegmentationModule(L.LightningModule, Uploads):
                 raise ValueError(f"{key}={own!r}: the start has {theirs!r}; leave it as the start has it")
         self.model.load_state_dict(other.model.state_dict(), strict=True)
         self.reinitialized, self.load_report = other.reinitialized, other.load_report
-        self._descend(other)
+        self.descend(other)
         self.license, self.origin = other.license, other.origin or self.origin
 
     def evaluate(self, data: SegmentationDataModule, split: str = "test") -> SegmentationScores:
@@ -794,35 +705,26 @@ class SegmentationModule(L.LightningModule, Uploads):
             logger=False, enable_checkpointing=False, enable_model_summary=False, devices=1, enable_progress_bar=False
         )
         trainer.test(self, dataloaders=data.eval_dataloader(split), verbose=False)
-        return self.test_scores
+        scores: SegmentationScores = self.test_scores
+        return scores
 
-    def with_classes(self, labels: Labels) -> SegmentationModule:
+    def with_classes(self, labels: AnyLabels) -> Self:
         """Give a segmenter for other classes: everything is kept but the score layers, which start at zero.
 
         With the same class names in the same order nothing is lost, only palette and label values are exchanged.
 
         Args:
-            labels: the new classes.
+            labels: the new classes; for several heads a dict by head, in which heads may be left out or new.
 
         Returns:
             A new module in evaluation mode; ``reinitialized`` names the tensors that were not kept.
-        """
-        other = type(self)(**(self._arguments() | _class_arguments(labels) | {"class_weights": None}))
-        own = self.model.state_dict()
-        fresh = other.model.state_dict()
-        depends = [name for name, value in fresh.items() if name not in own or own[name].shape != value.shape]
-        if list(labels.names) != self.classes:
-            # With as many classes as before the shapes agree, and yet the rows would belong to other classes.
-            per_class = ("head.score.", "head.upscore.")
-            depends += [name for name in fresh if name.startswith(per_class) and name not in depends]
-        other.model.load_state_dict({name: value if name in depends else own[name] for name, value in fresh.items()})
-        other.reinitialized, other.start_classes = tuple(sorted(depends)), tuple(self.classes)
-        other.load_report = LoadReport(
-            copied=tuple(name for name in fresh if name not in depends), reinitialized=other.reinitialized
-        )
-        return other._descend(self).eval()
 
-    def expand_classes(self, classes: Sequence[str] | Labels) -> SegmentationModule:
+        Raises:
+            ValueError: if labels are given by head and the model has one that stands alone, or the other way round.
+        """
+        return transfer.with_classes(self, labels)
+
+    def expand_classes(self, classes: Sequence[str] | Labels) -> Self:
         """Give a segmenter that knows further classes: all rows of the old ones are kept, those of the new are zero.
 
         Args:
@@ -841,60 +743,27 @@ class SegmentationModule(L.LightningModule, Uploads):
             >>> module.expand_classes(["crack"]).classes
             ['sky', 'road', 'crack']
         """
-        labels = classes if isinstance(classes, Labels) else self._further(classes)
-        if list(labels.names[: len(self.classes)]) != self.classes or len(labels.names) == len(self.classes):
-            raise ValueError(
-                f"classes={list(labels.names)}: must begin with the known ones, {self.classes}, and go on; to exchange "
-                "them use with_classes"
-            )
-        other = self.with_classes(labels)
-        own, fresh = self.model.state_dict(), other.model.state_dict()
-        grown = [name for name in other.reinitialized if name in own and own[name].shape[1:] == fresh[name].shape[1:]]
-        with torch.no_grad():
-            for name in grown:
-                fresh[name][: len(self.classes)] = own[name]
-        other.reinitialized = tuple(name for name in other.reinitialized if name not in grown)
-        other.load_report = LoadReport(
-            copied=tuple(name for name in fresh if name not in grown and name not in other.reinitialized),
-            adapted=tuple(grown),
-            reinitialized=other.reinitialized,
-        )
-        return other
+        return transfer.expand_classes(self, classes)
 
-    def _arguments(self) -> dict[str, Any]:
-        """Give what another module like this one is made with."""
-        return dict(self.hparams) | {"loss": self._loss_given[0]}
+    def like(self, **changes: Any) -> Self:
+        """Give another module with the arguments of this one, and weights from the beginning.
 
-    def _further(self, names: Sequence[str]) -> Labels:
-        """Add classes to the labels; their value in mask files is their index, or the next one that is free."""
-        if isinstance(names, str):
-            raise ValueError(f'classes={names!r} is one string; give a list of names, ["{names}"]')
-        every = [*self.classes, *names]
-        palette = [list(color) for color in self.labels.palette]
-        taken = {tuple(color) for color in palette}
-        values = dict(self.labels.values)
-        many = default_palette(len(every) + len(taken) + len(values))
-        spare = (color for color in many if color not in taken and as_text(packed_color(color)) not in values)
-        palette += [list(color) for color, _ in zip(spare, names, strict=False)]
-        for index, name in enumerate(names, len(self.classes)):
-            if self.labels.by_color:
-                values[as_text(packed_color(palette[index]))] = name
-            else:
-                values[next(value for value in count(index) if value not in values)] = name
-        return Labels.of(every, palette, values, self.labels.ignore_index)
+        Args:
+            changes: arguments that differ.
+        """
+        return type(self)(**(dict(self.hparams) | {"loss": self._loss_given[0]} | changes))
 
     reinitialized: tuple[str, ...] = ()
     start_classes: tuple[str, ...] = ()  # of the weights that classes were exchanged of
     load_report: LoadReport | None = None
     origin: str | None = None
 
-    def _descend(self, parent: SegmentationModule) -> SegmentationModule:
+    def descend(self, parent: SegmentationModule) -> None:
         """Keep license and origin: what binds the parent's weights binds those made from them."""
         self.license, self.origin = parent.license, parent.origin
         self.training_record = {} if parent.origin is None else {"started from": parent.origin}
-        return self
 
-    def grow(self, stride: int) -> SegmentationModule:
+    def grow(self, stride: int) -> Self:
         """Give the next stage of staged training, FCN-32s to 16s to 8s to 4s (Long et al. 2015, section 4.2).
 
         All weights are kept, the new score layer is zero, so that the next stage starts at the outputs of this one.
@@ -905,362 +774,7 @@ class SegmentationModule(L.LightningModule, Uploads):
         Raises:
             ValueError: if the model has no such next stage.
         """
-        name = self._next_stage(stride, getattr(self.model.head, "strides", (0,))[-1])
-        other = type(self)(**(self._arguments() | {"model": name}))
-        other.model.load_state_dict(self.model.grow(stride).state_dict())
-        other.reinitialized = (f"head.score.{stride}.bias", f"head.score.{stride}.weight")
-        return other._descend(self).train(self.training)
-
-    def _next_stage(self, stride: int, finest: int) -> str:
-        """Name the preset with one more skip."""
-        hp = self.hparams
-        name = re.sub(r"^fcn\d+s(?!_atonce)", f"fcn{stride}s", hp["model"])
-        if 2 * stride != finest or name == hp["model"] or ("timm/" not in name and name not in MODELS):
-            raise ValueError(
-                f"stride={stride}: {hp['model']} has no such next stage; staged training goes from 32 to 16 to 8 to 4, "
-                "as far as the backbone has features of that stride"
-            )
-        return name
-
-
-class MultiHeadModule(SegmentationModule):
-    """Train, evaluate and use a model with several heads on one backbone, such as semantic and geometric classes.
-
-    It is a `SegmentationModule` in which everything that there is one of for a head is a dict by the names of the
-    heads: classes, labels, logits, predictions, masks of a batch. The loss is the sum of those of the heads.
-
-    Metrics are logged under the name of the head as well, ``val/semantic/mean_iou``; ``val/mean_iou``, which
-    checkpoints go by, is that of the first head.
-
-    Args:
-        model: name of a preset with skips, such as ``"fcn8s_vgg16"``.
-        classes: for each head the K class names, in the order of its labels.
-        palette: for each head K colors ``[red, green, blue]``; None, or a head left out, gives those of PASCAL VOC.
-        ignore_index: label of the pixels that count for nothing, the same for all heads.
-        label_values: for each head what values mean in its mask files.
-        preprocessing: as for `SegmentationModule`, as are all arguments that are not named here.
-        class_weights: for each head K weights for the loss; None, or a head left out, weighs all classes alike.
-
-    Raises:
-        ValueError: if an argument is outside its range, or names a head that there is not.
-
-    Example:
-        >>> module = MultiHeadModule(
-        ...     "fcn16s_resnet18_half", classes={"semantic": ["sky", "road", "tree"], "geometric": ["sky", "ground"]}
-        ... )
-        >>> {name: tuple(logits.shape) for name, logits in module(torch.rand(1, 3, 40, 50)).items()}
-        {'semantic': (1, 3, 40, 50), 'geometric': (1, 2, 40, 50)}
-    """
-
-    def __init__(
-        self,
-        model: str = "fcn8s_resnet18_half",
-        classes: dict[str, list[str]] | None = None,
-        palette: dict[str, list[list[int]]] | None = None,
-        ignore_index: int = 255,
-        label_values: dict[str, dict[int | str, str]] | None = None,
-        preprocessing: dict[str, Any] | Preprocessing | None = None,
-        padding: Literal["same", "paper"] = "same",
-        upsampling: Literal["bilinear", "learned", "frozen", "stretch"] = "bilinear",
-        in_channels: int = 3,
-        head_width: int | None = None,
-        loss: str | nn.Module | PixelLoss = "cross_entropy",
-        class_weights: dict[str, list[float]] | None = None,
-        optimizer: Literal["sgd", "adamw"] = "sgd",
-        lr: float = 0.01,
-        momentum: float = 0.9,
-        weight_decay: float = 1e-4,
-        bias_lr_factor: float = 1.0,
-        backbone_lr_factor: float = 1.0,
-        schedule: Literal["constant", "poly", "cosine"] = "poly",
-        poly_power: float = 0.9,
-        warmup_steps: int = 0,
-        freeze: list[str] | None = None,
-        ema_decay: float | None = None,
-        backbone_weights: str | None = None,
-        allow_unverified: bool = False,
-    ) -> None:
-        if not isinstance(classes, Mapping) or not classes:
-            raise ValueError(
-                f"classes={classes!r}: give for each head its class names, "
-                "{'semantic': ['sky', 'road'], ...}; a model with one head is a SegmentationModule"
-            )
-        by_head = {"palette": palette, "label_values": label_values, "class_weights": class_weights}
-        for name, given in by_head.items():
-            if given is not None and (not isinstance(given, Mapping) or not given.keys() <= classes.keys()):
-                raise ValueError(f"{name}={given!r}: give a dict by the names of the heads, {', '.join(classes)}")
-        # The first head stands in for all of them, so that what does not depend on classes is checked and set up once.
-        first = next(iter(classes))
-        super().__init__(
-            model=model,
-            classes=classes[first],
-            palette=(palette or {}).get(first),
-            ignore_index=ignore_index,
-            label_values=(label_values or {}).get(first),
-            preprocessing=preprocessing,
-            padding=padding,
-            upsampling=upsampling,
-            in_channels=in_channels,
-            head_width=head_width,
-            loss=loss,
-            class_weights=(class_weights or {}).get(first),
-            optimizer=optimizer,
-            lr=lr,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            bias_lr_factor=bias_lr_factor,
-            backbone_lr_factor=backbone_lr_factor,
-            schedule=schedule,
-            poly_power=poly_power,
-            warmup_steps=warmup_steps,
-            ema_decay=ema_decay,
-            backbone_weights=backbone_weights,
-            allow_unverified=allow_unverified,
-        )
-        for name, names in classes.items():
-            if len(names) < 2:
-                raise ValueError(f"classes[{name!r}]={names!r}: name at least two classes")
-            check_weights((class_weights or {}).get(name), len(names))
-        self.labels: dict[str, Labels] = {  # type: ignore[assignment]
-            name: Labels.of(
-                names,
-                palette=(palette or {}).get(name),
-                values=(label_values or {}).get(name),
-                ignore_index=ignore_index,
-            )
-            for name, names in classes.items()
-        }
-        counts = {name: labels.num_classes for name, labels in self.labels.items()}
-        single: nn.Module = self.model
-        self.model: MultiHeadFCN = with_heads(cast(FCN, single), counts)  # type: ignore[assignment]
-        weighted = class_weights or {}
-        self.loss = _SummedLoss({name: build_loss(loss, ignore_index, weighted.get(name)) for name in classes})
-        self.val_confusion = nn.ModuleDict(  # type: ignore[assignment]
-            {name: ConfusionMatrix(count, ignore_index) for name, count in counts.items()}
-        )
-        self.test_confusion = nn.ModuleDict(  # type: ignore[assignment]
-            {name: ConfusionMatrix(count, ignore_index) for name, count in counts.items()}
-        )
-        self._frozen = self._freeze(freeze or [])
-
-    @property
-    def classes(self) -> dict[str, list[str]]:  # type: ignore[override]
-        """For each head the K class names."""
-        return {name: list(labels.names) for name, labels in self.labels.items()}
-
-    def forward(self, image: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-        """Give the logits of images.
-
-        Args:
-            image: (N, C, H, W) float RGB in 0..1, not normalized; any H, W >= 1.
-
-        Returns:
-            For each head (N, K, H, W) logits.
-        """
-        with self.predictor().native_precision(image):
-            logits: dict[str, Tensor] = self.model(self.preprocessing(image))
-        return logits
-
-    def scores(self, image: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-        """Give for each head the class scores before upsampling, (N, K, h, w), of (N, C, H, W) images in 0..1."""
-        with self.predictor().native_precision(image):
-            values: dict[str, Tensor] = self.model.scores(self.preprocessing(image))
-        return values
-
-    def predict(  # type: ignore[override]
-        self,
-        source: ImageSource,
-        *,
-        memory: int | str | None = None,
-        halo: Halo = "exact",
-        flip: bool = False,
-        scales: Sequence[float] = (1.0,),
-        probabilities: Probabilities | None = None,
-    ) -> dict[str, Segmentation]:
-        """Segment one image of any size, in one look for all heads.
-
-        Args:
-            source: a path, the bytes of a file, also opened ("rb"), a PIL image, an array (H, W[, C]) uint8, or a
-                tensor (C, H, W), uint8 or float in 0..1.
-            memory: bytes, or a word such as "2GB", that the prediction may take beside the network, the image and the
-                mask; an image whose one pass takes more is segmented in tiles. None is half of what is free.
-            halo: "exact" reads around each tile all that its scores depend on, so that there are no seams; a number of
-                pixels is faster, and seams are possible.
-            flip: average the probabilities with those of the mirrored image.
-            scales: average the probabilities over the image at these sizes, relative to that at which it is seen.
-            probabilities: "top" gives that of the winning class too, "all" those of every class.
-
-        Returns:
-            For each head the mask at the image's own size, with names, shares and an overlay.
-
-        Raises:
-            FileNotFoundError: if the file is not there.
-            DatasetError: if it is not an image.
-            ValueError: if the memory does not hold the smallest tile, or an option is none.
-        """
-        found: dict[str, Segmentation] = self.predictor().predict(
-            source, memory=memory, halo=halo, flip=flip, scales=scales, probabilities=probabilities
-        )
-        return found
-
-    def predict_to(  # type: ignore[override]
-        self,
-        source: ImageSource,
-        target: str | Path,
-        *,
-        memory: int | str | None = None,
-        halo: Halo = "exact",
-        flip: bool = False,
-        scales: Sequence[float] = (1.0,),
-        probabilities: tuple[Probabilities, str | Path] | None = None,
-        preview: bool = False,
-    ) -> dict[str, Written]:
-        """Segment one image of any size into a file for each head, in one pass over its tiles.
-
-        Args:
-            source: as `SegmentationModule.predict_to` takes it.
-            target: file of the masks, ``.png`` or ``.tif``; ``mask.png`` becomes ``mask.HEAD.png``.
-            memory: as `predict` takes it.
-            halo: as `predict` takes it.
-            flip: as `predict` takes it.
-            scales: as `predict` takes it.
-            probabilities: "top" or "all", and the ``.npz`` file that they go to, named by head in the same way.
-            preview: give image and masks thinned to at most 4096 pixels a side too, for an overlay.
-
-        Returns:
-            For each head where the mask is, and the share of each class.
-
-        Raises:
-            FileNotFoundError: if the file is not there.
-            DatasetError: if it is not an image.
-            ValueError: if the memory does not hold the smallest tile, or an option is none.
-        """
-        written: dict[str, Written] = self.predictor().predict_to(
-            source, target, memory=memory, halo=halo, flip=flip, scales=scales, probabilities=probabilities,
-            preview=preview,
-        )  # fmt: skip
-        return written
-
-    def check_data(self, data: object) -> None:
-        """Check that a data module has the classes of the model, by head, in the same order.
-
-        Args:
-            data: a data module; one that does not tell its ``classes`` is taken as it is.
-
-        Raises:
-            ValueError: if classes, ignore_index or the number of channels differ.
-        """
-        self._check_images(data)
-        theirs = getattr(data, "classes", None)
-        if theirs and (not isinstance(theirs, Mapping) or dict(theirs) != self.classes):
-            raise ValueError(
-                f"the data has the classes {theirs}, the model {self.classes}: they must be the same for each head, in "
-                "the same order; train it on data whose masks are dicts by the names of the heads"
-            )
-        ignored = getattr(data, "ignore_index", None)
-        if ignored is not None and ignored != self.hparams["ignore_index"]:
-            raise ValueError(
-                f"the data ignores the label {ignored}, the model {self.hparams['ignore_index']}: use one ignore_index"
-            )
-
-    def _evaluate(self, batch: Batch, confusion: nn.ModuleDict) -> Tensor:  # type: ignore[override]
-        """Score every image at its own size, for all heads."""
-        height, width = batch["image"].shape[-2:]
-        masks: dict[str, Tensor] = batch["mask"]
-        if bool((batch["size"] == batch["size"].new_tensor([height, width])).all()):
-            pairs = [(batch["image"], masks)]
-        else:
-            pairs = [
-                (image[None], {name: mask[i : i + 1, :h, :w] for name, mask in masks.items()})
-                for i, (image, (h, w)) in enumerate(zip(_own_sizes(batch), batch["size"].tolist(), strict=True))
-            ]
-        losses = []
-        for image, truth in pairs:
-            logits = self(image)
-            losses.append(self.loss(logits, truth))
-            for name, matrix in confusion.items():
-                cast(ConfusionMatrix, matrix).update(best_class(logits[name]), truth[name])
-        return torch.stack(losses).mean()
-
-    def _log_scores(self, stage: str, confusion: nn.ModuleDict) -> dict[str, SegmentationScores]:  # type: ignore[override]
-        results = {name: cast(ConfusionMatrix, matrix).scores() for name, matrix in confusion.items()}
-        for index, (name, result) in enumerate(results.items()):
-            cast(ConfusionMatrix, confusion[name]).reset()
-            self._log_values(_figures(f"{stage}/{name}", result, self.classes[name]))
-            if index == 0:
-                self._log_values({f"{stage}/mean_iou": result.mean_iou})
-        return results
-
-    def _plain_labels(self) -> dict[str, Any]:
-        return {"heads": {name: labels.to_dict() for name, labels in self.labels.items()}}
-
-    def with_classes(self, labels: Mapping[str, Labels]) -> MultiHeadModule:  # type: ignore[override]
-        """Give a segmenter for other classes: the backbone is kept, and every head whose class names are the same.
-
-        Args:
-            labels: the new classes of each head; heads may be left out, and new ones start at zero.
-
-        Returns:
-            A new module in evaluation mode; ``reinitialized`` names the tensors that were not kept.
-
-        Raises:
-            ValueError: if labels are not given by head.
-        """
-        if not isinstance(labels, Mapping):
-            raise ValueError(
-                f"labels={labels!r}: the model has the heads {', '.join(self.classes)}; give a dict of Labels by head"
-            )
-        options = self._arguments() | _class_arguments(labels) | {"class_weights": None}
-        other = type(self)(**options)
-        same = {name for name, entry in labels.items() if list(entry.names) == self.classes.get(name)}
-        own, fresh = self.model.state_dict(), other.model.state_dict()
-        kept = [key for key in fresh if not key.startswith("head.") or key.split(".")[1] in same]
-        other.model.load_state_dict({key: own[key] if key in kept else value for key, value in fresh.items()})
-        other.reinitialized = tuple(sorted(key for key in fresh if key not in kept))
-        other.load_report = LoadReport(copied=tuple(kept), reinitialized=other.reinitialized)
-        other._descend(self)
-        other.eval()
-        return other
-
-    def expand_classes(self, classes: Sequence[str] | Labels) -> MultiHeadModule:
-        """Refuse: with several heads it is not said which one is to grow. Use `with_classes`.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(
-            f"classes={classes!r}: the model has the heads {', '.join(self.classes)}; use with_classes with a dict of "
-            "Labels by head"
-        )
-
-    def grow(self, stride: int) -> MultiHeadModule:
-        """Give the next stage of staged training, for all heads at once; see `SegmentationModule.grow`.
-
-        Args:
-            stride: of the skip to add; half of the finest stride so far.
-
-        Raises:
-            ValueError: if the model has no such next stage.
-        """
-        finest = {head.strides[-1] for head in self.model.heads.values()}
-        other = type(self)(**(self._arguments() | {"model": self._next_stage(stride, *finest)}))
-        other.model.load_state_dict(self.model.grow(stride).state_dict())
-        other.reinitialized = tuple(
-            f"head.{name}.score.{stride}.{kind}" for name in self.classes for kind in ("bias", "weight")
-        )
-        other._descend(self)
-        other.train(self.training)
-        return other
-
-
-class _SummedLoss(nn.ModuleDict):
-    """The sum of the losses of all heads, with weight 1 each, as the reference's networks for SIFT Flow have it."""
-
-    def forward(self, logits: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Tensor:
-        if not isinstance(masks, Mapping) or masks.keys() != self.keys():
-            found = f"the keys {', '.join(masks)}" if isinstance(masks, Mapping) else f"a {type(masks).__name__}"
-            raise ValueError(f'batch["mask"] has {found}; give a dict with masks for each head: {", ".join(self)}')
-        return torch.stack([loss(logits[name], masks[name]) for name, loss in self.items()]).sum()
+        return transfer.grow(self, stride)
 
 
 def _figures(prefix: str, result: SegmentationScores, classes: Sequence[str]) -> dict[str, float]:
@@ -1274,26 +788,21 @@ def _figures(prefix: str, result: SegmentationScores, classes: Sequence[str]) ->
     return values | {f"{prefix}/iou/{name}": iou for name, iou in zip(classes, result.iou, strict=True)}
 
 
-def _class_arguments(labels: Labels | Mapping[str, Labels]) -> dict[str, Any]:
-    """Give labels as the plain arguments of a module; those of several heads as dicts by head."""
-    if isinstance(labels, Labels):
-        return {
-            "classes": list(labels.names),
-            "palette": [list(color) for color in labels.palette],
-            "ignore_index": labels.ignore_index,
-            "label_values": dict(labels.values),
-        }
-    heads = {name: _class_arguments(entry) for name, entry in labels.items()}
-    ignored = {entry["ignore_index"] for entry in heads.values()}
-    if len(ignored) != 1:
-        raise ValueError(f"labels ignore {sorted(ignored)}: heads share their ignore_index; give each the same")
-    split = {key: {name: entry[key] for name, entry in heads.items()} for key in ("classes", "palette", "label_values")}
-    return {**split, "ignore_index": ignored.pop()}
+def _plain_value(value: object) -> object:
+    if isinstance(value, Labels):
+        return list(value.names)
+    if isinstance(value, Preprocessing):
+        return value.to_dict()
+    return str(value) if isinstance(value, Path) else value
 
 
 def _range_of(data: Any) -> tuple[float, float] | None:
     bits = data.hparams.get("value_range")
     return None if bits is None else (float(bits[0]), float(bits[1]))
+
+
+def _by_head(found: Any) -> Mapping[str, Any]:
+    return found if isinstance(found, Mapping) else {"": found}
 
 
 def _text(value: object) -> str | None:
