@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands) -> argparse.ArgumentParser:
+    """Add `fit`, and give its parser."""
     parser = new_command(
         commands,
         "fit",

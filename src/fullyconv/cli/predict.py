@@ -32,6 +32,7 @@ MODEL = "street"
 
 
 def add(commands: Commands) -> None:
+    """Add `predict`."""
     predict = new_command(
         commands,
         "predict",

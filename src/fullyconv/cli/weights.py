@@ -23,6 +23,7 @@ DTYPES = ("float32", "float16")
 
 
 def add(commands: Commands) -> None:
+    """Add `convert`, `export` and `publish`."""
     converting = new_command(
         commands,
         "convert",

@@ -256,6 +256,7 @@ def describe(source: nn.Module, dense: DenseClassifier, found: Trace, maps: list
 
 
 def axes_of(node: fx.Node) -> Pair:
+    """Give the axes of a node's result that grow with the image."""
     axes = map_axes(node.meta[REFERENCE].shape, node.meta[LARGER].shape)
     assert axes is not None
     return axes
@@ -267,6 +268,7 @@ def _grid_at(maps: list[fx.Node], when: str, windows: Iterable[Pair]) -> Pair | 
 
 
 def name_of(node: fx.Node, source: nn.Module) -> str:
+    """Name what a node calls, for a message."""
     if node.op == "call_module":
         return str(node.target)
     if node.op == "placeholder":

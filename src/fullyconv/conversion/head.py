@@ -156,6 +156,7 @@ class HeadWalk:
 
     # -- bookkeeping -------------------------------------------------------------------------------------------------
     def emit(self, kind: Any, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> str:
+        """Add a step to the plan; give the name of its result."""
         name = f"head_{len(self.plan.steps)}"
         self.plan.steps.append(Step(kind, target, args, kwargs or {}, name))
         if kind == "module" and target not in self.plan.modules and target not in self.plan.kernels:
@@ -163,11 +164,13 @@ class HeadWalk:
         return name
 
     def buffer(self, index: Tensor) -> str:
+        """Add an index to the plan; give the name of the step that reads it."""
         name = f"_index_{len(self.plan.buffers)}"
         self.plan.buffers[name] = index
         return self.emit("attribute", name, ())
 
     def note(self, node: fx.Node, after: str) -> None:
+        """Record what became of a node, for the report."""
         name = str(node.target) if node.op == "call_module" else self.label(node)
         before = type(operation(node, self.classifier)[1]).__name__ if node.op == "call_module" else self.label(node)
         module = operation(node, self.classifier)[1]
@@ -175,9 +178,11 @@ class HeadWalk:
 
     @staticmethod
     def label(node: fx.Node) -> str:
+        """Name what a node calls."""
         return str(getattr(node.target, "__name__", node.target))
 
     def refuse(self, node: fx.Node, reason: str, remedy: str = "") -> UnsupportedHead:
+        """Make the error for a node that has no dense form."""
         where = node.meta.get("module") or f"the forward of {type(self.classifier).__name__}"
         what = f"{node.target!r}" if node.op == "call_module" else f"{self.label(node)!r} in {where}"
         self.remedied = bool(remedy)
@@ -215,6 +220,7 @@ class HeadWalk:
             self.known[node] = self.dense(node)
 
     def dense(self, node: fx.Node) -> Any:
+        """Give the dense form of a node, by the first handler that knows it."""
         cells = next(self.known[s] for s in node.all_input_nodes if isinstance(self.known[s], Cells))
         for handler in self.handlers:
             result = handler(node, cells)
@@ -223,6 +229,7 @@ class HeadWalk:
         return self.by_window(node)
 
     def take(self, node: fx.Node) -> Any:
+        """Take one part of what a node before gave."""
         source, key = self.known[node.all_input_nodes[0]], node.args[1] if len(node.args) > 1 else None
         if node.target is operator.getitem and isinstance(key, int):
             return source[key]
@@ -231,6 +238,7 @@ class HeadWalk:
         raise self.refuse(node, "joins several results at once, which has no dense form; join tensors one by one")
 
     def call(self, node: fx.Node, leaf: Callable[[Any], Any]) -> tuple[str, Any, tuple[Any, ...], dict[str, Any]]:
+        """Give a node as kind, target and arguments of a step, its leaves replaced."""
         kind = {"call_module": "module", "call_function": "function", "call_method": "method"}[node.op]
         args, kwargs = map_leaves(leaf, tuple(node.args)), map_leaves(leaf, dict(node.kwargs))
         return kind, str(node.target) if kind != "function" else node.target, args, kwargs
@@ -242,6 +250,7 @@ class HeadWalk:
         return self.known[leaf] if isinstance(leaf, fx.Node) else leaf
 
     def names(self, leaf: Any) -> Any:
+        """Give a leaf as an argument of a step."""
         known = self.constants(leaf)
         return Value(known.name) if isinstance(known, Cells) else known
 
@@ -286,6 +295,7 @@ class HeadWalk:
         return sum(isinstance(s, Cells) for s in sources) == 1 and not any(isinstance(s, Value) for s in sources)
 
     def cells_node(self, node: fx.Node) -> fx.Node:
+        """Give the node that the cells of a node come from."""
         return next(s for s in node.all_input_nodes if isinstance(self.known[s], Cells))
 
     def entrywise(self, node: fx.Node, cells: Cells) -> Cells | None:
@@ -360,6 +370,7 @@ class HeadWalk:
         return replace(cells, name=name, window=rest, layout=reduced, linear=linear, rows=None)
 
     def pooling(self, node: fx.Node, cells: Cells, kind: str, kernel: Pair) -> tuple[str, bool | None]:
+        """Plan a pooling over the whole map; give its result and whether it is linear."""
         size = f"{kernel[0]}x{kernel[1]}"
         if kernel == (1, 1):
             if cells.linear is None and cells.window == (1, 1):
@@ -690,6 +701,7 @@ class HeadWalk:
         return back(node.meta[REFERENCE], name)
 
     def rows(self, node: fx.Node, cells: Cells) -> str:
+        """Give cells as the rows of a matrix."""
         if cells.rows is not None:
             return cells.rows
         axis = cells.batch_axis
@@ -702,6 +714,7 @@ class HeadWalk:
     def back(
         self, node: fx.Node, reference: Tensor, name: str, like: Cells, opened: bool, linear: bool | None
     ) -> Cells:
+        """Give rows of a matrix as cells again."""
         shape = tuple(reference.shape)
         axes = [axis for axis, length in enumerate(shape) if length == BATCH]
         if not axes:
@@ -774,7 +787,6 @@ class HeadWalk:
 
 
 def _spoiled(linear: bool | None) -> bool | None:
-    """Note that something is not linear, which counts behind a pooling only."""
     return None if linear is None else False
 
 

@@ -33,6 +33,7 @@ class Network(nn.Module):
         self.preprocessing: Preprocessing = module.preprocessing
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Give the logits of (N, H, W, C) bytes."""
         logits = self.model(self.preprocessing(image.permute(0, 3, 1, 2).float() / 255))
         return tuple(logits.values()) if isinstance(logits, dict) else (logits,)
 

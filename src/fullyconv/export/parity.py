@@ -82,6 +82,7 @@ def parity_of(onnx: Any, proto: Any, network: Network, model: SegmentationModule
 
 
 def check_parity(parity: dict[str, Any], model: SegmentationModule, target: Path) -> None:
+    """Refuse a graph that does not do what the segmenter does."""
     unpools = any(isinstance(module, MaxUnpooling) for module in model.modules())
     if parity["scores_beyond"] > (MAX_PIXELS if unpools else 0) or parity["pixels"] > MAX_PIXELS:
         raise ValueError(
@@ -104,10 +105,12 @@ def _example(generator: torch.Generator, number: int, height: int, width: int, c
 
 
 def gives_labels(session: Session) -> bool:
+    """Tell whether a graph gives labels."""
     return any(output.name.startswith("labels") for output in session.get_outputs())
 
 
 def session_of(proto: Any) -> Session:
+    """Open a graph with onnxruntime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -132,6 +135,7 @@ def differing(session: Session, model: SegmentationModule, images: Sequence[Path
 
 
 def evaluate(exported: ExportedSegmenter, data: SegmentationDataModule, split: str) -> SegmentationScores:
+    """Score an exported file on one split."""
     labels = exported.labels  # of one head
     confusion = ConfusionMatrix(labels.num_classes, labels.ignore_index)
     for batch in data.eval_dataloader(split):

@@ -44,6 +44,7 @@ def quantized(onnx: Any, proto: Any, model: SegmentationModule, images: Sequence
 
 
 def images_of(calibrate: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Find the images to calibrate on."""
     given = [calibrate] if isinstance(calibrate, str | Path) else list(calibrate)
     found = [path for each in given for path in find_images(each, recursive=True)]
     if not found:

@@ -290,7 +290,6 @@ def pool_unpool(
 
 
 def _presets(family: Callable[..., FCN], *backbones: str) -> dict[str, Callable[..., FCN]]:
-    """Name a family's presets after it and the backbone, as the paper does."""
     return {f"{family.__name__}_{name}": partial(family, name) for name in backbones}
 
 

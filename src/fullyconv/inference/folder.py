@@ -298,7 +298,7 @@ class FolderPlan:
                 raise ValueError(
                     f"{other} and {source} would both be written to {target}: predict them into two folders"
                 )
-            if os.path.exists(target) and target.samefile(source):
+            if target.exists() and target.samefile(source):
                 raise ValueError(
                     f"out={str(self.out)!r}: {source} would be overwritten by its own mask; choose another folder"
                 )

@@ -131,7 +131,7 @@ class KeptWeights(ModelCheckpoint):
             super().on_validation_end(trainer, pl_module)
 
     def _known(self, trainer: Trainer) -> bool:
-        """Say whether there is a score: not where nothing was validated, or no pixel of val has a class."""
+        # no score where nothing was validated, or no pixel of val has a class
         return self.monitor is None or self.monitor in trainer.callback_metrics
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

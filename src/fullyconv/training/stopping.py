@@ -143,7 +143,6 @@ class Deadline(EnoughSteps):
 
     @property
     def _rest(self) -> float:
-        """Seconds until the last validation has to begin."""
         return self._seconds * (1 - RESERVE) - self._spent - self._validation - self._scored * self._image
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

@@ -154,7 +154,6 @@ def _whole_unpool(x: Tensor, positions: Tensor, size: Sequence[int], fill: float
 
 
 def _of_size(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Give a tensor without values, of the size that an operator was asked for."""
     return x.new_empty((*x.shape[:2], *size))
 
 
