@@ -26,9 +26,10 @@ from fullyconv import cli
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.data.sources import Source, open_source
 from fullyconv.images import read_mask
-from fullyconv.plan import plan, read_state, resume, split_digest, write_state
+from fullyconv.plan import plan
 from fullyconv.training.checkpointing import AtomicCheckpointIO
 from fullyconv.training.module import SegmentationModule
+from fullyconv.training.resuming import read_state, resume, split_digest, write_state
 
 RANDOM = "random:fcn32s_resnet18_quarter"
 QUIET = "--trainer.enable_progress_bar=false"

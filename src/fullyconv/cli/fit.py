@@ -88,7 +88,8 @@ def fit(words: list[str]) -> int:
     quiet_lightning()
     from fullyconv.cli.lightning import RecipeCLI, hold
     from fullyconv.data.datamodule import SegmentationDataModule
-    from fullyconv.plan import describe, plan, resume, split_digest, write_state
+    from fullyconv.plan import describe, plan
+    from fullyconv.training.resuming import resume, split_digest, write_state
 
     reading = reading_of(own)
     reading |= {key: value for key in ("in_channels", "train_on") if (value := getattr(own, key)) is not None}

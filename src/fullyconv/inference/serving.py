@@ -18,6 +18,7 @@ from fullyconv.images.tiff import TiffImage
 from fullyconv.inference import processor
 from fullyconv.inference.folding import fingerprint, fold
 from fullyconv.inference.predict import ImageSource, segment_any, segment_heads, segment_heads_to, segment_to
+from fullyconv.inference.segmentation import Segmentation, Written
 from fullyconv.inference.tiles import Halo, Network, Options, Probabilities
 from fullyconv.labels import AnyLabels, Labels, at_edge, by_head
 from fullyconv.preprocessing import Preprocessing
@@ -27,7 +28,91 @@ _EMULATED = "this processor only emulates {}, many times slower than float32"
 Scores = Callable[[Tensor], Any]
 
 
-class Predictor:
+class Predicts:
+    """What segments images: a predictor, and a module that has one."""
+
+    def predictor(self) -> Predictor:
+        """Give what predicts."""
+        raise NotImplementedError
+
+    def predict(
+        self,
+        source: ImageSource,
+        *,
+        memory: int | str | None = None,
+        halo: Halo = "exact",
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
+        probabilities: Probabilities | None = None,
+    ) -> Segmentation:
+        """Segment one image of any size.
+
+        Args:
+            source: a path, the bytes of a file, also opened ("rb"), a PIL image, an array (H, W[, C]) uint8, or a
+                tensor (C, H, W), uint8 or float in 0..1.
+            memory: bytes, or a word such as "2GB", that the prediction may take beside the network, the image and the
+                mask; an image whose one pass takes more is segmented in tiles. None is half of what is free.
+            halo: "exact" reads around each tile all that its scores depend on, so that there are no seams; a number of
+                pixels is faster, and seams are possible.
+            flip: average the probabilities with those of the mirrored image.
+            scales: average the probabilities over the image at these sizes, relative to that at which it is seen.
+            probabilities: "top" gives that of the winning class too, "all" those of every class.
+
+        Returns:
+            The mask at the image's own size, with names, shares and an overlay; of several heads a dict by head.
+
+        Raises:
+            FileNotFoundError: if the file is not there.
+            DatasetError: if it is not an image.
+            ValueError: if the memory does not hold the smallest tile, or an option is none.
+        """
+        options = Options(memory, halo, flip, tuple(scales), probabilities)
+        found: Segmentation = self.predictor().segment(source, options)
+        return found
+
+    def predict_to(
+        self,
+        source: ImageSource | TiffImage,
+        target: str | Path,
+        *,
+        memory: int | str | None = None,
+        halo: Halo = "exact",
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
+        probabilities: tuple[Probabilities, str | Path] | None = None,
+        preview: bool = False,
+    ) -> Written:
+        """Segment one image of any size into a file; neither has to fit in memory.
+
+        A TIFF file of plain bands is read window by window (with the extra ``tiff``), and the mask is written band by
+        band. See `predict` for the other arguments.
+
+        Args:
+            source: a path, the bytes of a file, also opened ("rb"), a PIL image, an array (H, W[, C]) uint8, or a
+                tensor (C, H, W), uint8 or float in 0..1.
+            target: file of the mask, ``.png`` or ``.tif``; with several heads ``mask.png`` becomes ``mask.HEAD.png``.
+            memory: as `predict` takes it.
+            halo: as `predict` takes it.
+            flip: as `predict` takes it.
+            scales: as `predict` takes it.
+            probabilities: "top" or "all", and the ``.npz`` file that they go to.
+            preview: give image and mask thinned to at most 4096 pixels a side too, for an overlay.
+
+        Returns:
+            Where the mask is, and the share of each class; of several heads a dict by head.
+
+        Raises:
+            FileNotFoundError: if the file is not there.
+            DatasetError: if it is not an image.
+            ValueError: if the memory does not hold the smallest tile, or an option is none.
+        """
+        wanted, beside = probabilities or (None, None)
+        options = Options(memory, halo, flip, tuple(scales), wanted)
+        written: Written = self.predictor().segment_to(source, target, options, beside, preview)
+        return written
+
+
+class Predictor(Predicts):
     """Segment images with a model, its labels and its preprocessing.
 
     `SegmentationModule.predict` is this one's; ``fullyconv.hub.predictor.open_predictor`` opens a model folder as
@@ -88,22 +173,12 @@ class Predictor:
         self.model.to(device)
         return self
 
-    def predict(
-        self,
-        source: ImageSource,
-        *,
-        memory: int | str | None = None,
-        halo: Halo = "exact",
-        flip: bool = False,
-        scales: Sequence[float] = (1.0,),
-        probabilities: Probabilities | None = None,
-    ) -> Any:
-        """Segment one image of any size; the arguments are those of `SegmentationModule.predict`.
+    def predictor(self) -> Predictor:
+        """Give itself."""
+        return self
 
-        Returns:
-            A `Segmentation`; of a model with several heads a dict by head, from one look.
-        """
-        options = Options(memory, halo, flip, tuple(scales), probabilities)
+    def segment(self, source: ImageSource, options: Options) -> Any:
+        """Segment an image; give what `predict` gives."""
         with evaluating(self._owner), torch.inference_mode():
             scores, kind = self._ready()
             networks, short = self._networks(scores, kind), self.preprocessing.short_side
@@ -111,25 +186,15 @@ class Predictor:
                 return segment_any(networks[""], scores, source, self.labels, options, short)
             return segment_heads(networks, scores, source, self.labels, options, short)
 
-    def predict_to(
+    def segment_to(
         self,
         source: ImageSource | TiffImage,
         target: str | Path,
-        *,
-        memory: int | str | None = None,
-        halo: Halo = "exact",
-        flip: bool = False,
-        scales: Sequence[float] = (1.0,),
-        probabilities: tuple[Probabilities, str | Path] | None = None,
-        preview: bool = False,
+        options: Options,
+        beside: str | Path | None,
+        preview: bool,
     ) -> Any:
-        """Segment one image of any size into a file; the arguments are those of `SegmentationModule.predict_to`.
-
-        Returns:
-            A `Written`; of a model with several heads a dict by head.
-        """
-        wanted, beside = probabilities or (None, None)
-        options = Options(memory, halo, flip, tuple(scales), wanted)
+        """Segment an image into a file; give what `predict_to` gives."""
         with evaluating(self._owner), torch.inference_mode():
             scores, kind = self._ready()
             networks, short = self._networks(scores, kind), self.preprocessing.short_side

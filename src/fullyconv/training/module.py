@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 import time
 import warnings
@@ -17,41 +16,30 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from fullyconv.backbones import LoadReport
 from fullyconv.confusion import SegmentationScores
-from fullyconv.errors import WeightsError, hush, printable, tell
+from fullyconv.errors import hush, tell
 from fullyconv.fcn import build_model
-from fullyconv.inference.predict import ImageSource
-from fullyconv.inference.processor import Device, device_of
-from fullyconv.inference.segmentation import Segmentation, Written
-from fullyconv.inference.serving import Predictor
-from fullyconv.inference.tiles import Halo, Probabilities
+from fullyconv.inference.serving import Predictor, Predicts
 from fullyconv.labels import AnyLabels, Labels, at_edge, by_head
 from fullyconv.preprocessing import IMAGENET, Preprocessing
 from fullyconv.training import transfer
-from fullyconv.training.checkpointing import AveragedWeights, read_checkpoint
+from fullyconv.training.checkpointing import AveragedWeights
 from fullyconv.training.heads import labels_of, loss_of, plain
-from fullyconv.training.losses import AbsentLoss, PixelLoss, loss_name
+from fullyconv.training.losses import PixelLoss, loss_name
 from fullyconv.training.metrics import ConfusionMatrix, best_class
 from fullyconv.training.optimization import Optimization
-from fullyconv.weights import pretrained, sources
-from fullyconv.weights.building import build, describe
-from fullyconv.weights.opening import Checkpoint, Opened, opened
-from fullyconv.weights.uploading import Uploads
+from fullyconv.training.storing import MODEL_ARGUMENTS, StoredModule, text_of
 
 if TYPE_CHECKING:
     from fullyconv.data.datamodule import SegmentationDataModule
 
 hush()
 
-MODEL_ARGUMENTS = ("model", "padding", "upsampling", "in_channels", "head_width")
-"""What `build_model` is called with, beside the classes: a checkpoint, a folder and a run have to agree on it."""
-
 Batch = dict[str, Any]
 """``image`` (N, C, H, W) float RGB in 0..1, ``mask`` (N, H, W) int64, ``size`` (N, 2) height and width, ``path``."""
 
 
-class SegmentationModule(L.LightningModule, Uploads):
+class SegmentationModule(StoredModule, Predicts):
     """Train, evaluate and use a segmentation model.
 
     Args:
@@ -215,90 +203,11 @@ class SegmentationModule(L.LightningModule, Uploads):
         with self.predictor().native_precision(image):
             return self.model.scores(self.preprocessing(image))
 
-    def predict(
-        self,
-        source: ImageSource,
-        *,
-        memory: int | str | None = None,
-        halo: Halo = "exact",
-        flip: bool = False,
-        scales: Sequence[float] = (1.0,),
-        probabilities: Probabilities | None = None,
-    ) -> Segmentation:
-        """Segment one image of any size.
-
-        Args:
-            source: a path, the bytes of a file, also opened ("rb"), a PIL image, an array (H, W[, C]) uint8, or a
-                tensor (C, H, W), uint8 or float in 0..1.
-            memory: bytes, or a word such as "2GB", that the prediction may take beside the network, the image and the
-                mask; an image whose one pass takes more is segmented in tiles. None is half of what is free.
-            halo: "exact" reads around each tile all that its scores depend on, so that there are no seams; a number of
-                pixels is faster, and seams are possible.
-            flip: average the probabilities with those of the mirrored image.
-            scales: average the probabilities over the image at these sizes, relative to that at which it is seen.
-            probabilities: "top" gives that of the winning class too, "all" those of every class.
-
-        Returns:
-            The mask at the image's own size, with names, shares and an overlay; of several heads a dict by head.
-
-        Raises:
-            FileNotFoundError: if the file is not there.
-            DatasetError: if it is not an image.
-            ValueError: if the memory does not hold the smallest tile, or an option is none.
-        """
-        found: Segmentation = self.predictor().predict(
-            source, memory=memory, halo=halo, flip=flip, scales=scales, probabilities=probabilities
-        )
-        return found
-
-    def predict_to(
-        self,
-        source: ImageSource,
-        target: str | Path,
-        *,
-        memory: int | str | None = None,
-        halo: Halo = "exact",
-        flip: bool = False,
-        scales: Sequence[float] = (1.0,),
-        probabilities: tuple[Probabilities, str | Path] | None = None,
-        preview: bool = False,
-    ) -> Written:
-        """Segment one image of any size into a file; neither has to fit in memory.
-
-        A TIFF file of plain bands is read window by window (with the extra ``tiff``), and the mask is written band by
-        band. See `predict` for the other arguments.
-
-        Args:
-            source: a path, the bytes of a file, also opened ("rb"), a PIL image, an array (H, W[, C]) uint8, or a
-                tensor (C, H, W), uint8 or float in 0..1.
-            target: file of the mask, ``.png`` or ``.tif``; with several heads ``mask.png`` becomes ``mask.HEAD.png``.
-            memory: as `predict` takes it.
-            halo: as `predict` takes it.
-            flip: as `predict` takes it.
-            scales: as `predict` takes it.
-            probabilities: "top" or "all", and the ``.npz`` file that they go to.
-            preview: give image and mask thinned to at most 4096 pixels a side too, for an overlay.
-
-        Returns:
-            Where the mask is, and the share of each class; of several heads a dict by head.
-
-        Raises:
-            FileNotFoundError: if the file is not there.
-            DatasetError: if it is not an image.
-            ValueError: if the memory does not hold the smallest tile, or an option is none.
-        """
-        written: Written = self.predictor().predict_to(
-            source, target, memory=memory, halo=halo, flip=flip, scales=scales, probabilities=probabilities,
-            preview=preview,
-        )  # fmt: skip
-        return written
-
     def predictor(self) -> Predictor:
         """Give what predicts with this model, made anew where the model was exchanged."""
         if self._predictor is None or self._predictor.model is not self.model:
-            scores = (
-                None if type(self).scores is SegmentationModule.scores else self.scores
-            )  # a subclass has the last word
+            # a subclass has the last word
+            scores = None if type(self).scores is SegmentationModule.scores else self.scores
             self._predictor = Predictor(self.model, self.labels, self.preprocessing, owner=self, scores=scores)
         self._predictor.labels, self._predictor.preprocessing = self.labels, self.preprocessing
         return self._predictor
@@ -439,8 +348,8 @@ class SegmentationModule(L.LightningModule, Uploads):
                     "to change classes, load the model folder with fullyconv.load(FOLDER, classes=...)"
                 )
         self._seconds_before = float(checkpoint.get("training_seconds", 0.0))
-        self.license = _text(checkpoint.get("license")) or self.license
-        self.origin = _text(checkpoint.get("started from")) or self.origin
+        self.license = text_of(checkpoint.get("license")) or self.license
+        self.origin = text_of(checkpoint.get("started from")) or self.origin
 
     @property
     def training_seconds(self) -> float:
@@ -516,176 +425,6 @@ class SegmentationModule(L.LightningModule, Uploads):
                 if not math.isnan(value):
                     self.log(key, value, prog_bar=key.endswith("/mean_iou"))
 
-    def save_pretrained(
-        self,
-        folder: str | Path,
-        dtype: Literal["float32", "float16"] = "float32",
-        score: dict[str, Any] | None = None,
-        license: str | None = None,
-    ) -> Path:
-        """Write the segmenter as a model folder: ``model.safetensors``, ``config.json`` and a card.
-
-        `from_pretrained` and ``fullyconv.load`` read it.
-
-        Args:
-            folder: where to write; a model folder that is there is replaced, any other file in it is left alone.
-            dtype: ``"float16"`` halves the file; batch norm statistics stay in float32.
-            score: what was measured, in percent, with ``data`` and ``split``; None keeps the score it was loaded with.
-            license: license of the weights, as stated by whoever trained them.
-
-        Returns:
-            The folder.
-
-        Raises:
-            ValueError: if a value does not fit into float16.
-        """
-        hp = self.hparams
-        tensors = {
-            # numpy has no bfloat16
-            name: (value.float() if value.is_floating_point() else value).detach().cpu().numpy()
-            for name, value in self.model.state_dict().items()
-        }
-        heads = {head: labels.to_dict() for head, labels in self.heads.items()}
-        config = pretrained.Config(
-            kind="segmenter",
-            model={key: hp[key] for key in MODEL_ARGUMENTS if hp.get(key) is not None},
-            labels=heads.get("", {"heads": heads}),
-            preprocessing=self.preprocessing.to_dict(),
-            score=score if score is not None else self.score,
-            license=license or self.license or "unstated",
-            training=self.training_record,
-        )
-        return pretrained.save(folder, tensors, config, dtype=dtype)
-
-    @classmethod
-    def from_pretrained(cls, source: str | Path, *, allow_unverified: bool = False, device: Device = None) -> Self:
-        """Load pretrained weights as this class, in evaluation mode.
-
-        Args:
-            source: a model folder, a name of the zoo, an id of the hub: whatever ``fullyconv.load`` takes.
-            allow_unverified: accept weights that nobody vouches for, as ``fullyconv.load`` does.
-            device: where it computes, as ``fullyconv.load`` takes it; None is the processor.
-
-        Returns:
-            An instance of this class.
-
-        Raises:
-            ValueError: if the source means nothing, or there is no such device.
-            FileNotFoundError: if a path leads nowhere.
-            WeightsError: if the weights are damaged, not those that were promised, or not those of this class.
-            DownloadError: if they could not be fetched.
-
-        Example:
-            >>> SegmentationModule.from_pretrained("pets").classes
-            ['background', 'pet']
-        """
-        place = device_of(device)
-        return cast(Self, cls.of(opened(sources.read(source), allow_unverified)).to(place))
-
-    @classmethod
-    def load_from_checkpoint(
-        cls,
-        checkpoint_path: Any,
-        map_location: Any = None,
-        hparams_file: str | Path | None = None,
-        strict: bool | None = None,
-        weights_only: bool | None = None,
-        **kwargs: Any,
-    ) -> SegmentationModule:
-        """Load a checkpoint as Lightning does, but run nothing in it; of one behind an address Lightning does.
-
-        `from_checkpoint` gives clearer errors.
-
-        Raises:
-            ValueError: if `weights_only` is False.
-        """
-        if weights_only is False:
-            raise ValueError("weights_only=False: would run what a checkpoint holds; leave it out")
-        loaded: SegmentationModule = super().load_from_checkpoint(
-            checkpoint_path,
-            map_location,
-            hparams_file,
-            strict,
-            weights_only=True,
-            # what a command line wrote names classes, such as that of the loss: none of them is imported
-            **{"_instantiator": None, **kwargs},
-        )
-        return loaded
-
-    @classmethod
-    def from_checkpoint(cls, path: str | Path) -> SegmentationModule:
-        """Load a Lightning checkpoint of this class, without its optimizer, in evaluation mode. Nothing in it runs.
-
-        Args:
-            path: a ``.ckpt`` on this machine.
-
-        Raises:
-            FileNotFoundError: if it is not there.
-            WeightsError: if it is damaged, holds Python objects, or is of another module.
-        """
-        place = Path(path)
-        checkpoint, hyper, state = read_checkpoint(place)
-        known = inspect.signature(cls.__init__).parameters
-        try:
-            module = cls(**{str(key): value for key, value in hyper.items() if key in known})
-            if any(isinstance(part, AbsentLoss) for part in module.modules()):
-                state = {key: value for key, value in state.items() if not key.startswith("loss.")}
-            missing, unexpected = module.load_state_dict(state, strict=False)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise WeightsError(f"{place}: is not of a model of this package: {error}") from error
-        if missing or unexpected:
-            listed = "; ".join(
-                f"{len(keys)} {fault}: {', '.join(map(str, keys[:6]))}"
-                for fault, keys in (("missing", missing), ("unknown", unexpected))
-                if keys
-            )
-            raise WeightsError(f"{place}: its tensors are not those of the model {hyper.get('model')!r}: {listed}")
-        record = {"epochs": checkpoint.get("epoch"), "steps": checkpoint.get("global_step")}
-        module.training_record = {key: value + (key == "epochs") for key, value in record.items() if type(value) is int}
-        module.origin, module.license = place.name, _text(checkpoint.get("license"))
-        return module.eval()
-
-    @classmethod
-    def of(cls, found: Opened) -> SegmentationModule:
-        """Make a segmenter of what a source led to, in evaluation mode.
-
-        Args:
-            found: a model folder, a checkpoint, or the translated weights of another library.
-
-        Raises:
-            WeightsError: if the weights are not those of the model they name.
-        """
-        if isinstance(found, Checkpoint):
-            return cls.from_checkpoint(found.path)
-        made = describe(found)
-        preprocessing = made.preprocessing.to_dict()
-        module = build(
-            made,
-            lambda: cls(**plain(made.labels), preprocessing=preprocessing, **made.arguments),
-            lambda module: module.model,
-        )
-        module.score, module.license, module.training_record = made.score, made.license, dict(made.training)
-        module.load_report, module.origin = made.load_report, made.origin
-        return module.eval()
-
-    def start_from(self, other: SegmentationModule) -> None:
-        """Take all weights of a segmenter of the same model and classes, and what binds them.
-
-        Args:
-            other: the segmenter, as ``fullyconv.load(NAME, classes=...)`` gives it.
-
-        Raises:
-            ValueError: if it is another model, or has other classes.
-        """
-        for key in (*MODEL_ARGUMENTS, "classes"):
-            own, theirs = self.hparams.get(key), other.hparams.get(key)
-            if own != theirs:
-                raise ValueError(f"{key}={own!r}: the start has {theirs!r}; leave it as the start has it")
-        self.model.load_state_dict(other.model.state_dict(), strict=True)
-        self.reinitialized, self.load_report = other.reinitialized, other.load_report
-        self.descend(other)
-        self.license, self.origin = other.license, other.origin or self.origin
-
     def evaluate(self, data: SegmentationDataModule, split: str = "test") -> SegmentationScores:
         """Score the segmenter on one split, each image at its own size, on one device.
 
@@ -745,24 +484,6 @@ class SegmentationModule(L.LightningModule, Uploads):
         """
         return transfer.expand_classes(self, classes)
 
-    def like(self, **changes: Any) -> Self:
-        """Give another module with the arguments of this one, and weights from the beginning.
-
-        Args:
-            changes: arguments that differ.
-        """
-        return type(self)(**(dict(self.hparams) | {"loss": self._loss_given[0]} | changes))
-
-    reinitialized: tuple[str, ...] = ()
-    start_classes: tuple[str, ...] = ()  # of the weights that classes were exchanged of
-    load_report: LoadReport | None = None
-    origin: str | None = None
-
-    def descend(self, parent: SegmentationModule) -> None:
-        """Keep license and origin: what binds the parent's weights binds those made from them."""
-        self.license, self.origin = parent.license, parent.origin
-        self.training_record = {} if parent.origin is None else {"started from": parent.origin}
-
     def grow(self, stride: int) -> Self:
         """Give the next stage of staged training, FCN-32s to 16s to 8s to 4s (Long et al. 2015, section 4.2).
 
@@ -803,10 +524,6 @@ def _range_of(data: Any) -> tuple[float, float] | None:
 
 def _by_head(found: Any) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {"": found}
-
-
-def _text(value: object) -> str | None:
-    return printable(value) if isinstance(value, str) else None
 
 
 def _own_sizes(batch: Batch) -> list[Tensor]:
