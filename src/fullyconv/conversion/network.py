@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fullyconv.conversion.linear import Kernel
 from fullyconv.conversion.program import Step, run
 from fullyconv.conversion.report import Guarantee, Report
-from fullyconv.conversion.trace import example, undisturbed, without_data
+from fullyconv.conversion.without_data import example, undisturbed, without_data
 from fullyconv.errors import WeightsError, some
 from fullyconv.geometry import Geometry
 

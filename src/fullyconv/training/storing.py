@@ -114,7 +114,8 @@ class StoredModule(L.LightningModule, Uploads):
             DownloadError: if they could not be fetched.
 
         Example:
-            >>> SegmentationModule.from_pretrained("pets").classes
+            >>> from fullyconv import SegmentationModule
+        >>> SegmentationModule.from_pretrained("pets").classes
             ['background', 'pet']
         """
         place = device_of(device)
