@@ -27,7 +27,6 @@ from fullyconv.upsampling import (
     TransposedConvUpsampling,
     resample,
 )
-from fullyconv.upsampling.operators import open_sizes
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -264,7 +263,7 @@ class _Upsampled(nn.Module):
 def exported(module: nn.Module, *examples: Tensor) -> Any:
     """Export a module of some maps, all sides open, as `export` does."""
     free = torch.export.Dim.DYNAMIC
-    with open_sizes(), quiet():
+    with quiet():
         program = torch.onnx.export(
             module,
             examples,

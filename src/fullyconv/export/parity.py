@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fullyconv.confusion import SegmentationScores
-from fullyconv.export.graph import Network, heads_of
+from fullyconv.export.graph import Network
 from fullyconv.images import read_bands
 from fullyconv.inference.scaling import scaled_size
 from fullyconv.runtime import ExportedSegmenter, port, scaled
@@ -42,7 +42,7 @@ def parity_of(onnx: Any, proto: Any, network: Network, model: SegmentationModule
     """Run both on images of several sizes, and give the share of differing pixels and the largest difference."""
     # The graph that is compared gives its scores, too; the one that is written perhaps not.
     both = copy.deepcopy(proto)
-    heads = list(heads_of(model))
+    heads = list(model.heads)
     for name in [port("scores", head) for head in heads]:
         if name not in [output.name for output in both.graph.output]:
             info = onnx.helper.make_tensor_value_info

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fullyconv.confusion import SegmentationScores
-from fullyconv.export.graph import OPSET, Network, finish, graph_of, heads_of
+from fullyconv.export.graph import OPSET, Network, finish, graph_of
 from fullyconv.export.parity import check_parity, differing, evaluate, parity_of, session_of
 from fullyconv.export.quantization import images_of, quantized
 from fullyconv.files import write
@@ -117,7 +117,7 @@ def export(
         model.check_data(data)
         data.check(split)
     network = Network(model)
-    proto = graph_of(network, int(model.hparams["in_channels"]), list(heads_of(model)))
+    proto = graph_of(network, int(model.hparams["in_channels"]), list(model.heads))
     finish(onnx, proto, model, labels, scores)
     description = _describe(model, labels, scores)
     parity = parity_of(onnx, proto, network, model)
