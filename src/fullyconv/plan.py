@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from fullyconv.backbones import BACKBONES
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.data.pairs import Pair
 from fullyconv.data.sources import check_labels
@@ -21,6 +22,7 @@ from fullyconv.preprocessing import IMAGENET
 from fullyconv.training.module import SegmentationModule
 from fullyconv.training.stopping import FALLING
 from fullyconv.training.storing import MODEL_ARGUMENTS
+from fullyconv.weights import catalog
 
 RANDOM = "random:"
 EPOCH_STEPS = 20
@@ -82,7 +84,8 @@ def plan(
     Args:
         data: the opened data.
         model: what to start from: a name of the zoo or anything else that `fullyconv.load` takes, or "random:PRESET"
-            for a preset of ``fullyconv.MODELS`` with random initialization.
+            for a preset of ``fullyconv.MODELS`` with random initialization. From a classifier of the catalog, such as
+            "efficientnet_lite0.imagenet", the backbone of a ladder starts.
         epochs: passes over the training images; None chooses.
         minutes: wall-clock budget of all of it, over all interruptions.
         device: "auto", "cpu" or "cuda".
@@ -121,6 +124,10 @@ def plan(
                 else f"{data.in_channels} channels: each has the mean of ImageNet's means and deviations"
             )
         reasons.append(f"model {model.removeprefix(RANDOM)}, RANDOM INITIALIZATION: nothing learned elsewhere is used")
+    elif (entry := catalog.find(model)) is not None and entry.kind == "classifier" and entry.architecture in BACKBONES:
+        settings |= {"model.model": f"ladder_{entry.architecture}", "model.backbone_weights": model}
+        settings["model.allow_unverified"] = allow_unverified
+        reasons.append(f"model ladder_{entry.architecture}, its backbone started from {model}; the head starts anew")
     else:
         segmenter = load(model, classes=data.labels, allow_unverified=allow_unverified)
         hp = segmenter.hparams
