@@ -9,8 +9,8 @@ from typing import Any, Literal
 from fullyconv.classifier import DenseScorer
 from fullyconv.errors import WeightsError
 from fullyconv.hub.load import load, load_classifier
-from fullyconv.module import SegmentationModule
 from fullyconv.preprocessing import Preprocessing
+from fullyconv.training.module import SegmentationModule
 from fullyconv.weights import pretrained, sources
 from fullyconv.weights.lock import accepting
 from fullyconv.weights.segmenters import SEGMENTERS

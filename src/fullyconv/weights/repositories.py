@@ -239,7 +239,7 @@ def _git_sha1(path: Path, size: int) -> str:
 def _link(blob: Path, place: Path) -> None:
     """Let the file of a commit be a link to its bytes, as the client does; a copy where there are no links."""
     target = os.path.relpath(blob, place.parent)
-    if place.is_symlink() and os.readlink(place) == target:
+    if place.is_symlink() and str(place.readlink()) == target:
         return
     with replacing(place) as part:
         try:
