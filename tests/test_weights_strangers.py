@@ -139,3 +139,9 @@ def test_a_repository_of_another_library_is_called_that(config: dict[str, Any], 
     hub.add_repo("org/other", {"config.json": json.dumps(config).encode(), "model.safetensors": b"x"})
     with pytest.raises(WeightsError, match=rf"config.json: format=None, .* it is of {library}"):
         fullyconv.load("org/other", allow_unverified=True)
+
+
+def test_tensors_of_this_package_alone_are_called_that(tmp_path: Path) -> None:
+    module = fullyconv.SegmentationModule("same_convolutions", classes=CLASSES)
+    with pytest.raises(WeightsError, match=r"mine.pth: .* of this package, but not which one: .*save_pretrained"):
+        fullyconv.load(saved(tmp_path, module.state_dict()))

@@ -15,7 +15,6 @@ from torch import Tensor
 from fullyconv.errors import WeightsError, first_line
 from fullyconv.files import remove_unfinished, replacing
 from fullyconv.weights.signatures import refuse_stray
-from fullyconv.weights.strangers import stranger
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -45,6 +44,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[st
         ) from error
     hyper = checkpoint.get("hyper_parameters")
     if not isinstance(hyper, Mapping) or not any(str(key).startswith("model.head.") for key in state):
+        from fullyconv.weights.strangers import stranger  # with torchvision, for a message alone
+
         raise WeightsError(f"{path}: is no checkpoint of fullyconv; {stranger(path)}")
     return checkpoint, dict(hyper), state
 

@@ -113,18 +113,26 @@ def ask(file: File, revision: str | None) -> Promise:
         elif said.size is None or not 0 <= said.size <= downloads.MAX_BYTES:
             fault = f"size {said.size}, of at most {downloads.MAX_BYTES} bytes"
         else:
-            return Promise(commit, promised, said.size, said.location)
+            # of a file in the hub's own kind of storage (Xet), the address in the answer is not that of its bytes
+            location = said.location if said.xet_file_data is None else _address(file, commit)
+            return Promise(commit, promised, said.size, location)
     raise WeightsError(f"{file.what}: the hub names {fault}; nothing of it is taken. Is it a hub? Check HF_ENDPOINT")
 
 
+def _address(file: File, revision: str | None) -> str:
+    from huggingface_hub import hf_hub_url
+
+    return hf_hub_url(file.repo, file.name, revision=revision, endpoint=endpoint())
+
+
 def _metadata(file: File, revision: str | None) -> HfFileMetadata:
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import constants, get_hf_file_metadata
     from huggingface_hub import errors as hub
 
     what = file.what
     try:
         return get_hf_file_metadata(
-            hf_hub_url(file.repo, file.name, revision=revision, endpoint=endpoint()),
+            _address(file, revision),
             timeout=constants.HF_HUB_ETAG_TIMEOUT,
             library_name="fullyconv",
             endpoint=endpoint(),
@@ -181,10 +189,10 @@ def fetch(file: File, revision: str | None, promise: Promise, sha256: str | None
 
 
 def _downloaded(file: File, blob: Path, promise: Promise, sha256: str | None) -> Digest:
-    from huggingface_hub import constants, hf_hub_url
+    from huggingface_hub import constants
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-    hub = urlsplit(hf_hub_url(file.repo, file.name, endpoint=endpoint()))
+    hub = urlsplit(_address(file, promise.commit))
     headers: dict[str, Any] = build_hf_headers(library_name="fullyconv")
     if urlsplit(promise.location).netloc != hub.netloc:
         headers.pop("authorization", None)  # the store of large files is another's machine

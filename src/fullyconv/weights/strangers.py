@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from fullyconv.errors import WeightsError
-from fullyconv.weights.checkpoints import fitting
+from fullyconv.weights.checkpoints import fitting, recognize
 from fullyconv.weights.segmenters import SEGMENTERS, names_of
 from fullyconv.weights.statedict import read_state_dict
 from fullyconv.weights.within import find
@@ -48,6 +48,12 @@ def stranger(path: Path) -> str:
             f"it has the names of torchvision's {' or '.join(fit)}: pass architecture={fit[0]!r}, and classes= with "
             "the names of its classes in their order (fullyconv convert FILE --architecture NAME --classes a,b,c --to "
             "FOLDER makes a model folder of it)"
+        )
+    names, _ = find(tensors)
+    if recognize(names).naming == "fullyconv":
+        return (
+            "it holds the tensors of a model of this package, but not which one: load them into the module that you "
+            "saved them from, and write that with save_pretrained(FOLDER), which keeps model and classes"
         )
     return f"does not say which model it belongs to; {REMEDY}"
 
