@@ -91,6 +91,9 @@ def test_what_says_itself_what_it_is_takes_no_architecture(tmp_path: Path) -> No
     for source in ("street", "hf://org/mine", "torchvision://FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1"):
         with pytest.raises(ValueError, match=r"architecture='fcn_resnet50': is for a single file .* leave it out"):
             fullyconv.load(source, architecture="fcn_resnet50")
+    torch.save({"net.conv.weight": torch.ones(1)}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"does not say of which architecture it is; .* A segmenter of torchvision"):
+        convert(tmp_path / "x.pth", tmp_path / "made")
     with pytest.raises(ValueError, match="classes: street says its own; leave them out"):
         convert("street", tmp_path / "made", classes=CLASSES)
 
