@@ -57,7 +57,7 @@ class SegmentationModule(L.LightningModule, Uploads):
         model: name of a preset of ``fullyconv.MODELS``, such as ``"fcn8s_vgg16"``, or ``"fcn8s_timm/NAME"``.
         classes: the K class names, in the order of the labels; or the labels of a data module, which bring palette,
             ignore_index and label_values along. In a recipe they come from the data.
-        palette: K colors ``[red, green, blue]``; None gives the colors of PASCAL VOC.
+        palette: K colors ``[red, green, blue]``; None gives colors that can be told apart.
         ignore_index: label of the pixels that count for nothing, in data, loss and metric alike.
         label_values: what values mean in the mask files of the training data: ``{value: class name or "ignore"}``,
             with numbers or colors ``"#rrggbb"`` for values.
@@ -873,7 +873,7 @@ class SegmentationModule(L.LightningModule, Uploads):
         palette = [list(color) for color in self.labels.palette]
         taken = {tuple(color) for color in palette}
         values = dict(self.labels.values)
-        many = default_palette(len(every) + len(taken) + len(values))
+        many = default_palette(1 + len(every) + len(taken) + len(values))[1:]
         spare = (color for color in many if color not in taken and as_text(packed_color(color)) not in values)
         palette += [list(color) for color, _ in zip(spare, names, strict=False)]
         for index, name in enumerate(names, len(self.classes)):
@@ -935,7 +935,7 @@ class MultiHeadModule(SegmentationModule):
     Args:
         model: name of a preset with skips, such as ``"fcn8s_vgg16"``.
         classes: for each head the K class names, in the order of its labels.
-        palette: for each head K colors ``[red, green, blue]``; None, or a head left out, gives those of PASCAL VOC.
+        palette: for each head K colors ``[red, green, blue]``; None, or a head left out, gives the default ones.
         ignore_index: label of the pixels that count for nothing, the same for all heads.
         label_values: for each head what values mean in its mask files.
         preprocessing: as for `SegmentationModule`, as are all arguments that are not named here.
