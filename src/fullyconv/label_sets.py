@@ -7,7 +7,7 @@ are stored are another thing: those of CamVid and Cityscapes stand in `FILE_COLO
 
 from __future__ import annotations
 
-from fullyconv.labels import IGNORE, Color, Labels
+from fullyconv.labels import IGNORE, Color, Labels, default_palette
 
 VOC: tuple[str, ...] = (
     "background",
@@ -353,7 +353,9 @@ def camvid() -> Labels:
         >>> camvid().values[11]
         'ignore'
     """
-    return Labels.of(tuple(CAMVID), values={**dict(enumerate(CAMVID)), len(CAMVID): IGNORE})
+    colors = default_palette(12)
+    palette = [colors[k] for k in (1, 2, 7, 6, 5, 4, 10, 8, 9, 3, 11)]  # a blue sky, light green trees, a dark road
+    return Labels.of(tuple(CAMVID), palette, {**dict(enumerate(CAMVID)), len(CAMVID): IGNORE})
 
 
 def oxford_pet(*, border: bool = False) -> Labels:
