@@ -750,7 +750,7 @@ def test_label_map_of_a_public_set_is_taken_by_its_name(tmp_path: Path, colors: 
     assert "label map of voc2012, 21 classes" in data.report
 
 
-def test_colors_of_a_public_set_are_read_by_those_of_its_files_and_drawn_in_ones_that_can_be_told_apart(tmp_path: Path) -> None:
+def test_colors_of_a_public_set_are_read_as_its_files_have_them_and_drawn_in_others(tmp_path: Path) -> None:
     own = next(iter(PUBLIC["cityscapes"].labels.values()))
     palette = np.array([*(color for _, color in label_sets.CITYSCAPES.values()), (0, 0, 0)], np.uint8)
     write_image(tmp_path / "images" / "a.png", trees.image())

@@ -37,12 +37,12 @@ _MAX_CLASSES = 4096  # a confusion matrix has the square of it; no data set come
 Color = tuple[int, int, int]
 
 
-_COLORS = """
+_COLORS = bytes.fromhex("""
 1e88e5 ff8c00 8f1030 afff00 ff008f 6000b7 ff9fff 787800 78cf9f 0000ff 008787 404880 a797cf dfe797 8f48b7 f700ff
 f70820 8fefef a76060 00c750 cf50bf afd740 ef78a7 804860 58c7df 8f4000 d77060 5850df cf87ff 871068 ffa787 48ffc7
 489740 bf0040 9f0097 5880af 4028d7 e79fc7 d79787 28a7a7 50f770 c75880 28e7cf 60489f 9f70ff dfa760 006048 a7dfaf
 d7209f 0048ff df7000 00afe7 8f4887 709768 ff68c7 b760df 10789f efbfff a7af18 7830b7 7860cf 307040 b70068
-""".split()  # each as far as can be from those before it, to eyes that see red and green and to eyes that do not
+""")  # each as far as can be from those before it, to eyes that see red and green and to eyes that do not
 _GROUND = ("background", "_background_", "__background__", "class 0")
 
 
@@ -67,7 +67,8 @@ def default_palette(n: int) -> tuple[Color, ...]:
     """
     if n < 1:
         raise ValueError(f"n={n}: a palette has at least one color; give the number of classes")
-    first = [(0, 0, 0), *((value >> 16, value >> 8 & 255, value & 255) for value in (int(c, 16) for c in _COLORS))]
+    bytes_of = (_COLORS[start : start + 3] for start in range(0, len(_COLORS), 3))
+    first = [(0, 0, 0), *((red, green, blue) for red, green, blue in bytes_of)]
     more = [color for color in voc_palette(n) if color not in first] if n > len(first) else []
     return tuple([*first, *more][:n])
 
@@ -279,12 +280,12 @@ class Labels:
         values: Mapping[int, str] | Mapping[str, str] | Mapping[int | str, str] | None = None,
         ignore_index: int | None = None,
     ) -> Labels:
-        """Make labels from names alone, with colors that can be told apart and value = class index unless told otherwise.
+        """Make labels from names alone, with the default palette and value = class index unless told otherwise.
 
         Args:
             names: class names in the order of the network's outputs.
-            palette: one color per class; by default those of `default_palette`, black for a background and for the first
-                of two classes.
+            palette: one color per class; by default those of `default_palette`, black for a background and for the
+                first of two classes.
             values: value in the mask file -> class name or "ignore"; by default value i is class i and 255 (65535 with
                 more than 255 classes) is ignored. Where given, 255 means what `values` says, and is ignored if it
                 says nothing. A value may be a color "#rrggbb"; then all are.

@@ -74,7 +74,7 @@ class Segmentation:
         return f"Segmentation({_described(self.mask.shape, self.shares())})"
 
     def _repr_png_(self) -> bytes:
-        """Show the overlay in a notebook; of a large image every so many-th pixel, of a small one each several times."""
+        """Show the overlay in a notebook; of a large image every n-th pixel, of a small one each several times."""
         longest = max(self.mask.shape)
         step, times = -(-longest // _SHOWN), max(1, _LEAST // longest)
         mask, image = (a[::step, ::step].repeat(times, 0).repeat(times, 1) for a in (self.mask, self.image))
