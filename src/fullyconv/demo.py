@@ -13,7 +13,6 @@ from fullyconv.images import refuse_address
 CLASSIFIER = "efficientnet_lite0.imagenet"
 SAMPLE_WORD = "palace"  # what scikit-learn's photograph shows
 SEGMENTER = "nuclei"
-SAMPLE = "sample.png"  # in the folder of the segmenter: a test image that its license allows to show
 
 _LANCZOS = Image.Resampling.LANCZOS
 _GAP, _TITLE, _TEXT = 24, 22, 15
@@ -101,9 +100,9 @@ def sample_of(name: str) -> Path:
     from fullyconv.weights import catalog
 
     entry = catalog.find(name)
-    path = None if entry is None else entry.folder / SAMPLE
+    path = None if entry is None else entry.folder / catalog.SAMPLE
     if path is None or not path.is_file():
-        raise FileNotFoundError(f"{name}: has no {SAMPLE}; install fullyconv again")
+        raise FileNotFoundError(f"{name}: has no {catalog.SAMPLE}; install fullyconv again")
     return path
 
 
