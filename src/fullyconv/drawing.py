@@ -238,7 +238,7 @@ def contact_sheet(
             left = gap + column * (side + gap)
             sheet.paste(tile, (left + (side - tile.width) // 2, top))
             below = top + tile.height + 3
-            draw.text((left + side // 2, below), _shortened(title, font, side), _INK, font, anchor="mt")
+            draw.text((left + side // 2, below), _shortened(title, font, side), _INK, font, anchor="ma")
         top += height + gap
     return _with_legend(sheet, _entries(total, labels, most=60), 15)
 
