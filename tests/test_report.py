@@ -16,8 +16,8 @@ from conftest import write_tree
 from fullyconv import cli, report
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.labels import Labels
-from fullyconv.module import SegmentationModule
 from fullyconv.report import write_report
+from fullyconv.training.module import SegmentationModule
 
 VOID = {"meta", "img", "br"}
 
