@@ -23,7 +23,7 @@ from fullyconv.data.public.voc import COUNTS, Voc
 from fullyconv.data.sources import Source
 from fullyconv.errors import DatasetError
 from fullyconv.images import write_image, write_mask
-from fullyconv.labels import default_palette
+from fullyconv.labels import default_palette, voc_palette
 
 # Every layout once: how the tests write it, and the set that it is.
 LAYOUTS: dict[str, Callable[[Path], Path]] = {
@@ -672,7 +672,7 @@ def test_real_voc_has_its_classes_and_its_border(data_root: Path) -> None:
     with Image.open(data.splits["train"][0].mask) as image:
         palette = image.getpalette()
     assert palette is not None
-    assert tuple(map(tuple, np.array(palette).reshape(-1, 3)[:21].tolist())) == data.labels.palette
+    assert tuple(map(tuple, np.array(palette).reshape(-1, 3)[:21].tolist())) == voc_palette(21)
 
 
 @pytest.mark.data
@@ -731,7 +731,7 @@ def test_pets_have_the_pairs_of_torchvision(tmp_path: Path) -> None:
 
 
 def own_folder(root: Path, names: tuple[str, ...] = ("a", "b", "c"), *, colors: bool = False) -> Path:
-    palette = np.array(label_sets.voc().palette, np.uint8)
+    palette = np.array(voc_palette(21), np.uint8)
     for name in names:
         write_image(root / "images" / f"{name}.png", trees.image())
         mask = trees.spread([0, 1, 15])
@@ -750,15 +750,16 @@ def test_label_map_of_a_public_set_is_taken_by_its_name(tmp_path: Path, colors: 
     assert "label map of voc2012, 21 classes" in data.report
 
 
-def test_colors_of_a_public_set_are_read_by_its_palette(tmp_path: Path) -> None:
+def test_colors_of_a_public_set_are_read_as_its_files_have_them_and_drawn_in_others(tmp_path: Path) -> None:
     own = next(iter(PUBLIC["cityscapes"].labels.values()))
-    palette = np.array([*own.palette, (0, 0, 0)], np.uint8)
+    palette = np.array([*(color for _, color in label_sets.CITYSCAPES.values()), (0, 0, 0)], np.uint8)
     write_image(tmp_path / "images" / "a.png", trees.image())
     write_image(tmp_path / "images" / "b.png", trees.image())
     for name in "ab":
         write_image(tmp_path / "masks" / f"{name}.png", palette[trees.spread([0, 13, 19])])
     data = SegmentationDataModule(str(tmp_path), values="cityscapes")
     assert data.labels.names == own.names
+    assert data.labels.palette == own.palette == default_palette(20)[1:]
     assert set(data.dataset("val")[0]["mask"].unique().tolist()) == {0, 13, 255}
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fullyconv import label_sets
 from fullyconv.data.class_names import ClassNames, names_beside
 from fullyconv.data.findings import Finding
 from fullyconv.data.folder import check_sizes
@@ -398,13 +399,14 @@ def _take_preset(source: Source, some: Sequence[Pair] | None, classes: Sequence[
         source.labels = own
     except DatasetError as error:
         source.notes[:] = notes
-        palette = {as_text(packed_color(color)): text for text, color in zip(own.names, own.palette, strict=True)}
-        if len(palette) < len(own.names):
-            raise  # two classes share a color
+        colors = label_sets.FILE_COLORS.get(own.names)
+        if colors is None:
+            raise
         try:
-            find_labels(source, some, values=dict(palette.items()))
+            find_labels(source, some, values={as_text(packed_color(color)): text for text, color in colors.items()})
         except DatasetError:
             raise error from None
+        source.labels = replace(source.labels, palette=own.palette)
     source.notes.append(f"label map of {name}, {own.num_classes} classes")
 
 
