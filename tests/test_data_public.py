@@ -15,7 +15,7 @@ from fullyconv import label_sets
 from fullyconv.data import PUBLIC_SETS, SegmentationDataModule, dataset_root, open_source
 from fullyconv.data.pairs import Pair
 from fullyconv.data.public import PUBLIC, describe, fetch, locate, recognize, set_named
-from fullyconv.data.public.nyudv2 import CHANNELS, Nyudv2, log_depth, log_depth_codes
+from fullyconv.data.public.nyudv2 import CHANNELS, LOG_DEPTH, Nyudv2, log_depth_codes
 from fullyconv.data.public.pascal_context import IDS, RENAMES, PascalContext
 from fullyconv.data.public.sbd import Sbd, seg11valid
 from fullyconv.data.public.siftflow import SCENES, SiftFlow
@@ -457,10 +457,10 @@ def test_inputs_of_nyud_are_the_channels_in_the_order_of_their_name(
 
 def test_depth_is_kept_as_its_logarithm_to_a_step_of_less_than_one_and_a_half_percent() -> None:
     depth = np.arange(450, 13000, 7)
-    error = np.abs(log_depth(log_depth_codes(depth)) - np.log(depth))
-    assert error.max() < np.log(1.007)
-    assert np.isnan(log_depth(log_depth_codes(np.array([0])))).all()
-    assert log_depth_codes(np.array([1, 65535])).tolist() == [1, 255]
+    low, high = LOG_DEPTH
+    logs = low + (log_depth_codes(depth).astype(float) - 1) / 254 * (high - low)
+    assert np.abs(logs - np.log(depth)).max() < np.log(1.007)
+    assert log_depth_codes(np.array([0, 1, 65535])).tolist() == [0, 1, 255]
 
 
 def test_nyud_without_the_inputs_asked_for_says_which_are_missing(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -36,9 +36,6 @@ from fullyconv.weights.classifiers import architecture_by_names, count_classes, 
 from fullyconv.weights.loading import preprocessing_from_names
 from fullyconv.weights.opening import ModelFolder, opened
 from fullyconv.weights.uploading import Uploads
-
-if TYPE_CHECKING:
-    pass
 
 Size = tuple[int, int]
 IMAGENET_CLASSES = 1000
