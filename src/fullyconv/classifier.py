@@ -331,7 +331,7 @@ class DenseScorer(nn.Module, Uploads):
         Raises:
             FileNotFoundError: if the file is not there.
             DatasetError: if it is not an image.
-            ValueError: if the memory does not hold the smallest tile, or an option is none.
+            ValueError: if the memory does not hold the smallest tile, or an option has an invalid value.
         """
         options = Options(memory, halo, flip, tuple(scales), probabilities)
         with evaluating(self), torch.inference_mode():
@@ -391,7 +391,7 @@ class DenseScorer(nn.Module, Uploads):
             FileNotFoundError: if the file is not there.
             DatasetError: if it is no image.
             ConversionError: if "cam" is asked for and the classifier has none.
-            ValueError: if there is no such class, or an option is none.
+            ValueError: if there is no such class, or an option has an invalid value.
         """
         index = self.labels.index(label)
         if len(self.classes) == 1:
