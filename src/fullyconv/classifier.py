@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -44,9 +44,6 @@ from fullyconv.weights.loading import preprocessing_from_names
 from fullyconv.weights.lock import accepting
 from fullyconv.weights.opening import ModelFolder, opened
 from fullyconv.weights.uploading import Uploads
-
-if TYPE_CHECKING:
-    pass
 
 Size = tuple[int, int]
 IMAGENET_CLASSES = 1000
@@ -181,8 +178,8 @@ class Classifier(nn.Module, Uploads):
             raise ValueError(
                 f"source={str(source)!r}: does not say of which architecture it is; pass "
                 "architecture='torchvision/NAME', 'timm/NAME' or a classifier of "
-                "fullyconv.weights.architectures.CLASSIFIERS. A segmenter of torchvision is loaded by fullyconv.load and "
-                "converted by fullyconv convert, with its name (deeplabv3_resnet50) as architecture, and with classes"
+                "fullyconv.weights.architectures.CLASSIFIERS. A segmenter of torchvision is taken by fullyconv.load and "
+                "fullyconv convert, with its name (deeplabv3_resnet50) as architecture, and with classes"
             )
         if weights.absent:
             raise WeightsError(f"{what}: was published without the classifier's own layers; load_backbone takes it")
@@ -352,7 +349,7 @@ class DenseScorer(nn.Module, Uploads):
         Raises:
             FileNotFoundError: if the file is not there.
             DatasetError: if it is not an image.
-            ValueError: if the memory does not hold the smallest tile, or an option is none.
+            ValueError: if the memory does not hold the smallest tile, or an option has an invalid value.
         """
         options = Options(memory, halo, flip, tuple(scales), probabilities)
         with evaluating(self), torch.inference_mode():
@@ -412,7 +409,7 @@ class DenseScorer(nn.Module, Uploads):
             FileNotFoundError: if the file is not there.
             DatasetError: if it is no image.
             ConversionError: if "cam" is asked for and the classifier has none.
-            ValueError: if there is no such class, or an option is none.
+            ValueError: if there is no such class, or an option has an invalid value.
         """
         index = self.labels.index(label)
         if len(self.classes) == 1:
