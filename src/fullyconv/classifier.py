@@ -178,8 +178,8 @@ class Classifier(nn.Module, Uploads):
             raise ValueError(
                 f"source={str(source)!r}: does not say of which architecture it is; pass "
                 "architecture='torchvision/NAME', 'timm/NAME' or a classifier of "
-                "fullyconv.weights.architectures.CLASSIFIERS. A segmenter of torchvision is taken by fullyconv.load and "
-                "fullyconv convert, with its name (deeplabv3_resnet50) as architecture, and with classes"
+                "fullyconv.weights.architectures.CLASSIFIERS. A segmenter of torchvision is taken by fullyconv.load, "
+                "and by fullyconv convert, with its name (deeplabv3_resnet50) as architecture, and with classes"
             )
         if weights.absent:
             raise WeightsError(f"{what}: was published without the classifier's own layers; load_backbone takes it")
