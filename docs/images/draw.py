@@ -1,0 +1,85 @@
+"""Draw the pictures of README and site anew, with the models of the zoo.
+
+    FULLYCONV_DATA=/where/the/sets/are python docs/images/draw.py
+
+Shown are only images that may be: scikit-learn's photographs (CC BY 2.0), nuclei of the 2018 Data Science Bowl (CC0)
+and photographs of a peanut field (CC BY-SA 4.0).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+import fullyconv
+from fullyconv.demo import sample_photograph
+
+HERE = Path(__file__).parent
+SETS = Path(os.environ["FULLYCONV_DATA"])
+CHINA = sample_photograph()
+FLOWER = CHINA.with_name("flower.jpg")
+FIELDS = [
+    SETS / "peanut_weeds" / "images" / f"{number}.jpg" for number in ("0269", "0055", "0335")
+]  # of the test split
+NUCLEI = [
+    SETS / "nuclei_dsb2018" / "images" / name for name in ("94519eb45cbe.jpg", "3477024fd843.jpg", "d2ce593bddf9.png")
+]
+TEXT, INK, GAP = 22, (30, 30, 30), 14
+
+
+def sheet(rows: Sequence[Sequence[tuple[Image.Image, str]]], size: tuple[int, int]) -> Image.Image:
+    """Lay panels of one size in rows, each under its title."""
+    font, top = ImageFont.load_default(TEXT), TEXT + 12
+    width, height = size[0] + GAP, size[1] + top + GAP
+    paper = Image.new("RGB", (len(rows[0]) * width - GAP, len(rows) * height - GAP), "white")
+    draw = ImageDraw.Draw(paper)
+    for y, row in enumerate(rows):
+        for x, (image, title) in enumerate(row):
+            draw.text((x * width + 2, y * height + 2), title, INK, font)
+            paper.paste(
+                ImageOps.fit(image.convert("RGB"), size, Image.Resampling.LANCZOS), (x * width, y * height + top)
+            )
+    return paper
+
+
+def keep(image: Image.Image, name: str) -> None:
+    """Write an image into the folder of this script."""
+    image.save(HERE / name, quality=84, optimize=True)
+    print(f"{name}: {image.width} x {image.height}, {(HERE / name).stat().st_size / 1000:.0f} kB")
+
+
+def main() -> None:
+    """Draw all pictures."""
+    dense = fullyconv.load_classifier("efficientnet_lite0.imagenet").convolutionalize()
+    nuclei, weeds = fullyconv.load("nuclei"), fullyconv.load("weeds")
+
+    def heat(path: Path, word: str) -> tuple[Image.Image, str]:
+        return dense.heatmap(path, word).overlay(legend=False), f"a classifier, asked: {word}?"
+
+    field, cells = weeds.predict(FIELDS[0]), nuclei.predict(NUCLEI[1])
+    rows = [
+        [(Image.open(CHINA), "a photograph"), heat(CHINA, "palace"), heat(CHINA, "lakeside")],
+        [
+            (Image.open(FIELDS[0]), "a field"),
+            (field.overlay(legend=False), "“weeds”: crop green, weed red"),
+            (cells.overlay(legend=False), "“nuclei”: cell nuclei"),
+        ],
+    ]
+    keep(sheet(rows, (420, 280)), "overview.jpg")
+    keep(sheet([[heat(FLOWER, "daisy"), heat(CHINA, "palace"), heat(CHINA, "lakeside")]], (420, 280)), "heatmaps.jpg")
+    for segmenter, name, paths in ((nuclei, "nuclei", NUCLEI), (weeds, "weeds", FIELDS)):
+        results = [segmenter.predict(path) for path in paths]
+        above = [(Image.fromarray(result.image), "a test image") for result in results]
+        below = [(result.overlay(legend=False), f"“{name}”") for result in results]
+        keep(sheet([above, below], (340, 255)), f"{name}.jpg")
+        both = Image.new("RGB", (240, 120))
+        for x, picture in enumerate((above[0][0], below[0][0])):
+            both.paste(ImageOps.fit(picture.convert("RGB"), (120, 120)), (120 * x, 0))
+        keep(both, f"{name}-small.jpg")
+
+
+if __name__ == "__main__":
+    main()
