@@ -45,6 +45,7 @@ LAYERS: dict[str, int] = {
     "classifier": 4,
     "checkpointing": 4,
     "stopping": 4,
+    "image_logging": 4,
     "training": 5,
     "runs": 5,
     "export": 5,
@@ -159,7 +160,7 @@ def test_libraries_stay_in_their_modules(path: Path) -> None:
         "torchvision": {"backbones", "data", "heads", "weights"},
         "timm": {"backbones", "weights"},
         "huggingface_hub": {"weights", "hub"},
-        "lightning": {"module", "checkpointing", "stopping", "data", "cli"},
+        "lightning": {"module", "checkpointing", "stopping", "image_logging", "data", "cli"},
         "numba": {"inference"},
         "av": {"inference"},
     }
