@@ -41,14 +41,16 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     origin = posixpath.dirname(pages.get(here, f"docs/{here}"))
 
     def turned(match: re.Match[str]) -> str:
-        target, anchor = match[1], match[2] or ""
+        text, target, anchor = match[1], match[2], match[3] or ""
+        if target.startswith(("http:", "https:", "data:")):
+            return match[0]
         file = posixpath.normpath(posixpath.join(origin, target))
         meant = ELSEWHERE.get(file) or (file.removeprefix("docs/") if file.startswith("docs/") else None)
-        if target.startswith(("http:", "https:")) or meant is None:
-            return match[0]
-        return f"]({posixpath.relpath(meant, posixpath.dirname(here) or '.')}{anchor})"
+        if meant is None:  # of the repository alone
+            return text if (ROOT / file).exists() else match[0]
+        return f"[{text}]({posixpath.relpath(meant, posixpath.dirname(here) or '.')}{anchor})"
 
-    return re.sub(r"\]\(([^)#\s]+)(#[^)\s]*)?\)", turned, markdown)
+    return re.sub(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)", turned, markdown)
 
 
 def notebook(path: Path) -> str:
