@@ -133,29 +133,23 @@ def draw(title: str, bars: tuple[Bar, ...], rows: list[dict[str, Any]], path: Pa
     import matplotlib
     from matplotlib.figure import Figure
 
-    matplotlib.rcParams.update({"svg.hashsalt": "fullyconv", "font.size": 11})
-    figure = Figure(figsize=(8, 1.1 + 0.75 * len(bars)))
+    matplotlib.rcParams.update({"svg.hashsalt": "fullyconv", "font.size": 12})
+    figure = Figure(figsize=(6.2, 0.5 + 1.05 * len(bars)))
     axes = figure.subplots()
-    found = [bar.row(rows) for bar in bars]
-    for place, row in enumerate(found):
+    for place, bar in enumerate(bars):
+        row = bar.row(rows)
         share = row["seconds"] / row["peer_seconds"]
-        axes.barh(place - 0.19, 1, 0.34, color=PEER)
-        axes.barh(place + 0.19, share, 0.34, color=OURS)
-        beside = f"{row['peer']}: {words(row['peer_seconds'])}"
-        axes.annotate(beside, (0, place - 0.19), (6, 0), textcoords="offset points", va="center", fontsize=9.5)
+        axes.text(0, place - 0.44, bar.label, va="center", color=INK, weight="bold")
+        axes.barh(place - 0.15, 1, 0.27, color=PEER)
+        axes.barh(place + 0.16, share, 0.27, color=OURS)
+        axes.text(0.012, place - 0.15, f"{row['peer']}: {words(row['peer_seconds'])}", va="center", fontsize=10.5)
         ours = f"{words(row['seconds'])}, {row['times'][0]:.1f} times as fast"
-        axes.annotate(
-            ours, (share, place + 0.19), (6, 0), textcoords="offset points", va="center", color=OURS, weight="bold"
-        )
+        axes.text(share + 0.012, place + 0.16, ours, va="center", color=OURS, weight="bold")
     axes.set_xlim(0, 1)
-    axes.set_yticks(range(len(bars)), [bar.label for bar in bars])
-    axes.invert_yaxis()
-    axes.set_xticks([])
-    axes.tick_params(left=False)
-    for side in axes.spines.values():
-        side.set_visible(False)
-    axes.set_title(title, loc="left", fontsize=12, color=INK, pad=10)
-    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+    axes.set_ylim(len(bars) - 0.65, -0.62)
+    axes.axis("off")
+    axes.set_title(title, loc="left", fontsize=13, color=INK)
+    figure.savefig(path, bbox_inches="tight", pad_inches=0.05, metadata={"Date": None})
 
 
 def main() -> None:

@@ -69,6 +69,9 @@ def main() -> None:
         ],
     ]
     keep(sheet(rows, (420, 280)), "overview.jpg")
+    panels = [panel for row in rows for panel in row]
+    narrow = [[panels[0], panels[1]], [panels[3], panels[4]], [panels[2], panels[5]]]
+    keep(sheet(narrow, (340, 240)), "overview-narrow.jpg")  # for a telephone
     keep(sheet([[heat(FLOWER, "daisy"), heat(CHINA, "palace"), heat(CHINA, "lakeside")]], (420, 280)), "heatmaps.jpg")
     for segmenter, name, paths in ((nuclei, "nuclei", NUCLEI), (weeds, "weeds", FIELDS)):
         results = [segmenter.predict(path) for path in paths]
