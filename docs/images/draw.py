@@ -12,10 +12,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 import fullyconv
 from fullyconv.demo import sample_photograph
+from fullyconv.geometry import Geometry
+from fullyconv.upsampling import resample
 
 HERE = Path(__file__).parent
 SETS = Path(os.environ["FULLYCONV_DATA"])
@@ -51,8 +56,35 @@ def keep(image: Image.Image, name: str) -> None:
     print(f"{name}: {image.width} x {image.height}, {(HERE / name).stat().st_size / 1000:.0f} kB")
 
 
+def alignment(side: int = 320, low: int = 144, high: int = 176) -> None:
+    """Draw where a ResNet with equal weights sees a square: its scores stretched, and put where they lie."""
+    backbone = fullyconv.build_backbone("resnet18").eval()
+    for layer in backbone.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.constant_(layer.weight, 1 / layer.weight[0].numel())
+    image = torch.zeros(1, 3, side, side)
+    image[..., low:high, low:high] = 1
+    with torch.no_grad():
+        scores = backbone(image)[32].mean(1, keepdim=True)
+    stretched = F.interpolate(scores, size=(side, side), mode="bilinear", align_corners=False)
+    ours = resample(scores, backbone.geometry[32], Geometry.IDENTITY, (side, side))
+    panels = []
+    for name, values in (("F.interpolate", stretched), ("by measured centers", ours)):
+        heat = (values[0, 0] / values.max()).clamp(min=0)[..., None].numpy()
+        pixels = np.array((20, 28, 34)) + heat * np.array((210, 130, 10))
+        panel = Image.fromarray(pixels.astype(np.uint8)).crop((64, 64, 256, 256)).resize((576, 576))
+        draw = ImageDraw.Draw(panel)
+        draw.rectangle([3 * (low - 64), 3 * (low - 64), 3 * (high - 64), 3 * (high - 64)], outline="white", width=4)
+        y, x = (3 * (divmod(int(values.argmax()), side)[axis] - 64) for axis in (0, 1))
+        draw.line([x - 16, y, x + 16, y], "black", 5)
+        draw.line([x, y - 16, x, y + 16], "black", 5)
+        panels.append((panel, name))
+    keep(sheet([panels], (400, 400)), "alignment.jpg")
+
+
 def main() -> None:
     """Draw all pictures."""
+    alignment()
     dense = fullyconv.load_classifier("efficientnet_lite0.imagenet").convolutionalize()
     nuclei, weeds = fullyconv.load("nuclei"), fullyconv.load("weeds")
 
