@@ -235,7 +235,7 @@ def test_every_option_of_fit_is_one_of_its_own_or_of_lightning(page: str, monkey
 
 
 def test_the_reference_has_every_public_name_loss_schedule_and_preset() -> None:
-    from fullyconv.losses import LOSSES
+    from fullyconv.training.losses import LOSSES
 
     shown = {name for page in PAGES for name in re.findall(r"^::: fullyconv\.(\w+)$", text_of(page), re.M)}
     assert set(fullyconv.__all__) <= shown

@@ -9,13 +9,14 @@ from typing import Any
 import lightning as L
 import numpy as np
 import pytest
+import torch
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from PIL import Image
 
-from fullyconv import MultiHeadModule, SegmentationDataModule, SegmentationModule
+from fullyconv import SegmentationDataModule, SegmentationModule
 from fullyconv.drawing import overlay
-from fullyconv.image_logging import PredictionImages
+from fullyconv.training.image_logging import PredictionImages
 
 
 class Wandb(DummyLogger):
@@ -112,12 +113,31 @@ def test_tensorboard_takes_them(tree: Path, tmp_path: Path) -> None:
 
 
 @quiet
-def test_a_logger_without_images_and_a_model_with_several_heads_are_refused(tree: Path, tmp_path: Path) -> None:
+def test_a_logger_without_images_is_refused(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="CSVLogger takes no images; give the trainer logger=TensorBoardLogger"):
         fit(tree, [CSVLogger(tmp_path)], PredictionImages())
-    heads = MultiHeadModule("fcn16s_resnet18_half", classes={"a": ["x", "y"], "b": ["x", "y"]})
-    with pytest.raises(ValueError, match="models with one head"):
-        PredictionImages().setup(SimpleNamespace(loggers=[Wandb()]), heads, "fit")  # type: ignore[arg-type]
+
+
+def test_of_several_heads_each_is_drawn() -> None:
+    wandb = Wandb()
+    module = SegmentationModule("fcn16s_resnet18_half", classes={"a": ["x", "y"], "b": ["x", "y", "z"]}).eval()
+    mask = torch.zeros(1, 40, 56, dtype=torch.int64)
+    image = torch.rand(1, 3, 40, 56)
+    batch = {
+        "image": image,
+        "mask": {"a": mask, "b": mask},
+        "size": torch.tensor([[36, 50]]),
+        "path": ["somewhere/x.png"],
+    }
+    trainer: Any = SimpleNamespace(
+        sanity_checking=False, state=SimpleNamespace(fn="fit"), is_global_zero=True, loggers=[wandb], global_step=7
+    )
+    with torch.no_grad():
+        PredictionImages().on_validation_batch_end(trainer, module, None, batch, 0)
+    assert [(key, step, image.size) for key, step, image in wandb.seen] == [
+        ("predictions/0_x.a", 7, (150, 36)),
+        ("predictions/0_x.b", 7, (150, 36)),
+    ]
 
 
 @pytest.mark.parametrize("argument", ["images", "every", "pixels"])

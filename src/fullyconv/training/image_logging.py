@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
 from fullyconv.drawing import overlay
-from fullyconv.labels import Labels
+from fullyconv.labels import Labels, by_head
 
 
 class PredictionImages(Callback):
@@ -27,8 +27,7 @@ class PredictionImages(Callback):
         pixels: longest side of an image in the log.
 
     Raises:
-        ValueError: if an argument is below 1; before training, if no logger takes images or the model has several
-            heads.
+        ValueError: if an argument is below 1; before training, if no logger takes images.
 
     Example:
         >>> PredictionImages(images=2).images
@@ -43,12 +42,8 @@ class PredictionImages(Callback):
         self._validations = self._drawn = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse loggers that take no images, and models whose heads have masks of their own."""
-        if stage != "fit":
-            return
-        if not isinstance(getattr(pl_module, "labels", None), Labels):
-            raise ValueError("PredictionImages: draws models with one head; leave the callback out")
-        if not any(_takes_images(logger) for logger in trainer.loggers):
+        """Refuse loggers that take no images."""
+        if stage == "fit" and not any(_takes_images(logger) for logger in trainer.loggers):
             names = ", ".join(type(logger).__name__ for logger in trainer.loggers) or "no logger"
             raise ValueError(
                 f"PredictionImages: {names} takes no images; give the trainer logger=TensorBoardLogger(...) or "
@@ -71,19 +66,22 @@ class PredictionImages(Callback):
         idle = trainer.sanity_checking or trainer.state.fn != "fit" or not trainer.is_global_zero
         if idle or self._validations % self.every:
             return
-        for image, mask, size, path in zip(batch["image"], batch["mask"], batch["size"], batch["path"], strict=True):
+        labels: Any = pl_module.labels
+        labels, masks = by_head(labels), _of_heads(batch["mask"])
+        for number, (image, size, path) in enumerate(zip(batch["image"], batch["size"], batch["path"], strict=True)):
             if self._drawn == self.images:
                 return
             height, width = size.tolist()
-            image, mask = image[:, :height, :width], mask[:height, :width]
-            found = pl_module(image[None]).argmax(1)[0]
-            panels = self._panels(image, mask, found, pl_module.labels)
-            tag = f"predictions/{self._drawn}_{Path(path).stem}"
-            for logger in trainer.loggers:
-                _write(logger, tag, panels, trainer.global_step)
+            image = image[:, :height, :width]
+            for head, logits in _of_heads(pl_module(image[None])).items():
+                mask = masks[head][number, :height, :width]
+                panels = self._panels(image, mask, logits.argmax(1)[0], labels[head])
+                tag = f"predictions/{self._drawn}_{Path(path).stem}{f'.{head}' if head else ''}"
+                for logger in trainer.loggers:
+                    _write(logger, tag, panels, trainer.global_step)
             self._drawn += 1
 
-    def _panels(self, image: torch.Tensor, mask: torch.Tensor, found: torch.Tensor, labels: Any) -> Image.Image:
+    def _panels(self, image: torch.Tensor, mask: torch.Tensor, found: torch.Tensor, labels: Labels) -> Image.Image:
         """Lay image, truth and prediction beside each other."""
         rgb = (image if len(image) >= 3 else image[:1].expand(3, -1, -1))[:3]
         pixels = (255 * rgb).round().byte().movedim(0, -1).cpu().numpy()
@@ -91,6 +89,10 @@ class PredictionImages(Callback):
         sheet = Image.fromarray(np.hstack([pixels, *(np.asarray(panel.convert("RGB")) for panel in drawn)]))
         sheet.thumbnail((3 * self.pixels, self.pixels))
         return sheet
+
+
+def _of_heads(values: Any) -> dict[str, torch.Tensor]:
+    return values if isinstance(values, dict) else {"": values}
 
 
 def _write(logger: Any, tag: str, image: Image.Image, step: int) -> None:
