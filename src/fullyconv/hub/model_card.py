@@ -60,7 +60,8 @@ def _index() -> str:
         start = entry.config.training.get("started from") if entry.config else None
         name = entry.aliases[0] if entry.aliases else entry.name
         lines.append(
-            f"| [`{name}`](#{entry.name.replace('.', '')}) | {entry.finds} | {score} | {(entry.bytes or 0) / 1e6:.1f} | "
+            f"| [`{name}`](#{entry.name.replace('.', '')}) | {entry.finds} | {score} | "
+            f"{(entry.bytes or 0) / 1e6:.1f} | "
             f"{entry.license} | {str(start).split(' ')[0] if start else 'random initialization'} |"
         )
     return "\n".join([*lines, ""])

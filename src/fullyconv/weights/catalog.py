@@ -17,6 +17,9 @@ from typing import Any, Literal
 from fullyconv import label_sets
 from fullyconv.weights import pretrained
 
+SAMPLE = "sample.png"
+"""A test image in the folder of a shipped model, where its license allows to show one."""
+
 SHIPPED: dict[str, str] = {
     "ladder_efficientnet_lite0.nuclei": "bfb6edcf3fc1f97585c20be199f28ecc5f32fa94889997d771f38e2cadc0a47b",
     "ladder_efficientnet_lite0.pets128": "8c2c0d41eaa20eec8a94a341b83a2567033f129bafc7fc748cde9e323a2631ba",
