@@ -52,6 +52,19 @@ def test_more_than_255_classes_are_encoded_in_16_bits():
     assert labels.ignore_index == 65535
 
 
+def test_the_last_class_and_the_ignored_pixels_decide_the_bits_of_a_mask():
+    many = Labels.of([f"c{i}" for i in range(256)])
+    assert (many.ignore_index, many.dtype) == (65535, np.uint16)
+    assert many.encode(np.array([[0, 255, 65535]], np.uint16)).tolist() == [[0, 255, 65535]]
+    assert Labels.of([f"c{i}" for i in range(255)]).dtype is np.uint8
+    for values in (None, {1: "a", 2: "b", 3: "ignore"}, {"#000001": "a", "#000002": "b", "#000003": "ignore"}):
+        far = Labels.of(["a", "b"], values=values, ignore_index=256)
+        encoded = far.encode(np.array([[0, 1, 256]] if values is None else [[1, 2, 3]], np.uint16))
+        assert encoded.tolist() == [[0, 1, 256]]
+        assert encoded.dtype == far.dtype == np.uint16
+    assert Labels.of(["a", "b"], ignore_index=255).dtype is np.uint8
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64])
 def test_stray_value_names_file_value_and_remedy(dtype):
     mask = np.array([[0, 17], [1, 17]], dtype=dtype)
