@@ -144,6 +144,7 @@ def test_every_dotted_name_of_the_pages_is_there_after_importing_the_package(mon
             operator.attrgetter(name.partition(".")[2])(fullyconv)
 
 
+@pytest.mark.slow
 def test_the_readme_prints_nothing_that_is_not_ours_to_say(tmp_path: Path, photos: None) -> None:
     """No advert and no warning, with real weights, as somebody meets them who copies the blocks into a file."""
     use, options, train, *_ = blocks("README.md")
