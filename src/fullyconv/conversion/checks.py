@@ -214,7 +214,7 @@ def describe(source: nn.Module, dense: DenseClassifier, found: Trace, maps: list
     dense._grids[larger] = _grid_at(maps, LARGER, dense._windows)
     backbone = _Backbone(dense)
     strides = _Strides()
-    geometries = [strides.geometry(map) for map in watch(backbone, larger, dense.in_channels, strides)]
+    geometries: list[Any] = [strides.geometry(map) for map in watch(backbone, larger, dense.in_channels, strides)]
     geometry: Geometry | None = None
     for one, window in zip(geometries, dense._windows, strict=True):
         scored = one.conv(window)
