@@ -79,7 +79,7 @@ class RecipeCLI(LightningCLI):
             )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Give the command that was called: to gather the arguments of the others, too, takes as long as a short run."""
+        """Give the command that is called: gathering the arguments of the others, too, takes as long as a short run."""
         return {self._command: super().subcommands()[self._command]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
