@@ -70,6 +70,14 @@ def untrained() -> tuple[bytes, bytes, bytes]:
     return json.dumps(config).encode(), safetensors.torch.save(tensors), buffer.getvalue()
 
 
+@functools.cache
+def untrained_vgg16() -> Any:
+    """Draw its 138 million numbers once."""
+    import torchvision
+
+    return torchvision.models.VGG(torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"]))
+
+
 @pytest.fixture
 def elsewhere(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Stand in for the network: a hub, and torchvision's cache, with weights that nobody trained."""
@@ -99,6 +107,7 @@ def elsewhere(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_every_python_block_runs(page: str, photos: None, elsewhere: None, monkeypatch: pytest.MonkeyPatch) -> None:
     import lightning
     import torch
+    import torchvision
 
     trainer = lightning.Trainer
 
@@ -108,6 +117,7 @@ def test_every_python_block_runs(page: str, photos: None, elsewhere: None, monke
         return trainer(**(options | quiet | {"max_epochs": 1, "num_sanity_val_steps": 0}))
 
     monkeypatch.setattr(lightning, "Trainer", quick)
+    monkeypatch.setattr(torchvision.models, "vgg16", untrained_vgg16)
     namespace: dict[str, Any] = {"torch": torch, "images": torch.rand(1, 3, 64, 80)}
     for number, block in enumerate(blocks(page)):
         if "data.classes" in block and "data" not in namespace:
