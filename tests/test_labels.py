@@ -132,6 +132,20 @@ def test_broken_rule_is_named(arguments, message):
         Labels.of(**arguments)
 
 
+def test_ignored_pixels_need_not_be_named_among_the_values_and_may_have_a_class():
+    own = Labels.of(["a", "b"], values={1: "a", 2: "b"})
+    assert own.encode(np.array([[1, 2, 255]], np.uint8)).tolist() == [[0, 1, 255]]
+    assert Labels.of(["a", "b"], values={1: "a", 255: "b"}).encode(np.array([[1, 255]], np.uint8)).tolist() == [[0, 1]]
+
+
+def test_a_class_is_found_by_its_name_or_number_and_no_number_beyond_the_last():
+    own = Labels.of(["cat", "dog", "1"])
+    assert [own.index(label) for label in ("dog", 0, "2", np.int64(2), "1")] == [1, 0, 2, 2, 2]  # a name comes first
+    for label in (3, "3", -1, True, 1.0):
+        with pytest.raises(ValueError, match=rf"^label={label!r}: "):
+            own.index(label)
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
