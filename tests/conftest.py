@@ -14,6 +14,17 @@ from PIL import EpsImagePlugin, Image
 
 from hub_server import Clock, FileServer, HubServer
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of as many as there are cores: more threads would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unhurried() -> Iterator[None]:
+    """Leave it to the system when bytes reach the disk: a test outlives no power cut."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:

@@ -182,7 +182,13 @@ def test_a_dense_configuration_whose_network_does_not_convert_is_refused(saved: 
         fullyconv.load(tmp_path / "dense")
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in ("efficientnet_lite1", "efficientnet_lite2")))
+        for name in CLASSIFIERS  # lite0 is a quick relative of both
+    ],
+)
 def test_every_classifier_of_the_package_is_built_and_converts(name: str) -> None:
     size = input_size(name)
     network = build_classifier(name, 4).eval()

@@ -135,6 +135,16 @@ def test_counting_refuses_what_is_no_class(dtype: type) -> None:
         count(good, good, 2, ignore_index=1)
 
 
+@pytest.mark.parametrize("dtype", [np.int16, np.int64])
+def test_negative_labels_are_no_classes_in_mask_and_prediction(dtype: type) -> None:
+    good, bad = np.array([0, 1, 1], dtype), np.array([0, -1, 1], dtype)
+    for prediction, mask in ((bad, good), (good, bad)):
+        with pytest.raises(ValueError, match="1 pixels of mask or prediction are no class"):
+            count(prediction, mask, 2)
+    assert count(bad, np.array([0, 255, 1], dtype), 2).tolist() == [[1, 0], [0, 1]]  # ignored, it may be anything
+    assert count(good, bad, 2, ignore_index=-1).tolist() == [[1, 0], [0, 1]]
+
+
 def test_folders_of_masks_are_scored_by_one_matrix(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     total = np.zeros((3, 3), np.int64)

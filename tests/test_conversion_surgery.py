@@ -854,6 +854,30 @@ def test_leaves_stay_whole() -> None:
         convolutionalize(classifier, 15, leaves=("33",))
 
 
+@pytest.mark.parametrize("pool", ["window", "cam"])
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [nn.Conv2d(3, 4, 3, stride=2), nn.Conv2d(4, 4, 3, stride=2)],  # rounds down: none smaller
+        [nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Conv2d(4, 4, 3, stride=2, padding=1)],  # up: less than a stride
+        [nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(5, ceil_mode=True), nn.MaxPool2d(2)],  # something between
+    ],
+)
+def test_the_smallest_size_is_the_first_that_runs(layers: list[nn.Module], pool: Any) -> None:
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    dense = convolutionalize(network, (24, 31), pool=pool)
+
+    def runs(height: int, width: int) -> bool:
+        try:
+            return min(dense.grid(height, width)) > 0
+        except ValueError:
+            return False
+
+    rows = next(side for side in range(1, 25) if runs(side, 31))
+    columns = next(side for side in range(1, 32) if runs(24, side))
+    assert dense.min_size == (rows, columns)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Refusals
 # ---------------------------------------------------------------------------------------------------------------------

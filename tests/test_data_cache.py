@@ -103,6 +103,21 @@ def test_a_changed_file_or_label_map_is_read_anew(shapes: Path, place: str) -> N
     assert DecodedCache(place, other, FileReader())._key(pair) != cache._key(pair)
 
 
+def test_what_changes_while_it_is_read_is_not_kept(shapes: Path, place: str) -> None:
+    cache, pair = DecodedCache(place, LABELS, FileReader()), pair_of(shapes)
+    before = pair.image.stat().st_mtime_ns
+
+    def decode() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        os.utime(pair.image, ns=(0, 0))
+        return read_pair(pair, LABELS, FileReader())
+
+    cache.read(pair, decode)
+    os.utime(pair.image, ns=(before, before))
+    counted = Counted(cache, pair)
+    counted.read()
+    assert counted.times == 1
+
+
 def test_what_is_changed_by_a_reader_is_not_kept(shapes: Path, tmp_path: Path) -> None:
     counted = Counted(DecodedCache(tmp_path / "c", LABELS, FileReader()), pair_of(shapes))
     image, _ = counted.read()

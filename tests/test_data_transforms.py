@@ -86,6 +86,17 @@ def test_crops_come_from_everywhere_and_at_all_scales():
     assert max(p[0] + 25 for p in places) > 80
 
 
+@pytest.mark.parametrize(("image", "crop"), [(12, 10), (10, 12)])
+def test_crops_come_from_every_place_the_last_as_often_as_the_first(image, crop):
+    torch.manual_seed(0)
+    transform = crop_only((crop, crop))
+    draws = [transform.draw(image, image) for _ in range(300)]
+    for axis in (0, 1):
+        places = [draw.window[axis] if image > crop else draw.place[axis] for draw in draws]
+        assert {0, 1, 2} == set(places)
+        assert all(places.count(place) > 60 for place in (0, 1, 2))
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 2)])
 def test_tiny_images_survive(size):
     transform = TrainingTransform(Augmentation(32))

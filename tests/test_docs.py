@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import io
 import json
+import operator
 import re
 import runpy
 import shlex
@@ -77,11 +79,31 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delitem(registry, key, raising=False)
 
 
+@functools.cache
+def untrained() -> tuple[bytes, bytes, bytes]:
+    """Files of ResNet-18 that nobody trained: timm's configuration and weights, and torchvision's weights."""
+    import timm
+    import torch
+    import torchvision
+
+    tensors = {name: value.contiguous() for name, value in timm.create_model("resnet18").state_dict().items()}
+    config = {"architecture": "resnet18", "num_classes": 1000, "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    buffer = io.BytesIO()
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), buffer)
+    return json.dumps(config).encode(), safetensors.torch.save(tensors), buffer.getvalue()
+
+
+@functools.cache
+def untrained_vgg16() -> Any:
+    """Draw its 138 million numbers once."""
+    import torchvision
+
+    return torchvision.models.VGG(torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"]))
+
+
 @pytest.fixture
 def elsewhere(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Stand in for the network: a hub, and torchvision's cache, with weights that nobody trained."""
-    import timm
-    import torch
     import torchvision
 
     for name in ("LOCK", "CACHE"):
@@ -92,16 +114,8 @@ def elsewhere(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     mine.save_pretrained(tmp_path / "my-segmenter", license="CC0-1.0")
     hub.add_repo("me/mine", {path.name: path.read_bytes() for path in (tmp_path / "my-segmenter").iterdir()})
 
-    network = timm.create_model("resnet18")
-    tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
-    config = {"architecture": "resnet18", "num_classes": 1000, "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
-    hub.add_repo(
-        "timm/resnet18.a1_in1k",
-        {"config.json": json.dumps(config).encode(), "model.safetensors": safetensors.torch.save(tensors)},
-    )
-    buffer = io.BytesIO()
-    torch.save(torchvision.models.resnet18(weights=None).state_dict(), buffer)
-    data = buffer.getvalue()
+    config, model, data = untrained()
+    hub.add_repo("timm/resnet18.a1_in1k", {"config.json": config, "model.safetensors": model})
     value = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.value
     published = value.url
     name = f"resnet18-{hashlib.sha256(data).hexdigest()[:8]}.pth"
@@ -117,6 +131,7 @@ def elsewhere(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_every_python_block_runs(page: str, photos: None, elsewhere: None, monkeypatch: pytest.MonkeyPatch) -> None:
     import lightning
     import torch
+    import torchvision
 
     trainer = lightning.Trainer
 
@@ -126,6 +141,7 @@ def test_every_python_block_runs(page: str, photos: None, elsewhere: None, monke
         return trainer(**(options | quiet | {"max_epochs": 1, "num_sanity_val_steps": 0}))
 
     monkeypatch.setattr(lightning, "Trainer", quick)
+    monkeypatch.setattr(torchvision.models, "vgg16", untrained_vgg16)
     namespace: dict[str, Any] = {"torch": torch, "images": torch.rand(1, 3, 64, 80)}
     for number, block in enumerate(blocks(page)):
         if "data.classes" in block and "data" not in namespace:
@@ -154,18 +170,15 @@ def dotted_names() -> list[str]:
     return sorted(name for name in names if name.split(".")[1] not in fullyconv.__all__)
 
 
-def test_every_dotted_name_of_the_pages_is_there_after_importing_the_package() -> None:
-    # the package anew for each name, as the import of another one would bring its submodule along
-    code = (
-        "import operator, sys\n"
-        "for name in sys.argv[1:]:\n"
-        "    for module in [key for key in sys.modules if key.partition('.')[0] == 'fullyconv']:\n"
-        "        del sys.modules[module]\n"
-        "    import fullyconv\n"
-        "    operator.attrgetter(name.partition('.')[2])(fullyconv)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, *dotted_names()], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_every_dotted_name_of_the_pages_is_there_after_importing_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in dotted_names():
+        with monkeypatch.context() as fresh:
+            # as a first import of the package leaves it, of which no other import has brought a submodule along
+            for key, module in list(sys.modules.items()):
+                parent, _, own = key.rpartition(".")
+                if key.startswith("fullyconv.") and vars(sys.modules[parent]).get(own) is module:
+                    fresh.delattr(sys.modules[parent], own)
+            operator.attrgetter(name.partition(".")[2])(fullyconv)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from fullyconv import download as downloads
 from fullyconv.download import check_url, digest, download
 from fullyconv.errors import DownloadError, WeightsError
-from hub_server import FileServer
+from hub_server import FileServer, Reply, Request
 from limits import largest_file
 
 BYTES = np.random.default_rng(0).integers(0, 256, 300_000).astype(np.uint8).tobytes()
@@ -48,6 +48,34 @@ def test_a_broken_connection_is_taken_up_again(server: FileServer, tmp_path: Pat
     resumed = [request for request in server.requests if "range" in request.headers]
     # without a digest or a strong ETag two halves may belong to two files: then it starts from zero
     assert bool(resumed) == known
+
+
+class Exchanged(FileServer):
+    """A file that becomes another one after the first request; a server that knows If-Range.
+
+    Args:
+        weak: whether its ETag vouches for the meaning alone, not for the bytes.
+    """
+
+    NEW = BYTES[::-1]
+
+    def __init__(self, weak: bool) -> None:
+        super().__init__()
+        self.weak = weak
+
+    def answer(self, request: Request, raw: str) -> Reply:
+        data = BYTES if len(self.requests) == 1 else self.NEW
+        tag = ("W/" if self.weak else "") + f'"{hashlib.sha256(data).hexdigest()}"'
+        return Reply(200, {"ETag": tag}, data, content=request.headers.get("if-range") in (None, tag))
+
+
+@pytest.mark.parametrize("weak", [False, True])
+def test_halves_of_two_files_are_never_joined(tmp_path: Path, loopback: None, weak: bool) -> None:
+    with Exchanged(weak) as server:
+        server.fault("weights.bin", "cut", times=1)
+        download(server.url("weights.bin"), tmp_path / "w")
+        assert (tmp_path / "w").read_bytes() == Exchanged.NEW
+        assert [("range" in request.headers) for request in server.requests] == [False, not weak]
 
 
 def test_bytes_that_are_not_those_of_the_digest_are_fetched_once_more(server: FileServer, tmp_path: Path) -> None:

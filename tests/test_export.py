@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-from fullyconv.export import Export, export  # noqa: E402
+from fullyconv.export import Export, export, graph, writing  # noqa: E402
 from fullyconv.export.graph import OPSET, quiet  # noqa: E402
 from fullyconv.export.operators import translations  # noqa: E402
 from fullyconv.export.parity import MAX_DIFFERENCE, MAX_PIXELS  # noqa: E402
@@ -48,6 +49,28 @@ def segmenter(preset: str = "fcn32s_resnet18_quarter", **options: Any) -> Segmen
         if ".score." in name:
             nn.init.normal_(parameter, std=0.05)
     return module
+
+
+@pytest.fixture(scope="module", autouse=True)
+def traced_once() -> Iterator[None]:
+    """Let PyTorch trace networks of equal numbers once: that takes seconds, and what is done with the graph none."""
+    kept: dict[str, Any] = {}
+
+    def graph_of(network: Any, channels: int, heads: Sequence[str]) -> Any:
+        seen = replace(network.preprocessing, short_side=None)  # which is no part of the traced graph
+        weights = hashlib.sha256(str([repr(network), seen, channels, list(heads)]).encode())
+        for tensor in network.state_dict().values():
+            weights.update(tensor.numpy().tobytes())
+        key = weights.hexdigest()
+        if key not in kept:
+            kept[key] = graph.graph_of(network, channels, heads)
+        proto = onnx.ModelProto()
+        proto.CopyFrom(kept[key])
+        return proto
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writing, "graph_of", graph_of)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -112,13 +135,15 @@ def test_names_in_the_file_never_change(made: tuple[SegmentationModule, Export])
     }  # fmt: skip
 
 
-def test_a_file_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_differs_is_not_written(
+    made: tuple[SegmentationModule, Export], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     apart = {"sizes": [], "pixels": 0.2, "scores": 0.3, "scores_beyond": 0.1}
     monkeypatch.setattr("fullyconv.export.writing.parity_of", lambda *_: apart)
     target = tmp_path / "m.onnx"
     target.write_bytes(b"the last one")
     with pytest.raises(ValueError, match=r"nothing was written.*20\.000% of the pixels differ"):
-        export(segmenter(), target)
+        export(made[0], target)
     assert target.read_bytes() == b"the last one"
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
@@ -151,6 +176,7 @@ def scene(height: int, width: int) -> Any:
 
 def several(**options: Any) -> fullyconv.SegmentationModule:
     torch.manual_seed(0)
+    options = {"preprocessing": {"mean": [0.5] * 3, "std": [0.25] * 3}} | options
     module = fullyconv.SegmentationModule("fcn16s_resnet18_quarter", HEADS, **options).eval()
     for name, parameter in module.model.named_parameters():
         if ".score." in name:
@@ -278,49 +304,68 @@ def exported(module: nn.Module, *examples: Tensor) -> Any:
     return ort.InferenceSession(program.model_proto.SerializeToString())
 
 
-def answer(session: Any, *inputs: Tensor) -> Tensor:
+def answer(session: Any, *inputs: Tensor, output: int = 0) -> Tensor:
     names = [port.name for port in session.get_inputs()]
-    return torch.from_numpy(session.run(None, dict(zip(names, [x.numpy() for x in inputs], strict=True)))[0])
+    feeds = dict(zip(names, [x.numpy() for x in inputs], strict=True))
+    return torch.from_numpy(session.run([session.get_outputs()[output].name], feeds)[0])
 
 
 def grid(stride: float, center: float) -> Geometry:
     return Geometry((stride, stride), (center, center), (404, 404))
 
 
-@pytest.mark.parametrize(
-    ("source", "target"),
-    [
-        (grid(32, 15.5), Geometry.IDENTITY),  # VGG: half
-        (grid(8, 0), Geometry.IDENTITY),  # ResNet: whole
-        (grid(32, 15.5), grid(16, 7.5)),
-        (grid(8, 3), grid(8, -13)),  # moved
-        (grid(8, -21), grid(8, 3)),
-        (grid(8, 3.25), Geometry.IDENTITY),  # a matrix
-        (grid(7.5, 2), grid(3.7, 1)),
-        (grid(4, -30), Geometry.IDENTITY),  # all of the target lies beyond the map
-    ],
-)
-def test_resampling_is_the_same_at_every_size(source: Geometry, target: Geometry) -> None:
-    session = exported(
-        _Upsampled(lambda x, size: resample(x, source, target, size)), torch.rand(1, 2, 5, 6), torch.rand(1, 1, 40, 50)
-    )
+GRIDS = [
+    (grid(32, 15.5), Geometry.IDENTITY),  # VGG: half
+    (grid(8, 0), Geometry.IDENTITY),  # ResNet: whole
+    (grid(32, 15.5), grid(16, 7.5)),
+    (grid(8, 3), grid(8, -13)),  # moved
+    (grid(8, -21), grid(8, 3)),
+    (grid(8, 3.25), Geometry.IDENTITY),  # a matrix
+    (grid(7.5, 2), grid(3.7, 1)),
+    (grid(4, -30), Geometry.IDENTITY),  # all of the target lies beyond the map
+]
+
+
+def resamplings() -> list[nn.Module]:
+    """Every kind of resampling, and both layers with both borders."""
+    found: list[nn.Module] = [
+        _Upsampled(lambda x, size, grids=grids: resample(x, *grids, size))  # type: ignore[misc]
+        for grids in GRIDS
+    ]
+    for border in ("replicate", "zero"):
+        source = grid(8, 3.5)
+        for up in (
+            BilinearUpsampling(source, Geometry.IDENTITY, border=border),  # type: ignore[arg-type]
+            TransposedConvUpsampling(2, source, Geometry.IDENTITY, border=border),  # type: ignore[arg-type]
+        ):
+            found.append(_Upsampled(up.requires_grad_(False)))
+    return found
+
+
+class _All(nn.Module):
+    """Several modules of the same maps, a graph with an output for each: most of an export is done once for all."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.all = nn.ModuleList(modules)
+
+    def forward(self, x: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        return tuple(module(x, target) for module in self.all)
+
+
+@pytest.fixture(scope="module")
+def resampled() -> tuple[list[nn.Module], Any]:
+    modules = resamplings()
+    return modules, exported(_All(modules), torch.rand(1, 2, 5, 6), torch.rand(1, 1, 40, 50))
+
+
+@pytest.mark.parametrize("index", range(len(GRIDS) + 4))
+def test_resampling_is_the_same_at_every_size(resampled: tuple[list[nn.Module], Any], index: int) -> None:
+    modules, session = resampled
     for cells in ((1, 1), (2, 7), (12, 9)):
         for size in ((1, 1), (3, 61), (130, 33)):
-            x = torch.rand(1, 2, *cells)
-            assert_close(answer(session, x, torch.zeros(1, 1, *size)), resample(x, source, target, size))
-
-
-@pytest.mark.parametrize("border", ["replicate", "zero"])
-@pytest.mark.parametrize("kind", [BilinearUpsampling, TransposedConvUpsampling])
-def test_both_borders_are_the_same_at_every_size(kind: Any, border: str) -> None:
-    source = grid(8, 3.5)
-    channels: Sequence[int] = [2] if kind is TransposedConvUpsampling else []
-    up = kind(*channels, source, Geometry.IDENTITY, border=border).requires_grad_(False)
-    session = exported(_Upsampled(up), torch.rand(1, 2, 5, 6), torch.rand(1, 1, 40, 50))
-    for cells in ((1, 1), (4, 7)):
-        for size in ((1, 1), (3, 61), (50, 33)):
-            x = torch.rand(1, 2, *cells)
-            assert_close(answer(session, x, torch.zeros(1, 1, *size)), up(x, size))
+            x, target = torch.rand(1, 2, *cells), torch.zeros(1, 1, *size)
+            assert_close(answer(session, x, target, output=index), modules[index](x, target))
 
 
 @pytest.mark.parametrize(("kernel", "fill"), [(2, 0.0), (3, -1.0)])

@@ -6,13 +6,16 @@ import errno
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fullyconv import errors, files
 from fullyconv.files import digest, remove_unfinished, replacing, write
-from fullyconv.images import MaskWriter
+from fullyconv.images import MaskWriter, write_image, write_mask
+from fullyconv.inference.heatmap import Heatmap
 from fullyconv.inference.segmentation import ProbabilityWriter
 from limits import largest_file
 
@@ -87,6 +90,30 @@ def test_a_disk_that_is_full_halfway_is_told_with_the_name_of_the_file(tmp_path:
         fill()
     assert caught.value.filename == str(path)
     assert os.listdir(tmp_path) == []
+
+
+def test_an_image_or_array_that_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(*given: Any, **_: Any) -> None:
+        next(each for each in given if hasattr(each, "write")).write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    heat = Heatmap(np.zeros((8, 8), np.float32), "cat", np.zeros((8, 8, 3), np.uint8))
+    for name, save in (
+        ("a.png", lambda path: write_image(path, np.zeros((8, 8, 3), np.uint8))),
+        ("a.jpg", lambda path: heat.save(path)),
+        ("b.png", lambda path: write_mask(path, np.zeros((8, 8), np.uint8))),
+        ("a.npy", lambda path: heat.save(path)),
+    ):
+        path = write(tmp_path / name, "before")
+        with monkeypatch.context() as full:
+            full.setattr(Image.Image, "save", half)
+            full.setattr(np, "save", half)
+            with pytest.raises(OSError, match=name):
+                save(path)
+        assert path.read_text() == "before"
+    assert sorted(os.listdir(tmp_path)) == ["a.jpg", "a.npy", "a.png", "b.png"]
 
 
 def test_an_error_that_names_another_file_keeps_its_name(tmp_path: Path) -> None:

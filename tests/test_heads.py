@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,8 +14,9 @@ from closeness import assert_close
 from fullyconv.backbones import Backbone, Features, Switch
 from fullyconv.backbones.vgg import VGG
 from fullyconv.fcn import FCN
-from fullyconv.geometry import Geometry
+from fullyconv.geometry import Geometry, measure
 from fullyconv.heads import ASPPHead, LadderHead, LRASPPHead, PlainHead, SkipHead, UnpoolHead, score_layer
+from fullyconv.heads.skip import fused_geometry
 from fullyconv.upsampling import TransposedConvUpsampling
 
 # Grids as Caffe's VGG with 100 pixels of padding has them, and as VGG and ResNet with padding of their own.
@@ -186,6 +189,39 @@ def test_skips_are_summed_at_the_same_place_of_the_image(centers: dict[int, floa
     assert scores.shape == (1, 2, 64, 80)
     inner = (..., slice(16, -16), slice(16, -16))  # away from the clamped border of the coarsest map
     assert_close(scores[inner], 4 * maps[4][inner])
+
+
+@pytest.mark.parametrize(
+    ("coarse", "fine"),
+    [
+        (nn.Conv2d(1, 1, 8, 8), nn.Conv2d(1, 1, 2, 2)),  # as VGG: centers of the fine cells lie between
+        (nn.Conv2d(1, 1, 9, 8, padding=4), nn.Conv2d(1, 1, 3, 2, padding=1)),  # as ResNet: they coincide
+    ],
+)
+def test_a_sum_of_scores_depends_on_what_its_receptive_field_says(coarse: nn.Conv2d, fine: nn.Conv2d) -> None:
+    head = SkipHead({8: 1, 2: 1}, 1, {8: measure(coarse, 64, 1), 2: measure(fine, 64, 1)}, strides=(8, 2))
+    for parameter in (*coarse.parameters(), *fine.parameters(), *head.parameters()):
+        nn.init.ones_(parameter)
+    image = torch.zeros(1, 1, 96, 96, requires_grad=True)
+    scores = head(Features({8: coarse(image), 2: fine(image)}, size=(96, 96)))
+    at, farthest = head.geometry, 0.0
+    for row in range(20, 28):  # of one coarse cell and the next
+        (gradient,) = torch.autograd.grad(scores[0, 0, row, 24], image, retain_graph=True)
+        seen = gradient[0, 0].abs().sum(1).nonzero().flatten()
+        center = at.center[0] + at.stride[0] * row
+        farthest = max(farthest, center - float(seen[0]), float(seen[-1]) - center)
+    # up to less than a cell, which lies on one side of its center: tiles read so much more
+    assert (at.receptive_field[0] - 1) / 2 <= farthest < (at.receptive_field[0] - 1) / 2 + at.stride[0]
+
+
+def test_a_sum_of_scores_is_padded_and_sees_everything_if_one_of_them_does() -> None:
+    plain = Geometry((8.0, 8.0), (3.5, 3.5), (20.0, 20.0))
+    fine = Geometry((2.0, 2.0), (0.5, 0.5), (50.0, 10.0))
+    assert fused_geometry(plain, fine, fine) == Geometry((2.0, 2.0), (0.5, 0.5), (50.0, 32.0))
+    for change in ({"padded": True}, {"global_context": True}):
+        for one, other in ((replace(plain, **change), fine), (plain, replace(fine, **change))):
+            both = fused_geometry(one, other, fine)
+            assert (both.padded, both.global_context) == ("padded" in change, "global_context" in change)
 
 
 @pytest.mark.parametrize("centers", [VGG_SAME, RESNET])

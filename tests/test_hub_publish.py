@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 import fullyconv
 from closeness import assert_same_tensors
+from conftest import NAMES
 from fullyconv import cli
+from fullyconv.confusion import SegmentationScores, scores
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.errors import DownloadError, WeightsError
 from fullyconv.training.module import SegmentationModule
@@ -93,6 +98,31 @@ def test_a_checkpoint_is_measured_and_published_without_its_optimizer(
     again = loaded.evaluate(SegmentationDataModule.from_folder(tree, num_workers=0), "test")
     assert score["mean_iou"] == pytest.approx(100 * again.mean_iou, abs=0.5)
     assert f"mIoU {score['mean_iou']:.2f}" in files["README.md"].decode()
+
+
+def test_what_is_measured_is_what_is_stored(
+    hub: HubServer, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    torch.manual_seed(0)
+    own = SegmentationModule("fcn32s_resnet18_quarter", classes=NAMES)
+    own.save_pretrained(tmp_path / "own", license="CC0-1.0")
+    measured: list[dict[str, torch.Tensor]] = []
+
+    def evaluate(module: SegmentationModule, *_: Any) -> SegmentationScores:
+        measured.append({name: value.clone() for name, value in module.state_dict().items()})
+        return scores(np.diag([1, 2, 3]))
+
+    monkeypatch.setattr(SegmentationModule, "evaluate", evaluate)
+    data = SegmentationDataModule.from_folder(tree, num_workers=0)
+    fullyconv.publish(tmp_path / "own", "someone/own", data=data, dtype="float16")
+    (found,) = measured
+    stored = safetensors.torch.load(hub.files("someone/own")["model.safetensors"])
+    kept = [name for name, value in stored.items() if value.dtype == torch.float16]
+    assert len(kept) > 20
+    assert all(torch.equal(found[f"model.{name}"], stored[name].float()) for name in kept)
+    assert any(not torch.equal(found[name], value) for name, value in own.state_dict().items())
+    assert json.loads(hub.files("someone/own")["config.json"])["score"]["mean_iou"] == 100
 
 
 def test_nothing_is_published_without_a_license(hub: HubServer, tmp_path: Path) -> None:

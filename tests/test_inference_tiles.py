@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Callable
@@ -488,3 +489,19 @@ def test_blocks_come_row_by_row_and_go_together() -> None:
     mask, probabilities = assemble(iter(found), (50, 60))[""]
     assert mask.shape == (50, 60)
     assert probabilities is None
+
+
+def test_a_region_holds_all_that_the_cells_of_its_window_depend_on_and_a_cell_more() -> None:
+    at, n, least = Geometry((8.0, 8.0), (3.5, 3.5), (40.0, 40.0)), 200, 100
+    network = Network(nn.Identity(), lambda x: x, at, lambda _: at, 2, 8, least)
+    for top, height in itertools.product(range(0, n, 7), (1, 8, 33)):
+        bottom = min(n, top + height)
+        start, _, stop, _ = region(network, (top, 0, bottom, n), (n, n))
+        assert region(network, (0, top, n, bottom), (n, n))[1::2] == (start, stop)
+        # a pixel is interpolated between the cells on both of its sides
+        first = max(0, math.floor((top - 3.5) / 8))
+        last = math.ceil((bottom - 1 - 3.5) / 8)
+        assert start % 8 == 0
+        assert start <= max(0, at.first[0] + 8 * first - 7)
+        assert stop - 1 >= min(n - 1, at.last[0] + 8 * last + 7)
+        assert stop < n or n - start >= least

@@ -111,6 +111,19 @@ def test_more_than_255_classes_are_encoded_in_16_bits():
     assert labels.ignore_index == 65535
 
 
+def test_the_last_class_and_the_ignored_pixels_decide_the_bits_of_a_mask():
+    many = Labels.of([f"c{i}" for i in range(256)])
+    assert (many.ignore_index, many.dtype) == (65535, np.uint16)
+    assert many.encode(np.array([[0, 255, 65535]], np.uint16)).tolist() == [[0, 255, 65535]]
+    assert Labels.of([f"c{i}" for i in range(255)]).dtype is np.uint8
+    for values in (None, {1: "a", 2: "b", 3: "ignore"}, {"#000001": "a", "#000002": "b", "#000003": "ignore"}):
+        far = Labels.of(["a", "b"], values=values, ignore_index=256)
+        encoded = far.encode(np.array([[0, 1, 256]] if values is None else [[1, 2, 3]], np.uint16))
+        assert encoded.tolist() == [[0, 1, 256]]
+        assert encoded.dtype == far.dtype == np.uint16
+    assert Labels.of(["a", "b"], ignore_index=255).dtype is np.uint8
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64])
 def test_stray_value_names_file_value_and_remedy(dtype):
     mask = np.array([[0, 17], [1, 17]], dtype=dtype)
@@ -176,6 +189,20 @@ def test_ignored_index_of_ones_own_is_kept():
 def test_broken_rule_is_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         Labels.of(**arguments)
+
+
+def test_ignored_pixels_need_not_be_named_among_the_values_and_may_have_a_class():
+    own = Labels.of(["a", "b"], values={1: "a", 2: "b"})
+    assert own.encode(np.array([[1, 2, 255]], np.uint8)).tolist() == [[0, 1, 255]]
+    assert Labels.of(["a", "b"], values={1: "a", 255: "b"}).encode(np.array([[1, 255]], np.uint8)).tolist() == [[0, 1]]
+
+
+def test_a_class_is_found_by_its_name_or_number_and_no_number_beyond_the_last():
+    own = Labels.of(["cat", "dog", "1"])
+    assert [own.index(label) for label in ("dog", 0, "2", np.int64(2), "1")] == [1, 0, 2, 2, 2]  # a name comes first
+    for label in (3, "3", -1, True, 1.0):
+        with pytest.raises(ValueError, match=rf"^label={label!r}: "):
+            own.index(label)
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,16 @@ def test_tversky_with_equal_halves_is_dice_with_the_same_smoothing() -> None:
     assert float(DiceLoss(255, weights, 7.0).double()(logits, mask).detach()) == pytest.approx(expected, rel=1e-9)
 
 
+def test_dice_is_a_mean_over_the_classes_that_occur() -> None:
+    logits, mask = batch()
+    mask[mask >= 2] = 255  # of four classes two
+    p, labels = counted(logits, mask)
+    for weights in (None, [1.0, 3, 50, 50]):
+        dice = [(2 * (p[:, k] * (labels == k)).sum() + 1) / (p[:, k].sum() + (labels == k).sum() + 1) for k in range(2)]
+        expected = float(np.average(1 - np.array(dice), weights=weights and weights[:2]))
+        assert float(DiceLoss(255, weights).double()(logits, mask).detach()) == pytest.approx(expected, rel=1e-9)
+
+
 def lovasz_gradient(sorted_truth: np.ndarray) -> np.ndarray:
     """Algorithm 1 of Berman et al. 2018."""
     p = len(sorted_truth)

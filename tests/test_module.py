@@ -343,6 +343,7 @@ print("RESULT", json.dumps(result))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_metrics_of_one(tmp_path: Path) -> None:
     # Seven images: a padded sampler would count one of them twice. From a process of their own, because one that has
     # computed gradients cannot be forked.

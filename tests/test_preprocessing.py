@@ -46,6 +46,27 @@ def test_one_and_four_channels_are_served():
     assert Preprocessing((0.5,) * 4, (0.5,) * 4).in_channels == 4
 
 
+def test_bgr_turns_the_three_colors_and_leaves_further_channels_in_their_place():
+    images = np.random.default_rng(0).random((2, 6, 5, 7))
+    turned = Preprocessing((0.0,) * 6, (1.0,) * 6, channel_order="bgr")
+    for answer in (turned(images), turned(torch.from_numpy(images)).numpy()):
+        np.testing.assert_array_equal(answer, images[:, [2, 1, 0, 3, 4, 5]])
+
+
+def test_other_channels_keep_the_numbers_of_the_colors_and_get_their_average():
+    own = Preprocessing((1.0, 2.0, 6.0), (0.5, 1.0, 3.0), 255.0, "bgr", 300, (0.0, 4095.0))
+    more, fewer = own.for_channels(5), own.for_channels(1)
+    assert (more.mean, more.std) == ((1.0, 2.0, 6.0, 3.0, 3.0), (0.5, 1.0, 3.0, 1.5, 1.5))
+    assert (fewer.mean, fewer.std) == ((3.0,), (1.5,))
+    assert own.for_channels(2).mean == (3.0, 3.0)
+    assert own.for_channels(3) is own
+    assert (more.channel_order, fewer.channel_order) == ("bgr", "rgb")
+    for other in (more, fewer):
+        assert (other.scale, other.short_side, other.value_range) == (255.0, 300, (0.0, 4095.0))
+    with pytest.raises(ValueError, match="in_channels=0: an image has at least one channel"):
+        own.for_channels(0)
+
+
 def test_plain_json_round_trip_gives_equal_numbers():
     for preprocessing in (IMAGENET, CAFFE):
         assert Preprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing

@@ -229,7 +229,10 @@ CASES: dict[str, Case] = {
         pooled,
     ),
 }
-SLOW = ("vgg", "timm/vgg", "resnet34", "resnet101", "timm/convnext_tiny", "timm/densenet121 of")  # relatives are quick
+SLOW = (  # relatives are quick
+    "vgg", "timm/vgg", "resnet34", "resnet50_dilated", "resnet101", "efficientnet_lite1", "efficientnet_lite2",
+    "timm/convnext_tiny", "timm/densenet121 of", "timm/resnet50 of",
+)  # fmt: skip
 
 
 def test_every_backbone_has_a_case() -> None:

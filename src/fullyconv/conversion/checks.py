@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fullyconv.conversion.cells import HeadPlan
 from fullyconv.conversion.hooks import hooked
@@ -20,7 +19,7 @@ from fullyconv.conversion.report import Change, Guarantee, Report
 from fullyconv.conversion.trace import GROWTH, LARGER, REFERENCE, Trace, TrainingFlag, callee, does_not_run, place
 from fullyconv.conversion.without_data import BATCH, example, map_axes, tensors
 from fullyconv.errors import first_line, some
-from fullyconv.geometry import Geometry, measure
+from fullyconv.geometry import Geometry, measure, watch
 from fullyconv.geometry.tracking import Tracker
 
 Pair = tuple[int, int]
@@ -202,7 +201,8 @@ def describe(source: nn.Module, dense: DenseClassifier, found: Trace, maps: list
     dense._grids[height, width] = _grid_at(maps, REFERENCE, dense._windows)
     dense._grids[larger] = _grid_at(maps, LARGER, dense._windows)
     backbone = _Backbone(dense)
-    geometries = measure(backbone, larger, dense.in_channels)
+    strides = _Strides()
+    geometries: list[Any] = [strides.geometry(map) for map in watch(backbone, larger, dense.in_channels, strides)]
     geometry: Geometry | None = None
     for one, window in zip(geometries, dense._windows, strict=True):
         scored = one.conv(window)
@@ -220,7 +220,7 @@ def describe(source: nn.Module, dense: DenseClassifier, found: Trace, maps: list
     # A backbone that divides the map into blocks counted from the image's corner, or goes through a coarser map than
     # the last one, gives an answer at a place that depends on where the image was cut, even if it is all local.
     refused = any(grids[size] is None for size in steps if _whole_steps(size, dense.input_size, (down, right)))
-    if refused or not _moves_by_its_stride(backbone, larger, dense.in_channels, geometry.stride):
+    if refused or not strides.divide(geometry.stride):
         guarantee = "head"
     frontiers = []
     for node in maps:
@@ -276,16 +276,9 @@ class _Strides(Tracker):  # type: ignore[no-untyped-call]
             self.found.add(seen.geometry.stride)
         super().remember(tensor, seen)
 
-
-def _moves_by_its_stride(backbone: nn.Module, size: Pair, channels: int, stride: tuple[float, float]) -> bool:
-    """Tell whether the strides of all maps on the way divide the last one's, so that maps move with the image."""
-    strides = _Strides()
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        image = example(backbone, channels, size, batch=1)
-        strides.start(image)
-        with strides:
-            backbone(image)
-    return all((last / step).is_integer() for steps in strides.found for last, step in zip(stride, steps, strict=True))
+    def divide(self, stride: tuple[float, float]) -> bool:
+        """Tell whether all of them divide the last one's, so that maps move with the image."""
+        return all((last / step).is_integer() for steps in self.found for last, step in zip(stride, steps, strict=True))
 
 
 def _moves_with_size(backbone: nn.Module, size: Pair, channels: int, geometries: Iterable[Geometry]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -67,17 +68,7 @@ class DenseClassifier(nn.Module):
     def min_size(self) -> Pair:
         """The smallest (H, W) in pixels that gives one score."""
         if self._min_size is None:
-            low, high = [1, 1], list(self.input_size)
-            while low != high:
-                middle = [(a + b) // 2 for a, b in zip(low, high, strict=True)]
-                # Both axes at once: each is searched while the other stands at a size that is known to do.
-                for axis in (0, 1):
-                    size = list(self.input_size)
-                    size[axis] = middle[axis]
-                    if low[axis] < high[axis]:
-                        runs = self._grid((size[0], size[1])) is not None
-                        low[axis], high[axis] = (low[axis], middle[axis]) if runs else (middle[axis] + 1, high[axis])
-            self._min_size = low[0], low[1]
+            self._min_size = self._least(0), self._least(1)
         return self._min_size
 
     def grid(self, H: int, W: int) -> Pair:
@@ -201,6 +192,18 @@ class DenseClassifier(nn.Module):
     def extra_repr(self) -> str:
         """Say what the network was made for."""
         return f"input_size={self.input_size}, in_channels={self.in_channels}, pool={self.pool!r}"
+
+    def _least(self, axis: int) -> int:
+        """Search the smallest height or width that runs, while the other side stands at a size that is known to do."""
+        low, high, stride = 1, self.input_size[axis], math.ceil(self.geometry.stride[axis])
+        # What rounds sides down serves none smaller, what rounds up those of the same number of strides: tried first.
+        likely = [high - stride, high - stride + 1, high - 1]
+        while low < high:
+            side = likely.pop() if likely else (low + high) // 2
+            if low <= side < high:
+                size = (side, self.input_size[1]) if axis == 0 else (self.input_size[0], side)
+                low, high = (low, side) if self._grid(size) is not None else (side + 1, high)
+        return low
 
     def _grid(self, size: Pair) -> Pair | None:
         if size not in self._grids:
