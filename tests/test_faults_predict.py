@@ -276,12 +276,9 @@ CGROUPS = {
         "sys/fs/cgroup/user.slice/work.scope/memory.current": "100000000\n",
     },
 }
-UNSEEN = pytest.mark.xfail(strict=True, reason="only the file at the root of version 2 is read")
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[] if kind == "version 2" else [UNSEEN]) for kind in CGROUPS]
-)
+@pytest.mark.parametrize("kind", CGROUPS)
 def test_c21_what_a_container_may_use_is_seen(kind: str, system_files: Path) -> None:
     for name, text in CGROUPS[kind].items():
         (system_files / name).parent.mkdir(parents=True, exist_ok=True)
@@ -308,7 +305,6 @@ sys.exit(cli.main(["predict", source, "--model", model, "--out", out, "--threads
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
-@pytest.mark.xfail(strict=True, reason="the allocator's own error comes through, and a limit of the process is unseen")
 def test_c21_an_image_beyond_the_limit_of_the_process_is_cut_into_tiles_or_the_option_is_named(
     model: Path, tmp_path: Path
 ) -> None:

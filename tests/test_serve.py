@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from PIL import Image
 import fullyconv
 from closeness import assert_same_mask
 from fullyconv import serve as serving
-from fullyconv.serve import Offer, app, is_loopback, offers
+from fullyconv.serve import Offer, app, offers, resolved
 
 pytest.importorskip("starlette")
 pytest.importorskip("httpx")
@@ -118,6 +119,8 @@ def test_few_models_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
 
     class Fake:
+        preprocessing = SimpleNamespace(in_channels=3, value_range=None)
+
         def predict(self, pixels: Any) -> str:
             return "done"
 
@@ -128,10 +131,17 @@ def test_few_models_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert loaded == ["a", "b", "c", "d", "b"]
 
 
-def test_only_this_machines_addresses_are_loopback() -> None:
-    assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "10.0.0.1", "a.test")] == [
-        True, True, True, False, False, False,
-    ]  # fmt: skip
+def test_addresses_are_decided_by_what_they_mean() -> None:
+    assert [resolved(host) for host in ("127.0.0.1", "127.1", "::1", "0.0.0.0")] == [
+        "127.0.0.1",
+        "127.0.0.1",
+        "::1",
+        "0.0.0.0",
+    ]
+    assert resolved("LOCALHOST") == resolved("localhost")
+    for host in ("", "a" * 70 + ".test"):
+        with pytest.raises(ValueError, match=r"--host .*127\.0\.0\.1"):
+            resolved(host)
 
 
 def test_own_models_can_be_offered() -> None:
