@@ -18,7 +18,7 @@ import socket
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -187,6 +187,9 @@ class Turns:
 
     Args:
         desk: where images are segmented.
+
+    Attributes:
+        busy: whether one is being segmented.
     """
 
     def __init__(self, desk: Desk) -> None:
@@ -194,17 +197,12 @@ class Turns:
         self._thread = ThreadPoolExecutor(1)
         self._inside = 0
         self._until = math.inf
-        self._last: Future[bytes] | None = None
+        self.busy = False
 
     def end(self) -> None:
         """Begin with nothing more, and give up what has begun after `GRACE` seconds."""
         self._until = time.monotonic() + GRACE
         self._thread.shutdown(wait=False, cancel_futures=True)
-
-    @property
-    def busy(self) -> bool:
-        """Whether an image is being segmented."""
-        return self._last is not None and self._last.running()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Take a request and send the answer."""
@@ -256,15 +254,21 @@ class Turns:
             return refuse(503, "the server is busy; try again in some seconds")
         return None if found is None else Plain(found, media_type="application/json", headers=HEADERS)
 
+    def _work(self, name: str, body: bytes) -> bytes:
+        self.busy = True
+        try:
+            return json.dumps(answer(self.desk.segment(name, body))).encode()
+        finally:
+            self.busy = False
+
     async def _segmented(self, request: Request, name: str, body: bytes) -> bytes | None:
         """Wait for one's turn, and give the answer as JSON; None where the client has left.
 
         Raises:
             TimeoutError: if it took too long, or the server ends.
         """
-        future = self._thread.submit(lambda: json.dumps(answer(self.desk.segment(name, body))).encode())
+        future = self._thread.submit(self._work, name, body)
         work, left = asyncio.wrap_future(future), asyncio.ensure_future(_left(request))
-        self._last = future
         try:
             await asyncio.wait({work, left}, timeout=SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if not work.done() and not left.done():
