@@ -6,6 +6,8 @@ import errno
 import hashlib
 import os
 import re
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,6 +24,7 @@ LEFT_AFTER = 3600.0
 """Seconds after which nobody is taken to be writing a file that has not changed since, where locks do not say."""
 
 _PART = re.compile(r"\..*\.[0-9a-f]{8}\.part")
+_ASIDE = ".fullyconv-"
 _MARKS = len("..01234567.part")
 _SHORT = 40  # bytes of a name that every file system holds
 
@@ -58,15 +61,16 @@ class Unfinished:
         """Put the file in the place of the target."""
         with self.naming():
             os.replace(self.path, self.target)
-        self._let_go()
+        self.let_go()
 
     def discard(self) -> None:
         """Remove the file where it is still unfinished."""
         with suppress(OSError):
             self.path.unlink()
-        self._let_go()
+        self.let_go()
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
+        """Write no more, and leave the file as it is."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -141,17 +145,19 @@ def write_all(contents: Mapping[Path, bytes]) -> None:
         contents: file -> what it is to hold, in the order of the renamings.
 
     Raises:
-        OSError: if one cannot be written; none was replaced then, unless renaming itself failed.
+        OSError: if one cannot be written; none was replaced then, unless renaming itself failed: what was not yet
+            renamed lies ready beside its place.
     """
-    files = [Unfinished(path) for path in contents]
+    files, kept = [Unfinished(path) for path in contents], 0
     try:
         for file, content in zip(files, contents.values(), strict=True):
             file.fill(content)
         for file in files:
             file.keep()
+            kept += 1
     finally:
         for file in files:
-            file.discard()
+            file.let_go() if kept else file.discard()
 
 
 def _hidden(name: str) -> str:
@@ -180,6 +186,41 @@ def remove_unfinished(folder: str | Path) -> None:
                     os.unlink(entry)
         if lock is not None:
             os.close(lock)
+
+
+@contextmanager
+def aside(parent: str | Path) -> Iterator[Path]:
+    """Make a folder that is gone afterwards; those that killed processes left beside it are removed first.
+
+    Args:
+        parent: where it is made: on the disk where its contents are to be moved to.
+
+    Raises:
+        OSError: if it cannot be made.
+    """
+    for left in Path(parent).glob(f"{_ASIDE}*"):
+        if (lock := _locked(left, wait=False)) is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+    while True:
+        place = Path(tempfile.mkdtemp(dir=parent, prefix=_ASIDE))
+        lock = _locked(place, wait=True)
+        if place.exists():  # nobody took it for left before it was locked
+            break
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def unfinished(path: str | Path) -> list[Path]:
+    """Give the unfinished files that were to take the place of a file, those of killed writers and of others."""
+    begin = f".{Path(path).name}."
+    return [
+        each for each in Path(path).parent.glob(".*.part") if _PART.fullmatch(each.name) and each.name.startswith(begin)
+    ]
 
 
 def _locked(folder: str | Path, wait: bool) -> int | None:

@@ -269,12 +269,13 @@ class Turns:
         """
         future = self._thread.submit(self._work, name, body)
         work, left = asyncio.wrap_future(future), asyncio.ensure_future(_left(request))
+        either: set[asyncio.Future[Any]] = {work, left}
         try:
-            await asyncio.wait({work, left}, timeout=SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, timeout=SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if not work.done() and not left.done():
                 if future.cancel():
                     raise TimeoutError
-                await asyncio.wait({work, left}, return_when=asyncio.FIRST_COMPLETED)  # it has begun
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)  # it has begun
             if work.cancelled():
                 raise TimeoutError
             return work.result() if work.done() else None

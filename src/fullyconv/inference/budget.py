@@ -56,7 +56,7 @@ def available_memory() -> int:
                 free = int(line.split()[1]) * 1024
     except (OSError, ValueError, AttributeError):  # other systems
         free = _UNKNOWN
-    return max(0, min(free, *_left_to_groups(), _left_to_process()))
+    return int(max(0, min(free, *_left_to_groups(), _left_to_process())))
 
 
 def _left_to_groups() -> Iterator[int]:
