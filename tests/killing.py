@@ -74,6 +74,9 @@ def model(folder: str, best: int = 1) -> Any:
 
     torch.manual_seed(best)
     segmenter = fullyconv.SegmentationModule("fcn32s_resnet18_half", classes=["a", "b"])
+    for name, value in segmenter.model.named_parameters():
+        if "score" in name:
+            torch.nn.init.normal_(value)  # else every pixel is of the first class
     segmenter.save_pretrained(folder, license="MIT")
     return segmenter
 
@@ -88,8 +91,8 @@ def photos(_: Any) -> None:
         pixels = np.random.default_rng(number).integers(0, 255, (160, 200, 3), np.uint8)
         Image.fromarray(pixels).save(f"given/photos/{number}.png")
     model("given/model")
-    model("given/other", 2)
-    command("predict", "given/photos", "--model", "given/other", "--out", "out", "--overlay")(None)
+    model("./given/other", 2)
+    command("predict", "given/photos", "--model", "./given/other", "--out", "out", "--overlay")(None)
 
 
 def load_masks() -> None:
@@ -142,9 +145,9 @@ def load_folder() -> None:
 
 def onnx(_: Any) -> None:
     model("given/model")
-    model("given/other", 2)
+    model("./given/other", 2)
     Path("out").mkdir()
-    command("export", "given/other", "--to", "out/file.onnx")(None)
+    command("export", "./given/other", "--to", "out/file.onnx")(None)
 
 
 def load_onnx() -> None:
@@ -158,7 +161,7 @@ def weights(_: Any) -> None:
     import torch
     import torchvision
 
-    Path("given").mkdir()
+    Path("given").mkdir(exist_ok=True)
     for seed in (1, 2):
         torch.manual_seed(seed)
         torch.save(torchvision.models.squeezenet1_1().state_dict(), f"given/{seed}.pth")
@@ -178,8 +181,8 @@ def load_classifier() -> None:
 
 def published(hub: Any) -> None:
     model("given/model")
-    model("given/other", 2)
-    push("given/other", hub)
+    model("./given/other", 2)
+    push("./given/other", hub)
 
 
 def nothing() -> None:
@@ -196,7 +199,7 @@ FIT = ("fit", "given/shapes", "--out", "out", "--model", "random:fcn32s_resnet18
 JOBS: dict[str, Job] = {
     "predict": Job(
         photos,
-        command("predict", "given/photos", "--model", "given/model", "--out", "out", "--overlay"),
+        command("predict", "given/photos", "--model", "./given/model", "--out", "out", "--overlay"),
         load_masks,
         lambda name: name.endswith(".png"),
     ),
@@ -207,7 +210,7 @@ JOBS: dict[str, Job] = {
         lambda name: name == "model/model.safetensors",
     ),
     "save_pretrained": Job(two_models, save, load_folder),
-    "export": Job(onnx, command("export", "given/model", "--to", "out/file.onnx"), load_onnx),
+    "export": Job(onnx, command("export", "./given/model", "--to", "out/file.onnx"), load_onnx),
     "push_to_hub": Job(published, lambda hub: push("given/model", hub), nothing),
     "convert": Job(weights, convert("1"), load_classifier),
 }
