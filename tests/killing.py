@@ -225,7 +225,7 @@ def digests(folder: Path) -> Files:
     }
 
 
-def work(run: Callable[..., None], place: str, pipe: Any, at: int | None, *arguments: Any) -> None:
+def work(run: Callable[..., None], place: str, pipe: Any, at: int | None, settings: Files, *arguments: Any) -> None:
     """Run something in a process and a group of its own, in a folder, whose log and temporary files lie there too.
 
     Args:
@@ -233,10 +233,14 @@ def work(run: Callable[..., None], place: str, pipe: Any, at: int | None, *argum
         place: the folder.
         pipe: is told when it begins, and what went wrong.
         at: kill before (even) or after (odd) the renaming of this number, halved.
+        settings: of the environment; "" where there is to be none.
         arguments: of run.
     """
     os.setsid()
     os.chdir(place)
+    os.environ.update(settings)
+    for name in (name for name, value in settings.items() if not value):
+        del os.environ[name]
     log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(log, stream)
@@ -300,7 +304,9 @@ class Trial:
             RuntimeError: with what went wrong in it.
         """
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=work, args=(run, str(self.place), theirs, at, *arguments))
+        process = self._context.Process(
+            target=work, args=(run, str(self.place), theirs, at, self._settings(), *arguments)
+        )
         process.start()
         theirs.close()
         begun = ours.recv()
@@ -326,6 +332,13 @@ class Trial:
     @property
     def _token(self) -> str | None:
         return None if self.hub is None else self.hub.token
+
+    def _settings(self) -> Files:
+        """Give the environment of what speaks to the hub."""
+        if self.hub is None:
+            return {}
+        off = dict.fromkeys(("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_PROGRESS_BARS"), "1")
+        return off | {"HF_ENDPOINT": self.hub.endpoint, "HF_HOME": str(self.place / "home"), "HF_HUB_OFFLINE": ""}
 
     def made(self) -> Files:
         """Give what is at the final names: files, or what the hub has."""
@@ -428,14 +441,11 @@ def trial(name: str) -> Iterator[Trial]:
     """Give a command and a folder for it, and a hub where it needs one."""
     from hub_server import HubServer
 
-    settings = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     with tempfile.TemporaryDirectory() as place:
         if name != "push_to_hub":
             yield Trial(name, Path(place), None)
             return
         with HubServer() as hub:
-            os.environ.update(settings | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": f"{place}/home"})
-            os.environ.pop("HF_HUB_OFFLINE", None)
             yield Trial(name, Path(place), hub)
 
 
