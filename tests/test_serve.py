@@ -20,6 +20,7 @@ from PIL import Image
 import fullyconv
 from closeness import assert_same_mask
 from fullyconv import serve as serving
+from fullyconv.errors import DatasetError
 from fullyconv.serve import Offer, app, offers, resolved
 
 pytest.importorskip("starlette")
@@ -129,6 +130,19 @@ def test_few_models_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in "abacadbb":
         assert desk.segment(name, image(4, 4)) == "done"  # type: ignore[comparison-overlap]
     assert loaded == ["a", "b", "c", "d", "b"]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 4 GB")])
+def test_an_image_that_memory_does_not_hold_is_refused(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fake:
+        preprocessing = SimpleNamespace(in_channels=3, value_range=None)
+
+        def predict(self, pixels: Any) -> str:
+            raise error
+
+    monkeypatch.setattr(serving, "load", lambda source, **_: Fake())
+    with pytest.raises(DatasetError, match=r"^the image needs more memory .*; make it smaller"):
+        serving.Desk([Offer("a", "a", "", "")]).segment("a", image(4, 4))
 
 
 def test_addresses_are_decided_by_what_they_mean() -> None:

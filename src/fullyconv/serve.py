@@ -29,7 +29,7 @@ from fullyconv.errors import DatasetError, first_line
 from fullyconv.hub.load import load
 from fullyconv.images import Encoded
 from fullyconv.images.raster import read_raster
-from fullyconv.inference.budget import naming_memory
+from fullyconv.inference.budget import is_shortage
 from fullyconv.weights import catalog
 
 if TYPE_CHECKING:
@@ -134,9 +134,13 @@ class Desk:
         while len(self._loaded) > KEPT:
             self._loaded.popitem(last=False)
         wanted = module.preprocessing
-        with naming_memory(str(encoded)):
+        try:
             raster = read_raster(encoded, wanted.in_channels, max_pixels=MAX_PIXELS, value_range=wanted.value_range)
             result: Segmentation = module.predict(raster)
+        except (MemoryError, RuntimeError) as error:
+            if not is_shortage(error):
+                raise
+            raise DatasetError(f"{encoded} needs more memory than is free on the server; make it smaller") from error
         return result
 
 
