@@ -1,8 +1,9 @@
 """Run commands where something is wanting, and see that they say what, lose nothing, and do it when it is there again.
 
 A full disk (a small one in memory), a read-only folder, little memory, no home, an encoding of seven bits, ten thousand
-files, two runs in one folder. Good is an exit status, a message that names file or option, no traceback, and nothing at
-a final name but whole files. The first two need root on Linux; elsewhere they are left out, which is said.
+files, two runs in one folder, two hundred clients of a server. Good is an exit status, a message that names file or
+option, no traceback, and nothing at a final name but whole files. The first two need root on Linux; elsewhere they are
+left out, which is said.
 
     python tests/hardships.py
     python tests/hardships.py memory files
@@ -19,7 +20,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -224,6 +227,41 @@ def two_runs() -> Iterator[Result]:
         yield f"two runs in one folder: {command}", second.last, bad
 
 
+def clients() -> Iterator[Result]:
+    from test_faults_serve import Server  # which needs starlette
+
+    stream = io.BytesIO()
+    Image.new("P", (1200, 1000)).save(stream, "PNG")
+    image = stream.getvalue()
+    os.rename("given/model", "mine")
+    with Server(Path("./mine"), 0) as server:
+        threading.Thread(target=server.process.stdout.read, daemon=True).start()  # type: ignore[union-attr]
+        first = server.send(image).recv(12)
+        alone = server.peak()
+        waiting = [server.send(image) for _ in range(200)]
+        statuses = Counter(client.recv(12)[-3:].decode() for client in waiting)
+        more = (server.peak() - alone) / 1e6
+        came = f"{dict(statuses)}, {more:.0f} MB more than for one"
+        bad = [] if first.endswith(b"200") and set(statuses) == {"200", "503"} and more < 200 else [came]
+        yield "serve: 200 clients at once, 1.2 megapixels each", came, bad
+    with Server(Path("./mine"), 60) as server:
+        for _ in range(5):
+            server.send(image)
+        assert server.process.stdout is not None
+        server.process.stdout.readline()
+        begun = time.monotonic()
+        server.process.terminate()
+        _, said = server.process.communicate()
+        taken = time.monotonic() - begun
+        bad = ["a traceback"] if "Traceback" in said else []
+        came = f"{taken:.1f} s"
+        yield (
+            "serve: SIGTERM while an image takes a minute and four wait",
+            came,
+            bad + (["too long"] if taken > 20 else []),
+        )
+
+
 TRIALS: dict[str, Callable[[], Iterator[Result]]] = {
     "full_disk": full_disk,
     "read_only": read_only,
@@ -232,6 +270,7 @@ TRIALS: dict[str, Callable[[], Iterator[Result]]] = {
     "encoding": encoding,
     "files": files,
     "two_runs": two_runs,
+    "clients": clients,
 }
 ROOT = ("full_disk", "read_only")
 
