@@ -141,11 +141,33 @@ def test_what_may_still_be_written_is_left_for_an_hour(
     assert len(hidden(tmp_path)) == (why == "no locks")
 
 
+KILLED_ASIDE = """
+import os, signal, sys
+from fullyconv.files import aside
+
+with aside(sys.argv[1]) as place:
+    (place / "whole copy").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_temporary_folder_is_gone_afterwards_and_those_of_killed_processes_before(tmp_path: Path) -> None:
+    assert subprocess.run([sys.executable, "-c", KILLED_ASIDE, tmp_path], check=False).returncode == -9
+    (left,) = tmp_path.iterdir()
+    (tmp_path / "another").mkdir()
+    with files.aside(tmp_path) as first, files.aside(tmp_path) as second:
+        assert {path.name for path in tmp_path.iterdir()} == {"another", first.name, second.name}
+        assert left not in (first, second)
+    assert os.listdir(tmp_path) == ["another"]
+
+
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0
     for number in range(5):
         write(tmp_path / f"{number}", "text")
         files.Unfinished(tmp_path / "none").discard()
+        with files.aside(tmp_path):
+            pass
         remove_unfinished(tmp_path)
     assert (len(os.listdir("/proc/self/fd")) if before else 0) == before
 
