@@ -293,7 +293,9 @@ class Trial:
     def __init__(self, name: str, place: Path, hub: Any) -> None:
         self.name, self.job, self.place, self.hub = name, JOBS[name], place, hub
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["lightning", "torchvision", "fullyconv.export", "fullyconv.module"])
+        self._context.set_forkserver_preload(
+            ["lightning", "torchvision", "fullyconv.export", "fullyconv.training.module"]
+        )
 
     def process(
         self, run: Callable[..., None], *arguments: Any, after: float | None = None, at: int | None = None

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -36,9 +36,6 @@ from fullyconv.weights.classifiers import architecture_by_names, count_classes, 
 from fullyconv.weights.loading import preprocessing_from_names
 from fullyconv.weights.opening import ModelFolder, opened
 from fullyconv.weights.uploading import Uploads
-
-if TYPE_CHECKING:
-    pass
 
 Size = tuple[int, int]
 IMAGENET_CLASSES = 1000
@@ -508,7 +505,6 @@ class DenseScorer(nn.Module, Uploads):
 
 
 def _mean_of_windows(dense: DenseClassifier, window: Size, x: Tensor) -> Tensor:
-    """Score windows by the mean of a class activation map."""
     return F.avg_pool2d(dense(x), window, 1)
 
 

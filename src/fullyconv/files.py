@@ -60,7 +60,7 @@ class Unfinished:
     def keep(self) -> None:
         """Put the file in the place of the target."""
         with self.naming():
-            os.replace(self.path, self.target)
+            self.path.replace(self.target)
         self.let_go()
 
     def discard(self) -> None:
@@ -183,7 +183,7 @@ def remove_unfinished(folder: str | Path) -> None:
         for entry in left:
             with suppress(OSError):  # another process may be as quick
                 if lock is not None or time.time() - entry.stat().st_mtime > LEFT_AFTER:
-                    os.unlink(entry)
+                    Path(entry.path).unlink()
         if lock is not None:
             os.close(lock)
 
@@ -262,7 +262,7 @@ def digest(path: str | Path) -> Digest:
         'e3b0c442'
     """
     value, size = hashlib.sha256(), 0
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         while block := file.read(CHUNK):
             value.update(block)
             size += len(block)

@@ -163,7 +163,7 @@ class Backbone(nn.Module, ABC):
         return self._geometry
 
     def load_classifier(self, state_dict: Mapping[str, Tensor], *, absent: Sequence[str] = ()) -> LoadReport:
-        """Take the weights of the classifier this backbone is the backbone of.
+        """Load the weights of the classifier that this backbone was cut from.
 
         Keys are the classifier's own. Fully connected weights (two dimensions) are reshaped into kernels; the score
         layer is not used. Where `in_channels` is not 3, the first convolution of a color classifier is adapted: the
@@ -243,7 +243,6 @@ class Backbone(nn.Module, ABC):
         return {key: key for key in state_dict if key in own}
 
     def _is_unused(self, key: str) -> bool:
-        """Tell whether a key without a place here is one that the classifier rightly has."""
         return key.startswith(self.unused)
 
     def _size(self, x: Tensor) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from fullyconv.files import remove_unfinished
 if TYPE_CHECKING:
     from fullyconv.classifier import DenseScorer
     from fullyconv.inference.serving import Predictor
-    from fullyconv.module import SegmentationModule
+    from fullyconv.training.module import SegmentationModule
 
 
 def open_model(arguments: argparse.Namespace) -> SegmentationModule | DenseScorer:

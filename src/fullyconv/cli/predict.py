@@ -33,6 +33,7 @@ MODEL = "street"
 
 
 def add(commands: Commands) -> None:
+    """Add `predict`."""
     predict = new_command(
         commands,
         "predict",
@@ -63,7 +64,6 @@ def add(commands: Commands) -> None:
     how.add_argument(
         "--range", type=value_range, metavar="LOW,HIGH", help="black and white of more than 8 bits, such as 0,4095"
     )
-    how.add_argument("--compile", action="store_true", help="the network first, half a minute for each size")
     how.add_argument("--threads", type=positive, metavar="N", help="of the network (default: one a core)")
     video = predict.add_argument_group("of a video")
     video.add_argument("--every", type=positive, default=1, metavar="N", help="every Nth frame")
@@ -105,7 +105,6 @@ def _predict_files(arguments: argparse.Namespace) -> int:
         halo=arguments.halo,
         flip=arguments.flip,
         scales=arguments.scales,
-        compile=arguments.compile,
         every=arguments.every,
         overwrite=arguments.overwrite,
         value_range=arguments.range,

@@ -23,6 +23,7 @@ from fullyconv.cli.progress import busy
 
 
 def add(commands: Commands) -> None:
+    """Add `test` and `validate`."""
     for name, split in (("test", "test"), ("validate", "val")):
         command = new_command(
             commands,

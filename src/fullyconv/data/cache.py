@@ -120,7 +120,7 @@ class DecodedCache:
             value = getattr(pair, entry.name)
             if isinstance(value, Path):
                 state = (value.parent if value.parent.is_file() else value).stat()  # FILE/NAME lies inside FILE
-                value = (os.path.abspath(value), state.st_size, state.st_mtime_ns)
+                value = (str(value.absolute()), state.st_size, state.st_mtime_ns)
             digest.update(f"{entry.name}={value!r}\n".encode())
         digest.update(self._how)
         return digest.hexdigest()
@@ -211,7 +211,7 @@ def _plain(value: object) -> Any:
 def _mapped(path: Path) -> Array | None:
     """Map a `.npy` file, privately: nobody who writes into the array changes the file. None where there is none."""
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             head = file.read(10)
             head += file.read(int.from_bytes(head[8:10], "little"))
             shape, dtype = _header(head)
