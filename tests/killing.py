@@ -380,8 +380,6 @@ class Trial:
         found, rng = Found(), random.Random(f"{self.name}/{seed}")
         self.begin()
         old = self.made()
-        self.run()  # what is made once, such as caches of the libraries, is made here
-        self.begin()
         begun = time.monotonic()
         self.run()
         found.seconds = time.monotonic() - begun
