@@ -166,7 +166,7 @@ def open_source(
         FileNotFoundError: if there is no such folder.
         DatasetError: if the layout is none that is understood, images and masks do not pair, or the values in the masks
             do not tell what they mean.
-        ValueError: if `classes` or `values` break a rule of `Labels`, or another option is none.
+        ValueError: if `classes` or `values` break a rule of `Labels`, or another option has an invalid value.
     """
     source = find_source(data, **options)
     for finding in source.findings:
@@ -197,7 +197,7 @@ def _faint(source: Source) -> str | None:
 
 
 def find_source(data: str | Path, **options: Any) -> Source:
-    """Find the pairs of a data set, and no labels yet: the first half of `open_source`, whose arguments these are.
+    """Find the pairs of image and mask; labels are found later. The arguments are those of `open_source`.
 
     Args:
         data: a folder or the name of a public set.

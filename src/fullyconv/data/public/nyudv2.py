@@ -52,7 +52,7 @@ class Nyudv2(PublicSet):
         train: "train" keeps the published validation images apart, "trainval" trains on both.
 
     Raises:
-        ValueError: if an option is none of these.
+        ValueError: if an option has an invalid value.
     """
 
     inputs: Inputs = "rgb"
