@@ -276,17 +276,66 @@ CGROUPS = {
         "sys/fs/cgroup/user.slice/work.scope/memory.current": "100000000\n",
     },
 }
-UNSEEN = pytest.mark.xfail(strict=True, reason="only the file at the root of version 2 is read")
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[] if kind == "version 2" else [UNSEEN]) for kind in CGROUPS]
-)
+@pytest.mark.parametrize("kind", CGROUPS)
 def test_c21_what_a_container_may_use_is_seen(kind: str, system_files: Path) -> None:
     for name, text in CGROUPS[kind].items():
         (system_files / name).parent.mkdir(parents=True, exist_ok=True)
         (system_files / name).write_text(text)
     assert available_memory() <= 200_000_000
+
+
+def test_c21_what_the_cache_of_files_would_give_back_is_free(system_files: Path) -> None:
+    for name, text in (
+        CGROUPS["version 2"] | {"sys/fs/cgroup/memory.stat": "anon 1\ninactive_file 50000000\n"}
+    ).items():
+        (system_files / name).parent.mkdir(parents=True, exist_ok=True)
+        (system_files / name).write_text(text)
+    assert available_memory() == 250_000_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/statm")
+def test_c21_what_ulimit_leaves_is_seen() -> None:
+    code = "import resource; resource.setrlimit(resource.RLIMIT_AS, (3 * 10**9, -1))\n"
+    code += "from fullyconv.inference.budget import available_memory; print(available_memory())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0 < int(done.stdout) < 3e9
+
+
+def test_c21_an_image_that_memory_does_not_hold_is_left_out_and_the_option_named(
+    model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = Predictor.predict
+
+    def short(self: Any, source: Any, **options: Any) -> Any:
+        if source.pixels.shape[0] == 44:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: 8 GB")
+        return real(self, source, **options)
+
+    monkeypatch.setattr(Predictor, "predict", short)
+    image(photos / "b.png", height=44)
+    assert predict(model, photos, tmp_path / "masks") == 1
+    said = capsys.readouterr().err
+    assert "b.png: needs more memory than there is" in said
+    assert "--memory" in said
+    assert sorted(path.name for path in (tmp_path / "masks").glob("*.png")) == ["a.png", "c.png"]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("std::bad_alloc"), RuntimeError("of the network")])
+def test_c21_a_command_that_lacks_memory_says_so_and_other_errors_stay_what_they_are(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr("fullyconv.cli.catalog._list", fail)
+    if "network" in str(error):
+        with pytest.raises(RuntimeError, match="of the network"):
+            run("list")
+    else:
+        assert run("list") == 2
+        assert "not enough memory" in capsys.readouterr().err
 
 
 LIMITED = """
@@ -308,7 +357,6 @@ sys.exit(cli.main(["predict", source, "--model", model, "--out", out, "--threads
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
-@pytest.mark.xfail(strict=True, reason="the allocator's own error comes through, and a limit of the process is unseen")
 def test_c21_an_image_beyond_the_limit_of_the_process_is_cut_into_tiles_or_the_option_is_named(
     model: Path, tmp_path: Path
 ) -> None:

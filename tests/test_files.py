@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -121,16 +123,80 @@ def test_an_error_that_names_another_file_keeps_its_name(tmp_path: Path) -> None
         (tmp_path / "source").read_bytes()
 
 
-def test_what_killed_writers_left_is_removed_after_an_hour_and_nothing_else_is(tmp_path: Path) -> None:
-    left, fresh = (files.Unfinished(tmp_path / name).path for name in ("a.png", "b.png"))
-    others = [tmp_path / name for name in (".hidden", ".a.part", "a.01234567.part", "c.png")]
-    for path in (left, fresh, *others):
+KILLED = """
+import os, signal, sys
+from fullyconv.files import replacing
+
+with replacing(sys.argv[1]) as part:
+    part.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def hidden(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.endswith(".part")]
+
+
+def test_what_a_killed_writer_left_is_removed_at_once_and_nothing_else_is(tmp_path: Path) -> None:
+    assert subprocess.run([sys.executable, "-c", KILLED, tmp_path / "a.png"], check=False).returncode == -9
+    others = {tmp_path / name for name in (".hidden", ".a.part", "a.01234567.part", "c.png")}
+    for path in others:
         path.touch()
         os.utime(path, (1e9, 1e9))
-    fresh.touch()
+    assert len(hidden(tmp_path)) == 3
     remove_unfinished(tmp_path)
-    assert set(tmp_path.iterdir()) == {fresh, *others}
+    assert set(tmp_path.iterdir()) == others
     remove_unfinished(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("why", ["somebody writes", "no locks"])
+def test_what_may_still_be_written_is_left_for_an_hour(
+    why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if why == "no locks":
+        monkeypatch.setattr(files, "fcntl", None)
+    old, new = (files.Unfinished(tmp_path / name) for name in ("a.png", "b.png"))
+    for file in (old, new):
+        file.fill(b"half")
+    os.utime(old.path, (1e9, 1e9))
+    remove_unfinished(tmp_path)
+    assert hidden(tmp_path) == [new.path.name]
+    new.keep()
+    old.discard()
+    (tmp_path / ".c.png.01234567.part").touch()
+    remove_unfinished(tmp_path)
+    assert len(hidden(tmp_path)) == (why == "no locks")
+
+
+KILLED_ASIDE = """
+import os, signal, sys
+from fullyconv.files import aside
+
+with aside(sys.argv[1]) as place:
+    (place / "whole copy").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_temporary_folder_is_gone_afterwards_and_those_of_killed_processes_before(tmp_path: Path) -> None:
+    assert subprocess.run([sys.executable, "-c", KILLED_ASIDE, tmp_path], check=False).returncode == -9
+    (left,) = tmp_path.iterdir()
+    (tmp_path / "another").mkdir()
+    with files.aside(tmp_path) as first, files.aside(tmp_path) as second:
+        assert {path.name for path in tmp_path.iterdir()} == {"another", first.name, second.name}
+        assert left not in (first, second)
+    assert os.listdir(tmp_path) == ["another"]
+
+
+def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0
+    for number in range(5):
+        write(tmp_path / f"{number}", "text")
+        files.Unfinished(tmp_path / "none").discard()
+        with files.aside(tmp_path):
+            pass
+        remove_unfinished(tmp_path)
+    assert (len(os.listdir("/proc/self/fd")) if before else 0) == before
 
 
 def test_a_digest_is_that_of_all_bytes(tmp_path: Path) -> None:

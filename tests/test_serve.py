@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ import fullyconv
 from closeness import assert_same_mask
 from fullyconv import serve as serving
 from fullyconv.drawing import legend_order
-from fullyconv.serve import Offer, app, is_loopback, offers
+from fullyconv.errors import DatasetError
+from fullyconv.serve import Offer, app, offers, resolved
 
 pytest.importorskip("starlette")
 pytest.importorskip("httpx")
@@ -133,6 +135,8 @@ def test_few_models_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
 
     class Fake:
+        preprocessing = SimpleNamespace(in_channels=3, value_range=None)
+
         def predict(self, pixels: Any) -> str:
             return "done"
 
@@ -143,10 +147,30 @@ def test_few_models_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert loaded == ["a", "b", "c", "d", "b"]
 
 
-def test_only_this_machines_addresses_are_loopback() -> None:
-    assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "10.0.0.1", "a.test")] == [
-        True, True, True, False, False, False,
-    ]  # fmt: skip
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 4 GB")])
+def test_an_image_that_memory_does_not_hold_is_refused(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fake:
+        preprocessing = SimpleNamespace(in_channels=3, value_range=None)
+
+        def predict(self, pixels: Any) -> str:
+            raise error
+
+    monkeypatch.setattr(serving, "load", lambda source, **_: Fake())
+    with pytest.raises(DatasetError, match=r"^the image needs more memory .*; make it smaller"):
+        serving.Desk([Offer("a", "a", "", "")]).segment("a", image(4, 4))
+
+
+def test_addresses_are_decided_by_what_they_mean() -> None:
+    assert [resolved(host) for host in ("127.0.0.1", "127.1", "::1", "0.0.0.0")] == [
+        "127.0.0.1",
+        "127.0.0.1",
+        "::1",
+        "0.0.0.0",
+    ]
+    assert resolved("LOCALHOST") == resolved("localhost")
+    for host in ("", "a" * 70 + ".test"):
+        with pytest.raises(ValueError, match=r"--host .*127\.0\.0\.1"):
+            resolved(host)
 
 
 def test_own_models_can_be_offered() -> None:

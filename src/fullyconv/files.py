@@ -6,17 +6,25 @@ import errno
 import hashlib
 import os
 import re
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 CHUNK = 1 << 20
 LEFT_AFTER = 3600.0
-"""Seconds after which nobody is taken to be writing a file that has not changed since."""
+"""Seconds after which nobody is taken to be writing a file that has not changed since, where locks do not say."""
 
 _PART = re.compile(r"\..*\.[0-9a-f]{8}\.part")
+_ASIDE = ".fullyconv-"
 _MARKS = len("..01234567.part")
 _SHORT = 40  # bytes of a name that every file system holds
 
@@ -24,8 +32,9 @@ _SHORT = 40  # bytes of a name that every file system holds
 class Unfinished:
     """A file that is being written beside the one it will be: `keep` puts it in place, `discard` removes it.
 
-    It lies in the same folder, so that the replacement is one step on one file system. Where a block will do instead
-    of two calls there is `replacing`.
+    It lies in the same folder, so that the replacement is one step on one file system. Until then the folder bears a
+    shared lock of the system, which is how `remove_unfinished` knows that it is not left by a killed process. Where a
+    block will do instead of two calls there is `replacing`.
 
     Args:
         path: the file to make or to replace; its folder is made where there is none.
@@ -39,6 +48,7 @@ class Unfinished:
         self.target = Path(path)
         self.target.parent.mkdir(parents=True, exist_ok=True)
         self.path = self.target.with_name(_hidden(self.target.name))
+        self._lock = _locked(self.target.parent, wait=True)
 
     def fill(self, content: bytes) -> None:
         """Write all of the file, and have it on the disk, so that a power cut after `keep` cannot empty it."""
@@ -51,11 +61,19 @@ class Unfinished:
         """Put the file in the place of the target."""
         with self.naming():
             self.path.replace(self.target)
+        self.let_go()
 
     def discard(self) -> None:
         """Remove the file where it is still unfinished."""
         with suppress(OSError):
             self.path.unlink()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Write no more, and leave the file as it is."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     @contextmanager
     def naming(self) -> Iterator[None]:
@@ -127,17 +145,19 @@ def write_all(contents: Mapping[Path, bytes]) -> None:
         contents: file -> what it is to hold, in the order of the renamings.
 
     Raises:
-        OSError: if one cannot be written; none was replaced then, unless renaming itself failed.
+        OSError: if one cannot be written; none was replaced then, unless renaming itself failed: what was not yet
+            renamed lies ready beside its place.
     """
-    files = [Unfinished(path) for path in contents]
+    files, kept = [Unfinished(path) for path in contents], 0
     try:
         for file, content in zip(files, contents.values(), strict=True):
             file.fill(content)
         for file in files:
             file.keep()
+            kept += 1
     finally:
         for file in files:
-            file.discard()
+            file.let_go() if kept else file.discard()
 
 
 def _hidden(name: str) -> str:
@@ -149,16 +169,73 @@ def _hidden(name: str) -> str:
 
 
 def remove_unfinished(folder: str | Path) -> None:
-    """Remove what killed writers left in a folder: unfinished files that have not changed for an hour.
+    """Remove what killed writers left in a folder: its unfinished files.
+
+    Where another process is writing into the folder, or the file system has no locks, those go that have not changed
+    for an hour.
 
     Args:
         folder: what lies in it is looked at, what lies in its folders is not.
     """
     with suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
+        left = [entry for entry in entries if _PART.fullmatch(entry.name)]
+        lock = _locked(folder, wait=False) if left else None
+        for entry in left:
             with suppress(OSError):  # another process may be as quick
-                if _PART.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > LEFT_AFTER:
+                if lock is not None or time.time() - entry.stat().st_mtime > LEFT_AFTER:
                     Path(entry.path).unlink()
+        if lock is not None:
+            os.close(lock)
+
+
+@contextmanager
+def aside(parent: str | Path) -> Iterator[Path]:
+    """Make a folder that is gone afterwards; those that killed processes left beside it are removed first.
+
+    Args:
+        parent: where it is made: on the disk where its contents are to be moved to.
+
+    Raises:
+        OSError: if it cannot be made.
+    """
+    for left in Path(parent).glob(f"{_ASIDE}*"):
+        if (lock := _locked(left, wait=False)) is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+    while True:
+        place = Path(tempfile.mkdtemp(dir=parent, prefix=_ASIDE))
+        lock = _locked(place, wait=True)
+        if place.exists():  # nobody took it for left before it was locked
+            break
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def unfinished(path: str | Path) -> list[Path]:
+    """Give the unfinished files that were to take the place of a file, those of killed writers and of others."""
+    begin = f".{Path(path).name}."
+    return [
+        each for each in Path(path).parent.glob(".*.part") if _PART.fullmatch(each.name) and each.name.startswith(begin)
+    ]
+
+
+def _locked(folder: str | Path, wait: bool) -> int | None:
+    """Lock a folder until the descriptor is closed: shared by those who write, alone without waiting; None if not."""
+    if fcntl is None:
+        return None
+    descriptor = None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_SH if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return descriptor
+    except OSError:  # somebody writes, or there are no locks of folders, as in NFS
+        if descriptor is not None:
+            os.close(descriptor)
+        return None
 
 
 @dataclass(frozen=True)

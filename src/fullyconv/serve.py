@@ -6,13 +6,20 @@ model that it offers itself: no path and no address from a client is ever opened
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import importlib.resources
 import io
 import ipaddress
-import threading
+import json
+import math
+import signal
+import socket
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +27,11 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from fullyconv.drawing import legend_order
-from fullyconv.errors import DatasetError
+from fullyconv.errors import DatasetError, first_line
 from fullyconv.hub.load import load
-from fullyconv.images import Encoded, image_size
-from fullyconv.images.opening import bound
+from fullyconv.images import Encoded
+from fullyconv.images.raster import read_raster
+from fullyconv.inference.budget import is_shortage
 from fullyconv.labels import Labels, as_text, packed_color
 from fullyconv.weights import catalog
 from fullyconv.weights.pretrained import read_config
@@ -32,12 +40,18 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
+    from starlette.types import Receive, Scope, Send
 
     from fullyconv.inference.segmentation import Segmentation
 
 MAX_UPLOAD = 32 * 2**20  # bytes
 MAX_PIXELS = 36_000_000  # of an image: a large photograph; its overlay travels back
 KEPT = 3  # loaded models
+PLACES = 8  # requests inside at a time, from the first byte to the last; the others are told to come again
+CONNECTIONS = 512  # open at a time
+SECONDS = 120.0  # that an upload, the waiting for one's turn, and the sending of an answer may take, each
+RETRY = 10  # seconds after which to come again
+GRACE = 3.0  # seconds that what has begun may still take when the server is told to end
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -123,7 +137,7 @@ def listed(labels: Labels) -> list[dict[str, str | None]]:
 
 
 class Desk:
-    """Segment images one at a time with the few models that were asked for last.
+    """Segment images with the few models that were asked for last, one after another.
 
     Args:
         offered: the models that may be asked for.
@@ -134,7 +148,6 @@ class Desk:
         self.offered = {offer.name: offer for offer in offered}
         self.allow_unverified = allow_unverified
         self._loaded: OrderedDict[str, Any] = OrderedDict()
-        self._lock = threading.Lock()  # images of several people at once would only share out memory and cores
 
     def segment(self, name: str, image: bytes) -> Segmentation:
         """Segment the bytes of an image.
@@ -144,16 +157,21 @@ class Desk:
             DatasetError: if the bytes are no image, or one that is too large.
         """
         offer, encoded = self.offered[name], Encoded("the image", image)
-        bound(image_size(encoded), MAX_PIXELS, str(encoded))
-        with self._lock:
-            module = self._loaded.pop(name, None)
-            if module is None:
-                module = load(offer.source, allow_unverified=self.allow_unverified)
-            self._loaded[name] = module
-            while len(self._loaded) > KEPT:
-                self._loaded.popitem(last=False)
-            result: Segmentation = module.predict(encoded)
-            return result
+        module = self._loaded.pop(name, None)
+        if module is None:
+            module = load(offer.source, allow_unverified=self.allow_unverified)
+        self._loaded[name] = module
+        while len(self._loaded) > KEPT:
+            self._loaded.popitem(last=False)
+        wanted = module.preprocessing
+        try:
+            raster = read_raster(encoded, wanted.in_channels, max_pixels=MAX_PIXELS, value_range=wanted.value_range)
+            result: Segmentation = module.predict(raster)
+        except (MemoryError, RuntimeError) as error:
+            if not is_shortage(error):
+                raise
+            raise DatasetError(f"{encoded} needs more memory than is free on the server; make it smaller") from error
+        return result
 
 
 def answer(result: Segmentation) -> dict[str, Any]:
@@ -184,6 +202,142 @@ def answer(result: Segmentation) -> dict[str, Any]:
     }
 
 
+def refuse(status: int, why: str) -> Response:
+    """Answer with what is wrong, as the page reads it; of a status 503 with the seconds after which to come again."""
+    from starlette.responses import JSONResponse
+
+    return JSONResponse({"error": why}, status, HEADERS | ({"Retry-After": str(RETRY)} if status == 503 else {}))
+
+
+class Turns:
+    """Answer ``POST /segment``, one image after another in a thread of its own.
+
+    Few requests are inside at a time. An image is decoded when it is its turn, so that there is one in memory, and the
+    place of a client that has left or waited too long is free at once.
+
+    Args:
+        desk: where images are segmented.
+
+    Attributes:
+        busy: whether one is being segmented.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self._thread = ThreadPoolExecutor(1)
+        self._inside = 0
+        self._until = math.inf
+        self.busy = False
+
+    def end(self) -> None:
+        """Begin with nothing more, and give up what has begun after `GRACE` seconds."""
+        self._until = time.monotonic() + GRACE
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Take a request and send the answer."""
+        from starlette.requests import Request
+
+        taken = self._inside < PLACES
+        self._inside += taken
+        task = asyncio.ensure_future(self._answer(Request(scope, receive), taken))
+        try:
+            while not task.done() and time.monotonic() < self._until:
+                await asyncio.wait({task}, timeout=0.2)
+            response = task.result() if task.done() else refuse(503, "the server is being stopped")
+            if response is not None:
+                with suppress(TimeoutError):  # whoever does not read what he asked for
+                    await asyncio.wait_for(response(scope, receive, send), SECONDS)
+        finally:
+            task.cancel()
+            self._inside -= taken
+
+    async def _answer(self, request: Request, taken: bool) -> Response | None:
+        """Give the answer; None where the client has left."""
+        from starlette.requests import ClientDisconnect
+        from starlette.responses import Response as Plain
+
+        origin = request.headers.get("origin")
+        if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
+            return refuse(403, "another site's page may not use this server")
+        name = request.query_params.get("model", "")
+        if name not in self.desk.offered:
+            return refuse(404, f"no such model here; there are {', '.join(self.desk.offered)}")
+        try:
+            async with asyncio.timeout(SECONDS):
+                body = await _body(request, taken)
+        except ClientDisconnect:
+            return None
+        except TimeoutError:
+            return refuse(408, f"the image did not arrive within {SECONDS:.0f} seconds; make it smaller")
+        if body is None:
+            return refuse(413, f"the file is larger than {MAX_UPLOAD // 2**20} MB; make the image smaller")
+        if not taken or self._until < math.inf:
+            return refuse(503, "the server is busy; try again in some seconds")
+        if not body:
+            return refuse(400, "no image was sent")
+        try:
+            found = await self._segmented(request, name, body)
+        except (DatasetError, ValueError) as error:
+            return refuse(422, str(error))
+        except TimeoutError:
+            return refuse(503, "the server is busy; try again in some seconds")
+        return None if found is None else Plain(found, media_type="application/json", headers=HEADERS)
+
+    def _work(self, name: str, body: bytes) -> bytes:
+        self.busy = True
+        try:
+            return json.dumps(answer(self.desk.segment(name, body))).encode()
+        finally:
+            self.busy = False
+
+    async def _segmented(self, request: Request, name: str, body: bytes) -> bytes | None:
+        """Wait for one's turn, and give the answer as JSON; None where the client has left.
+
+        Raises:
+            TimeoutError: if it took too long, or the server ends.
+        """
+        future = self._thread.submit(self._work, name, body)
+        work, left = asyncio.wrap_future(future), asyncio.ensure_future(_left(request))
+        either: set[asyncio.Future[Any]] = {work, left}
+        try:
+            await asyncio.wait(either, timeout=SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done() and not left.done():
+                if future.cancel():
+                    raise TimeoutError
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)  # it has begun
+            if work.cancelled():
+                raise TimeoutError
+            return work.result() if work.done() else None
+        finally:
+            work.cancel()
+            left.cancel()
+
+
+async def _body(request: Request, kept: bool) -> bytes | None:
+    """Read what a client sends to its end, so that it reads the answer; None of more than `MAX_UPLOAD` bytes.
+
+    Args:
+        request: of the client.
+        kept: whether it is kept; else it is dropped as it comes.
+    """
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > 4 * MAX_UPLOAD:  # perhaps it has no end
+            break
+        if kept and size <= MAX_UPLOAD:
+            chunks.append(chunk)
+        else:
+            chunks.clear()
+    return None if size > MAX_UPLOAD else b"".join(chunks)
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 def app(offered: Sequence[Offer], *, hosts: Sequence[str] = (), allow_unverified: bool = False) -> Starlette:
     """Make the web application.
 
@@ -196,9 +350,12 @@ def app(offered: Sequence[Offer], *, hosts: Sequence[str] = (), allow_unverified
     Raises:
         ImportError: without starlette.
     """
+    return _app(Turns(Desk(offered, allow_unverified)), hosts)
+
+
+def _app(turns: Turns, hosts: Sequence[str]) -> Starlette:
     try:
         from starlette.applications import Starlette
-        from starlette.concurrency import run_in_threadpool
         from starlette.middleware import Middleware
         from starlette.middleware.trustedhost import TrustedHostMiddleware
         from starlette.responses import JSONResponse
@@ -206,10 +363,6 @@ def app(offered: Sequence[Offer], *, hosts: Sequence[str] = (), allow_unverified
         from starlette.routing import Route
     except ImportError as error:
         raise ImportError("fullyconv serve needs starlette and uvicorn: pip install 'fullyconv[serve]'") from error
-    desk = Desk(offered, allow_unverified)
-
-    def refuse(status: int, why: str) -> Response:
-        return JSONResponse({"error": why}, status, HEADERS)
 
     async def page(request: Request) -> Response:
         name, kind = FILES[request.url.path]
@@ -219,57 +372,44 @@ def app(offered: Sequence[Offer], *, hosts: Sequence[str] = (), allow_unverified
     async def models(_: Request) -> Response:
         rows = [
             {"name": o.name, "about": o.about, "license": o.license, "classes": o.classes, "sample": bool(o.sample)}
-            for o in offered
+            for o in turns.desk.offered.values()
         ]
         return JSONResponse(rows, headers=HEADERS)
 
     async def sample(request: Request) -> Response:
-        name = request.query_params.get("model", "")
-        found = next((offer.sample for offer in offered if offer.name == name), None)
-        if found is None:
+        offer = turns.desk.offered.get(request.query_params.get("model", ""))
+        if offer is None or offer.sample is None:
             return refuse(404, "no such model here, or none with a sample")
-        return Plain(found.read_bytes(), media_type="image/png", headers=HEADERS)
-
-    async def segment(request: Request) -> Response:
-        origin = request.headers.get("origin")
-        if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
-            return refuse(403, "another site's page may not use this server")
-        name = request.query_params.get("model", "")
-        if name not in desk.offered:
-            return refuse(404, f"no such model here; there are {', '.join(desk.offered)}")
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_UPLOAD:
-                return refuse(413, f"the file is larger than {MAX_UPLOAD // 2**20} MB; make the image smaller")
-        if not body:
-            return refuse(400, "no image was sent")
-        try:
-            found = await run_in_threadpool(lambda: answer(desk.segment(name, bytes(body))))
-        except (DatasetError, ValueError) as error:
-            return refuse(422, str(error))
-        return JSONResponse(found, headers=HEADERS)
+        return Plain(offer.sample.read_bytes(), media_type="image/png", headers=HEADERS)
 
     routes = [Route(path, page) for path in FILES]
-    routes += [Route("/models", models), Route("/segment", segment, methods=["POST"])]
-    routes += [Route("/sample", sample)]
+    routes += [Route("/models", models), Route("/sample", sample), Route("/segment", turns, methods=["POST"])]
     guard = [Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)] if hosts else []
     return Starlette(routes=routes, middleware=guard)
 
 
-def is_loopback(host: str) -> bool:
-    """Tell whether an address to listen on is of this machine alone.
+def resolved(host: str) -> str:
+    """Give the address that a name or a short form of one means, so that what is decided is what is listened on.
+
+    Args:
+        host: as people write it.
+
+    Raises:
+        ValueError: if it means none.
 
     Example:
-        >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("0.0.0.0")
-        (True, True, False)
+        >>> resolved("127.1"), resolved("0.0.0.0")
+        ('127.0.0.1', '0.0.0.0')
     """
-    if host == "localhost":
-        return True
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        found = socket.getaddrinfo(host or "?", None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ValueError(
+            f"--host {host!r}: no address ({first_line(error)}); 127.0.0.1 is this machine alone, 0.0.0.0 lets "
+            "everybody in who can reach it"
+        ) from error
+    # of a name with two addresses the one that every browser tries
+    return str(min(found, key=lambda each: each[0] != socket.AF_INET)[4][0])
 
 
 def serve(
@@ -285,19 +425,42 @@ def serve(
 
     Raises:
         ImportError: without starlette and uvicorn.
-        ValueError: if a model cannot be loaded, or the port is none.
+        ValueError: if a model cannot be loaded, or host or port are none.
     """
     if not 0 <= port <= 65535:
         raise ValueError(f"port={port}: a number in 0..65535")
+    address = resolved(host)
     offered = offers(sources)
     for offer in offered if sources else ():
         load(offer.source, allow_unverified=allow_unverified)  # a wrong name is said now, not to the first visitor
-    hosts = ["127.0.0.1", "localhost", "[::1]"] if is_loopback(host) else []
-    application = app(offered, hosts=hosts, allow_unverified=allow_unverified)
+    hosts = ["127.0.0.1", "localhost", "[::1]", host, address] if ipaddress.ip_address(address).is_loopback else []
+    turns = Turns(Desk(offered, allow_unverified))
+    application = _app(turns, hosts)
     try:
         import uvicorn
     except ImportError as error:
         raise ImportError("fullyconv serve needs starlette and uvicorn: pip install 'fullyconv[serve]'") from error
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            turns.end()
+            await super().shutdown(sockets)
+
     if not hosts:
-        print(f"listening on {host}: whoever can reach this machine can use the page")
-    uvicorn.run(application, host=host, port=port, log_level="info", access_log=False, server_header=False)
+        every = " (every address of this machine)" if ipaddress.ip_address(address).is_unspecified else ""
+        print(f"listening on {address}{every}: whoever can reach this machine can use the page", flush=True)
+    settings = uvicorn.Config(
+        application,
+        host=address,
+        port=port,
+        log_level="info",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=math.ceil(2 * GRACE),  # for what GRACE does not end: a page that nobody reads
+    )
+    with suppress(KeyboardInterrupt):
+        Server(settings).run()
+    if turns.busy:  # the thread cannot be stopped, and Python would wait for it; SIGTERM ends the process by itself
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)

@@ -13,6 +13,7 @@ from typing import Any
 
 from fullyconv.cli import catalog, data, demo, fit, predict, score, weights
 from fullyconv.cli.options import has_option
+from fullyconv.errors import first_line
 
 HELP = """usage: fullyconv COMMAND ...
 
@@ -74,6 +75,17 @@ def _guard(run: Any) -> int:
     except (ValueError, OSError, ImportError) as error:
         # Every refusal of the package is one of these and says what to do; a traceback would only hide it.
         print(f"fullyconv: {error}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        from fullyconv.inference.budget import is_shortage
+
+        if not is_shortage(error):
+            raise
+        told = (
+            f"not enough memory ({first_line(error)[:120]}); end other programs, raise the limit (ulimit -v, that of "
+        )
+        told += "the container), or take smaller images or batches (predict: --memory, fit: --data.batch_size)"
+        print(f"fullyconv: {told}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stopped:
         print(f"fullyconv: interrupted{f'; {stopped}' if str(stopped) else ''}", file=sys.stderr)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fullyconv.cli.progress import busy
 from fullyconv.errors import hush
+from fullyconv.files import remove_unfinished
 
 if TYPE_CHECKING:
     from fullyconv.classifier import DenseScorer
@@ -66,3 +67,4 @@ def check_target(path: Path, option: str = "--out") -> None:
     """Refuse a file that cannot be written before minutes are spent on what it would hold."""
     if path.is_dir() or not path.resolve().parent.is_dir() or path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ValueError(f"{option} {path}: give a .png or .jpg file in a folder that exists")
+    remove_unfinished(path.resolve().parent)

@@ -23,6 +23,7 @@ from fullyconv.cli.options import (
     value_range,
 )
 from fullyconv.cli.progress import busy, progress_bar
+from fullyconv.files import aside
 
 if TYPE_CHECKING:
     from fullyconv.inference.folder import Predicted
@@ -77,8 +78,8 @@ def _predict(arguments: argparse.Namespace) -> int:
     arguments.model = arguments.model or MODEL
     if "-" not in arguments.input:
         return _predict_files(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        piped = Path(folder) / "stdin"
+    with aside(tempfile.gettempdir()) as folder:
+        piped = folder / "stdin"
         piped.write_bytes(sys.stdin.buffer.read())
         arguments.input[arguments.input.index("-")] = str(piped)
         return _predict_files(arguments)

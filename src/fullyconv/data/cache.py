@@ -19,7 +19,7 @@ import numpy.typing as npt
 from fullyconv.data.pairs import Pair
 from fullyconv.data.readers import Reader
 from fullyconv.errors import DatasetError, tell
-from fullyconv.files import replacing
+from fullyconv.files import remove_unfinished, replacing
 from fullyconv.labels import Labels
 
 Array = npt.NDArray[Any]
@@ -27,7 +27,6 @@ Decoded = tuple[Array, Array]
 
 _FORM = 1  # of what is stored; another number makes all that is there unknown
 _RESERVE = (2**30, 0.05)  # bytes and share of a disk that stay free
-_LEFT_BEHIND = 3600.0  # seconds after which a half-written file is a dead process's
 
 
 class DecodedCache:
@@ -166,17 +165,14 @@ class DecodedCache:
 
     def _sizes(self) -> Iterator[int]:
         assert self.folder is not None
+        remove_unfinished(self.folder)
         try:
             entries = list(os.scandir(self.folder))
         except OSError:
             return  # somebody deleted it
         for entry in entries:
             with suppress(OSError):
-                state = entry.stat()
-                if entry.name.endswith(".part") and time.time() - state.st_mtime > _LEFT_BEHIND:
-                    Path(entry.path).unlink()
-                    continue
-                yield state.st_size
+                yield entry.stat().st_size
 
     def _stop(self, why: str) -> None:
         self._full = True

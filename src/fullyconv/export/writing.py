@@ -12,7 +12,7 @@ from fullyconv.confusion import SegmentationScores
 from fullyconv.export.graph import OPSET, Network, finish, graph_of
 from fullyconv.export.parity import check_parity, differing, evaluate, parity_of, session_of
 from fullyconv.export.quantization import images_of, quantized
-from fullyconv.files import write
+from fullyconv.files import remove_unfinished, write
 from fullyconv.runtime import KEY, Description, ExportedSegmenter, read_description
 from fullyconv.training.module import SegmentationModule
 
@@ -140,6 +140,7 @@ def export(
     if data is not None:
         exported = ExportedSegmenter(target, content, description)
         made = replace(made, scores=evaluate(exported, data, split), model_scores=model.evaluate(data, split))
+    remove_unfinished(target.parent)
     write(target, content, lasting=True)
     return made
 

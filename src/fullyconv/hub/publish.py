@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fullyconv.classifier import Classifier, DenseScorer
+from fullyconv.files import aside
 from fullyconv.hub.load import load_classifier
 from fullyconv.training.module import SegmentationModule
 from fullyconv.weights import catalog, pretrained, sources
@@ -57,10 +58,10 @@ def publish(
         DownloadError: if the hub refuses or cannot be reached; nothing is published by halves.
     """
     check_repo(repo)
-    with tempfile.TemporaryDirectory() as name:
-        place = _place(source, Path(name) / "converted")
+    with aside(tempfile.gettempdir()) as name:
+        place = _place(source, name / "converted")
         # A folder of that name, because the card bears the folder's.
-        folder = Path(name) / "model"
+        folder = name / "model"
         _prepare(place, folder, data, split, license, dtype)
         notes = (place / pretrained.NOTES).read_text(encoding="utf-8") if (place / pretrained.NOTES).is_file() else ""
         return upload(folder, repo, private=private, message=message, token=token, notes=notes)

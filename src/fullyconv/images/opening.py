@@ -207,8 +207,13 @@ def opened(file: File, max_pixels: int | None) -> Iterator[Image.Image]:
             if max_pixels is not None:
                 bound(image.size[::-1], max_pixels, str(file))
             yield image
-    except (DatasetError, MemoryError):
+    except DatasetError:
         raise
+    except MemoryError as error:  # a damaged length does that, too
+        raise DatasetError(
+            f"{file}: decoding it takes more memory than there is; raise the limit, or save it as a tiled TIFF, which "
+            "is read in windows (--memory); a small file that asks for so much is damaged"
+        ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DatasetError(_too_large(str(file), str(error), MAX_PIXELS)) from error
     except PermissionError as error:

@@ -21,7 +21,7 @@ from fullyconv.images import EXTENSIONS, MAX_PIXELS, find_images, unread_images,
 from fullyconv.images.pixels import ValueRange, check_range
 from fullyconv.images.raster import Raster, read_raster
 from fullyconv.images.tiff import TiffImage, open_windows
-from fullyconv.inference.budget import most_pixels, parse_memory
+from fullyconv.inference.budget import most_pixels, naming_memory, parse_memory
 from fullyconv.inference.journal import Journal
 from fullyconv.inference.outputs import ONE_HEAD, Outputs
 from fullyconv.inference.segmentation import Segmentation, of_head
@@ -403,13 +403,14 @@ class FolderPlan:
                 )
                 future: Future[Predicted] = Future()
                 try:
-                    image = reads.popleft().result()
-                    if image is None:  # too large to be held as a whole
-                        future.set_result(self._predict_large(predictor, one, options))
-                    else:
-                        result = predictor.predict(image, **options)
-                        heatmaps = self._heatmaps(predictor, image)
-                        future = writer.submit(self._write, result, heatmaps, one, getattr(image, "note", None))
+                    with naming_memory(str(one.source)):
+                        image = reads.popleft().result()
+                        if image is None:  # too large to be held as a whole
+                            future.set_result(self._predict_large(predictor, one, options))
+                        else:
+                            result = predictor.predict(image, **options)
+                            heatmaps = self._heatmaps(predictor, image)
+                            future = writer.submit(self._write, result, heatmaps, one, getattr(image, "note", None))
                 except (DatasetError, OSError) as error:
                     future.set_exception(error)
                 written.append((one, future))
@@ -420,7 +421,8 @@ class FolderPlan:
 
     def _finished(self, one: _Input, future: Future[Predicted]) -> Predicted:
         try:
-            predicted = future.result()
+            with naming_memory(str(one.source)):
+                predicted = future.result()
             self._journal.note(self._key(one.target), one.source)
         except (DatasetError, OSError) as error:
             return Predicted(one.source, error=str(error))
@@ -480,7 +482,9 @@ class FolderPlan:
     ) -> Generator[Predicted, None, None]:
         for one in self._videos_left:
             try:
-                yield self._predict_video(predictor, one, options, heads, frames)
+                with naming_memory(str(one.source)):
+                    predicted = self._predict_video(predictor, one, options, heads, frames)
+                yield predicted
             except (DatasetError, OSError, ImportError) as error:
                 yield Predicted(one.source, error=str(error))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from fullyconv.confusion import headline
 from fullyconv.errors import WeightsError, some
-from fullyconv.files import remove_unfinished, write_all
+from fullyconv.files import digest, remove_unfinished, unfinished, write, write_all
 from fullyconv.weights.signatures import refuse_stray
 
 FORMAT = 1
@@ -139,7 +140,7 @@ def save(
         {
             target / WEIGHTS: raw,
             target / CARD: card(document, target.resolve().name, notes).encode(),
-            # Last, because it holds the digest: a kill between two of the renamings leaves a pair that load refuses.
+            # Last, because it holds the digest: after a kill between two of the renamings load finds it ready.
             target / CONFIG: text.encode(),
         }
     )
@@ -231,6 +232,7 @@ def load(folder: str | Path) -> tuple[Config, Tensors]:
     from safetensors import SafetensorError
     from safetensors.numpy import load as from_bytes
 
+    _complete(Path(folder))
     config = read_config(folder)
     name = config.weights.get("file")
     if name != WEIGHTS:
@@ -268,6 +270,16 @@ def load(folder: str | Path) -> tuple[Config, Tensors]:
         # A copy, because arrays over the file's bytes are read-only.
         tensors[key] = value.astype(np.float32) if value.dtype == np.float16 else value.copy()
     return config, tensors
+
+
+def _complete(folder: Path) -> None:
+    """Give weights their configuration, where a save was killed between the two: it lies beside them, ready."""
+    for part in unfinished(folder / CONFIG):
+        with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+            content = part.read_bytes() if part.stat().st_size <= MAX_CONFIG_BYTES else b""
+            own = digest(folder / WEIGHTS).sha256
+            if json.loads(content)["weights"]["sha256"] == own != read_config(folder).weights.get("sha256"):
+                write(folder / CONFIG, content)
 
 
 def check(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], path: Path) -> None:

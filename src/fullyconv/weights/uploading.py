@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fullyconv.errors import DownloadError, first_line, tell
+from fullyconv.files import aside
 from fullyconv.weights import pretrained, repositories, sources
 
 PUBLISHED = (pretrained.WEIGHTS, pretrained.CONFIG, pretrained.CARD)
@@ -55,8 +56,8 @@ class Uploads:
             DownloadError: if the hub refuses or cannot be reached; nothing is uploaded by halves.
         """
         check_repo(repo)
-        with tempfile.TemporaryDirectory() as name:
-            folder = self.save_pretrained(Path(name) / "model", dtype, license=license)
+        with aside(tempfile.gettempdir()) as name:
+            folder = self.save_pretrained(name / "model", dtype, license=license)
             return upload(folder, repo, private=private, message=message, token=token)
 
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import lzma
-import shutil
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
 from fullyconv.data.public.description import Archive
 from fullyconv.download import download
 from fullyconv.errors import DatasetError, DownloadError, WeightsError, tell
+from fullyconv.files import aside
 
 MAX_BYTES = 2**38
 """How much one archive may unpack to: 256 GiB, several times the largest of the sets."""
@@ -212,15 +211,14 @@ def install(archives: Sequence[tuple[Archive, Path]], target: Path) -> None:
 @contextmanager
 def _beside(folder: Path) -> Iterator[Path]:
     """Make a folder that is gone afterwards, on the disk where its contents are to be moved to."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        place = Path(tempfile.mkdtemp(dir=folder, prefix=".fullyconv-"))
-    except OSError as error:
-        raise DatasetError(
-            f"{folder}: cannot be written ({error}); unpack the set by hand elsewhere, and set FULLYCONV_DATA to that"
-        ) from error
-    place.chmod(0o755)
-    try:
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            place = stack.enter_context(aside(folder))
+        except OSError as error:
+            raise DatasetError(
+                f"{folder}: cannot be written ({error}); unpack the set by hand elsewhere, and set FULLYCONV_DATA to "
+                "that"
+            ) from error
+        place.chmod(0o755)
         yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
