@@ -7,7 +7,6 @@ import inspect
 import math
 import re
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
@@ -18,6 +17,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from fullyconv.backbones import LoadReport
 from fullyconv.checkpointing import AveragedWeights
@@ -201,6 +201,9 @@ class SegmentationModule(L.LightningModule, Uploads):
         self.loss = build_loss(loss, ignore_index, class_weights)
         self.val_confusion = ConfusionMatrix(len(classes), ignore_index)
         self.test_confusion = ConfusionMatrix(len(classes), ignore_index)
+        # Lightning's own mean rounds the number of images a process, which is no whole one where they differ.
+        self.val_loss = MeanMetric(nan_strategy="disable")
+        self.test_loss = MeanMetric(nan_strategy="disable")
         self.score: dict[str, Any] | None = None
         self.license: str | None = None
         self.training_record: dict[str, Any] = {}
@@ -535,8 +538,8 @@ class SegmentationModule(L.LightningModule, Uploads):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the confusion matrix of the epoch."""
-        loss = self._evaluate(batch, self.val_confusion)
-        self.log("val/loss", loss, on_epoch=True, sync_dist=True, batch_size=len(batch["image"]))
+        self.val_loss.update(self._evaluate(batch, self.val_confusion), len(batch["image"]))
+        self.log("val/loss", self.val_loss, on_epoch=True)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the whole set."""
@@ -544,8 +547,8 @@ class SegmentationModule(L.LightningModule, Uploads):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the confusion matrix of the test."""
-        loss = self._evaluate(batch, self.test_confusion)
-        self.log("test/loss", loss, on_epoch=True, sync_dist=True, batch_size=len(batch["image"]))
+        self.test_loss.update(self._evaluate(batch, self.test_confusion), len(batch["image"]))
+        self.log("test/loss", self.test_loss, on_epoch=True)
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics of the whole set and keep them as ``test_scores``."""
@@ -577,12 +580,10 @@ class SegmentationModule(L.LightningModule, Uploads):
         return result
 
     def _log_values(self, values: Mapping[str, float]) -> None:
-        with warnings.catch_warnings():
-            # The matrix is already summed over the processes: nothing is left to synchronize.
-            warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
-            for key, value in values.items():
-                if not math.isnan(value):
-                    self.log(key, value, prog_bar=key.endswith("/mean_iou"))
+        for key, value in values.items():
+            if not math.isnan(value):
+                # the matrix is summed over the processes: all have this number, and the largest of equal ones is it
+                self.log(key, value, prog_bar=key.endswith("/mean_iou"), reduce_fx="max", sync_dist=True)
 
     # ---- model folder ----------------------------------------------------------------------------------------------
 
