@@ -6,7 +6,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from fullyconv.errors import first_line
 from fullyconv.geometry.measuring import evaluating
+from fullyconv.images.raster import Raster
 from fullyconv.images.tiff import TiffImage
 from fullyconv.inference import processor
 from fullyconv.inference.folding import fingerprint, fold
-from fullyconv.inference.predict import ImageSource, segment_any, segment_heads, segment_heads_to, segment_to
+from fullyconv.inference.predict import ImageSource, segment_heads, segment_heads_to, segment_many
+from fullyconv.inference.processor import Precision, check_precision
 from fullyconv.inference.tiles import Halo, Network, Options, Probabilities
 from fullyconv.labels import Labels
 from fullyconv.preprocessing import Preprocessing
@@ -41,6 +43,10 @@ class Predictor:
         owner: the module that is put into evaluation mode meanwhile; None is the model.
         scores: gives the scores of (N, C, H, W) images in 0..1 where another class has the last word on them; None
             takes those of the model.
+        precision: what convolutions are computed in; "bfloat16" and "float16" are for processors that have them.
+
+    Raises:
+        ValueError: if precision is none.
 
     Example:
         >>> from fullyconv.fcn import build_model
@@ -58,6 +64,7 @@ class Predictor:
         *,
         owner: nn.Module | None = None,
         scores: Scores | None = None,
+        precision: Precision = "float32",
     ) -> None:
         self.model: Any = model
         self.labels = labels
@@ -67,6 +74,17 @@ class Predictor:
         self._folded: tuple[object, Any] | None = None
         self._compiled: tuple[Any, Scores] | None = None
         self._told = False
+        self.precision = precision
+
+    @property
+    def precision(self) -> Precision:
+        """What convolutions are computed in: float32, bfloat16 or float16."""
+        return self._precision
+
+    @precision.setter
+    def precision(self, precision: Precision) -> None:
+        check_precision(precision)
+        self._precision: Precision = precision
 
     @property
     def classes(self) -> Any:
@@ -108,13 +126,23 @@ class Predictor:
         Returns:
             A `Segmentation`; of a model with several heads a dict by head, from one look.
         """
-        options = Options(memory, halo, flip, tuple(scales), probabilities)
-        with evaluating(self._owner), torch.inference_mode():
-            scores, kind = self._ready(compile)
-            networks, short = self._networks(scores, kind), self.preprocessing.short_side
-            if isinstance(self.labels, Labels):
-                return segment_any(networks[""], scores, source, self.labels, options, short)
-            return segment_heads(networks, scores, source, self.labels, options, short)
+        return self._by_head(segment_heads, source, Options(memory, halo, flip, tuple(scales), probabilities), compile)
+
+    def predict_batch(
+        self, rasters: Sequence[Raster], *, memory: int | str | None = None, compile: bool = False
+    ) -> list[Any]:
+        """Segment images of one size, as many in one look as memory holds.
+
+        Args:
+            rasters: the images, as `read_raster` reads them.
+            memory: as `predict` takes it.
+            compile: as `predict` takes it.
+
+        Returns:
+            What `predict` gives for each, up to rounding where two classes are all but equal.
+        """
+        found: list[Any] = self._by_head(segment_many, rasters, Options(memory), compile)
+        return found
 
     def predict_to(
         self,
@@ -136,12 +164,23 @@ class Predictor:
         """
         wanted, beside = probabilities or (None, None)
         options = Options(memory, halo, flip, tuple(scales), wanted)
+
+        def run(networks: Any, scores: Any, image: Any, labels: Any, how: Options, short_side: int | None) -> Any:
+            return segment_heads_to(networks, scores, image, target, labels, how, short_side, beside, preview)
+
+        return self._by_head(run, source, options, compile)
+
+    def _by_head(self, run: Callable[..., Any], source: Any, options: Options, compile: bool) -> Any:
+        """Run what knows all models as ones of several heads; give what the one head says where there is one."""
+        one = isinstance(self.labels, Labels)
         with evaluating(self._owner), torch.inference_mode():
             scores, kind = self._ready(compile)
-            networks, short = self._networks(scores, kind), self.preprocessing.short_side
-            if isinstance(self.labels, Labels):
-                return segment_to(networks[""], source, target, self.labels, options, short, beside, preview)
-            return segment_heads_to(networks, scores, source, target, self.labels, options, short, beside, preview)
+            networks, labels = self._networks(scores, kind), {"": self.labels} if one else self.labels
+            every = (lambda image: {"": scores(image)}) if one else scores
+            found = run(networks, every, source, labels, options, short_side=self.preprocessing.short_side)
+        if not one:
+            return found
+        return [each[""] for each in found] if isinstance(found, list) else found[""]
 
     def networks(self) -> dict[str, Network]:
         """Give what has to be known to run the model on tiles, for each head; one that stands alone is called ""."""
@@ -179,7 +218,7 @@ class Predictor:
         if self._own_scores is not None:
             if compiled:
                 raise ValueError(f"compile=True: {type(self._owner).__name__} has its own scores; leave compile out")
-            return self._own_scores, self.dtype
+            return self._lowered(self._own_scores), self.dtype
         served = self._serving()
         run = self._compile(served) if compiled else served.scores
 
@@ -187,7 +226,19 @@ class Predictor:
             with self.native_precision(image):
                 return run(self.preprocessing(image))
 
-        return scores, next(served.parameters()).dtype
+        return self._lowered(scores), next(served.parameters()).dtype
+
+    def _lowered(self, scores: Scores) -> Scores:
+        """Compute in the precision that is set; tensors without data, by which memory is measured, have none."""
+        if self.precision == "float32":
+            return scores
+        kind = getattr(torch, self.precision)
+
+        def run(image: Tensor) -> Any:
+            with nullcontext() if image.is_meta else torch.autocast(image.device.type, kind):
+                return scores(image)
+
+        return run
 
     def _serving(self) -> Any:
         """Give the model with its batch norms folded into its convolutions, made anew when a weight was changed.
