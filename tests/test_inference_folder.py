@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import torch
 from PIL import Image
 
 import fullyconv
+from fullyconv.errors import FolderInUse
 from fullyconv.images import read_mask
-from fullyconv.inference.folder import Predicted, identity
+from fullyconv.inference.folder import Predicted
+from fullyconv.inference.identity import identity
 from fullyconv.inference.journal import NAME, Journal
 from fullyconv.inference.segmentation import Segmentation
 from fullyconv.inference.serving import Predictor
@@ -50,7 +53,8 @@ def always(names: list[str], best: int) -> fullyconv.SegmentationModule:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in found if not name.endswith(".lock"))
 
 
 @pytest.fixture
@@ -154,10 +158,9 @@ def test_frames_are_told_and_those_of_other_settings_are_made_again(tmp_path: Pa
 
 
 def test_two_runs_at_once_do_not_share_a_folder(photos: Path, tmp_path: Path) -> None:
-    pytest.importorskip("fcntl")
     running = Journal(tmp_path / "out", {})
     running.open([""])
-    with pytest.raises(ValueError, match="another run writes into this folder"):
+    with pytest.raises(FolderInUse, match=rf"in use by process {os.getpid()} on .* give another folder"):
         fullyconv.predict_folder(Bright(), photos, tmp_path / "out")
     running.close()
     assert len(fullyconv.predict_folder(Bright(), photos, tmp_path / "out").predicted) == 3

@@ -182,7 +182,7 @@ def _told(name: str, labels: Any) -> str:
 
 def _identity(model: str) -> Any:
     """Say what masks are made by, before it is opened: a file as it is now, or the digests that a name stands for."""
-    from fullyconv.inference.folder import file_identity
+    from fullyconv.inference.identity import file_identity
 
     path = Path(model)
     if path.suffix.lower() != ".onnx":  # which is predicted where there is no torch
