@@ -24,6 +24,7 @@ from fullyconv.checkpointing import AveragedWeights
 from fullyconv.confusion import SegmentationScores
 from fullyconv.errors import WeightsError, first_line, hush, printable, tell
 from fullyconv.fcn import FCN, MODELS, MultiHeadFCN, build_model, with_heads
+from fullyconv.images.raster import Raster
 from fullyconv.inference.predict import ImageSource
 from fullyconv.inference.processor import Device, device_of
 from fullyconv.inference.segmentation import Segmentation, Written
@@ -320,6 +321,20 @@ class SegmentationModule(L.LightningModule, Uploads):
         )  # fmt: skip
         return written
 
+    def predict_batch(self, rasters: Sequence[Raster], **options: Any) -> list[Any]:
+        """Segment images of one size, as many in one look as memory holds.
+
+        Args:
+            rasters: the images, as `fullyconv.images.raster.read_raster` reads them.
+            options: memory and compile, as `predict` takes them.
+
+        Returns:
+            What `predict` gives for each, up to rounding where two classes are all but equal.
+        """
+        if type(self).predict not in (SegmentationModule.predict, MultiHeadModule.predict):  # which has the last word
+            return [self.predict(raster, **options) for raster in rasters]
+        return self.predictor().predict_batch(rasters, **options)
+
     def predictor(self) -> Predictor:
         """Give what predicts with this model, made anew where the model was exchanged."""
         if self._predictor is None or self._predictor.model is not self.model:
@@ -551,7 +566,9 @@ class SegmentationModule(L.LightningModule, Uploads):
         self.log("test/loss", self.test_loss, on_epoch=True)
 
     def on_test_epoch_end(self) -> None:
-        """Log the metrics of the whole set and keep them as ``test_scores``."""
+        """Log the metrics of the whole set and keep them as ``test_scores``, with the ``test_matrix`` of one head."""
+        if isinstance(self.test_confusion, ConfusionMatrix):
+            self.test_matrix = self.test_confusion.compute().cpu().numpy()
         self.test_scores = self._log_scores("test", self.test_confusion)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Any]:
@@ -776,25 +793,31 @@ class SegmentationModule(L.LightningModule, Uploads):
         self._descend(other)
         self.license, self.origin = other.license, other.origin or self.origin
 
-    def evaluate(self, data: SegmentationDataModule, split: str = "test") -> SegmentationScores:
+    def evaluate(
+        self, data: SegmentationDataModule, split: str = "test", *, device: Device = "auto"
+    ) -> SegmentationScores:
         """Score the segmenter on one split, each image at its own size, on one device.
 
         Args:
             data: the set.
             split: ``"train"``, ``"val"`` or ``"test"``.
+            device: where it computes, as ``fullyconv.load`` takes it; the segmenter is where it was afterwards.
 
         Returns:
-            The four metrics and the IoU of every class, from one confusion matrix.
+            The four metrics and the IoU of every class, from one confusion matrix, which is kept as ``test_matrix``.
 
         Raises:
-            ValueError: if the set has no such split, or other classes than the segmenter.
+            ValueError: if the set has no such split, or other classes than the segmenter, or there is no such device.
         """
         self.check_data(data)
         data.check(split)
+        place, before = device_of(device), self.device
         trainer = L.Trainer(
-            logger=False, enable_checkpointing=False, enable_model_summary=False, devices=1, enable_progress_bar=False
-        )
+            logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
+            accelerator=place.type, devices=1 if place.type == "cpu" else [place.index or 0],
+        )  # fmt: skip
         trainer.test(self, dataloaders=data.eval_dataloader(split), verbose=False)
+        self.to(before)
         return self.test_scores
 
     def with_classes(self, labels: Labels) -> SegmentationModule:

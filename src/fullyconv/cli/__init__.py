@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from fullyconv.cli import catalog, data, demo, fit, predict, score, weights
+from fullyconv.cli import catalog, data, demo, fit, join, predict, score, weights
 from fullyconv.cli.options import has_option
 
 HELP = """usage: fullyconv COMMAND ...
@@ -21,6 +21,7 @@ Semantic segmentation with fully convolutional networks.
 use a model
   demo       one photograph: a heat map of a word, or a segmentation
   predict    images, videos and folders of them
+  join       what several processes did of them
   serve      a web page that segments the images dropped on it
 
 your own data
@@ -88,6 +89,6 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="fullyconv", usage="fullyconv COMMAND ...")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=argparse.ArgumentParser)
-    for module in (catalog, demo, predict, data, score, weights, fit):
+    for module in (catalog, demo, predict, join, data, score, weights, fit):
         module.add(commands)
     return parser

@@ -168,6 +168,19 @@ def add_unverified(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device(command: Any) -> None:
+    command.add_argument(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="auto (an accelerator, if there is one), cpu, cuda, cuda:1, ...",
+    )
+
+
+def add_shard(command: Any, text: str) -> None:
+    command.add_argument("--shard", metavar="K/N", help=text)
+
+
 def add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="for programs: one object")
 

@@ -15,6 +15,8 @@ from fullyconv.cli.catalog import found_by
 from fullyconv.cli.opening import open_predictor
 from fullyconv.cli.options import (
     Commands,
+    add_device,
+    add_shard,
     add_unverified,
     halo,
     new_command,
@@ -25,7 +27,7 @@ from fullyconv.cli.options import (
 from fullyconv.cli.progress import busy, progress_bar
 
 if TYPE_CHECKING:
-    from fullyconv.inference.folder import Predicted
+    from fullyconv.inference.outcomes import FolderResult, Predicted
 
 MODEL = "street"
 """The model of those who name none."""
@@ -62,8 +64,20 @@ def add(commands: Commands) -> None:
     how.add_argument(
         "--range", type=value_range, metavar="LOW,HIGH", help="black and white of more than 8 bits, such as 0,4095"
     )
-    how.add_argument("--compile", action="store_true", help="the network first, half a minute for each size")
-    how.add_argument("--threads", type=positive, metavar="N", help="of the network (default: one a core)")
+    speed = predict.add_argument_group("by what")
+    add_device(speed)
+    speed.add_argument(
+        "--precision", choices=("float32", "bfloat16", "float16"), default="float32", help="(default: %(default)s)"
+    )
+    speed.add_argument(
+        "--batch-size", type=positive, metavar="N", help="images of one size at a time (8 on an accelerator, else 1)"
+    )
+    speed.add_argument(
+        "--workers", type=positive, metavar="N", help="threads that read (one a core beside an accelerator, else 1)"
+    )
+    speed.add_argument("--compile", action="store_true", help="the network first, half a minute for each size")
+    speed.add_argument("--threads", type=positive, metavar="N", help="of the network (default: one a core)")
+    add_shard(speed, "the part of this process, such as 3/16; join puts them together")
     video = predict.add_argument_group("of a video")
     video.add_argument("--every", type=positive, default=1, metavar="N", help="every Nth frame")
     video.add_argument("--no-masks", action="store_true", help="no mask a frame: overlay and table alone")
@@ -109,6 +123,11 @@ def _predict_files(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         value_range=arguments.range,
         mask_format=arguments.format,
+        precision=arguments.precision,
+        batch=arguments.batch_size,
+        workers=arguments.workers,
+        shard=arguments.shard,
+        called=arguments.model,
     )
     called = " and ".join(name for name, some in (("images", plan.images), ("videos", plan.videos)) if some)
     if plan.left < plan.total and not arguments.json:
@@ -147,19 +166,22 @@ def _predict_files(arguments: argparse.Namespace) -> int:
     with bar or nullcontext():
         result = plan.run(predictor, told, moved)
     if arguments.json:
-        print_json(
-            {
-                "model": arguments.model,
-                "out": result.out,
-                "before": result.before,
-                "failed": len(result.failed),
-                "unread": plan.unread,
-                "files": [asdict(each) for each in result.predicted],
-            }
-        )
+        print_json(told_of(arguments.model, result, plan.unread))
     if result.failed:
         print(f"fullyconv: {len(result.failed)} of {plan.total} {called} could not be read or written", file=sys.stderr)
     return 1 if result.failed else 0
+
+
+def told_of(model: str | None, result: FolderResult, unread: Mapping[str, int]) -> dict[str, Any]:
+    """Say for programs what became of files."""
+    return {
+        "model": model,
+        "out": result.out,
+        "before": result.before,
+        "failed": len(result.failed),
+        "unread": unread,
+        "files": [asdict(each) for each in result.predicted],
+    }
 
 
 def _open(arguments: argparse.Namespace) -> Any:
@@ -171,6 +193,8 @@ def _open(arguments: argparse.Namespace) -> Any:
     from fullyconv.inference.budget import available_processors
     from fullyconv.runtime import load  # which needs no torch
 
+    if arguments.device not in ("auto", "cpu"):
+        raise ValueError(f"--device {arguments.device}: an exported model runs on the processor; leave it out")
     with busy(f"opening {arguments.model}"):
         return load(arguments.model, threads=arguments.threads or available_processors())
 

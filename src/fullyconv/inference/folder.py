@@ -351,7 +351,7 @@ class FolderPlan:
         """
         if not self.left:
             if self._unnoted:
-                self._journal.open(None)
+                self._open(None)
                 self._journal.close()
             return FolderResult(self.out, self.total, ())
         heads = list(predictor.labels) if isinstance(predictor.labels, Mapping) else [""]
@@ -360,7 +360,7 @@ class FolderPlan:
             self._refuse_own(heads)
         before = self.total - self.left
         predicted: list[Predicted] = []
-        self._journal.open(heads)
+        self._open(heads)
         try:
             for folder in {target.parent for _, target in self._files(heads)} | {one.target for one in self.videos}:
                 remove_unfinished(folder)
@@ -377,6 +377,11 @@ class FolderPlan:
         finally:
             self._journal.close()
         return FolderResult(self.out, before, tuple(predicted))
+
+    def _open(self, heads: Sequence[str] | None) -> None:
+        places = {self._key(one.target): one.index for one in (*self.images, *self.videos)}
+        left = {self._key(one.target) for one in (*self._images_left, *self._videos_left)}
+        self._journal.open(heads, places, left)
 
     def _options_for(self, predictor: Any) -> dict[str, Any]:
         """Give the options that this predictor takes; refuse those that it cannot honor."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,6 +20,11 @@ NAME = ".fullyconv-predict.jsonl"
 _ENTERING = 30.0  # seconds that one of several processes waits for the others, which only look around meanwhile
 
 
+Line = tuple[list[Any] | None, int, Any]
+"""What the file was that was read, as [path, size, time], or None if it failed; the place of the input among all; and
+of an input, not of a frame, what became of it."""
+
+
 @dataclass(frozen=True)
 class Note:
     """What a file of notes says: a line of settings and facts, then a line for each input.
@@ -28,14 +33,13 @@ class Note:
         settings: what masks depend on, beside their inputs: plain values.
         heads: of the model; None where none was opened.
         facts: what else is known of the run.
-        lines: for each input, or frame of a video, by its name: what the file was that was read, as [path, size,
-            time], None where it failed; its place among all inputs; and of an input what became of it.
+        lines: of each input and each frame of a video, by its name.
     """
 
     settings: Any
     heads: list[str] | None
     facts: dict[str, Any]
-    lines: dict[str, tuple[list[Any] | None, int, Any]]
+    lines: dict[str, Line]
 
     @classmethod
     def read(cls, path: Path) -> Note | None:
@@ -105,7 +109,7 @@ class Journal:
         self._shard = shard
         self._held = contextlib.ExitStack()
         self._file: TextIO | None = None
-        self._lines: dict[str, tuple[list[Any] | None, int, Any]] = {}
+        self._lines: dict[str, Line] = {}
         self._forgotten = False
         self._look()
 
@@ -130,11 +134,13 @@ class Journal:
         stamp = self._lines[key][0] if key in self._lines else None
         return stamp is not None and stamp == file_identity(source) and all(file.is_file() for file in files)
 
-    def open(self, heads: Sequence[str] | None) -> None:
+    def open(self, heads: Sequence[str] | None, places: Mapping[str, int], left: Collection[str] = ()) -> None:
         """Begin to note, and keep other runs out of the folder until `close`.
 
         Args:
             heads: of the model; of one head [""]; None where none was opened.
+            places: of each input of this run its place among all inputs.
+            left: those that are predicted now, whatever was noted of them.
 
         Raises:
             FolderInUse: if another run writes into the folder; the message names it.
@@ -148,26 +154,28 @@ class Journal:
                 whole.enter_context(held(folder, Path(NAME).stem, 0 if self._shard is None else _ENTERING))
                 if self._shard is not None:
                     self._held.enter_context(held(folder, self.path.stem))
-                self._begin(heads)
+                self._begin(heads, places, left)
             except BaseException:
                 self.close()
                 raise
 
-    def _begin(self, heads: Sequence[str] | None) -> None:
+    def _begin(self, heads: Sequence[str] | None, places: Mapping[str, int], left: Collection[str]) -> None:
         folder, overwritten = self.path.parent, self._forgotten
         self._lines, self.heads = {}, None
         self._look()  # another run may have ended meanwhile
         if heads is not None and list(heads) != self.heads:
             self.forget()
         self.heads = self.heads if heads is None else list(heads)
-        kept = {} if self._forgotten or self._shard is not None else self._lines
         for path, note in notes_in(folder).items():
             same = note.settings == self.settings and (heads is None or note.heads in (None, self.heads))
-            if path == self.path:
-                kept = note.lines if same and not self._forgotten and self._shard is not None else kept
-            elif not same or self._shard is None or (overwritten and path.name == NAME):
+            if path != self.path and (not same or self._shard is None or (overwritten and path.name == NAME)):
                 with held(folder, path.stem) if path.name != NAME else contextlib.nullcontext():
                     path.unlink()  # its masks are made again, or are noted here from now on
+        kept: dict[str, Line] = {}
+        for key, (stamp, place, became) in self._lines.items():
+            owner = key if key in places else key.rpartition("/")[0]  # a frame is called VIDEO/NUMBER
+            if key not in left and (owner in places or self._shard is None):
+                kept[key] = stamp, places.get(owner, place), became
         Note(self.settings, self.heads, self._facts, kept).write(self.path)
         self._file = self.path.open("a", encoding="utf-8")
 
