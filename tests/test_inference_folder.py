@@ -159,7 +159,7 @@ def test_frames_are_told_and_those_of_other_settings_are_made_again(tmp_path: Pa
 
 def test_two_runs_at_once_do_not_share_a_folder(photos: Path, tmp_path: Path) -> None:
     running = Journal(tmp_path / "out", {})
-    running.open([""])
+    running.open([""], {})
     with pytest.raises(FolderInUse, match=rf"in use by process {os.getpid()} on .* give another folder"):
         fullyconv.predict_folder(Bright(), photos, tmp_path / "out")
     running.close()

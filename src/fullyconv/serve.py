@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from fullyconv.inference.segmentation import Segmentation
+    from fullyconv.inference.processor import Device
+from fullyconv.inference.segmentation import Segmentation
 
 MAX_UPLOAD = 32 * 2**20  # bytes
 MAX_PIXELS = 36_000_000  # of an image: a large photograph; its overlay travels back
@@ -98,11 +99,13 @@ class Desk:
     Args:
         offered: the models that may be asked for.
         allow_unverified: as `fullyconv.load` takes it.
+        device: as `fullyconv.load` takes it.
     """
 
-    def __init__(self, offered: Sequence[Offer], allow_unverified: bool = False) -> None:
+    def __init__(self, offered: Sequence[Offer], allow_unverified: bool = False, device: Device = "auto") -> None:
         self.offered = {offer.name: offer for offer in offered}
         self.allow_unverified = allow_unverified
+        self.device = device
         self._loaded: OrderedDict[str, Any] = OrderedDict()
         self._lock = threading.Lock()  # images of several people at once would only share out memory and cores
 
@@ -118,7 +121,7 @@ class Desk:
         with self._lock:
             module = self._loaded.pop(name, None)
             if module is None:
-                module = load(offer.source, allow_unverified=self.allow_unverified)
+                module = load(offer.source, allow_unverified=self.allow_unverified, device=self.device)
             self._loaded[name] = module
             while len(self._loaded) > KEPT:
                 self._loaded.popitem(last=False)
@@ -158,7 +161,7 @@ def answer(result: Segmentation) -> dict[str, Any]:
     }
 
 
-def app(offered: Sequence[Offer], *, hosts: Sequence[str] = (), allow_unverified: bool = False) -> Starlette:
+def app(offered: Sequence[Offer], *, hosts: Sequence[str] = (), allow_unverified: bool = False, device: Device = "auto") -> Starlette:
     """Make the web application.
 
     Args:
@@ -166,6 +169,7 @@ def app(offered: Sequence[Offer], *, hosts: Sequence[str] = (), allow_unverified
         hosts: names by which the server may be called; other requests are refused, so that no page of another site can
             reach a server on this machine by a name of its own. None given: any.
         allow_unverified: as `fullyconv.load` takes it.
+        device: as `fullyconv.load` takes it.
 
     Raises:
         ImportError: without starlette.
@@ -180,7 +184,7 @@ def app(offered: Sequence[Offer], *, hosts: Sequence[str] = (), allow_unverified
         from starlette.routing import Route
     except ImportError as error:
         raise ImportError("fullyconv serve needs starlette and uvicorn: pip install 'fullyconv[serve]'") from error
-    desk = Desk(offered, allow_unverified)
+    desk = Desk(offered, allow_unverified, device)
 
     def refuse(status: int, why: str) -> Response:
         return JSONResponse({"error": why}, status, HEADERS)
@@ -236,7 +240,7 @@ def is_loopback(host: str) -> bool:
 
 
 def serve(
-    sources: Sequence[str] = (), *, host: str = "127.0.0.1", port: int = 8000, allow_unverified: bool = False
+    sources: Sequence[str] = (), *, host: str = "127.0.0.1", port: int = 8000, allow_unverified: bool = False, device: Device = "auto",
 ) -> None:
     """Serve the page until it is interrupted.
 
@@ -245,6 +249,7 @@ def serve(
         host: address to listen on; another than this machine's own lets everybody in who can reach it.
         port: to listen on, 0 takes a free one.
         allow_unverified: accept weights that nobody vouches for.
+        device: as `fullyconv.load` takes it.
 
     Raises:
         ImportError: without starlette and uvicorn.
@@ -254,9 +259,9 @@ def serve(
         raise ValueError(f"port={port}: a number in 0..65535")
     offered = offers(sources)
     for offer in offered if sources else ():
-        load(offer.source, allow_unverified=allow_unverified)  # a wrong name is said now, not to the first visitor
+        load(offer.source, allow_unverified=allow_unverified, device=device)  # a wrong name is said now, not to the first visitor
     hosts = ["127.0.0.1", "localhost", "[::1]"] if is_loopback(host) else []
-    application = app(offered, hosts=hosts, allow_unverified=allow_unverified)
+    application = app(offered, hosts=hosts, allow_unverified=allow_unverified, device=device)
     try:
         import uvicorn
     except ImportError as error:

@@ -18,6 +18,7 @@ from fullyconv.cli.options import (
     CHANNELS_HELP,
     DATA_HELP,
     Commands,
+    add_device,
     add_reading,
     add_unverified,
     has_option,
@@ -51,7 +52,7 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     parser.add_argument(
         "--minutes", type=float, metavar="M", help="as long as this, scoring and interruptions included"
     )
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda")
+    add_device(parser)
     parser.add_argument("--out", metavar="FOLDER", help="of the run (default: runs/ and the name of DATA)")
     add_unverified(parser)
     parser.add_argument("--help-all", action="store_true", help="all options of Lightning, which hold here, too")

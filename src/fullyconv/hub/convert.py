@@ -52,13 +52,17 @@ def convert(
     if place.kind == "folder" and Path(place.address).resolve() == target.resolve():
         raise ValueError(f"--to {target}: is the source itself; give another folder")
     if _is_segmenter(place, allow_unverified):
-        module = load(source, allow_unverified=allow_unverified)
+        module = load(source, allow_unverified=allow_unverified, device="cpu")
         if dtype == "float16" and module.score is not None and module.score.get("measured_by") != "publisher":
             module.score = None  # it was measured on other numbers, if only a little
         module.save_pretrained(target, dtype=dtype)
         return module
     classifier = load_classifier(
-        source, architecture=architecture, preprocessing=preprocessing, allow_unverified=allow_unverified
+        source,
+        architecture=architecture,
+        preprocessing=preprocessing,
+        allow_unverified=allow_unverified,
+        device="cpu",
     )
     dense = classifier.convolutionalize(pool)
     dense.save_pretrained(target, dtype=dtype)
