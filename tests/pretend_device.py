@@ -36,7 +36,7 @@ class Memory(_DummyBackendModule):
 MEMORY = Memory()
 _setup_privateuseone_for_python_backend("pretend", MEMORY)
 DEVICE = torch.device("pretend", 0)
-COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+COPIES = ("aten::_to_copy", "aten::copy_", "aten::to")
 
 
 class Away(Tensor):
@@ -56,6 +56,9 @@ class Away(Tensor):
     def tolist(self) -> Any:
         return self.inner.tolist()
 
+    def new_tensor(self, data: Any, **options: Any) -> Tensor:  # type: ignore[override]
+        return torch.tensor(data, dtype=self.dtype, **options).to(DEVICE)
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return run(func, args, kwargs or {})
@@ -68,18 +71,23 @@ class Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return run(func, args, kwargs or {})
 
 
+def here(one: Any) -> Any:
+    if isinstance(one, Away):
+        return one.inner
+    return torch.device("cpu") if isinstance(one, torch.device) and one.type == DEVICE.type else one
+
+
 def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Run an operation by the processor, and give its tensors the device that they would have."""
     given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     away = any(isinstance(one, Away) for one in given)
     stray = [tuple(one.shape) for one in given if not isinstance(one, Away) and one.dim()]
-    if away and stray and func not in COPIES:
+    if away and stray and func.name().partition(".")[0] not in COPIES:
         raise RuntimeError(f"{func}: tensors on {DEVICE}, and on the processor of the shapes {stray}")
-    if kwargs.get("device") is not None:
-        away = kwargs["device"].type == DEVICE.type
-        kwargs = kwargs | {"device": torch.device("cpu") if away else kwargs["device"]}
+    for one in tree_leaves((args, kwargs)):
+        away = one.type == DEVICE.type if isinstance(one, torch.device) else away
     kept = {id(one.inner): one for one in given if isinstance(one, Away)}
-    args, kwargs = tree_map(lambda one: one.inner if isinstance(one, Away) else one, (args, kwargs))
+    args, kwargs = tree_map(here, (args, kwargs))
 
     def placed(one: Any) -> Any:
         if not isinstance(one, Tensor) or not away:

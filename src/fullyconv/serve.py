@@ -161,7 +161,9 @@ def answer(result: Segmentation) -> dict[str, Any]:
     }
 
 
-def app(offered: Sequence[Offer], *, hosts: Sequence[str] = (), allow_unverified: bool = False, device: Device = "auto") -> Starlette:
+def app(
+    offered: Sequence[Offer], *, hosts: Sequence[str] = (), allow_unverified: bool = False, device: Device = "auto"
+) -> Starlette:
     """Make the web application.
 
     Args:
@@ -240,7 +242,12 @@ def is_loopback(host: str) -> bool:
 
 
 def serve(
-    sources: Sequence[str] = (), *, host: str = "127.0.0.1", port: int = 8000, allow_unverified: bool = False, device: Device = "auto",
+    sources: Sequence[str] = (),
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    allow_unverified: bool = False,
+    device: Device = "auto",
 ) -> None:
     """Serve the page until it is interrupted.
 
@@ -259,7 +266,9 @@ def serve(
         raise ValueError(f"port={port}: a number in 0..65535")
     offered = offers(sources)
     for offer in offered if sources else ():
-        load(offer.source, allow_unverified=allow_unverified, device=device)  # a wrong name is said now, not to the first visitor
+        load(
+            offer.source, allow_unverified=allow_unverified, device=device
+        )  # a wrong name is said now, not to the first visitor
     hosts = ["127.0.0.1", "localhost", "[::1]"] if is_loopback(host) else []
     application = app(offered, hosts=hosts, allow_unverified=allow_unverified, device=device)
     try:

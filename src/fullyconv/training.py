@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.data.pairs import Pair
 from fullyconv.data.sources import check_labels

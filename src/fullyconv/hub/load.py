@@ -47,8 +47,8 @@ def load(
             ``load_report`` of the result says so.
         allow_unverified: accept weights that nobody vouches for (the hub's, where no digest is pinned): commit, size
             and sha256 are shown and recorded in a lock file, and every later load must match them.
-        device: where it computes: "cuda", "cuda:1", "mps", "xpu", "cpu" or a ``torch.device``; "auto" is the accelerator
-            of this machine, or its processor where there is none. None is the processor.
+        device: where it computes: "cuda", "cuda:1", "mps", "xpu", "cpu" or a ``torch.device``; "auto" is the
+            accelerator of this machine, or its processor where there is none. None is the processor.
 
     Returns:
         The segmenter, in evaluation mode; a converted classifier where the model folder is one. ``Trainer.fit`` puts a
