@@ -309,8 +309,8 @@ def main() -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     print(
         f"{name}, {free_memory(device) / 2**30:.1f} GiB free; {platform.machine()}, {available_processors()} "
-        f"processors, {torch.get_num_threads()} threads; torch {torch.__version__}, torchvision {torchvision.__version__}, "
-        f"fullyconv {fullyconv.__version__}\n"
+        f"processors, {torch.get_num_threads()} threads; torch {torch.__version__}, "
+        f"torchvision {torchvision.__version__}, fullyconv {fullyconv.__version__}\n"
     )
     kinds = ["float32", "bfloat16", "float16"]
     if device.type == "cpu":
