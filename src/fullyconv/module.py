@@ -581,8 +581,10 @@ class SegmentationModule(L.LightningModule, Uploads):
         if bool((batch["size"] == batch["size"].new_tensor([height, width])).all()):
             logits = self(batch["image"])
             confusion.update(best_class(logits), batch["mask"])
-            loss: Tensor = self.loss(logits, batch["mask"])
-            return loss
+            # of each image, so that neither batches nor processes change their mean
+            return torch.stack(
+                [self.loss(*one) for one in zip(logits.split(1), batch["mask"].split(1), strict=True)]
+            ).mean()
         losses = []
         for image, mask, (h, w) in zip(_own_sizes(batch), batch["mask"], batch["size"].tolist(), strict=True):
             logits, truth = self(image[None]), mask[None, :h, :w]
@@ -1201,7 +1203,11 @@ class MultiHeadModule(SegmentationModule):
         losses = []
         for image, truth in pairs:
             logits = self(image)
-            losses.append(self.loss(logits, truth))
+            losses += [
+                self.loss({name: each[i : i + 1] for name, each in logits.items()},
+                          {name: each[i : i + 1] for name, each in truth.items()})
+                for i in range(len(image))
+            ]  # fmt: skip
             for name, matrix in confusion.items():
                 cast(ConfusionMatrix, matrix).update(best_class(logits[name]), truth[name])
         return torch.stack(losses).mean()

@@ -173,7 +173,7 @@ def add_device(command: Any) -> None:
         "--device",
         default="auto",
         metavar="NAME",
-        help="auto (an accelerator, if there is one), cpu, cuda, cuda:1, ...",
+        help="auto (an accelerator, if any), cpu, cuda, cuda:1",
     )
 
 

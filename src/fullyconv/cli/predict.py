@@ -40,10 +40,8 @@ def add(commands: Commands) -> None:
         "INPUT ... [options]",
         "Write a mask for each image, whose pixel values are class indices. It goes on where it was stopped.",
     )
-    predict.add_argument(
-        "input", nargs="+", metavar="INPUT", help="image, video, folder, quoted pattern, or - for stdin"
-    )
-    predict.add_argument("--model", help=f"zoo name, hub id, folder or .onnx file (default: {MODEL})")
+    predict.add_argument("input", nargs="+", metavar="INPUT", help="image, video, folder, quoted pattern; - is stdin")
+    predict.add_argument("--model", help=f"zoo name, hub id, folder or .onnx ({MODEL})")
     predict.add_argument("--out", default="masks", metavar="DIR", help="folder of the masks (default: %(default)s)")
     predict.add_argument("--overwrite", action="store_true", help="also what is done already")
     predict.add_argument("--json", action="store_true", help="for programs: what became of each file")
@@ -51,33 +49,31 @@ def add(commands: Commands) -> None:
     more = predict.add_argument_group("what is written")
     more.add_argument("--format", choices=("png", "tif"), default="png", help="of the mask; tif keeps GeoTIFF tags")
     more.add_argument("--overlay", action="store_true", help="the image with the classes laid over")
-    more.add_argument("--probabilities", choices=("top", "all"), help=".npz: of the winning class, or of all")
-    more.add_argument("--polygons", choices=("geojson", "coco"), help="outlines of the classes")
+    more.add_argument(
+        "--probabilities", choices=("top", "all"), metavar="top|all", help=".npz: of the winning class, or of all"
+    )
+    more.add_argument("--polygons", choices=("geojson", "coco"), metavar="geojson|coco", help="outlines of the classes")
     more.add_argument(
         "--heatmap", action="append", default=[], metavar="WORD", help="of a classifier: where it sees this class"
     )
     how = predict.add_argument_group("how")
     how.add_argument("--flip", action="store_true", help="average with the mirrored image")
     how.add_argument("--scales", type=float, nargs="+", metavar="S", help="average over sizes, such as 0.75 1 1.25")
-    how.add_argument("--memory", metavar="AMOUNT", help="beside the model, such as 2GB (half of what is free)")
+    how.add_argument("--memory", metavar="AMOUNT", help="beside the model, as 2GB (half of what is free)")
     how.add_argument("--halo", type=halo, default="exact", metavar="PIXELS", help="around a tile (default: exact)")
     how.add_argument(
         "--range", type=value_range, metavar="LOW,HIGH", help="black and white of more than 8 bits, such as 0,4095"
     )
-    speed = predict.add_argument_group("by what")
-    add_device(speed)
-    speed.add_argument(
-        "--precision", choices=("float32", "bfloat16", "float16"), default="float32", help="(default: %(default)s)"
-    )
-    speed.add_argument(
-        "--batch-size", type=positive, metavar="N", help="images of one size at a time (8 on an accelerator, else 1)"
-    )
-    speed.add_argument(
-        "--workers", type=positive, metavar="N", help="threads that read (one a core beside an accelerator, else 1)"
-    )
-    speed.add_argument("--compile", action="store_true", help="the network first, half a minute for each size")
-    speed.add_argument("--threads", type=positive, metavar="N", help="of the network (default: one a core)")
-    add_shard(speed, "the part of this process, such as 3/16; join puts them together")
+    add_device(how)
+    how.add_argument(
+        "--precision", choices=("float32", "bfloat16", "float16"), default="float32", metavar="TYPE",
+        help="float32 (default), bfloat16, float16",
+    )  # fmt: skip
+    how.add_argument("--batch-size", type=positive, metavar="N", help="images of one size at a time (accelerator: 8)")
+    how.add_argument("--workers", type=positive, metavar="N", help="threads that read (accelerator: one a core)")
+    how.add_argument("--compile", action="store_true", help="the network first, half a minute for each size")
+    how.add_argument("--threads", type=positive, metavar="N", help="of the network (default: one a core)")
+    add_shard(how, "part of this process, such as 3/16; see join")
     video = predict.add_argument_group("of a video")
     video.add_argument("--every", type=positive, default=1, metavar="N", help="every Nth frame")
     video.add_argument("--no-masks", action="store_true", help="no mask a frame: overlay and table alone")
