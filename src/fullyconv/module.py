@@ -553,7 +553,7 @@ class SegmentationModule(L.LightningModule, Uploads):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the confusion matrix of the epoch."""
-        self.val_loss.update(self._evaluate(batch, self.val_confusion), len(batch["image"]))
+        self.val_loss.update(self._evaluate(batch, self.val_confusion))
         self.log("val/loss", self.val_loss, on_epoch=True)
 
     def on_validation_epoch_end(self) -> None:
@@ -562,7 +562,7 @@ class SegmentationModule(L.LightningModule, Uploads):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the confusion matrix of the test."""
-        self.test_loss.update(self._evaluate(batch, self.test_confusion), len(batch["image"]))
+        self.test_loss.update(self._evaluate(batch, self.test_confusion))
         self.log("test/loss", self.test_loss, on_epoch=True)
 
     def on_test_epoch_end(self) -> None:
@@ -576,21 +576,22 @@ class SegmentationModule(L.LightningModule, Uploads):
         return [self.predict(image) for image in _own_sizes(batch)]
 
     def _evaluate(self, batch: Batch, confusion: ConfusionMatrix) -> Tensor:
-        """Score every image at its own size: padding that only made a batch must not change what is seen."""
+        """Score every image at its own size: padding that only made a batch must not change what is seen.
+
+        Returns:
+            (N,) the loss of each image, whose mean neither batches nor processes change.
+        """
         height, width = batch["image"].shape[-2:]
         if bool((batch["size"] == batch["size"].new_tensor([height, width])).all()):
             logits = self(batch["image"])
             confusion.update(best_class(logits), batch["mask"])
-            # of each image, so that neither batches nor processes change their mean
-            return torch.stack(
-                [self.loss(*one) for one in zip(logits.split(1), batch["mask"].split(1), strict=True)]
-            ).mean()
+            return torch.stack([self.loss(*one) for one in zip(logits.split(1), batch["mask"].split(1), strict=True)])
         losses = []
         for image, mask, (h, w) in zip(_own_sizes(batch), batch["mask"], batch["size"].tolist(), strict=True):
             logits, truth = self(image[None]), mask[None, :h, :w]
             confusion.update(best_class(logits), truth)
             losses.append(self.loss(logits, truth))
-        return torch.stack(losses).mean()
+        return torch.stack(losses)
 
     def _log_scores(self, stage: str, confusion: ConfusionMatrix) -> SegmentationScores:
         result = confusion.scores()
@@ -1210,7 +1211,7 @@ class MultiHeadModule(SegmentationModule):
             ]  # fmt: skip
             for name, matrix in confusion.items():
                 cast(ConfusionMatrix, matrix).update(best_class(logits[name]), truth[name])
-        return torch.stack(losses).mean()
+        return torch.stack(losses)
 
     def _log_scores(self, stage: str, confusion: nn.ModuleDict) -> dict[str, SegmentationScores]:  # type: ignore[override]
         results = {name: cast(ConfusionMatrix, matrix).scores() for name, matrix in confusion.items()}
