@@ -47,6 +47,9 @@ def held(folder: str | Path, name: str = "run", wait: float = 0.0) -> Iterator[s
         raise FolderInUse(
             f"{place}: in use by {_holder(note) or 'another process'}; wait until it has ended, or give another folder"
         ) from None
+    except NotImplementedError:  # a file system without locks, where nobody can be kept out
+        yield None
+        return
     try:
         before = _holder(note)
         mine = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
