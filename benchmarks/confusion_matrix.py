@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from fullyconv.metrics import ConfusionMatrix
+from fullyconv.training.metrics import ConfusionMatrix
 from measuring import Row, add_json, finish, machine, ratios, spread, version
 
 SHAPE = (4, 360, 480)

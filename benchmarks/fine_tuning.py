@@ -1,11 +1,12 @@
-"""Train on a data set from a segmenter of the zoo and from random initialization, at equal budget.
+"""What a start is worth: the same fine-tuning from random weights, from ImageNet, and from segmenters of the zoo.
 
-Both runs are `fullyconv fit`, with the same network, options, seed and number of epochs; only the start differs. What
-is printed is what `fit` measured on the stored model folder, on test where the set has one, else on val: the mIoU of
-each seed, the mean over the seeds, and how much the start gained. A run that was interrupted goes on, and one that is
-finished is only read, so that the same command may be given again.
+Every run is `fullyconv fit` on a set of the zoo, read as its own model reads it, with the same seed, the same options
+and as many epochs as come nearest to the steps that are asked for; only the start differs. Random initialization and
+ImageNet's weights are for the network that the segmenters have, too. What is printed is the mIoU on **val** of the
+model folder that `fit` wrote, and the IoU of each class. A run that was interrupted goes on, and one that is finished
+is only read, so that the same command may be given again.
 
-    python benchmarks/fine_tuning.py $FULLYCONV_DATA/pets128 $FULLYCONV_DATA/neu_seg --epochs 4 --seeds 1 2 3
+    FULLYCONV_DATA=FOLDER python benchmarks/fine_tuning.py --steps 600 --seeds 1 2
 """
 
 from __future__ import annotations
@@ -14,76 +15,102 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import fullyconv
+from fullyconv import SegmentationDataModule
+from fullyconv.cli.options import add_reading, reading_of
+from fullyconv.plan import plan
+from fullyconv.weights import catalog
+
+STARTS = ("random:ladder_efficientnet_lite0", "efficientnet_lite0.imagenet", "street", "pets")
+SETS = ("cracks", "steel_defects", "weeds")
 
 
-def run(data: str, start: str, arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """Train once, or go on with it, and read the score."""
-    kind = "random" if start.startswith("random:") else start.replace("/", "_")
-    folder = Path(arguments.out) / f"{Path(data).name}-{kind}-{arguments.epochs}-{seed}"
-    command = [sys.executable, "-m", "fullyconv", "fit", data, "--model", start, "--out", str(folder)]
-    command += ["--epochs", str(arguments.epochs), "--seed_everything", str(seed), f"--data.seed={seed}"]
-    command += arguments.options
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(f"{folder}.log", "a") as log:
-        begun = time.monotonic()
-        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}; see {folder}.log")
-    found = json.loads((folder / "model" / "config.json").read_text())
-    print(
-        f"{Path(data).name}, {start}, seed {seed}: mIoU {found['score']['mean_iou']:.2f} on "
-        f"{found['score']['split']}, {found['training']['minutes']} minutes of training"
-        f"{' (read)' if time.monotonic() - begun < 20 else ''}",
-        flush=True,
-    )
-    score: dict[str, Any] = found["score"] | {"steps": found["training"]["steps"]}
-    return score
+def reading(name: str) -> list[str]:
+    """Give the set of a model of the zoo, and the options by which it is read, from the command beside its score."""
+    entry = catalog.find(name)
+    assert entry is not None
+    assert entry.config is not None
+    words = shlex.split((entry.config.score or {})["command"])[3:]
+    at = words.index("--split")
+    return words[:at] + words[at + 2 :]
+
+
+def epochs_of(name: str, steps: int) -> int:
+    """Give the number of epochs that comes nearest to a number of steps."""
+    data, *options = reading(name)
+    parser = argparse.ArgumentParser()
+    add_reading(parser, fractions=True)
+    module = SegmentationDataModule(data, **reading_of(parser.parse_args(options)))
+    chosen = plan(module, model=STARTS[0]).settings
+    each = chosen["data.repeats"] * len(module.dataset("train").pairs) // chosen["data.batch_size"]
+    return max(1, round(steps / each))
+
+
+def run(name: str, start: str, seed: int, epochs: int, out: Path) -> dict[str, Any]:
+    """Train once, or go on with it, and score what was written on val."""
+    data, *options = reading(name)
+    folder = out / f"{name}-{start.replace(':', '_')}-{epochs}-{seed}"
+    written = folder.with_suffix(".json")
+    if not written.is_file():
+        command = ["fit", data, *options, "--model", start, "--out", str(folder), "--epochs", str(epochs)]
+        command += ["--seed_everything", str(seed), f"--data.seed={seed}", "--data.num_workers=0"]
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with open(f"{folder}.log", "a") as log:
+            done = subprocess.run([sys.executable, "-m", "fullyconv", *command], stdout=log, stderr=subprocess.STDOUT)
+        if done.returncode:
+            raise SystemExit(f"{shlex.join(command)} ended with {done.returncode}; see {folder}.log")
+        command = ["validate", str(folder / "model"), data, *options, "--json"]
+        scored = subprocess.run([sys.executable, "-m", "fullyconv", *command], stdout=subprocess.PIPE, text=True)
+        if scored.returncode:
+            raise SystemExit(f"{shlex.join(command)} ended with {scored.returncode}")
+        found = json.loads(scored.stdout)
+        found["steps"] = json.loads((folder / "model" / "config.json").read_text())["training"]["steps"]
+        written.write_text(json.dumps(found))
+    loaded: dict[str, Any] = json.loads(written.read_text())
+    print(f"{name}, {start}, seed {seed}: mIoU {loaded['mean_iou']:.2f}", flush=True)
+    return loaded
 
 
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="+", metavar="DATA", help="folders of data sets that fit takes without options")
-    parser.add_argument("--model", default="street", help="what to start from; street")
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--out", default="runs/fine_tuning", metavar="FOLDER", help="where the runs lie")
-    parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="options of fit, the same for both")
+    parser.add_argument("sets", nargs="*", metavar="SET", help=f"of {', '.join(SETS)}; all")
+    parser.add_argument("--starts", nargs="+", default=list(STARTS), metavar="START")
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--out", type=Path, default=Path("runs/fine_tuning"), metavar="FOLDER", help="of the runs")
     arguments = parser.parse_args()
-    network = fullyconv.load(arguments.model).hparams["model"]
-    starts = (arguments.model, f"random:{network}")
+    names = arguments.sets or list(SETS)
     print(
-        f"{platform.machine()}, {os.cpu_count()} processors, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '')}, "
-        f"torch {torch.__version__}, fullyconv {fullyconv.__version__}",
+        f"{platform.machine()}, {os.cpu_count()} processors, {torch.get_num_threads()} threads, torch "
+        f"{torch.__version__}, fullyconv {fullyconv.__version__}; about {arguments.steps} steps",
         flush=True,
     )
-    rows = []
-    for data in arguments.data:
-        scores = {start: [run(data, start, arguments, seed) for seed in arguments.seeds] for start in starts}
-        means = [statistics.mean(score["mean_iou"] for score in scores[start]) for start in starts]
-        gains = [
-            one["mean_iou"] - other["mean_iou"] for one, other in zip(scores[starts[0]], scores[starts[1]], strict=True)
-        ]
-        shown = [", ".join(f"{score['mean_iou']:.1f}" for score in scores[start]) for start in starts]
-        first = scores[starts[0]][0]
-        rows.append(
-            f"| {Path(data).name}, {first['split']} | {first['steps']} | {means[0]:.1f} ({shown[0]}) | "
-            f"{means[1]:.1f} ({shown[1]}) | {statistics.mean(gains):+.1f} ({min(gains):+.1f} to {max(gains):+.1f}) |"
+    epochs = {name: epochs_of(name, arguments.steps) for name in names}
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for seed in arguments.seeds:  # a whole table of one seed before the next
+        for name in names:
+            for start in arguments.starts:
+                one = run(name, start, seed, epochs[name], arguments.out)
+                found.setdefault((name, start), []).append(one)
+    print("\n| set | steps | start | mIoU on val (each seed) | IoU of the classes |\n|---|---|---|---|---|")
+    for (name, start), scores in found.items():
+        mean = statistics.mean(score["mean_iou"] for score in scores)
+        each = ", ".join(f"{score['mean_iou']:.1f}" for score in scores)
+        classes = ", ".join(
+            f"{label} {statistics.mean(score['iou'][label] or 0.0 for score in scores):.1f}"
+            for label in scores[0]["iou"]
         )
-    print(f"\nmean IoU in percent after {arguments.epochs} epochs, the mean over the seeds and each seed\n")
-    print(f"| set, scored on | steps | from {starts[0]} | {starts[1]} | difference |")
-    print("|---|---|---|---|---|")
-    print("\n".join(rows))
+        print(f"| {name} | {scores[0]['steps']} | {start} | {mean:.1f} ({each}) | {classes} |")
 
 
 if __name__ == "__main__":

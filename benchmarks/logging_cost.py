@@ -31,7 +31,7 @@ from fullyconv.backbones.plain import PlainConvolutions
 from fullyconv.confusion import scores
 from fullyconv.fcn import FCN
 from fullyconv.heads import PlainHead
-from fullyconv.metrics import best_class, confusion_matrix
+from fullyconv.training.metrics import best_class, confusion_matrix
 from measuring import Row, add_arguments, clock_for, finish, machine, print_rows, ratios, spread, version
 
 CLASSES = [f"class {index}" for index in range(5)]

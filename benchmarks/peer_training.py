@@ -38,7 +38,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import fullyconv
 from fullyconv import SegmentationDataModule, confusion
 from fullyconv.fcn import build_model
-from fullyconv.losses import build_loss
+from fullyconv.training.losses import build_loss
 from training import WEIGHTS, fit
 
 BACKBONE = "efficientnet_lite0"

@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from fullyconv.checkpointing import AtomicCheckpointIO, EpochSeed
+from fullyconv.training.checkpointing import AtomicCheckpointIO, EpochSeed
 
 # 1 / ln(1.1 + frequency) of CamVid's training masks, the bounded weighting of ENet (Paszke et al. 2016), mean 1
 WEIGHTS = [0.578, 0.478, 1.345, 0.393, 1.027, 0.767, 1.322, 1.327, 0.941, 1.387, 1.434]

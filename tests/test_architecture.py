@@ -30,9 +30,6 @@ LAYERS: dict[str, int] = {
     "conversion": 1,
     "upsampling": 1,
     "confusion": 1,
-    "losses": 1,
-    "shortcomings": 1,
-    "metrics": 1,
     "backbones": 2,
     "heads": 2,
     "data": 2,
@@ -41,15 +38,12 @@ LAYERS: dict[str, int] = {
     "weights": 3,
     "runtime": 3,
     "listing": 4,
-    "module": 4,
+    "training": 4,
     "classifier": 4,
-    "checkpointing": 4,
-    "stopping": 4,
-    "training": 5,
-    "runs": 5,
     "export": 5,
     "report": 5,
     "hub": 5,
+    "plan": 6,
     "serve": 6,
     "demo": 6,
     "cli": 7,
@@ -57,11 +51,9 @@ LAYERS: dict[str, int] = {
     "__init__": 8,
 }
 BASE = {name for name, layer in LAYERS.items() if layer <= 1}
-# a head reads the Features that a backbone gives; a run starts from what the hub loads; a module averages its weights
+# a head reads the Features that a backbone gives, weights are those of models, and exported files are read like folders
 SIDEWAYS = {
     ("heads", "backbones"),
-    ("training", "hub"),
-    ("module", "checkpointing"),
     ("runtime", "weights"),
     ("weights", "fcn"),
 }
@@ -79,7 +71,7 @@ TORCH_FREE = [
     "files",
     "locks",
     "confusion",
-    "shortcomings",
+    "training.shortcomings",
     "weights.pretrained",
     "inference.heatmap",
     "inference.scaling",
@@ -164,7 +156,7 @@ def test_libraries_stay_in_their_modules(path: Path) -> None:
         "torchvision": {"backbones", "data", "heads", "weights"},
         "timm": {"backbones", "weights"},
         "huggingface_hub": {"weights", "hub"},
-        "lightning": {"module", "checkpointing", "stopping", "data", "cli"},
+        "lightning": {"training", "data", "cli"},
         "numba": {"inference"},
         "av": {"inference"},
     }

@@ -22,7 +22,7 @@ from closeness import assert_close, assert_same_mask
 from conftest import write_tree
 from fullyconv import cli
 from fullyconv.inference import folder, journal
-from fullyconv.module import SegmentationModule
+from fullyconv.training.module import SegmentationModule
 from hub_server import FileServer
 from told import run as run_here
 

@@ -11,7 +11,7 @@ from fullyconv.confusion import count, headline, scores
 from fullyconv.errors import DatasetError
 from fullyconv.images import write_mask
 from fullyconv.inference.scoring import score_masks
-from fullyconv.metrics import confusion_matrix
+from fullyconv.training.metrics import confusion_matrix
 
 # Six classes: four occur, class 4 is only predicted, class 5 occurs nowhere. Counted by hand.
 TOY = np.array(

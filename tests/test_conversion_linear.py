@@ -51,6 +51,7 @@ def test_kernel_shares_memory_flags_and_mode_with_the_layer() -> None:
     linear = nn.Linear(18, 4, bias=False).eval()
     linear.weight.requires_grad = False
     conv = linear_to_conv(linear, 3)
+    assert type(conv) is nn.Conv2d
     assert conv.weight.data_ptr() == linear.weight.data_ptr()
     assert not conv.weight.requires_grad
     assert conv.bias is None
@@ -62,6 +63,7 @@ def test_gradients_are_those_of_the_layer() -> None:
     linear = nn.Linear(2 * 3 * 3, 4, dtype=torch.float64)
     map = torch.randn(5, 2, 3, 3, dtype=torch.float64)
     conv = linear_to_conv(linear, 3)
+    assert type(conv) is nn.Conv2d
     F.cross_entropy(linear(map.flatten(1)), torch.arange(5) % 4).backward()
     F.cross_entropy(conv(map).flatten(1), torch.arange(5) % 4).backward()
     assert conv.weight.grad is not None

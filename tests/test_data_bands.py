@@ -21,9 +21,9 @@ from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.data.doctor import examine, sheet
 from fullyconv.data.sources import open_source
 from fullyconv.errors import DatasetError
-from fullyconv.module import SegmentationModule
+from fullyconv.plan import plan
 from fullyconv.preprocessing import IMAGENET
-from fullyconv.training import plan
+from fullyconv.training.module import SegmentationModule
 
 PRESET = "fcn32s_resnet18_quarter"
 

@@ -15,7 +15,7 @@ from fullyconv.data.heads import HeadCodes, JointReader, MultiHeadDataModule
 from fullyconv.data.public.siftflow import SCENES, SiftFlow
 from fullyconv.errors import DatasetError
 from fullyconv.labels import Labels
-from fullyconv.module import MultiHeadModule
+from fullyconv.training.module import SegmentationModule
 
 
 def test_labels_of_all_heads_come_back_from_one_number() -> None:
@@ -87,7 +87,7 @@ def test_masks_of_the_first_head_are_those_of_the_set_alone(siftflow: Path) -> N
 def test_two_heads_are_trained_and_scored(siftflow: Path, tmp_path: Path) -> None:
     L.seed_everything(0, verbose=False)
     data = MultiHeadDataModule(str(siftflow), batch_size=1, val_fraction=0.5, crop_size=64)
-    module = MultiHeadModule("fcn16s_resnet18_quarter", classes=data.classes)
+    module = SegmentationModule("fcn16s_resnet18_quarter", classes=data.classes)
     trainer = L.Trainer(
         max_epochs=1,
         accelerator="cpu",

@@ -19,7 +19,7 @@ from fullyconv.data.sources import Source, open_source
 from fullyconv.errors import DatasetError
 from fullyconv.images import mask_mode, write_image
 from fullyconv.labels import default_palette
-from fullyconv.module import SegmentationModule
+from fullyconv.training.module import SegmentationModule
 
 SIZE = (24, 30)
 LABEL = np.zeros(SIZE, np.uint8)

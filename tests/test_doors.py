@@ -18,8 +18,8 @@ from torchvision.transforms import v2
 
 import fullyconv
 from conftest import NAMES
-from fullyconv import MultiHeadModule, Segmentation, SegmentationDataModule, SegmentationModule
-from fullyconv.losses import LOSSES
+from fullyconv import Segmentation, SegmentationDataModule, SegmentationModule
+from fullyconv.training.losses import LOSSES
 
 SMALL = "fcn32s_resnet18_quarter"
 
@@ -113,7 +113,7 @@ def test_a_function_is_a_loss_and_stays_with_what_is_made_of_the_segmenter() -> 
         segmenter.expand_classes(["c"]),
     ):
         assert module.loss(logits, mask) == 3
-    heads = MultiHeadModule(SMALL, classes={"a": ["x", "y"], "b": ["u", "v"]}, loss=loss)
+    heads = SegmentationModule(SMALL, classes={"a": ["x", "y"], "b": ["u", "v"]}, loss=loss)
     assert heads.loss({"a": logits, "b": logits}, {"a": mask, "b": mask}) == 6
 
 

@@ -27,7 +27,6 @@ from fullyconv.upsampling import (
     TransposedConvUpsampling,
     resample,
 )
-from fullyconv.upsampling.operators import open_sizes
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -150,9 +149,9 @@ def scene(height: int, width: int) -> Any:
     return np.ascontiguousarray(colors.repeat(40, 0).repeat(40, 1)[:height, :width])
 
 
-def several(**options: Any) -> fullyconv.MultiHeadModule:
+def several(**options: Any) -> fullyconv.SegmentationModule:
     torch.manual_seed(0)
-    module = fullyconv.MultiHeadModule("fcn16s_resnet18_quarter", HEADS, **options).eval()
+    module = fullyconv.SegmentationModule("fcn16s_resnet18_quarter", HEADS, **options).eval()
     for name, parameter in module.model.named_parameters():
         if ".score." in name:
             nn.init.normal_(parameter, std=0.05)
@@ -172,7 +171,7 @@ def test_several_heads_are_outputs_of_one_file(tmp_path: Path, short_side: int |
     assert written.description.ports == ["labels_semantic", "scores_semantic", "labels_labels", "scores_labels"]
     assert "gives labels_semantic and scores_semantic and labels_labels" in written.report()
     segmenter = runtime.load(tmp_path / "m.onnx", threads=1)
-    assert isinstance(segmenter, runtime.MultiHeadExportedSegmenter)
+    assert list(segmenter.classes) == list(segmenter.labels)
     assert segmenter.labels == module.labels
     assert segmenter.classes == module.classes == HEADS
     assert segmenter.description == written.description
@@ -264,7 +263,7 @@ class _Upsampled(nn.Module):
 def exported(module: nn.Module, *examples: Tensor) -> Any:
     """Export a module of some maps, all sides open, as `export` does."""
     free = torch.export.Dim.DYNAMIC
-    with open_sizes(), quiet():
+    with quiet():
         program = torch.onnx.export(
             module,
             examples,

@@ -19,7 +19,7 @@ from fullyconv.errors import DownloadError, WeightsError
 from fullyconv.hub.load import load, load_classifier
 from fullyconv.hub.model_card import model_card
 from fullyconv.labels import Labels
-from fullyconv.module import SegmentationModule
+from fullyconv.training.module import SegmentationModule
 from fullyconv.weights import catalog, sources
 from hub_server import HubServer
 

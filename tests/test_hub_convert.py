@@ -23,8 +23,8 @@ from fullyconv import cli
 from fullyconv.backbones import BACKBONES
 from fullyconv.classifier import DenseScorer
 from fullyconv.errors import DownloadError, WeightsError
-from fullyconv.module import SegmentationModule
 from fullyconv.preprocessing import IMAGENET
+from fullyconv.training.module import SegmentationModule
 from fullyconv.weights import catalog
 from hub_server import FileServer
 

@@ -14,7 +14,7 @@ from closeness import assert_same_tensors
 from fullyconv import cli
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.errors import DownloadError, WeightsError
-from fullyconv.module import SegmentationModule
+from fullyconv.training.module import SegmentationModule
 from fullyconv.weights.catalog import SHIPPED, zoo_folder
 from fullyconv.weights.pretrained import WEIGHTS
 from hub_server import HubServer

@@ -258,7 +258,7 @@ def test_a_batch_that_memory_does_not_hold_is_made_smaller(monkeypatch: pytest.M
 def test_heads_are_predicted_in_batches_too() -> None:
     torch.manual_seed(0)
     classes = {"what": ["a", "b"], "where": ["in", "out", "between"]}
-    module = fullyconv.MultiHeadModule("fcn32s_resnet18_quarter", classes=classes).eval()
+    module = fullyconv.SegmentationModule("fcn32s_resnet18_quarter", classes=classes).eval()
     for parameter in module.model.get_submodule("head").parameters():
         nn.init.normal_(parameter, std=0.5)
     images = [Raster(noise(40, 56, seed)) for seed in range(2)]

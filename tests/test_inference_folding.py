@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from closeness import assert_close, assert_same_mask
 from fullyconv.fcn import FCN, build_model
 from fullyconv.inference.folding import fingerprint, fold
-from fullyconv.module import SegmentationModule
+from fullyconv.training.module import SegmentationModule
 
 
 def lived(model: nn.Module) -> nn.Module:

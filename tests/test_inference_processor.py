@@ -1,11 +1,9 @@
-"""Types that a processor only emulates, cores that are ours, and networks that are compiled."""
+"""Types that a processor only emulates, cores that are ours, and copies of what predicts."""
 
 from __future__ import annotations
 
 import copy
 import pickle
-import shutil
-import warnings
 from pathlib import Path
 
 import lightning as L
@@ -75,23 +73,14 @@ def test_a_container_that_may_use_some_cores_of_many_is_given_so_many_threads(
     assert budget.available_processors() == expected
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles with a C++ compiler")
-def test_a_compiled_network_gives_the_same_masks_and_is_left_out_of_copies() -> None:
+def test_a_copy_predicts_by_its_own_weights() -> None:
     segmenter = small()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's compiler
-        found = segmenter.predict(PICTURE, compile=True, probabilities="all")
-        expected = segmenter.predict(PICTURE, probabilities="all")
-        assert_same_mask(found.mask, expected.mask)
-        assert_close(found.probabilities, expected.probabilities)
-        other = pickle.loads(pickle.dumps(copy.deepcopy(segmenter)))
-        with torch.no_grad():
-            for parameter in segmenter.model.parameters():
-                parameter.neg_()  # compiled anew, for the weights are other ones
-        changed = segmenter.predict(PICTURE, compile=True, probabilities="all").probabilities
-        assert_close(changed, segmenter.predict(PICTURE, probabilities="all").probabilities)
-        assert np.abs(changed - found.probabilities).max() > 0.1
+    expected = segmenter.predict(PICTURE, probabilities="all")
+    other = pickle.loads(pickle.dumps(copy.deepcopy(segmenter)))
+    with torch.no_grad():
+        for parameter in segmenter.model.parameters():
+            parameter.neg_()
+    assert np.abs(segmenter.predict(PICTURE, probabilities="all").probabilities - expected.probabilities).max() > 0.1
     assert_same_mask(other.predict(PICTURE).mask, expected.mask)
 
 
@@ -105,25 +94,3 @@ def test_a_copy_of_a_module_in_training_leaves_its_trainer_behind() -> None:
     twin = copy.deepcopy(segmenter)
     assert (twin._trainer, twin._predictor) == (None, None)
     assert segmenter.trainer is trainer
-
-
-def test_what_cannot_be_compiled_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Unable(RuntimeError):
-        __module__ = "torch._inductor.exc"
-
-    def refuse(*_: object, **__: object) -> object:
-        def run(image: torch.Tensor) -> torch.Tensor:
-            raise Unable("No working C++ compiler found")
-
-        return run
-
-    monkeypatch.setattr(torch, "compile", refuse)
-    with pytest.raises(ValueError, match=r"compile=True: torch cannot compile here.*leave compile out"):
-        small().predict(PICTURE, compile=True)
-
-    class Own(SegmentationModule):
-        def scores(self, image: torch.Tensor) -> torch.Tensor:
-            return super().scores(image)
-
-    with pytest.raises(ValueError, match="Own has its own scores"):
-        Own("fcn32s_resnet18_quarter", classes=["a", "b"]).predict(PICTURE, compile=True)

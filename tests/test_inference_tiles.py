@@ -23,7 +23,7 @@ from fullyconv.inference import tiles
 from fullyconv.inference.budget import available_memory, parse_memory
 from fullyconv.inference.tiles import Network, Options, assemble, blocks, fits, plan, region
 from fullyconv.inference.windows import ArrayImage, Mirrored, Scaled
-from fullyconv.module import MultiHeadModule, SegmentationModule
+from fullyconv.training.module import SegmentationModule
 from fullyconv.upsampling import resample
 
 EXACT = [
@@ -210,8 +210,8 @@ def test_an_image_that_is_looked_at_scaled_is_the_same_in_bands(monkeypatch: pyt
     assert (module.predict(pixels).mask != whole).mean() < 0.01  # rounding of the scaled image's bytes
 
 
-def two_heads(**options: object) -> MultiHeadModule:
-    module = MultiHeadModule("fcn8s_vgg11_quarter", classes={"a": ["x", "y"], "b": ["u", "v", "w"]}, **options)
+def two_heads(**options: object) -> SegmentationModule:
+    module = SegmentationModule("fcn8s_vgg11_quarter", classes={"a": ["x", "y"], "b": ["u", "v", "w"]}, **options)
     seasoned(module)
     with torch.no_grad():  # no class is ahead everywhere
         for head, logits in module(as_image(noise(160, 90))).items():

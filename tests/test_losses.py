@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from closeness import assert_close
-from fullyconv.losses import (
+from fullyconv.training.losses import (
     LOSSES,
     DiceLoss,
     FocalLoss,

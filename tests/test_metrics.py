@@ -9,7 +9,7 @@ from torchmetrics.classification import (
     MulticlassJaccardIndex,
 )
 
-from fullyconv.metrics import ConfusionMatrix, best_class, confusion_matrix
+from fullyconv.training.metrics import ConfusionMatrix, best_class, confusion_matrix
 
 
 def maps(classes: int, seed: int = 0, ignore: bool = True) -> tuple[torch.Tensor, torch.Tensor]:

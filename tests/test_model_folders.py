@@ -9,7 +9,7 @@ import torch
 
 import fullyconv
 from closeness import assert_same_tensors
-from fullyconv import Classifier, DenseScorer, MultiHeadModule, SegmentationModule
+from fullyconv import Classifier, DenseScorer, SegmentationModule
 from fullyconv.errors import WeightsError
 from hub_server import HubServer
 
@@ -41,20 +41,17 @@ def test_from_pretrained_gives_the_class_it_is_called_on(tmp_path: Path) -> None
     assert type(Classifier.from_pretrained("tile_kinds")) is Classifier
     dense = fullyconv.load_classifier("tile_kinds").convolutionalize()
     assert type(DenseScorer.from_pretrained(dense.save_pretrained(tmp_path / "dense"))) is DenseScorer
-    heads = MultiHeadModule(SMALL, classes={"a": ["x", "y"], "b": ["u", "v"]})
+    heads = SegmentationModule(SMALL, classes={"a": ["x", "y"], "b": ["u", "v"]})
     folder = heads.save_pretrained(tmp_path / "heads")
-    assert type(SegmentationModule.from_pretrained(folder)) is MultiHeadModule
-    assert type(MultiHeadModule.from_pretrained(folder)) is MultiHeadModule
+    assert type(SegmentationModule.from_pretrained(folder)) is SegmentationModule
+    assert type(SegmentationModule.from_pretrained(folder)) is SegmentationModule
 
 
 def test_from_pretrained_refuses_what_is_not_of_its_class(tmp_path: Path) -> None:
     dense = fullyconv.load_classifier("tile_kinds").convolutionalize().save_pretrained(tmp_path / "dense")
-    heads = MultiHeadModule(SMALL, classes={"a": ["x", "y"]}).save_pretrained(tmp_path / "heads")
     for cls, source, rule in (
         (Mine, "tile_kinds", "load_classifier loads it"),
         (Mine, dense, "no segmenter; fullyconv.load"),
-        (Mine, heads, "this module has one head"),
-        (MultiHeadModule, "cracks", "a model with one head is a SegmentationModule"),
         (DenseScorer, "cracks", "fullyconv.load reads it"),
         (DenseScorer, "tile_kinds", "load_classifier loads it"),
         (Classifier, "cracks", "fullyconv.load loads a segmenter"),

@@ -21,7 +21,7 @@ from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.errors import WeightsError
 from fullyconv.images import read_mask
 from fullyconv.labels import Labels
-from fullyconv.module import SegmentationModule
+from fullyconv.training.module import SegmentationModule
 
 SMALL = "fcn8s_resnet18_quarter"
 
@@ -178,7 +178,7 @@ class TestModes:
 
     def test_freezing_everything_is_refused_before_training(self) -> None:
         with pytest.raises(ValueError, match="nothing is left to train"):
-            module(freeze=["model"])._parameter_groups()
+            module(freeze=["model"]).configure_optimizers()
 
 
 class TestOptimization:
@@ -201,11 +201,11 @@ class TestOptimization:
     )
     def test_schedules_end_at_the_last_step(self, schedule: Any, expected: list[float]) -> None:
         segmenter = module(schedule=schedule)
-        assert [segmenter._lr_factor(step, 100) for step in (0, 25, 50, 100)] == pytest.approx(expected)
+        assert [segmenter.optimization.factor(step, 100) for step in (0, 25, 50, 100)] == pytest.approx(expected)
 
     def test_warm_up_rises_to_the_base_rate(self) -> None:
         segmenter = module(schedule="poly", warmup_steps=4)
-        assert [segmenter._lr_factor(step, 104) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1])
+        assert [segmenter.optimization.factor(step, 104) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1])
 
     def test_the_averaged_weights_are_what_is_validated_and_kept(
         self, tmp_path: Path, data: SegmentationDataModule

@@ -17,15 +17,15 @@ from closeness import assert_close, assert_same_mask, assert_same_tensors
 from fullyconv.errors import WeightsError
 from fullyconv.inference.segmentation import Segmentation
 from fullyconv.labels import Labels
-from fullyconv.module import MultiHeadModule, SegmentationModule
+from fullyconv.training.module import SegmentationModule
 
 CLASSES = {"semantic": ["sky", "road", "tree"], "geometric": ["above", "ground"]}
 PRESET = "fcn16s_resnet18_quarter"
 
 
-def make(**options: Any) -> MultiHeadModule:
+def make(**options: Any) -> SegmentationModule:
     torch.manual_seed(0)
-    module = MultiHeadModule(PRESET, classes=CLASSES, **options)
+    module = SegmentationModule(PRESET, classes=CLASSES, **options)
     for name, parameter in module.named_parameters():
         if ".score." in name:
             nn.init.normal_(parameter, std=0.1)
@@ -82,7 +82,7 @@ def trainer(**options: Any) -> L.Trainer:
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*fit.*logging interval.*")
 def test_training_sums_the_losses_and_scores_every_head() -> None:
     torch.manual_seed(0)
-    module = MultiHeadModule(PRESET, classes=CLASSES, optimizer="adamw", lr=2e-3, schedule="constant")
+    module = SegmentationModule(PRESET, classes=CLASSES, optimizer="adamw", lr=2e-3, schedule="constant")
     run = trainer(max_epochs=8, log_every_n_steps=1)
     run.fit(module, loader([(64, 96)] * 8), loader([(64, 96), (48, 80)]))
     logged = run.callback_metrics
@@ -158,7 +158,6 @@ def test_model_folder_keeps_heads_classes_and_logits(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     assert list(config["labels"]) == ["heads"]
     loaded = SegmentationModule.from_pretrained(folder)
-    assert isinstance(loaded, MultiHeadModule)
     assert loaded.labels == module.labels
     assert loaded.labels["semantic"].values[1] == "sky"
     assert_same_tensors(loaded, module)
@@ -181,7 +180,6 @@ def test_checkpoint_is_read_without_executing_it(tmp_path: Path) -> None:
     run.fit(module, loader([(96, 128)] * 2), loader([(96, 128)]))
     run.save_checkpoint(tmp_path / "last.ckpt")
     loaded = SegmentationModule.from_checkpoint(tmp_path / "last.ckpt")
-    assert isinstance(loaded, MultiHeadModule)
     assert loaded.classes == CLASSES
     assert_same_tensors(loaded, module)
 
@@ -190,9 +188,9 @@ def test_single_head_stays_what_it_was(tmp_path: Path) -> None:
     module = SegmentationModule(PRESET, classes=["a", "b"]).eval()
     assert isinstance(module(torch.rand(1, 3, 16, 16)), Tensor)
     loaded = SegmentationModule.from_pretrained(module.save_pretrained(tmp_path / "one"))
-    assert type(loaded) is SegmentationModule
-    with pytest.raises(ValueError, match=r"this module has one head.*use MultiHeadModule for several"):
-        SegmentationModule(PRESET, classes=CLASSES)  # type: ignore[arg-type]
+    assert loaded.classes == ["a", "b"]
+    with pytest.raises(ValueError, match=r"labels=.*: the model wants Labels"):
+        loaded.with_classes({"a": loaded.labels})
 
 
 def test_other_classes_keep_the_heads_that_stay_the_same() -> None:
@@ -205,7 +203,7 @@ def test_other_classes_keep_the_heads_that_stay_the_same() -> None:
     with torch.no_grad():
         assert_close(other(image)["semantic"], module(image)["semantic"], varying=(2, 3))
         assert other(image)["material"].abs().max() == 0
-    with pytest.raises(ValueError, match=r"the model has the heads semantic, geometric; give a dict of Labels by head"):
+    with pytest.raises(ValueError, match=r"the model wants a dict of Labels by head: semantic, geometric"):
         module.with_classes(Labels.of(["a", "b"]))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="use with_classes with a dict of Labels by head"):
         module.expand_classes(["c"])
@@ -247,13 +245,11 @@ def test_data_of_other_classes_is_refused() -> None:
 
 
 def test_errors_name_argument_rule_and_remedy() -> None:
-    with pytest.raises(ValueError, match=r"classes=\['a', 'b'\]: give for each head its class names"):
-        MultiHeadModule(PRESET, classes=["a", "b"])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"classes\['b'\]=\['x'\]: name at least two classes"):
-        MultiHeadModule(PRESET, classes={"a": ["x", "y"], "b": ["x"]})
+        SegmentationModule(PRESET, classes={"a": ["x", "y"], "b": ["x"]})
     with pytest.raises(ValueError, match=r"palette={'c': .*give a dict by the names of the heads, semantic, geometric"):
         make(palette={"c": [[0, 0, 0]]})
     with pytest.raises(ValueError, match="cannot name a head"):
-        MultiHeadModule(PRESET, classes={"a.b": ["x", "y"]})
+        SegmentationModule(PRESET, classes={"a.b": ["x", "y"]})
     with pytest.raises(ValueError, match=r"labels ignore \[254, 255\]: heads share their ignore_index"):
         make().with_classes({"a": Labels.of(["x", "y"]), "b": Labels.of(["x", "y"], ignore_index=254)})

@@ -71,7 +71,7 @@ def test_a_downstream_project_passes_mypy_strict(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    segmenter, dense = "fullyconv.module.SegmentationModule", "fullyconv.classifier.DenseScorer"
+    segmenter, dense = "fullyconv.training.module.SegmentationModule", "fullyconv.classifier.DenseScorer"
     assert f'Revealed type is "{segmenter} | {dense}"' in done.stdout
     assert f'Revealed type is "{segmenter}"' in done.stdout
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fullyconv.errors import WeightsError
-from fullyconv.module import SegmentationModule
+from fullyconv.training.module import SegmentationModule
 from fullyconv.weights import pretrained
 
 ROOT = Path(__file__).resolve().parents[1]

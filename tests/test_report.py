@@ -14,8 +14,8 @@ import fullyconv
 from conftest import write_tree
 from fullyconv import cli
 from fullyconv.data.datamodule import SegmentationDataModule
-from fullyconv.module import SegmentationModule
 from fullyconv.report import write_report
+from fullyconv.training.module import SegmentationModule
 
 VOID = {"meta", "img", "br"}
 

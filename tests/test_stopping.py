@@ -22,8 +22,8 @@ from conftest import write_tree
 from fullyconv import SegmentationDataModule, SegmentationModule
 from fullyconv.confusion import scores
 from fullyconv.errors import TrainingError
-from fullyconv.shortcomings import FEW_STEPS, shortcomings
-from fullyconv.stopping import Deadline, FiniteLoss
+from fullyconv.training.shortcomings import FEW_STEPS, shortcomings
+from fullyconv.training.stopping import Deadline, FiniteLoss
 from told import Said, run
 
 Capture = pytest.CaptureFixture[str]

@@ -23,12 +23,13 @@ import fullyconv
 from closeness import assert_close
 from conftest import write_tree
 from fullyconv import cli
-from fullyconv.checkpointing import AtomicCheckpointIO
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.data.sources import Source, open_source
 from fullyconv.images import read_mask
-from fullyconv.module import SegmentationModule
-from fullyconv.training import plan, read_state, resume, split_digest, write_state
+from fullyconv.plan import plan
+from fullyconv.training.checkpointing import AtomicCheckpointIO
+from fullyconv.training.module import SegmentationModule
+from fullyconv.training.resuming import read_state, resume, split_digest, write_state
 
 RANDOM = "random:fcn32s_resnet18_quarter"
 QUIET = "--trainer.enable_progress_bar=false"

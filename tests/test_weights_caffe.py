@@ -19,7 +19,7 @@ from fullyconv.backbones.fusion import LateFusion
 from fullyconv.errors import WeightsError
 from fullyconv.fcn import MultiHeadFCN, build_model
 from fullyconv.labels import Labels
-from fullyconv.module import MultiHeadModule, SegmentationModule
+from fullyconv.training.module import SegmentationModule
 from fullyconv.weights.caffe import caffe_classifier, caffe_segmenter
 from fullyconv.weights.foreign import ForeignSegmenter
 
@@ -497,12 +497,12 @@ def test_file_with_two_heads_becomes_a_module_with_two_heads(tmp_path: Path) -> 
     seen = image[..., ::-1].transpose(2, 0, 1)[None] - np.array([114.578, 115.294, 108.353])[:, None, None]
     expected = sift_flow_net(16).infer(tmp_path, {"data": seen}, ["score_sem", "score_geo"])
     module = SegmentationModule.of(caffe_segmenter(tmp_path / "net.caffemodel"))
-    assert isinstance(module, MultiHeadModule)
+    assert isinstance(module, SegmentationModule)
     for scores, segmentation in zip(expected, module.predict(image).values(), strict=True):
         assert_same_mask(segmentation.mask, scores[0].argmax(0))
     assert module.classes["geometric"] == ["sky", "horizontal", "vertical"]
     module.save_pretrained(tmp_path / "model")
-    assert isinstance(SegmentationModule.from_pretrained(tmp_path / "model"), MultiHeadModule)
+    assert isinstance(SegmentationModule.from_pretrained(tmp_path / "model"), SegmentationModule)
 
 
 def test_file_with_two_backbones_becomes_a_module_of_six_channels(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from fullyconv import label_sets
 from fullyconv.errors import WeightsError
 from fullyconv.fcn import MODELS, build_model
 from fullyconv.labels import Labels
-from fullyconv.module import SegmentationModule
 from fullyconv.preprocessing import IMAGENET
+from fullyconv.training.module import SegmentationModule
 from fullyconv.weights.foreign import ForeignSegmenter
 from fullyconv.weights.segmenters import SEGMENTERS, published, torchvision_segmenter
 

@@ -32,11 +32,11 @@ from torchvision.transforms import v2
 
 import fullyconv
 from fullyconv import SegmentationDataModule
-from fullyconv.checkpointing import AtomicCheckpointIO, EpochSeed
 from fullyconv.classifier import Classifier
 from fullyconv.data.folder import read_pair
 from fullyconv.inference.processor import emulates
 from fullyconv.preprocessing import IMAGENET
+from fullyconv.training.checkpointing import AtomicCheckpointIO, EpochSeed
 from fullyconv.weights.architectures import build_classifier
 
 Batch = tuple[Tensor, Tensor]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fullyconv.inference.video import predict_video
     from fullyconv.labels import Labels
     from fullyconv.listing import models, presets
-    from fullyconv.module import MultiHeadModule, SegmentationModule
+    from fullyconv.training.module import SegmentationModule
     from fullyconv.weights.classifiers import load_backbone
 
 _HOME = {
@@ -59,8 +59,7 @@ _HOME = {
     "MODELS": "fcn",
     "MultiHeadFCN": "fcn",
     "build_model": "fcn",
-    "MultiHeadModule": "module",
-    "SegmentationModule": "module",
+    "SegmentationModule": "training.module",
     "load_backbone": "weights.classifiers",
 }
 
@@ -77,7 +76,6 @@ __all__ = [
     "Heatmap",
     "Labels",
     "MultiHeadFCN",
-    "MultiHeadModule",
     "Segmentation",
     "SegmentationDataModule",
     "SegmentationModule",

@@ -508,7 +508,6 @@ class DenseScorer(nn.Module, Uploads):
 
 
 def _mean_of_windows(dense: DenseClassifier, window: Size, x: Tensor) -> Tensor:
-    """Score windows by the mean of a class activation map."""
     return F.avg_pool2d(dense(x), window, 1)
 
 

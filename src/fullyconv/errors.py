@@ -77,10 +77,10 @@ def near_miss(name: str, choices: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Give the first line of an error's message, printable and of at most 300 characters; its type where it is empty.
+    r"""Give the first line of an error's message, printable and of at most 300 characters; its type where it is empty.
 
     Example:
-        >>> first_line(ValueError("no such file.\\nTraceback ..."))
+        >>> first_line(ValueError("no such file.\nTraceback ..."))
         'no such file'
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

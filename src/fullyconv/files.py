@@ -50,7 +50,7 @@ class Unfinished:
     def keep(self) -> None:
         """Put the file in the place of the target."""
         with self.naming():
-            os.replace(self.path, self.target)
+            self.path.replace(self.target)
 
     def discard(self) -> None:
         """Remove the file where it is still unfinished."""
@@ -158,7 +158,7 @@ def remove_unfinished(folder: str | Path) -> None:
         for entry in entries:
             with suppress(OSError):  # another process may be as quick
                 if _PART.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > LEFT_AFTER:
-                    os.unlink(entry)
+                    Path(entry.path).unlink()
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def digest(path: str | Path) -> Digest:
         'e3b0c442'
     """
     value, size = hashlib.sha256(), 0
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         while block := file.read(CHUNK):
             value.update(block)
             size += len(block)

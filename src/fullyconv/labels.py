@@ -499,6 +499,20 @@ class Labels:
         )
 
 
+AnyLabels = Labels | Mapping[str, Labels]
+"""The labels of one head, or of several by their names."""
+
+
+def by_head(labels: AnyLabels) -> dict[str, Labels]:
+    """Give labels by the names of the heads; one that stands alone is called ""."""
+    return {"": labels} if isinstance(labels, Labels) else dict(labels)
+
+
+def at_edge(found: Mapping[str, Any]) -> Any:
+    """Give what was found for each head as people meet it: of one that stands alone without its name."""
+    return found[""] if "" in found else dict(found)
+
+
 def unique_names(names: Sequence[str]) -> tuple[str, ...]:
     """Tell classes of one name apart by their numbers: ImageNet has two cranes, a bird and a machine.
 

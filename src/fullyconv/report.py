@@ -29,9 +29,9 @@ from fullyconv.files import write
 from fullyconv.geometry.measuring import evaluating
 from fullyconv.images import visible
 from fullyconv.labels import Labels
-from fullyconv.metrics import best_class, confusion_matrix
-from fullyconv.module import SegmentationModule
-from fullyconv.shortcomings import shortcomings
+from fullyconv.training.metrics import best_class, confusion_matrix
+from fullyconv.training.module import SegmentationModule
+from fullyconv.training.shortcomings import shortcomings
 
 SIDE = 300  # pixels of the longer side of an image on the page
 SHOWN = 6  # images of each kind

@@ -22,7 +22,7 @@ from fullyconv.images import ImageInput
 from fullyconv.images.raster import Raster, read_raster
 from fullyconv.inference.scaling import scaled_size
 from fullyconv.inference.segmentation import Segmentation
-from fullyconv.labels import Labels
+from fullyconv.labels import Labels, at_edge, by_head
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.weights.pretrained import respelled
 
@@ -68,7 +68,7 @@ class Description:
     @property
     def heads(self) -> dict[str, Labels]:
         """The classes of each head; one head alone has the name ""."""
-        return {"": self.labels} if isinstance(self.labels, Labels) else self.labels
+        return by_head(self.labels)
 
     @property
     def ports(self) -> list[str]:
@@ -137,14 +137,14 @@ class ExportedSegmenter:
         _check_ports(self._session, description, ["image", "size"] if scaled else ["image"], path)
 
     @property
-    def labels(self) -> Labels:
-        """Names, colors and ignore index of the classes."""
-        return self.description.heads[""]
+    def labels(self) -> Any:
+        """Names, colors and ignore index of the classes; of several heads a dict by head."""
+        return self.description.labels
 
     @property
-    def classes(self) -> list[str]:
-        """The K class names."""
-        return list(self.labels.names)
+    def classes(self) -> Any:
+        """The K class names; of several heads a dict by head."""
+        return at_edge({head: list(labels.names) for head, labels in self.description.heads.items()})
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -156,24 +156,21 @@ class ExportedSegmenter:
         """License of the weights, as stated by whoever trained them."""
         return self.description.license
 
-    def predict(self, source: ImageInput) -> Segmentation:
+    def predict(self, source: ImageInput) -> Any:
         """Segment one image.
 
         Args:
             source: a path, a PIL image, or an array (H, W[, C]) uint8.
 
         Returns:
-            The mask at the image's own size, with names, shares and an overlay.
+            A `Segmentation`: the mask at the image's own size, with names, shares and an overlay; of several heads a
+            dict of them by head.
 
         Raises:
             FileNotFoundError: if the file is not there.
             DatasetError: if it is not an image.
             WeightsError: if the network fails on it, or answers with what is no class.
         """
-        return self._predict(source)[""]
-
-    def _predict(self, source: ImageInput) -> dict[str, Segmentation]:
-        """Segment one image for all heads at once."""
         raster = self._read(source)
         pixels = raster.pixels
         kind = "labels" if "labels" in self.description.outputs else "scores"
@@ -188,7 +185,7 @@ class ExportedSegmenter:
                     f"classes up to {int(mask.max())}, and has {labels.num_classes} classes; export it again"
                 )
             results[head] = Segmentation.of(raster, mask, labels)
-        return results
+        return at_edge(results)
 
     def _read(self, source: ImageInput | Raster) -> Raster:
         if isinstance(source, Raster):
@@ -198,26 +195,23 @@ class ExportedSegmenter:
             tell(read.note)
         return read
 
-    def scores(self, source: ImageInput) -> npt.NDArray[np.float32]:
+    def scores(self, source: ImageInput) -> Any:
         """Give the scores of every class, before softmax, at every pixel of an image.
 
         Args:
             source: as `predict` takes it.
 
         Returns:
-            (K, H, W) float32.
+            (K, H, W) float32; of several heads a dict by head.
 
         Raises:
             ValueError: if the file was exported without scores.
         """
-        return self._scores(source)[""]
-
-    def _scores(self, source: ImageInput) -> dict[str, npt.NDArray[np.float32]]:
         if "scores" not in self.description.outputs:
             raise ValueError(f"{self.path}: gives labels alone; export it with scores=True (--scores)")
         heads = self.description.heads
         answers = self._run(self._read(source).pixels, [port("scores", head) for head in heads])
-        return {head: answer[0] for head, answer in zip(heads, answers, strict=True)}
+        return at_edge({head: answer[0] for head, answer in zip(heads, answers, strict=True)})
 
     def _run(self, pixels: npt.NDArray[np.uint8], outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
         own = (pixels.shape[0], pixels.shape[1])
@@ -253,50 +247,6 @@ class ExportedSegmenter:
         return answers
 
 
-class MultiHeadExportedSegmenter(ExportedSegmenter):
-    """A segmenter with several heads that is an ONNX file: it answers with dicts by the names of the heads."""
-
-    @property
-    def labels(self) -> dict[str, Labels]:  # type: ignore[override]
-        """For each head names, colors and ignore index of its classes."""
-        return self.description.heads
-
-    @property
-    def classes(self) -> dict[str, list[str]]:  # type: ignore[override]
-        """For each head the K class names."""
-        return {head: list(labels.names) for head, labels in self.labels.items()}
-
-    def predict(self, source: ImageInput) -> dict[str, Segmentation]:  # type: ignore[override]
-        """Segment one image for all heads at once.
-
-        Args:
-            source: a path, a PIL image, or an array (H, W[, C]) uint8.
-
-        Returns:
-            For each head the mask at the image's own size, with names, shares and an overlay.
-
-        Raises:
-            FileNotFoundError: if the file is not there.
-            DatasetError: if it is not an image.
-            WeightsError: if the network fails on it, or answers with what is no class.
-        """
-        return self._predict(source)
-
-    def scores(self, source: ImageInput) -> dict[str, npt.NDArray[np.float32]]:  # type: ignore[override]
-        """Give for each head the scores of every class, before softmax, at every pixel of an image.
-
-        Args:
-            source: as `predict` takes it.
-
-        Returns:
-            For each head (K, H, W) float32.
-
-        Raises:
-            ValueError: if the file was exported without scores.
-        """
-        return self._scores(source)
-
-
 def load(path: str | Path, *, threads: int | None = None) -> ExportedSegmenter:
     """Load a file that `fullyconv.export` wrote.
 
@@ -330,8 +280,7 @@ def load(path: str | Path, *, threads: int | None = None) -> ExportedSegmenter:
         raise WeightsError(f"{place}: {size} bytes; an ONNX file has at most {MAX_BYTES}")
     content = place.read_bytes()
     description = read_description(content, place)
-    kind = ExportedSegmenter if isinstance(description.labels, Labels) else MultiHeadExportedSegmenter
-    return kind(place, content, description, threads)
+    return ExportedSegmenter(place, content, description, threads)
 
 
 def read_description(content: bytes, path: str | Path) -> Description:

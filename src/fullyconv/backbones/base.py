@@ -243,7 +243,6 @@ class Backbone(nn.Module, ABC):
         return {key: key for key in state_dict if key in own}
 
     def _is_unused(self, key: str) -> bool:
-        """Tell whether a key without a place here is one that the classifier rightly has."""
         return key.startswith(self.unused)
 
     def _size(self, x: Tensor) -> tuple[int, int]:

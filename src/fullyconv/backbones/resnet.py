@@ -231,5 +231,4 @@ def _stage(inplanes: int, planes: int, stride: int) -> nn.Sequential:
 
 
 def _out_channels(stage: nn.Sequential) -> int:
-    """Read the channels of a stage off its last batch norm (BasicBlock ends with bn2, Bottleneck with bn3)."""
     return [module.num_features for module in stage[-1].modules() if isinstance(module, nn.BatchNorm2d)][-1]

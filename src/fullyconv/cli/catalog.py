@@ -22,6 +22,7 @@ ORIGINS = {
 
 
 def add(commands: Commands) -> None:
+    """Add `list`."""
     listing = new_command(
         commands,
         "list",

@@ -25,6 +25,7 @@ from fullyconv.errors import DatasetError
 
 
 def add(commands: Commands) -> None:
+    """Add `doctor` and `fetch`."""
     doctor = new_command(
         commands,
         "doctor",

@@ -11,6 +11,7 @@ from fullyconv.cli.progress import busy
 
 
 def add(commands: Commands) -> None:
+    """Add `demo`."""
     demo = new_command(
         commands,
         "demo",

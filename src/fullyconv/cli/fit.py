@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands) -> argparse.ArgumentParser:
+    """Add `fit`, and give its parser."""
     parser = new_command(
         commands,
         "fit",
@@ -88,7 +89,8 @@ def fit(words: list[str]) -> int:
     quiet_lightning()
     from fullyconv.cli.lightning import RecipeCLI, hold, is_first
     from fullyconv.data.datamodule import SegmentationDataModule
-    from fullyconv.training import describe, plan, resume, split_digest, write_state
+    from fullyconv.plan import describe, plan
+    from fullyconv.training.resuming import resume, split_digest, write_state
 
     reading = reading_of(own)
     reading |= {key: value for key in ("in_channels", "train_on") if (value := getattr(own, key)) is not None}
@@ -201,8 +203,8 @@ def by_recipe(command: str, words: list[str]) -> int:
 
 def _write_report(folder: Path, data: SegmentationDataModule, told: list[str], command: str) -> None:
     """Write the page of a run that is finished: of what was stored, on the split that was not trained on."""
-    from fullyconv.module import SegmentationModule
     from fullyconv.report import write_report
+    from fullyconv.training.module import SegmentationModule
 
     split = next((split for split in ("test", "val") if split in data.splits), None)
     if split is None:

@@ -11,6 +11,7 @@ from fullyconv.cli.score import show_joined
 
 
 def add(commands: Commands) -> None:
+    """Add the command."""
     join = new_command(
         commands,
         "join",

@@ -13,18 +13,18 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from fullyconv.checkpointing import AtomicCheckpointIO, EpochSeed, KeptWeights
 from fullyconv.cli.options import reading_words
 from fullyconv.cli.recipes import respelled
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.labels import Labels
 from fullyconv.locks import held
-from fullyconv.module import SegmentationModule
+from fullyconv.plan import Plan, patience_of
 from fullyconv.report import SHOWN
-from fullyconv.runs import RunOptions, score, scored_split, store
-from fullyconv.shortcomings import shortcomings
-from fullyconv.stopping import Deadline, EnoughSteps, FiniteLoss, PatientStop
-from fullyconv.training import Plan, patience_of
+from fullyconv.training.checkpointing import AtomicCheckpointIO, EpochSeed, KeptWeights
+from fullyconv.training.module import SegmentationModule
+from fullyconv.training.runs import RunOptions, score, scored_split, store
+from fullyconv.training.shortcomings import shortcomings
+from fullyconv.training.stopping import Deadline, EnoughSteps, FiniteLoss, PatientStop
 
 LINKED: dict[str, Callable[[Labels], Any]] = {
     "classes": lambda labels: list(labels.names),

@@ -14,7 +14,7 @@ from fullyconv.errors import hush
 if TYPE_CHECKING:
     from fullyconv.classifier import DenseScorer
     from fullyconv.inference.serving import Predictor
-    from fullyconv.module import SegmentationModule
+    from fullyconv.training.module import SegmentationModule
 
 
 def open_model(arguments: argparse.Namespace) -> SegmentationModule | DenseScorer:

@@ -163,12 +163,14 @@ def _once(option: str, pairs: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
 
 
 def add_unverified(command: argparse.ArgumentParser) -> None:
+    """Add `--allow-unverified`."""
     command.add_argument(
         "--allow-unverified", action="store_true", help="accept weights that nobody vouches for; recorded"
     )
 
 
 def add_device(command: Any) -> None:
+    """Add the option that says where is computed."""
     command.add_argument(
         "--device",
         default="auto",
@@ -178,14 +180,17 @@ def add_device(command: Any) -> None:
 
 
 def add_shard(command: Any, text: str) -> None:
+    """Add the option that says which part of the files is meant."""
     command.add_argument("--shard", metavar="K/N", help=text)
 
 
 def add_json(command: argparse.ArgumentParser) -> None:
+    """Add `--json`."""
     command.add_argument("--json", action="store_true", help="for programs: one object")
 
 
 def print_json(answer: Any) -> None:
+    """Print an answer for programs."""
     print(json.dumps(answer, indent=2, ensure_ascii=False, default=str))
 
 
@@ -199,10 +204,12 @@ def option_in(words: Sequence[str], option: str) -> str | None:
 
 
 def has_option(words: Sequence[str], option: str) -> bool:
+    """Tell whether a command line holds an option."""
     return any(word == option or word.startswith(option + "=") for word in words)
 
 
 def halo(text: str) -> int | str:
+    """Read a halo: exact, or a number of pixels."""
     if text == "exact":
         return text
     if not text.isdecimal():
@@ -211,6 +218,7 @@ def halo(text: str) -> int | str:
 
 
 def value_range(text: str) -> tuple[float, float]:
+    """Read the two numbers that are black and white."""
     try:
         low, high = (float(word) for word in text.split(","))
     except ValueError:
@@ -219,6 +227,7 @@ def value_range(text: str) -> tuple[float, float]:
 
 
 def positive(text: str) -> int:
+    """Read a whole number of at least 1."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text}: must be at least 1")

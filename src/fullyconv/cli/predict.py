@@ -34,6 +34,7 @@ MODEL = "street"
 
 
 def add(commands: Commands) -> None:
+    """Add `predict`."""
     predict = new_command(
         commands,
         "predict",
@@ -71,7 +72,6 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     how.add_argument("--batch-size", type=positive, metavar="N", help="images of one size at a time (accelerator: 8)")
     how.add_argument("--workers", type=positive, metavar="N", help="threads that read (accelerator: one a core)")
-    how.add_argument("--compile", action="store_true", help="the network first, half a minute for each size")
     how.add_argument("--threads", type=positive, metavar="N", help="of the network (default: one a core)")
     add_shard(how, "part of this process, such as 3/16; see join")
     video = predict.add_argument_group("of a video")
@@ -114,7 +114,6 @@ def _predict_files(arguments: argparse.Namespace) -> int:
         halo=arguments.halo,
         flip=arguments.flip,
         scales=arguments.scales,
-        compile=arguments.compile,
         every=arguments.every,
         overwrite=arguments.overwrite,
         value_range=arguments.range,

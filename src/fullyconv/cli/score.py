@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands) -> None:
+    """Add `test` and `validate`."""
     for name, split in (("test", "test"), ("validate", "val")):
         command = new_command(
             commands,
@@ -102,7 +103,7 @@ def _test_part(arguments: argparse.Namespace, segmenter: Any, data: Any, reading
         of_some = copy.copy(data)
         of_some.splits = {arguments.split: list(some)}
         segmenter.evaluate(of_some, arguments.split, device=arguments.device)
-        return segmenter.test_matrix
+        return segmenter.test_matrices[0]
 
     with busy(f"scoring {arguments.model}"):
         new = score_part(arguments.out, shard, facts, segmenter.classes, part, matrix_of, stamp=_digest(part))

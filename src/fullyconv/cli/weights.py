@@ -23,6 +23,7 @@ DTYPES = ("float32", "float16")
 
 
 def add(commands: Commands) -> None:
+    """Add `convert`, `export` and `publish`."""
     converting = new_command(
         commands,
         "convert",
@@ -147,7 +148,7 @@ def _export(arguments: argparse.Namespace) -> int:
     quiet_lightning()
     from fullyconv.data.datamodule import SegmentationDataModule
     from fullyconv.export import export
-    from fullyconv.module import SegmentationModule
+    from fullyconv.training.module import SegmentationModule
 
     if arguments.int8 != (arguments.calibrate is not None):
         raise ValueError("--int8 and --calibrate FOLDER: give both, images to measure the ranges of int8 on, or none")

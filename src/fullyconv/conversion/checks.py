@@ -11,26 +11,14 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fullyconv.conversion.head import HeadPlan
+from fullyconv.conversion.cells import HeadPlan
 from fullyconv.conversion.hooks import hooked
 from fullyconv.conversion.network import DenseClassifier, smallest
 from fullyconv.conversion.program import map_leaves
 from fullyconv.conversion.refusals import UnsupportedHead
 from fullyconv.conversion.report import Change, Guarantee, Report
-from fullyconv.conversion.trace import (
-    BATCH,
-    GROWTH,
-    LARGER,
-    REFERENCE,
-    Trace,
-    TrainingFlag,
-    callee,
-    does_not_run,
-    example,
-    map_axes,
-    place,
-    tensors,
-)
+from fullyconv.conversion.trace import GROWTH, LARGER, REFERENCE, Trace, TrainingFlag, callee, does_not_run, place
+from fullyconv.conversion.without_data import BATCH, example, map_axes, tensors
 from fullyconv.errors import first_line, some
 from fullyconv.geometry import Geometry, measure
 from fullyconv.geometry.tracking import Tracker
@@ -256,6 +244,7 @@ def describe(source: nn.Module, dense: DenseClassifier, found: Trace, maps: list
 
 
 def axes_of(node: fx.Node) -> Pair:
+    """Give the axes of a node's result that grow with the image."""
     axes = map_axes(node.meta[REFERENCE].shape, node.meta[LARGER].shape)
     assert axes is not None
     return axes
@@ -267,6 +256,7 @@ def _grid_at(maps: list[fx.Node], when: str, windows: Iterable[Pair]) -> Pair | 
 
 
 def name_of(node: fx.Node, source: nn.Module) -> str:
+    """Name what a node calls, for a message."""
     if node.op == "call_module":
         return str(node.target)
     if node.op == "placeholder":

@@ -15,13 +15,14 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from fullyconv.conversion.cells import Cells, HeadPlan
 from fullyconv.conversion.hooks import computed_weights, is_plain
 from fullyconv.conversion.linear import Kernel, kernel_of
 from fullyconv.conversion.operations import (
@@ -40,93 +41,10 @@ from fullyconv.conversion.operations import (
 from fullyconv.conversion.products import product
 from fullyconv.conversion.program import Mode, Step, Value, map_leaves, pick_channels, rows_map, window_rows
 from fullyconv.conversion.refusals import UnsupportedHead
-from fullyconv.conversion.trace import BATCH, LARGER, REFERENCE, TrainingFlag, callee, map_axes, tensors
-
-Pair = tuple[int, int]
+from fullyconv.conversion.trace import LARGER, REFERENCE, TrainingFlag, callee
+from fullyconv.conversion.without_data import BATCH, Pair, map_axes, tensors
 
 SLIDE = "Use fullyconv.conversion.sliding_window, which runs the classifier on every window"
-
-
-@dataclass(frozen=True, eq=False)
-class Cells:
-    """Know a tensor of the head as entries of the windows of a dense map.
-
-    Args:
-        name: result of the step that computes the dense map (N, C, H, W).
-        channels: C.
-        window: cells of the map that one score still looks at; (1, 1) once they are pooled or convolved away.
-        layout: int64, shape of the classifier's own tensor: n * C * h * w + the entry's place in the (C, h, w) window.
-        fold: size (a, b) of an adaptive average pooling that waits for a fully connected layer to take it in; the
-            layout then counts in (C, a, b).
-        opened: whether the windows were laid out as a batch on the way and no fully connected layer followed since.
-        linear: whether everything since the pooling is linear (None before a pooling).
-        rows: result of a step that already has the windows as a batch, in exactly this layout.
-    """
-
-    name: str
-    channels: int
-    window: Pair
-    layout: Tensor
-    fold: Pair | None = None
-    opened: bool = False
-    linear: bool | None = None
-    rows: str | None = None
-
-    @property
-    def nodes(self) -> Pair:
-        """Height and width of what the layout counts in."""
-        return self.fold or self.window
-
-    @property
-    def entries(self) -> int:
-        """Number of entries of one window."""
-        return self.channels * self.nodes[0] * self.nodes[1]
-
-    @property
-    def batch_axis(self) -> int | None:
-        """Find the axis along which the windows differ; None where the windows are mixed."""
-        for axis, length in enumerate(self.layout.shape):
-            if length == BATCH:
-                first = self.layout.select(axis, 0)
-                if all(torch.equal(self.layout.select(axis, n), first + n * self.entries) for n in range(1, BATCH)):
-                    return axis
-        return None
-
-    def index(self) -> Tensor:
-        """List the entries of a window in the order in which the classifier's own tensor holds them."""
-        axis = self.batch_axis
-        assert axis is not None
-        return self.layout.select(axis, 0).flatten()
-
-    def in_order(self) -> bool:
-        """Tell whether the classifier's own tensor holds all entries in the order (C, h, w)."""
-        return torch.equal(self.index(), torch.arange(self.entries))
-
-
-@dataclass
-class HeadPlan:
-    """What the walk decided.
-
-    Args:
-        steps: the dense head.
-        result: name of the scores (N, K, Ho, Wo).
-        kernels: path of each fully connected layer and how its weight becomes a kernel.
-        changes: (name, before, after) in the order of the head.
-        modules: paths of the other modules that the steps call.
-        buffers: index tensors that the steps need.
-        by_window: parameters (by path) of what runs on whole windows, and the first such operation.
-    """
-
-    steps: list[Step] = field(default_factory=list)
-    result: str = ""
-    kernels: dict[str, Kernel] = field(default_factory=dict)
-    changes: list[tuple[str, str, str]] = field(default_factory=list)
-    modules: list[str] = field(default_factory=list)
-    buffers: dict[str, Tensor] = field(default_factory=dict)
-    by_window: dict[str, int] = field(default_factory=dict)
-    first_by_window: str = ""
-    pooled: bool = False
-    outputs: int = 0
 
 
 class HeadWalk:
@@ -156,6 +74,7 @@ class HeadWalk:
 
     # -- bookkeeping -------------------------------------------------------------------------------------------------
     def emit(self, kind: Any, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> str:
+        """Add a step to the plan; give the name of its result."""
         name = f"head_{len(self.plan.steps)}"
         self.plan.steps.append(Step(kind, target, args, kwargs or {}, name))
         if kind == "module" and target not in self.plan.modules and target not in self.plan.kernels:
@@ -163,11 +82,13 @@ class HeadWalk:
         return name
 
     def buffer(self, index: Tensor) -> str:
+        """Add an index to the plan; give the name of the step that reads it."""
         name = f"_index_{len(self.plan.buffers)}"
         self.plan.buffers[name] = index
         return self.emit("attribute", name, ())
 
     def note(self, node: fx.Node, after: str) -> None:
+        """Record what became of a node, for the report."""
         name = str(node.target) if node.op == "call_module" else self.label(node)
         before = type(operation(node, self.classifier)[1]).__name__ if node.op == "call_module" else self.label(node)
         module = operation(node, self.classifier)[1]
@@ -175,9 +96,11 @@ class HeadWalk:
 
     @staticmethod
     def label(node: fx.Node) -> str:
+        """Name what a node calls."""
         return str(getattr(node.target, "__name__", node.target))
 
     def refuse(self, node: fx.Node, reason: str, remedy: str = "") -> UnsupportedHead:
+        """Make the error for a node that has no dense form."""
         where = node.meta.get("module") or f"the forward of {type(self.classifier).__name__}"
         what = f"{node.target!r}" if node.op == "call_module" else f"{self.label(node)!r} in {where}"
         self.remedied = bool(remedy)
@@ -215,6 +138,7 @@ class HeadWalk:
             self.known[node] = self.dense(node)
 
     def dense(self, node: fx.Node) -> Any:
+        """Give the dense form of a node, by the first handler that knows it."""
         cells = next(self.known[s] for s in node.all_input_nodes if isinstance(self.known[s], Cells))
         for handler in self.handlers:
             result = handler(node, cells)
@@ -223,6 +147,7 @@ class HeadWalk:
         return self.by_window(node)
 
     def take(self, node: fx.Node) -> Any:
+        """Take one part of what a node before gave."""
         source, key = self.known[node.all_input_nodes[0]], node.args[1] if len(node.args) > 1 else None
         if node.target is operator.getitem and isinstance(key, int):
             return source[key]
@@ -231,6 +156,7 @@ class HeadWalk:
         raise self.refuse(node, "joins several results at once, which has no dense form; join tensors one by one")
 
     def call(self, node: fx.Node, leaf: Callable[[Any], Any]) -> tuple[str, Any, tuple[Any, ...], dict[str, Any]]:
+        """Give a node as kind, target and arguments of a step, its leaves replaced."""
         kind = {"call_module": "module", "call_function": "function", "call_method": "method"}[node.op]
         args, kwargs = map_leaves(leaf, tuple(node.args)), map_leaves(leaf, dict(node.kwargs))
         return kind, str(node.target) if kind != "function" else node.target, args, kwargs
@@ -242,6 +168,7 @@ class HeadWalk:
         return self.known[leaf] if isinstance(leaf, fx.Node) else leaf
 
     def names(self, leaf: Any) -> Any:
+        """Give a leaf as an argument of a step."""
         known = self.constants(leaf)
         return Value(known.name) if isinstance(known, Cells) else known
 
@@ -286,6 +213,7 @@ class HeadWalk:
         return sum(isinstance(s, Cells) for s in sources) == 1 and not any(isinstance(s, Value) for s in sources)
 
     def cells_node(self, node: fx.Node) -> fx.Node:
+        """Give the node that the cells of a node come from."""
         return next(s for s in node.all_input_nodes if isinstance(self.known[s], Cells))
 
     def entrywise(self, node: fx.Node, cells: Cells) -> Cells | None:
@@ -360,6 +288,7 @@ class HeadWalk:
         return replace(cells, name=name, window=rest, layout=reduced, linear=linear, rows=None)
 
     def pooling(self, node: fx.Node, cells: Cells, kind: str, kernel: Pair) -> tuple[str, bool | None]:
+        """Plan a pooling over the whole map; give its result and whether it is linear."""
         size = f"{kernel[0]}x{kernel[1]}"
         if kernel == (1, 1):
             if cells.linear is None and cells.window == (1, 1):
@@ -690,6 +619,7 @@ class HeadWalk:
         return back(node.meta[REFERENCE], name)
 
     def rows(self, node: fx.Node, cells: Cells) -> str:
+        """Give cells as the rows of a matrix."""
         if cells.rows is not None:
             return cells.rows
         axis = cells.batch_axis
@@ -702,6 +632,7 @@ class HeadWalk:
     def back(
         self, node: fx.Node, reference: Tensor, name: str, like: Cells, opened: bool, linear: bool | None
     ) -> Cells:
+        """Give rows of a matrix as cells again."""
         shape = tuple(reference.shape)
         axes = [axis for axis, length in enumerate(shape) if length == BATCH]
         if not axes:
@@ -774,7 +705,6 @@ class HeadWalk:
 
 
 def _spoiled(linear: bool | None) -> bool | None:
-    """Note that something is not linear, which counts behind a pooling only."""
     return None if linear is None else False
 
 

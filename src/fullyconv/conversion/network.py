@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fullyconv.conversion.linear import Kernel
 from fullyconv.conversion.program import Step, run
 from fullyconv.conversion.report import Guarantee, Report
-from fullyconv.conversion.trace import example, undisturbed, without_data
+from fullyconv.conversion.without_data import example, undisturbed, without_data
 from fullyconv.errors import WeightsError, some
 from fullyconv.geometry import Geometry
 
@@ -199,6 +199,7 @@ class DenseClassifier(nn.Module):
         return tuple(reshaped)
 
     def extra_repr(self) -> str:
+        """Say what the network was made for."""
         return f"input_size={self.input_size}, in_channels={self.in_channels}, pool={self.pool!r}"
 
     def _grid(self, size: Pair) -> Pair | None:
@@ -231,5 +232,6 @@ def _grid_of(maps: Iterable[Tensor], windows: Iterable[Pair]) -> Pair | None:
 
 
 def smallest(grids: list[Pair]) -> Pair | None:
+    """Give the smallest of several grids; None where one has no cell."""
     h, w = min(grid[0] for grid in grids), min(grid[1] for grid in grids)
     return (h, w) if h > 0 and w > 0 else None

@@ -7,7 +7,8 @@ from typing import Any, Literal
 from torch import Tensor, fx, nn
 
 from fullyconv.conversion.hooks import hooked
-from fullyconv.conversion.trace import BARE, LARGER, REFERENCE, map_axes, tensors
+from fullyconv.conversion.trace import BARE, LARGER, REFERENCE
+from fullyconv.conversion.without_data import map_axes, tensors
 
 
 def _words(text: str) -> frozenset[str]:

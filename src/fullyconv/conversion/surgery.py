@@ -9,14 +9,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
+from fullyconv.conversion.cells import HeadPlan
 from fullyconv.conversion.checks import axes_of, check_head, check_scores, classify, describe, name_of
-from fullyconv.conversion.head import HeadPlan, HeadWalk
+from fullyconv.conversion.few_windows import FullyConnectedConv2d
+from fullyconv.conversion.head import HeadWalk
 from fullyconv.conversion.hooks import name_of_hook, without_hooks
 from fullyconv.conversion.network import DenseClassifier
 from fullyconv.conversion.operations import frontier
 from fullyconv.conversion.program import Mode, Step, Value, map_leaves, with_releases
 from fullyconv.conversion.refusals import FixedInputSize, TraceError, UnsupportedHead
-from fullyconv.conversion.trace import BARE, LARGER, REFERENCE, Trace, TrainingFlag, trace, undisturbed
+from fullyconv.conversion.trace import BARE, LARGER, REFERENCE, Trace, TrainingFlag, trace
+from fullyconv.conversion.without_data import undisturbed
 from fullyconv.errors import ConversionError, first_line, some
 
 __all__ = ["DenseClassifier", "convolutionalize"]
@@ -326,7 +329,7 @@ def _assemble(
             if id(child) in kernels:
                 assert isinstance(child, nn.Linear)
                 if id(child) not in convolutions:
-                    convolutions[id(child)] = kernels[id(child)].convolution(child)
+                    convolutions[id(child)] = kernels[id(child)].convolution(child, FullyConnectedConv2d)
                 into._modules[name] = convolutions[id(child)]
             elif id(child) in leaves:
                 into._modules[name] = leaves[id(child)]

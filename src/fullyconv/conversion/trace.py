@@ -10,30 +10,24 @@ from __future__ import annotations
 import builtins
 import logging
 import sys
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.parametrize import type_before_parametrizations
-from torch.overrides import TorchFunctionMode
 
 from fullyconv import geometry
 from fullyconv.conversion.hooks import PARALLEL, computed_weights, hooked, hooks_of, is_plain
 from fullyconv.conversion.inplace import assign, hand_on
 from fullyconv.conversion.program import map_leaves
 from fullyconv.conversion.refusals import InputSizeError, TraceError
+from fullyconv.conversion.without_data import Pair, QuickBatchNorm, example, map_axes, tensors, without_data
 from fullyconv.errors import ConversionError, first_line, near_miss
 
-Pair = tuple[int, int]
-
-# Odd and unlike any usual number of cells, so that the batch axis of an intermediate tensor is found by its length.
-BATCH = 3
 # Height and width grow differently, which tells H from W; both are multiples of the usual strides 8 .. 64.
 GROWTH = (128, 192)
 
@@ -76,74 +70,6 @@ class Trace:
     failure: tuple[str, Exception] | None
     broken: tuple[fx.Node, Exception] | None
     unfollowed: dict[str, str]
-
-
-@contextmanager
-def undisturbed(module: nn.Module) -> Iterator[None]:
-    """Evaluate for a while without gradients; afterwards restore modes, attributes and values, whatever ran."""
-    with geometry.undisturbed(module), torch.no_grad():
-        values = [(buffer, buffer.clone()) for buffer in module.buffers() if not buffer.is_meta]
-        for each in module.modules():  # a hook of the backward pass is nothing to what stands for a tensor
-            each.__dict__["_backward_hooks"], each.__dict__["_backward_pre_hooks"] = OrderedDict(), OrderedDict()
-            if isinstance(each, PARALLEL):
-                each.__dict__["forward"] = each._modules["module"]
-        try:
-            yield
-        finally:
-            for buffer, value in values:
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
-
-
-class _QuickBatchNorm(TorchFunctionMode):
-    """Answer batch norm in eval mode by its shape: torch composes it anew from a dozen operations every time."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.batch_norm:
-            call = dict(zip(("input", "running_mean", "running_var", "weight", "bias", "training"), args, strict=False))
-            call |= kwargs or {}
-            x, mean = call["input"], call["running_mean"]
-            if not call.get("training") and mean is not None and x.dim() > 1 and x.shape[1] == mean.numel():
-                return torch.empty_like(x)
-        return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def without_data() -> Iterator[FakeTensorMode]:
-    """Compute shapes only; failures, which are expected here, are not logged."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    disabled, logger.disabled = logger.disabled, True
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode, _QuickBatchNorm():
-            yield mode
-    finally:
-        logger.disabled = disabled
-
-
-def example(module: nn.Module, channels: int, size: Pair, batch: int = BATCH) -> Tensor:
-    """Make an input in the precision and on the device of a module's parameters."""
-    like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
-    return torch.zeros(batch, channels, *size, dtype=like.dtype, device=like.device)
-
-
-def tensors(value: Any) -> list[Tensor]:
-    """List the tensors in a nested value."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, (tuple, list)):
-        return [t for item in value for t in tensors(item)]
-    if isinstance(value, dict):
-        return [t for item in value.values() for t in tensors(item)]
-    return []
-
-
-def map_axes(reference: Sequence[int], larger: Sequence[int]) -> Pair | None:
-    """Say which axes of a tensor are the height and width of a map: (2, 3), (1, 2), or None where it is no map."""
-    if len(reference) != 4 or len(larger) != 4:
-        return None
-    grown = tuple(axis for axis in range(4) if larger[axis] > reference[axis])
-    same = all(larger[axis] == reference[axis] for axis in range(4) if axis not in grown)
-    return grown if same and grown in ((2, 3), (1, 2)) else None
 
 
 @dataclass
@@ -396,7 +322,7 @@ class _Tracer(fx.Tracer):
 
         # Plain lists, not the graph's immutable ones: some modules write into the lists they are given.
         args, kwargs = map_leaves(value, tuple(node.args)), map_leaves(value, dict(node.kwargs))
-        with self.mode, _QuickBatchNorm():
+        with self.mode, QuickBatchNorm():
             if node.op == "get_attr":
                 owner: Any = self.root
                 for name in str(node.target).split("."):

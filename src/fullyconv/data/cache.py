@@ -121,7 +121,7 @@ class DecodedCache:
             value = getattr(pair, entry.name)
             if isinstance(value, Path):
                 state = (value.parent if value.parent.is_file() else value).stat()  # FILE/NAME lies inside FILE
-                value = (os.path.abspath(value), state.st_size, state.st_mtime_ns)
+                value = (str(value.absolute()), state.st_size, state.st_mtime_ns)
             digest.update(f"{entry.name}={value!r}\n".encode())
         digest.update(self._how)
         return digest.hexdigest()
@@ -177,7 +177,7 @@ class DecodedCache:
             with suppress(OSError):
                 state = entry.stat()
                 if entry.name.endswith(".part") and time.time() - state.st_mtime > _LEFT_BEHIND:
-                    os.unlink(entry.path)
+                    Path(entry.path).unlink()
                     continue
                 yield state.st_size
 
@@ -215,7 +215,7 @@ def _plain(value: object) -> Any:
 def _mapped(path: Path) -> Array | None:
     """Map a `.npy` file, privately: nobody who writes into the array changes the file. None where there is none."""
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             head = file.read(10)
             head += file.read(int.from_bytes(head[8:10], "little"))
             shape, dtype = _header(head)

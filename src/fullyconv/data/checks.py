@@ -26,6 +26,7 @@ _EXPECTED = (".txt", ".md", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", 
 
 
 def problems(seen: Sequence[Seen]) -> list[Finding]:
+    """Find what could not be read."""
     by_rule: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for result in seen:
         for rule, file, message in result.problems:
@@ -77,6 +78,7 @@ def _is_converted_png(path: Path) -> bool:
 
 
 def stray(seen: Sequence[Seen], labels: Labels) -> list[Finding]:
+    """Find values of masks that mean nothing."""
     bad = [result for result in seen if labels.unknown(result.counts)]
     if not bad:
         return []
@@ -92,10 +94,12 @@ def stray(seen: Sequence[Seen], labels: Labels) -> list[Finding]:
 
 
 def classes_in(result: Seen, labels: Labels) -> list[str]:
+    """Name the classes that a mask shows."""
     return sorted({labels.meaning[value] for value in result.counts if value in labels.meaning} - {IGNORE})
 
 
 def empty(seen: Sequence[Seen], labels: Labels) -> list[Finding]:
+    """Find masks that show nothing."""
     findings: list[Finding] = []
     read = [result for result in seen if result.counts]
     ignored = [result for result in read if all(labels.meaning.get(value, "") == IGNORE for value in result.counts)]
@@ -138,6 +142,7 @@ def enough(splits: Mapping[str, int], source: Source) -> list[Finding]:
 
 
 def occurring(seen: Sequence[Seen], labels: Labels) -> list[Finding]:
+    """Find classes that occur nowhere, or in no training mask."""
     present: dict[str, set[str]] = {name: set() for name in labels.names}
     for result in seen:
         for name in classes_in(result, labels):
@@ -163,6 +168,7 @@ def occurring(seen: Sequence[Seen], labels: Labels) -> list[Finding]:
 
 
 def images(seen: Sequence[Seen]) -> list[Finding]:
+    """Find what is odd about images."""
     findings = []
     for chosen, singular, plural, message in (
         (

@@ -147,7 +147,7 @@ class JointReader:
 
 
 class MultiHeadDataModule(L.LightningDataModule):
-    """Load images with a mask for each head, for `MultiHeadModule`.
+    """Load images with a mask for each head, for `SegmentationModule`.
 
     A batch is that of `SegmentationDataModule`, with `mask` a dict by head of (N, H, W) int64.
 

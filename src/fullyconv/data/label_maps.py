@@ -29,6 +29,7 @@ def numbers_of(values: Mapping[int | str, str] | None) -> dict[int | str, str] |
 
 
 def only_numbers(values: Mapping[int | str, str] | None) -> dict[int, str] | None:
+    """Refuse a label map of colors where masks hold numbers."""
     if not values:
         return None
     bad = [key for key in values if not isinstance(key, int)]

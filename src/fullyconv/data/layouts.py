@@ -170,7 +170,7 @@ def walk(root: Path) -> Tree:
     """Look through a folder once. Links to folders are followed, but never in a circle."""
     tree = Tree(root)
     count = 0
-    todo: list[tuple[Path, Path, tuple[str, ...]]] = [(root, Path("."), (os.path.realpath(root),))]
+    todo: list[tuple[Path, Path, tuple[str, ...]]] = [(root, Path(), (os.path.realpath(root),))]
     while todo:
         here, meaning, above = todo.pop()
         try:
@@ -185,7 +185,7 @@ def walk(root: Path) -> Tree:
         folders = [entry for entry in inside if entry.is_dir()]
         files: list[Path] = []
         for entry in inside:
-            suffix = os.path.splitext(entry.name)[1].lower()
+            suffix = Path(entry.name).suffix.lower()
             if suffix in (*MASK_EXTENSIONS, *_TEXT) and entry.is_file():
                 kept = tree.by_suffix.setdefault(suffix, []) if suffix in _TEXT else files
                 kept.append(here / entry.name)

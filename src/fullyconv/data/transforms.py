@@ -341,5 +341,4 @@ def _window(length: int, out_length: int, scale: float, at: float) -> tuple[int,
 
 
 def _centers(length: int, out_length: int) -> npt.NDArray[np.int64]:
-    """Give the pixel that the center of each pixel of the result lies in."""
     return (2 * np.arange(out_length, dtype=np.int64) + 1) * length // (2 * out_length)

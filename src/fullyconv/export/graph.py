@@ -14,11 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from fullyconv.export.operators import translations
-from fullyconv.labels import Labels
-from fullyconv.module import SegmentationModule
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.runtime import port
-from fullyconv.upsampling.operators import open_sizes
+from fullyconv.training.module import SegmentationModule
 
 OPSET = 18
 
@@ -33,13 +31,9 @@ class Network(nn.Module):
         self.preprocessing: Preprocessing = module.preprocessing
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Give the logits of (N, H, W, C) bytes."""
         logits = self.model(self.preprocessing(image.permute(0, 3, 1, 2).float() / 255))
         return tuple(logits.values()) if isinstance(logits, dict) else (logits,)
-
-
-def heads_of(model: SegmentationModule) -> dict[str, Labels]:
-    """Give the classes of each head; one head alone has the name ""."""
-    return model.labels if isinstance(model.labels, dict) else {"": model.labels}
 
 
 def graph_of(network: Network, channels: int, heads: Sequence[str]) -> Any:
@@ -47,7 +41,7 @@ def graph_of(network: Network, channels: int, heads: Sequence[str]) -> Any:
     free = torch.export.Dim.DYNAMIC
     example = torch.randint(0, 256, (2, 96, 128, channels), dtype=torch.uint8)
     try:
-        with open_sizes(), quiet(), torch.inference_mode(False):
+        with quiet(), torch.inference_mode(False):
             program = torch.onnx.export(
                 network,
                 (example,),
@@ -77,7 +71,7 @@ def graph_of(network: Network, channels: int, heads: Sequence[str]) -> Any:
 def finish(onnx: Any, proto: Any, model: SegmentationModule, labels: bool, scores: bool) -> None:
     """Name the free sides, and add what comes after the logits: scaling to the image's size, argmax."""
     make, graph, types = onnx.helper, proto.graph, onnx.TensorProto
-    heads = heads_of(model)
+    heads = model.heads
     scaled_again = model.preprocessing.short_side is not None
     if scaled_again:
         # A slash stands in no name of a head, so that no two values get one name.

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fullyconv.confusion import SegmentationScores
-from fullyconv.export.graph import Network, heads_of
+from fullyconv.export.graph import Network
 from fullyconv.images import read_bands
 from fullyconv.inference.scaling import scaled_size
-from fullyconv.metrics import ConfusionMatrix
-from fullyconv.module import SegmentationModule
 from fullyconv.runtime import ExportedSegmenter, port, scaled
+from fullyconv.training.metrics import ConfusionMatrix
+from fullyconv.training.module import SegmentationModule
 from fullyconv.upsampling import MaxUnpooling
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def parity_of(onnx: Any, proto: Any, network: Network, model: SegmentationModule
     """Run both on images of several sizes, and give the share of differing pixels and the largest difference."""
     # The graph that is compared gives its scores, too; the one that is written perhaps not.
     both = copy.deepcopy(proto)
-    heads = list(heads_of(model))
+    heads = list(model.heads)
     for name in [port("scores", head) for head in heads]:
         if name not in [output.name for output in both.graph.output]:
             info = onnx.helper.make_tensor_value_info
@@ -82,6 +82,7 @@ def parity_of(onnx: Any, proto: Any, network: Network, model: SegmentationModule
 
 
 def check_parity(parity: dict[str, Any], model: SegmentationModule, target: Path) -> None:
+    """Refuse a graph that does not do what the segmenter does."""
     unpools = any(isinstance(module, MaxUnpooling) for module in model.modules())
     if parity["scores_beyond"] > (MAX_PIXELS if unpools else 0) or parity["pixels"] > MAX_PIXELS:
         raise ValueError(
@@ -104,10 +105,12 @@ def _example(generator: torch.Generator, number: int, height: int, width: int, c
 
 
 def gives_labels(session: Session) -> bool:
+    """Tell whether a graph gives labels."""
     return any(output.name.startswith("labels") for output in session.get_outputs())
 
 
 def session_of(proto: Any) -> Session:
+    """Open a graph with onnxruntime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -132,6 +135,7 @@ def differing(session: Session, model: SegmentationModule, images: Sequence[Path
 
 
 def evaluate(exported: ExportedSegmenter, data: SegmentationDataModule, split: str) -> SegmentationScores:
+    """Score an exported file on one split."""
     labels = exported.labels  # of one head
     confusion = ConfusionMatrix(labels.num_classes, labels.ignore_index)
     for batch in data.eval_dataloader(split):

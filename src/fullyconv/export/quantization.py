@@ -10,7 +10,7 @@ from typing import Any
 from fullyconv.export.graph import quiet
 from fullyconv.export.parity import feeds_of
 from fullyconv.images import find_images
-from fullyconv.module import SegmentationModule
+from fullyconv.training.module import SegmentationModule
 
 
 def quantized(onnx: Any, proto: Any, model: SegmentationModule, images: Sequence[Path]) -> Any:
@@ -44,6 +44,7 @@ def quantized(onnx: Any, proto: Any, model: SegmentationModule, images: Sequence
 
 
 def images_of(calibrate: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Find the images to calibrate on."""
     given = [calibrate] if isinstance(calibrate, str | Path) else list(calibrate)
     found = [path for each in given for path in find_images(each, recursive=True)]
     if not found:

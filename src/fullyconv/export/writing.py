@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fullyconv.confusion import SegmentationScores
-from fullyconv.export.graph import OPSET, Network, finish, graph_of, heads_of
+from fullyconv.export.graph import OPSET, Network, finish, graph_of
 from fullyconv.export.parity import check_parity, differing, evaluate, parity_of, session_of
 from fullyconv.export.quantization import images_of, quantized
 from fullyconv.files import write
-from fullyconv.module import MultiHeadModule, SegmentationModule
 from fullyconv.runtime import KEY, Description, ExportedSegmenter, read_description
+from fullyconv.training.module import SegmentationModule
 
 if TYPE_CHECKING:
     from fullyconv.data.datamodule import SegmentationDataModule
@@ -109,7 +109,7 @@ def export(
     onnx = _libraries()
     images = None if calibrate is None else images_of(calibrate)
     if data is not None:
-        if isinstance(model, MultiHeadModule):
+        if "" not in model.heads:
             raise ValueError(
                 f"data: the model has the heads {', '.join(model.classes)}, and a file is scored that has "
                 "one; leave it out"
@@ -117,7 +117,7 @@ def export(
         model.check_data(data)
         data.check(split)
     network = Network(model)
-    proto = graph_of(network, int(model.hparams["in_channels"]), list(heads_of(model)))
+    proto = graph_of(network, int(model.hparams["in_channels"]), list(model.heads))
     finish(onnx, proto, model, labels, scores)
     description = _describe(model, labels, scores)
     parity = parity_of(onnx, proto, network, model)

@@ -92,6 +92,7 @@ class Tracker(Watch):  # type: ignore[no-untyped-call]
         self._uniform: dict[int, Tensor] = {}  # the same at all places, but for borders
 
     def remember(self, tensor: Tensor, seen: _Seen) -> None:
+        """Keep what is known of a tensor, and the tensor itself, so that its id stays its own."""
         self._seen[id(tensor)] = (tensor, seen)
 
     def start(self, image: Tensor) -> None:
@@ -100,6 +101,7 @@ class Tracker(Watch):  # type: ignore[no-untyped-call]
         self.remember(image, _Seen(Geometry.IDENTITY, _Axis(2, 1, height), _Axis(3, 1, width), (height, width)))
 
     def seen(self, tensor: object) -> _Seen | None:
+        """Give what is known of a tensor; None where nothing is."""
         if not isinstance(tensor, Tensor):
             return None
         _, known = self._seen.get(id(tensor), (None, None))
@@ -124,6 +126,7 @@ class Tracker(Watch):  # type: ignore[no-untyped-call]
         return any(d >= more and tensor.shape[d - more] > 1 for d in dims)
 
     def geometry(self, tensor: object) -> Geometry | None:
+        """Give where the cells of a tensor lie on the image; None where nothing is known."""
         seen = self.seen(tensor)
         if seen is None:
             return None
@@ -702,7 +705,6 @@ def _map_of(seen: _Seen, geometry: Geometry, out: Tensor) -> _Seen:
 
 
 def _channels(t: Tracker, a: Arguments, out: Any) -> _Seen | None:
-    """Follow what only reorders channels."""
     return t.seen(a["self"])
 
 

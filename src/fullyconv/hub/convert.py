@@ -8,8 +8,8 @@ from typing import Literal
 from fullyconv.classifier import DenseScorer
 from fullyconv.errors import WeightsError
 from fullyconv.hub.load import load, load_classifier
-from fullyconv.module import SegmentationModule
 from fullyconv.preprocessing import Preprocessing
+from fullyconv.training.module import SegmentationModule
 from fullyconv.weights import pretrained, sources
 
 

@@ -10,8 +10,8 @@ from fullyconv.classifier import Classifier, DenseScorer
 from fullyconv.errors import tell
 from fullyconv.inference.processor import Device, device_of
 from fullyconv.labels import Labels
-from fullyconv.module import SegmentationModule
 from fullyconv.preprocessing import Preprocessing
+from fullyconv.training.module import SegmentationModule
 from fullyconv.weights import sources
 from fullyconv.weights.opening import ModelFolder, opened
 

@@ -44,7 +44,7 @@ def open_predictor(
     if isinstance(found, ModelFolder) and found.kind == DenseScorer.kind:
         return DenseScorer.from_pretrained(found.path, device=place)
     if isinstance(found, Checkpoint):
-        from fullyconv.module import SegmentationModule  # Lightning's own format
+        from fullyconv.training.module import SegmentationModule  # Lightning's own format
 
         module = SegmentationModule.from_checkpoint(found.path).to(place)
         return module.predictor()

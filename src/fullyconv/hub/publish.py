@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fullyconv.classifier import Classifier, DenseScorer
 from fullyconv.hub.load import load_classifier
-from fullyconv.module import SegmentationModule
+from fullyconv.training.module import SegmentationModule
 from fullyconv.weights import catalog, pretrained, sources
 from fullyconv.weights.uploading import check_repo, upload
 

@@ -44,7 +44,8 @@ def find_images(source: str | Path, *, recursive: bool = False, extensions: Sequ
         found = [entry for entry in (path.rglob("*") if recursive else path.iterdir()) if _is_image(entry, extensions)]
         where = f"no image in the folder {path}"
     elif any(sign in str(source) for sign in "*?["):
-        found = [Path(name) for name in glob.glob(str(source), recursive=True) if _is_image(Path(name), extensions)]
+        names = glob.glob(str(source), recursive=True)  # noqa: PTH207 - a pattern may begin at the root
+        found = [Path(name) for name in names if _is_image(Path(name), extensions)]
         where = f"no image matches {source}"
     else:
         found = []

@@ -6,9 +6,7 @@ where it was, and a file that cannot be read or written is named and left out.
 
 from __future__ import annotations
 
-import inspect
 import json
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -80,7 +78,6 @@ def predict_folder(
     halo: int | Literal["exact"] = "exact",
     flip: bool = False,
     scales: Sequence[float] | None = None,
-    compile: bool = False,
     every: int = 1,
     overwrite: bool = False,
     value_range: ValueRange | None = None,
@@ -111,7 +108,6 @@ def predict_folder(
         halo: pixels around a tile that are read; fewer than "exact" may leave seams.
         flip: average with the mirrored image.
         scales: average over the image at these sizes; None takes it as it is.
-        compile: compile the network first, for many images of few sizes.
         every: of a video, take every so many-th frame.
         overwrite: segment images again whose masks are there.
         value_range: the numbers that are black and white in images of more than 8 bits, such as (0, 4095); None takes
@@ -151,7 +147,6 @@ def predict_folder(
         halo=halo,
         flip=flip,
         scales=scales,
-        compile=compile,
         every=every,
         overwrite=overwrite,
         value_range=value_range,
@@ -196,7 +191,6 @@ class FolderPlan:
         halo: int | Literal["exact"] = "exact",
         flip: bool = False,
         scales: Sequence[float] | None = None,
-        compile: bool = False,
         every: int = 1,
         overwrite: bool = False,
         value_range: ValueRange | None = None,
@@ -225,7 +219,7 @@ class FolderPlan:
                 raise ValueError(f"{name}={number!r}: a whole number, at least 1")
         self._scales, self._batch, self._workers, self._precision = scales, batch, workers, precision
         self._options: dict[str, Any] = {"memory": memory, "halo": halo, "flip": flip, "scales": list(scales or [1.0])}
-        self._options |= {"probabilities": outputs.probabilities} | ({"compile": True} if compile else {})
+        self._options |= {"probabilities": outputs.probabilities}
         given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
         found = [one for each in given for one in self._find(each)]
         found.sort(key=lambda one: one.source.suffix.lower() in VIDEO_EXTENSIONS)  # images first
@@ -301,7 +295,7 @@ class FolderPlan:
                 raise ValueError(
                     f"{other} and {source} would both be written to {target}: predict them into two folders"
                 )
-            if os.path.exists(target) and target.samefile(source):
+            if target.exists() and target.samefile(source):
                 raise ValueError(
                     f"out={str(self.out)!r}: {source} would be overwritten by its own mask; choose another folder"
                 )
@@ -402,9 +396,6 @@ class FolderPlan:
             )
         for word in words:
             predictor.labels.index(word)
-        several = isinstance(predictor.labels, Mapping)
-        if "compile" in self._options and (several or "compile" not in inspect.signature(predictor.predict).parameters):
-            raise ValueError("compile=True: only segmenters of one head are compiled; leave it out")
         return dict(self._options)
 
     @contextmanager
@@ -445,8 +436,7 @@ class FolderPlan:
                 done = self._predict_large(predictor, ones[0], options)
                 return [lambda: done]
             if len(ones) > 1:
-                shared = {key: value for key, value in options.items() if key in ("memory", "compile")}
-                results = predictor.predict_batch(images, **shared)
+                results = predictor.predict_batch(images, memory=options["memory"])
             else:
                 results = [predictor.predict(images[0], **options)]
             return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +13,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from fullyconv.errors import first_line
 from fullyconv.geometry.measuring import evaluating
 from fullyconv.images.raster import Raster
 from fullyconv.images.tiff import TiffImage
@@ -21,8 +20,9 @@ from fullyconv.inference import processor
 from fullyconv.inference.folding import fingerprint, fold
 from fullyconv.inference.predict import ImageSource, segment_heads, segment_heads_to, segment_many
 from fullyconv.inference.processor import Precision, check_precision
+from fullyconv.inference.segmentation import Segmentation, Written
 from fullyconv.inference.tiles import Halo, Network, Options, Probabilities
-from fullyconv.labels import Labels
+from fullyconv.labels import AnyLabels, Labels, at_edge, by_head
 from fullyconv.preprocessing import Preprocessing
 
 _EMULATED = "this processor only emulates {}, many times slower than float32"
@@ -30,7 +30,105 @@ _EMULATED = "this processor only emulates {}, many times slower than float32"
 Scores = Callable[[Tensor], Any]
 
 
-class Predictor:
+class Predicts:
+    """What segments images: a predictor, and a module that has one."""
+
+    def predictor(self) -> Predictor:
+        """Give what predicts."""
+        raise NotImplementedError
+
+    def predict(
+        self,
+        source: ImageSource,
+        *,
+        memory: int | str | None = None,
+        halo: Halo = "exact",
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
+        probabilities: Probabilities | None = None,
+    ) -> Segmentation:
+        """Segment one image of any size.
+
+        Args:
+            source: a path, the bytes of a file, also opened ("rb"), a PIL image, an array (H, W[, C]) uint8, or a
+                tensor (C, H, W), uint8 or float in 0..1.
+            memory: bytes, or a word such as "2GB", that the prediction may take beside the network, the image and the
+                mask; an image whose one pass takes more is segmented in tiles. None is half of what is free.
+            halo: "exact" reads around each tile all that its scores depend on, so that there are no seams; a number of
+                pixels is faster, and seams are possible.
+            flip: average the probabilities with those of the mirrored image.
+            scales: average the probabilities over the image at these sizes, relative to that at which it is seen.
+            probabilities: "top" gives that of the winning class too, "all" those of every class.
+
+        Returns:
+            The mask at the image's own size, with names, shares and an overlay; of several heads a dict by head.
+
+        Raises:
+            FileNotFoundError: if the file is not there.
+            DatasetError: if it is not an image.
+            ValueError: if the memory does not hold the smallest tile, or an option is none.
+        """
+        options = Options(memory, halo, flip, tuple(scales), probabilities)
+        found: Segmentation = self.predictor().segment(source, options)
+        return found
+
+    def predict_to(
+        self,
+        source: ImageSource | TiffImage,
+        target: str | Path,
+        *,
+        memory: int | str | None = None,
+        halo: Halo = "exact",
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
+        probabilities: tuple[Probabilities, str | Path] | None = None,
+        preview: bool = False,
+    ) -> Written:
+        """Segment one image of any size into a file; neither has to fit in memory.
+
+        A TIFF file of plain bands is read window by window (with the extra ``tiff``), and the mask is written band by
+        band. See `predict` for the other arguments.
+
+        Args:
+            source: a path, the bytes of a file, also opened ("rb"), a PIL image, an array (H, W[, C]) uint8, or a
+                tensor (C, H, W), uint8 or float in 0..1.
+            target: file of the mask, ``.png`` or ``.tif``; with several heads ``mask.png`` becomes ``mask.HEAD.png``.
+            memory: as `predict` takes it.
+            halo: as `predict` takes it.
+            flip: as `predict` takes it.
+            scales: as `predict` takes it.
+            probabilities: "top" or "all", and the ``.npz`` file that they go to.
+            preview: give image and mask thinned to at most 4096 pixels a side too, for an overlay.
+
+        Returns:
+            Where the mask is, and the share of each class; of several heads a dict by head.
+
+        Raises:
+            FileNotFoundError: if the file is not there.
+            DatasetError: if it is not an image.
+            ValueError: if the memory does not hold the smallest tile, or an option is none.
+        """
+        wanted, beside = probabilities or (None, None)
+        options = Options(memory, halo, flip, tuple(scales), wanted)
+        written: Written = self.predictor().segment_to(source, target, options, beside, preview)
+        return written
+
+    def predict_batch(self, rasters: Sequence[Raster], *, memory: int | str | None = None) -> list[Any]:
+        """Segment images of one size, as many in one look as memory holds.
+
+        Args:
+            rasters: the images, as `fullyconv.images.raster.read_raster` reads them.
+            memory: as `predict` takes it.
+
+        Returns:
+            What `predict` gives for each, up to rounding where two classes are all but equal.
+        """
+        if type(self).predict is not Predicts.predict:  # which has the last word
+            return [self.predict(raster, memory=memory) for raster in rasters]
+        return self.predictor().segment_batch(rasters, Options(memory))
+
+
+class Predictor(Predicts):
     """Segment images with a model, its labels and its preprocessing.
 
     `SegmentationModule.predict` is this one's; ``fullyconv.hub.predictor.open_predictor`` opens a model folder as
@@ -59,7 +157,7 @@ class Predictor:
     def __init__(
         self,
         model: nn.Module,
-        labels: Labels | Mapping[str, Labels],
+        labels: AnyLabels,
         preprocessing: Preprocessing,
         *,
         owner: nn.Module | None = None,
@@ -72,7 +170,6 @@ class Predictor:
         self._owner = model if owner is None else owner
         self._own_scores = scores
         self._folded: tuple[object, Any] | None = None
-        self._compiled: tuple[Any, Scores] | None = None
         self._told = False
         self.precision = precision
 
@@ -89,9 +186,7 @@ class Predictor:
     @property
     def classes(self) -> Any:
         """The K class names; of a model with several heads a dict by head."""
-        if isinstance(self.labels, Labels):
-            return list(self.labels.names)
-        return {head: list(labels.names) for head, labels in self.labels.items()}
+        return at_edge({head: list(labels.names) for head, labels in by_head(self.labels).items()})
 
     @property
     def device(self) -> torch.device:
@@ -110,81 +205,44 @@ class Predictor:
         self.model.to(device)
         return self
 
-    def predict(
-        self,
-        source: ImageSource,
-        *,
-        memory: int | str | None = None,
-        halo: Halo = "exact",
-        flip: bool = False,
-        scales: Sequence[float] = (1.0,),
-        probabilities: Probabilities | None = None,
-        compile: bool = False,
-    ) -> Any:
-        """Segment one image of any size; the arguments are those of `SegmentationModule.predict`.
+    def predictor(self) -> Predictor:
+        """Give itself."""
+        return self
 
-        Returns:
-            A `Segmentation`; of a model with several heads a dict by head, from one look.
-        """
-        return self._by_head(segment_heads, source, Options(memory, halo, flip, tuple(scales), probabilities), compile)
+    def segment(self, source: ImageSource, options: Options) -> Any:
+        """Segment an image; give what `predict` gives."""
+        return at_edge(self._run(segment_heads, source, options))
 
-    def predict_batch(
-        self, rasters: Sequence[Raster], *, memory: int | str | None = None, compile: bool = False
-    ) -> list[Any]:
-        """Segment images of one size, as many in one look as memory holds.
+    def segment_batch(self, rasters: Sequence[Raster], options: Options) -> list[Any]:
+        """Segment images of one size; give what `predict_batch` gives."""
+        return [at_edge(found) for found in self._run(segment_many, rasters, options)]
 
-        Args:
-            rasters: the images, as `read_raster` reads them.
-            memory: as `predict` takes it.
-            compile: as `predict` takes it.
-
-        Returns:
-            What `predict` gives for each, up to rounding where two classes are all but equal.
-        """
-        found: list[Any] = self._by_head(segment_many, rasters, Options(memory), compile)
-        return found
-
-    def predict_to(
+    def segment_to(
         self,
         source: ImageSource | TiffImage,
         target: str | Path,
-        *,
-        memory: int | str | None = None,
-        halo: Halo = "exact",
-        flip: bool = False,
-        scales: Sequence[float] = (1.0,),
-        probabilities: tuple[Probabilities, str | Path] | None = None,
-        preview: bool = False,
-        compile: bool = False,
+        options: Options,
+        beside: str | Path | None,
+        preview: bool,
     ) -> Any:
-        """Segment one image of any size into a file; the arguments are those of `SegmentationModule.predict_to`.
-
-        Returns:
-            A `Written`; of a model with several heads a dict by head.
-        """
-        wanted, beside = probabilities or (None, None)
-        options = Options(memory, halo, flip, tuple(scales), wanted)
+        """Segment an image into a file; give what `predict_to` gives."""
 
         def run(networks: Any, scores: Any, image: Any, labels: Any, how: Options, short_side: int | None) -> Any:
             return segment_heads_to(networks, scores, image, target, labels, how, short_side, beside, preview)
 
-        return self._by_head(run, source, options, compile)
+        return at_edge(self._run(run, source, options))
 
-    def _by_head(self, run: Callable[..., Any], source: Any, options: Options, compile: bool) -> Any:
-        """Run what knows all models as ones of several heads; give what the one head says where there is one."""
-        one = isinstance(self.labels, Labels)
+    def _run(self, run: Callable[..., Any], source: Any, options: Options) -> Any:
+        """Run what takes every model as one of several heads."""
         with evaluating(self._owner), torch.inference_mode():
-            scores, kind = self._ready(compile)
-            networks, labels = self._networks(scores, kind), {"": self.labels} if one else self.labels
-            every = (lambda image: {"": scores(image)}) if one else scores
-            found = run(networks, every, source, labels, options, short_side=self.preprocessing.short_side)
-        if not one:
-            return found
-        return [each[""] for each in found] if isinstance(found, list) else found[""]
+            scores, kind = self._ready()
+            every = (lambda image: {"": scores(image)}) if isinstance(self.labels, Labels) else scores
+            short, labels = self.preprocessing.short_side, by_head(self.labels)
+            return run(self._networks(scores, kind), every, source, labels, options, short_side=short)
 
     def networks(self) -> dict[str, Network]:
         """Give what has to be known to run the model on tiles, for each head; one that stands alone is called ""."""
-        return self._networks(*self._ready(False))
+        return self._networks(*self._ready())
 
     def _networks(self, scores: Scores, kind: torch.dtype) -> dict[str, Network]:
         model, backbone = self.model, self.model.backbone
@@ -213,18 +271,15 @@ class Predictor:
 
         return {head: of_head(head) for head in self.labels}
 
-    def _ready(self, compiled: bool) -> tuple[Scores, torch.dtype]:
+    def _ready(self) -> tuple[Scores, torch.dtype]:
         """Give what computes the scores, and the floating type that it takes."""
         if self._own_scores is not None:
-            if compiled:
-                raise ValueError(f"compile=True: {type(self._owner).__name__} has its own scores; leave compile out")
             return self._lowered(self._own_scores), self.dtype
         served = self._serving()
-        run = self._compile(served) if compiled else served.scores
 
         def scores(image: Tensor) -> Any:
             with self.native_precision(image):
-                return run(self.preprocessing(image))
+                return served.scores(self.preprocessing(image))
 
         return self._lowered(scores), next(served.parameters()).dtype
 
@@ -266,28 +321,8 @@ class Predictor:
                 generator = torch.Generator().manual_seed(0)
                 example = torch.randn(1, self.preprocessing.in_channels, 64, 64, generator=generator).to(self.device)
                 found = fold(model, lambda one: cast(Tensor, one.scores(example)))
-            self._folded, self._compiled = (now, found), None
+            self._folded = (now, found)
         return self._folded[1] or model
-
-    def _compile(self, model: Any) -> Scores:
-        """Give the model's scores through torch.compile, compiled once for as long as its weights are the same."""
-        if self._compiled is None or self._compiled[0] is not model:
-            # weights as constants: compiled in a third of the time, and laid out for the convolutions
-            made: Scores = torch.compile(model.scores, options={"freezing": True})
-
-            def run(image: Tensor) -> Any:
-                try:
-                    return made(image)
-                except (RuntimeError, ImportError) as error:
-                    if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
-                        raise ValueError(
-                            f"compile=True: torch cannot compile here ({first_line(error)}); install a C++ compiler, "
-                            "or leave compile out"
-                        ) from error
-                    raise
-
-            self._compiled = (model, run)
-        return self._compiled[1]
 
     @contextmanager
     def native_precision(self, image: Tensor) -> Iterator[None]:

@@ -438,7 +438,6 @@ def _answer(
 
 
 def _pixels(top: int, left: int) -> Geometry:
-    """Give the grid of the pixels of a window: its first cell lies at the first pixel."""
     return Geometry((1.0, 1.0), (float(top), float(left)), (1.0, 1.0))
 
 

@@ -25,6 +25,7 @@ class Axis(NamedTuple):
 
     @classmethod
     def of(cls, source: Geometry, target: Geometry, axis: int, n: int, m: int) -> Axis:
+        """Make the axis along which one map is brought to another."""
         ratio = source.stride[axis] / target.stride[axis]
         return cls(n, m, ratio, (target.center[axis] - source.center[axis]) / source.stride[axis])
 

@@ -1,14 +1,13 @@
 """The four operators that upsampling is made of: resample, continued, window, unpool.
 
-How many cells are needed and where a map is cropped are decisions about numbers, which a trace would freeze. So an
-exporter sees each as one operator, ``torch.ops.fullyconv.resample`` and so on (`open_sizes`), for which it has a
-translation (`fullyconv.export.operators`); elsewhere it is the operators of torch that it is made of.
+How many cells are needed and where a map is cropped are decisions about numbers, which a trace would freeze. So
+`torch.export` sees each as one operator, ``torch.ops.fullyconv.resample`` and so on, for which `fullyconv.export` has a
+translation; elsewhere it is the operators of torch that it is made of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,18 +15,7 @@ from torch import Tensor, library
 
 from fullyconv.upsampling.axes import Axis
 
-_open_sizes = False
-
-
-@contextmanager
-def open_sizes() -> Iterator[None]:
-    """Let sizes stay open inside, for an exporter; values are the same."""
-    global _open_sizes
-    before, _open_sizes = _open_sizes, True
-    try:
-        yield
-    finally:
-        _open_sizes = before
+Operator = Callable[..., Tensor]
 
 
 def _resample(x: Tensor, size: Sequence[int], ratios: Sequence[float], phases: Sequence[float], clamp: bool) -> Tensor:
@@ -154,7 +142,6 @@ def _whole_unpool(x: Tensor, positions: Tensor, size: Sequence[int], fill: float
 
 
 def _of_size(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Give a tensor without values, of the size that an operator was asked for."""
     return x.new_empty((*x.shape[:2], *size))
 
 
@@ -162,6 +149,10 @@ _whole_resample.register_fake(lambda x, size, ratios, phases, clamp: _of_size(x,
 _whole_continued.register_fake(lambda x, start, size: _of_size(x, size))
 _whole_window.register_fake(lambda x, start, size: _of_size(x, size))
 _whole_unpool.register_fake(lambda x, positions, size, fill, overlapping: _of_size(x, size))
+
+
+def _either(whole: Operator, plain: Operator) -> Operator:
+    return whole if torch.compiler.is_exporting() else plain
 
 
 def resample(
@@ -176,23 +167,25 @@ def resample(
         phases: position of the first cell of the result, in cells of x.
         clamp: clamp positions to the map; else what lies outside is zero.
     """
-    found: Tensor = (_whole_resample if _open_sizes else _resample)(x, list(size), ratios, phases, clamp)
+    found: Tensor = (_whole_resample if torch.compiler.is_exporting() else _resample)(
+        x, list(size), ratios, phases, clamp
+    )
     return found
 
 
 def continued(x: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
     """Take `size` cells from `start` on of a map that its border cells continue in every direction."""
-    found: Tensor = (_whole_continued if _open_sizes else _continued)(x, list(start), list(size))
-    return found
+    return _either(_whole_continued, _continued)(x, list(start), list(size))
 
 
 def window(x: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
     """Take `size` cells from `start` on of a map that zeros continue in every direction."""
-    found: Tensor = (_whole_window if _open_sizes else windowed)(x, list(start), list(size))
-    return found
+    return _either(_whole_window, windowed)(x, list(start), list(size))
 
 
 def unpool(x: Tensor, positions: Tensor, size: Sequence[int], fill: float, overlapping: bool) -> Tensor:
     """Put values at their positions of a map; where several meet and windows overlapped, the largest stays."""
-    found: Tensor = (_whole_unpool if _open_sizes else _unpool)(x, positions, list(size), fill, overlapping)
+    found: Tensor = (_whole_unpool if torch.compiler.is_exporting() else _unpool)(
+        x, positions, list(size), fill, overlapping
+    )
     return found

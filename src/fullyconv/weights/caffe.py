@@ -521,7 +521,6 @@ def _key(name: str, index: int) -> str:
 
 
 def _shown(name: str) -> str:
-    """Give a name from the file as one plain word."""
     return re.sub(r"\s|[^ -~]", "?", name[:80])
 
 
@@ -530,5 +529,4 @@ def _names(layers: Iterable[str]) -> str:
 
 
 def _plain(value: object) -> object:
-    """Give a pair of equal numbers as one."""
     return value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value

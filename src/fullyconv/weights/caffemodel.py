@@ -182,7 +182,7 @@ class _Reader:
         )
 
     def _v1_layer(self, span: _Span) -> CaffeLayer:
-        """V1LayerParameter; its field 1 holds a layer of the generation before, which nothing here was released in."""
+        # its field 1 holds a layer of the generation before, which nothing here was released in
         return self._any_layer(span, name=4, kind=5, bottom=2, top=3, blobs=6, convolution=10, eltwise=24, v0=1)
 
     def _any_layer(
@@ -331,7 +331,6 @@ class _Reader:
         )
 
     def _crop(self, span: _Span) -> tuple[int, ...]:
-        """CropParameter."""
         return tuple(self._integers_of(span, 2))
 
     def _eltwise(self, span: _Span) -> tuple[float, ...]:

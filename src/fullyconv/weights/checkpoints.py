@@ -174,7 +174,7 @@ def recognize(keys: Iterable[str]) -> Scheme:
 
 
 def _is_alexnet(keys: set[str]) -> bool:
-    """Tell AlexNet from VGG: five convolutions, the third in a place where but VGG-11 has a ReLU or pooling."""
+    # five convolutions, the third in a place where but VGG-11 has a ReLU or pooling
     return "features.6.weight" in keys and "features.11.weight" not in keys
 
 
@@ -374,7 +374,7 @@ def _renamed(names: Mapping[str, str], table: Mapping[str, str]) -> dict[str, st
 
 
 def _densenet(name: str) -> str:
-    """Join what torchvision's files still hold apart: ``denselayer1.norm.1.weight`` is ``denselayer1.norm1.weight``."""
+    # torchvision's files hold apart what its networks join: denselayer1.norm.1.weight is denselayer1.norm1.weight
     return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=[12]\.)", r"\1", name)
 
 

@@ -576,7 +576,7 @@ def _checked_commit(path: Path, revision: str | None, what: str) -> str:
             f"{revision or 'main'}; nothing of it is taken. Is it a hub? Check HF_ENDPOINT"
         )
     if path.is_symlink():
-        blob = Path(os.path.normpath(path.parent / os.readlink(path)))
+        blob = Path(os.path.normpath(path.parent / path.readlink()))
         if blob.parent != snapshot.parent.with_name("blobs"):
             path.unlink()  # the link alone: what it leads to may be somebody's
             raise WeightsError(

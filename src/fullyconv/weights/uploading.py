@@ -22,7 +22,8 @@ class Uploads:
 
         def save_pretrained(
             self, folder: str | Path, dtype: Literal["float32", "float16"] = "float32", *, license: str | None = None
-        ) -> Path: ...
+        ) -> Path:
+            """Write the model folder."""
 
     def push_to_hub(
         self,

@@ -10,9 +10,11 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from fullyconv.data.annotations.coco import coco_layout, is_coco_file
-from fullyconv.data.annotations.labelme import labelme_layout
-from fullyconv.data.annotations.tables import METADATA, metadata_layout, saved_tables, table_layout
+from fullyconv.data.annotations.coco import is_coco_file
+from fullyconv.data.annotations.coco_layout import coco_layout
+from fullyconv.data.annotations.labelme_layout import labelme_layout
+from fullyconv.data.annotations.metadata import metadata_layout
+from fullyconv.data.annotations.tables import METADATA, saved_tables, table_layout
 from fullyconv.data.annotations.yolo import label_files, yolo_layout
 from fullyconv.data.folders import mask_places
 from fullyconv.data.layouts import Layout, Reading, Tree

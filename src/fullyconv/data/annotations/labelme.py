@@ -8,25 +8,20 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-import os
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from fullyconv.data.annotations.beside import pair_documents
-from fullyconv.data.documents import BACKGROUND, class_name, classes_of, read_json
-from fullyconv.data.layouts import Layout, Reading, Tree
-from fullyconv.data.pairs import Pair, lost, plain_name
+from fullyconv.data.documents import BACKGROUND, class_name, read_json
+from fullyconv.data.pairs import Pair
 from fullyconv.data.readers import FileReader
 from fullyconv.errors import DatasetError, near_miss
 from fullyconv.images import MAX_PIXELS, Encoded, read_mask
-from fullyconv.labels import IGNORE
 
 Array = npt.NDArray[Any]
 Points = list[tuple[float, float]]
@@ -38,7 +33,6 @@ MOST_POINTS = 200_000
 """Points of one file: Pillow goes through all that a shape has for every row of it."""
 
 _FARTHEST = 2**20  # pixels from the origin, beyond which a coordinate is a mistake and Pillow's integers end
-_LISTS = ("labels.txt", "classes.txt")
 
 
 @dataclass(frozen=True)
@@ -58,7 +52,7 @@ class LabelmeReader(FileReader):
         Raises:
             DatasetError: if the file is damaged or a shape cannot be drawn; the message names file and shape.
         """
-        content = _content(pair.mask)
+        content = content_of(pair.mask)
         size = self.size(pair)
         said = _size(content, pair.mask) or size
         if said != size:
@@ -72,15 +66,20 @@ class LabelmeReader(FileReader):
         wide = max(self.values.values()) > 255
         image = Image.new("I" if wide else "L", (size[1], size[0]), self.values[BACKGROUND])
         for number, shape in enumerate(content["shapes"]):
-            name, where = _label(shape, number, pair.mask)
+            name, where = label_of(shape, number, pair.mask)
             if name not in self.values:
                 raise DatasetError(f"{where}: no class of the set. {near_miss(name, self.values)}")
-            if not _is_short(shape):
+            if not is_short(shape):
                 _draw(image, shape, self.values[name], where)
         return np.array(image).astype(np.uint16 if wide else np.uint8)
 
 
-def _content(path: Path) -> dict[str, Any]:
+def content_of(path: Path) -> dict[str, Any]:
+    """Read a labelme file.
+
+    Raises:
+        DatasetError: if it is none.
+    """
     content = read_json(path, MAX_JSON)
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise DatasetError(f"{path}: has no list of shapes, as labelme writes it; save it anew")
@@ -112,7 +111,8 @@ def _size(content: Mapping[str, Any], path: Path) -> tuple[int, int] | None:
     return height, width
 
 
-def _label(shape: object, number: int, path: Path) -> tuple[str, str]:
+def label_of(shape: object, number: int, path: Path) -> tuple[str, str]:
+    """Give the class of a shape, and where it stands, for messages."""
     where = f"{path}: shape {number}"
     if not isinstance(shape, dict):
         raise DatasetError(f"{where} is no object with label and points; save it anew")
@@ -120,7 +120,7 @@ def _label(shape: object, number: int, path: Path) -> tuple[str, str]:
     return name, f"{where} ({name})"
 
 
-def _is_short(shape: Mapping[str, Any]) -> bool:
+def is_short(shape: Mapping[str, Any]) -> bool:
     """Tell whether a shape is a polygon of which no pixel can be drawn."""
     points = shape.get("points")
     if shape.get("shape_type") not in (None, "", "polygon") or not isinstance(points, list) or len(points) > 2:
@@ -182,101 +182,3 @@ def _paste(image: Image.Image, text: object, points: Points, value: int, where: 
     inside = read_mask(Encoded(where, data)) > 0
     left, top = (int(min(axis)) for axis in zip(*points, strict=True))
     image.paste(value, (left, top), Image.fromarray((inside * 255).astype(np.uint8)))
-
-
-# ---- the layout ------------------------------------------------------------------------------------------------------
-
-
-def labelme_layout(tree: Tree, files: Sequence[Path], reading: Reading) -> Layout:
-    """Pair images with labelme files, and find the classes: the names of all shapes, in the order of the alphabet.
-
-    Where `labels.txt` or `classes.txt` lies in the folder, its lines are the classes, and no shape may have another.
-
-    Args:
-        tree: what is in the data folder.
-        files: the labelme files.
-        reading: what becomes of images without a file.
-
-    Returns:
-        The layout, with reader and labels.
-
-    Raises:
-        DatasetError: if images of a split lie beside others of none, or no shape has a name.
-    """
-    root, images = tree.root, tree.images
-    by_name: dict[str, list[Path]] = defaultdict(list)
-    for photo in images:
-        by_name[plain_name(photo.stem)].append(photo)
-    there = set(images)
-    layout = Layout("labelme files beside images", root=root)
-    told, lonely = pair_documents(
-        layout, tree, files, _told, lambda path, said: _image(root, path, said[0], there, by_name)
-    )
-    labels: dict[str, str] = {}
-    for _, found in told.values():
-        labels |= {name: where for name, where in found.items() if name not in labels}
-    if lonely and reading.unlabeled == "skip":
-        layout.notes.append(f"{len(lonely)} images without a labelme file are left out")
-    elif lonely:
-        remedy = (
-            "no labelme file names it; label it (a file without shapes is all background), remove it, or leave such "
-            'images out (unlabeled="skip", --unlabeled skip)'
-        )
-        layout.lost.append(lost("images without a labelme file", lonely, remedy))
-    if not layout.splits:
-        return layout
-    layout.labels, values = classes_of(_names(root, labels, layout))
-    if layout.labels.num_classes < 2:
-        raise DatasetError(f"{files[0]}: no shape of any file has a name that is a class; draw some")
-    layout.reader = LabelmeReader(values=values)
-    layout.notes.append("where shapes overlap the later one is on top; what is in none is background")
-    return layout
-
-
-def _told(path: Path) -> tuple[tuple[object, dict[str, str]], list[str]]:
-    """Give the image that a file names, its labels, each with where it stands, and polygons that are none."""
-    content = _content(path)
-    named = [_label(shape, at, path) for at, shape in enumerate(content["shapes"])]
-    short = [where for (_, where), shape in zip(named, content["shapes"], strict=True) if _is_short(shape)]
-    return (content.get("imagePath"), dict(named)), short
-
-
-def _image(root: Path, path: Path, given: object, there: set[Path], by_name: Mapping[str, Sequence[Path]]) -> Path:
-    named = path
-    if given is not None and given != "":
-        if not isinstance(given, str) or "\0" in given or len(given) > 4096:
-            raise DatasetError(f"{path}: imagePath={str(given)[:80]!r} is no name of a file; correct it")
-        parts = PureWindowsPath(given)  # which splits at both slashes
-        named = Path(os.path.normpath(path.parent.joinpath(*parts.parts)))
-        if parts.drive or parts.root or root not in named.parents:
-            raise DatasetError(
-                f"{path}: imagePath={given[:200]!r} leads out of {root}; give the name of the image, relative to "
-                "this file"
-            )
-        if named in there:
-            return named
-    beside = [image for image in by_name.get(plain_name(path.stem), []) if image.parent == path.parent]
-    for some in (beside, by_name.get(plain_name(named.stem), [])):
-        if len(some) == 1:
-            return some[0]
-        if some:
-            shown = ", ".join(str(image) for image in some[:4])
-            raise DatasetError(f"{path}: its image could be {shown}; name it in imagePath")
-    raise DatasetError(f"{path}: its image {named.name} is not there; add it, correct imagePath, or remove the file")
-
-
-def _names(root: Path, labels: Mapping[str, str], layout: Layout) -> list[str]:
-    for listing in (root / name for name in _LISTS):
-        if not listing.is_file():
-            continue
-        try:
-            lines = listing.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise DatasetError(f"{listing}: not UTF-8 text; save it as UTF-8, one class name a line") from error
-        names = [class_name(line, str(listing)) for line in lines if line.strip()]
-        for name, where in labels.items():
-            if name not in (*names, BACKGROUND, IGNORE):
-                raise DatasetError(f"{where}: is no class of {listing}. {near_miss(name, names)}")
-        layout.notes.append(f"classes from {listing}")
-        return names
-    return sorted(labels)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import lzma
-import os
 import shutil
 import tarfile
 import tempfile
@@ -66,7 +65,7 @@ def extract(archive: Path, target: Path, *, max_bytes: int = MAX_BYTES, max_file
                 raise DatasetError(f"{archive}: holds more than {max_files} files; nothing of it is used")
             place.parent.mkdir(parents=True, exist_ok=True)
             try:
-                file = open(place, "xb")  # noqa: SIM115
+                file = place.open("xb")
             except FileExistsError:
                 raise DatasetError(
                     f"{archive}: holds {name!r} twice, or it is there already; unpack it by hand"
@@ -124,7 +123,7 @@ def _inside(name: str, archive: Path) -> Path:
         raise DatasetError(
             f"{archive}: {name!r} leads out of the folder that it is unpacked in; do not use this archive"
         )
-    return Path(*parts) if parts else Path(".")
+    return Path(*parts) if parts else Path()
 
 
 def check_md5(path: Path, md5: str) -> None:
@@ -138,7 +137,7 @@ def check_md5(path: Path, md5: str) -> None:
         DatasetError: if it is another file.
     """
     digest = hashlib.md5(usedforsecurity=False)
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
     if digest.hexdigest() != md5:
@@ -174,7 +173,7 @@ def fetch_archive(archive: Archive, folder: Path) -> Path:
             except (DownloadError, DatasetError, WeightsError) as error:
                 problems.append(str(error).replace(str(part), url))
                 continue
-            os.replace(part, folder / archive.file)
+            part.replace(folder / archive.file)
             return folder / archive.file
     raise DownloadError(f"{archive.file}: no address gives it: {'; '.join(problems) or 'it has to be fetched by hand'}")
 
@@ -198,7 +197,7 @@ def install(archives: Sequence[tuple[Archive, Path]], target: Path) -> None:
             extract(path, place / archive.into)
         if not target.exists():
             try:
-                os.rename(place, target)
+                place.rename(target)
                 return
             except OSError:
                 if not target.is_dir():
@@ -207,7 +206,7 @@ def install(archives: Sequence[tuple[Archive, Path]], target: Path) -> None:
         if there := [entry.name for entry in entries if (target / entry.name).exists()]:
             raise DatasetError(f"{target / there[0]}: is there already, and the set is not whole; move it away")
         for entry in entries:
-            os.rename(entry, target / entry.name)
+            entry.rename(target / entry.name)
 
 
 @contextmanager

@@ -11,8 +11,34 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 from torch import Tensor
 
-from fullyconv.errors import WeightsError
+from fullyconv.errors import WeightsError, first_line
 from fullyconv.files import remove_unfinished, replacing
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Read a checkpoint; nothing in it runs.
+
+    Args:
+        path: of a ``.ckpt`` on this machine.
+
+    Returns:
+        All of it, its hyper-parameters and its tensors.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        WeightsError: if it is damaged, holds Python objects, or is no checkpoint of a module.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found; pass a .ckpt file")
+    try:
+        # weights_only: a checkpoint holds plain values and tensors, and nothing of it is ever executed.
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        return checkpoint, dict(checkpoint["hyper_parameters"]), dict(checkpoint["state_dict"])
+    except Exception as error:  # torch.load raises whatever its unpickler meets
+        raise WeightsError(
+            f"{path}: is no checkpoint of fullyconv that can be read without executing it ({first_line(error)}); "
+            "pass a .ckpt that 'fullyconv fit' or a Trainer with a SegmentationModule wrote"
+        ) from error
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -105,7 +131,7 @@ class KeptWeights(ModelCheckpoint):
             super().on_validation_end(trainer, pl_module)
 
     def _known(self, trainer: Trainer) -> bool:
-        """Say whether there is a score: not where nothing was validated, or no pixel of val has a class."""
+        # no score where nothing was validated, or no pixel of val has a class
         return self.monitor is None or self.monitor in trainer.callback_metrics
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

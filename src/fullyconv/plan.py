@@ -1,35 +1,33 @@
-"""What ``fullyconv fit DATA`` chooses by itself, and how a run goes on after an interruption."""
+"""What ``fullyconv fit DATA`` chooses by itself."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fullyconv.backbones import BACKBONES
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.data.pairs import Pair
 from fullyconv.data.sources import check_labels
 from fullyconv.errors import some
-from fullyconv.files import remove_unfinished, write
 from fullyconv.hub.load import load
 from fullyconv.inference.processor import Device, device_of
 from fullyconv.labels import IGNORE, Labels
-from fullyconv.module import MODEL_ARGUMENTS, SegmentationModule
 from fullyconv.preprocessing import IMAGENET
-from fullyconv.stopping import FALLING
+from fullyconv.training.module import SegmentationModule
+from fullyconv.training.stopping import FALLING
+from fullyconv.training.storing import MODEL_ARGUMENTS
+from fullyconv.weights import catalog
 
-STATE = "fit.json"
 RANDOM = "random:"
 EPOCH_STEPS = 20
 """Steps of an epoch at least: validation after fewer would take more time than training."""
 SCALE = (0.75, 1.5)
 """At half their size thin structures are gone: a range that few sets need, and a short run cannot spare."""
-FREE = ("epochs", "minutes")  # what may grow from one call to the next
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,8 @@ def plan(
     Args:
         data: the opened data.
         model: what to start from: a name of the zoo or anything else that `fullyconv.load` takes, or "random:PRESET"
-            for a preset of ``fullyconv.MODELS`` with random initialization.
+            for a preset of ``fullyconv.MODELS`` with random initialization. From a classifier of the catalog, such as
+            "efficientnet_lite0.imagenet", the backbone of a ladder starts.
         epochs: passes over the training images; None chooses.
         minutes: wall-clock budget of all of it, over all interruptions.
         device: as `fullyconv.load` takes it.
@@ -121,6 +120,10 @@ def plan(
                 else f"{data.in_channels} channels: each has the mean of ImageNet's means and deviations"
             )
         reasons.append(f"model {model.removeprefix(RANDOM)}, RANDOM INITIALIZATION: nothing learned elsewhere is used")
+    elif (entry := catalog.find(model)) is not None and entry.kind == "classifier" and entry.architecture in BACKBONES:
+        settings |= {"model.model": f"ladder_{entry.architecture}", "model.backbone_weights": model}
+        settings["model.allow_unverified"] = allow_unverified
+        reasons.append(f"model ladder_{entry.architecture}, its backbone started from {model}; the head starts anew")
     else:
         segmenter = load(model, classes=data.labels, allow_unverified=allow_unverified, device="cpu")
         hp = segmenter.hparams
@@ -228,74 +231,6 @@ def _crop(data: SegmentationDataModule, quick: bool) -> tuple[tuple[int, int], s
         f"crops of {crop[0]} x {crop[1]}: the median image has {middle[0]} x {middle[1]} pixels, and {most} is the "
         f"most that is taken on {'an accelerator' if quick else 'the CPU'}"
     )
-
-
-# ---- a run that was interrupted --------------------------------------------------------------------------------------
-
-
-def resume(folder: Path, command: Mapping[str, Any]) -> str | None:
-    """Say where a run goes on.
-
-    Args:
-        folder: the run's folder.
-        command: what identifies the run: data, model and options.
-
-    Returns:
-        The checkpoint to go on from; None for a new run; "finished" where nothing is left to do.
-
-    Raises:
-        ValueError: if the folder holds another run.
-    """
-    state = read_state(folder)
-    last = folder / "checkpoints" / "last.ckpt"
-    if state is None:
-        if last.parent.is_dir() and any(last.parent.iterdir()):
-            raise ValueError(
-                f"--out {folder}: holds checkpoints of a run that this command did not start; give another folder"
-            )
-        return None
-    theirs = state.get("command", {})
-    if not state.get("finished") and not (last.parent.is_dir() and any(last.parent.iterdir())):
-        return None  # nothing was trained: a call that had gone wrong
-    for key in sorted({*theirs, *command}):
-        if key not in FREE and theirs.get(key) != command.get(key):
-            raise ValueError(
-                f"--out {folder}: holds another run ({key}: {theirs.get(key)!r}, now {command.get(key)!r}); give the "
-                "same command to go on with it, another folder (--out) for a new run, or remove it"
-            )
-    before, now = theirs.get("epochs"), command.get("epochs")
-    if isinstance(before, int) and isinstance(now, int) and now < before:
-        raise ValueError(f"--epochs {now}: the run in {folder} has {before}; give as many or more, or another --out")
-    if state.get("finished") and all(theirs.get(key) == command.get(key) for key in FREE):
-        return "finished"
-    return str(last) if last.is_file() else None
-
-
-def split_digest(splits: Mapping[str, Sequence[Pair]]) -> str:
-    """Say in short which images are in which split."""
-    digest = hashlib.blake2b(digest_size=6)
-    for split, pairs in splits.items():
-        digest.update(json.dumps([split, [pair.key for pair in pairs]]).encode())
-    sizes = ", ".join(f"{split} {len(pairs)}" for split, pairs in splits.items())
-    return f"{sizes} ({digest.hexdigest()})"
-
-
-def read_state(folder: Path) -> dict[str, Any] | None:
-    """Read what a run's folder says of it; None where it says nothing."""
-    path = folder / STATE
-    if not path.is_file():
-        return None
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: is damaged ({error}); give another folder (--out), or remove this one") from error
-    return state if isinstance(state, dict) else None
-
-
-def write_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write what a run's folder says of it, all of it or nothing."""
-    remove_unfinished(folder)
-    write(folder / STATE, json.dumps(state, indent=2))
 
 
 def describe(plan: Plan, data: SegmentationDataModule, folder: Path, going_on: bool) -> str:

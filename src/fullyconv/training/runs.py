@@ -11,7 +11,7 @@ import torch
 
 from fullyconv.confusion import SegmentationScores
 from fullyconv.data.datamodule import SegmentationDataModule
-from fullyconv.module import SegmentationModule
+from fullyconv.training.module import SegmentationModule
 
 
 @dataclass

@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from fullyconv.errors import TrainingError
-from fullyconv.shortcomings import FEW_STEPS, few_steps
+from fullyconv.training.shortcomings import FEW_STEPS, few_steps
 
 SKIPPED = 10  # losses in a row that are no number, which the scaler of half precision steps over
 LOOKED_AT = 20  # steps between two looks at the loss on an accelerator, which has to be waited for
@@ -143,7 +143,6 @@ class Deadline(EnoughSteps):
 
     @property
     def _rest(self) -> float:
-        """Seconds until the last validation has to begin."""
         return self._seconds * (1 - RESERVE) - self._spent - self._validation - self._scored * self._image
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

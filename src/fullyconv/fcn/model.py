@@ -1,0 +1,202 @@
+"""FCN: a backbone and a head (Long et al. 2015, section 4)."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fullyconv.backbones import Backbone
+from fullyconv.geometry import Geometry
+from fullyconv.heads import ASPPHead, LadderHead, LRASPPHead, PlainHead, SkipHead, UnpoolHead
+from fullyconv.upsampling import grown_to, resample
+
+
+class FCN(nn.Module):
+    """A fully convolutional network: features by stride, and a head that turns them into class scores.
+
+    `scores` are what the head gives, (N, K, h, w) on the grid of `geometry`; calling the model gives the logits, one
+    for each pixel, for images of any height and width. The logits are the scores interpolated bilinearly at the pixels
+    (`resample`); where the head upsamples by itself (learned or frozen kernels, unpooling), scores and logits are the
+    same.
+
+    Args:
+        backbone: gives features by stride.
+        head: a `SkipHead`, `PlainHead`, `ASPPHead`, `LRASPPHead`, `LadderHead` or `UnpoolHead` made for the backbone's
+            channels.
+        stretch: stretch the scores over the image whatever the centers of their cells, as torchvision's segmenters do:
+            `interpolate(align_corners=False)` to the image's size. It asks for a network with ceil(H / stride) cells
+            for H pixels.
+
+    Example:
+        >>> import torch
+        >>> from fullyconv import build_model
+        >>> model = build_model("fcn8s_resnet18_half", num_classes=11)
+        >>> model(torch.zeros(1, 3, 37, 50)).shape
+        torch.Size([1, 11, 37, 50])
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: SkipHead | PlainHead | ASPPHead | LRASPPHead | LadderHead | UnpoolHead,
+        *,
+        stretch: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.stretch = stretch
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return self.head.num_classes
+
+    @property
+    def geometry(self) -> Geometry:
+        """Where the scores lie on the image: the centers of what they depend on.
+
+        With `stretch` they are not put there, see `geometry_for`.
+        """
+        return self.head.geometry
+
+    def geometry_for(self, size: tuple[int, int]) -> Geometry:
+        """Give the geometry by which the scores of an image become its logits.
+
+        The logits are `resample(scores, model.geometry_for(size), Geometry.IDENTITY, size)`. It is `geometry`, unless
+        scores are stretched: h cells over H pixels are then H/h pixels apart, the first at (H/h - 1)/2.
+
+        Args:
+            size: height and width of the image, in pixels.
+
+        Returns:
+            The geometry of the scores on that image.
+
+        Example:
+            >>> from fullyconv import build_model
+            >>> model = build_model("lraspp_mobilenet_v3_large", num_classes=21, upsampling="stretch")
+            >>> model.geometry_for((96, 97)).stride
+            (8.0, 7.461538461538462)
+        """
+        if not self.stretch:
+            return self.geometry
+        own = self.geometry.stride
+        y, x = (n / math.ceil(n / stride) for n, stride in zip(size, own, strict=True))
+        return dataclasses.replace(self.geometry, stride=(y, x), center=((y - 1) / 2, (x - 1) / 2))
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Compute class scores before upsampling.
+
+        Args:
+            x: (N, C, H, W) normalized images.
+
+        Returns:
+            (N, K, h, w) scores on the grid of `geometry`; with a stride of 1 they are the logits, (N, K, H, W).
+
+        Raises:
+            ValueError: if x has the wrong dimensions or channels.
+        """
+        scores: Tensor = self.head(self.backbone(padded(self.backbone, x)))
+        height, width = x.shape[2:]
+        return scores[..., :height, :width] if at_pixels(self.geometry) else scores
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the logits.
+
+        Args:
+            x: (N, C, H, W) normalized images.
+
+        Returns:
+            (N, K, H, W) logits.
+
+        Raises:
+            ValueError: if x has the wrong dimensions or channels.
+        """
+        scores = self.scores(x)
+        if at_pixels(self.geometry):
+            return scores
+        size = (x.shape[2], x.shape[3])
+        if self.stretch:
+            return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
+        return resample(scores, self.geometry, Geometry.IDENTITY, size)
+
+    def grow(self, stride: int) -> FCN:
+        """Make the next stage of staged training: the same network with one more skip (Long et al. 2015, section 4.2).
+
+        All weights that both stages have are copied. The new score layer is zero, so that the new stage starts at the
+        outputs of this one: up to the difference between interpolating once and twice, which is nothing where the cells
+        of both strides coincide (ResNet), else at most an eighth of the second differences of the scores along each
+        axis (VGG). Kernels of the new upsamplings start as bilinear.
+
+        Args:
+            stride: stride of the features to score as well; finer than those scored now.
+
+        Returns:
+            The grown model, on the same device, in the same mode. This one is left as it is.
+
+        Raises:
+            ValueError: if the head has no skips to add, or stride is not a finer stride of the backbone.
+
+        Example:
+            >>> from fullyconv import build_model
+            >>> fcn32s = build_model("fcn32s_resnet18_half", num_classes=11)
+            >>> fcn32s.grow(16).grow(8).head.strides
+            (32, 16, 8)
+        """
+        head = grown_head(self.head, self.backbone, stride)
+        grown = FCN(copy.deepcopy(self.backbone), head)
+        grown.training = self.training
+        return grown
+
+
+def at_pixels(geometry: Geometry) -> bool:
+    """Tell whether scores lie at the pixels, so that they are the logits."""
+    return geometry.stride == (1, 1) and geometry.center == (0, 0)
+
+
+def padded(backbone: Backbone, x: Tensor) -> Tensor:
+    """Continue the image at the bottom and right by its border, as far as the backbone demands it."""
+    if x.ndim != 4 or min(x.shape[2:]) < 1:
+        raise ValueError(f"x of shape {tuple(x.shape)} must be (N, {backbone.in_channels}, H, W) with H, W >= 1.")
+    divisor, least = backbone.size_divisor, backbone.min_size
+    if divisor == 1 and least <= 1:
+        return x
+    # any size reaches the first multiple of the divisor, so that the least size asks for no decision
+    sides = [n if least <= divisor else cast(int, torch.sym_max(n, least)) for n in x.shape[2:]]
+    height, width = ((n + divisor - 1) // divisor * divisor for n in sides)  # never negative, where rounding may differ
+    return grown_to(x, (height, width))
+
+
+def grown_head(old: nn.Module, backbone: Backbone, stride: int) -> SkipHead:
+    """Make a head with one more skip, which starts at zero, and all weights of the old one."""
+    if not isinstance(old, SkipHead):
+        raise ValueError(f"stride={stride}: {type(old).__name__} has no skips to add. Grow a model with a SkipHead.")
+    finer = [choice for choice in backbone.channels if choice < old.strides[-1]]
+    if stride not in finer:
+        raise ValueError(
+            f"stride={stride}: a model with strides={old.strides} grows by a finer stride of backbone="
+            f"{backbone.name!r}: {', '.join(map(str, sorted(finer))) or 'there is none'}."
+        )
+    head = SkipHead(
+        backbone.channels,
+        old.num_classes,
+        backbone.geometry,
+        (*old.strides, stride),
+        upsampling=old.upsampling,
+        scales=old.scales,
+        padding=old.padding,
+    )
+    own, new = old.state_dict(), head.state_dict()
+    head.load_state_dict({key: own.get(key, value) for key, value in new.items()})
+    head.to(next(old.parameters()))
+    head.train(old.training)
+    for name, parameter in old.named_parameters():
+        if name in new:
+            head.get_parameter(name).requires_grad_(parameter.requires_grad)
+    return head

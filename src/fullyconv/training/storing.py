@@ -1,0 +1,231 @@
+"""What a module is stored as, and read from: model folders and checkpoints. Nothing in a file runs."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import lightning as L
+
+from fullyconv.backbones import LoadReport
+from fullyconv.errors import WeightsError, printable
+from fullyconv.inference.processor import Device, device_of
+from fullyconv.labels import by_head
+from fullyconv.preprocessing import Preprocessing
+from fullyconv.training.checkpointing import read_checkpoint
+from fullyconv.training.heads import plain
+from fullyconv.training.losses import AbsentLoss
+from fullyconv.weights import pretrained, sources
+from fullyconv.weights.building import build, describe
+from fullyconv.weights.opening import Checkpoint, Opened, opened
+from fullyconv.weights.uploading import Uploads
+
+MODEL_ARGUMENTS = ("model", "padding", "upsampling", "in_channels", "head_width")
+"""What `build_model` is called with, beside the classes: a checkpoint, a folder and a run have to agree on it."""
+
+
+class StoredModule(L.LightningModule, Uploads):
+    """A module that is written as a model folder, and read from one, or from a checkpoint."""
+
+    model: Any
+    labels: Any
+    preprocessing: Preprocessing
+    score: dict[str, Any] | None
+    license: str | None
+    training_record: dict[str, Any]
+    _loss_given: tuple[Any]
+
+    reinitialized: tuple[str, ...] = ()
+    start_classes: tuple[str, ...] = ()  # of the weights that classes were exchanged of
+    load_report: LoadReport | None = None
+    origin: str | None = None
+
+    def descend(self, parent: StoredModule) -> None:
+        """Keep license and origin: what binds the parent's weights binds those made from them."""
+        self.license, self.origin = parent.license, parent.origin
+        self.training_record = {} if parent.origin is None else {"started from": parent.origin}
+
+    def like(self, **changes: Any) -> Self:
+        """Give another module with the arguments of this one, and weights from the beginning.
+
+        Args:
+            changes: arguments that differ.
+        """
+        return type(self)(**(dict(self.hparams) | {"loss": self._loss_given[0]} | changes))
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        dtype: Literal["float32", "float16"] = "float32",
+        score: dict[str, Any] | None = None,
+        license: str | None = None,
+    ) -> Path:
+        """Write the segmenter as a model folder: ``model.safetensors``, ``config.json`` and a card.
+
+        `from_pretrained` and ``fullyconv.load`` read it.
+
+        Args:
+            folder: where to write; a model folder that is there is replaced, any other file in it is left alone.
+            dtype: ``"float16"`` halves the file; batch norm statistics stay in float32.
+            score: what was measured, in percent, with ``data`` and ``split``; None keeps the score it was loaded with.
+            license: license of the weights, as stated by whoever trained them.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ValueError: if a value does not fit into float16.
+        """
+        hp = self.hparams
+        tensors = {
+            # numpy has no bfloat16
+            name: (value.float() if value.is_floating_point() else value).detach().cpu().numpy()
+            for name, value in self.model.state_dict().items()
+        }
+        heads = {head: labels.to_dict() for head, labels in by_head(self.labels).items()}
+        config = pretrained.Config(
+            kind="segmenter",
+            model={key: hp[key] for key in MODEL_ARGUMENTS if hp.get(key) is not None},
+            labels=heads.get("", {"heads": heads}),
+            preprocessing=self.preprocessing.to_dict(),
+            score=score if score is not None else self.score,
+            license=license or self.license or "unstated",
+            training=self.training_record,
+        )
+        return pretrained.save(folder, tensors, config, dtype=dtype)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, allow_unverified: bool = False, device: Device = None) -> Self:
+        """Load pretrained weights as this class, in evaluation mode.
+
+        Args:
+            source: a model folder, a name of the zoo, an id of the hub: whatever ``fullyconv.load`` takes.
+            allow_unverified: accept weights that nobody vouches for, as ``fullyconv.load`` does.
+            device: where it computes, as ``fullyconv.load`` takes it; None is the processor.
+
+        Returns:
+            An instance of this class.
+
+        Raises:
+            ValueError: if the source means nothing, or there is no such device.
+            FileNotFoundError: if a path leads nowhere.
+            WeightsError: if the weights are damaged, not those that were promised, or not those of this class.
+            DownloadError: if they could not be fetched.
+
+        Example:
+            >>> from fullyconv import SegmentationModule
+        >>> SegmentationModule.from_pretrained("pets").classes
+            ['background', 'pet']
+        """
+        place = device_of(device)
+        return cls.of(opened(sources.read(source), allow_unverified)).to(place)
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: str | Path | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Load a checkpoint as Lightning does, but run nothing in it; of one behind an address Lightning does.
+
+        `from_checkpoint` gives clearer errors.
+
+        Raises:
+            ValueError: if `weights_only` is False.
+        """
+        if weights_only is False:
+            raise ValueError("weights_only=False: would run what a checkpoint holds; leave it out")
+        loaded: Self = super().load_from_checkpoint(
+            checkpoint_path,
+            map_location,
+            hparams_file,
+            strict,
+            weights_only=True,
+            # what a command line wrote names classes, such as that of the loss: none of them is imported
+            **{"_instantiator": None, **kwargs},
+        )
+        return loaded
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path) -> Self:
+        """Load a Lightning checkpoint of this class, without its optimizer, in evaluation mode. Nothing in it runs.
+
+        Args:
+            path: a ``.ckpt`` on this machine.
+
+        Raises:
+            FileNotFoundError: if it is not there.
+            WeightsError: if it is damaged, holds Python objects, or is of another module.
+        """
+        place = Path(path)
+        checkpoint, hyper, state = read_checkpoint(place)
+        known = inspect.signature(cls.__init__).parameters
+        try:
+            module = cls(**{str(key): value for key, value in hyper.items() if key in known})
+            if any(isinstance(part, AbsentLoss) for part in module.modules()):
+                state = {key: value for key, value in state.items() if not key.startswith("loss.")}
+            missing, unexpected = module.load_state_dict(state, strict=False)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise WeightsError(f"{place}: is not of a model of this package: {error}") from error
+        if missing or unexpected:
+            listed = "; ".join(
+                f"{len(keys)} {fault}: {', '.join(map(str, keys[:6]))}"
+                for fault, keys in (("missing", missing), ("unknown", unexpected))
+                if keys
+            )
+            raise WeightsError(f"{place}: its tensors are not those of the model {hyper.get('model')!r}: {listed}")
+        record = {"epochs": checkpoint.get("epoch"), "steps": checkpoint.get("global_step")}
+        module.training_record = {key: value + (key == "epochs") for key, value in record.items() if type(value) is int}
+        module.origin, module.license = place.name, text_of(checkpoint.get("license"))
+        return module.eval()
+
+    @classmethod
+    def of(cls, found: Opened) -> Self:
+        """Make a segmenter of what a source led to, in evaluation mode.
+
+        Args:
+            found: a model folder, a checkpoint, or the translated weights of another library.
+
+        Raises:
+            WeightsError: if the weights are not those of the model they name.
+        """
+        if isinstance(found, Checkpoint):
+            return cls.from_checkpoint(found.path)
+        made = describe(found)
+        preprocessing = made.preprocessing.to_dict()
+        module = build(
+            made,
+            lambda: cls(**plain(made.labels), preprocessing=preprocessing, **made.arguments),
+            lambda module: module.model,
+        )
+        module.score, module.license, module.training_record = made.score, made.license, dict(made.training)
+        module.load_report, module.origin = made.load_report, made.origin
+        return module.eval()
+
+    def start_from(self, other: StoredModule) -> None:
+        """Take all weights of a segmenter of the same model and classes, and what binds them.
+
+        Args:
+            other: the segmenter, as ``fullyconv.load(NAME, classes=...)`` gives it.
+
+        Raises:
+            ValueError: if it is another model, or has other classes.
+        """
+        for key in (*MODEL_ARGUMENTS, "classes"):
+            own, theirs = self.hparams.get(key), other.hparams.get(key)
+            if own != theirs:
+                raise ValueError(f"{key}={own!r}: the start has {theirs!r}; leave it as the start has it")
+        self.model.load_state_dict(other.model.state_dict(), strict=True)
+        self.reinitialized, self.load_report = other.reinitialized, other.load_report
+        self.descend(other)
+        self.license, self.origin = other.license, other.origin or self.origin
+
+
+def text_of(value: object) -> str | None:
+    """Give a text of a checkpoint as one that may be shown; None for what is no text."""
+    return printable(value) if isinstance(value, str) else None

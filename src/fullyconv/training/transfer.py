@@ -1,0 +1,113 @@
+"""Segmenters made from others: for other classes, for more of them, with one more skip."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import count
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+
+from fullyconv.backbones import LoadReport
+from fullyconv.fcn import MODELS
+from fullyconv.labels import AnyLabels, Labels, as_text, by_head, default_palette, packed_color
+from fullyconv.training.heads import plain
+
+if TYPE_CHECKING:
+    from fullyconv.training.module import SegmentationModule
+
+Module = TypeVar("Module", bound="SegmentationModule")
+
+
+def with_classes(module: Module, labels: AnyLabels) -> Module:
+    """Make a segmenter for other classes: everything is kept but the score layers of heads whose classes changed."""
+    old, new = by_head(module.labels), by_head(labels)
+    if isinstance(module.labels, Labels) != isinstance(labels, Labels):
+        wanted = "Labels" if isinstance(module.labels, Labels) else f"a dict of Labels by head: {', '.join(old)}"
+        raise ValueError(f"labels={labels!r}: the model wants {wanted}")
+    other = module.like(**plain(labels), class_weights=None)
+    own, fresh = module.model.state_dict(), other.model.state_dict()
+    lost = {key for key, value in fresh.items() if key not in own or own[key].shape != value.shape}
+    for head, entry in new.items():
+        # With as many classes as before the shapes agree, and yet the rows would belong to other classes.
+        if head not in old or entry.names != old[head].names:
+            lost |= {key for key in fresh if key.startswith((_key(head, "score."), _key(head, "upscore.")))}
+    other.model.load_state_dict({key: value if key in lost else own[key] for key, value in fresh.items()})
+    other.load_report = LoadReport(
+        copied=tuple(key for key in fresh if key not in lost), reinitialized=tuple(sorted(lost))
+    )
+    other.reinitialized, other.start_classes = (
+        other.load_report.reinitialized,
+        tuple(old[""].names) if "" in old else (),
+    )
+    other.descend(module)
+    return other.eval()
+
+
+def expand_classes(module: Module, classes: Sequence[str] | Labels) -> Module:
+    """Make a segmenter that knows further classes: all rows of the old ones are kept, those of the new are zero."""
+    own_labels = module.labels
+    if not isinstance(own_labels, Labels):
+        raise ValueError(
+            f"classes={classes!r}: the model has the heads {', '.join(own_labels)}; use with_classes with a dict of "
+            "Labels by head"
+        )
+    known = list(own_labels.names)
+    labels = classes if isinstance(classes, Labels) else _further(own_labels, classes)
+    if list(labels.names[: len(known)]) != known or len(labels.names) == len(known):
+        raise ValueError(
+            f"classes={list(labels.names)}: must begin with the known ones, {known}, and go on; to exchange them use "
+            "with_classes"
+        )
+    other = with_classes(module, labels)
+    own, fresh = module.model.state_dict(), other.model.state_dict()
+    grown = [key for key in other.reinitialized if key in own and own[key].shape[1:] == fresh[key].shape[1:]]
+    with torch.no_grad():
+        for key in grown:
+            fresh[key][: len(known)] = own[key]
+    other.reinitialized = tuple(key for key in other.reinitialized if key not in grown)
+    copied = tuple(key for key in fresh if key not in grown and key not in other.reinitialized)
+    other.load_report = LoadReport(copied=copied, adapted=tuple(grown), reinitialized=other.reinitialized)
+    return other
+
+
+def grow(module: Module, stride: int) -> Module:
+    """Make the next stage of staged training: all weights are kept, the new score layers are zero."""
+    heads = by_head(module.labels)
+    name = module.hparams["model"]
+    skips = [getattr(module.model.head[head] if head else module.model.head, "strides", (0,)) for head in heads]
+    stage = re.sub(r"^fcn\d+s(?!_atonce)", f"fcn{stride}s", name)
+    if {2 * stride} != {strides[-1] for strides in skips} or stage == name or not ("timm/" in stage or stage in MODELS):
+        raise ValueError(
+            f"stride={stride}: {name} has no such next stage; staged training goes from 32 to 16 to 8 to 4, as far as "
+            "the backbone has features of that stride"
+        )
+    other = module.like(model=stage)
+    other.model.load_state_dict(module.model.grow(stride).state_dict())
+    other.reinitialized = tuple(_key(head, f"score.{stride}.{kind}") for head in heads for kind in ("bias", "weight"))
+    other.descend(module)
+    return other.train(module.training)
+
+
+def _key(head: str, name: str) -> str:
+    return f"head.{head}.{name}" if head else f"head.{name}"
+
+
+def _further(labels: Labels, names: Sequence[str]) -> Labels:
+    """Add classes to labels; their value in mask files is their index, or the next one that is free."""
+    if isinstance(names, str):
+        raise ValueError(f'classes={names!r} is one string; give a list of names, ["{names}"]')
+    every = [*labels.names, *names]
+    palette = [list(color) for color in labels.palette]
+    taken = {tuple(color) for color in palette}
+    values = dict(labels.values)
+    many = default_palette(len(every) + len(taken) + len(values))
+    spare = (color for color in many if color not in taken and as_text(packed_color(color)) not in values)
+    palette += [list(color) for color, _ in zip(spare, names, strict=False)]
+    for index, name in enumerate(names, labels.num_classes):
+        if labels.by_color:
+            values[as_text(packed_color(palette[index]))] = name
+        else:
+            values[next(value for value in count(index) if value not in values)] = name
+    return Labels.of(every, palette, values, labels.ignore_index)
