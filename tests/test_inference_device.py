@@ -192,13 +192,13 @@ def test_on_a_device_of_its_own_nothing_is_mixed_and_the_masks_are_those_of_the_
 class Watched(Predictor):
     """Note how many images are predicted at once."""
 
-    def predict(self, *words: Any, **options: Any) -> Any:
+    def segment(self, source: Any, options: Any) -> Any:
         self.sizes.append(1)
-        return super().predict(*words, **options)
+        return super().segment(source, options)
 
-    def predict_batch(self, rasters: Any, **options: Any) -> Any:
+    def segment_batch(self, rasters: Any, options: Any) -> Any:
         self.sizes.append(len(rasters))
-        return super().predict_batch(rasters, **options)
+        return super().segment_batch(rasters, options)
 
     sizes: list[int]
 

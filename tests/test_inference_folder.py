@@ -166,6 +166,21 @@ def test_two_runs_at_once_do_not_share_a_folder(photos: Path, tmp_path: Path) ->
     assert len(fullyconv.predict_folder(Bright(), photos, tmp_path / "out").predicted) == 3
 
 
+def test_an_image_that_is_replaced_while_it_is_predicted_is_predicted_again(photos: Path, tmp_path: Path) -> None:
+    class Replacing(Bright):
+        def predict(self, source: Any) -> Any:
+            found = super().predict(source)
+            if self.calls == 1:
+                Image.new("RGB", (28, 20), (255, 255, 255)).save(source)
+            return found
+
+    model = Replacing()
+    fullyconv.predict_folder(model, photos, tmp_path / "out")
+    again = fullyconv.predict_folder(model, photos, tmp_path / "out")
+    assert (again.before, len(again.predicted)) == (2, 1)
+    assert read_mask(tmp_path / "out" / "a.png").mean() == 1.0
+
+
 def test_a_note_of_a_run_that_was_killed_is_read_as_far_as_it_goes(photos: Path, tmp_path: Path) -> None:
     fullyconv.predict_folder(Bright(), photos, tmp_path / "out")
     note = tmp_path / "out" / NAME
