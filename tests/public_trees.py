@@ -13,7 +13,7 @@ from scipy.io import savemat
 
 from fullyconv.data.public.siftflow import SCENES
 from fullyconv.images import write_image, write_mask
-from fullyconv.labels import default_palette
+from fullyconv.labels import voc_palette
 
 Array = npt.NDArray[Any]
 
@@ -46,7 +46,7 @@ def voc(root: Path, ids: dict[str, list[str]] | None = None, values: Sequence[in
     for split, names in ids.items():
         for name in names:
             write_image(root / "JPEGImages" / f"{name}.jpg", image())
-            write_mask(root / "SegmentationClass" / f"{name}.png", spread(values), default_palette(256))
+            write_mask(root / "SegmentationClass" / f"{name}.png", spread(values), voc_palette(256))
         listing(root / "ImageSets" / "Segmentation" / f"{split}.txt", names)
     return root
 

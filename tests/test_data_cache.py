@@ -25,7 +25,7 @@ from fullyconv.data.folder import SegmentationFolder, read_pair
 from fullyconv.data.masks import MaskReader
 from fullyconv.data.pairs import Pair
 from fullyconv.data.readers import FileReader
-from fullyconv.data.transforms import Augmentation, training_transform
+from fullyconv.data.transforms import Augmentation, TrainingTransform
 from fullyconv.errors import DatasetError
 from fullyconv.labels import Labels
 
@@ -332,7 +332,7 @@ def test_transforms_that_change_their_input_do_not_change_what_is_kept(shapes: P
     dataset = SegmentationFolder([pair_of(shapes)], LABELS, cache=cache, transform=Blackens())
     for _ in range(2):
         assert dataset[0]["image"].max() == 0
-    dataset.transform = training_transform(Augmentation(None, (1, 1), 0, 0, 0, 0))
+    dataset.transform = TrainingTransform(Augmentation(None, (1, 1), 0, 0, 0, 0))
     assert dataset[0]["image"].max() > 0
     assert set(dataset[0]["mask"].unique().tolist()) > {0, 1}
 

@@ -16,7 +16,7 @@ from fullyconv.data.layouts import find_layout
 from fullyconv.data.pairs import Pair
 from fullyconv.data.samplers import EpochSampler, UnpaddedDistributedSampler
 from fullyconv.data.sources import check_labels, dataset_root, open_source
-from fullyconv.data.transforms import Augmentation, training_transform
+from fullyconv.data.transforms import Augmentation, TrainingTransform
 from fullyconv.errors import DatasetError
 from fullyconv.images import write_image, write_mask
 from fullyconv.labels import Labels
@@ -332,7 +332,7 @@ def test_empty_data_set_is_refused():
 
 def test_sample_of_an_epoch_is_the_same_whatever_was_drawn_before_and_leaves_the_generator_alone(simple):
     pairs = open_source(simple).splits["all"]
-    transform = training_transform(Augmentation(16))
+    transform = TrainingTransform(Augmentation(16))
     dataset = SegmentationFolder(pairs, LABELS, transform=transform, seed=3)
     first = dataset[(4, 2)]
     torch.rand(17)

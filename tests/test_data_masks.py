@@ -18,7 +18,7 @@ from fullyconv.data.pairs import Pair
 from fullyconv.data.sources import Source, open_source
 from fullyconv.errors import DatasetError
 from fullyconv.images import mask_mode, write_image
-from fullyconv.labels import default_palette
+from fullyconv.labels import voc_palette
 from fullyconv.training.module import SegmentationModule
 
 SIZE = (24, 30)
@@ -68,7 +68,7 @@ class TestColors:
         assert (encoded(source) == np.array([0, 1, source.labels.ignore_index])[LABEL]).all()
 
     def test_the_color_map_of_pascal_voc_is_recognized(self, tmp_path: Path) -> None:
-        voc = list(default_palette(256))
+        voc = list(voc_palette(256))
         label = np.array([0, 7, 58])[LABEL]
         source = open_source(tree(tmp_path, colored(voc, label)))
         assert source.labels.names == ("class 0", "class 7", "class 58")
@@ -162,7 +162,7 @@ class TestColors:
 class TestNumbers:
     def test_a_palette_gives_indices_and_no_colors(self, tmp_path: Path) -> None:
         image = Image.fromarray(LABEL)
-        image.putpalette([channel for color in [*COLORS, *default_palette(253)] for channel in color])
+        image.putpalette([channel for color in [*COLORS, *voc_palette(253)] for channel in color])
         source = open_source(tree(tmp_path, image))
         assert (encoded(source) == LABEL).all()
         assert mask_mode(tmp_path / "masks" / "0.png") == "P"

@@ -15,7 +15,7 @@ from fullyconv import label_sets
 from fullyconv.data import PUBLIC_SETS, SegmentationDataModule, dataset_root, open_source
 from fullyconv.data.pairs import Pair
 from fullyconv.data.public import PUBLIC, describe, fetch, locate, recognize, set_named
-from fullyconv.data.public.nyudv2 import CHANNELS, Nyudv2, log_depth, log_depth_codes
+from fullyconv.data.public.nyudv2 import CHANNELS, LOG_DEPTH, Nyudv2, log_depth_codes
 from fullyconv.data.public.pascal_context import IDS, RENAMES, PascalContext
 from fullyconv.data.public.sbd import Sbd, seg11valid
 from fullyconv.data.public.siftflow import SCENES, SiftFlow
@@ -23,7 +23,7 @@ from fullyconv.data.public.voc import COUNTS, Voc
 from fullyconv.data.sources import Source
 from fullyconv.errors import DatasetError
 from fullyconv.images import write_image, write_mask
-from fullyconv.labels import default_palette
+from fullyconv.labels import default_palette, voc_palette
 
 # Every layout once: how the tests write it, and the set that it is.
 LAYOUTS: dict[str, Callable[[Path], Path]] = {
@@ -457,10 +457,10 @@ def test_inputs_of_nyud_are_the_channels_in_the_order_of_their_name(
 
 def test_depth_is_kept_as_its_logarithm_to_a_step_of_less_than_one_and_a_half_percent() -> None:
     depth = np.arange(450, 13000, 7)
-    error = np.abs(log_depth(log_depth_codes(depth)) - np.log(depth))
-    assert error.max() < np.log(1.007)
-    assert np.isnan(log_depth(log_depth_codes(np.array([0])))).all()
-    assert log_depth_codes(np.array([1, 65535])).tolist() == [1, 255]
+    low, high = LOG_DEPTH
+    logs = low + (log_depth_codes(depth).astype(float) - 1) / 254 * (high - low)
+    assert np.abs(logs - np.log(depth)).max() < np.log(1.007)
+    assert log_depth_codes(np.array([0, 1, 65535])).tolist() == [0, 1, 255]
 
 
 def test_nyud_without_the_inputs_asked_for_says_which_are_missing(tmp_path: Path) -> None:
@@ -672,7 +672,7 @@ def test_real_voc_has_its_classes_and_its_border(data_root: Path) -> None:
     with Image.open(data.splits["train"][0].mask) as image:
         palette = image.getpalette()
     assert palette is not None
-    assert tuple(map(tuple, np.array(palette).reshape(-1, 3)[:21].tolist())) == data.labels.palette
+    assert tuple(map(tuple, np.array(palette).reshape(-1, 3)[:21].tolist())) == voc_palette(21)
 
 
 @pytest.mark.data
@@ -731,7 +731,7 @@ def test_pets_have_the_pairs_of_torchvision(tmp_path: Path) -> None:
 
 
 def own_folder(root: Path, names: tuple[str, ...] = ("a", "b", "c"), *, colors: bool = False) -> Path:
-    palette = np.array(label_sets.voc().palette, np.uint8)
+    palette = np.array(voc_palette(21), np.uint8)
     for name in names:
         write_image(root / "images" / f"{name}.png", trees.image())
         mask = trees.spread([0, 1, 15])
@@ -750,15 +750,16 @@ def test_label_map_of_a_public_set_is_taken_by_its_name(tmp_path: Path, colors: 
     assert "label map of voc2012, 21 classes" in data.report
 
 
-def test_colors_of_a_public_set_are_read_by_its_palette(tmp_path: Path) -> None:
+def test_colors_of_a_public_set_are_read_as_its_files_have_them_and_drawn_in_others(tmp_path: Path) -> None:
     own = next(iter(PUBLIC["cityscapes"].labels.values()))
-    palette = np.array([*own.palette, (0, 0, 0)], np.uint8)
+    palette = np.array([*(color for _, color in label_sets.CITYSCAPES.values()), (0, 0, 0)], np.uint8)
     write_image(tmp_path / "images" / "a.png", trees.image())
     write_image(tmp_path / "images" / "b.png", trees.image())
     for name in "ab":
         write_image(tmp_path / "masks" / f"{name}.png", palette[trees.spread([0, 13, 19])])
     data = SegmentationDataModule(str(tmp_path), values="cityscapes")
     assert data.labels.names == own.names
+    assert data.labels.palette == own.palette == default_palette(20)[1:]
     assert set(data.dataset("val")[0]["mask"].unique().tolist()) == {0, 13, 255}
 
 

@@ -15,7 +15,6 @@ from fullyconv.data.transforms import (
     apply_to_image,
     apply_to_mask,
     change_colors,
-    training_transform,
 )
 from fullyconv.images import read_image
 
@@ -40,7 +39,7 @@ def checkerboard(height: int, width: int, cell: int = 24) -> tuple[tv_tensors.Im
 @pytest.mark.parametrize("seed", range(4))
 def test_mask_moves_with_the_image(size, seed):
     torch.manual_seed(seed)
-    transform = training_transform(Augmentation(size, brightness=0, contrast=0, saturation=0))
+    transform = TrainingTransform(Augmentation(size, brightness=0, contrast=0, saturation=0))
     image, mask = transform(*checkerboard(120, 160))
     assert mask.shape == image.shape[1:] == (size or (120, 160))
     inside = mask != 255
@@ -89,7 +88,7 @@ def test_crops_come_from_everywhere_and_at_all_scales():
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 2)])
 def test_tiny_images_survive(size):
-    transform = training_transform(Augmentation(32))
+    transform = TrainingTransform(Augmentation(32))
     for seed in range(10):
         torch.manual_seed(seed)
         image, mask = transform(*checkerboard(*size))
@@ -105,7 +104,7 @@ def test_masks_of_more_than_one_byte_keep_their_values():
 
 
 def test_flip_turns_both_or_none():
-    transform = training_transform(Augmentation(None, scale=(1, 1), flip=1.0, brightness=0, contrast=0, saturation=0))
+    transform = TrainingTransform(Augmentation(None, scale=(1, 1), flip=1.0, brightness=0, contrast=0, saturation=0))
     image, mask = checkerboard(30, 50)
     flipped, labels = transform(image, mask)
     assert torch.equal(flipped, image.flip(-1).float() / 255)
@@ -113,7 +112,7 @@ def test_flip_turns_both_or_none():
 
 
 def test_same_seed_gives_the_same_sample():
-    transform = training_transform(Augmentation(40, hue=0.1))
+    transform = TrainingTransform(Augmentation(40, hue=0.1))
     results = []
     for _ in range(2):
         torch.manual_seed(5)
@@ -224,7 +223,7 @@ def test_the_source_is_left_as_it_was():
     before = image.clone(), mask.clone()
     torch.manual_seed(0)
     for size in (None, 32, 90):
-        result = training_transform(Augmentation(size, hue=0.1))(image, mask)
+        result = TrainingTransform(Augmentation(size, hue=0.1))(image, mask)
         result[0].zero_()
         result[1].zero_()
     assert torch.equal(image, before[0])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fullyconv.drawing import color_mask, overlay
+from fullyconv.drawing import color_mask, legend_order, overlay
 from fullyconv.labels import Labels
 
 LABELS = Labels.of(["background", "a rather long class name", "cat"], [(0, 0, 0), (200, 30, 30), (30, 30, 200)])
@@ -59,15 +59,14 @@ def test_borders_change_only_pixels_where_classes_meet():
 def test_legend_is_readable_beside_any_size(size):
     mask = np.zeros(size, np.uint8)
     mask.reshape(-1)[::2] = 1
-    present = LABELS.palette[:2] if mask.size > 1 else LABELS.palette[1:2]
     result = overlay(np.zeros((*size, 3), np.uint8), mask, LABELS)
     assert result.width >= size[1]
     assert result.width >= 150  # swatch, name and share in letters of 12 pixels
     legend = np.asarray(result)[size[0] :]
     assert len(legend) >= 18
     assert (legend == 255).mean() > 0.3  # paper
-    for color in present:
-        assert (legend == color).all(-1).sum() >= 100  # a swatch
+    assert (legend == LABELS.palette[1]).all(-1).sum() >= 100  # a swatch
+    assert not (legend == LABELS.palette[0]).all(-1).any()  # and none for what is not drawn
 
 
 def test_legend_lists_only_classes_that_occur():
@@ -75,6 +74,38 @@ def test_legend_lists_only_classes_that_occur():
     with_cat[0, 0] = 2
     narrow = [overlay(PICTURE, mask, LABELS).height for mask in (MASK, with_cat)]
     assert narrow[1] > narrow[0]
+
+
+def swatches(legend: np.ndarray, labels: Labels) -> list[int]:
+    """Give the classes whose swatches a legend of one column has, from the top down."""
+    rows = [(np.flatnonzero((legend == color).all(-1).any(1)), k) for k, color in enumerate(labels.palette)]
+    return [k for _, k in sorted((found[0], k) for found, k in rows if found.size)]
+
+
+def test_a_legend_lists_classes_in_their_own_order_and_a_black_one_last():
+    labels = Labels.of(["small", "background", "large", "a name that leaves room for one column"])
+    mask = np.full((200, 200), 2, np.uint8)
+    mask[:5], mask[5:50], mask[50:52, :9] = 0, 1, 3
+    legend = np.asarray(overlay(np.full((200, 200, 3), 90, np.uint8), mask, labels))[200:]
+    assert swatches(legend, labels) == [0, 2, 3]
+    assert legend_order(labels) == [0, 2, 3, 1]
+    assert (np.diff(np.flatnonzero((legend < 128).any((1, 2)))) > 1).sum() >= 3  # four lines of text
+
+
+def test_of_many_classes_the_largest_are_listed_and_the_others_are_one_line():
+    labels = Labels.of([f"class number {i} with a name that is rather long" for i in range(1, 31)])
+    mask = np.repeat(np.arange(30), np.arange(30) + 1)[None].repeat(300, 0).astype(np.uint8)
+    legend = np.asarray(overlay(np.full((*mask.shape, 3), 90, np.uint8), mask, labels))[300:]
+    assert set(swatches(legend, labels)) == set(range(6, 30))
+
+
+def test_borders_grow_with_the_image():
+    mask = np.zeros((2000, 2000), np.uint8)
+    mask[:, 1000:] = 1
+    image = np.full((2000, 2000, 3), 90, np.uint8)
+    plain = np.asarray(overlay(image, mask, LABELS, legend=False, borders=False))
+    lined = np.asarray(overlay(image, mask, LABELS, legend=False))
+    assert np.unique(np.nonzero((plain != lined).any(-1))[1]).tolist() == [996, 997, 998, 999]
 
 
 def test_many_classes_are_listed_in_columns():
@@ -118,6 +149,6 @@ def test_a_steady_legend_has_one_size_and_order_whatever_occurs() -> None:
     all_of_them = overlay(image, mask, labels, legend="steady")
     assert one.size == all_of_them.size
     assert one.height > 200
-    many = Labels.of([f"class {number}" for number in range(150)])
-    sizes = {overlay(image, mask * last, many, legend="steady").size for last in (0, 1, 13)}
+    many = Labels.of([f"class {'with a longer name ' * (number > 140)}{number}" for number in range(150)])
+    sizes = {overlay(image, mask * last, many, legend="steady").size for last in (0, 1, 14)}
     assert len(sizes) == 1

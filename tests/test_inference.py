@@ -239,3 +239,6 @@ def test_a_result_shows_itself_in_one_line_and_as_an_overlay() -> None:
     large = Segmentation(np.zeros((40, 5000), np.uint8), Labels.of(["a", "b"]), np.zeros((40, 5000, 3), np.uint8))
     with Image.open(io.BytesIO(large._repr_png_())) as shown:
         assert 800 <= shown.width <= 1600
+    small = Segmentation(np.eye(100, dtype=np.uint8), Labels.of(["a", "b"]), np.zeros((100, 100, 3), np.uint8))
+    with Image.open(io.BytesIO(small._repr_png_())) as shown:
+        assert shown.width == 400

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fullyconv import label_sets
-from fullyconv.labels import Labels
+from fullyconv.labels import Labels, default_palette
 
 
 def test_sets_have_the_classes_that_the_published_networks_score() -> None:
@@ -29,7 +29,6 @@ def test_files_of_voc_hold_class_indices_and_255_for_void() -> None:
     for labels in (label_sets.voc(), label_sets.pascal_context()):
         mask = np.array([[0, 1, 20, 255]], dtype=np.uint8)
         assert labels.encode(mask).tolist() == mask.tolist()
-    assert label_sets.voc().palette[1:4] == ((128, 0, 0), (0, 128, 0), (128, 128, 0))
 
 
 def test_files_of_nyudv2_and_sift_flow_count_from_one_and_0_is_void() -> None:
@@ -37,3 +36,11 @@ def test_files_of_nyudv2_and_sift_flow_count_from_one_and_0_is_void() -> None:
         last = labels.num_classes
         assert labels.encode(np.array([[0, 1, last, 255]], dtype=np.uint8)).tolist() == [[255, 0, last - 1, 255]]
         assert Labels.from_dict(labels.to_dict()) == labels
+
+
+def test_sets_are_drawn_in_colors_that_can_be_told_apart_whatever_their_files_are_stored_in() -> None:
+    for labels in (label_sets.camvid(), label_sets.cityscapes(), label_sets.ade20k()):
+        assert sorted(labels.palette) == sorted(default_palette(labels.num_classes + 1)[1:])
+    assert label_sets.voc().palette == default_palette(21)
+    assert label_sets.FILE_COLORS[label_sets.camvid().names]["road"] == (128, 64, 128)
+    assert label_sets.FILE_COLORS[label_sets.cityscapes().names]["car"] == (0, 0, 142)

@@ -7,17 +7,76 @@ import numpy as np
 import pytest
 
 from fullyconv.errors import DatasetError
-from fullyconv.labels import NO_COLOR, Labels, count_values_of, default_palette, packed
+from fullyconv.label_sets import CAMVID
+from fullyconv.labels import NO_COLOR, Labels, count_values_of, default_palette, packed, voc_palette
 
 
 def test_voc_palette_is_computed_as_published():
     published = {0: (0, 0, 0), 1: (128, 0, 0), 7: (128, 128, 128), 15: (192, 128, 128), 20: (0, 64, 128)}
-    palette = default_palette(256)
+    palette = voc_palette(256)
     assert {index: palette[index] for index in published} == published
     assert palette[255] == (224, 224, 192)
 
 
-def test_palette_stays_distinct_beyond_one_byte_of_classes():
+# Linear sRGB as people see it who lack the cones for red or for green (Machado et al. 2009, severity 1).
+VISION = {
+    "all cones": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+}
+LMS = [
+    [0.4122214708, 0.5363325363, 0.0514459929],
+    [0.2119034982, 0.6806995451, 0.1073969566],
+    [0.0883024619, 0.2817188376, 0.6299787005],
+]
+LAB = [
+    [0.2104542553, 0.7936177850, -0.0040720468],
+    [1.9779984951, -2.4285922050, 0.4505937099],
+    [0.0259040371, 0.7827717662, -0.8086757660],
+]
+
+
+def distances(palette, vision):
+    """Give the OKLab distances (n, n) between colors; black to white is 1."""
+    values = np.array(palette) / 255
+    light = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    seen = (light @ np.array(VISION[vision]).T).clip(0, 1)
+    lab = np.cbrt(seen @ np.array(LMS).T) @ np.array(LAB).T
+    return np.linalg.norm(lab[:, None] - lab, axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("vision", "least"),
+    [
+        ("all cones", {4: 0.34, 9: 0.23, 13: 0.14, 21: 0.12, 41: 0.08, 64: 0.06}),
+        ("protanopia", {4: 0.28, 9: 0.13, 13: 0.09, 21: 0.07, 41: 0.045, 64: 0.035}),
+        ("deuteranopia", {4: 0.27, 9: 0.13, 13: 0.09, 21: 0.07, 41: 0.045, 64: 0.035}),
+    ],
+)
+def test_default_colors_can_be_told_apart_also_without_the_cones_for_red_or_green(vision, least):
+    far = distances(default_palette(64), vision) + np.eye(64)
+    for n, bound in least.items():
+        assert far[:n, :n].min() > bound
+    twins = distances([CAMVID["road"], CAMVID["fence"], CAMVID["car"]], vision) + np.eye(3)
+    assert twins.min() < 0.12  # what the colors of CamVid's files are drawn with is no better than this
+    assert distances([(0, 0, 0), (255, 255, 255)], vision)[0, 1] == pytest.approx(1, abs=0.01)
+
+
+def test_a_background_is_black_and_the_first_of_two_classes_and_nothing_else():
+    black = (0, 0, 0)
+
+    def blacks(*names):
+        return [name for name, color in zip(names, Labels.of(names).palette, strict=True) if color == black]
+
+    assert blacks("sky", "Background", "road") == ["Background"]
+    assert blacks("foreground", "background") == ["background"]
+    assert blacks("road", "crack") == ["road"]
+    assert blacks("sky", "road", "car") == []
+    assert Labels.of(["background", "sky", "road"]).palette[1:] == Labels.of(["sky", "road", "car"]).palette[:2]
+
+
+def test_palettes_stay_distinct_beyond_one_byte_of_classes():
+    assert len(set(voc_palette(1000))) == 1000
     assert len(set(default_palette(1000))) == 1000
 
 

@@ -7,13 +7,15 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import fullyconv
 from conftest import write_tree
-from fullyconv import cli
+from fullyconv import cli, report
 from fullyconv.data.datamodule import SegmentationDataModule
+from fullyconv.labels import Labels
 from fullyconv.report import write_report
 from fullyconv.training.module import SegmentationModule
 
@@ -123,14 +125,62 @@ def test_the_curves_run_through_all_parts_of_a_run(shapes: Path, tmp_path: Path)
     assert {name: len(line) for name, line in points.items()} == {"train/loss": 7, "val/mean_iou": 8}
     heights = [float(point.split(",")[1]) for point in points["val/mean_iou"]]
     assert heights == sorted(heights, reverse=True)  # up the page, as it grew
-    assert ">epoch 1<" in text
-    assert ">8<" in text
+    labels = re.findall(r"text-anchor='(?:middle|end)'>([^<]*)<", text)
+    assert labels == ["0", "1", "2", "1", "5", "8", "0", "0.5", "1", "1", "5", "8"]  # loss to 2 and mean_iou to 1
 
 
-def test_without_logs_there_are_no_curves(shapes: Path, tmp_path: Path) -> None:
+def test_the_axis_of_a_curve_holds_its_values_and_zero_and_is_round() -> None:
+    def axis(*values: float) -> list[float]:
+        drawn = report._chart("val/loss", list(enumerate(values)))
+        return [float(tick) for tick in re.findall(r"text-anchor='end'>([^<]*)<", drawn)]
+
+    assert axis(0.49, 0.49, 0.49) == [0, 0.3, 0.6]
+    assert axis(0.0, 0.0) == [0, 0.5, 1]
+    assert axis(7.3) == [0, 4, 8]
+    assert axis(1000.0, 99.0) == [0, 500, 1000]
+    assert axis(-0.3, -0.1) == [-0.4, -0.2, 0]
+    assert "<circle" in report._chart("val/loss", [(0, 7.3)])  # one epoch is a point
+
+
+def test_without_logs_the_page_says_why_there_are_no_curves(shapes: Path, tmp_path: Path) -> None:
     data = SegmentationDataModule.from_folder(shapes)
-    write_report(segmenter_for(data), data, "val", tmp_path / "page.html", history=tmp_path / "nothing")
-    assert "svg" not in Page(tmp_path / "page.html").tags
+    for history, why in ((tmp_path / "nothing", "no epoch ended"), (None, "this page is of a model alone")):
+        write_report(segmenter_for(data), data, "val", tmp_path / "page.html", history=history)
+        page = Page(tmp_path / "page.html")
+        assert "svg" not in page.tags
+        assert why in page.text
+
+
+def test_the_matrix_names_what_is_mistaken_most_and_leaves_out_what_does_not_occur() -> None:
+    labels = Labels.of(["background", "cat", "dog", "unicorn"])
+    total = np.array([[90, 10, 0, 0], [0, 60, 40, 0], [0, 0, 50, 0], [0, 0, 0, 0]])
+    drawn = report._matrix(total, labels)
+    assert re.findall("<li>(.*?)</li>", drawn) == [
+        "cat for dog: 40 pixels, 40.0 % of cat",
+        "background for cat: 10 pixels, 10.0 % of background",
+    ]
+    assert "unicorn" not in drawn
+    cells = re.findall(r"<td title='([^']*)'[^>]*>(\d+)<", drawn)
+    assert ("cat taken for dog: 40.0 %", "40") in cells
+    assert len(cells) == 5
+    assert "Every pixel is right" in report._matrix(np.diag([1, 2, 3, 0]), labels)
+
+
+def test_of_very_many_classes_the_largest_are_in_the_matrix_and_the_others_are_counted() -> None:
+    labels = Labels.of([f"class number {k}" for k in range(70)])
+    drawn = report._matrix(np.diag(np.arange(1, 71)), labels)
+    assert "The 64 largest classes, without the 6 smallest" in drawn
+    assert ">class number 5<" not in drawn
+    assert ">class number 6<" in drawn
+
+
+def test_the_legend_is_in_the_order_of_every_legend_with_shares_and_no_swatch_for_black() -> None:
+    labels = Labels.of(["background", "cat", "dog"])
+    drawn = report._legend(np.diag([50, 20, 30]), labels)
+    assert re.findall(r"</span>(\w+) <span class='dim'>([^<]*)<", drawn) == [
+        ("cat", "20.0 %"), ("dog", "30.0 %"), ("background", "50.0 %"),
+    ]  # fmt: skip
+    assert "rgb(0,0,0)" not in drawn
 
 
 def test_what_cannot_be_scored_writes_nothing(shapes: Path, tmp_path: Path) -> None:

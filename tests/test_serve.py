@@ -19,6 +19,7 @@ from PIL import Image
 import fullyconv
 from closeness import assert_same_mask
 from fullyconv import serve as serving
+from fullyconv.drawing import legend_order
 from fullyconv.serve import Offer, app, is_loopback, offers
 
 pytest.importorskip("starlette")
@@ -56,6 +57,20 @@ def test_the_page_offers_what_ships(client: TestClient) -> None:
     assert names[0] == "nuclei"  # the terms of those that anybody may use come first
     assert {"pets", "steel_defects"} <= set(names)
     assert all(row["license"] for row in rows)
+    classes = {row["name"]: {one["name"]: one["color"] for one in row["classes"]} for row in rows}
+    assert classes["nuclei"] == {"nucleus": "#1e88e5", "background": None}
+    for name in ("street", "pets"):
+        assert [*classes[name]] == [fullyconv.load(name).classes[k] for k in legend_order(fullyconv.load(name).labels)]
+
+
+def test_a_sample_is_served_where_one_may_be_shown(client: TestClient) -> None:
+    assert [row["name"] for row in client.get("/models").json() if row["sample"]] == ["nuclei"]
+    got = client.get("/sample?model=nuclei")
+    assert (got.status_code, got.headers["content-type"]) == (200, "image/png")
+    found = client.post("/segment?model=nuclei", content=got.content).json()
+    assert [(one["name"], one["color"]) for one in found["classes"]] == [("nucleus", "#1e88e5"), ("background", None)]
+    for name in ("street", "../nuclei", ""):
+        assert client.get(f"/sample?model={name}").status_code == 404
 
 
 def test_an_image_is_answered_with_what_predict_gives(client: TestClient) -> None:
@@ -135,7 +150,9 @@ def test_only_this_machines_addresses_are_loopback() -> None:
 
 
 def test_own_models_can_be_offered() -> None:
-    assert [offer.name for offer in offers(["pets", "runs/mine/"])] == ["pets", "mine"]
+    found = offers(["pets", "runs/mine/"])
+    assert [offer.name for offer in found] == ["pets", "mine"]
+    assert [len(offer.classes) for offer in found] == [2, 0]  # of a source that is no folder here they are not known
 
 
 # ---- in a browser ----------------------------------------------------------------------------------------------------
@@ -167,27 +184,79 @@ def test_a_person_drops_an_image_and_sees_what_is_where(tmp_path: Path) -> None:
             page.on("pageerror", lambda error: wrong.append(str(error)))
             page.goto(f"http://127.0.0.1:{port}/")
             page.wait_for_selector("#model option", state="attached")
+            assert page.locator("#classes li").all_inner_texts() == ["nucleus", "background"]
             page.select_option("#model", "street")
-            page.set_input_files("#file", str(path))
-            page.wait_for_selector("#result:not([hidden])", timeout=60_000)
-            assert "160 x 120 pixels" in page.inner_text("#state")
-            rows = page.locator("#shares tr")
+            (tmp_path / "a.txt").write_text("no image")
+            page.set_input_files("#file", [str(path), str(tmp_path / "a.txt")])
+            first, second = page.locator("article").nth(0), page.locator("article").nth(1)
+            first.locator(".result").wait_for(timeout=60_000)
+            assert "street: 160 x 120 pixels" in first.locator(".said").inner_text()
             expected = fullyconv.load("street").predict(path)
-            named = [row.split("\t")[0].strip() for row in rows.all_inner_texts()]
-            assert named == [name for name, share in expected.shares().items() if share > 0]
-            with page.expect_download() as caught:
-                page.click("#save")
-            assert caught.value.suggested_filename == "a street.mask.png"
-            kept = tmp_path / "mask.png"
-            caught.value.save_as(kept)
-            assert_same_mask(Image.open(kept), expected.mask)
-            page.select_option("#model", "pets")  # the same image, another model
-            page.get_by_role("cell", name=re.compile("background|pet")).first.wait_for()
-            page.set_input_files("#file", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"no image"})
-            page.wait_for_selector("#state.wrong")
+            named = [row.split("\t")[0].strip() for row in first.locator("tbody tr").all_inner_texts()]
+            found = {name for name, share in expected.shares().items() if share > 0}
+            assert named == [name for name in expected.classes if name in found]
+            for link, name in ((".mask", "a street.mask.png"), (".drawn", "a street.overlay.jpg")):
+                with page.expect_download() as caught:
+                    first.locator(link).click()
+                assert caught.value.suggested_filename == name
+                caught.value.save_as(tmp_path / name)
+            assert_same_mask(Image.open(tmp_path / "a street.mask.png"), expected.mask)
+            with Image.open(tmp_path / "a street.overlay.jpg") as drawn:
+                assert drawn.size == (160, 120)
+            second.locator(".said.wrong").wait_for()  # the error of one image stands beside the result of the other
+            assert "2 of 2 images done" in page.inner_text("#state")
             assert "422" in "".join(wrong)
+            second.locator(".remove").press("Enter")
+            assert page.locator("article").count() == 1
+            page.select_option("#model", "pets")  # the same image, another model
+            first.get_by_role("cell", name=re.compile("background|pet")).first.wait_for(timeout=60_000)
             assert [text for text in wrong if "422" not in text] == []
             browser.close()
     finally:
         server.should_exit = True
         thread.join(10)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_page_comes_again_where_the_server_is_busy_and_says_where_it_is_gone() -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    busy = [503, 503, 200, 0, *[503] * 5]
+    found = {
+        "width": 8,
+        "height": 6,
+        "classes": [{"name": "a", "color": "#ff0000", "share": 1}],
+        "overlay": "",
+        "mask": "",
+    }
+    rows = [{"name": "m", "about": "", "license": "", "classes": [], "sample": True}]
+
+    def give(route: Any) -> None:
+        kind = route.request.url.partition("//there/")[2].partition("?")[0]
+        if kind == "segment":
+            status = busy.pop(0)
+            body = found if status == 200 else {"error": "the server is busy"}
+            route.fulfill(status=status, json=body, headers={"Retry-After": "1"}) if status else route.abort()
+        elif kind in ("models", "sample"):
+            route.fulfill(json=rows) if kind == "models" else route.fulfill(body=image(6, 8), content_type="image/png")
+        else:
+            path, content_type = serving.FILES[f"/{kind}"]
+            route.fulfill(path=Path(serving.__file__).parent / "web" / path, content_type=content_type)
+
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.route("**/*", give)
+        page.goto("http://there/")
+        page.click("#sample")
+        said = page.locator("article").first.locator(".said")
+        page.get_by_text("The server is busy; trying again in 1 s").wait_for()
+        page.get_by_text("m: 8 x 6 pixels").wait_for()
+        page.get_by_text("Try the sample").press("Enter")
+        page.get_by_text("The server does not answer").wait_for()
+        page.locator("article").nth(1).locator(".again").press("Enter")
+        page.locator(".wrong", has_text="the server is busy").wait_for()  # after five times
+        assert busy == []
+        assert "m: 8 x 6 pixels" in said.inner_text()
+        browser.close()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -36,9 +36,6 @@ from fullyconv.weights.classifiers import architecture_by_names, count_classes, 
 from fullyconv.weights.loading import preprocessing_from_names
 from fullyconv.weights.opening import ModelFolder, opened
 from fullyconv.weights.uploading import Uploads
-
-if TYPE_CHECKING:
-    pass
 
 Size = tuple[int, int]
 IMAGENET_CLASSES = 1000
@@ -334,7 +331,7 @@ class DenseScorer(nn.Module, Uploads):
         Raises:
             FileNotFoundError: if the file is not there.
             DatasetError: if it is not an image.
-            ValueError: if the memory does not hold the smallest tile, or an option is none.
+            ValueError: if the memory does not hold the smallest tile, or an option has an invalid value.
         """
         options = Options(memory, halo, flip, tuple(scales), probabilities)
         with evaluating(self), torch.inference_mode():
@@ -394,7 +391,7 @@ class DenseScorer(nn.Module, Uploads):
             FileNotFoundError: if the file is not there.
             DatasetError: if it is no image.
             ConversionError: if "cam" is asked for and the classifier has none.
-            ValueError: if there is no such class, or an option is none.
+            ValueError: if there is no such class, or an option has an invalid value.
         """
         index = self.labels.index(label)
         if len(self.classes) == 1:

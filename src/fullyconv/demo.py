@@ -13,8 +13,8 @@ from fullyconv.images import refuse_address
 CLASSIFIER = "efficientnet_lite0.imagenet"
 SAMPLE_WORD = "palace"  # what scikit-learn's photograph shows
 SEGMENTER = "nuclei"
-SAMPLE = "sample.png"  # in the folder of the segmenter: a test image that its license allows to show
 
+_LANCZOS = Image.Resampling.LANCZOS
 _GAP, _TITLE, _TEXT = 24, 22, 15
 _PAPER, _INK, _FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 
@@ -100,23 +100,24 @@ def sample_of(name: str) -> Path:
     from fullyconv.weights import catalog
 
     entry = catalog.find(name)
-    path = None if entry is None else entry.folder / SAMPLE
+    path = None if entry is None else entry.folder / catalog.SAMPLE
     if path is None or not path.is_file():
-        raise FileNotFoundError(f"{name}: has no {SAMPLE}; install fullyconv again")
+        raise FileNotFoundError(f"{name}: has no {catalog.SAMPLE}; install fullyconv again")
     return path
 
 
 def _beside(panels: list[tuple[Image.Image, str, str]]) -> Image.Image:
-    """Lay panels beside each other, of one height, each under a title and a line."""
-    height = panels[0][0].height
-    scaled = [image.resize((round(image.width * height / image.height), height)) for image, _, _ in panels]
+    """Lay panels beside each other, of one width, each under a title and a line."""
+    side = panels[0][0].width
+    scaled = [image.resize((side, round(image.height * side / image.width)), _LANCZOS) for image, _, _ in panels]
     title, text = ImageFont.load_default(_TITLE), ImageFont.load_default(_TEXT)
     top = _GAP + round(2.6 * _TITLE)
     widths = [
         max(image.width, round(title.getlength(name)), round(text.getlength(line)))
         for image, (_, name, line) in zip(scaled, panels, strict=True)
     ]
-    sheet = Image.new("RGB", (sum(widths) + _GAP * (len(panels) + 1), top + height + _GAP), _PAPER)
+    height = top + max(image.height for image in scaled) + _GAP
+    sheet = Image.new("RGB", (sum(widths) + _GAP * (len(panels) + 1), height), _PAPER)
     draw = ImageDraw.Draw(sheet)
     left = _GAP
     for image, width, (_, name, line) in zip(scaled, widths, panels, strict=True):

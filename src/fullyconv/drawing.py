@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,10 +15,11 @@ from fullyconv.images import read_image
 from fullyconv.labels import VOID_COLOR, Color, Labels
 
 _PAPER = (255, 255, 255)
-_INK = (20, 20, 20)
+_INK, _FAINT = (20, 20, 20), (90, 90, 90)
 _LISTED = 24  # classes in a legend; of a thousand, a photograph may hold more than one can look up
 
 Array = npt.NDArray[Any]
+_Entry = tuple[str, Color | None, float]  # name, color unless it is not drawn, and share in percent
 
 
 def color_mask(mask: Array, palette: Sequence[Sequence[int]]) -> npt.NDArray[np.uint8]:
@@ -66,8 +68,9 @@ def overlay(
         mask: (H, W) class indices, of the image's size.
         labels: names and colors.
         alpha: weight of the colors, from 0 (the image alone) to 1 (the colors alone).
-        legend: add a legend below: color, name and share of each class that occurs, the largest first; of more than
-            24 the smallest are one entry. The shares are of all pixels, ignored ones included.
+        legend: add a legend below: color, name and share of each class that occurs, in the order of `legend_order`; of
+            more than 24 the smallest are one entry. "steady" lists the classes that do not occur too, for the frames
+            of a video. The shares are of all pixels, ignored ones included.
         borders: draw a thin light line where classes meet, on images of at least 128 pixels each way.
 
     Returns:
@@ -83,7 +86,7 @@ def overlay(
     mask = _checked_mask(mask)
     if mask.shape != photo.shape[:2]:
         raise ValueError(f"mask has shape {mask.shape} and the image {photo.shape[:2]} (H, W); both must be equal")
-    counts = _count(mask, labels)
+    shares = _shares(mask, labels)
     colors = color_mask(mask, labels.palette)
     blended = photo.astype(np.float32)
     weight = np.where(colors.any(axis=2, keepdims=True), np.float32(alpha), np.float32(alpha**3))
@@ -91,12 +94,13 @@ def overlay(
     counted = mask != labels.ignore_index
     blended = np.where(counted[..., None], blended, photo)
     if borders and alpha > 0.0 and min(mask.shape) >= 128:
-        edge = _border(mask)
+        edge = _border(mask, max(1, min(mask.shape) // 500))
         blended[edge] = 0.35 * blended[edge] + 0.65 * 255
     result = Image.fromarray(np.rint(blended).astype(np.uint8))
-    if legend == "steady":
-        return _with_steady_legend(result, counts, labels)
-    return _with_legend(result, _leading(counts)) if legend else result
+    if not legend:
+        return result
+    steady = legend == "steady"
+    return _with_legend(result, _entries(shares, labels, every=steady), room=labels.names if steady else ())
 
 
 def _checked_mask(mask: Array) -> Array:
@@ -106,80 +110,79 @@ def _checked_mask(mask: Array) -> Array:
     return mask
 
 
-def _count(mask: Array, labels: Labels) -> list[tuple[str, Color, float]]:
-    """Name, color and share in percent of every class in a mask, the largest first, ignored pixels last."""
+def legend_order(labels: Labels) -> list[int]:
+    """Give the classes in the order of every legend: as the network scores them, those that are black last.
+
+    Black is laid over an image so lightly that it is no color to look up: legends show it without one.
+
+    Example:
+        >>> legend_order(Labels.of(["background", "cat", "dog"]))
+        [1, 2, 0]
+    """
+    return sorted(range(labels.num_classes), key=lambda k: not any(labels.palette[k]))
+
+
+def _shares(mask: Array, labels: Labels) -> dict[int, float]:
+    """Class, or the ignored index -> share of the pixels of a mask in percent, for those that occur."""
     found, pixels = np.unique(mask, return_counts=True)
-    entries = []
-    ignored = 0
-    for index, count in zip(found.tolist(), pixels.tolist(), strict=True):
-        if index == labels.ignore_index:
-            ignored = count
-        elif not 0 <= index < labels.num_classes:
-            raise ValueError(
-                f"mask holds {index}, and labels has the classes 0..{labels.num_classes - 1} and "
-                f"{labels.ignore_index} for ignore; encode the mask with labels.encode"
-            )
-        else:
-            entries.append((labels.names[index], labels.palette[index], 100.0 * count / mask.size))
-    entries.sort(key=lambda entry: -entry[2])
-    if ignored:
-        entries.append(("ignored", _PAPER, 100.0 * ignored / mask.size))
+    known = {*range(labels.num_classes), labels.ignore_index}
+    if stray := [index for index in found.tolist() if index not in known]:
+        raise ValueError(
+            f"mask holds {stray[0]}, and labels has the classes 0..{labels.num_classes - 1} and "
+            f"{labels.ignore_index} for ignore; encode the mask with labels.encode"
+        )
+    return {index: 100.0 * count / mask.size for index, count in zip(found.tolist(), pixels.tolist(), strict=True)}
+
+
+def _entries(shares: Mapping[int, float], labels: Labels, every: bool = False, most: int = _LISTED) -> list[_Entry]:
+    """Write what a legend lists; of very many classes the largest, and the others as one."""
+    found = [k for k in legend_order(labels) if every or k in shares]
+    kept = sorted(found, key=lambda k: -shares.get(k, 0.0))[:most]
+    entries: list[_Entry] = [
+        (labels.names[k], labels.palette[k] if any(labels.palette[k]) else None, shares.get(k, 0.0))
+        for k in found
+        if k in kept
+    ]
+    if len(found) > most and not every:
+        entries.append((f"{len(found) - most} more", None, sum(shares[k] for k in found if k not in kept)))
+    if labels.ignore_index in shares and not every:
+        entries.append(("ignored", None, shares[labels.ignore_index]))
     return entries
 
 
-def _leading(entries: list[tuple[str, Color, float]]) -> list[tuple[str, Color, float]]:
-    """Join the last of very many entries to one."""
-    rest = entries[_LISTED:]
-    joined = [(f"{len(rest)} more", _PAPER, sum(share for _, _, share in rest))] if rest else []
-    return [*entries[:_LISTED], *joined]
-
-
-def _border(mask: Array) -> npt.NDArray[np.bool_]:
-    """Mark the pixels whose right or lower neighbor has another class."""
+def _border(mask: Array, width: int) -> npt.NDArray[np.bool_]:
+    """Mark the pixels from which another class lies so many pixels to the right or below."""
     edge = np.zeros(mask.shape, dtype=np.bool_)
-    edge[:, :-1] |= mask[:, :-1] != mask[:, 1:]
-    edge[:-1] |= mask[:-1] != mask[1:]
+    edge[:, :-width] |= mask[:, :-width] != mask[:, width:]
+    edge[:-width] |= mask[:-width] != mask[width:]
     return edge
 
 
-def _with_steady_legend(image: Image.Image, counts: Sequence[tuple[str, Color, float]], labels: Labels) -> Image.Image:
-    shares = {name: share for name, _, share in counts}
-    entries = [(name, color, shares.get(name, 0.0)) for name, color in zip(labels.names, labels.palette, strict=True)]
-    if len(entries) > _LISTED:
-        entries = sorted(entries, key=lambda entry: -entry[2])[:_LISTED]
-    return _with_legend(image, entries, room=[*((name, "100.0 %") for name in labels.names)])
-
-
 def _with_legend(
-    image: Image.Image,
-    entries: Sequence[tuple[str, Color, float]],
-    letters: int | None = None,
-    room: Sequence[tuple[str, str]] = (),
+    image: Image.Image, entries: Sequence[_Entry], letters: int | None = None, room: Sequence[str] = ()
 ) -> Image.Image:
-    """Write a legend below an image, with room for the longest of its texts and of those in `room`."""
+    """Write a legend below an image, with room for any shares of the classes in `room`."""
     size = letters or min(max(round(min(image.size) / 26), 12), 64)  # of the letters, in pixels
     font = ImageFont.load_default(size)
-    gap = round(size * 0.6)
-    texts = [(name, percent(share)) for name, _, share in entries]
-    name_width = max(int(font.getlength(name)) for name, _ in [*texts, *room]) + 1
-    share_width = max(int(font.getlength(share)) for _, share in [*texts, *room]) + 1
-    cell = size + gap // 2 + name_width + gap + share_width + 2 * gap
-    columns = min(max((image.width - gap) // cell, 1), len(entries))
+    gap, text = round(size * 0.6), round(size * 1.3)
+    texts = [f"{name} {percent(share)}" for name, _, share in entries] + [f"{name} 100.0 %" for name in room]
+    cell = text + round(max(map(font.getlength, texts))) + 3 * gap
+    columns = min(max((image.width + gap) // cell, 1), len(entries))
     rows = -(-len(entries) // columns)
     line = round(size * 1.5)
-    width = max(image.width, gap + columns * cell)
+    width = max(image.width, columns * cell)
     sheet = Image.new("RGB", (width, image.height + rows * line + 2 * gap), _PAPER)
     sheet.paste(image, ((width - image.width) // 2, 0))
     draw = ImageDraw.Draw(sheet)
-    for i, ((name, share), (_, color, _)) in enumerate(zip(texts, entries, strict=True)):
+    for i, (name, color, share) in enumerate(entries):
         column, row = divmod(i, rows)
-        left = gap + column * cell
-        top = image.height + gap + row * line
-        draw.rectangle((left, top, left + size - 1, top + size - 1), fill=color, outline=_INK)
+        left, top = gap + column * cell, image.height + gap + row * line
+        if color is not None:
+            draw.rectangle((left, top, left + size - 1, top + size - 1), fill=color)
         middle = top + size / 2
-        text = left + size + gap // 2
-        draw.text((text, middle), name, fill=_INK, font=font, anchor="lm")
-        draw.text((text + name_width + gap + share_width, middle), share, fill=_INK, font=font, anchor="rm")
+        draw.text((left + text, middle), name, fill=_INK, font=font, anchor="lm")
+        beside = left + text + font.getlength(f"{name} ") + gap / 2
+        draw.text((beside, middle), percent(share), fill=_FAINT, font=font, anchor="lm")
     return sheet
 
 
@@ -217,10 +220,9 @@ def contact_sheet(
     font = ImageFont.load_default(13)
     gap, line = 10, 20
     tiles = []
-    seen: dict[str, list[float]] = {}
+    total: Counter[int] = Counter()
     for image, mask, title in samples:
-        for name, _, share in _count(_checked_mask(mask), labels):
-            seen.setdefault(name, []).append(share)
+        total.update({k: share / len(samples) for k, share in _shares(_checked_mask(mask), labels).items()})
         tile = overlay(image, mask, labels, legend=False)
         scale = side / max(tile.size)
         size = (max(1, round(tile.width * scale)), max(1, round(tile.height * scale)))
@@ -236,14 +238,9 @@ def contact_sheet(
             left = gap + column * (side + gap)
             sheet.paste(tile, (left + (side - tile.width) // 2, top))
             below = top + tile.height + 3
-            draw.text((left + side // 2, below), _shortened(title, font, side), _INK, font, anchor="mt")
+            draw.text((left + side // 2, below), _shortened(title, font, side), _INK, font, anchor="ma")
         top += height + gap
-    entries = []
-    for name, color in [*zip(labels.names, labels.palette, strict=True), ("ignored", _PAPER)]:
-        if name in seen:
-            entries.append((name, color, sum(seen[name]) / len(samples)))
-    entries.sort(key=lambda entry: -entry[2])
-    return _with_legend(sheet, entries[:60], 15)
+    return _with_legend(sheet, _entries(total, labels, most=60), 15)
 
 
 def _shortened(text: str, font: Any, width: int) -> str:

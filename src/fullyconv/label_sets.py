@@ -1,12 +1,13 @@
 """The classes of public data sets, in the order in which the published networks score them. Names are facts.
 
 Each set is a tuple of names, and a function makes `Labels` of it, with what the values in the mask files of the data
-mean. The palettes are those of `default_palette` unless told otherwise: for PASCAL VOC it is the official one.
+mean. They are drawn in the colors of `default_palette`, which can be told apart. The colors in which the files of a set
+are stored are another thing: those of CamVid and Cityscapes stand in `FILE_COLORS`, all others are PASCAL VOC's.
 """
 
 from __future__ import annotations
 
-from fullyconv.labels import IGNORE, Color, Labels
+from fullyconv.labels import IGNORE, Color, Labels, default_palette
 
 VOC: tuple[str, ...] = (
     "background",
@@ -244,6 +245,12 @@ CAMVID: dict[str, Color] = {
 }
 """CamVid as SegNet labels it (Badrinarayanan et al. 2017): 11 classes with their colors."""
 
+FILE_COLORS: dict[tuple[str, ...], dict[str, Color]] = {
+    tuple(CAMVID): CAMVID,
+    tuple(CITYSCAPES): {name: color for name, (_, color) in CITYSCAPES.items()},
+}
+"""Class names of a set -> the color of each in masks that are stored in colors."""
+
 _COCO_GAPS = frozenset([11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90])  # ids that COCO planned and never used, less 1
 
 
@@ -251,11 +258,11 @@ def voc() -> Labels:
     """Give the labels of PASCAL VOC: a value is its class, 255 (borders and difficult regions) is ignored.
 
     Returns:
-        21 classes with the official palette.
+        21 classes.
 
     Example:
-        >>> voc().names[15], voc().palette[15]
-        ('person', (192, 128, 128))
+        >>> voc().names[15], voc().values[255]
+        ('person', 'ignore')
     """
     return Labels.of(VOC)
 
@@ -313,7 +320,7 @@ def cityscapes() -> Labels:
         ('road', 'ignore', 18)
     """
     values = dict.fromkeys(range(34), IGNORE) | {value: name for name, (value, _) in CITYSCAPES.items()}
-    return Labels.of(tuple(CITYSCAPES), [color for _, color in CITYSCAPES.values()], values)
+    return Labels.of(tuple(CITYSCAPES), values=values)
 
 
 def ade20k() -> Labels:
@@ -346,7 +353,9 @@ def camvid() -> Labels:
         >>> camvid().values[11]
         'ignore'
     """
-    return Labels.of(tuple(CAMVID), tuple(CAMVID.values()), {**dict(enumerate(CAMVID)), len(CAMVID): IGNORE})
+    colors = default_palette(12)
+    palette = [colors[k] for k in (1, 2, 7, 6, 5, 4, 10, 8, 9, 3, 11)]  # a blue sky, light green trees, a dark road
+    return Labels.of(tuple(CAMVID), palette, {**dict(enumerate(CAMVID)), len(CAMVID): IGNORE})
 
 
 def oxford_pet(*, border: bool = False) -> Labels:

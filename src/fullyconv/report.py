@@ -24,7 +24,7 @@ from PIL import Image
 
 from fullyconv.confusion import SegmentationScores, scores
 from fullyconv.data.datamodule import SegmentationDataModule
-from fullyconv.drawing import overlay
+from fullyconv.drawing import legend_order, overlay, percent
 from fullyconv.files import write
 from fullyconv.geometry.measuring import evaluating
 from fullyconv.images import visible
@@ -33,25 +33,35 @@ from fullyconv.training.metrics import best_class, confusion_matrix
 from fullyconv.training.module import SegmentationModule
 from fullyconv.training.shortcomings import shortcomings
 
-SIDE = 300  # pixels of the longer side of an image on the page
+SIDE = 480  # pixels of the longer side of an image on the page
 SHOWN = 6  # images of each kind
-MATRIX_CLASSES = 40  # a table of more columns nobody reads
+MATRIX_CLASSES = 64  # a table of more columns nobody reads
+MISTAKEN = 5  # pairs of classes that are named
+VIEWS = ("image", "truth", "prediction", "red: where they differ")
 
 STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:1320px;padding:0 1em;color:#1d2329;background:#fff}
-h1{font-size:1.6em;margin-bottom:0}h2{margin-top:2em;border-bottom:1px solid #d5dade}small,.dim{color:#66707a}
-table{border-collapse:collapse}td,th{padding:.2em .6em;text-align:right;white-space:nowrap}th{font-weight:600}
+body{font:16px/1.5 system-ui,sans-serif;margin:2em auto;max-width:1320px;padding:0 1em;color:#1d2329;background:#fff}
+h1{font-size:1.6em;margin-bottom:0;overflow-wrap:anywhere}h2{margin-top:2em;border-bottom:1px solid #d5dade}
+.dim{color:#5b646d}.scroll{overflow-x:auto}table{border-collapse:collapse}
+td,th{padding:.2em .6em;text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}th{font-weight:600}
 td:first-child,th:first-child{text-align:left}tr:nth-child(even) td{background:#f6f8fa}
 .cards{display:flex;gap:1em;flex-wrap:wrap}.card{border:1px solid #d5dade;border-radius:8px;padding:.6em 1.2em}
-.card b{display:block;font-size:1.7em}.swatch{display:inline-block;width:.9em;height:.9em;border:1px solid #0004;
-margin-right:.5em;vertical-align:-1px}.track{display:inline-block;width:90px;margin-left:.6em;text-align:left}
-.bar{display:inline-block;height:.7em;background:#3b7dd8}
-.rows figure{margin:0 0 1.4em}.rows img{max-width:24%;margin-right:.5%;image-rendering:auto;vertical-align:top}
-figcaption{font-size:.9em}pre{background:#f6f8fa;padding:.8em;overflow:auto;white-space:pre-wrap}
-.matrix td,.matrix th{padding:.15em .4em;font-size:.85em}
-.matrix th.head{writing-mode:vertical-rl;transform:rotate(180deg)}
+.card b{display:block;font-size:1.7em}.swatch{display:inline-block;width:.9em;height:.9em;margin-right:.5em;
+vertical-align:-1px;border-radius:2px}.track{display:inline-block;width:90px;margin-left:.6em;text-align:left;
+background:#e4e8ec;height:.7em}.bar{display:block;height:100%;background:#3b7dd8}
+.views{display:grid;grid-template-columns:repeat(4,1fr);gap:.5em;margin:0 0 1.6em}.views img{width:100%;display:block}
+.views figcaption{grid-column:1/-1;overflow-wrap:anywhere}.views small{color:#5b646d}
+pre{background:#f6f8fa;padding:.8em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere}
+.matrix th,.matrix td{padding:.15em .3em;font-size:.85em}.matrix td+td{min-width:1.9em;text-align:center}
+.matrix th+th{writing-mode:vertical-rl;transform:rotate(180deg);text-align:left;vertical-align:bottom;font-weight:400}
+.matrix td:first-child,.matrix th:first-child{position:sticky;left:0;background:#fff;max-width:11em;overflow:hidden;
+text-overflow:ellipsis}.matrix.many th,.matrix.many td{font-size:.66em;padding:.1em 0}
+.matrix.many td+td{min-width:1.75em}
 .banner{background:#fdecea;border-left:5px solid #d62828;padding:.6em 1em}
-.legend span{margin-right:1.2em;white-space:nowrap}svg text{font:12px system-ui,sans-serif;fill:#66707a}
+.legend>span{margin-right:1.2em;display:inline-block}svg{max-width:100%;height:auto}
+svg text{font:12px system-ui,sans-serif;fill:#5b646d}.chart{margin:0;flex:1 1 20em;max-width:34em}
+@media(max-width:44em){body{margin:1em auto}.views{grid-template-columns:1fr 1fr}.card{padding:.4em .8em}
+.card b{font-size:1.3em}}
 """
 
 
@@ -85,7 +95,7 @@ def write_report(
         split: "train", "val" or "test".
         path: file to write, ending in .html; its folder is made.
         title: what the page is called; the folder of the data by default.
-        history: folder of Lightning's CSV logs (version_0, ...), for the curves.
+        history: folder of Lightning's CSV logs (version_0, ...), for the curves; the page says why it has none.
         told: sentences about the run: what was chosen and why.
         command: the command line that made it.
 
@@ -117,7 +127,8 @@ def write_report(
     wants = shortcomings(whole, labels.names, split, segmenter.training_record.get("steps"))
     name = title or data.source.root.resolve().name
     parts = [
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{_e(name)}: {_e(split)}</title>"
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        f"<meta name='viewport' content='width=device-width,initial-scale=1'><title>{_e(name)}: {_e(split)}</title>"
         f"<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; img-src data:; "
         f"style-src 'unsafe-inline'\"><style>{STYLE}</style></head><body>",
         f"<h1>{_e(name)}</h1><p class='dim'>{_e(segmenter.hparams['model'])}, {labels.num_classes} classes, scored on "
@@ -128,9 +139,10 @@ def write_report(
         _classes(whole, total, labels),
         "<h2>What is taken for what</h2>",
         _matrix(total, labels),
-        _curves(Path(history)) if history is not None else "",
+        "<h2>Training</h2>",
+        _curves(history),
         "<h2>The worst images</h2>",
-        _legend(labels),
+        _legend(total, labels),
         _images(worst, dataset, segmenter, labels),
         "<h2>The best images</h2>" if best else "",
         _images(best, dataset, segmenter, labels),
@@ -172,19 +184,20 @@ def _classes(whole: SegmentationScores, total: npt.NDArray[np.int64], labels: La
         iou = 0.0 if math.isnan(whole.iou[k]) else whole.iou[k]
         rows.append(
             f"<tr><td>{_swatch(labels, k)}{_e(labels.names[k])}</td><td>{_percent(whole.iou[k])}"
-            f"<span class='track'><span class='bar' style='width:{iou * 90:.0f}px'></span></span></td>"
+            f"<span class='track'><span class='bar' style='width:{100 * iou:.0f}%'></span></span></td>"
             f"<td>{_percent(whole.accuracy[k])}</td>"
             f"<td>{int(total[k].sum()):,}</td><td>{100 * total[k].sum() / pixels:.2f} %</td></tr>"
         )
     head = "<tr><th>class, the worst first</th><th>IoU %</th><th>accuracy %</th><th>pixels</th><th>share</th></tr>"
-    return f"<table>{head}{''.join(rows)}</table>"
+    return f"<div class='scroll'><table>{head}{''.join(rows)}</table></div>"
 
 
 def _matrix(total: npt.NDArray[np.int64], labels: Labels) -> str:
     """Draw the confusion matrix, in percent of each true class; of many classes the largest."""
-    kept = sorted(np.argsort(-total.sum(1), kind="stable")[:MATRIX_CLASSES].tolist())
+    occur = np.flatnonzero(total.any(0) | total.any(1))
+    kept = sorted(occur[np.argsort(-total.sum(1)[occur], kind="stable")][:MATRIX_CLASSES].tolist())
     share = total / np.maximum(1, total.sum(1, keepdims=True)) * 100
-    head = "".join(f"<th class='head'>{_e(labels.names[k])}</th>" for k in kept)
+    head = "".join(f"<th>{_e(labels.names[k])}</th>" for k in kept)
     rows = []
     for i in kept:
         cells = []
@@ -192,61 +205,105 @@ def _matrix(total: npt.NDArray[np.int64], labels: Labels) -> str:
             value = share[i, j]
             depth = value / 100 if i == j else min(1.0, value / 50)
             color = f"{'59,125,216' if i == j else '214,69,65'},{depth:.2f}"
-            text = f"{value:.0f}" if value >= 0.5 else ""
+            if value < 0.5:
+                cells.append("<td></td>")
+                continue
             ink = ";color:#fff" if depth > 0.6 else ""
-            cells.append(f"<td style='background:rgba({color}){ink}'>{text}</td>")
+            title = f"{_e(labels.names[i])} taken for {_e(labels.names[j])}: {value:.1f} %"
+            cells.append(f"<td title='{title}' style='background:rgba({color}){ink}'>{value:.0f}</td>")
         rows.append(f"<tr><td>{_swatch(labels, i)}{_e(labels.names[i])}</td>{''.join(cells)}</tr>")
-    note = "" if len(kept) == labels.num_classes else f"<p class='dim'>The {len(kept)} largest classes.</p>"
-    about = "<p class='dim'>Rows are the truth, columns the prediction, in percent of the row.</p>"
-    return f"{about}{note}<table class='matrix'><tr><th></th>{head}</tr>{''.join(rows)}</table>"
+    left = len(occur) - len(kept)
+    note = f" The {len(kept)} largest classes, without the {left} smallest." if left else ""
+    about = f"<p class='dim'>Rows are the truth, columns the prediction, in percent of the row.{note}</p>"
+    kind = "matrix many" if len(kept) > 24 else "matrix"
+    table = f"<div class='scroll'><table class='{kind}'><tr><th></th>{head}</tr>{''.join(rows)}</table></div>"
+    return f"{_mistaken(total, share, labels)}{about}{table}"
 
 
-def _curves(folder: Path) -> str:
+def _mistaken(total: npt.NDArray[np.int64], share: npt.NDArray[np.float64], labels: Labels) -> str:
+    """Name the pairs of classes that cost the most pixels."""
+    wrong = np.where(np.eye(len(total), dtype=np.bool_), 0, total)
+    worst = np.argsort(-wrong, axis=None, kind="stable")[:MISTAKEN].tolist()
+    pairs = [(i, j) for i, j in (divmod(place, len(total)) for place in worst) if wrong[i, j]]
+    if not pairs:
+        return "<p>Every pixel is right.</p>"
+    lines = "".join(
+        f"<li>{_e(labels.names[i])} for {_e(labels.names[j])}: {wrong[i, j]:,} pixels, {share[i, j]:.1f} % of "
+        f"{_e(labels.names[i])}</li>"
+        for i, j in pairs
+    )
+    return f"<p>What costs the most pixels:</p><ul>{lines}</ul>"
+
+
+def _curves(history: str | Path | None) -> str:
     """Draw what the logs of all parts of a run say, over epochs."""
+    if history is None:
+        return "<p>No curves: this page is of a model alone; the page that 'fullyconv fit' writes has them.</p>"
     series: dict[str, dict[float, float]] = defaultdict(dict)
-    versions = sorted(folder.glob("version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1]))
-    for path in versions:
+    versions = Path(history).glob("version_*/metrics.csv")
+    for path in sorted(versions, key=lambda path: int(path.parent.name.split("_")[1])):
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 for key in ("train/loss", "val/loss", "val/mean_iou"):
                     try:
-                        series[key][float(row["epoch"])] = float(row[key])
+                        epoch, value = float(row["epoch"]), float(row[key])
                     except (KeyError, TypeError, ValueError):
                         continue  # a line that has no such value, or the last line of a process that was killed
-    drawn = [(key, sorted(points.items())) for key, points in series.items() if len(points) > 1]
-    if not drawn:
-        return ""
-    charts = "".join(_chart(key, points) for key, points in sorted(drawn))
-    return f"<h2>Training</h2><div class='cards'>{charts}</div>"
+                    if math.isfinite(value):
+                        series[key][epoch] = value
+    if not series:
+        return f"<p>No curves: no epoch ended in the logs of the run, {_e(history)}.</p>"
+    charts = "".join(_chart(key, sorted(points.items())) for key, points in sorted(series.items()))
+    return f"<div class='cards'>{charts}</div>"
 
 
 def _chart(name: str, points: Sequence[tuple[float, float]]) -> str:
-    width, height, left, bottom = 380, 190, 46, 26
-    xs, ys = [x for x, _ in points], [y for _, y in points if math.isfinite(y)]
-    if not ys:
-        return ""
-    low, high = min(ys), max(ys)
-    high = high if high > low else low + 1
-    span = max(xs) - min(xs) or 1
+    """Draw one curve over an axis of round numbers that holds 0."""
+    width, height, left, right, top, bottom = 420, 220, 48, 16, 12, 30
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    low, high = (math.copysign(_round_up(abs(end)), end) for end in (min(0.0, *ys), max(0.0, *ys)))
+    if name.endswith("mean_iou") or low == high:
+        high = 1.0
+    span = max(xs) - min(xs)
 
-    def place(x: float, y: float) -> str:
-        across = left + (x - min(xs)) / span * (width - left - 12)
-        return f"{across:.1f},{12 + (high - y) / (high - low) * (height - bottom - 20):.1f}"
+    def across(x: float) -> float:
+        return left + ((x - min(xs)) / span if span else 0.5) * (width - left - right)
 
-    line = " ".join(place(x, y) for x, y in points if math.isfinite(y))
+    def down(y: float) -> float:
+        return top + (high - y) / (high - low) * (height - top - bottom)
+
+    line = " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in points)
+    dots = "".join(f"<circle cx='{across(x):.1f}' cy='{down(y):.1f}' r='3' fill='#3b7dd8'/>" for x, y in points)
+    grid = "".join(
+        f"<path stroke='#d5dade' d='M{left},{down(y):.1f}H{width - right}'/>"
+        f"<text x='{left - 6}' y='{down(y) + 4:.1f}' text-anchor='end'>{y:g}</text>"
+        for y in (low, (low + high) / 2, high)
+    )
+    ticks = "".join(
+        f"<text x='{across(x):.1f}' y='{height - 8}' text-anchor='middle'>{x + 1:.0f}</text>"
+        for x in sorted({xs[0], xs[len(xs) // 2], xs[-1]})
+    )
     return (
-        f"<figure style='margin:0'><svg width='{width}' height='{height}' role='img' aria-label='{_e(name)}'>"
-        f"<polyline fill='none' stroke='#3b7dd8' stroke-width='2' points='{line}'/>"
-        f"<text x='4' y='18'>{high:.3g}</text><text x='4' y='{height - bottom}'>{low:.3g}</text>"
-        f"<text x='{left}' y='{height - 6}'>epoch {min(xs) + 1:.0f}</text>"
-        f"<text x='{width - 12}' y='{height - 6}' text-anchor='end'>{max(xs) + 1:.0f}</text></svg>"
-        f"<figcaption>{_e(name)}</figcaption></figure>"
+        f"<figure class='chart'><figcaption><b>{_e(name)}</b> by epoch; the last: {ys[-1]:.4g}</figcaption>"
+        f"<svg viewBox='0 0 {width} {height}' width='{width}' height='{height}' role='img' aria-label='{_e(name)}'>"
+        f"{grid}{ticks}<polyline fill='none' stroke='#3b7dd8' stroke-width='2' points='{line}'/>"
+        f"{dots if len(points) <= 40 else ''}</svg></figure>"
     )
 
 
-def _legend(labels: Labels) -> str:
-    names = "".join(f"<span>{_swatch(labels, k)}{_e(name)}</span>" for k, name in enumerate(labels.names))
-    return f"<p class='legend'>{names}</p><p class='dim'>Image, truth, prediction; red where they differ.</p>"
+def _round_up(value: float) -> float:
+    """Give the next 1, 2, 4, 6, 8 or 10 times a power of ten."""
+    unit = 10.0 ** math.floor(math.log10(value)) if value else 0.0
+    return unit * next(step for step in (1, 2, 4, 6, 8, 10) if step * unit >= value * (1 - 1e-9))
+
+
+def _legend(total: npt.NDArray[np.int64], labels: Labels) -> str:
+    shares = 100 * total.sum(1) / max(1, int(total.sum()))
+    names = "".join(
+        f"<span>{_swatch(labels, k)}{_e(labels.names[k])} <span class='dim'>{percent(shares[k])}</span></span>"
+        for k in legend_order(labels)
+    )
+    return f"<p class='legend'>{names}</p><p class='dim'>The shares are of all counted pixels of the truth.</p>"
 
 
 def _images(chosen: Sequence[_Result], dataset: Any, segmenter: SegmentationModule, labels: Labels) -> str:
@@ -257,19 +314,23 @@ def _images(chosen: Sequence[_Result], dataset: Any, segmenter: SegmentationModu
         image = visible(image)
         truth, prediction = sample["mask"].numpy(), _predicted(segmenter, sample["image"]).numpy()
         counted = truth != labels.ignore_index
-        wrong = np.where((truth != prediction)[..., None] & counted[..., None], [214, 40, 40], image // 3 + 150)
+        pale = image.mean(2, keepdims=True) / 3 + 150
+        wrong = np.where(((truth != prediction) & counted)[..., None], [214, 40, 40], pale)
         tiles = [
             Image.fromarray(image),
             overlay(image, truth, labels, legend=False),
             overlay(image, np.where(counted, prediction, labels.ignore_index), labels, legend=False),
             Image.fromarray(wrong.astype(np.uint8)),
         ]
-        images = "".join(f"<img alt='' src='{_inline(tile)}'>" for tile in tiles)
-        figures.append(
-            f"<figure>{images}<figcaption>{_e(result.key)}: mIoU {_percent(result.mean_iou)} %, pixel accuracy "
-            f"{_percent(result.accuracy)} %</figcaption></figure>"
+        views = "".join(
+            f"<div><img alt='{view}' src='{_inline(tile)}'><small>{view}</small></div>"
+            for view, tile in zip(VIEWS, tiles, strict=True)
         )
-    return f"<div class='rows'>{''.join(figures)}</div>" if figures else ""
+        figures.append(
+            f"<figure class='views'><figcaption>{_e(result.key)}: mIoU {_percent(result.mean_iou)} %, pixel accuracy "
+            f"{_percent(result.accuracy)} %</figcaption>{views}</figure>"
+        )
+    return "".join(figures)
 
 
 def _every(ranked: Sequence[_Result], most: int = 500) -> str:
@@ -280,21 +341,23 @@ def _every(ranked: Sequence[_Result], most: int = 500) -> str:
     more = f"<p class='dim'>The {most} worst of {len(ranked)}.</p>" if len(ranked) > most else ""
     head = "<tr><th>image</th><th>mIoU %</th><th>pixel accuracy %</th></tr>"
     summary = f"<summary>{len(ranked)} images, the worst first</summary>"
-    return f"<details>{summary}{more}<table>{head}{rows}</table></details>"
+    return f"<details>{summary}{more}<div class='scroll'><table>{head}{rows}</table></div></details>"
 
 
 def _inline(image: Image.Image) -> str:
     scale = SIDE / max(image.size)
+    scale = scale if scale < 1 else int(scale)  # pixels of a small image stay squares of one size
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
+    shown = image.convert("RGB").resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=85)
+    shown.save(buffer, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _swatch(labels: Labels, k: int) -> str:
     red, green, blue = labels.palette[k]
-    return f"<span class='swatch' style='background:rgb({red},{green},{blue})'></span>"
+    color = f"rgb({red},{green},{blue})" if red or green or blue else "none"  # black is not drawn
+    return f"<span class='swatch' style='background:{color}'></span>"
 
 
 def _percent(value: float) -> str:

@@ -13,16 +13,20 @@ import ipaddress
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from fullyconv.drawing import legend_order
 from fullyconv.errors import DatasetError
 from fullyconv.hub.load import load
 from fullyconv.images import Encoded, image_size
 from fullyconv.images.opening import bound
+from fullyconv.labels import Labels, as_text, packed_color
 from fullyconv.weights import catalog
+from fullyconv.weights.pretrained import read_config
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -59,12 +63,16 @@ class Offer:
         source: what `fullyconv.load` takes.
         about: data and score, for people.
         license: of the weights.
+        classes: name and color of each, as `listed` gives them; empty where they are not known before it is loaded.
+        sample: an image for it, of which everybody may make use.
     """
 
     name: str
     source: str
     about: str
     license: str
+    classes: list[dict[str, str | None]] = field(default_factory=list)
+    sample: Path | None = None
 
 
 def offers(sources: Sequence[str] = ()) -> list[Offer]:
@@ -84,13 +92,35 @@ def offers(sources: Sequence[str] = ()) -> list[Offer]:
         if entry is not None and entry.source == "shipped":
             found.append(_shipped(entry))
         else:
-            found.append(Offer(source.rstrip("/").rpartition("/")[2] or source, source, source, "as its source states"))
+            name = source.rstrip("/").rpartition("/")[2] or source
+            found.append(Offer(name, source, source, "as its source states", _classes(Path(source))))
     return found
 
 
 def _shipped(entry: catalog.Entry) -> Offer:
     score = "" if entry.mean_iou is None else f", mIoU {entry.mean_iou:.1f} %"
-    return Offer(entry.aliases[0] if entry.aliases else entry.name, entry.name, f"{entry.data}{score}", entry.license)
+    name, sample = entry.aliases[0] if entry.aliases else entry.name, entry.folder / catalog.SAMPLE
+    about, classes = f"{entry.data}{score}", _classes(entry.folder)
+    return Offer(name, entry.name, about, entry.license, classes, sample if sample.is_file() else None)
+
+
+def _classes(folder: Path) -> list[dict[str, str | None]]:
+    """Read the classes of a model folder; nothing where it is none, or one of several heads."""
+    try:
+        return listed(Labels.from_dict(read_config(folder).labels))
+    except (OSError, ValueError):
+        return []
+
+
+def listed(labels: Labels) -> list[dict[str, str | None]]:
+    """Give name and color "#rrggbb" of the classes in the order of every legend; None is the color of one not drawn.
+
+    Example:
+        >>> listed(Labels.of(["road", "crack"]))
+        [{'name': 'crack', 'color': '#1e88e5'}, {'name': 'road', 'color': None}]
+    """
+    entries = [(labels.names[k], labels.palette[k]) for k in legend_order(labels)]
+    return [{"name": name, "color": as_text(packed_color(color)) if any(color) else None} for name, color in entries]
 
 
 class Desk:
@@ -136,19 +166,15 @@ def answer(result: Segmentation) -> dict[str, Any]:
         result: of one image.
 
     Returns:
-        `width` and `height` in pixels; `classes`, those that occur, the largest first, each with `name`, `color` and
-        `share` in 0..1; `overlay`, a JPEG, and `mask`, a PNG whose values are class indices, as base64.
+        `width` and `height` in pixels; `classes`, those that occur, as `listed` and with `share` in 0..1; `overlay`, a
+        JPEG, and `mask`, a PNG whose values are class indices, as base64.
     """
-    names, palette = result.classes, result.labels.palette
-    found = [
-        {"name": name, "color": "#{:02x}{:02x}{:02x}".format(*palette[names.index(name)]), "share": share}
-        for name, share in result.shares().items()
-        if share > 0
-    ]
+    palette, shares = result.labels.palette, result.shares()
+    found = [one | {"share": shares[str(one["name"])]} for one in listed(result.labels) if shares[str(one["name"])] > 0]
     overlay, mask = io.BytesIO(), io.BytesIO()
     result.overlay(legend=False).save(overlay, "JPEG", quality=90)
     image = Image.fromarray(result.mask)
-    if len(names) <= 256:
+    if len(palette) <= 256:
         image.putpalette([value for color in palette for value in color])
     image.save(mask, "PNG")
     height, width = result.mask.shape
@@ -197,8 +223,18 @@ def app(
         return Plain(text, media_type=f"{kind}; charset=utf-8", headers=HEADERS)
 
     async def models(_: Request) -> Response:
-        rows = [{"name": offer.name, "about": offer.about, "license": offer.license} for offer in offered]
+        rows = [
+            {"name": o.name, "about": o.about, "license": o.license, "classes": o.classes, "sample": bool(o.sample)}
+            for o in offered
+        ]
         return JSONResponse(rows, headers=HEADERS)
+
+    async def sample(request: Request) -> Response:
+        name = request.query_params.get("model", "")
+        found = next((offer.sample for offer in offered if offer.name == name), None)
+        if found is None:
+            return refuse(404, "no such model here, or none with a sample")
+        return Plain(found.read_bytes(), media_type="image/png", headers=HEADERS)
 
     async def segment(request: Request) -> Response:
         origin = request.headers.get("origin")
@@ -222,6 +258,7 @@ def app(
 
     routes = [Route(path, page) for path in FILES]
     routes += [Route("/models", models), Route("/segment", segment, methods=["POST"])]
+    routes += [Route("/sample", sample)]
     guard = [Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)] if hosts else []
     return Starlette(routes=routes, middleware=guard)
 

@@ -163,7 +163,7 @@ class Backbone(nn.Module, ABC):
         return self._geometry
 
     def load_classifier(self, state_dict: Mapping[str, Tensor], *, absent: Sequence[str] = ()) -> LoadReport:
-        """Take the weights of the classifier this backbone is the backbone of.
+        """Load the weights of the classifier that this backbone was cut from.
 
         Keys are the classifier's own. Fully connected weights (two dimensions) are reshaped into kernels; the score
         layer is not used. Where `in_channels` is not 3, the first convolution of a color classifier is adapted: the

@@ -43,7 +43,7 @@ class RecipeCLI(LightningCLI):
         words: of the command line after it.
         plan: what was chosen for a run without a recipe.
         defaults: settings that hold where `words` say nothing else, as "data.batch_size" -> value.
-        data: what is opened already, and need not be read again.
+        data: an open data module to use, which is not read again.
         anew: begin with the plan's model, not with a checkpoint.
         budget: seconds for all of a run without a recipe, and `time.monotonic` when they began.
 
@@ -190,7 +190,7 @@ def is_first() -> bool:
 def hold(stack: ExitStack, folder: Path) -> None:
     """Hold the folder of a run until the stack is closed; the first of several processes does so for all."""
     if is_first() and (before := stack.enter_context(held(folder))):
-        print(f"{folder}: was in use by {before}, which ended without a word; this run takes over")
+        print(f"{folder}: was in use by {before}, which was killed; this run goes on")
 
 
 def _already(data: SegmentationDataModule) -> type[SegmentationDataModule]:

@@ -23,7 +23,7 @@ class Cells:
         layout: int64, shape of the classifier's own tensor: n * C * h * w + the entry's place in the (C, h, w) window.
         fold: size (a, b) of an adaptive average pooling that waits for a fully connected layer to take it in; the
             layout then counts in (C, a, b).
-        opened: whether the windows were laid out as a batch on the way and no fully connected layer followed since.
+        opened: true once the windows became a batch, until the next fully connected layer.
         linear: whether everything since the pooling is linear (None before a pooling).
         rows: result of a step that already has the windows as a batch, in exactly this layout.
     """

@@ -10,7 +10,7 @@ from fullyconv.data.layouts import LAYOUTS
 from fullyconv.data.pairs import Pair
 from fullyconv.data.samplers import EpochSampler, UnpaddedDistributedSampler
 from fullyconv.data.sources import PUBLIC_SETS, Source, check_labels, dataset_root, open_source
-from fullyconv.data.transforms import PAD_VALUE, Augmentation, TrainingTransform, training_transform
+from fullyconv.data.transforms import PAD_VALUE, Augmentation, TrainingTransform
 from fullyconv.lazy import submodules
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "collate",
     "dataset_root",
     "open_source",
-    "training_transform",
 ]
 
 if not TYPE_CHECKING:

@@ -24,7 +24,7 @@ from fullyconv.data.layouts import Reading
 from fullyconv.data.pairs import Pair
 from fullyconv.data.samplers import EpochSampler, UnpaddedDistributedSampler
 from fullyconv.data.sources import check_labels, open_source
-from fullyconv.data.transforms import PAD_VALUE, Augmentation, training_transform
+from fullyconv.data.transforms import PAD_VALUE, Augmentation, TrainingTransform
 from fullyconv.errors import DatasetError
 from fullyconv.labels import Labels
 
@@ -295,7 +295,7 @@ class SegmentationDataModule(L.LightningDataModule):
         """
         transform: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
         if split == "train":
-            own = training_transform(self.augmentation, self.ignore_index)
+            own = TrainingTransform(self.augmentation, self.ignore_index)
             transform = own if self.augment is None else Augmented(self.augment, own, self.labels)
         return SegmentationFolder(
             self._pairs(split),

@@ -63,7 +63,7 @@ class Reading:
         value_range: the numbers that are black and white in images of more than 8 bits; None for the whole range.
 
     Raises:
-        ValueError: if an option is none, or options contradict each other.
+        ValueError: if an option has an invalid value, or options contradict each other.
     """
 
     images: str | None = None
@@ -214,7 +214,7 @@ def find_layout(root: Path, known: PublicSet | None = None, **options: Any) -> L
 
     Raises:
         FileNotFoundError: if an option names a folder or file that is not there.
-        ValueError: if an option is none, or options contradict each other.
+        ValueError: if an option has an invalid value, or options contradict each other.
     """
     from fullyconv.data.lists import read_lists, split_by_lists
 

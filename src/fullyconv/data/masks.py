@@ -46,6 +46,7 @@ from fullyconv.labels import (
     packed_color,
     parse_color,
     runs_of,
+    voc_palette,
 )
 
 Array = npt.NDArray[Any]
@@ -431,7 +432,7 @@ def _from_colors(
     """Find the colors that are classes among those that occur."""
     remedy = 'give every color its class: values={"#ff0000": "name", "#000000": "ignore", ...} (--values)'
     pixels = sum(counts.values())
-    voc = [packed_color(color) for color in default_palette(256)]
+    voc = [packed_color(color) for color in voc_palette(256)]
     numbered = named or values is not None
     if set(counts) <= {*voc, _VOID} and (len(counts) > 2 or numbered):
         present = sorted(voc.index(color) for color in counts if color != _VOID)
@@ -440,8 +441,7 @@ def _from_colors(
         if numbered:
             return Decision(reader, notes=[note])
         names = {value: f"class {value}" for value in present}
-        palette = [_bytes(voc[value]) for value in present]
-        return Decision(reader, Labels.of(list(names.values()), palette, names), [note])
+        return Decision(reader, Labels.of(list(names.values()), values=names), [note])
     if numbered:
         shown = ", ".join(f"{as_text(color)} {count / pixels:.1%}" for color, count in counts.most_common(12))
         shown += " ..." if len(counts) > 12 else ""

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fullyconv import label_sets
 from fullyconv.data.class_names import ClassNames, names_beside
 from fullyconv.data.findings import Finding
 from fullyconv.data.folder import check_sizes
@@ -165,7 +166,7 @@ def open_source(
         FileNotFoundError: if there is no such folder.
         DatasetError: if the layout is none that is understood, images and masks do not pair, or the values in the masks
             do not tell what they mean.
-        ValueError: if `classes` or `values` break a rule of `Labels`, or another option is none.
+        ValueError: if `classes` or `values` break a rule of `Labels`, or another option has an invalid value.
     """
     source = find_source(data, **options)
     for finding in source.findings:
@@ -196,7 +197,7 @@ def _faint(source: Source) -> str | None:
 
 
 def find_source(data: str | Path, **options: Any) -> Source:
-    """Find the pairs of a data set, and no labels yet: the first half of `open_source`, whose arguments these are.
+    """Find the pairs of image and mask; labels are found later. The arguments are those of `open_source`.
 
     Args:
         data: a folder or the name of a public set.
@@ -398,13 +399,14 @@ def _take_preset(source: Source, some: Sequence[Pair] | None, classes: Sequence[
         source.labels = own
     except DatasetError as error:
         source.notes[:] = notes
-        palette = {as_text(packed_color(color)): text for text, color in zip(own.names, own.palette, strict=True)}
-        if len(palette) < len(own.names):
-            raise  # two classes share a color
+        colors = label_sets.FILE_COLORS.get(own.names)
+        if colors is None:
+            raise
         try:
-            find_labels(source, some, values=dict(palette.items()))
+            find_labels(source, some, values={as_text(packed_color(color)): text for text, color in colors.items()})
         except DatasetError:
             raise error from None
+        source.labels = replace(source.labels, palette=own.palette)
     source.notes.append(f"label map of {name}, {own.num_classes} classes")
 
 
@@ -443,30 +445,28 @@ def with_channels(reader: Reader, in_channels: int, value_range: tuple[float, fl
     return reader
 
 
-def count_values(source: Source, pairs: Iterable[Pair], threads: int | None = None) -> None:
+def count_values(source: Source, pairs: Iterable[Pair]) -> None:
     """Read masks and image headers in parallel and remember the pixels of every value; sizes that differ are an error.
 
     Args:
         source: where the counts are kept; masks that were read before are not read again.
         pairs: what to read.
-        threads: number of threads; by default the number of processors, at most 16.
 
     Raises:
         DatasetError: if a file is damaged, or an image and its mask differ in size; the first in the order of `pairs`.
     """
     todo = [pair for pair in pairs if pair.mask not in source.counts]
-    with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 16)) as pool:
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
         for pair, counts in zip(todo, pool.map(partial(_count, source.reader, among=todo), todo), strict=True):
             source.counts[pair.mask] = counts
 
 
-def check_labels(source: Source, pairs: Sequence[Pair], threads: int | None = None) -> dict[str, int]:
+def check_labels(source: Source, pairs: Sequence[Pair]) -> dict[str, int]:
     """Read every mask once and see that training will not stumble over one.
 
     Args:
         source: the data set.
         pairs: the pairs to check.
-        threads: number of threads.
 
     Returns:
         Class name -> pixels in these masks, and "ignore" -> pixels.
@@ -476,7 +476,7 @@ def check_labels(source: Source, pairs: Sequence[Pair], threads: int | None = No
             and the first five named), if no pixel has a class, or if the masks look like 0/255 and the labels ignore
             255.
     """
-    count_values(source, pairs, threads)
+    count_values(source, pairs)
     if (problem := two_meanings(source, source.counts)) is not None:
         raise problem
     labels = source.labels

@@ -169,19 +169,6 @@ class TrainingTransform:
         )
 
 
-def training_transform(augmentation: Augmentation, ignore_index: int = 255) -> TrainingTransform:
-    """Build the joint transform for training samples.
-
-    Args:
-        augmentation: its numbers.
-        ignore_index: what fills the mask beyond the border.
-
-    Returns:
-        A transform of (image, mask): uint8 (C, H, W) and integers (H, W).
-    """
-    return TrainingTransform(augmentation, ignore_index)
-
-
 def apply_to_image(image: Tensor, draw: Draw) -> Tensor:
     """Crop, resize, flip and color an image as drawn.
 

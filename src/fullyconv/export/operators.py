@@ -65,7 +65,7 @@ def _translate_resample(
 def _stop(side: Any, ratio: int, lead: int) -> Any:
     """ceil((m - 1 + lead) / ratio) + 1 for m = side."""
     op = _operators()
-    # ONNX rounds towards zero, so whole ratios are lent to stay above it
+    # ONNX rounds towards zero: whole ratios are added first, so that the division never sees a negative number
     lent = max(0, -(lead // ratio))
     above = op.Add(side, _constant(lead + ratio - 2 + lent * ratio))
     return op.Add(op.Div(above, _constant(ratio)), _constant(1 - lent))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import overload
+from typing import Any, Literal, overload
 
 from fullyconv.backbones import BACKBONES, Padding, build_backbone
 from fullyconv.backbones.plain import PlainConvolutions
@@ -15,6 +16,8 @@ from fullyconv.fcn.several import MultiHeadFCN, check_heads, with_heads
 from fullyconv.heads import ASPPHead, LadderHead, LRASPPHead, PlainHead, SkipHead, UnpoolHead, Upsampling
 
 MAX_WIDTH = 1024
+
+Stretched = Literal["bilinear", "stretch"]
 
 
 def skips(name: str, *strides: int, scales: Mapping[int, float] | None = None) -> Callable[..., FCN]:
@@ -60,130 +63,77 @@ fcn4s = skips("fcn4s", 32, 16, 8, 4)  # one skip more than the paper has
 fcn8s_atonce = skips("fcn8s_atonce", 32, 16, 8, scales={16: 0.01, 8: 0.0001})
 
 
-def plain(
-    backbone: str,
-    num_classes: int,
-    in_channels: int = 3,
-    padding: Padding = "same",
-    upsampling: Upsampling = "bilinear",
-) -> FCN:
+def plain(backbone: str, num_classes: int, in_channels: int = 3) -> FCN:
     """Build a model with torchvision's plain head on stride 32.
 
     Args:
         backbone: a name that `build_backbone` takes.
         num_classes: number of classes K.
         in_channels: channels of the input.
-        padding: "same" only.
-        upsampling: "bilinear" only.
 
     Returns:
         The model.
-
-    Raises:
-        ValueError: for another padding or upsampling.
     """
-    _only("plain", padding, upsampling)
     extractor = build_backbone(backbone, in_channels=in_channels)
     return FCN(extractor, PlainHead(extractor.channels[32], num_classes, extractor.geometry[32], stride=32))
 
 
-def fcn(
-    backbone: str,
-    num_classes: int,
-    in_channels: int = 3,
-    padding: Padding = "same",
-    upsampling: Upsampling = "bilinear",
-) -> FCN:
+def fcn(backbone: str, num_classes: int, in_channels: int = 3, upsampling: Stretched = "bilinear") -> FCN:
     """Build torchvision's FCN: its plain head on the coarsest map of a dilated backbone, stride 8 for ResNet.
 
     Args:
         backbone: a name that `build_backbone` takes.
         num_classes: number of classes K.
         in_channels: channels of the input.
-        padding: "same" only.
         upsampling: "bilinear" interpolates by the centers of the cells, as all presets do; "stretch" is torchvision's
             own, which its weights were trained with.
 
     Returns:
         The model.
-
-    Raises:
-        ValueError: for another padding or upsampling.
     """
-    stretch = _is_stretched("fcn", padding, upsampling)
     extractor = build_backbone(backbone, in_channels=in_channels)
     stride = max(extractor.channels)
     head = PlainHead(extractor.channels[stride], num_classes, extractor.geometry[stride], stride=stride)
-    return FCN(extractor, head, stretch=stretch)
+    return FCN(extractor, head, stretch=_is_stretched(upsampling))
 
 
-def deeplabv3(
-    backbone: str,
-    num_classes: int,
-    in_channels: int = 3,
-    padding: Padding = "same",
-    upsampling: Upsampling = "bilinear",
-) -> FCN:
+def deeplabv3(backbone: str, num_classes: int, in_channels: int = 3, upsampling: Stretched = "bilinear") -> FCN:
     """Build torchvision's DeepLabV3: atrous spatial pyramid pooling on the coarsest map of a dilated backbone.
 
     See `fcn` for the arguments. Training takes batches of at least two images.
     """
-    stretch = _is_stretched("deeplabv3", padding, upsampling)
     extractor = build_backbone(backbone, in_channels=in_channels)
     stride = max(extractor.channels)
     head = ASPPHead(extractor.channels[stride], num_classes, extractor.geometry[stride], stride=stride)
-    return FCN(extractor, head, stretch=stretch)
+    return FCN(extractor, head, stretch=_is_stretched(upsampling))
 
 
-def lraspp(
-    backbone: str,
-    num_classes: int,
-    in_channels: int = 3,
-    padding: Padding = "same",
-    upsampling: Upsampling = "bilinear",
-) -> FCN:
+def lraspp(backbone: str, num_classes: int, in_channels: int = 3, upsampling: Stretched = "bilinear") -> FCN:
     """Build torchvision's LR-ASPP: scores at strides 16 and 8, the coarse features gated; see `fcn` for the arguments.
 
     The same choice of upsampling brings the scores of stride 16 to those of stride 8.
     """
-    stretch = _is_stretched("lraspp", padding, upsampling)
     extractor = build_backbone(backbone, in_channels=in_channels)
-    head = LRASPPHead(
-        extractor.channels,
-        num_classes,
-        extractor.geometry,
-        strides=(16, 8),
-        upsampling="stretch" if stretch else "bilinear",
-    )
+    stretch = _is_stretched(upsampling)
+    head = LRASPPHead(extractor.channels, num_classes, extractor.geometry, strides=(16, 8), upsampling=upsampling)
     return FCN(extractor, head, stretch=stretch)
 
 
-def ladder(
-    backbone: str,
-    num_classes: int,
-    *,
-    in_channels: int = 3,
-    padding: Padding = "same",
-    upsampling: Upsampling = "bilinear",
-    head_width: int = 64,
-) -> FCN:
+def ladder(backbone: str, num_classes: int, in_channels: int = 3, head_width: int = 64) -> FCN:
     """Build a model with a ladder of convolutions from the coarsest stride up to the finest, after SwiftNet.
 
     Args:
         backbone: a name that `build_backbone` takes, with features of two strides at least.
         num_classes: number of classes K.
         in_channels: channels of the input.
-        padding: "same" only.
-        upsampling: "bilinear" only.
         head_width: channels on the ladder.
 
     Returns:
         The model; its scores have stride 4, or the finest stride above it that the backbone has.
 
     Raises:
-        ValueError: for another padding or upsampling, or a backbone with features of one stride.
+        ValueError: if the backbone has features of one stride only.
     """
-    _only("ladder", padding, upsampling)
     extractor = build_backbone(backbone, in_channels=in_channels)
     strides = sorted((stride for stride in extractor.channels if stride >= 4), reverse=True)
     if len(strides) < 2:
@@ -193,29 +143,17 @@ def ladder(
     return FCN(extractor, LadderHead(extractor.channels, num_classes, extractor.geometry, strides, inner=head_width))
 
 
-def segnet(
-    backbone: str,
-    num_classes: int,
-    in_channels: int = 3,
-    padding: Padding = "same",
-    upsampling: Upsampling = "bilinear",
-) -> FCN:
+def segnet(backbone: str, num_classes: int, in_channels: int = 3) -> FCN:
     """Build a SegNet: the convolutions of a VGG with batch norm, and their mirror image with unpooling.
 
     Args:
         backbone: "vgg16_bn", whose 13 convolutions are those of SegNet, or "vgg11_quarter".
         num_classes: number of classes K.
         in_channels: channels of the input.
-        padding: "same" only.
-        upsampling: "bilinear" only, although nothing is interpolated: it unpools.
 
     Returns:
         The model.
-
-    Raises:
-        ValueError: for another padding or upsampling.
     """
-    _only(f"segnet_{backbone}", padding, upsampling)
     build, channels, depths = {
         "vgg16_bn": (vgg16_bn, {2: 64, 4: 128, 8: 256, 16: 512, 32: 512}, {2: 1, 4: 2, 8: 3, 16: 3, 32: 3}),
         "vgg11_quarter": (vgg11_quarter, {2: 16, 4: 32, 8: 64, 16: 128, 32: 128}, {2: 1, 4: 1, 8: 2, 16: 2, 32: 2}),
@@ -224,15 +162,7 @@ def segnet(
     return FCN(extractor, UnpoolHead(channels, num_classes, depths=depths, geometry=extractor.geometry[32]))
 
 
-def same_convolutions(
-    num_classes: int,
-    *,
-    in_channels: int = 3,
-    padding: Padding = "same",
-    upsampling: Upsampling = "bilinear",
-    channels: int = 32,
-    depth: int = 6,
-) -> FCN:
+def same_convolutions(num_classes: int, *, in_channels: int = 3, channels: int = 32, depth: int = 6) -> FCN:
     """Build the first idea of every explainer: same convolutions only, at full resolution.
 
     Its receptive field grows by two pixels a layer only, and every layer costs what a full map costs.
@@ -240,48 +170,30 @@ def same_convolutions(
     Args:
         num_classes: number of classes K.
         in_channels: channels of the input.
-        padding: "same" only.
-        upsampling: "bilinear" only; there is nothing to upsample.
         channels: channels of each convolution.
         depth: number of 3 x 3 convolutions.
 
     Returns:
         The model.
-
-    Raises:
-        ValueError: for another padding or upsampling.
     """
-    _only("same_convolutions", padding, upsampling)
     backbone = PlainConvolutions("same_convolutions", [[channels] * depth], in_channels=in_channels)
     return FCN(backbone, SkipHead(backbone.channels, num_classes, backbone.geometry, strides=(1,)))
 
 
 def pool_unpool(
-    num_classes: int,
-    *,
-    in_channels: int = 3,
-    padding: Padding = "same",
-    upsampling: Upsampling = "bilinear",
-    channels: Sequence[int] = (32, 64, 128),
-    depth: int = 2,
+    num_classes: int, *, in_channels: int = 3, channels: Sequence[int] = (32, 64, 128), depth: int = 2
 ) -> FCN:
     """Build the second idea of every explainer: same convolutions with pairs of 2 x 2 max pooling and unpooling.
 
     Args:
         num_classes: number of classes K.
         in_channels: channels of the input.
-        padding: "same" only.
-        upsampling: "bilinear" only, although nothing is interpolated: it unpools.
         channels: channels of the convolutions in front of each pooling.
         depth: 3 x 3 convolutions in front of each pooling, and behind each unpooling.
 
     Returns:
         The model.
-
-    Raises:
-        ValueError: for another padding or upsampling.
     """
-    _only("pool_unpool", padding, upsampling)
     groups = [[width] * depth for width in channels]
     backbone = PlainConvolutions("pool_unpool", groups, pool_last=True, in_channels=in_channels)
     depths = dict.fromkeys(backbone.channels, depth)
@@ -397,16 +309,19 @@ def build_model(
         return with_heads(model, num_classes)
     if num_classes < 1:
         raise ValueError(f"num_classes={num_classes} must be at least 1.")
-    build, options = _found(name), {}
-    if head_width is not None:
-        if not name.startswith("ladder_"):
-            raise ValueError(
-                f"head_width={head_width}: the head of {name} has no width to choose; that of a ladder has."
-            )
-        if isinstance(head_width, bool) or not isinstance(head_width, int) or not 1 <= head_width <= MAX_WIDTH:
-            raise ValueError(f"head_width={head_width!r}: must be a number of channels in 1..{MAX_WIDTH}.")
-        options = {"head_width": head_width}
-    return build(num_classes, in_channels=in_channels, padding=padding, upsampling=upsampling, **options)
+    build = _found(name)
+    takes = inspect.signature(build).parameters
+    options: dict[str, Any] = {}
+    chosen = (("padding", padding, "same"), ("upsampling", upsampling, "bilinear"), ("head_width", head_width, None))
+    for argument, value, usual in chosen:
+        if value == usual:
+            continue
+        if argument not in takes and not any(taken.kind is taken.VAR_KEYWORD for taken in takes.values()):
+            raise ValueError(f"{argument}={value!r}: {name} has no such choice; leave {argument}={usual!r}.")
+        options[argument] = value
+    if head_width is not None and (type(head_width) is not int or not 1 <= head_width <= MAX_WIDTH):
+        raise ValueError(f"head_width={head_width!r}: must be a number of channels in 1..{MAX_WIDTH}.")
+    return build(num_classes, in_channels=in_channels, **options)
 
 
 def _found(name: str) -> Callable[..., FCN]:
@@ -422,17 +337,7 @@ def _found(name: str) -> Callable[..., FCN]:
     )
 
 
-def _only(name: str, padding: str, upsampling: str) -> None:
-    """Refuse what a preset has no use for, lest somebody believes that it had an effect."""
-    if padding != "same":
-        raise ValueError(f"padding={padding!r}: {name} is not in the paper. Use padding='same'.")
-    if upsampling != "bilinear":
-        raise ValueError(f"upsampling={upsampling!r}: {name} has no such choice. Leave upsampling='bilinear'.")
-
-
-def _is_stretched(name: str, padding: str, upsampling: str) -> bool:
-    """Tell whether the scores of one of torchvision's segmenters are stretched; refuse what it has no use for."""
-    _only(name, padding, "bilinear")
+def _is_stretched(upsampling: str) -> bool:
     if upsampling not in ("bilinear", "stretch"):
-        raise ValueError(f"upsampling={upsampling!r}: {name} has no such choice. Choose 'bilinear' or 'stretch'.")
+        raise ValueError(f"upsampling={upsampling!r}: choose 'bilinear' or 'stretch'.")
     return upsampling == "stretch"

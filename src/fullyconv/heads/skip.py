@@ -14,7 +14,7 @@ from fullyconv.backbones.base import Features
 from fullyconv.geometry import Geometry, crop_offset
 from fullyconv.upsampling import BilinearUpsampling, TransposedConvUpsampling
 
-Upsampling = Literal["bilinear", "learned", "frozen", "stretch"]  # "stretch": no skips, see models.py
+Upsampling = Literal["bilinear", "learned", "frozen", "stretch"]  # "stretch": torchvision's, of models without skips
 Padding = Literal["same", "paper"]
 
 

@@ -39,6 +39,7 @@ def model_card() -> str:
     return "\n".join(
         [
             INTRODUCTION,
+            _index(),
             *(_section(entry) for entry in shipped()),
             OTHERS,
             _table("Segmenters of torchvision", [entry for entry in TORCHVISION if entry.kind == "segmenter"]),
@@ -47,6 +48,23 @@ def model_card() -> str:
             _table("Classifiers of timm on the Hugging Face Hub", HUB),
         ]
     )
+
+
+def _index() -> str:
+    lines = [
+        "| model | finds | score on test | MB | license of the weights | started from |",
+        "|---|---|---|---|---|---|",
+    ]
+    for entry in shipped():
+        score = f"top-1 {entry.top1:.1f}" if entry.mean_iou is None else f"mIoU {entry.mean_iou:.1f}"
+        start = entry.config.training.get("started from") if entry.config else None
+        name = entry.aliases[0] if entry.aliases else entry.name
+        lines.append(
+            f"| [`{name}`](#{entry.name.replace('.', '')}) | {entry.finds} | {score} | "
+            f"{(entry.bytes or 0) / 1e6:.1f} | "
+            f"{entry.license} | {str(start).split(' ')[0] if start else 'random initialization'} |"
+        )
+    return "\n".join([*lines, ""])
 
 
 def _section(entry: Entry) -> str:

@@ -35,14 +35,13 @@ from fullyconv.images.tiff import TiffImage
 Array = npt.NDArray[Any]
 
 
-def read_colors(path: str | Path | Encoded, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+def read_colors(path: str | Path | Encoded) -> npt.NDArray[np.uint8]:
     """Read a mask that holds colors, as 8-bit RGB: what `read_image` gives, but alpha is dropped.
 
     A mask means what is stored; laid on white, its transparent pixels would be of another color than the file holds.
 
     Args:
         path: the file, or its bytes.
-        max_pixels: masks of more pixels are refused before they are decoded.
 
     Returns:
         (H, W, 3) uint8.
@@ -51,7 +50,7 @@ def read_colors(path: str | Path | Encoded, *, max_pixels: int = MAX_PIXELS) -> 
         FileNotFoundError: if there is no such file.
         DatasetError: if the file is no image, is damaged or truncated, or is too large; the message names it.
     """
-    with opened(as_file(path), max_pixels) as image:
+    with opened(as_file(path), MAX_PIXELS) as image:
         image = upright(image)
         if image.mode == "LA":
             return repeat(np.array(image)[..., 0])
@@ -116,7 +115,7 @@ def mask_mode(path: str | Path | Encoded) -> str:
     return "I" if mode.startswith("I") else "RGB"
 
 
-def read_mask(path: str | Path | Encoded, *, max_pixels: int = MAX_PIXELS) -> Array:
+def read_mask(path: str | Path | Encoded) -> Array:
     """Read the label values of a mask exactly as they stand in the file.
 
     Palette files (mode P) give their indices, never their colors. 1-bit files give 0 and 1; gray files of 2 and 4 bits
@@ -125,7 +124,6 @@ def read_mask(path: str | Path | Encoded, *, max_pixels: int = MAX_PIXELS) -> Ar
 
     Args:
         path: PNG, TIFF, BMP or GIF with one channel.
-        max_pixels: masks of more pixels are refused before they are decoded.
 
     Returns:
         (H, W) integers: uint8, uint16 or int32 as in the file.
@@ -137,13 +135,13 @@ def read_mask(path: str | Path | Encoded, *, max_pixels: int = MAX_PIXELS) -> Ar
     """
     file = as_file(path)
     try:
-        with opened(file, max_pixels) as image:
+        with opened(file, MAX_PIXELS) as image:
             return _numbers_of(image, file)
     except NotOpened:
         if not is_tiff(file):
             raise
     with TiffImage(file, 1, None) as tiff:
-        bound(tiff.size, max_pixels, str(file))
+        bound(tiff.size, MAX_PIXELS, str(file))
         return _whole(tiff.values(0, 0, *tiff.size)[..., 0], file)
 
 

@@ -24,6 +24,7 @@ _COLORS = (
 _LEAST_TOP = 0.1  # share that has the last color at least: what is seen nowhere is not blown up to a hot spot
 _FULL_AT = 0.4  # of the top, where the colors are as opaque as they become; below they fade into the image
 _GRAY, _DIM = 0.65, 0.85  # how far the image beneath is turned to gray and darkened, so that color means heat alone
+_SHOWN = 1600  # pixels of the longer side that a notebook shows
 _PAPER, _INK, _FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 
 Shares = npt.NDArray[np.float32]
@@ -116,9 +117,10 @@ class Heatmap:
         return f"Heatmap({self.label!r}, {height} x {width} pixels, {self.most}, at row {row}, column {column})"
 
     def _repr_png_(self) -> bytes:
-        """Show the overlay in a notebook."""
-        file = io.BytesIO()
-        self.overlay().save(file, "PNG")
+        """Show the overlay in a notebook, a large one smaller."""
+        file, shown = io.BytesIO(), self.overlay()
+        shown.thumbnail((_SHOWN, _SHOWN))
+        shown.save(file, "PNG")
         return file.getvalue()
 
 

@@ -20,7 +20,7 @@ from fullyconv.images.raster import Raster
 from fullyconv.labels import Labels
 
 _LEADING = 5  # classes that a result names in one line
-_SHOWN = 1600  # pixels of the longer side that a notebook shows
+_SHOWN, _LEAST = 1600, 480  # pixels of the longer side that a notebook shows, at most and about at least
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,9 +74,11 @@ class Segmentation:
         return f"Segmentation({_described(self.mask.shape, self.shares())})"
 
     def _repr_png_(self) -> bytes:
-        """Show the overlay in a notebook; of a large image every so many-th pixel."""
-        step = -(-max(self.mask.shape) // _SHOWN)
-        shown = replace(self, mask=self.mask[::step, ::step], image=self.image[::step, ::step])
+        """Show the overlay in a notebook; of a large image every n-th pixel, of a small one each several times."""
+        longest = max(self.mask.shape)
+        step, times = -(-longest // _SHOWN), max(1, _LEAST // longest)
+        mask, image = (a[::step, ::step].repeat(times, 0).repeat(times, 1) for a in (self.mask, self.image))
+        shown = replace(self, mask=mask, image=image)
         file = io.BytesIO()
         shown.overlay().save(file, "PNG")
         return file.getvalue()

@@ -25,7 +25,7 @@ def labels_of(classes: Any, palette: Any, label_values: Any, ignore_index: int) 
         The labels; of several heads a dict by head.
 
     Raises:
-        ValueError: if there are fewer than two classes, or an argument names a head that there is not.
+        ValueError: if there are fewer than two classes, or an argument names an unknown head.
     """
     if isinstance(classes, Mapping) and classes:
         colors, values = of_heads("palette", palette, classes), of_heads("label_values", label_values, classes)
@@ -48,7 +48,7 @@ def of_heads(argument: str, given: Any, heads: Mapping[str, object]) -> Mapping[
         The value; an empty dict for None.
 
     Raises:
-        ValueError: if it is no dict, or names a head that there is not.
+        ValueError: if it is no dict, or names an unknown head.
     """
     if given is None:
         return {}
@@ -104,7 +104,7 @@ def loss_of(loss: str | nn.Module | PixelLoss, labels: AnyLabels, class_weights:
         A module of logits and masks, or of dicts of them by head, that gives one number.
 
     Raises:
-        ValueError: if the loss or the weights cannot be what they are.
+        ValueError: if the loss or the weights are invalid.
     """
     if isinstance(labels, Labels):
         check_weights(class_weights, labels.num_classes)

@@ -258,7 +258,7 @@ class OwnLoss(nn.Module):
 
 
 class AbsentLoss(nn.Module):
-    """Stand in for the loss of a checkpoint that is none of LOSSES: nothing that a file names is imported.
+    """Stand in for a loss of somebody's own: a checkpoint holds its name alone, and nothing is imported from it.
 
     Args:
         name: what the checkpoint calls it.

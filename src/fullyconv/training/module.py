@@ -51,7 +51,7 @@ class SegmentationModule(StoredModule, Predicts):
             skips: all that there is one of for a head is such a dict then, masks and logits, labels, palettes and
             weights of classes, predictions, `test_scores`. The loss is the sum of theirs, and ``val/mean_iou`` that of
             the first head; each is logged by its name, as ``val/semantic/mean_iou``.
-        palette: K colors ``[red, green, blue]``; None gives the colors of PASCAL VOC.
+        palette: K colors ``[red, green, blue]``; None gives colors that can be told apart.
         ignore_index: label of the pixels that count for nothing, in data, loss and metric alike.
         label_values: what values mean in the mask files of the training data: ``{value: class name or "ignore"}``,
             with numbers or colors ``"#rrggbb"`` for values.

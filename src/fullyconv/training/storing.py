@@ -115,7 +115,7 @@ class StoredModule(L.LightningModule, Uploads):
 
         Example:
             >>> from fullyconv import SegmentationModule
-        >>> SegmentationModule.from_pretrained("pets").classes
+            >>> SegmentationModule.from_pretrained("pets").classes
             ['background', 'pet']
         """
         place = device_of(device)

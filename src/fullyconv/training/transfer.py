@@ -102,7 +102,7 @@ def _further(labels: Labels, names: Sequence[str]) -> Labels:
     palette = [list(color) for color in labels.palette]
     taken = {tuple(color) for color in palette}
     values = dict(labels.values)
-    many = default_palette(len(every) + len(taken) + len(values))
+    many = default_palette(1 + len(every) + len(taken) + len(values))[1:]
     spare = (color for color in many if color not in taken and as_text(packed_color(color)) not in values)
     palette += [list(color) for color, _ in zip(spare, names, strict=False)]
     for index, name in enumerate(names, labels.num_classes):

@@ -74,7 +74,7 @@ class AxisPlan(NamedTuple):
         ratio: target cells per source cell.
         start: first source cell that is needed; below 0 it is a replica of the border.
         lead: the last one is ceil((m - 1 + lead) / ratio) for m target cells.
-        tail: the same beyond the map, where interpolation itself continues the border for half a cell.
+        tail: like lead, for targets beyond the last cell, where interpolation continues the border by half a cell.
         drop: cells to cut off in front of the result.
     """
 
@@ -130,6 +130,6 @@ def resampling_plan(ratios: Sequence[float], phases: Sequence[float]) -> Resampl
 def cells_needed(m: int, factor: int, phase: float) -> int:
     """Source cells, from floor(phase) on, that m target cells lie at or between; m may be symbolic."""
     lead = math.ceil(phase * factor - ROUNDING)  # whole target cells, so that the rest is arithmetic of whole numbers
-    # ONNX rounds towards zero, so whole factors are lent to stay above it
+    # ONNX rounds towards zero: whole factors are added first, so that the division never sees a negative number
     lent = max(0, -(lead // factor))
     return (m + lead + factor - 2 + lent * factor) // factor - lent + 1 - math.floor(phase + ROUNDING)

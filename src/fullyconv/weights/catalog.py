@@ -17,16 +17,19 @@ from typing import Any, Literal
 from fullyconv import label_sets
 from fullyconv.weights import pretrained
 
+SAMPLE = "sample.png"
+"""A test image in the folder of a shipped model, where its license allows to show one."""
+
 SHIPPED: dict[str, str] = {
     "ladder_efficientnet_lite0.nuclei": "bfb6edcf3fc1f97585c20be199f28ecc5f32fa94889997d771f38e2cadc0a47b",
     "ladder_efficientnet_lite0.pets128": "8c2c0d41eaa20eec8a94a341b83a2567033f129bafc7fc748cde9e323a2631ba",
     "ladder_efficientnet_lite0.weeds": "cb7b34ba29ad1563c87f9e0c3f6a284c3e1693f5fb627a08756be93b78dc47a8",
+    "fcn4s_resnet18_quarter.clothes_voc": "e0f421cb93dba9d0f2ee0a21e34501c9d7bb4382858aa4aa1fbad6b80ad25510",
     "ladder_efficientnet_lite0.camvid": "213ee6f1b1e19128d00aa73b6a8f83aeaac5b078e6246ad3b044642af5a7ce80",
     "fcn4s_resnet18_quarter.neu_seg": "4d8c47096ae8613f85c61fed36dd555385d769234a15c07b2cfeb9c94f064fec",
     "fcn4s_resnet18_quarter.crackforest": "3b747a40091398da6d2da8e1247ec8180611d31f4ed67f47dabe8f7316fa9dc2",
     "fcn4s_resnet18_quarter.retina_drive": "e86449b2171f968909c8146c398fe96d68fbf62eff38c8031868a4e5b1bd55c8",
     "fcn4s_resnet18_quarter.em_membrane": "aab4534464ad8405798edf03fd27196333ab3f7f7c0170ff3099ac4831aab241",
-    "fcn4s_resnet18_quarter.clothes_voc": "e0f421cb93dba9d0f2ee0a21e34501c9d7bb4382858aa4aa1fbad6b80ad25510",
     "vgg11_quarter.magnetic_tile_kinds": "147ff572adbb06fb98874df9c7a9fdafdd1d9b1c233e3b9df045c4b3d435b3d0",
     "vgg11_quarter.neu_seg_kinds": "3939246f5708eba40e5ff27d603da595805976e747abf7651bd387c444d285cd",
     "fcn4s_vgg11_quarter.neu_seg": "3b4195af5dc5ade50f12451b5ba459c74cf0a0910e2555d916e8004be9f7d28d",

@@ -11,7 +11,6 @@ natural logarithm. A sample is 8 bits a channel, so that it is stored as `log_de
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -53,7 +52,7 @@ class Nyudv2(PublicSet):
         train: "train" keeps the published validation images apart, "trainval" trains on both.
 
     Raises:
-        ValueError: if an option is none of these.
+        ValueError: if an option has an invalid value.
     """
 
     inputs: Inputs = "rgb"
@@ -196,8 +195,6 @@ def log_depth_codes(depth: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         >>> codes = log_depth_codes(np.array([[0, 403, 2550, 13360]]))
         >>> codes.tolist()
         [[0, 1, 135, 255]]
-        >>> round(float(log_depth(codes)[0, 2]), 1)
-        7.8
     """
     low, high = LOG_DEPTH
     with np.errstate(divide="ignore"):
@@ -205,16 +202,6 @@ def log_depth_codes(depth: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     steps = np.clip(np.rint((logs - low) / (high - low) * 254), 0, 254) + 1
     result: npt.NDArray[np.uint8] = np.where(depth > 0, steps, 0).astype(np.uint8)
     return result
-
-
-def log_depth(codes: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Give the natural logarithm of the depth in millimeters that codes stand for; nan for code 0.
-
-    A mean of it, such as the reference's 7.844, is code (7.844 - 6.0) / 3.5 x 254 + 1 = 135, which is 0.529 of 255.
-    """
-    low, high = LOG_DEPTH
-    logs: npt.NDArray[np.float64] = low + (codes.astype(np.float64) - 1) / 254 * (high - low)
-    return np.where(codes > 0, logs, math.nan)
 
 
 def _is_gupta(root: Path) -> bool:

@@ -83,8 +83,7 @@ class PascalContext(PublicSet):
         if self.classes == 60:
             return {"main": label_sets.pascal_context()}
         names = label_sets.PASCAL_CONTEXT[1:]
-        palette = label_sets.pascal_context().palette[1:]
-        return {"main": Labels.of(names, palette, {0: IGNORE, **dict(enumerate(names, 1))})}
+        return {"main": Labels.of(names, values={0: IGNORE, **dict(enumerate(names, 1))})}
 
     def is_set(self, root: Path) -> bool:
         """Tell PASCAL-Context from VOC 2010 alone, by its masks and the names of its images."""

@@ -68,7 +68,7 @@ class Voc(PublicSet):
 
     @property
     def labels(self) -> dict[str, Labels]:
-        """The 21 classes with the official palette."""
+        """The 21 classes."""
         return {"main": label_sets.voc()}
 
     def archives(self) -> tuple[Archive, ...]:
