@@ -73,6 +73,8 @@ TORCH_FREE = [
     "confusion",
     "training.shortcomings",
     "weights.pretrained",
+    "weights.lock",
+    "weights.signatures",
     "inference.heatmap",
     "inference.scaling",
     "inference.scoring",

@@ -276,7 +276,7 @@ def test_drawn_images_stay_near_torchvision_in_mean_deviation_and_hue():
 @pytest.mark.slow
 @pytest.mark.data
 def test_a_thousand_draws_on_photographs_stay_near_torchvision(data_root):
-    """The bounds that docs/fine-tune.md states: per-channel mean and deviation, and the hue angle."""
+    """The bounds that docs/augmentation.md states: per-channel mean and deviation, and the hue angle."""
     pairs = open_source(data_root / "camvid").splits["train"][::9][:40]
     images = [torch.from_numpy(read_image(pair.image)).permute(2, 0, 1) for pair in pairs]
     transform = TrainingTransform(Augmentation(None, scale=(1, 1), flip=0, hue=0.05))

@@ -10,6 +10,7 @@ from fullyconv import download as downloads
 from fullyconv.download import check_url, digest, download
 from fullyconv.errors import DownloadError, WeightsError
 from hub_server import FileServer
+from limits import largest_file
 
 BYTES = np.random.default_rng(0).integers(0, 256, 300_000).astype(np.uint8).tobytes()
 SHA = hashlib.sha256(BYTES).hexdigest()
@@ -140,3 +141,39 @@ def test_a_redirect_from_https_to_http_is_refused() -> None:
     handler = downloads._SafeRedirects()
     with pytest.raises(DownloadError, match="redirects from https to 'http://other/x'"):
         handler.redirect_request(urllib.request.Request("https://host/x"), None, 302, "", {}, "http://other/x")
+
+
+def test_a_full_disk_is_no_broken_connection(server: FileServer, tmp_path: Path) -> None:
+    with largest_file(2**16), pytest.raises(OSError, match=r"File too large.*w") as caught:
+        download(server.url("weights.bin"), tmp_path / "w", sha256=SHA)
+    assert not isinstance(caught.value, DownloadError)
+    assert server.asked() == ["GET /weights.bin"]
+    assert nothing_left(tmp_path)
+
+
+def test_a_body_that_is_packed_unasked_is_unpacked_and_bounded(server: FileServer, tmp_path: Path) -> None:
+    server.fault("weights.bin", "gzip", times=1)
+    assert download(server.url("weights.bin"), tmp_path / "w", max_bytes=len(BYTES)).sha256 == SHA
+    server.fault("weights.bin", "gzip", times=1, size=2**24)
+    with pytest.raises(WeightsError, match=f"sends more than {len(BYTES)} bytes"):
+        download(server.url("weights.bin"), tmp_path / "w", max_bytes=len(BYTES))
+
+
+def test_a_connection_that_breaks_for_ever_and_cannot_be_taken_up_is_given_up(
+    server: FileServer, tmp_path: Path
+) -> None:
+    server.fault("weights.bin", "cut", times=None)
+    with pytest.raises(DownloadError, match="gave up after 5 attempts"):
+        download(server.url("weights.bin"), tmp_path / "w")
+    assert len(server.asked()) == 5
+
+
+def test_what_a_machine_is_told_no_other_machine_sees(server: FileServer, tmp_path: Path) -> None:
+    from hub_server import FileServer as Files
+
+    with Files() as other:
+        other.files["w"] = BYTES
+        server.fault("weights.bin", "status", code=302, headers={"Location": other.url("w")})
+        download(server.url("weights.bin"), tmp_path / "w", headers={"authorization": "Bearer x"})
+        assert server.requests[0].headers["authorization"] == "Bearer x"
+        assert "authorization" not in other.requests[0].headers

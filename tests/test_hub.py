@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import socket
 import tempfile
 from functools import cache
@@ -270,8 +271,11 @@ class TestTheHub:
         assert loaded.classes == ["a", "b"]
         assert not (tmp_path / "lock.json").exists()
         hub.add_repo("org/mine", files | {"model.safetensors": files["model.safetensors"][::-1]})
+        load(f"hf://org/mine/config.json#sha256={digest}")  # from the cache, where the bytes are still the same
+        shutil.rmtree(tmp_path / "huggingface")
         with pytest.raises(WeightsError, match=r"model.safetensors: .* fetched twice with the same result"):
             load(f"hf://org/mine/config.json#sha256={digest}")
+        shutil.rmtree(tmp_path / "huggingface")
         hub.add_repo("org/mine", pretrained(("x", "y")))
         with pytest.raises(WeightsError, match=r"config.json: .* fetched twice with the same result"):
             load(f"hf://org/mine/config.json#sha256={digest}")
@@ -291,8 +295,8 @@ class TestTheHub:
             ({"model.safetensors": pickle.dumps({"weights": 1})}, "bytes, config.json promises"),
             ({"model.safetensors": None}, "the repository has no such file; it has README.md, config.json"),
             ({"config.json": None}, "the repository has no such file; it has README.md, model.safetensors"),
-            ({"config.json": b"<html>"}, "is no JSON"),
-            ({"config.json": b"[]"}, "format=None"),
+            ({"config.json": b"<html>"}, "is an HTML page, no JSON"),
+            ({"config.json": b"[]"}, "holds no JSON object"),
             ({"config.json": b"{}"}, "format=None"),
             ({"config.json": b'{"format": 1, "kind": "virus"}'}, "is missing or no dict"),
             ({"config.json": b" " * (5 * 2**20)}, "a configuration has at most"),
@@ -313,7 +317,7 @@ class TestTheHub:
             (b"\xff" * 8 + b"{}", "is no safetensors file"),
             ((2**40).to_bytes(8, "little") + b"{}", "is no safetensors file"),
             (b"", "is no safetensors file"),
-            (b"<html>Sign in</html>", "is no safetensors file"),
+            (b"<html>Sign in</html>", "is an HTML page, no safetensors file"),
         ],
     )
     def test_weights_that_are_none_are_refused_even_where_the_digest_is_right(

@@ -28,14 +28,15 @@ def test_every_model_that_is_listed_is_found_by_its_name() -> None:
 
 def test_the_table_of_the_readme_is_that_of_models() -> None:
     rows = re.findall(
-        r"^\| `(\w+)` \| (.+?) \| (\d+) \| ([\d.]+) \| [\d.]+ M \| ([\d.]+) \|$", README.read_text("utf-8"), re.M
+        r"^\| .*\| `(\w+)` \| (.+?) \| (\d+) \| ([\d.]+) \| ([\d.]+) \| (.+?) \|$", README.read_text("utf-8"), re.M
     )
     listed = {model.name: model for model in fullyconv.models() if model.mean_iou is not None}
     assert listed.keys() == {name for name, *_ in rows}
-    for name, finds, classes, mean_iou, megabytes in rows:
+    for name, finds, classes, mean_iou, megabytes, license in rows:
         model = listed[name]
         assert finds.replace("`", "").startswith(model.finds)
         assert (str(model.classes), f"{model.mean_iou:.1f}", f"{model.megabytes:.1f}") == (classes, mean_iou, megabytes)
+        assert all(part in model.license for part in license.split("; "))
 
 
 def test_a_preset_is_a_family_on_a_backbone() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import textwrap
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -108,3 +109,9 @@ def test_wheel_and_sdist_build_and_hold_what_users_need(tmp_path: Path) -> None:
         inside = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert {"README.md", "LICENSE", "CHANGELOG.md", "src/fullyconv/__init__.py", "tests/test_package.py"} <= inside
     assert not [name for name in inside if name.startswith((".venv", "runs"))]
+
+
+def test_every_place_that_states_the_version_states_that_of_pyproject() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
+    assert f"\n## {version} " in (ROOT / "CHANGELOG.md").read_text("utf-8")

@@ -166,7 +166,7 @@ def test_caffes_files_go_all_the_way_into_a_backbone(tmp_path: Path) -> None:
     load_report = apply(backbone, ClassifierWeights(file.tensors, source=str(file.path)))
     assert len({*load_report.copied, *load_report.reshaped}) == len(backbone.state_dict()) == len(file.tensors)
     assert torch.equal(backbone.features[0].bias, torch.tensor(net.named("conv1_1").blobs[1].data))
-    with pytest.raises(WeightsError, match=r"is a web page \(HTML or XML\), no .caffemodel"):
+    with pytest.raises(WeightsError, match=r"is an HTML page, no .caffemodel; a server gave it"):
         read_state_dict(written(tmp_path, b"<html>", "page.caffemodel"))
 
 
@@ -198,15 +198,15 @@ RAW: list[tuple[str, bytes, str]] = [
     (
         "weights.bin",
         b"\n<!DOCTYPE html><p>Log in",
-        r"is a web page \(HTML or XML\), no file of torch.save; fetch it again",
+        r"is an HTML page, no file of torch.save; a server gave it .* open the address in a browser",
     ),
-    ("weights.safetensors", b"<?xml version='1.0'?><Error>", r"is a web page \(HTML or XML\), no safetensors file"),
+    ("weights.safetensors", b"<?xml version='1.0'?><Error>", r"is a page of XML or HTML, no safetensors file"),
     (
         "weights.safetensors",
         b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
-        r"is the pointer of git-lfs in place of the file, no safetensors file; fetch it again from where",
+        r"is a git-lfs pointer in place of the file, no safetensors file; the file itself lies elsewhere: run 'git lfs",
     ),
-    ("weights.pt", b"version https://git-lfs.github.com/spec/v1\n", r"is the pointer of git-lfs"),
+    ("weights.pt", b"version https://git-lfs.github.com/spec/v1\n", r"is a git-lfs pointer"),
     ("weights.pth", pickle.dumps({"a": 1}), r"is a pickle that torch.save did not write, no file of torch.save"),
     ("weights.safetensors", pickle.dumps({"a": 1}), r"is a pickle that torch.save did not write, no safetensors file"),
     ("weights.tar", b"a" * 257 + b"ustar" + b"\0" * 300, r"is a tar archive, no file of torch.save"),

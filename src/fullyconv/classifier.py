@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fullyconv.backbones import LoadReport
 from fullyconv.conversion import convolutionalize
 from fullyconv.conversion.activation import class_activation
 from fullyconv.conversion.network import DenseClassifier
@@ -32,8 +33,15 @@ from fullyconv.upsampling import resample
 from fullyconv.weights import catalog, pretrained, sources
 from fullyconv.weights.architectures import build_classifier, input_size, preprocessing_of
 from fullyconv.weights.checkpoints import recognize, translate
-from fullyconv.weights.classifiers import architecture_by_names, count_classes, fetch_classifier, fit_classifier
+from fullyconv.weights.classifiers import (
+    architecture_by_names,
+    count_classes,
+    fetch_classifier,
+    fit_classifier,
+    names_of,
+)
 from fullyconv.weights.loading import preprocessing_from_names
+from fullyconv.weights.lock import accepting
 from fullyconv.weights.opening import ModelFolder, opened
 from fullyconv.weights.uploading import Uploads
 
@@ -59,6 +67,9 @@ class Classifier(nn.Module, Uploads):
         license: of the weights.
         training: what is known of the training, and where the weights came from.
         score: what was measured or published, in percent, with ``data``, ``split`` and ``top1``.
+
+    Attributes:
+        load_report: what became of each tensor of the file it was loaded from, by its own names.
 
     Example:
         >>> from fullyconv.preprocessing import IMAGENET
@@ -90,6 +101,7 @@ class Classifier(nn.Module, Uploads):
         self.license = license
         self.training_record = dict(training or {})
         self.score = score
+        self.load_report: LoadReport | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -145,6 +157,7 @@ class Classifier(nn.Module, Uploads):
         return _save(self, self.network, model, folder, dtype, license)
 
     @classmethod
+    @accepting()
     def from_pretrained(
         cls,
         source: str | Path,
@@ -157,14 +170,16 @@ class Classifier(nn.Module, Uploads):
     ) -> Classifier:
         """Load pretrained weights as this class, in evaluation mode; see ``fullyconv.load_classifier``."""
         place = device_of(device)
-        found = fetch_classifier(source, allow_unverified=allow_unverified)
+        like = names_of(architecture) if architecture is not None else None
+        found = fetch_classifier(source, allow_unverified=allow_unverified, like=like)
         weights, what = found.weights, found.weights.source
         name = architecture or found.architecture or architecture_by_names(found)
         if name is None:
             raise ValueError(
                 f"source={str(source)!r}: does not say of which architecture it is; pass "
                 "architecture='torchvision/NAME', 'timm/NAME' or a classifier of "
-                "fullyconv.weights.architectures.CLASSIFIERS"
+                "fullyconv.weights.architectures.CLASSIFIERS. A segmenter of torchvision is taken by fullyconv.load, "
+                "and by fullyconv convert, with its name (deeplabv3_resnet50) as architecture, and with classes"
             )
         if weights.absent:
             raise WeightsError(f"{what}: was published without the classifier's own layers; load_backbone takes it")
@@ -189,7 +204,9 @@ class Classifier(nn.Module, Uploads):
             named = tuple(f"class {index}" for index in range(count))
             tell(f"{what}: says nothing of its classes; they are called 'class 0' to 'class {count - 1}'")
             network = build_classifier(name, count)
-        fit_classifier(network, tensors, what)
+        unused = (*fit_classifier(network, tensors, what), *weights.beside)
+        if weights.beside:
+            tell(f"{what}: not of the network, and unused: {', '.join(weights.beside)}")
         given = None if preprocessing is None else Preprocessing.of(preprocessing)
         expected = given or weights.preprocessing or preprocessing_from_names(recognize(weights.tensors))
         expected = expected or preprocessing_of(name)
@@ -214,6 +231,7 @@ class Classifier(nn.Module, Uploads):
             training,
             dict(found.score) if found.score and named == found.classes else None,
         )
+        module.load_report = LoadReport(tuple(name for name in tensors if name not in unused), unused=unused)
         return module.eval().to(place)
 
 
@@ -461,6 +479,7 @@ class DenseScorer(nn.Module, Uploads):
         return _save(self, self.network, model, folder, dtype, license)
 
     @classmethod
+    @accepting()
     def from_pretrained(
         cls, source: str | Path, *, allow_unverified: bool = False, device: Device = None
     ) -> DenseScorer:

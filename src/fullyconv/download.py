@@ -6,13 +6,15 @@ by the same `digest` here, because the client does not check it.
 
 from __future__ import annotations
 
+import errno
 import http.client
 import ipaddress
 import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -27,6 +29,7 @@ TIMEOUT = 20.0  # seconds without a byte
 ATTEMPTS = 5  # connections in a row that bring nothing new
 PAUSE = 1.0  # seconds before the first further attempt; doubled at each
 CHUNK = 2**20
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # errors of the disk, not of the network
 
 _WATCHER: ContextVar[Callable[[int, int | None], None] | None] = ContextVar("watcher", default=None)
 
@@ -53,7 +56,14 @@ def check_url(url: str, *, plain_http: bool = False) -> None:
 
 
 def download(
-    url: str, target: str | Path, *, sha256: str | None = None, max_bytes: int = MAX_BYTES, plain_http: bool = False
+    url: str,
+    target: str | Path,
+    *,
+    sha256: str | None = None,
+    max_bytes: int = MAX_BYTES,
+    plain_http: bool = False,
+    headers: Mapping[str, str] | None = None,
+    timeout: float | None = None,
 ) -> Digest:
     """Fetch a file. It appears at its place only when it is whole and right; otherwise nothing of it stays.
 
@@ -66,12 +76,15 @@ def download(
         sha256: the digest, or the first digits of it (8 at least).
         max_bytes: largest size admitted.
         plain_http: admit http to other machines.
+        headers: of the request; no other machine that it is redirected to sees them.
+        timeout: seconds without a byte, after which the connection counts as broken; None takes `TIMEOUT`.
 
     Returns:
         Size and digest of what was fetched.
 
     Raises:
         DownloadError: if it could not be fetched.
+        OSError: if it cannot be written.
         WeightsError: if the bytes are not those of the digest, or too many.
         ValueError: if the address or the digest is none.
     """
@@ -80,7 +93,7 @@ def download(
     check_url(url, plain_http=plain_http or sha256 is not None)
     with replacing(target, lasting=True) as part, part.open("x+b") as file:
         for attempt in (1, 2):
-            _fetch(url, file, max_bytes, resume=sha256 is not None and attempt == 1)
+            _fetch(url, headers or {}, file, max_bytes, timeout or TIMEOUT, resume=sha256 is not None and attempt == 1)
             file.flush()
             found = digest(part)
             if sha256 is None or found.sha256.startswith(sha256):
@@ -108,7 +121,9 @@ def watched(watcher: Callable[[int, int | None], None]) -> Iterator[None]:
         _WATCHER.reset(token)
 
 
-def _fetch(url: str, file: IO[bytes], max_bytes: int, *, resume: bool) -> None:
+def _fetch(
+    url: str, headers: Mapping[str, str], file: IO[bytes], max_bytes: int, timeout: float, *, resume: bool
+) -> None:
     """Fill an open file with what the address gives, over as many connections as it takes.
 
     Without a strong ETag a second half could belong to another file; ``resume`` admits it all the same, where a digest
@@ -119,6 +134,8 @@ def _fetch(url: str, file: IO[bytes], max_bytes: int, *, resume: bool) -> None:
     opener = urllib.request.build_opener(_SafeRedirects)
     while True:
         request = urllib.request.Request(url, headers={"User-Agent": "fullyconv", "Accept-Encoding": "identity"})
+        for name, value in headers.items():
+            request.add_unredirected_header(name, value)
         if have:
             request.add_header("Range", f"bytes={have}-")
             if validator:
@@ -126,7 +143,7 @@ def _fetch(url: str, file: IO[bytes], max_bytes: int, *, resume: bool) -> None:
                 request.add_header("If-Range", validator)
         before = have
         try:
-            with opener.open(request, timeout=TIMEOUT) as response:
+            with opener.open(request, timeout=timeout) as response:
                 if response.status == 206 and not _continues(response, have):
                     raise http.client.HTTPException("the server sent another range than was asked for")
                 if response.status != 206:
@@ -137,8 +154,7 @@ def _fetch(url: str, file: IO[bytes], max_bytes: int, *, resume: bool) -> None:
                     raise WeightsError(f"{url}: announces {total} bytes; at most {max_bytes} are read")
                 file.seek(have)
                 file.truncate()
-                # read1 gives what is there; read would wait for a whole block, and lose it when the connection breaks
-                while block := response.read1(CHUNK):
+                for block in _blocks(response):
                     have += len(block)
                     if have > max_bytes:
                         raise WeightsError(f"{url}: sends more than {max_bytes} bytes; nothing was kept")
@@ -157,13 +173,16 @@ def _fetch(url: str, file: IO[bytes], max_bytes: int, *, resume: bool) -> None:
                     f"{url}: the server answers {error.code} {error.reason}; check the address"
                 ) from error
             problem = error
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, zlib.error) as error:
             reason = getattr(error, "reason", error)
+            if getattr(error, "errno", None) in DISK:
+                raise
             if isinstance(reason, socket.gaierror):
                 raise DownloadError(f"{url}: no network, or no such host ({reason})") from error
             problem = error
-        failures = 1 if have > before else failures + 1
-        if not validator and not resume:
+        goes_on = bool(validator) or resume
+        failures = 1 if have > before and goes_on else failures + 1
+        if not goes_on:
             have = 0
         if failures >= ATTEMPTS:
             raise DownloadError(
@@ -171,6 +190,20 @@ def _fetch(url: str, file: IO[bytes], max_bytes: int, *, resume: bool) -> None:
                 "try again later"
             ) from problem
         time.sleep(PAUSE * 2 ** (failures - 1))
+
+
+def _blocks(response: Any) -> Iterator[bytes]:
+    """Give the bytes as they come, unpacked by and by where the server packs what nobody asked it to."""
+    unpacking = zlib.decompressobj(wbits=31) if _is_packed(response) else None
+    # read1 gives what is there; read would wait for a whole block, and lose it when the connection breaks
+    while block := response.read1(CHUNK):
+        while unpacking is not None and block:
+            yield unpacking.decompress(block, CHUNK)
+            block = unpacking.unconsumed_tail
+        if unpacking is None:
+            yield block
+    if unpacking is not None and not unpacking.eof:
+        raise http.client.IncompleteRead(b"")
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
@@ -186,13 +219,19 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
+def _is_packed(response: Any) -> bool:
+    return str(response.headers.get("Content-Encoding", "")).strip().lower() in ("gzip", "x-gzip")
+
+
 def _validator(response: Any) -> str:
     """Give what proves that a later answer is of the same file: a strong ETag."""
     tag = response.headers.get("ETag", "")
-    return "" if tag.startswith("W/") or not tag else str(tag)
+    return "" if tag.startswith("W/") or not tag or _is_packed(response) else str(tag)
 
 
 def _length(response: Any) -> int | None:
+    if _is_packed(response):
+        return None  # of the packed bytes
     text = response.headers.get("Content-Length", "")
     return int(text) if text.isascii() and text.isdigit() else None
 

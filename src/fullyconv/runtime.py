@@ -25,6 +25,7 @@ from fullyconv.inference.segmentation import Segmentation
 from fullyconv.labels import Labels, at_edge, by_head
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.weights.pretrained import respelled
+from fullyconv.weights.signatures import refuse_stray
 
 FORMAT = 1
 KEY = "fullyconv"
@@ -278,6 +279,7 @@ def load(path: str | Path, *, threads: int | None = None) -> ExportedSegmenter:
     size = place.stat().st_size
     if size > MAX_BYTES:
         raise WeightsError(f"{place}: {size} bytes; an ONNX file has at most {MAX_BYTES}")
+    refuse_stray(place, "ONNX file")
     content = place.read_bytes()
     description = read_description(content, place)
     return ExportedSegmenter(place, content, description, threads)

@@ -205,11 +205,11 @@ def _identity(model: str) -> Any:
 
     path = Path(model)
     if path.suffix.lower() != ".onnx":  # which is predicted where there is no torch
-        from fullyconv.weights import sources
+        from fullyconv.weights import lock, sources
 
         place = sources.read(model)
         if place.pins or place.kind not in ("folder", "file"):
-            return [place.address, place.pins or place.sha256 or sources.read_lock().get(place.address)]
+            return [place.address, place.pins or place.sha256 or lock.read_lock().get(place.address)]
         path = Path(place.address)
     return next((file_identity(each) for each in (path / "config.json", path) if each.exists()), model)
 

@@ -33,7 +33,12 @@ def add(commands: Commands) -> None:
     )
     converting.add_argument("source", metavar="SOURCE")
     converting.add_argument("--to", required=True, metavar="FOLDER", help="model folder")
-    converting.add_argument("--architecture", metavar="NAME", help="of a classifier, if not said: torchvision/vgg16")
+    converting.add_argument(
+        "--architecture",
+        metavar="NAME",
+        help="if SOURCE does not say: torchvision/vgg16 of a classifier, deeplabv3_resnet50 of torchvision's segmenter",
+    )
+    converting.add_argument("--classes", metavar="A,B,C", help="names of the classes in their order, if not said")
     converting.add_argument("--pool", choices=("window", "cam"), default="window", help="what a global pooling becomes")
     converting.add_argument("--dtype", choices=DTYPES, default="float32", help="of the stored weights")
     add_json(converting)
@@ -94,6 +99,7 @@ def _convert(arguments: argparse.Namespace) -> int:
             arguments.source,
             arguments.to,
             architecture=arguments.architecture,
+            classes=arguments.classes.split(",") if arguments.classes else None,
             pool=arguments.pool,
             dtype=arguments.dtype,
             allow_unverified=arguments.allow_unverified,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from fullyconv.classifier import DenseScorer
 from fullyconv.errors import WeightsError
@@ -11,13 +12,17 @@ from fullyconv.hub.load import load, load_classifier
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.training.module import SegmentationModule
 from fullyconv.weights import pretrained, sources
+from fullyconv.weights.lock import accepting
+from fullyconv.weights.segmenters import SEGMENTERS
 
 
+@accepting()
 def convert(
     source: str | Path,
     to: str | Path,
     *,
     architecture: str | None = None,
+    classes: Sequence[str] | None = None,
     pool: Literal["window", "cam"] = "window",
     preprocessing: Preprocessing | None = None,
     dtype: Literal["float32", "float16"] = "float32",
@@ -30,7 +35,9 @@ def convert(
     Args:
         source: as `load` and `load_classifier` take it.
         to: model folder.
-        architecture: of a classifier, where the source does not say.
+        architecture: where the source does not say: of a classifier as `load_classifier` takes it, of a segmenter as
+            `load` does.
+        classes: the names of its classes in their order, where the source does not say.
         pool: what a global pooling becomes.
         preprocessing: what the weights expect of an image, where the source does not say.
         dtype: of the stored weights.
@@ -51,8 +58,16 @@ def convert(
     place = sources.read(source)
     if place.kind == "folder" and Path(place.address).resolve() == target.resolve():
         raise ValueError(f"--to {target}: is the source itself; give another folder")
-    if _is_segmenter(place, allow_unverified):
-        module = load(source, allow_unverified=allow_unverified, device="cpu")
+    if architecture in SEGMENTERS or _is_segmenter(place, allow_unverified):
+        if architecture is None and classes is not None:
+            raise ValueError(f"classes: {source} says its own; leave them out, load(classes=...) exchanges them")
+        options: dict[str, Any] = {"architecture": architecture, "classes": classes, "preprocessing": preprocessing}
+        module: SegmentationModule | DenseScorer = load(
+            source,
+            allow_unverified=allow_unverified,
+            device="cpu",
+            **{k: v for k, v in options.items() if v is not None},
+        )
         if dtype == "float16" and module.score is not None and module.score.get("measured_by") != "publisher":
             module.score = None  # it was measured on other numbers, if only a little
         module.save_pretrained(target, dtype=dtype)
@@ -60,6 +75,7 @@ def convert(
     classifier = load_classifier(
         source,
         architecture=architecture,
+        classes=classes,
         preprocessing=preprocessing,
         allow_unverified=allow_unverified,
         device="cpu",

@@ -13,7 +13,8 @@ from fullyconv.labels import Labels
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.training.module import SegmentationModule
 from fullyconv.weights import sources
-from fullyconv.weights.opening import ModelFolder, opened
+from fullyconv.weights.lock import accepting
+from fullyconv.weights.opening import ModelFolder, opened, opened_as
 
 
 @overload
@@ -28,10 +29,25 @@ def load(
 ) -> SegmentationModule: ...
 
 
+@overload
 def load(
     source: str | Path,
     *,
+    architecture: str,
     classes: Sequence[str] | Labels | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    allow_unverified: bool = False,
+    device: Device = None,
+) -> SegmentationModule: ...
+
+
+@accepting()
+def load(
+    source: str | Path,
+    *,
+    architecture: str | None = None,
+    classes: Sequence[str] | Labels | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     allow_unverified: bool = False,
     device: Device = "auto",
 ) -> SegmentationModule | DenseScorer:
@@ -43,8 +59,13 @@ def load(
             model folder; a ``.caffemodel`` of the reference networks; a ``.ckpt`` of this package; an https
             address of such a file, with ``#sha256=DIGEST``. A string that starts with ``.``, ``/`` or ``~`` or ends in
             ``/`` is always a path; another one is a zoo name first.
+        architecture: only for a weight file of one of torchvision's segmenters that you trained, which does not say
+            so: "deeplabv3_resnet50", "fcn_resnet50" and so on, the name of its builder.
         classes: other classes than those of the weights: everything is kept but the score layers, which start at zero;
-            ``load_report`` of the result says so.
+            ``load_report`` of the result says so. With ``architecture`` the classes that the file was trained on, in
+            their order.
+        preprocessing: with ``architecture``, what the file was trained on, as a `Preprocessing` or a dict; ImageNet's
+            mean and deviation unless told otherwise.
         allow_unverified: accept weights that nobody vouches for (the hub's, where no digest is pinned): commit, size
             and sha256 are shown and recorded in a lock file, and every later load must match them.
         device: where it computes: "cuda", "cuda:1", "mps", "xpu", "cpu" or a ``torch.device``; "auto" is the
@@ -68,8 +89,15 @@ def load(
         ValueError: source='stret': no model of the zoo and no folder with config.json. Did you mean street? ...
     """
     place = device_of(device)
+    labels = classes if classes is None or isinstance(classes, Labels) else Labels.of(classes)
+    if architecture is not None:
+        given = None if preprocessing is None else Preprocessing.of(preprocessing)
+        foreign = opened_as(sources.read(source), architecture, labels, given, allow_unverified)
+        return SegmentationModule.of(foreign).to(place)
+    if preprocessing is not None:
+        raise ValueError("preprocessing: goes with architecture; these weights say what they expect, leave it out")
     module = _load(sources.read(source), allow_unverified)
-    if classes is None:
+    if labels is None:
         return module.to(place)
     if not isinstance(module, SegmentationModule):
         raise ValueError(
@@ -77,7 +105,6 @@ def load(
             "score layers to exchange; build a segmenter on it: SegmentationModule(MODEL, classes=..., "
             f"backbone_weights={str(source)!r})"
         )
-    labels = classes if isinstance(classes, Labels) else Labels.of(classes)
     other = module.with_classes(labels)
     if other.reinitialized:
         kept = len(other.model.state_dict()) - len(other.reinitialized)

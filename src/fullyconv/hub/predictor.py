@@ -9,9 +9,11 @@ from fullyconv.inference.processor import Device, device_of
 from fullyconv.inference.serving import Predictor
 from fullyconv.weights import sources
 from fullyconv.weights.building import build_described, describe
+from fullyconv.weights.lock import accepting
 from fullyconv.weights.opening import Checkpoint, ModelFolder, NoSegmenter, opened
 
 
+@accepting()
 def open_predictor(
     source: str | Path, *, allow_unverified: bool = False, device: Device = "auto"
 ) -> Predictor | DenseScorer:

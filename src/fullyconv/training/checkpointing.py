@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from fullyconv.errors import WeightsError, first_line
 from fullyconv.files import remove_unfinished, replacing
+from fullyconv.weights.signatures import refuse_stray
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -30,15 +32,22 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[st
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found; pass a .ckpt file")
+    refuse_stray(path, "checkpoint")
     try:
         # weights_only: a checkpoint holds plain values and tensors, and nothing of it is ever executed.
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        return checkpoint, dict(checkpoint["hyper_parameters"]), dict(checkpoint["state_dict"])
+        state = dict(checkpoint["state_dict"])
     except Exception as error:  # torch.load raises whatever its unpickler meets
         raise WeightsError(
             f"{path}: is no checkpoint of fullyconv that can be read without executing it ({first_line(error)}); "
             "pass a .ckpt that 'fullyconv fit' or a Trainer with a SegmentationModule wrote"
         ) from error
+    hyper = checkpoint.get("hyper_parameters")
+    if not isinstance(hyper, Mapping) or not any(str(key).startswith("model.head.") for key in state):
+        from fullyconv.weights.strangers import stranger  # with torchvision, for a message alone
+
+        raise WeightsError(f"{path}: is no checkpoint of fullyconv; {stranger(path)}")
+    return checkpoint, dict(hyper), state
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -30,6 +30,7 @@ from fullyconv.training.losses import PixelLoss, loss_name
 from fullyconv.training.metrics import ConfusionMatrix, best_class
 from fullyconv.training.optimization import Optimization
 from fullyconv.training.storing import MODEL_ARGUMENTS, StoredModule, text_of
+from fullyconv.weights.lock import accepting
 
 if TYPE_CHECKING:
     from fullyconv.data.datamodule import SegmentationDataModule
@@ -221,15 +222,17 @@ class SegmentationModule(StoredModule, Predicts):
         """Leave out what `predict` made: a copy of the module makes its own, and compiled code cannot be pickled."""
         return {key: value for key, value in super().__getstate__().items() if key != "_predictor"}
 
+    @accepting()
     def _start_from(self, source: str, with_preprocessing: bool, allow_unverified: bool) -> None:
         """Take a classifier's weights into the backbone, and its preprocessing where none was asked for."""
-        from fullyconv.weights.classifiers import fetch_classifier
+        from fullyconv.weights.classifiers import fetch_classifier, names_of
         from fullyconv.weights.loading import apply
 
-        found = fetch_classifier(source, allow_unverified=allow_unverified)
-        self.load_report = apply(self.model.backbone, found.weights)
+        backbone = self.model.backbone
+        found = fetch_classifier(source, allow_unverified=allow_unverified, like=names_of(backbone))
+        self.load_report = apply(backbone, found.weights)
         tell(f"backbone weights from {found.weights.source}\n{self.load_report.table()}")
-        theirs = self.model.backbone.preprocessing
+        theirs = backbone.preprocessing
         if with_preprocessing:
             if theirs is None:
                 tell(f"{source}: says nothing of its preprocessing; ImageNet's mean and deviation are assumed")

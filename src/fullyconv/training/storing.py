@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 import lightning as L
 
 from fullyconv.backbones import LoadReport
-from fullyconv.errors import WeightsError, printable
+from fullyconv.errors import WeightsError, printable, tell
 from fullyconv.inference.processor import Device, device_of
 from fullyconv.labels import by_head
 from fullyconv.preprocessing import Preprocessing
@@ -18,6 +18,7 @@ from fullyconv.training.heads import plain
 from fullyconv.training.losses import AbsentLoss
 from fullyconv.weights import pretrained, sources
 from fullyconv.weights.building import build, describe
+from fullyconv.weights.lock import accepting
 from fullyconv.weights.opening import Checkpoint, Opened, opened
 from fullyconv.weights.uploading import Uploads
 
@@ -96,6 +97,7 @@ class StoredModule(L.LightningModule, Uploads):
         return pretrained.save(folder, tensors, config, dtype=dtype)
 
     @classmethod
+    @accepting()
     def from_pretrained(cls, source: str | Path, *, allow_unverified: bool = False, device: Device = None) -> Self:
         """Load pretrained weights as this class, in evaluation mode.
 
@@ -169,9 +171,11 @@ class StoredModule(L.LightningModule, Uploads):
             module = cls(**{str(key): value for key, value in hyper.items() if key in known})
             if any(isinstance(part, AbsentLoss) for part in module.modules()):
                 state = {key: value for key, value in state.items() if not key.startswith("loss.")}
-            missing, unexpected = module.load_state_dict(state, strict=False)
-        except (TypeError, ValueError, RuntimeError) as error:
+            missing, unknown = module.load_state_dict(state, strict=False)
+        except (TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
             raise WeightsError(f"{place}: is not of a model of this package: {error}") from error
+        beside = tuple(key for key in unknown if not key.startswith("model."))  # of a loss, of metrics
+        unexpected = [key for key in unknown if key not in beside]
         if missing or unexpected:
             listed = "; ".join(
                 f"{len(keys)} {fault}: {', '.join(map(str, keys[:6]))}"
@@ -182,6 +186,9 @@ class StoredModule(L.LightningModule, Uploads):
         record = {"epochs": checkpoint.get("epoch"), "steps": checkpoint.get("global_step")}
         module.training_record = {key: value + (key == "epochs") for key, value in record.items() if type(value) is int}
         module.origin, module.license = place.name, text_of(checkpoint.get("license"))
+        if beside:
+            module.load_report = LoadReport(tuple(key for key in state if key not in beside), unused=beside)
+            tell(f"{place}: not of the model, and unused: {', '.join(beside)}")
         return module.eval()
 
     @classmethod

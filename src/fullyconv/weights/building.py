@@ -145,10 +145,10 @@ def _check_size(config: pretrained.Config, folder: Path) -> None:
     """
     heads = config.labels.get("heads")
     groups = heads if isinstance(heads, dict) else {"": config.labels}
-    counts = {name: len(entry["names"]) for name, entry in groups.items() if _has_names(entry)}
+    counts = {name: len(entry["names"]) for name, entry in groups.items()}
     width = config.model.get("head_width")
     narrow = not isinstance(width, int) or width <= FEW_CHANNELS
-    if (sum(counts.values()) <= FEW_CLASSES and narrow) or len(counts) < len(groups):
+    if sum(counts.values()) <= FEW_CLASSES and narrow:
         return
     try:
         with torch.device("meta"):  # names and shapes alone
@@ -163,7 +163,3 @@ def _check_size(config: pretrained.Config, folder: Path) -> None:
             f"{folder / pretrained.CONFIG}: describes a model of {numbers} numbers, {pretrained.WEIGHTS} has {size} "
             "bytes; fetch or save the model folder again"
         )
-
-
-def _has_names(entry: object) -> bool:
-    return isinstance(entry, dict) and isinstance(entry.get("names"), list)

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fullyconv.errors import WeightsError
+from fullyconv.weights.signatures import refuse_stray
 
 MAX_BYTES = 2**31 - 1  # no protocol buffer message is longer
 MAX_FIELDS = 200_000  # the released networks have some thousands
@@ -130,6 +131,7 @@ def read_caffemodel(path: str | Path) -> CaffeNet:
     if not file.is_file():
         raise FileNotFoundError(f"{file}: not found; pass the path of a .caffemodel")
     try:
+        refuse_stray(file, ".caffemodel")
         with file.open("rb") as stream:
             size = stream.seek(0, 2)
             if size == 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +15,11 @@ from fullyconv.backbones import Backbone, Padding, build_backbone
 from fullyconv.errors import DownloadError, WeightsError
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.weights import catalog, efficientnet, pretrained, sources
+from fullyconv.weights.architectures import build_classifier
 from fullyconv.weights.checkpoints import recognize
 from fullyconv.weights.loading import ClassifierWeights, apply, preprocessing_from_timm, torchvision_weights
+from fullyconv.weights.lock import accepting
 from fullyconv.weights.statedict import read_state_dict
-
-MAX_CONFIG_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class FetchedClassifier:
     score: Mapping[str, Any] | None = None
 
 
+@accepting()
 def load_backbone(
     name: str,
     weights: str | Path | None = None,
@@ -79,16 +80,36 @@ def load_backbone(
     """
     backbone = build_backbone(name, in_channels=in_channels, padding=padding)
     if weights is not None:
-        apply(backbone, fetch_classifier(weights, allow_unverified=allow_unverified).weights)
+        apply(backbone, fetch_classifier(weights, allow_unverified=allow_unverified, like=names_of(backbone)).weights)
     return backbone
 
 
-def fetch_classifier(source: str | Path, *, allow_unverified: bool = False) -> FetchedClassifier:
+def names_of(network: Backbone | str) -> Mapping[str, Tensor]:
+    """Give tensors by the names of a classifier, to find it in a file: of a backbone's, or of an architecture.
+
+    Raises:
+        ValueError: if there is no such architecture.
+    """
+    if isinstance(network, Backbone):
+        if not network.name.startswith("timm/"):  # a fusion has the layers several times
+            return {re.sub(r"^streams\.\d+\.", "", key): value for key, value in network.state_dict().items()}
+        network = network.name
+    try:
+        with torch.device("meta"):
+            return build_classifier(network, 1000).state_dict()
+    except (RuntimeError, NotImplementedError):  # some of timm read numbers while they are built
+        return build_classifier(network, 1000).state_dict()
+
+
+def fetch_classifier(
+    source: str | Path, *, allow_unverified: bool = False, like: Mapping[str, Tensor] | None = None
+) -> FetchedClassifier:
     """Fetch, verify and read a classifier's weights.
 
     Args:
         source: as `sources.read` takes it.
         allow_unverified: accept a file that nobody vouches for; its digest is shown and recorded.
+        like: tensors by the names of the network, where it is known, to find it in a checkpoint.
 
     Raises:
         ValueError: if the source means nothing.
@@ -103,10 +124,11 @@ def fetch_classifier(source: str | Path, *, allow_unverified: bool = False) -> F
     if place.kind == "hub" and place.file is None:
         return _repository(place, allow_unverified)
     fetched = sources.fetch(place, allow_unverified=allow_unverified)
-    state = read_state_dict(fetched.path)
+    state = read_state_dict(fetched.path, like=like)
     entry = place.entry
+    license = entry.license if entry else None
     return FetchedClassifier(
-        ClassifierWeights(state.tensors, None, None, fetched.origin, entry.license if entry else None),
+        ClassifierWeights(state.tensors, None, None, fetched.origin, license, beside=state.beside),
         entry.architecture if entry else None,
         tuple(entry.classes) if entry else None,
         digests={fetched.origin: fetched.digest.sha256},
@@ -233,15 +255,7 @@ def _timm(document: dict[str, Any], weights: Path, origin: str, digests: dict[st
 def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found; a folder of weights has a {pretrained.CONFIG}; or name a file")
-    if path.stat().st_size > MAX_CONFIG_BYTES * 4:
-        raise WeightsError(f"{path}: {path.stat().st_size} bytes; a configuration has at most {MAX_CONFIG_BYTES * 4}")
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: is no JSON ({error}); fetch it again") from error
-    if not isinstance(document, dict):
-        raise WeightsError(f"{path}: holds no JSON object; fetch it again")
-    return document
+    return pretrained.read_json(path)
 
 
 def fit_classifier(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> tuple[str, ...]:

@@ -40,6 +40,7 @@ class ClassifierWeights:
         source: where they came from, for messages.
         license: as the publisher states it; None where nobody does.
         absent: prefixes of the layers that they are known to lack, by the classifier's keys.
+        beside: names of tensors in the file that are none of the network's.
     """
 
     tensors: dict[str, Tensor]
@@ -48,6 +49,7 @@ class ClassifierWeights:
     source: str = "state_dict"
     license: str | None = None
     absent: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 def apply(backbone: Backbone, weights: ClassifierWeights) -> LoadReport:
@@ -85,7 +87,7 @@ def apply(backbone: Backbone, weights: ClassifierWeights) -> LoadReport:
         reshaped=tuple(origin[key] for key in loaded.reshaped),
         adapted=(*(origin[key] for key in loaded.adapted), *(key for key in copied if key in changed)),
         reinitialized=loaded.reinitialized,
-        unused=(*(origin[key] for key in loaded.unused), *translation.unused),
+        unused=(*(origin[key] for key in loaded.unused), *translation.unused, *weights.beside),
     )
     expected = weights.preprocessing or preprocessing_from_names(translation.scheme) or preprocessing_of(backbone.name)
     backbone.load_report = load_report

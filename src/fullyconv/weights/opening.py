@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fullyconv.errors import DownloadError, WeightsError, tell
-from fullyconv.weights import pretrained, sources
+from fullyconv.errors import DownloadError, WeightsError, near_miss, tell
+from fullyconv.labels import Labels
+from fullyconv.preprocessing import Preprocessing
+from fullyconv.weights import lock, pretrained, sources
 from fullyconv.weights.foreign import ForeignSegmenter
 
 
@@ -71,6 +72,69 @@ def opened(place: sources.Source, allow_unverified: bool = False) -> Opened:
     return _file(place, allow_unverified)
 
 
+def opened_as(
+    place: sources.Source,
+    architecture: str,
+    labels: Labels | None = None,
+    preprocessing: Preprocessing | None = None,
+    allow_unverified: bool = False,
+) -> ForeignSegmenter:
+    """Fetch, verify and translate weights that do not say which model they are of: those of a torchvision segmenter.
+
+    Args:
+        place: what `sources.read` returned, a single file.
+        architecture: name of torchvision's builder.
+        labels: the classes that it was trained on, in their order; None numbers them.
+        preprocessing: what it was trained on; None assumes ImageNet's mean and deviation, as torchvision's own.
+        allow_unverified: as `opened` takes it.
+
+    Raises:
+        ValueError: if the name is unknown, the source says by itself what it is, or the classes are too few or many.
+        WeightsError: if the weights are damaged, or of another model.
+        DownloadError: if they could not be fetched.
+    """
+    from fullyconv.weights.segmenters import SEGMENTERS, count_classes, names_of, torchvision_segmenter
+    from fullyconv.weights.statedict import read_state_dict
+
+    if architecture not in SEGMENTERS:
+        raise ValueError(
+            f"architecture={architecture!r}: no segmenter of torchvision. {near_miss(architecture, SEGMENTERS)} "
+            "load_classifier(...) takes the architectures of classifiers"
+        )
+    if place.kind in ("folder", "torchvision") or (place.kind == "hub" and place.file is None):
+        raise ValueError(
+            f"architecture={architecture!r}: is for a single file that does not say what it is; leave it out, or name "
+            f"the file in {place.address}"
+        )
+    fetched = sources.fetch(place, allow_unverified=allow_unverified)
+    what = fetched.path.name if place.kind == "file" else fetched.origin  # where it lay is nobody's business
+    state = read_state_dict(fetched.path, like=names_of(architecture))
+    count = count_classes(architecture, state.tensors)
+    if labels is None and count:
+        tell(f"{what}: says nothing of its classes; they are called 'class 0' to 'class {count - 1}'")
+        labels = Labels.of([f"class {index}" for index in range(count)])
+    if labels is not None and count is not None and labels.num_classes != count:
+        raise ValueError(
+            f"classes: {labels.num_classes} names, but {what} scores {count} classes; name those that it was trained "
+            "on, in their order. with_classes(...) of the result exchanges them"
+        )
+    if preprocessing is None:
+        tell(f"{what}: says nothing of its preprocessing; ImageNet's mean and deviation are assumed")
+    try:
+        foreign = torchvision_segmenter(architecture, state.tensors, labels=labels)
+    except WeightsError as error:
+        raise WeightsError(f"{fetched.path}: {error}") from error
+    report = foreign.load_report
+    if state.beside:
+        tell(f"{what}: not of the network, and unused: {', '.join(state.beside)}")
+    return replace(
+        foreign,
+        preprocessing=preprocessing or foreign.preprocessing,
+        load_report=replace(report, unused=(*report.unused, *state.beside)),
+        training={"source": what, "sha256": fetched.digest.sha256},
+    )
+
+
 def _is_classifier(what: str) -> str:
     return (
         f"{what}: holds a classifier, not a segmenter: fullyconv.load_classifier loads it, and "
@@ -93,8 +157,9 @@ def _repository(place: sources.Source, allow_unverified: bool) -> ModelFolder:
     if place.file == pretrained.CONFIG and place.sha256 is not None:
         # who vouches for the configuration vouches for the digest in it
         named = pretrained.read_config(config.path.parent).weights.get("sha256")
-        if isinstance(named, str) and sources.DIGEST.fullmatch(named):
+        if isinstance(named, str) and lock.DIGEST.fullmatch(named):
             place = replace(place, pins={pretrained.WEIGHTS: named})
+    place = replace(place, revision=config.commit)  # the branch may have moved since
     weights = sources.fetch(place, pretrained.WEIGHTS, allow_unverified=allow_unverified)
     if weights.commit != config.commit:
         raise DownloadError(
@@ -105,13 +170,8 @@ def _repository(place: sources.Source, allow_unverified: bool) -> ModelFolder:
 
 def _is_ours(path: Path) -> bool:
     """Tell whether a config.json has a kind at all; whether it is right is for `pretrained.read_config` to say."""
-    try:
-        if path.stat().st_size > pretrained.MAX_CONFIG_BYTES:
-            return True
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        return True
-    return not isinstance(document, dict) or "kind" in document or "architecture" not in document
+    document = pretrained.read_json(path)
+    return "kind" in document or "architecture" not in document
 
 
 def _torchvision(place: sources.Source) -> ForeignSegmenter:
@@ -138,10 +198,9 @@ def _file(place: sources.Source, allow_unverified: bool) -> Checkpoint | Foreign
     if suffix != ".caffemodel":
         if (fetched.path.parent / pretrained.CONFIG).is_file():
             raise WeightsError(f"{fetched.path}: is part of a model folder; pass its folder, {fetched.path.parent}/")
-        raise WeightsError(
-            f"{fetched.path}: does not say which model it belongs to; load takes a model folder, a .ckpt of "
-            "fullyconv or a .caffemodel. " + _is_classifier("If it")
-        )
+        from fullyconv.weights.strangers import stranger
+
+        raise WeightsError(f"{fetched.path}: {stranger(fetched.path)}")
     foreign = caffe_segmenter(fetched.path)
     foreign.training.update({"source": fetched.origin, "sha256": fetched.digest.sha256})
     entry = place.entry

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from fullyconv.confusion import headline
 from fullyconv.errors import WeightsError, some
 from fullyconv.files import remove_unfinished, write_all
+from fullyconv.weights.signatures import refuse_stray
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
@@ -46,6 +47,9 @@ METRICS = {
     "top1": "top-1 accuracy",
 }
 """Keys of a score that a card names, in percent."""
+
+OTHERS = {"encoder_name": "segmentation_models.pytorch", "model_type": "transformers", "pretrained_cfg": "timm"}
+"""What a configuration of another library holds -> its name."""
 
 OLD_NAMES = {
     "licence": "license",
@@ -154,17 +158,13 @@ def read_config(folder: str | Path) -> Config:
         raise FileNotFoundError(
             f"{path}: not found; a model folder holds {CONFIG} and {WEIGHTS}, as SegmentationModule.save writes"
         )
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise WeightsError(f"{path}: {path.stat().st_size} bytes; a configuration has at most {MAX_CONFIG_BYTES}")
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: is no JSON ({error}); fetch or save the model folder again") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        found = document.get("format") if isinstance(document, dict) else None
+    document = read_json(path)
+    if document.get("format") != FORMAT:
+        other = next((name for key, name in OTHERS.items() if key in document), None)
+        of = f"is of {other}" if other else "was written by another version of fullyconv"
         raise WeightsError(
-            f"{path}: format={found!r}, this version reads format {FORMAT}; "
-            "it was written by another version of fullyconv, or is no model folder of it"
+            f"{path}: format={document.get('format')!r}, this version reads format {FORMAT}; "
+            f"it {of}, or is no model folder of it"
         )
     document = respelled(document)
     kinds = {"kind": str, "model": dict, "labels": dict, "preprocessing": dict, "license": str, "training": dict}
@@ -177,7 +177,26 @@ def read_config(folder: str | Path) -> Config:
     if type(document.get("parameters", 0)) is not int:
         raise WeightsError(f"{path}: 'parameters' must be a whole number; fetch or save the model folder again")
     _check_model(document["kind"], document["model"], path)
+    _check_labels(document["labels"], path)
     return Config(**{f.name: document[f.name] for f in fields(Config) if f.name in document})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a configuration, of this package or of another.
+
+    Raises:
+        WeightsError: if it is too large, or no JSON object; a page or a pointer in its place is called that.
+    """
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise WeightsError(f"{path}: {path.stat().st_size} bytes; a configuration has at most {MAX_CONFIG_BYTES}")
+    refuse_stray(path, "JSON")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: is no JSON ({error}); fetch or save it again") from error
+    if not isinstance(document, dict):
+        raise WeightsError(f"{path}: holds no JSON object; fetch or save it again")
+    return document
 
 
 def respelled(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,6 +240,7 @@ def load(folder: str | Path) -> tuple[Config, Tensors]:
     path = Path(folder) / WEIGHTS
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found, although {CONFIG} names it; fetch or save the model folder again")
+    refuse_stray(path, "safetensors file")
     size = path.stat().st_size
     if size != config.weights.get("bytes") or size > MAX_WEIGHTS_BYTES:
         raise WeightsError(
@@ -418,6 +438,18 @@ def _check_score(score: Any, path: Path) -> None:
     for key, value in figures:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
             raise WeightsError(f"{path}: score.{key}={str(value)[:40]!r}; a figure is a number in 0..100, in percent")
+
+
+def _check_labels(labels: dict[str, Any], path: Path) -> None:
+    heads = labels.get("heads", {"": labels})
+    groups = list(heads.values()) if isinstance(heads, dict) else []
+    for group in groups or [None]:
+        names = group.get("names") if isinstance(group, dict) else None
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise WeightsError(
+                f"{path}: labels={str(labels)[:60]!r}: must hold 'names', a list of class names, or 'heads' by name "
+                "that do; fetch or save the model folder again"
+            )
 
 
 def _check_model(kind: str, model: dict[str, Any], path: Path) -> None:

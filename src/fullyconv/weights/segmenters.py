@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torchvision
-from torch import Tensor
+from torch import Tensor, nn
 
 from fullyconv.backbones import LoadReport
 from fullyconv.errors import WeightsError, near_miss, some
@@ -114,6 +114,23 @@ def published(name: str) -> Published:
     )
 
 
+def names_of(name: str) -> dict[str, Tensor]:
+    """Give tensors without data by torchvision's names, to find the segmenter in a checkpoint.
+
+    Raises:
+        ValueError: if the name is unknown; a near miss is offered.
+    """
+    _check_name(name)
+    return _model(name, 21, auxiliary=True).state_dict()
+
+
+def count_classes(name: str, state_dict: Mapping[str, Tensor]) -> int | None:
+    """Read the number of classes off the layer that scores; None where there is none."""
+    _, layers = SEGMENTERS[name]
+    scores = (f"classifier.{theirs}weight" for theirs, ours in layers.items() if ours.startswith("score."))
+    return next((int(state_dict[key].shape[0]) for key in scores if key in state_dict and state_dict[key].ndim), None)
+
+
 def torchvision_segmenter(
     name: str, state_dict: Mapping[str, Tensor], *, labels: Labels | None = None
 ) -> ForeignSegmenter:
@@ -172,17 +189,18 @@ def torchvision_segmenter(
 
 def _wanted(name: str, num_classes: int, state_dict: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Ask torchvision's own model for the names and shapes of its tensors."""
-    options: dict[str, Any] = {} if name.startswith("lraspp") else {"aux_loss": _has_auxiliary(state_dict)}
+    auxiliary = any(key.startswith("aux_classifier.") for key in state_dict)
+    return {key: tuple(value.shape) for key, value in _model(name, num_classes, auxiliary).state_dict().items()}
+
+
+def _model(name: str, num_classes: int, auxiliary: bool) -> nn.Module:
+    options: dict[str, Any] = {} if name.startswith("lraspp") else {"aux_loss": auxiliary}
     with torch.device("meta"):
         # weights_backbone=None, because torchvision downloads a backbone otherwise
-        model = torchvision.models.get_model(
+        model: nn.Module = torchvision.models.get_model(
             name, weights=None, weights_backbone=None, num_classes=num_classes, **options
         )
-    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
-
-
-def _has_auxiliary(state_dict: Mapping[str, Tensor]) -> bool:
-    return any(key.startswith("aux_classifier.") for key in state_dict)
+    return model
 
 
 def _own_key(name: str, key: str) -> str | None:

@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import os
 import re
 import warnings
 from collections.abc import Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fullyconv import download as downloads
-from fullyconv.errors import DownloadError, WeightsError, first_line, some, tell
-from fullyconv.files import Digest, digest, write
-from fullyconv.weights import catalog
+from fullyconv.errors import DownloadError, WeightsError, tell
+from fullyconv.files import Digest, digest
+from fullyconv.weights import catalog, repositories
+from fullyconv.weights.lock import COMMIT, DIGEST, accept, lock_file, recorded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,9 +32,6 @@ if TYPE_CHECKING:
 REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 DISTRIBUTION = re.compile(r"[A-Za-z0-9]([\w.-]{0,98}[A-Za-z0-9])?", re.ASCII)
 REVISION = re.compile(r"[\w][\w./-]{0,200}", re.ASCII)
-DIGEST = re.compile(r"[0-9a-f]{64}")
-COMMIT = re.compile(r"[0-9a-f]{40}")
-MAX_LOCK_BYTES = 16 * 2**20
 
 SCHEMES = ("hf://", "torchvision://", "distribution://", "https://", "http://")
 FORMS = (
@@ -211,8 +207,7 @@ def check_inside(name: str, of: str) -> None:
     Raises:
         WeightsError: if it is absolute, climbs up, or holds what no file name should.
     """
-    parts = name.split("/")
-    if any(part in ("", ".", "..") for part in parts) or not name.isprintable() or any(c in name for c in '\\:*?"<>|'):
+    if repositories.unsafe(name):
         raise WeightsError(f"{of}: {name!r} is no plain path inside a repository; it is not touched")
 
 
@@ -330,14 +325,16 @@ def _from_torchvision(source: Source) -> Fetched:
         if found.sha256.startswith(match[1]):
             return Fetched(place, found, f"{source.address} ({url})")
         wrong = f"{place}: is not the file that torchvision published (sha256 {found.sha256[:16]}...)"
-        if _offline():
+        if repositories.offline():
             raise WeightsError(f"{wrong}, and HF_HUB_OFFLINE forbids to fetch it afresh")
         tell(f"{wrong}; fetching it afresh")
-        place.unlink()
-    if _offline():
+        with _cache("TORCH_HOME"):
+            place.unlink()
+    if repositories.offline():
         raise DownloadError(f"{source.address}: is not in the cache ({place}), and HF_HUB_OFFLINE forbids to fetch it")
     tell(f"fetching {url}")
-    found = downloads.download(url, place, sha256=match[1])
+    with _cache("TORCH_HOME"):
+        found = downloads.download(url, place, sha256=match[1])
     return Fetched(place, found, f"{source.address} ({url})")
 
 
@@ -365,59 +362,75 @@ def _from_distribution(source: Source) -> Fetched:
 
 
 def _from_url(source: Source, allow_unverified: bool) -> Fetched:
-    lock = read_lock()
-    record = lock.get(source.address, {}).get("files", {}).get("", {})
+    record = recorded(source.address).get("files", {}).get("", {})
     expected = source.sha256 or record.get("sha256")
     if expected is None and not allow_unverified:
         raise WeightsError(_unverified(source.address, "append #sha256=DIGEST if you know it, or "))
     name = re.sub(r"[^\w.-]", "_", source.address.rsplit("/", 1)[-1]) or "file"
     key = hashlib.sha256(source.address.encode()).hexdigest()[:16]
     place = cache_folder() / "downloads" / key / name
-    if place.is_file():
-        found = digest(place)
-        if expected is not None and found.sha256 == expected:
-            return Fetched(place, found, source.address)
-        place.unlink()  # left by a load that was not accepted, changed since, or of another version
-    if _offline():
-        raise DownloadError(f"{source.address}: is not in the cache, and HF_HUB_OFFLINE forbids to fetch it")
-    tell(f"fetching {source.address}")
-    found = downloads.download(source.address, place, sha256=expected, plain_http=source.entry is not None)
+    with _cache("FULLYCONV_CACHE"):
+        if place.is_file():
+            found = digest(place)
+            if expected is not None and found.sha256 == expected:
+                return Fetched(place, found, source.address)
+            place.unlink()  # left by a load that was not accepted, changed since, or of another version
+        if repositories.offline():
+            raise DownloadError(f"{source.address}: is not in the cache, and HF_HUB_OFFLINE forbids to fetch it")
+        tell(f"fetching {source.address}")
+        found = downloads.download(source.address, place, sha256=expected, plain_http=source.entry is not None)
     if expected is None:
-        _record(source.address, None, "", found)
+        accept(source.address, None, "", found)
     return Fetched(place, found, source.address)
 
 
 def _from_hub(source: Source, name: str, allow_unverified: bool) -> Fetched:
     check_inside(name, source.address)
-    lock = read_lock().get(source.address, {})
+    assert source.repo is not None
+    file = repositories.File(source.repo, name, f"{source.address}/{name}")
+    lock = recorded(source.address)
     record = lock.get("files", {}).get(name, {})
     expected = (source.sha256 if name == source.file else None) or (source.pins or {}).get(name) or record.get("sha256")
     if expected is None and not allow_unverified:
-        raise WeightsError(_unverified(f"{source.address}/{name}", ""))
+        raise WeightsError(_unverified(file.what, ""))
     # What was accepted once is asked for by its commit: a branch that moved since then does not change what is loaded.
     revision = lock.get("commit") or source.revision
-    problem = ""
-    for afresh in (False, True):
-        path = _hub_download(source, name, revision, afresh, problem)
-        commit = _checked_commit(path, revision, f"{source.address}/{name}")
+    problem, kept = "", repositories.kept(file, revision)
+    if kept is not None:
+        path, commit = kept
         found = digest(path)
-        promised, kind = (expected, "sha256") if expected else _promise(path)
-        right = expected is None and promised is None
-        if promised is not None:
-            actual = found.sha256 if len(promised) == 64 else _git_sha1(path, found.bytes)
-            right = actual == promised
-        if right:
-            break
-        problem = f"sha256 {found.sha256} ({found.bytes} bytes), expected {kind} {promised}"
+        if expected is None:  # the client names its blobs by their digests
+            promised = path.resolve().name
+            hashed = DIGEST.fullmatch(promised) or COMMIT.fullmatch(promised)
+            problem = repositories.wrong(path, found, promised, None) if hashed else ""
+        elif found.sha256 == expected:
+            return Fetched(path, found, _origin(source, commit, name), commit)
+        else:
+            problem = f"sha256 {found.sha256} ({found.bytes} bytes), expected sha256 {expected}"
+    if repositories.offline():
+        if problem:
+            raise WeightsError(f"{file.what}: {problem}; HF_HUB_OFFLINE forbids to fetch it afresh")
+        if kept is None:
+            raise DownloadError(f"{file.what}: is not in the cache, and HF_HUB_OFFLINE forbids to ask for it")
     else:
-        _evict(path)
-        raise WeightsError(
-            f"{source.address}/{name}: {problem}; fetched twice with the same result, nothing was kept. "
-            f"The file was exchanged or is damaged at its source: do not use it{_lock_hint(record)}"
-        )
+        try:
+            with _cache("HF_HUB_CACHE or HF_HOME"):
+                promise = repositories.ask(file, revision)
+                (path, found), commit = repositories.fetch(file, revision, promise, expected), promise.commit
+        except repositories.Unreachable as error:
+            if problem:
+                raise WeightsError(f"{file.what}: {problem}; it could not be fetched afresh: {error}") from error
+            if kept is None:
+                raise
+        except WeightsError as error:
+            raise WeightsError(f"{error}{_lock_hint(record)}") from error
     if expected is None:
-        _record(source.address, commit, name, found)
-    return Fetched(path, found, f"{source.address.split('@')[0]}@{commit or source.revision or 'main'}/{name}", commit)
+        accept(source.address, commit, name, found)
+    return Fetched(path, found, _origin(source, commit, name), commit)
+
+
+def _origin(source: Source, commit: str, name: str) -> str:
+    return f"{source.address.split('@')[0]}@{commit}/{name}"
 
 
 def _unverified(what: str, other: str) -> str:
@@ -432,186 +445,18 @@ def _lock_hint(record: Mapping[str, Any]) -> str:
     return f", or, if you know why it changed, remove its entry from {lock_file()}" if record else ""
 
 
-def endpoint() -> str | None:
-    """Give the hub to talk to, as HF_ENDPOINT says; None is the client's own default."""
-    return os.environ.get("HF_ENDPOINT") or None
-
-
-def _offline() -> bool:
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
-
-
-def _hub_download(source: Source, name: str, revision: str | None, afresh: bool, problem: str) -> Path:
-    """Let the hub's client fetch a file into its cache; every way to fail becomes one of ours."""
-    from huggingface_hub import errors as hub
-    from huggingface_hub import hf_hub_download
-
-    assert source.repo is not None
-    repo, what = source.repo, f"{source.address}/{name}"
-
-    def ask(*, force: bool, cached: bool = False) -> Path:
-        return Path(
-            hf_hub_download(
-                repo,
-                name,
-                revision=revision,
-                endpoint=endpoint(),
-                force_download=force,
-                local_files_only=cached,
-                library_name="fullyconv",
-            )
-        )
-
-    def last_resort(error: Exception, message: str) -> Path:
-        """Take what an earlier load left in the cache: its digest is checked like any other."""
-        if afresh:
-            raise WeightsError(f"{what}: {problem}; it could not be fetched afresh: {message}") from error
-        with suppress(Exception):
-            return ask(force=False, cached=True)
-        raise DownloadError(f"{what}: {message}") from error
-
-    for attempt in (1, 2):
-        try:
-            # The second attempt begins anew, for some releases of the client go on from a half file that was no part of
-            # this one.
-            return ask(force=afresh or attempt == 2)
-        except hub.GatedRepoError as error:
-            raise DownloadError(
-                f"{what}: the repository asks for consent: accept its terms on its page, then log in (hf auth login) "
-                "or set HF_TOKEN"
-            ) from error
-        except hub.RepositoryNotFoundError as error:
-            raise DownloadError(
-                f"{what}: no such repository on the hub, or a private one: check the name, and log in (hf auth login) "
-                "or set HF_TOKEN if it is private"
-            ) from error
-        except hub.RevisionNotFoundError as error:
-            raise DownloadError(f"{what}: the repository has no revision {revision!r}") from error
-        except hub.RemoteEntryNotFoundError as error:
-            raise DownloadError(f"{what}: the repository has no such file{_files_hint(source, revision)}") from error
-        except hub.LocalEntryNotFoundError as error:
-            if afresh:
-                raise WeightsError(f"{what}: {problem}; it could not be fetched afresh: {first_line(error)}") from error
-            why = (
-                "HF_HUB_OFFLINE forbids to ask for it"
-                if _offline()
-                else "the hub could not be reached or gave no answer"
-            )
-            raise DownloadError(
-                f"{what}: is not in the cache, and {why}; try again with a network ({first_line(error)})"
-            ) from error
-        except hub.OfflineModeIsEnabled as error:
-            raise WeightsError(f"{what}: {problem}; HF_HUB_OFFLINE forbids to fetch it afresh") from error
-        except hub.HfHubHTTPError as error:
-            raise DownloadError(f"{what}: the hub refuses: {first_line(error)}") from error
-        except hub.HFValidationError as error:
-            raise ValueError(f"source={what!r}: {first_line(error)}") from error
-        except OSError as error:
-            # Among others "Consistency check failed": more or fewer bytes than were promised.
-            if attempt == 2:
-                return last_resort(error, f"could not be fetched: {first_line(error)}; nothing was kept")
-        except Exception as error:
-            # Broken connections surface as exceptions of the client's transport, which is another library from release
-            # to release.
-            if attempt == 2:
-                broke = f"the connection broke twice ({type(error).__name__}: {first_line(error)})"
-                return last_resort(error, f"{broke}; try again later")
-    raise AssertionError("unreachable")
-
-
-def _files_hint(source: Source, revision: str | None) -> str:
+@contextmanager
+def _cache(settings: str) -> Iterator[None]:
+    """Let an error of the disk say which settings move the cache."""
     try:
-        listing = list_files(source, revision)
+        yield
     except DownloadError:
-        return ""
-    return f"; it has {some(listing, 12)}" if listing else "; it is empty"
-
-
-def list_files(source: Source, revision: str | None = None) -> list[str]:
-    """List the files of a hub repository; names that are no plain paths are left out.
-
-    Raises:
-        DownloadError: if the hub does not answer.
-    """
-    from huggingface_hub import HfApi
-
-    assert source.repo is not None
-    try:
-        listing = HfApi(endpoint=endpoint()).list_repo_files(source.repo, revision=revision or source.revision)
-    except Exception as error:
-        raise DownloadError(f"{source.address}: the hub does not list its files: {first_line(error)}") from error
-    plain = []
-    for name in listing:
-        try:
-            check_inside(name, source.address)
-        except WeightsError:
-            continue
-        plain.append(name)
-    return sorted(plain)
-
-
-def _snapshot(path: Path) -> Path | None:
-    """Find the folder of a commit in the client's cache, .../snapshots/COMMIT, that a file lies in."""
-    for index, (before, part) in enumerate(pairwise(path.parts), 2):
-        if before == "snapshots" and COMMIT.fullmatch(part):
-            return Path(*path.parts[:index])
-    return None
-
-
-def _checked_commit(path: Path, revision: str | None, what: str) -> str:
-    """Hold a hub to its word: it names a commit, the one that was asked for, and its file lies within the cache.
-
-    Names of commits and blobs come from the server's headers, and the client makes paths of them.
-
-    Raises:
-        WeightsError: if it does not.
-    """
-    snapshot = _snapshot(path)
-    commit = snapshot.name if snapshot is not None else None
-    if snapshot is None or commit is None or (revision and COMMIT.fullmatch(revision) and commit != revision):
-        raise WeightsError(
-            f"{what}: the hub gave a file of {f'commit {commit}' if commit else 'no commit'}, asked for "
-            f"{revision or 'main'}; nothing of it is taken. Is it a hub? Check HF_ENDPOINT"
-        )
-    if path.is_symlink():
-        blob = Path(os.path.normpath(path.parent / path.readlink()))
-        if blob.parent != snapshot.parent.with_name("blobs"):
-            path.unlink()  # the link alone: what it leads to may be somebody's
-            raise WeightsError(
-                f"{what}: the hub gave it a name that leads out of the cache, to {str(blob)!r}; nothing is taken. "
-                "Do not use this hub, and look at that file"
-            )
-    return commit
-
-
-def _promise(path: Path) -> tuple[str | None, str]:
-    """Give the digest that the hub itself promised: the client names its blobs by it, and checks only the size."""
-    name = path.resolve().name
-    if re.fullmatch(r"[0-9a-f]{64}", name):
-        return name, "sha256"
-    if COMMIT.fullmatch(name):
-        return name, "git's sha1"
-    return None, ""
-
-
-def _git_sha1(path: Path, size: int) -> str:
-    value = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(downloads.CHUNK):
-            value.update(block)
-    return value.hexdigest()
-
-
-def _evict(path: Path) -> None:
-    """Take a wrong file out of the client's cache, which would give it to everybody for ever."""
-    blob = path.resolve()
-    path.unlink(missing_ok=True)
-    blob.unlink(missing_ok=True)
-
-
-# ---- the lock file -------------------------------------------------------------------------------------------------
+        raise
+    except OSError as error:
+        raise DownloadError(
+            f"{error.filename or 'the cache'}: cannot be written ({error.strerror or error}); what is fetched is kept "
+            f"there. Make it writable or make room there, or name another folder in {settings}"
+        ) from error
 
 
 def cache_folder() -> Path:
@@ -619,68 +464,3 @@ def cache_folder() -> Path:
     given = os.environ.get("FULLYCONV_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(given).expanduser() if given else Path(base).expanduser() / "fullyconv"
-
-
-def lock_file() -> Path:
-    """Give the file that records what was accepted unverified: FULLYCONV_LOCK, or lock.json in the user's settings."""
-    given = os.environ.get("FULLYCONV_LOCK")
-    base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(given).expanduser() if given else Path(base).expanduser() / "fullyconv" / "lock.json"
-
-
-def read_lock() -> dict[str, dict[str, Any]]:
-    """Read what was accepted unverified: address -> commit and files, each with bytes and sha256.
-
-    Raises:
-        WeightsError: if the file is damaged or cannot be read: what was accepted must not be forgotten in silence.
-    """
-    path = lock_file()
-    try:
-        if not path.exists():
-            return {}
-        if path.stat().st_size > MAX_LOCK_BYTES:
-            raise ValueError(f"{path.stat().st_size} bytes")
-        document = json.loads(path.read_text(encoding="utf-8"))
-        sources = document["sources"]
-        for entry in sources.values():
-            for record in entry["files"].values():
-                if not DIGEST.fullmatch(record["sha256"]):
-                    raise ValueError(f"sha256={record['sha256']!r}")
-            if entry.get("commit") is not None and not COMMIT.fullmatch(entry["commit"]):
-                raise ValueError(f"commit={entry['commit']!r}")
-    except OSError as error:
-        raise WeightsError(
-            f"{path}: cannot be read ({error.strerror}); it records which unverified weights were accepted. Make it "
-            "readable, or name another file in FULLYCONV_LOCK"
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise WeightsError(
-            f"{path}: is damaged ({error}); it records which unverified weights were accepted. Mend it, or remove it "
-            "and accept them anew"
-        ) from error
-    return dict(sources)
-
-
-@contextmanager
-def _locked() -> Iterator[None]:
-    """Keep other processes from writing the lock file at the same time."""
-    from filelock import FileLock  # a dependency of huggingface_hub
-
-    path = lock_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(path) + ".guard"):
-        yield
-
-
-def _record(address: str, commit: str | None, name: str, found: Digest) -> None:
-    """Tell and record what is accepted."""
-    with _locked():
-        sources = read_lock()
-        entry = sources.setdefault(address, {"commit": commit, "files": {}})
-        entry["files"][name] = {"bytes": found.bytes, "sha256": found.sha256}
-        path = write(lock_file(), json.dumps({"format": 1, "sources": sources}, indent=2, sort_keys=True) + "\n")
-    what = f"{address}/{name}" if name else address
-    tell(
-        f"unverified: {what}\n  commit {commit or '-'}\n  {found.bytes} bytes\n  sha256 {found.sha256}\n"
-        f"  recorded in {path}: every later load must match"
-    )

@@ -10,15 +10,18 @@ import math
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fullyconv.errors import WeightsError, first_line, printable, some
+from fullyconv.weights import within
+from fullyconv.weights.signatures import REMEDIES, Kind, kind_of
 
 TORCH_SUFFIXES = (".pth", ".pt", ".th", ".bin", ".ckpt", ".tar")
 SUFFIXES = (".safetensors", *TORCH_SUFFIXES, ".caffemodel")
@@ -33,6 +36,8 @@ MAX_DEPTH = 4
 ENTRIES = (
     "state_dict_ema",
     "model_ema",
+    "ema_state_dict",
+    "model_ema_state_dict",
     "state_dict",
     "model_state_dict",
     "model",
@@ -41,14 +46,11 @@ ENTRIES = (
     "weights",
     "params",
 )
-WRAPPERS = ("module.", "model.", "backbone.", "_orig_mod.", "net.", "encoder.")
 
 FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 
-LEGACY = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the number that torch.save began with before it wrote zip archives
-
-Kind = Literal["safetensors", "archive", "legacy", "unknown"]
+Find = Callable[[Mapping[str, Tensor]], tuple[within.Names, str]]
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,14 @@ class StateFile:
     """What a weight file holds.
 
     Args:
-        tensors: by name, without the prefixes that wrappers had put before all of them; on the CPU, finite, half
-            precision widened to float32. They may share memory with the file: copy them, do not write to them.
+        tensors: of the network by name, without its prefix; on the CPU, finite, half precision widened to float32. They
+            may share memory with the file: copy them, do not write to them.
         metadata: the strings of a safetensors header, or the plain entries beside the weights ("arch", "epoch").
         path: the file.
         entry: within which entries the weights were found, as ``state_dict``; empty if at the top.
         prefix: what was taken off the names, as ``module.``.
         ignored: names of entries beside the tensors that are none.
+        beside: names of tensors that are none of the network's: of a loss, a metric, another network.
     """
 
     tensors: dict[str, Tensor]
@@ -70,19 +73,28 @@ class StateFile:
     path: Path
     entry: str = ""
     prefix: str = ""
-    ignored: tuple[str, ...] = field(default=())
+    ignored: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
-def read_state_dict(path: str | Path, *, without: Sequence[str] = ()) -> StateFile:
+def read_state_dict(
+    path: str | Path,
+    *,
+    without: Sequence[str] = (),
+    like: Mapping[str, Tensor] | None = None,
+    whole: bool = False,
+) -> StateFile:
     """Read the tensors of a weight file of any common kind.
 
     Files of `torch.save` are read without their Python objects (``weights_only``), so that nothing in them runs. From
-    the checkpoint of a training program the weights alone are taken, averaged ones where there are any, and prefixes
-    that a wrapper (DataParallel, a compiler, Lightning) has put before every name are taken off.
+    the checkpoint of a training program the weights alone are taken, averaged ones where there are any, and the prefix
+    of the network (that of DataParallel, a compiler, a Lightning module) is taken off.
 
     Args:
         path: a file with one of the suffixes .safetensors, .pth, .pt, .th, .bin, .ckpt, .tar or .caffemodel.
         without: prefixes of names whose tensors are left out unseen, because they are known to hold nothing.
+        like: tensors of a network of the same architecture, where it is known: what stands beside it is told apart.
+        whole: take all tensors under their full names, for someone who looks for the network himself.
 
     Returns:
         The tensors, and what else is known of them.
@@ -112,78 +124,26 @@ def read_state_dict(path: str | Path, *, without: Sequence[str] = ()) -> StateFi
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise WeightsError(f"{path}: {size} bytes; a weight file has at most {MAX_BYTES}")
-    kind, what = _kind(path, size)
+    kind, what = kind_of(path)
     if suffix == ".caffemodel":
         if what:
-            raise WeightsError(f"{path}: is {what}, no .caffemodel; {_remedy(kind)}")
+            raise WeightsError(f"{path}: is {what}, no .caffemodel; {REMEDIES[kind]}")
         return _from_caffe(path, without)
+    find: Find = within.everything if whole else partial(within.find, like=like)
     if suffix == ".safetensors":
         if kind in ("archive", "legacy") or what:
-            raise WeightsError(f"{path}: is {what}, no safetensors file; {_remedy(kind)}")
-        return _from_safetensors(path, without)
+            raise WeightsError(f"{path}: is {what}, no safetensors file; {REMEDIES[kind]}")
+        return _from_safetensors(path, without, find)
     if kind not in ("archive", "legacy"):
         found = what or "neither an archive of torch.save nor any other known kind of file"
-        raise WeightsError(f"{path}: is {found}, no file of torch.save; {_remedy(kind)}")
-    return _from_torch(path, kind, size, without)
-
-
-def _kind(path: Path, size: int) -> tuple[Kind, str]:
-    """Tell what a file is by its first bytes: the kind, and in words; no words for what only its reader can tell."""
-    with path.open("rb") as file:
-        head = file.read(512)
-    if not head:
-        return "unknown", "empty"
-    if head.startswith(b"PK\x03\x04"):
-        return "archive", "a zip archive, as torch.save writes"
-    if head[:1] == b"\x80" and head[2:].startswith(LEGACY):
-        return "legacy", "a file of torch.save (a pickle)"
-    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05" and len(head) > 1:
-        return "unknown", "a pickle that torch.save did not write"
-    if head.startswith(b"version https://git-lfs"):
-        return "unknown", "the pointer of git-lfs in place of the file"
-    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<error")):
-        return "unknown", "a web page (HTML or XML)"
-    length = int.from_bytes(head[:8], "little")
-    if head[8:9] == b"{" and length < size:
-        return "safetensors", "" if path.suffix.lower() == ".safetensors" else "a safetensors file"
-    if head[257:262] == b"ustar":
-        return "unknown", "a tar archive"
-    for magic, words in MAGIC.items():
-        if head.startswith(magic):
-            return "unknown", words
-    if start.startswith((b"{", b"[")):
-        return "unknown", "JSON or other text"
-    return "unknown", ""
-
-
-MAGIC = {
-    b"\x1f\x8b": "compressed (gzip)",
-    b"BZh": "compressed (bzip2)",
-    b"\xfd7zXZ\x00": "compressed (xz)",
-    b"\x28\xb5\x2f\xfd": "compressed (zstd)",
-    b"7z\xbc\xaf": "compressed (7z)",
-    b"\x89HDF": "an HDF5 file (Keras)",
-    b"GGUF": "a GGUF file",
-    b"\x93NUMPY": "an array of NumPy",
-    b"\x89PNG": "a PNG image",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"%PDF": "a PDF document",
-}
-
-
-def _remedy(kind: Kind) -> str:
-    if kind == "safetensors":
-        return "rename it to .safetensors"
-    if kind in ("archive", "legacy"):
-        return "rename it to .pth"
-    return "fetch it again from where it is published, as the file itself"
+        raise WeightsError(f"{path}: is {found}, no file of torch.save; {REMEDIES[kind]}")
+    return _from_torch(path, kind, size, without, find)
 
 
 # ---- the three readers ---------------------------------------------------------------------------------------------
 
 
-def _from_safetensors(path: Path, without: Sequence[str]) -> StateFile:
+def _from_safetensors(path: Path, without: Sequence[str], find: Find) -> StateFile:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -196,8 +156,8 @@ def _from_safetensors(path: Path, without: Sequence[str]) -> StateFile:
         raise WeightsError(f"{path}: is no sound safetensors file ({first_line(error)}); fetch it again") from error
     if not tensors:
         raise WeightsError(f"{path}: holds no tensors; pass the file with the weights")
-    names_off, prefix = _unwrapped(tensors)
-    return StateFile(_checked(names_off, path), metadata, path, prefix=prefix)
+    network, prefix, beside = _network(tensors, path, find)
+    return StateFile(network, metadata, path, prefix=prefix, beside=beside)
 
 
 def _from_caffe(path: Path, without: Sequence[str]) -> StateFile:
@@ -208,7 +168,7 @@ def _from_caffe(path: Path, without: Sequence[str]) -> StateFile:
     return StateFile(_checked(kept, path), {"network": classifier.network}, path)
 
 
-def _from_torch(path: Path, kind: Kind, size: int, without: Sequence[str]) -> StateFile:
+def _from_torch(path: Path, kind: Kind, size: int, without: Sequence[str], find: Find) -> StateFile:
     if kind == "archive":
         _check_archive(path, size)
     try:
@@ -218,7 +178,7 @@ def _from_torch(path: Path, kind: Kind, size: int, without: Sequence[str]) -> St
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "archive")
     except Exception as error:  # whatever a damaged or hostile pickle brings about
         raise WeightsError(f"{path}: {_reason(error)}") from error
-    return _unnested(loaded, path, size, without)
+    return _unnested(loaded, path, size, without, find)
 
 
 def _check_archive(path: Path, size: int) -> None:
@@ -275,19 +235,20 @@ def _reason(error: Exception) -> str:
 # ---- from what was read to tensors by name -------------------------------------------------------------------------
 
 
-def _unnested(loaded: object, path: Path, size: int, without: Sequence[str]) -> StateFile:
+def _unnested(loaded: object, path: Path, size: int, without: Sequence[str], find: Find) -> StateFile:
     """Find the weights within the checkpoint of a training program."""
     metadata: dict[str, str] = {}
-    within: list[str] = []
+    entries: list[str] = []
     state = loaded
     for _ in range(MAX_DEPTH):
         if not isinstance(state, Mapping):
             break
         inner = next((entry for entry in ENTRIES if isinstance(state.get(entry), Mapping) and state[entry]), None)
+        inner = inner or _largest(state)
         if inner is None:
             break
         metadata |= _plain(state)
-        within.append(inner)
+        entries.append(inner)
         state = state[inner]
     if not isinstance(state, Mapping):
         raise WeightsError(
@@ -305,25 +266,38 @@ def _unnested(loaded: object, path: Path, size: int, without: Sequence[str]) -> 
             tensors[key] = value.detach()
     if not tensors:
         raise WeightsError(
-            f"{path}: holds no tensors{f' in {within[-1]!r}' if within else ''}, only {some(ignored) or 'nothing'}; "
+            f"{path}: holds no tensors{f' in {entries[-1]!r}' if entries else ''}, only {some(ignored) or 'nothing'}; "
             "pass the file with the weights"
         )
-    if not within:
+    if not entries:
         metadata |= _plain(state)
-    names_off, prefix = _unwrapped(tensors)
-    checked = _checked(names_off, path, bound=size)
-    return StateFile(checked, metadata, path, ".".join(within), prefix, tuple(ignored))
+    network, prefix, beside = _network(tensors, path, find, bound=size)
+    return StateFile(network, metadata, path, ".".join(entries), prefix, tuple(ignored), beside)
 
 
-def _unwrapped(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Take off what a wrapper has put before all names."""
-    prefix = ""
-    while True:
-        wrapper = next((w for w in WRAPPERS if all(key.startswith(w) and key != w for key in tensors)), None)
-        if wrapper is None:
-            return tensors, prefix
-        prefix += wrapper
-        tensors = {key[len(wrapper) :]: value for key, value in tensors.items()}
+def _largest(state: Mapping[Any, Any]) -> str | None:
+    """Name the entry that holds more tensors than stand beside it: weights under a name of somebody's own."""
+    counts = {
+        key: sum(isinstance(value, Tensor) for value in entry.values())
+        for key, entry in state.items()
+        if isinstance(key, str) and isinstance(entry, Mapping)
+    }
+    most = max(counts, key=lambda key: counts[key], default=None)
+    own = sum(isinstance(value, Tensor) for value in state.values())
+    return most if most is not None and counts[most] > own else None
+
+
+def _network(
+    tensors: dict[str, Tensor], path: Path, find: Find, bound: int | None = None
+) -> tuple[dict[str, Tensor], str, tuple[str, ...]]:
+    """Take the network out of what stands beside it: its tensors, its prefix, and the names of the rest."""
+    try:
+        names, prefix = find(tensors)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    used = set(names.values())
+    beside = tuple(key for key in tensors if key not in used)
+    return _checked({name: tensors[key] for name, key in names.items()}, path, bound), prefix, beside
 
 
 def _checked(tensors: Mapping[str, Tensor], path: Path, bound: int | None = None) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fullyconv.errors import DownloadError, first_line, tell
-from fullyconv.weights import pretrained, sources
+from fullyconv.weights import pretrained, repositories, sources
 
 PUBLISHED = (pretrained.WEIGHTS, pretrained.CONFIG, pretrained.CARD)
 """The files of a model folder that are uploaded; whatever else lies in the folder stays at home."""
@@ -111,7 +111,7 @@ def upload(
 def _committed(folder: Path, repo: str, private: bool, message: str, token: str | None) -> str:
     from huggingface_hub import HfApi
 
-    api = HfApi(endpoint=sources.endpoint(), token=token, library_name="fullyconv")
+    api = HfApi(endpoint=repositories.endpoint(), token=token, library_name="fullyconv")
     try:
         api.create_repo(repo, private=private, exist_ok=True)
         commit = api.upload_folder(
