@@ -37,7 +37,7 @@ def load(
     classes: Sequence[str] | Labels | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     allow_unverified: bool = False,
-    device: Device = None,
+    device: Device = "auto",
 ) -> SegmentationModule: ...
 
 
