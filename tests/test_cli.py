@@ -228,7 +228,12 @@ def test_a_large_tiff_is_segmented_in_bands_like_any_other(
     monkeypatch.setattr(folder, "LARGE", 100)
     assert cli.main([*words, "--out", str(tmp_path / "bands")]) == 0
     for name in ("whole", "bands"):
-        assert sorted(path.name for path in (tmp_path / name).iterdir()) == [journal.NAME, "big.npz", "big.png"]
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == [
+            journal.NAME,
+            ".fullyconv-predict.lock",
+            "big.npz",
+            "big.png",
+        ]
     with Image.open(tmp_path / "whole" / "big.png") as one, Image.open(tmp_path / "bands" / "big.png") as other:
         assert_same_mask(one, other)
         assert one.getpalette() == other.getpalette()
@@ -451,7 +456,8 @@ def test_nothing_in_a_checkpoint_behind_an_address_runs(
 
 
 COMMANDS = (
-    "list", "demo", "predict", "serve", "doctor", "fetch", "fit", "test", "validate", "convert", "export", "publish",
+    "list", "demo", "predict", "join", "serve", "doctor", "fetch", "fit", "test", "validate", "convert", "export",
+    "publish",
 )  # fmt: skip
 
 

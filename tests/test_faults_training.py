@@ -145,7 +145,6 @@ print("RESULT", json.dumps(found))
 """
 
 
-@pytest.mark.xfail(strict=True, reason="losses are summed over processes whose numbers of images differ")
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2])
 def test_w19_losses_of_two_processes_are_those_of_one_and_nothing_is_warned_of(batch: int, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import torch
 from PIL import Image
 
 import fullyconv
+from fullyconv.errors import FolderInUse
 from fullyconv.images import read_mask
-from fullyconv.inference.folder import Predicted, identity
+from fullyconv.inference.folder import Predicted
+from fullyconv.inference.identity import identity
 from fullyconv.inference.journal import NAME, Journal
 from fullyconv.inference.segmentation import Segmentation
 from fullyconv.inference.serving import Predictor
@@ -50,7 +53,8 @@ def always(names: list[str], best: int) -> fullyconv.SegmentationModule:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in found if not name.endswith(".lock"))
 
 
 @pytest.fixture
@@ -154,13 +158,27 @@ def test_frames_are_told_and_those_of_other_settings_are_made_again(tmp_path: Pa
 
 
 def test_two_runs_at_once_do_not_share_a_folder(photos: Path, tmp_path: Path) -> None:
-    pytest.importorskip("fcntl")
     running = Journal(tmp_path / "out", {})
-    running.open([""])
-    with pytest.raises(ValueError, match="another run writes into this folder"):
+    running.open([""], {})
+    with pytest.raises(FolderInUse, match=rf"in use by process {os.getpid()} on .* give another folder"):
         fullyconv.predict_folder(Bright(), photos, tmp_path / "out")
     running.close()
     assert len(fullyconv.predict_folder(Bright(), photos, tmp_path / "out").predicted) == 3
+
+
+def test_an_image_that_is_replaced_while_it_is_predicted_is_predicted_again(photos: Path, tmp_path: Path) -> None:
+    class Replacing(Bright):
+        def predict(self, source: Any) -> Any:
+            found = super().predict(source)
+            if self.calls == 1:
+                Image.new("RGB", (28, 20), (255, 255, 255)).save(source)
+            return found
+
+    model = Replacing()
+    fullyconv.predict_folder(model, photos, tmp_path / "out")
+    again = fullyconv.predict_folder(model, photos, tmp_path / "out")
+    assert (again.before, len(again.predicted)) == (2, 1)
+    assert read_mask(tmp_path / "out" / "a.png").mean() == 1.0
 
 
 def test_a_note_of_a_run_that_was_killed_is_read_as_far_as_it_goes(photos: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from fullyconv.labels import Labels
 
 av = pytest.importorskip("av")
 
+LOCK = ".fullyconv-predict.lock"
 NTSC = Fraction(30000, 1001)
 
 
@@ -275,7 +276,7 @@ def test_a_folder_of_images_and_videos_on_the_command_line(
     assert "[3/3]" in printed
     assert "(6 frames; " in printed
     assert sorted(path.name for path in out.iterdir()) == [
-        journal.NAME, "a.coco.json", "a.overlay.png", "a.png", "clip", "clip.csv", "clip.overlay.mp4", "inner",
+        journal.NAME, LOCK, "a.coco.json", "a.overlay.png", "a.png", "clip", "clip.csv", "clip.overlay.mp4", "inner",
     ]  # fmt: skip
     assert len(list((out / "clip").iterdir())) == 12
     frame = decoded(mixed / "clip.mp4")[4]
@@ -299,7 +300,7 @@ def test_a_video_that_was_cut_short_goes_on_from_its_masks(
     monkeypatch.setattr(Threshold, "predict", lambda self, source, **_: _interrupted(self, source))
     words = ["predict", str(clip), "--out", str(tmp_path / "out"), "--overlay"]
     assert cli.main(words) == 130
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [journal.NAME, "clip"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [journal.NAME, LOCK, "clip"]
     kept = sorted(path.name for path in (tmp_path / "out" / "clip").iterdir())
     assert kept == ["000000.png", "000001.png", "000002.png"]
     assert cli.main(words) == 0
@@ -333,7 +334,7 @@ def test_a_broken_video_is_reported_and_the_rest_goes_on(
     assert "skipped: " in printed.err
     assert "broken.mp4: not a video" in printed.err
     assert "1 of 4 images and videos could not be read" in printed.err
-    assert sorted(path.name for path in out.rglob("*.*")) == [journal.NAME, "a.png", "clip.csv", "clip.csv"]
+    assert sorted(path.name for path in out.rglob("*.*")) == [journal.NAME, LOCK, "a.png", "clip.csv", "clip.csv"]
     monkeypatch.setitem(sys.modules, "av", None)
     assert cli.main(["predict", str(mixed / "clip.mp4"), "--out", str(out / "2")]) == 2
     assert "pip install 'fullyconv[video]'" in capsys.readouterr().err
@@ -381,6 +382,7 @@ def test_several_heads_have_masks_overlays_and_tables_of_their_own(
     assert "(6 frames; what: dark " in capsys.readouterr().out
     assert sorted(path.name for path in out.iterdir()) == [
         journal.NAME,
+        LOCK,
         *(f"my.clip.{head}{ending}" for head in segmenter.labels for ending in ("", ".csv", ".overlay.mp4")),
     ]
     assert sorted(path.name for path in (out / "my.clip.where").iterdir())[:2] == ["000000.coco.json", "000000.png"]

@@ -7,9 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from fullyconv.errors import FolderInUse
 from fullyconv.locks import held
@@ -78,3 +81,28 @@ def test_the_files_have_the_mode_of_the_umask(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert modes == {0o640}
+
+
+def test_a_file_system_without_locks_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: FileLock) -> None:
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with held(tmp_path) as before:
+        assert before is None
+
+
+def test_who_may_wait_comes_in_when_the_holder_lets_go(tmp_path: Path) -> None:
+    inside = threading.Event()
+
+    def short() -> None:
+        with held(tmp_path):
+            inside.set()
+            time.sleep(0.3)
+
+    thread = threading.Thread(target=short)
+    thread.start()
+    assert inside.wait(30)
+    with held(tmp_path, wait=30):
+        pass
+    thread.join()

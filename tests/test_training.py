@@ -142,7 +142,7 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"device": "tpu"}, "choose auto, cpu or cuda"),
+            ({"device": "tpu"}, "write auto, or what is here: cpu"),
             ({"epochs": 0}, "at least 1"),
             ({"minutes": -1.0}, "a number of minutes above 0"),
             ({"minutes": float("nan")}, "a number of minutes above 0"),
@@ -154,8 +154,8 @@ class TestPlan:
             plan(SegmentationDataModule.from_folder(shapes), **options)  # type: ignore[arg-type]
 
     def test_a_device_that_is_not_there_is_refused(self, shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        with pytest.raises(ValueError, match="there is no CUDA device here"):
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+        with pytest.raises(ValueError, match="this machine has no such device"):
             plan(SegmentationDataModule.from_folder(shapes), device="cuda")
 
 

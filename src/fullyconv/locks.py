@@ -17,7 +17,7 @@ from fullyconv.files import write
 
 
 @contextmanager
-def held(folder: str | Path, name: str = "run") -> Iterator[str | None]:
+def held(folder: str | Path, name: str = "run", wait: float = 0.0) -> Iterator[str | None]:
     """Hold a folder while the block runs, so that no other process writes into it.
 
     The lock is one of the operating system, on ``NAME.lock``; who holds it stands in ``NAME.holder.json`` meanwhile. A
@@ -26,6 +26,7 @@ def held(folder: str | Path, name: str = "run") -> Iterator[str | None]:
     Args:
         folder: which; it is made where there is none.
         name: of what is done there, the first part of both file names.
+        wait: seconds until a holder is taken for one that stays.
 
     Yields:
         Who held it last and was killed, in words; None where nobody was.
@@ -39,13 +40,16 @@ def held(folder: str | Path, name: str = "run") -> Iterator[str | None]:
     note = place / f"{name}.holder.json"
     file = place / f"{name}.lock"
     file.touch()
-    lock = FileLock(file, timeout=0, mode=file.stat().st_mode & 0o777)  # the umask's, in every version of filelock
+    lock = FileLock(file, timeout=wait, mode=file.stat().st_mode & 0o777)  # the umask's, in every version of filelock
     try:
         lock.acquire()
     except Timeout:
         raise FolderInUse(
             f"{place}: in use by {_holder(note) or 'another process'}; wait until it has ended, or give another folder"
         ) from None
+    except NotImplementedError:  # a file system without locks, where nobody can be kept out
+        yield None
+        return
     try:
         before = _holder(note)
         mine = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}

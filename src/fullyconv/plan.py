@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fullyconv.backbones import BACKBONES
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.data.pairs import Pair
 from fullyconv.data.sources import check_labels
 from fullyconv.errors import some
 from fullyconv.hub.load import load
+from fullyconv.inference.processor import Device, device_of
 from fullyconv.labels import IGNORE, Labels
 from fullyconv.preprocessing import IMAGENET
 from fullyconv.training.module import SegmentationModule
@@ -75,7 +74,7 @@ def plan(
     model: str = "street",
     epochs: int | None = None,
     minutes: float | None = None,
-    device: str = "auto",
+    device: Device = "auto",
     loss: str | None = None,
     allow_unverified: bool = False,
 ) -> Plan:
@@ -88,7 +87,7 @@ def plan(
             "efficientnet_lite0.imagenet", the backbone of a ladder starts.
         epochs: passes over the training images; None chooses.
         minutes: wall-clock budget of all of it, over all interruptions.
-        device: "auto", "cpu" or "cuda".
+        device: as `fullyconv.load` takes it.
         loss: what is asked for, whose own are then its class weights; None chooses both.
         allow_unverified: accept weights that nobody vouches for.
 
@@ -98,16 +97,13 @@ def plan(
     Raises:
         ValueError: if an argument is out of its range, or the model cannot be trained further.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"--device {device}: choose auto, cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: there is no CUDA device here; choose auto or cpu")
+    place = device_of(device)
     if epochs is not None and epochs < 1:
         raise ValueError(f"--epochs {epochs}: at least 1")
     if minutes is not None and not 0 < minutes < 60 * 24 * 365:
         raise ValueError(f"--minutes {minutes}: a number of minutes above 0")
-    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    where = "CUDA" if cuda else "the CPU"
+    quick = place.type != "cpu"
+    where = place.type.upper() if quick else "the CPU"
     settings: dict[str, Any] = {}
     reasons: list[str] = []
     segmenter: SegmentationModule | None = None
@@ -129,7 +125,7 @@ def plan(
         settings["model.allow_unverified"] = allow_unverified
         reasons.append(f"model ladder_{entry.architecture}, its backbone started from {model}; the head starts anew")
     else:
-        segmenter = load(model, classes=data.labels, allow_unverified=allow_unverified)
+        segmenter = load(model, classes=data.labels, allow_unverified=allow_unverified, device="cpu")
         hp = segmenter.hparams
         if not isinstance(hp["classes"], list):
             raise ValueError(f"--model {model}: has several heads; train it in Python, with masks for each")
@@ -145,11 +141,11 @@ def plan(
         anew = len(segmenter.reinitialized)
         reasons.append(f"model {hp['model']}, started from {model}; {anew} tensors, those of the classes, start anew")
     train = data.dataset("train").pairs  # which says so where there is no such split
-    crop, why = _crop(data, cuda)
+    crop, why = _crop(data, quick)
     settings["data.crop_size"], settings["data.scale"] = crop, SCALE
     reasons.append(f"{why}; scaled by {SCALE[0]} to {SCALE[1]}")
     # Small batches and repeated images leave a small set enough steps; with fewer than 4 batch normalization suffers.
-    batch = min(len(train), max(4, min(16 if cuda else 8, len(train) // EPOCH_STEPS)))
+    batch = min(len(train), max(4, min(16 if quick else 8, len(train) // EPOCH_STEPS)))
     repeats = -(-EPOCH_STEPS * batch // len(train))
     settings["data.batch_size"], settings["data.repeats"] = batch, repeats
     times = f", each {repeats} times an epoch" if repeats > 1 else ""
@@ -158,7 +154,7 @@ def plan(
     settings["data.num_workers"] = workers
     steps = repeats * len(train) // batch
     # 25 looks at each image, of a small set 500 steps; a GPU has the time for more.
-    enough = 6000 if cuda else min(1500, max(500, 25 * len(train) // batch))
+    enough = 6000 if quick else min(1500, max(500, 25 * len(train) // batch))
     chosen = epochs or max(10, min(100, -(-enough // steps)))
     settings["trainer.max_epochs"] = chosen
     if loss is None:
@@ -186,8 +182,8 @@ def plan(
     else:
         settings["model.schedule"] = "cosine"
         reasons.append(f"{chosen} epoch{'' if chosen == 1 else 's'} of {steps} steps")
-    settings["trainer.accelerator"] = "cuda" if cuda else "cpu"
-    settings["trainer.devices"] = 1
+    settings["trainer.accelerator"] = place.type
+    settings["trainer.devices"] = 1 if place.index is None else [place.index]
     # One batch of it tells how long validation takes, before there has been one.
     settings["trainer.num_sanity_val_steps"] = 0 if minutes is None else 1
     settings["trainer.log_every_n_steps"] = max(1, min(20, steps))
@@ -223,17 +219,17 @@ def _class_weights(data: SegmentationDataModule, train: Sequence[Pair]) -> tuple
     return [round(weight, 3) for weight in weights.values()], why
 
 
-def _crop(data: SegmentationDataModule, cuda: bool) -> tuple[tuple[int, int], str]:
+def _crop(data: SegmentationDataModule, quick: bool) -> tuple[tuple[int, int], str]:
     """Choose the training crop: what the images have, as far as memory and time allow; multiples of 32."""
     pairs = data.splits["train"]
     some = pairs[:: max(1, len(pairs) // 200)]
     sizes = [data.source.reader.size(pair) for pair in some]
     middle = tuple(sorted(size[axis] for size in sizes)[len(sizes) // 2] for axis in (0, 1))
-    most = 512 if cuda else 320
+    most = 512 if quick else 320
     crop = tuple(max(32, min(most, 32 * (side // 32))) for side in middle)
     return (crop[0], crop[1]), (
         f"crops of {crop[0]} x {crop[1]}: the median image has {middle[0]} x {middle[1]} pixels, and {most} is the "
-        f"most that is taken on {'CUDA' if cuda else 'the CPU'}"
+        f"most that is taken on {'an accelerator' if quick else 'the CPU'}"
     )
 
 

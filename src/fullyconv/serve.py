@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import Receive, Scope, Send
 
-    from fullyconv.inference.segmentation import Segmentation
+    from fullyconv.inference.processor import Device
+from fullyconv.inference.segmentation import Segmentation
 
 MAX_UPLOAD = 32 * 2**20  # bytes
 MAX_PIXELS = 36_000_000  # of an image: a large photograph; its overlay travels back
@@ -142,11 +143,13 @@ class Desk:
     Args:
         offered: the models that may be asked for.
         allow_unverified: as `fullyconv.load` takes it.
+        device: as `fullyconv.load` takes it.
     """
 
-    def __init__(self, offered: Sequence[Offer], allow_unverified: bool = False) -> None:
+    def __init__(self, offered: Sequence[Offer], allow_unverified: bool = False, device: Device = "auto") -> None:
         self.offered = {offer.name: offer for offer in offered}
         self.allow_unverified = allow_unverified
+        self.device = device
         self._loaded: OrderedDict[str, Any] = OrderedDict()
 
     def segment(self, name: str, image: bytes) -> Segmentation:
@@ -159,7 +162,7 @@ class Desk:
         offer, encoded = self.offered[name], Encoded("the image", image)
         module = self._loaded.pop(name, None)
         if module is None:
-            module = load(offer.source, allow_unverified=self.allow_unverified)
+            module = load(offer.source, allow_unverified=self.allow_unverified, device=self.device)
         self._loaded[name] = module
         while len(self._loaded) > KEPT:
             self._loaded.popitem(last=False)
@@ -338,7 +341,9 @@ async def _left(request: Request) -> None:
         pass
 
 
-def app(offered: Sequence[Offer], *, hosts: Sequence[str] = (), allow_unverified: bool = False) -> Starlette:
+def app(
+    offered: Sequence[Offer], *, hosts: Sequence[str] = (), allow_unverified: bool = False, device: Device = "auto"
+) -> Starlette:
     """Make the web application.
 
     Args:
@@ -346,11 +351,12 @@ def app(offered: Sequence[Offer], *, hosts: Sequence[str] = (), allow_unverified
         hosts: names by which the server may be called; other requests are refused, so that no page of another site can
             reach a server on this machine by a name of its own. None given: any.
         allow_unverified: as `fullyconv.load` takes it.
+        device: as `fullyconv.load` takes it.
 
     Raises:
         ImportError: without starlette.
     """
-    return _app(Turns(Desk(offered, allow_unverified)), hosts)
+    return _app(Turns(Desk(offered, allow_unverified, device)), hosts)
 
 
 def _app(turns: Turns, hosts: Sequence[str]) -> Starlette:
@@ -413,7 +419,12 @@ def resolved(host: str) -> str:
 
 
 def serve(
-    sources: Sequence[str] = (), *, host: str = "127.0.0.1", port: int = 8000, allow_unverified: bool = False
+    sources: Sequence[str] = (),
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    allow_unverified: bool = False,
+    device: Device = "auto",
 ) -> None:
     """Serve the page until it is interrupted.
 
@@ -422,6 +433,7 @@ def serve(
         host: address to listen on; another than this machine's own lets everybody in who can reach it.
         port: to listen on, 0 takes a free one.
         allow_unverified: accept weights that nobody vouches for.
+        device: as `fullyconv.load` takes it.
 
     Raises:
         ImportError: without starlette and uvicorn.
@@ -432,9 +444,10 @@ def serve(
     address = resolved(host)
     offered = offers(sources)
     for offer in offered if sources else ():
-        load(offer.source, allow_unverified=allow_unverified)  # a wrong name is said now, not to the first visitor
+        # a wrong name is said now, not to the first visitor
+        load(offer.source, allow_unverified=allow_unverified, device=device)
     hosts = ["127.0.0.1", "localhost", "[::1]", host, address] if ipaddress.ip_address(address).is_loopback else []
-    turns = Turns(Desk(offered, allow_unverified))
+    turns = Turns(Desk(offered, allow_unverified, device))
     application = _app(turns, hosts)
     try:
         import uvicorn

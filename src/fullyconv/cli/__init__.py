@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from fullyconv.cli import catalog, data, demo, fit, predict, score, weights
+from fullyconv.cli import catalog, data, demo, fit, join, predict, score, weights
 from fullyconv.cli.options import has_option
 from fullyconv.errors import first_line
 
@@ -22,6 +22,7 @@ Semantic segmentation with fully convolutional networks.
 use a model
   demo       one photograph: a heat map of a word, or a segmentation
   predict    images, videos and folders of them
+  join       what several processes did of them
   serve      a web page that segments the images dropped on it
 
 your own data
@@ -100,6 +101,6 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="fullyconv", usage="fullyconv COMMAND ...")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=argparse.ArgumentParser)
-    for module in (catalog, demo, predict, data, score, weights, fit):
+    for module in (catalog, demo, predict, join, data, score, weights, fit):
         module.add(commands)
     return parser

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from fullyconv.cli.opening import check_target, open_model, quiet_lightning
-from fullyconv.cli.options import MODEL_HELP, Commands, add_unverified, new_command
+from fullyconv.cli.options import MODEL_HELP, Commands, add_device, add_unverified, new_command
 from fullyconv.cli.progress import busy
 
 
@@ -35,6 +35,7 @@ def add(commands: Commands) -> None:
     serving.add_argument("models", nargs="*", metavar="MODEL", help=MODEL_HELP)
     serving.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     serving.add_argument("--port", type=int, default=8000, help="(default: %(default)s)")
+    add_device(serving)
     add_unverified(serving)
     serving.set_defaults(run=_serve)
 
@@ -62,5 +63,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     quiet_lightning()
     from fullyconv.serve import serve
 
-    serve(arguments.models, host=arguments.host, port=arguments.port, allow_unverified=arguments.allow_unverified)
+    serve(
+        arguments.models, host=arguments.host, port=arguments.port, allow_unverified=arguments.allow_unverified,
+        device=arguments.device,
+    )  # fmt: skip
     return 0

@@ -18,6 +18,7 @@ from fullyconv.cli.options import (
     CHANNELS_HELP,
     DATA_HELP,
     Commands,
+    add_device,
     add_reading,
     add_unverified,
     has_option,
@@ -52,7 +53,7 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     parser.add_argument(
         "--minutes", type=float, metavar="M", help="as long as this, scoring and interruptions included"
     )
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda")
+    add_device(parser)
     parser.add_argument("--out", metavar="FOLDER", help="of the run (default: runs/ and the name of DATA)")
     add_unverified(parser)
     parser.add_argument("--help-all", action="store_true", help="all options of Lightning, which hold here, too")
@@ -86,7 +87,7 @@ def fit(words: list[str]) -> int:
     if has_option(others, "--data"):
         raise ValueError("--data: DATA is given already; give its options one by one, such as --data.split_seed 5")
     quiet_lightning()
-    from fullyconv.cli.lightning import RecipeCLI, hold
+    from fullyconv.cli.lightning import RecipeCLI, hold, is_first
     from fullyconv.data.datamodule import SegmentationDataModule
     from fullyconv.plan import describe, plan
     from fullyconv.training.resuming import resume, split_digest, write_state
@@ -140,16 +141,18 @@ def fit(words: list[str]) -> int:
             chosen.reasons.append(f"no --model was given, so it starts from {own.model}; --model MODEL takes another")
         if mine:
             chosen.reasons.append(f"instead of what was chosen, as you say: {', '.join(mine)}")
-        print(describe(chosen, data, folder, going_on is not None))
+        if is_first():
+            print(describe(chosen, data, folder, going_on is not None))
         if not there:
             hold(stack, folder)
-            if resume(folder, command) is not None:
+            if is_first() and resume(folder, command) is not None:
                 raise ValueError(f"--out {folder}: another process has trained in it meanwhile; give the command again")
         defaults = {"data.data": own.data} | {f"data.{option}": value for option, value in reading.items()}
         defaults |= chosen.settings | {"run.folder": str(folder)}
         words_of_theirs = others if going_on is None else [f"--ckpt_path={going_on}", *others]
         budget = None if own.minutes is None else (60 * own.minutes, began)
-        write_state(folder, {"command": command, "finished": False})
+        if is_first():
+            write_state(folder, {"command": command, "finished": False})
         done = RecipeCLI("fit", words_of_theirs, chosen, defaults, data, anew=going_on is None, budget=budget)
         if done.kept:
             _write_report(folder, done.datamodule, chosen.reasons, shlex.join(["fullyconv", "fit", *words]))

@@ -49,7 +49,7 @@ class RecipeCLI(LightningCLI):
 
     Attributes:
         shortcomings: what is wanting in what was trained, in sentences.
-        kept: whether something was left: a trial of a few batches leaves nothing.
+        kept: whether something was left by this process: a trial of a few batches leaves nothing.
     """
 
     shortcomings: Sequence[str] = ()
@@ -165,6 +165,7 @@ class RecipeCLI(LightningCLI):
             torch.distributed.barrier()
             torch.distributed.destroy_process_group()
         if not first:
+            self.kept = False
             return
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.kept = False
@@ -185,10 +186,14 @@ class RecipeCLI(LightningCLI):
         self.shortcomings = shortcomings(scored.scores, scored.classes, scored.split, steps)
 
 
+def is_first() -> bool:
+    """Tell whether this is the first of several processes, which speaks and writes for all."""
+    return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]
+
+
 def hold(stack: ExitStack, folder: Path) -> None:
     """Hold the folder of a run until the stack is closed; the first of several processes does so for all."""
-    first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
-    if first and (before := stack.enter_context(held(folder))):
+    if is_first() and (before := stack.enter_context(held(folder))):
         print(f"{folder}: was in use by {before}, which was killed; this run goes on")
 
 

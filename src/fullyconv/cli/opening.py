@@ -19,17 +19,20 @@ if TYPE_CHECKING:
 
 
 def open_model(arguments: argparse.Namespace) -> SegmentationModule | DenseScorer:
-    """Load a segmenter; a classifier is converted."""
+    """Load a segmenter; a classifier is converted. Commands that have no --device compute on the processor."""
     quiet_lightning()
     from fullyconv.hub.load import load, load_classifier
+    from fullyconv.inference.processor import device_of
     from fullyconv.weights.opening import NoSegmenter
 
     set_threads(getattr(arguments, "threads", None))
+    unverified, device = arguments.allow_unverified, getattr(arguments, "device", "cpu")
     with busy(f"opening {arguments.model}"):
         try:
-            return load(arguments.model, allow_unverified=arguments.allow_unverified)
+            return load(arguments.model, allow_unverified=unverified, device=device)
         except NoSegmenter:
-            return load_classifier(arguments.model, allow_unverified=arguments.allow_unverified).convolutionalize()
+            found = load_classifier(arguments.model, allow_unverified=unverified)
+            return found.convolutionalize().to(device_of(device))
 
 
 def open_predictor(arguments: argparse.Namespace) -> Predictor | DenseScorer:
@@ -38,7 +41,7 @@ def open_predictor(arguments: argparse.Namespace) -> Predictor | DenseScorer:
 
     set_threads(getattr(arguments, "threads", None))
     with busy(f"opening {arguments.model}"):
-        return open_predictor(arguments.model, allow_unverified=arguments.allow_unverified)
+        return open_predictor(arguments.model, allow_unverified=arguments.allow_unverified, device=arguments.device)
 
 
 def set_threads(threads: int | None) -> None:

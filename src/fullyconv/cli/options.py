@@ -169,6 +169,21 @@ def add_unverified(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device(command: Any) -> None:
+    """Add the option that says where is computed."""
+    command.add_argument(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="auto (an accelerator, if any), cpu, cuda, cuda:1",
+    )
+
+
+def add_shard(command: Any, text: str) -> None:
+    """Add the option that says which part of the files is meant."""
+    command.add_argument("--shard", metavar="K/N", help=text)
+
+
 def add_json(command: argparse.ArgumentParser) -> None:
     """Add `--json`."""
     command.add_argument("--json", action="store_true", help="for programs: one object")

@@ -15,6 +15,8 @@ from fullyconv.cli.catalog import found_by
 from fullyconv.cli.opening import open_predictor
 from fullyconv.cli.options import (
     Commands,
+    add_device,
+    add_shard,
     add_unverified,
     halo,
     new_command,
@@ -26,7 +28,7 @@ from fullyconv.cli.progress import busy, progress_bar
 from fullyconv.files import aside
 
 if TYPE_CHECKING:
-    from fullyconv.inference.folder import Predicted
+    from fullyconv.inference.outcomes import FolderResult, Predicted
 
 MODEL = "street"
 """The model of those who name none."""
@@ -40,10 +42,8 @@ def add(commands: Commands) -> None:
         "INPUT ... [options]",
         "Write a mask for each image, whose pixel values are class indices. It goes on where it was stopped.",
     )
-    predict.add_argument(
-        "input", nargs="+", metavar="INPUT", help="image, video, folder, quoted pattern, or - for stdin"
-    )
-    predict.add_argument("--model", help=f"zoo name, hub id, folder or .onnx file (default: {MODEL})")
+    predict.add_argument("input", nargs="+", metavar="INPUT", help="image, video, folder, quoted pattern; - is stdin")
+    predict.add_argument("--model", help=f"zoo name, hub id, folder or .onnx ({MODEL})")
     predict.add_argument("--out", default="masks", metavar="DIR", help="folder of the masks (default: %(default)s)")
     predict.add_argument("--overwrite", action="store_true", help="also what is done already")
     predict.add_argument("--json", action="store_true", help="for programs: what became of each file")
@@ -51,20 +51,30 @@ def add(commands: Commands) -> None:
     more = predict.add_argument_group("what is written")
     more.add_argument("--format", choices=("png", "tif"), default="png", help="of the mask; tif keeps GeoTIFF tags")
     more.add_argument("--overlay", action="store_true", help="the image with the classes laid over")
-    more.add_argument("--probabilities", choices=("top", "all"), help=".npz: of the winning class, or of all")
-    more.add_argument("--polygons", choices=("geojson", "coco"), help="outlines of the classes")
+    more.add_argument(
+        "--probabilities", choices=("top", "all"), metavar="top|all", help=".npz: of the winning class, or of all"
+    )
+    more.add_argument("--polygons", choices=("geojson", "coco"), metavar="geojson|coco", help="outlines of the classes")
     more.add_argument(
         "--heatmap", action="append", default=[], metavar="WORD", help="of a classifier: where it sees this class"
     )
     how = predict.add_argument_group("how")
     how.add_argument("--flip", action="store_true", help="average with the mirrored image")
     how.add_argument("--scales", type=float, nargs="+", metavar="S", help="average over sizes, such as 0.75 1 1.25")
-    how.add_argument("--memory", metavar="AMOUNT", help="beside the model, such as 2GB (half of what is free)")
+    how.add_argument("--memory", metavar="AMOUNT", help="beside the model, as 2GB (half of what is free)")
     how.add_argument("--halo", type=halo, default="exact", metavar="PIXELS", help="around a tile (default: exact)")
     how.add_argument(
         "--range", type=value_range, metavar="LOW,HIGH", help="black and white of more than 8 bits, such as 0,4095"
     )
+    add_device(how)
+    how.add_argument(
+        "--precision", choices=("float32", "bfloat16", "float16"), default="float32", metavar="TYPE",
+        help="float32 (default), bfloat16, float16",
+    )  # fmt: skip
+    how.add_argument("--batch-size", type=positive, metavar="N", help="images of one size at a time (accelerator: 8)")
+    how.add_argument("--workers", type=positive, metavar="N", help="threads that read (accelerator: one a core)")
     how.add_argument("--threads", type=positive, metavar="N", help="of the network (default: one a core)")
+    add_shard(how, "part of this process, such as 3/16; see join")
     video = predict.add_argument_group("of a video")
     video.add_argument("--every", type=positive, default=1, metavar="N", help="every Nth frame")
     video.add_argument("--no-masks", action="store_true", help="no mask a frame: overlay and table alone")
@@ -109,6 +119,11 @@ def _predict_files(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         value_range=arguments.range,
         mask_format=arguments.format,
+        precision=arguments.precision,
+        batch=arguments.batch_size,
+        workers=arguments.workers,
+        shard=arguments.shard,
+        called=arguments.model,
     )
     called = " and ".join(name for name, some in (("images", plan.images), ("videos", plan.videos)) if some)
     if plan.left < plan.total and not arguments.json:
@@ -147,19 +162,22 @@ def _predict_files(arguments: argparse.Namespace) -> int:
     with bar or nullcontext():
         result = plan.run(predictor, told, moved)
     if arguments.json:
-        print_json(
-            {
-                "model": arguments.model,
-                "out": result.out,
-                "before": result.before,
-                "failed": len(result.failed),
-                "unread": plan.unread,
-                "files": [asdict(each) for each in result.predicted],
-            }
-        )
+        print_json(told_of(arguments.model, result, plan.unread))
     if result.failed:
         print(f"fullyconv: {len(result.failed)} of {plan.total} {called} could not be read or written", file=sys.stderr)
     return 1 if result.failed else 0
+
+
+def told_of(model: str | None, result: FolderResult, unread: Mapping[str, int]) -> dict[str, Any]:
+    """Say for programs what became of files."""
+    return {
+        "model": model,
+        "out": result.out,
+        "before": result.before,
+        "failed": len(result.failed),
+        "unread": unread,
+        "files": [asdict(each) for each in result.predicted],
+    }
 
 
 def _open(arguments: argparse.Namespace) -> Any:
@@ -171,6 +189,8 @@ def _open(arguments: argparse.Namespace) -> Any:
     from fullyconv.inference.budget import available_processors
     from fullyconv.runtime import load  # which needs no torch
 
+    if arguments.device not in ("auto", "cpu"):
+        raise ValueError(f"--device {arguments.device}: an exported model runs on the processor; leave it out")
     with busy(f"opening {arguments.model}"):
         return load(arguments.model, threads=arguments.threads or available_processors())
 
@@ -182,7 +202,7 @@ def _told(name: str, labels: Any) -> str:
 
 def _identity(model: str) -> Any:
     """Say what masks are made by, before it is opened: a file as it is now, or the digests that a name stands for."""
-    from fullyconv.inference.folder import file_identity
+    from fullyconv.inference.identity import file_identity
 
     path = Path(model)
     if path.suffix.lower() != ".onnx":  # which is predicted where there is no torch

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import copy
+import hashlib
+import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fullyconv.cli.opening import open_model
 from fullyconv.cli.options import (
     DATA_HELP,
     MODEL_HELP,
     Commands,
+    add_device,
     add_reading,
+    add_shard,
     add_unverified,
     new_command,
     positive,
@@ -20,6 +27,10 @@ from fullyconv.cli.options import (
     reading_words,
 )
 from fullyconv.cli.progress import busy
+
+if TYPE_CHECKING:
+    from fullyconv.data.pairs import Pair
+    from fullyconv.inference.joining import JoinedScores
 
 
 def add(commands: Commands) -> None:
@@ -38,6 +49,9 @@ def add(commands: Commands) -> None:
         command.add_argument("--report", metavar="FILE", help="write a page: scores, curves and the worst images")
         command.add_argument("--batch-size", type=positive, default=4, metavar="N", help="images at a time (4)")
         command.add_argument("--json", action="store_true", help="for programs: one object, in percent")
+        add_device(command)
+        add_shard(command, "score the part of this process, such as 3/16, into --out; join adds up")
+        command.add_argument("--out", metavar="FOLDER", help="of the parts that --shard scores")
         add_unverified(command)
         add_reading(command, fractions=True)
         command.set_defaults(run=_test)
@@ -47,6 +61,8 @@ def _test(arguments: argparse.Namespace) -> int:
     from fullyconv.classifier import DenseScorer
     from fullyconv.data.datamodule import SegmentationDataModule
 
+    if (arguments.shard is None) != (arguments.out is None) or (arguments.shard and arguments.report):
+        raise ValueError("--shard K/N and --out FOLDER: give both, and no --report; or none")
     segmenter = open_model(arguments)
     if isinstance(segmenter, DenseScorer):
         raise ValueError(f"MODEL {arguments.model}: a converted classifier has no masks to be tested on")
@@ -56,6 +72,8 @@ def _test(arguments: argparse.Namespace) -> int:
     )
     for text in data.source.warned:
         print(f"fullyconv: {text}", file=sys.stderr)
+    if arguments.shard:
+        return _test_part(arguments, segmenter, data, reading)
     if arguments.report:
         from fullyconv.report import write_report
 
@@ -65,11 +83,59 @@ def _test(arguments: argparse.Namespace) -> int:
         print(f"report written to {arguments.report}", file=sys.stderr)
     else:
         with busy(f"scoring {arguments.model}"):
-            result = segmenter.evaluate(data, arguments.split)
-    if arguments.json:
-        where = {"model": arguments.model, "data": Path(arguments.data).name, "split": arguments.split}
-        print_json(where | result.to_dict(segmenter.classes))
-    else:
-        print(f"{arguments.model} on {Path(arguments.data).name}, {arguments.split} split, {result.pixels:,} pixels")
-        print(result.table(segmenter.classes))
+            result = segmenter.evaluate(data, arguments.split, device=arguments.device)
+    _show(_where(arguments), segmenter.classes, result, arguments.json)
     return 0
+
+
+def _test_part(arguments: argparse.Namespace, segmenter: Any, data: Any, reading: Mapping[str, Any]) -> int:
+    from fullyconv.inference.identity import identity
+    from fullyconv.inference.joining import score_part
+    from fullyconv.inference.shards import Shard
+
+    shard = Shard.parse(arguments.shard)
+    pairs = data.dataset(arguments.split).pairs
+    part = [pair for pair in pairs if shard.takes(pair.key)]
+    read = sorted((key, str(value)) for key, value in reading.items())
+    facts = {"where": _where(arguments), "model": identity(segmenter), "read": read, "pairs": _digest(pairs, keys=True)}
+
+    def matrix_of(some: Sequence[Any]) -> Any:
+        of_some = copy.copy(data)
+        of_some.splits = {arguments.split: list(some)}
+        segmenter.evaluate(of_some, arguments.split, device=arguments.device)
+        return segmenter.test_matrices[0]
+
+    with busy(f"scoring {arguments.model}"):
+        new = score_part(arguments.out, shard, facts, segmenter.classes, part, matrix_of, stamp=_digest(part))
+    before = "" if new else ", which were scored before"
+    print(f"part {arguments.shard}: {len(part)} of {len(pairs)} images{before}; fullyconv join {arguments.out} adds up")
+    return 0
+
+
+def _digest(pairs: Sequence[Pair], keys: bool = False) -> str:
+    """Say in short which pairs there are, and unless only their names are meant, what their files are now."""
+    from fullyconv.inference.identity import file_identity
+
+    digest = hashlib.blake2b(digest_size=16)
+    for pair in pairs:
+        # what is called FILE/NAME lies inside FILE
+        files = () if keys else (path.parent if path.parent.is_file() else path for path in (pair.image, pair.mask))
+        digest.update(json.dumps([pair.key, [file_identity(path) for path in files]]).encode())
+    return f"{len(pairs)} {digest.hexdigest()}"
+
+
+def _where(arguments: argparse.Namespace) -> dict[str, str]:
+    return {"model": arguments.model, "data": Path(arguments.data).name, "split": arguments.split}
+
+
+def show_joined(joined: JoinedScores, as_json: bool) -> None:
+    """Print what the parts of a test say together, as one process does."""
+    _show(joined.where, joined.classes, joined.scores, as_json)
+
+
+def _show(where: Mapping[str, str], classes: Sequence[str], result: Any, as_json: bool) -> None:
+    if as_json:
+        print_json(dict(where) | result.to_dict(classes))
+    else:
+        print(f"{where['model']} on {where['data']}, {where['split']} split, {result.pixels:,} pixels")
+        print(result.table(classes))

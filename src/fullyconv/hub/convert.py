@@ -63,7 +63,10 @@ def convert(
             raise ValueError(f"classes: {source} says its own; leave them out, load(classes=...) exchanges them")
         options: dict[str, Any] = {"architecture": architecture, "classes": classes, "preprocessing": preprocessing}
         module: SegmentationModule | DenseScorer = load(
-            source, allow_unverified=allow_unverified, **{k: v for k, v in options.items() if v is not None}
+            source,
+            allow_unverified=allow_unverified,
+            device="cpu",
+            **{k: v for k, v in options.items() if v is not None},
         )
         if dtype == "float16" and module.score is not None and module.score.get("measured_by") != "publisher":
             module.score = None  # it was measured on other numbers, if only a little
@@ -75,6 +78,7 @@ def convert(
         classes=classes,
         preprocessing=preprocessing,
         allow_unverified=allow_unverified,
+        device="cpu",
     )
     dense = classifier.convolutionalize(pool)
     dense.save_pretrained(target, dtype=dtype)

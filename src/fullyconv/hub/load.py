@@ -19,13 +19,13 @@ from fullyconv.weights.opening import ModelFolder, opened, opened_as
 
 @overload
 def load(
-    source: str | Path, *, allow_unverified: bool = False, device: Device = None
+    source: str | Path, *, allow_unverified: bool = False, device: Device = "auto"
 ) -> SegmentationModule | DenseScorer: ...
 
 
 @overload
 def load(
-    source: str | Path, *, classes: Sequence[str] | Labels, allow_unverified: bool = False, device: Device = None
+    source: str | Path, *, classes: Sequence[str] | Labels, allow_unverified: bool = False, device: Device = "auto"
 ) -> SegmentationModule: ...
 
 
@@ -37,7 +37,7 @@ def load(
     classes: Sequence[str] | Labels | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     allow_unverified: bool = False,
-    device: Device = None,
+    device: Device = "auto",
 ) -> SegmentationModule: ...
 
 
@@ -49,7 +49,7 @@ def load(
     classes: Sequence[str] | Labels | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     allow_unverified: bool = False,
-    device: Device = None,
+    device: Device = "auto",
 ) -> SegmentationModule | DenseScorer:
     """Load a pretrained segmenter.
 
@@ -68,8 +68,8 @@ def load(
             mean and deviation unless told otherwise.
         allow_unverified: accept weights that nobody vouches for (the hub's, where no digest is pinned): commit, size
             and sha256 are shown and recorded in a lock file, and every later load must match them.
-        device: where it computes: "cuda", "cuda:1", "mps", "cpu" or a ``torch.device``; "auto" is the accelerator of
-            this machine, or its processor where there is none. None is the processor.
+        device: where it computes: "cuda", "cuda:1", "mps", "xpu", "cpu" or a ``torch.device``; "auto" is the
+            accelerator of this machine, or its processor where there is none. None is the processor.
 
     Returns:
         The segmenter, in evaluation mode; a converted classifier where the model folder is one. ``Trainer.fit`` puts a
@@ -129,7 +129,7 @@ def load_classifier(
     classes: Sequence[str] | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     allow_unverified: bool = False,
-    device: Device = None,
+    device: Device = "auto",
 ) -> Classifier:
     """Load a pretrained image classifier, ready to classify or to be converted.
 

@@ -15,7 +15,7 @@ from fullyconv.weights.opening import Checkpoint, ModelFolder, NoSegmenter, open
 
 @accepting()
 def open_predictor(
-    source: str | Path, *, allow_unverified: bool = False, device: Device = None
+    source: str | Path, *, allow_unverified: bool = False, device: Device = "auto"
 ) -> Predictor | DenseScorer:
     """Open a model to predict with it.
 

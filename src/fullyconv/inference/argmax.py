@@ -209,10 +209,11 @@ def _running_argmax(logits: Tensor, out: Tensor) -> None:
     """
     best = logits[:, 0].contiguous()
     labels, rise, higher = torch.zeros_like(best), torch.empty_like(best), torch.empty_like(best)
+    numbers = torch.arange(logits.shape[1], dtype=best.dtype, device=best.device)
     for k in range(1, logits.shape[1]):
         torch.maximum(best, logits[:, k], out=higher)
         torch.sub(higher, best, out=rise).sign_()  # 1 where this class is better, else 0
-        labels.lerp_(labels.new_tensor(float(k)), rise)
+        labels.lerp_(numbers[k], rise)
         best, higher = higher, best
     out.copy_(labels)
 

@@ -6,14 +6,15 @@ where it was, and a file that cannot be read or written is named and left out.
 
 from __future__ import annotations
 
-import os
+import json
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass, field
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fullyconv.errors import DatasetError
 from fullyconv.files import remove_unfinished
@@ -21,10 +22,14 @@ from fullyconv.images import EXTENSIONS, MAX_PIXELS, find_images, unread_images,
 from fullyconv.images.pixels import ValueRange, check_range
 from fullyconv.images.raster import Raster, read_raster
 from fullyconv.images.tiff import TiffImage, open_windows
-from fullyconv.inference.budget import most_pixels, naming_memory, parse_memory
+from fullyconv.inference import batches
+from fullyconv.inference.budget import available_processors, most_pixels, naming_memory, parse_memory
+from fullyconv.inference.identity import file_identity, identity
 from fullyconv.inference.journal import Journal
+from fullyconv.inference.outcomes import FolderResult, Predicted
 from fullyconv.inference.outputs import ONE_HEAD, Outputs
 from fullyconv.inference.segmentation import Segmentation, of_head
+from fullyconv.inference.shards import Shard
 from fullyconv.inference.video import (
     VIDEO_EXTENSIONS,
     Frame,
@@ -35,57 +40,14 @@ from fullyconv.inference.video import (
     require_av,
 )  # fmt: skip
 
+if TYPE_CHECKING:
+    from fullyconv.inference.processor import Precision
+
+BATCH = 8
+"""Images of one size that an accelerator predicts together; a processor is no faster with more than one."""
+
 LARGE = 2**23
 """Pixels from which on a TIFF is read window by window, and its mask written band by band, if no overlay is wanted."""
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """What became of one image or video.
-
-    Args:
-        source: the file.
-        target: its mask; of a video the folder of the masks, or the overlay where one is written. None if it failed.
-        shares: for each head the share of each class, the largest first; the one head of a plain model is called "".
-        frames: of a video, how many were segmented.
-        heatmaps: of a classifier, how much is seen of each class that was asked for: "up to 60.0 %".
-        note: what a person should know of it.
-        error: why it was left out.
-    """
-
-    source: Path
-    target: Path | None = None
-    shares: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    frames: int | None = None
-    heatmaps: Mapping[str, str] = field(default_factory=dict)
-    note: str | None = None
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class FolderResult:
-    """What became of many files.
-
-    Args:
-        out: folder of the masks.
-        before: files that an earlier run had done.
-        predicted: one for each of the others, in their order.
-    """
-
-    out: Path
-    before: int
-    predicted: tuple[Predicted, ...]
-
-    @property
-    def failed(self) -> list[Predicted]:
-        """Those that were left out."""
-        return [each for each in self.predicted if each.error is not None]
-
-    def __repr__(self) -> str:
-        done = len(self.predicted) - len(self.failed)
-        return (
-            f"FolderResult({str(self.out)!r}: {done} predicted, {self.before} done before, {len(self.failed)} failed)"
-        )
 
 
 MaskFormat = Literal["png", "tif"]
@@ -95,10 +57,11 @@ FrameProgress = Callable[[Path, int, int | None], None]
 
 @dataclass(frozen=True)
 class _Input:
-    """A file, and the mask of an image or the folder of the masks of a video."""
+    """A file, the mask of an image or the folder of the masks of a video, and its place among all of them."""
 
     source: Path
     target: Path
+    index: int = 0
 
 
 def predict_folder(
@@ -119,6 +82,10 @@ def predict_folder(
     overwrite: bool = False,
     value_range: ValueRange | None = None,
     mask_format: MaskFormat = "png",
+    precision: Precision = "float32",
+    batch: int | None = None,
+    workers: int | None = None,
+    shard: str | None = None,
     progress: Progress | None = None,
     frames: FrameProgress | None = None,
 ) -> FolderResult:
@@ -146,6 +113,11 @@ def predict_folder(
         value_range: the numbers that are black and white in images of more than 8 bits, such as (0, 4095); None takes
             those that the model was trained with, else the whole range of their type.
         mask_format: of the masks of images; "tif" keeps the tags of a GeoTIFF, "png" has a world file beside it.
+        precision: what convolutions are computed in, for a processor that has it.
+        batch: images of one size that are predicted together; None is 8 on an accelerator, else 1.
+        workers: threads that read images, and as many that write; None is one a core on an accelerator, else 1.
+        shard: the part of this process, such as "3/16": which files belong to it is told by their names alone. When all
+            parts are done, `fullyconv.inference.joining.join_masks` makes one run of them.
         progress: is called with what became of a file, how many are done, and how many there are.
         frames: is called after every frame of a video with its path, the frames done and those expected, None where
             nobody knows.
@@ -179,6 +151,10 @@ def predict_folder(
         overwrite=overwrite,
         value_range=value_range,
         mask_format=mask_format,
+        precision=precision,
+        batch=batch,
+        workers=workers,
+        shard=shard,
     )
     return plan.run(predictor, progress, frames)
 
@@ -191,6 +167,7 @@ class FolderPlan:
         out: folder of the masks.
         outputs: which files are wanted.
         model: what tells the model from others, as plain values: masks of another one are made again.
+        called: what the model is called, to be told when parts are joined.
 
     Raises:
         FileNotFoundError: if there is no input.
@@ -218,6 +195,11 @@ class FolderPlan:
         overwrite: bool = False,
         value_range: ValueRange | None = None,
         mask_format: MaskFormat = "png",
+        precision: Precision = "float32",
+        batch: int | None = None,
+        workers: int | None = None,
+        shard: str | None = None,
+        called: str | None = None,
     ) -> None:
         if mask_format not in get_args(MaskFormat):
             raise ValueError(f'mask_format={mask_format!r}: give "png" or "tif"')
@@ -232,13 +214,18 @@ class FolderPlan:
             parse_memory(memory)
         if scales is not None and not (scales and all(0 < scale <= 16 for scale in scales)):
             raise ValueError(f"scales={list(scales)}: give one or more numbers above 0, such as 0.75 1 1.25")
-        self._scales = scales
+        for name, number in (("batch", batch), ("workers", workers)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name}={number!r}: a whole number, at least 1")
+        self._scales, self._batch, self._workers, self._precision = scales, batch, workers, precision
         self._options: dict[str, Any] = {"memory": memory, "halo": halo, "flip": flip, "scales": list(scales or [1.0])}
         self._options |= {"probabilities": outputs.probabilities}
         given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
         found = [one for each in given for one in self._find(each)]
+        found.sort(key=lambda one: one.source.suffix.lower() in VIDEO_EXTENSIONS)  # images first
+        found = [replace(one, index=index) for index, one in enumerate(found)]
         self.images = [one for one in found if one.source.suffix.lower() not in VIDEO_EXTENSIONS]
-        self.videos = [one for one in found if one.source.suffix.lower() in VIDEO_EXTENSIONS]
+        self.videos = found[len(self.images) :]
         if outputs.heatmaps and self.videos:
             raise ValueError(
                 f"heatmaps: are made of images, and {self.videos[0].source} is a video; predict its frames"
@@ -246,14 +233,24 @@ class FolderPlan:
         folders = [each for each in given if Path(each).is_dir()]
         self.unread = dict(sum((Counter(unread_images(each)) for each in folders), Counter[str]()))
         self._refuse_collisions()
+        facts: dict[str, Any] = {"model": called, "total": len({one.target for one in found}), "unread": self.unread}
+        part = None if shard is None else Shard.parse(shard)
+        if part is not None:
+            self.images, self.videos = (
+                [one for one in some if part.takes(self._key(one.target))] for some in (self.images, self.videos)
+            )
+            facts |= {"shard": shard, "part": len({one.target for one in (*self.images, *self.videos)})}
         settings = {key: self._options[key] for key in ("halo", "flip", "scales", "probabilities")}
         settings |= {} if value_range is None else {"value_range": list(value_range)}
-        self._journal = Journal(self.out, settings | {"model": model, "every": every})
+        settings |= {} if precision == "float32" else {"precision": precision}
+        self._journal = Journal(self.out, settings | {"model": model, "every": every}, part, facts)
         if overwrite:
             self._journal.forget()
         heads = self._journal.heads or ONE_HEAD
         self._images_left = [one for one in self.images if not self._image_is_done(one, heads)]
         self._videos_left = [one for one in self.videos if not self._video_is_done(one, heads)]
+        # what joins the parts has to know of one that holds nothing, too
+        self._unnoted = part is not None and not self._journal.path.exists()
 
     @property
     def total(self) -> int:
@@ -347,6 +344,9 @@ class FolderPlan:
             ValueError: if an option does not fit the predictor, or another run writes into the folder.
         """
         if not self.left:
+            if self._unnoted:
+                self._open(None)
+                self._journal.close()
             return FolderResult(self.out, self.total, ())
         heads = list(predictor.labels) if isinstance(predictor.labels, Mapping) else [""]
         options = self._options_for(predictor)
@@ -354,11 +354,12 @@ class FolderPlan:
             self._refuse_own(heads)
         before = self.total - self.left
         predicted: list[Predicted] = []
-        self._journal.open(heads)
+        self._open(heads)
         try:
             for folder in {target.parent for _, target in self._files(heads)} | {one.target for one in self.videos}:
                 remove_unfinished(folder)
             with (
+                self._computing(predictor),
                 closing(self._predict_images(predictor, options)) as images,
                 closing(self._predict_videos(predictor, options, heads, frames)) as videos,
             ):
@@ -370,6 +371,11 @@ class FolderPlan:
         finally:
             self._journal.close()
         return FolderResult(self.out, before, tuple(predicted))
+
+    def _open(self, heads: Sequence[str] | None) -> None:
+        places = {self._key(one.target): one.index for one in (*self.images, *self.videos)}
+        left = {self._key(one.target) for one in (*self._images_left, *self._videos_left)}
+        self._journal.open(heads, places, left)
 
     def _options_for(self, predictor: Any) -> dict[str, Any]:
         """Give the options that this predictor takes; refuse those that it cannot honor."""
@@ -392,40 +398,67 @@ class FolderPlan:
             predictor.labels.index(word)
         return dict(self._options)
 
-    def _predict_images(self, predictor: Any, options: dict[str, Any]) -> Generator[Predicted, None, None]:
-        todo = self._images_left
-        written: deque[tuple[_Input, Future[Predicted]]] = deque()
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-            reads = deque(reader.submit(self._read, predictor, one.source) for one in todo[:1])
-            for index, one in enumerate(todo):
-                reads.extend(
-                    reader.submit(self._read, predictor, next_.source) for next_ in todo[index + 1 : index + 2]
-                )
-                future: Future[Predicted] = Future()
-                try:
-                    with naming_memory(str(one.source)):
-                        image = reads.popleft().result()
-                        if image is None:  # too large to be held as a whole
-                            future.set_result(self._predict_large(predictor, one, options))
-                        else:
-                            result = predictor.predict(image, **options)
-                            heatmaps = self._heatmaps(predictor, image)
-                            future = writer.submit(self._write, result, heatmaps, one, getattr(image, "note", None))
-                except (DatasetError, OSError) as error:
-                    future.set_exception(error)
-                written.append((one, future))
-                if len(written) > 1:
-                    yield self._finished(*written.popleft())
-            while written:
-                yield self._finished(*written.popleft())
+    @contextmanager
+    def _computing(self, predictor: Any) -> Iterator[None]:
+        """Let a predictor compute in the precision that was asked for."""
+        own = predictor.predictor() if hasattr(predictor, "predictor") else predictor
+        before = getattr(own, "precision", None)
+        if before is None and self._precision != "float32":
+            raise ValueError(f"precision={self._precision!r}: a {type(own).__name__} computes in its own; leave it out")
+        if before is None:
+            yield
+            return
+        own.precision = self._precision
+        try:
+            yield
+        finally:
+            own.precision = before
 
-    def _finished(self, one: _Input, future: Future[Predicted]) -> Predicted:
+    def _at_once(self, predictor: Any, options: Mapping[str, Any]) -> tuple[int, int]:
+        """Say how many images are predicted together, and how many threads read them."""
+        device = getattr(predictor, "device", None)
+        elsewhere = device is not None and device.type not in ("cpu", "meta")
+        plain = {"halo": "exact", "flip": False, "scales": [1.0], "probabilities": None}
+        together = hasattr(predictor, "predict_batch") and all(options[key] == plain[key] for key in plain)
+        most = (self._batch or (BATCH if elsewhere else 1)) if together else 1
+        return most, self._workers or (available_processors() if elsewhere else 1)
+
+    def _predict_images(self, predictor: Any, options: dict[str, Any]) -> Generator[Predicted, None, None]:
+        stamps: dict[_Input, list[Any]] = {}
+        most, workers = self._at_once(predictor, options)
+
+        def read(one: _Input) -> Raster | Path | None:
+            stamps[one] = file_identity(one.source)  # before it is read: it may be replaced meanwhile
+            return self._read(predictor, one.source)
+
+        def predict(ones: Sequence[_Input], images: Sequence[Any]) -> list[Callable[[], Predicted]]:
+            with naming_memory(str(ones[0].source)):
+                if images[0] is None:  # too large to be held as a whole
+                    done = self._predict_large(predictor, ones[0], options)
+                    return [lambda: done]
+                if len(ones) > 1:
+                    results = predictor.predict_batch(images, memory=options["memory"])
+                else:
+                    results = [predictor.predict(images[0], **options)]
+            return [
+                partial(self._write, result, self._heatmaps(predictor, image), one, getattr(image, "note", None))
+                for one, image, result in zip(ones, images, results, strict=True)
+            ]
+
+        for one, future in batches.run(self._images_left, read, predict, workers=workers, most=most):
+            yield self._finished(one, future, stamps.pop(one, None))
+
+    def _finished(self, one: _Input, future: Future[Predicted], stamp: list[Any] | None) -> Predicted:
         try:
             with naming_memory(str(one.source)):
                 predicted = future.result()
-            self._journal.note(self._key(one.target), one.source)
+            return self._noted(one, predicted, stamp)
         except (DatasetError, OSError) as error:
-            return Predicted(one.source, error=str(error))
+            return self._noted(one, Predicted(one.source, error=str(error)), None)
+
+    def _noted(self, one: _Input, predicted: Predicted, stamp: list[Any] | None) -> Predicted:
+        told = json.loads(json.dumps(asdict(predicted), default=str))
+        self._journal.note(self._key(one.target), stamp, one.index, told)
         return predicted
 
     def _windows(self, predictor: Any, path: Path) -> TiffImage | None:
@@ -486,7 +519,7 @@ class FolderPlan:
                     predicted = self._predict_video(predictor, one, options, heads, frames)
                 yield predicted
             except (DatasetError, OSError, ImportError) as error:
-                yield Predicted(one.source, error=str(error))
+                yield self._noted(one, Predicted(one.source, error=str(error)), None)
 
     def _predict_video(
         self, predictor: Any, one: _Input, options: dict[str, Any], heads: Sequence[str], frames: FrameProgress | None
@@ -495,6 +528,7 @@ class FolderPlan:
         masks = self.outputs.masks
         *overlays, table = self.outputs.of_video(one.target)
         overlay = overlays[0] if overlays else None
+        stamp = file_identity(one.source)
         written: deque[int] = deque()  # frames of this run that are not noted yet
 
         def also(frame: Frame, result: Segmentation, head: str) -> None:
@@ -510,7 +544,7 @@ class FolderPlan:
 
         def note(most: int) -> None:
             while len(written) > most:
-                self._journal.note(self._key(one.target, written.popleft()), one.source)
+                self._journal.note(self._key(one.target, written.popleft()), stamp, one.index)
 
         def shown(done: int, expected: int | None) -> None:
             note(1)  # the frame before this one is on disk
@@ -534,45 +568,11 @@ class FolderPlan:
             while written:  # of a run that ends here, what was written whole
                 number = written.popleft()
                 if all(file.is_file() for file in self.outputs.of_frame(one.target, number, heads)):
-                    self._journal.note(self._key(one.target, number), one.source)
-        self._journal.note(self._key(one.target), one.source)
+                    self._journal.note(self._key(one.target, number), stamp, one.index)
         films = film if isinstance(film, Mapping) else {"": film}
         target = overlay or (one.target if masks else table)
-        return Predicted(one.source, target, _shares(films), frames=next(iter(films.values())).frames)
-
-
-def identity(predictor: Any) -> Any:
-    """Say what tells a predictor from others: its file, or a digest of its weights.
-
-    Args:
-        predictor: what `predict_folder` takes.
-    """
-    path = getattr(predictor, "path", None)
-    if path is not None:
-        return file_identity(path)
-    weights = predictor if hasattr(predictor, "state_dict") else getattr(predictor, "model", None)
-    if weights is None:
-        return type(predictor).__name__
-    import hashlib
-
-    import torch
-
-    known = repr((predictor.labels, getattr(predictor, "preprocessing", None)))
-    digest = hashlib.blake2b(known.encode(), digest_size=16)
-    for name, tensor in weights.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def file_identity(path: str | Path) -> list[Any]:
-    """Say what tells a file from others that stood there: where it is, its size and its time.
-
-    Args:
-        path: the file.
-    """
-    found = Path(path).stat()
-    return [os.fspath(Path(path).resolve()), found.st_size, found.st_mtime_ns]
+        done = Predicted(one.source, target, _shares(films), frames=next(iter(films.values())).frames)
+        return self._noted(one, done, stamp)
 
 
 def _shares(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:

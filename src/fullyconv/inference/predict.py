@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from fullyconv.images.raster import Raster, read_raster
 from fullyconv.images.tiff import TiffImage, open_windows
 from fullyconv.inference.argmax import scaled_argmax, upsample_argmax
 from fullyconv.inference.budget import most_pixels
+from fullyconv.inference.processor import sent
 from fullyconv.inference.scaling import scaled_size
 from fullyconv.inference.segmentation import ProbabilityWriter, Segmentation, Written, count, of_head
 from fullyconv.inference.tiles import Network, Options, assemble, bands, blocks, fits, together
@@ -72,49 +73,51 @@ def segment(
         FileNotFoundError, DatasetError: if the image cannot be read.
         ValueError: if a tensor has the wrong shape, type or range, or the scores are NaN.
     """
-    raster = read(source, in_channels)
-    pixels = raster.pixels
-    image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
-    own = (pixels.shape[0], pixels.shape[1])
+    return segment_batch(
+        lambda image: {"": logits(image)}, [read(source, in_channels)], {"": labels}, device, dtype, short_side,
+        {"": (lambda _: Geometry.IDENTITY) if geometry is None else geometry},
+    )[0][""]  # fmt: skip
+
+
+def segment_batch(
+    scores: Callable[[Tensor], Mapping[str, Tensor]],
+    rasters: Sequence[Raster],
+    labels: Mapping[str, Labels],
+    device: torch.device,
+    dtype: torch.dtype,
+    short_side: int | None,
+    geometry: Mapping[str, Callable[[tuple[int, int]], Geometry]],
+) -> list[dict[str, Segmentation]]:
+    """Segment images of one size in one pass for all heads.
+
+    Args:
+        scores: (N, C, H, W) RGB in 0..1 -> for each head its class scores.
+        rasters: N images of one size.
+        labels: of each head.
+        device: where ``scores`` computes.
+        dtype: floating type that ``scores`` expects.
+        short_side: as `segment` takes it.
+        geometry: where the scores of each head lie on an image of a height and width.
+
+    Returns:
+        For each image what each head says.
+    """
+    pixels = np.stack([raster.pixels for raster in rasters]).transpose(0, 3, 1, 2)
+    image = torch.from_numpy(np.ascontiguousarray(pixels))
+    own = (image.shape[2], image.shape[3])
     seen = own if short_side is None else scaled_size(own, short_side)
     if seen != own:
         # on the CPU, because not every accelerator has the antialiased filter; rounded, as torchvision scales bytes
         image = F.interpolate(image.float(), size=seen, mode="bilinear", align_corners=False, antialias=True).round()
-    scores = logits((image.to(device).float() / 255).to(dtype))
-    grid = Geometry.IDENTITY if geometry is None else geometry(seen)
-    prediction = upsample_argmax(scores, grid, own) if seen == own else _stretched(scores, grid, seen, own)
-    return Segmentation.of(raster, prediction[0].to("cpu").numpy(), labels)
-
-
-def segment_any(
-    network: Network,
-    scores: Callable[[Tensor], Tensor],
-    source: ImageSource,
-    labels: Labels,
-    options: Options,
-    short_side: int | None = None,
-) -> Segmentation:
-    """Segment an image of any size: in one pass if that fits in memory, else in tiles.
-
-    Args:
-        network: what is run on tiles; in evaluation mode.
-        scores: those of the network, for one pass.
-        source: what `segment` takes.
-        labels: of the K classes.
-        options: memory, halo, flip, scales, and whether probabilities are wanted.
-        short_side: pixels that the shorter side is scaled to before the network looks at it.
-
-    Raises:
-        FileNotFoundError, DatasetError: if the image cannot be read.
-        ValueError: if a tensor has the wrong shape, type or range, or the memory does not hold the smallest tile.
-    """
-    raster = read(source, network.in_channels, options.memory, network.value_range)
-    own = (raster.pixels.shape[0], raster.pixels.shape[1])
-    seen = own if short_side is None else scaled_size(own, short_side)
-    if options.plain and fits(network, own, options, None if seen == own else seen):
-        channels, kind = network.in_channels, network.dtype
-        return segment(scores, raster, labels, network.device, channels, kind, short_side, network.geometry_for)
-    return segment_tiled(network, raster, labels, options, None if seen == own else seen)
+    found = scores((sent(image, device).float() / 255).to(dtype))
+    masks = {}
+    for head, grid in ((head, geometry[head](seen)) for head in labels):
+        best = upsample_argmax(found[head], grid, own) if seen == own else _stretched(found[head], grid, seen, own)
+        masks[head] = best.cpu().numpy()
+    return [
+        {head: Segmentation.of(raster, masks[head][index], known) for head, known in labels.items()}
+        for index, raster in enumerate(rasters)
+    ]
 
 
 def segment_tiled(
@@ -157,27 +160,73 @@ def segment_heads(
         ValueError: if a tensor has the wrong shape, type or range, or the memory does not hold the smallest tile.
     """
     first = next(iter(networks.values()))
-    channels, kind, device = first.in_channels, first.dtype, first.device
-    raster = read(source, channels, options.memory, first.value_range)
+    raster = read(source, first.in_channels, options.memory, first.value_range)
+    if options.plain and images_at_once(networks, raster, options, short_side, 1):
+        return segment_batch(scores, [raster], labels, first.device, first.dtype, short_side, _grids(networks))[0]
+    return _segment_tiled(networks, scores, raster, labels, options, _seen(raster, short_side))
+
+
+def segment_many(
+    networks: Mapping[str, Network],
+    scores: Callable[[Tensor], Mapping[str, Tensor]],
+    rasters: Sequence[Raster],
+    labels: Mapping[str, Labels],
+    options: Options,
+    short_side: int | None = None,
+) -> list[dict[str, Segmentation]]:
+    """Segment images of one size, as many at once as memory holds.
+
+    Args:
+        networks: what has to be known of each head; in evaluation mode.
+        scores: (N, C, H, W) RGB in 0..1 -> for each head its class scores.
+        rasters: the images.
+        labels: of each head.
+        options: as `segment_heads` takes them.
+        short_side: pixels that the shorter side is scaled to before the network looks at it.
+
+    Returns:
+        For each image what `segment_heads` gives.
+    """
+    first = next(iter(networks.values()))
+    most = images_at_once(networks, rasters[0], options, short_side, len(rasters)) if options.plain else 0
+    if most < 2:
+        return [segment_heads(networks, scores, raster, labels, options, short_side) for raster in rasters]
+    return [
+        result
+        for start in range(0, len(rasters), most)
+        for result in segment_batch(
+            scores, rasters[start : start + most], labels, first.device, first.dtype, short_side, _grids(networks)
+        )
+    ]
+
+
+def images_at_once(
+    networks: Mapping[str, Network], raster: Raster, options: Options, short_side: int | None, most: int
+) -> int:
+    """Give how many images of the size of one fit in memory at once; 0 where one has to be cut into tiles.
+
+    Args:
+        networks: what has to be known of each head.
+        raster: the image.
+        options: whose memory counts.
+        short_side: pixels that the shorter side is scaled to before the network looks at it.
+        most: more are not wanted.
+    """
+    size, seen = (raster.pixels.shape[0], raster.pixels.shape[1]), _seen(raster, short_side)
+    while most and not all(fits(network, size, options, seen, most) for network in together(networks)):
+        most //= 2
+    return most
+
+
+def _seen(raster: Raster, short_side: int | None) -> tuple[int, int] | None:
+    """Give the size that a network looks at an image, if that is another one than its own."""
     own = (raster.pixels.shape[0], raster.pixels.shape[1])
     size = own if short_side is None else scaled_size(own, short_side)
-    seen = None if size == own else size
-    if not options.plain or not all(fits(network, own, options, seen) for network in together(networks)):
-        return _segment_tiled(networks, scores, raster, labels, options, seen)
-    known: dict[str, Tensor] = {}
+    return None if size == own else size
 
-    def of(head: str) -> Callable[[Tensor], Tensor]:
-        def scored(image: Tensor) -> Tensor:
-            if not known:
-                known.update(scores(image))
-            return known[head]
 
-        return scored
-
-    return {
-        head: segment(of(head), raster, labels[head], device, channels, kind, short_side, network.geometry_for)
-        for head, network in networks.items()
-    }
+def _grids(networks: Mapping[str, Network]) -> dict[str, Callable[[tuple[int, int]], Geometry]]:
+    return {head: network.geometry_for for head, network in networks.items()}
 
 
 def _segment_tiled(

@@ -6,7 +6,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from fullyconv.geometry.measuring import evaluating
+from fullyconv.images.raster import Raster
 from fullyconv.images.tiff import TiffImage
 from fullyconv.inference import processor
 from fullyconv.inference.folding import fingerprint, fold
-from fullyconv.inference.predict import ImageSource, segment_any, segment_heads, segment_heads_to, segment_to
+from fullyconv.inference.predict import ImageSource, segment_heads, segment_heads_to, segment_many
+from fullyconv.inference.processor import Precision, check_precision
 from fullyconv.inference.segmentation import Segmentation, Written
 from fullyconv.inference.tiles import Halo, Network, Options, Probabilities
 from fullyconv.labels import AnyLabels, Labels, at_edge, by_head
@@ -111,6 +113,20 @@ class Predicts:
         written: Written = self.predictor().segment_to(source, target, options, beside, preview)
         return written
 
+    def predict_batch(self, rasters: Sequence[Raster], *, memory: int | str | None = None) -> list[Any]:
+        """Segment images of one size, as many in one look as memory holds.
+
+        Args:
+            rasters: the images, as `fullyconv.images.raster.read_raster` reads them.
+            memory: as `predict` takes it.
+
+        Returns:
+            What `predict` gives for each, up to rounding where two classes are all but equal.
+        """
+        if type(self).predict is not Predicts.predict:  # which has the last word
+            return [self.predict(raster, memory=memory) for raster in rasters]
+        return self.predictor().segment_batch(rasters, Options(memory))
+
 
 class Predictor(Predicts):
     """Segment images with a model, its labels and its preprocessing.
@@ -125,6 +141,10 @@ class Predictor(Predicts):
         owner: the module that is put into evaluation mode meanwhile; None is the model.
         scores: gives the scores of (N, C, H, W) images in 0..1 where another class has the last word on them; None
             takes those of the model.
+        precision: what convolutions are computed in; "bfloat16" and "float16" are for processors that have them.
+
+    Raises:
+        ValueError: if precision is none.
 
     Example:
         >>> from fullyconv.fcn import build_model
@@ -142,6 +162,7 @@ class Predictor(Predicts):
         *,
         owner: nn.Module | None = None,
         scores: Scores | None = None,
+        precision: Precision = "float32",
     ) -> None:
         self.model: Any = model
         self.labels = labels
@@ -150,6 +171,17 @@ class Predictor(Predicts):
         self._own_scores = scores
         self._folded: tuple[object, Any] | None = None
         self._told = False
+        self.precision = precision
+
+    @property
+    def precision(self) -> Precision:
+        """What convolutions are computed in: float32, bfloat16 or float16."""
+        return self._precision
+
+    @precision.setter
+    def precision(self, precision: Precision) -> None:
+        check_precision(precision)
+        self._precision: Precision = precision
 
     @property
     def classes(self) -> Any:
@@ -179,12 +211,11 @@ class Predictor(Predicts):
 
     def segment(self, source: ImageSource, options: Options) -> Any:
         """Segment an image; give what `predict` gives."""
-        with evaluating(self._owner), torch.inference_mode():
-            scores, kind = self._ready()
-            networks, short = self._networks(scores, kind), self.preprocessing.short_side
-            if isinstance(self.labels, Labels):
-                return segment_any(networks[""], scores, source, self.labels, options, short)
-            return segment_heads(networks, scores, source, self.labels, options, short)
+        return at_edge(self._run(segment_heads, source, options))
+
+    def segment_batch(self, rasters: Sequence[Raster], options: Options) -> list[Any]:
+        """Segment images of one size; give what `predict_batch` gives."""
+        return [at_edge(found) for found in self._run(segment_many, rasters, options)]
 
     def segment_to(
         self,
@@ -195,12 +226,19 @@ class Predictor(Predicts):
         preview: bool,
     ) -> Any:
         """Segment an image into a file; give what `predict_to` gives."""
+
+        def run(networks: Any, scores: Any, image: Any, labels: Any, how: Options, short_side: int | None) -> Any:
+            return segment_heads_to(networks, scores, image, target, labels, how, short_side, beside, preview)
+
+        return at_edge(self._run(run, source, options))
+
+    def _run(self, run: Callable[..., Any], source: Any, options: Options) -> Any:
+        """Run what takes every model as one of several heads."""
         with evaluating(self._owner), torch.inference_mode():
             scores, kind = self._ready()
-            networks, short = self._networks(scores, kind), self.preprocessing.short_side
-            if isinstance(self.labels, Labels):
-                return segment_to(networks[""], source, target, self.labels, options, short, beside, preview)
-            return segment_heads_to(networks, scores, source, target, self.labels, options, short, beside, preview)
+            every = (lambda image: {"": scores(image)}) if isinstance(self.labels, Labels) else scores
+            short, labels = self.preprocessing.short_side, by_head(self.labels)
+            return run(self._networks(scores, kind), every, source, labels, options, short_side=short)
 
     def networks(self) -> dict[str, Network]:
         """Give what has to be known to run the model on tiles, for each head; one that stands alone is called ""."""
@@ -236,14 +274,26 @@ class Predictor(Predicts):
     def _ready(self) -> tuple[Scores, torch.dtype]:
         """Give what computes the scores, and the floating type that it takes."""
         if self._own_scores is not None:
-            return self._own_scores, self.dtype
+            return self._lowered(self._own_scores), self.dtype
         served = self._serving()
 
         def scores(image: Tensor) -> Any:
             with self.native_precision(image):
                 return served.scores(self.preprocessing(image))
 
-        return scores, next(served.parameters()).dtype
+        return self._lowered(scores), next(served.parameters()).dtype
+
+    def _lowered(self, scores: Scores) -> Scores:
+        """Compute in the precision that is set; tensors without data, by which memory is measured, have none."""
+        if self.precision == "float32":
+            return scores
+        kind = getattr(torch, self.precision)
+
+        def run(image: Tensor) -> Any:
+            with nullcontext() if image.is_meta else torch.autocast(image.device.type, kind):
+                return scores(image)
+
+        return run
 
     def _serving(self) -> Any:
         """Give the model with its batch norms folded into its convolutions, made anew when a weight was changed.

@@ -24,7 +24,8 @@ from fullyconv.errors import tell
 from fullyconv.geometry import Geometry
 from fullyconv.geometry.dispatch import Watch, WithoutData
 from fullyconv.inference.argmax import upsample_argmax
-from fullyconv.inference.budget import available_memory, parse_memory
+from fullyconv.inference.budget import parse_memory
+from fullyconv.inference.processor import free_memory, sent
 from fullyconv.inference.windows import Mirrored, Scaled, WindowedImage
 from fullyconv.upsampling import resample
 
@@ -224,21 +225,22 @@ def plan(network: Network, size: Size, options: Options, seen: Size | None = Non
     return Plan((sides[0], sides[1]), tiles, exact)
 
 
-def fits(network: Network, size: Size, options: Options, seen: Size | None = None) -> bool:
-    """Tell whether an image and the logits of all its pixels fit in memory at once.
+def fits(network: Network, size: Size, options: Options, seen: Size | None = None, images: int = 1) -> bool:
+    """Tell whether images and the logits of all their pixels fit in memory at once.
 
     Args:
         network: what is run.
         size: height and width of the image, in pixels.
         options: how it is segmented.
         seen: the size that it is looked at, if that is another one.
+        images: how many there are of the size.
     """
     looked = seen or size
-    if options.memory is None and math.prod(size) <= _UNMEASURED and math.prod(looked) <= _UNMEASURED:
+    if options.memory is None and images * max(math.prod(size), math.prod(looked)) <= _UNMEASURED:
         return True
     passing = math.prod(looked) * network.bytes_per_pixel()
     logits = 2 * 4 * network.classes * (math.prod(size) + (math.prod(looked) if seen else 0))
-    return passing + logits <= _budget(options.memory, network.device)
+    return images * (passing + logits) <= _budget(options.memory, network.device)
 
 
 def blocks(
@@ -372,7 +374,7 @@ def image_of(network: Network, photo: WindowedImage, window: Window) -> Tensor:
     """Read a window as the network takes it, (1, C, h, w)."""
     pixels = photo.read(*window)
     image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
-    return image.to(network.device).float().div_(255).to(network.dtype)
+    return sent(image, network.device).float().div_(255).to(network.dtype)
 
 
 def _placed(network: Network, view: _View, window: Window) -> Geometry:
@@ -487,12 +489,7 @@ def _cost(network: Network, size: Size, side: Size, ratio: Sequence[float], opti
 
 
 def _budget(memory: int | str | None, device: torch.device) -> int:
-    if memory is not None:
-        return parse_memory(memory)
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free) // 2
-    return available_memory() // 2
+    return free_memory(device) // 2 if memory is None else parse_memory(memory)
 
 
 def _round(pixels: float, align: int) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +14,12 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from fullyconv.confusion import SegmentationScores
 from fullyconv.errors import hush, tell
 from fullyconv.fcn import build_model
+from fullyconv.inference.processor import Device, device_of
 from fullyconv.inference.serving import Predictor, Predicts
 from fullyconv.labels import AnyLabels, Labels, at_edge, by_head
 from fullyconv.preprocessing import IMAGENET, Preprocessing
@@ -170,6 +171,8 @@ class SegmentationModule(StoredModule, Predicts):
         self.val_confusion, self.test_confusion = (
             nn.ModuleList([ConfusionMatrix(number, ignore_index) for number in counts.values()]) for _ in range(2)
         )
+        # Lightning's own mean rounds the number of images a process, which is no whole one where they differ.
+        self.val_loss, self.test_loss = (MeanMetric(nan_strategy="disable") for _ in range(2))
         self.score: dict[str, Any] | None = None
         self.license: str | None = None
         self.training_record: dict[str, Any] = {}
@@ -371,8 +374,8 @@ class SegmentationModule(StoredModule, Predicts):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the confusion matrix of the epoch."""
-        loss = self._evaluate(batch, self.val_confusion)
-        self.log("val/loss", loss, on_epoch=True, sync_dist=True, batch_size=len(batch["image"]))
+        self.val_loss.update(self._evaluate(batch, self.val_confusion))
+        self.log("val/loss", self.val_loss, on_epoch=True)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the whole set."""
@@ -380,11 +383,12 @@ class SegmentationModule(StoredModule, Predicts):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the confusion matrix of the test."""
-        loss = self._evaluate(batch, self.test_confusion)
-        self.log("test/loss", loss, on_epoch=True, sync_dist=True, batch_size=len(batch["image"]))
+        self.test_loss.update(self._evaluate(batch, self.test_confusion))
+        self.log("test/loss", self.test_loss, on_epoch=True)
 
     def on_test_epoch_end(self) -> None:
-        """Log the metrics of the whole set and keep them as ``test_scores``."""
+        """Log the metrics of the whole set; keep them as ``test_scores``, and the matrices as ``test_matrices``."""
+        self.test_matrices = [cast(ConfusionMatrix, matrix).compute().cpu().numpy() for matrix in self.test_confusion]
         self.test_scores = self._log_scores("test", self.test_confusion)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Any]:
@@ -392,7 +396,11 @@ class SegmentationModule(StoredModule, Predicts):
         return [self.predict(image) for image in _own_sizes(batch)]
 
     def _evaluate(self, batch: Batch, confusion: nn.ModuleList) -> Tensor:
-        """Score every image at its own size: padding that only made a batch must not change what is seen."""
+        """Score every image at its own size: padding that only made a batch must not change what is seen.
+
+        Returns:
+            (N,) the loss of each image, whose mean neither batches nor processes change.
+        """
         masks: Any = batch["mask"]
         pairs = [(batch["image"], masks)]
         height, width = batch["image"].shape[-2:]
@@ -404,11 +412,15 @@ class SegmentationModule(StoredModule, Predicts):
         losses = []
         for images, truth in pairs:
             logits = self(images)
-            losses.append(self.loss(logits, truth))
             answers, truths = _by_head(logits), _by_head(truth)
+            for index in range(len(images)):
+                one = (
+                    at_edge({head: each[index : index + 1] for head, each in by.items()}) for by in (answers, truths)
+                )
+                losses.append(self.loss(*one))
             for head, matrix in zip(self.heads, confusion, strict=True):
                 cast(ConfusionMatrix, matrix).update(best_class(answers[head]), truths[head])
-        return torch.stack(losses).mean()
+        return torch.stack(losses)
 
     def _log_scores(self, stage: str, confusion: nn.ModuleList) -> Any:
         found: dict[str, SegmentationScores] = {}
@@ -421,32 +433,36 @@ class SegmentationModule(StoredModule, Predicts):
         return at_edge(found)
 
     def _log_values(self, values: Mapping[str, float]) -> None:
-        with warnings.catch_warnings():
-            # The matrix is already summed over the processes: nothing is left to synchronize.
-            warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
-            for key, value in values.items():
-                if not math.isnan(value):
-                    self.log(key, value, prog_bar=key.endswith("/mean_iou"))
+        for key, value in values.items():
+            if not math.isnan(value):
+                # the matrix is summed over the processes: all have this number, and the largest of equal ones is it
+                self.log(key, value, prog_bar=key.endswith("/mean_iou"), reduce_fx="max", sync_dist=True)
 
-    def evaluate(self, data: SegmentationDataModule, split: str = "test") -> SegmentationScores:
+    def evaluate(
+        self, data: SegmentationDataModule, split: str = "test", *, device: Device = "auto"
+    ) -> SegmentationScores:
         """Score the segmenter on one split, each image at its own size, on one device.
 
         Args:
             data: the set.
             split: ``"train"``, ``"val"`` or ``"test"``.
+            device: where it computes, as ``fullyconv.load`` takes it; the segmenter is where it was afterwards.
 
         Returns:
             The four metrics and the IoU of every class, from one confusion matrix.
 
         Raises:
-            ValueError: if the set has no such split, or other classes than the segmenter.
+            ValueError: if the set has no such split, or other classes than the segmenter, or there is no such device.
         """
         self.check_data(data)
         data.check(split)
+        place, before = device_of(device), self.device
         trainer = L.Trainer(
-            logger=False, enable_checkpointing=False, enable_model_summary=False, devices=1, enable_progress_bar=False
-        )
+            logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
+            accelerator=place.type, devices=1 if place.type == "cpu" else [place.index or 0],
+        )  # fmt: skip
         trainer.test(self, dataloaders=data.eval_dataloader(split), verbose=False)
+        self.to(before)
         scores: SegmentationScores = self.test_scores
         return scores
 
