@@ -130,7 +130,8 @@ class SegmentationModule(StoredModule, Predicts):
         allow_unverified: bool = False,
     ) -> None:
         super().__init__()
-        self.labels: Any = labels_of(classes, palette, label_values, ignore_index)
+        # what users of one head, which is nearly everybody, are told by their type checker
+        self.labels = cast(Labels, labels_of(classes, palette, label_values, ignore_index))
         ignore_index = plain(self.labels)["ignore_index"]
         if ema_decay is not None and not 0 < ema_decay < 1:
             raise ValueError(f"ema_decay={ema_decay}: must lie between 0 and 1 (0.999 is usual), or be None")
@@ -186,9 +187,10 @@ class SegmentationModule(StoredModule, Predicts):
         return by_head(self.labels)
 
     @property
-    def classes(self) -> Any:
+    def classes(self) -> list[str]:
         """The K class names; of several heads a dict by head."""
-        return at_edge({head: list(labels.names) for head, labels in self.heads.items()})
+        names: list[str] = at_edge({head: list(labels.names) for head, labels in self.heads.items()})
+        return names
 
     def forward(self, image: Tensor) -> Any:
         """Give the logits of images.

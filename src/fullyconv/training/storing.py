@@ -11,7 +11,7 @@ import lightning as L
 from fullyconv.backbones import LoadReport
 from fullyconv.errors import WeightsError, printable, tell
 from fullyconv.inference.processor import Device, device_of
-from fullyconv.labels import by_head
+from fullyconv.labels import Labels, by_head
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.training.checkpointing import read_checkpoint
 from fullyconv.training.heads import plain
@@ -30,7 +30,7 @@ class StoredModule(L.LightningModule, Uploads):
     """A module that is written as a model folder, and read from one, or from a checkpoint."""
 
     model: Any
-    labels: Any
+    labels: Labels
     preprocessing: Preprocessing
     score: dict[str, Any] | None
     license: str | None
