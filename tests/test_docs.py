@@ -94,7 +94,7 @@ def untrained() -> tuple[bytes, bytes, bytes]:
 
 
 @functools.cache
-def untrained_vgg16() -> Any:
+def untrained_vgg16(**_: object) -> Any:
     """Draw its 138 million numbers once."""
     import torchvision
 

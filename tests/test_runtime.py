@@ -265,7 +265,7 @@ def test_it_predicts_where_there_is_no_torch(tmp_path: Path) -> None:
         if done.returncode:
             pytest.skip(f"no packages to be had here: {done.stderr[-300:]}")
 
-    pip("numpy", "pillow", "onnxruntime", "hatchling")
+    pip("numpy", "pillow", "onnxruntime", "filelock", "hatchling")
     pip("--no-deps", "--no-build-isolation", str(ROOT))
     code = (
         "import importlib.util, fullyconv.runtime\n"

@@ -29,7 +29,7 @@ def fullyconv(place: Path, *words: str, processes: int = 1) -> subprocess.Comple
 
 
 def figures(said: str) -> dict[str, float]:
-    return {name: float(value) for name, value in re.findall(r"((?:test|val)/\S+)\s+(\d\.\d+)", said)}
+    return {name: float(value) for name, value in re.findall(r"((?:test|val)/\S+)[\s│]+(\d\.\d+)", said)}
 
 
 @pytest.mark.slow
