@@ -13,7 +13,7 @@ from scipy.io import savemat
 
 from fullyconv.data.public.siftflow import SCENES
 from fullyconv.images import write_image, write_mask
-from fullyconv.labels import voc_palette
+from fullyconv.palettes import voc_palette
 
 Array = npt.NDArray[Any]
 

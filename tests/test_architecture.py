@@ -19,6 +19,7 @@ LAYERS: dict[str, int] = {
     "files": 0,
     "locks": 0,
     "lazy": 0,
+    "palettes": 1,
     "labels": 1,
     "label_sets": 1,
     "images": 1,
@@ -54,6 +55,7 @@ BASE = {name for name, layer in LAYERS.items() if layer <= 1}
 # a head reads the Features that a backbone gives, weights are those of models, and exported files are read like folders
 SIDEWAYS = {
     ("heads", "backbones"),
+    ("labels", "palettes"),
     ("runtime", "weights"),
     ("weights", "fcn"),
 }
@@ -61,6 +63,7 @@ SIDEWAYS = {
 TORCH_FREE = [
     "errors",
     "lazy",
+    "palettes",
     "labels",
     "label_sets",
     "images",

@@ -18,7 +18,7 @@ from fullyconv.data.pairs import Pair
 from fullyconv.data.sources import Source, open_source
 from fullyconv.errors import DatasetError
 from fullyconv.images import mask_mode, write_image
-from fullyconv.labels import voc_palette
+from fullyconv.palettes import voc_palette
 from fullyconv.training.module import SegmentationModule
 
 SIZE = (24, 30)

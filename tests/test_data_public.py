@@ -23,7 +23,7 @@ from fullyconv.data.public.voc import COUNTS, Voc
 from fullyconv.data.sources import Source
 from fullyconv.errors import DatasetError
 from fullyconv.images import write_image, write_mask
-from fullyconv.labels import default_palette, voc_palette
+from fullyconv.palettes import default_palette, voc_palette
 
 # Every layout once: how the tests write it, and the set that it is.
 LAYOUTS: dict[str, Callable[[Path], Path]] = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from fullyconv import label_sets
-from fullyconv.labels import Labels, default_palette
+from fullyconv.labels import Labels
+from fullyconv.palettes import default_palette
 
 
 def test_sets_have_the_classes_that_the_published_networks_score() -> None:

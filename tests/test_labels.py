@@ -8,7 +8,8 @@ import pytest
 
 from fullyconv.errors import DatasetError
 from fullyconv.label_sets import CAMVID
-from fullyconv.labels import NO_COLOR, Labels, count_values_of, default_palette, packed, voc_palette
+from fullyconv.labels import NO_COLOR, Labels, count_values_of, packed
+from fullyconv.palettes import default_palette, voc_palette
 
 
 def test_voc_palette_is_computed_as_published():

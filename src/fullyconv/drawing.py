@@ -12,7 +12,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from fullyconv.images import read_image
-from fullyconv.labels import VOID_COLOR, Color, Labels
+from fullyconv.labels import VOID_COLOR, Labels
+from fullyconv.palettes import Color
 
 _PAPER = (255, 255, 255)
 _INK, _FAINT = (20, 20, 20), (90, 90, 90)

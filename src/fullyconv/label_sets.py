@@ -7,7 +7,8 @@ are stored are another thing: those of CamVid and Cityscapes stand in `FILE_COLO
 
 from __future__ import annotations
 
-from fullyconv.labels import IGNORE, Color, Labels, default_palette
+from fullyconv.labels import IGNORE, Labels
+from fullyconv.palettes import Color, default_palette
 
 VOC: tuple[str, ...] = (
     "background",

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fullyconv.errors import DatasetError, near_miss, some
+from fullyconv.palettes import Color, palette_for
 
 IGNORE = "ignore"
 """The word that stands in a label map for pixels that count for nothing."""
@@ -33,77 +34,6 @@ VOID_COLOR = (224, 224, 192)
 
 _MAX_VALUE = 65535  # masks have 16 bits at most
 _MAX_CLASSES = 4096  # a confusion matrix has the square of it; no data set comes near
-
-Color = tuple[int, int, int]
-
-
-_COLORS = bytes.fromhex("""
-1e88e5 ff8c00 8f1030 afff00 ff008f 6000b7 ff9fff 787800 78cf9f 0000ff 008787 404880 a797cf dfe797 8f48b7 f700ff
-f70820 8fefef a76060 00c750 cf50bf afd740 ef78a7 804860 58c7df 8f4000 d77060 5850df cf87ff 871068 ffa787 48ffc7
-489740 bf0040 9f0097 5880af 4028d7 e79fc7 d79787 28a7a7 50f770 c75880 28e7cf 60489f 9f70ff dfa760 006048 a7dfaf
-d7209f 0048ff df7000 00afe7 8f4887 709768 ff68c7 b760df 10789f efbfff a7af18 7830b7 7860cf 307040 b70068
-""")  # each as far as can be from those before it, to eyes that see red and green and to eyes that do not
-_GROUND = ("background", "_background_", "__background__", "class 0")
-
-
-def default_palette(n: int) -> tuple[Color, ...]:
-    """Give the first `n` colors of the palette of the package: black, then colors that can be told apart.
-
-    Each of the first 64 lies as far as it can from those before it: in OKLab, also as people see it who lack the cones
-    for red or for green. Behind these come the colors of `voc_palette` that are not among them.
-
-    Args:
-        n: number of colors, at least 1.
-
-    Returns:
-        `n` distinct (red, green, blue) triples in 0..255.
-
-    Raises:
-        ValueError: if `n` is smaller than 1.
-
-    Example:
-        >>> default_palette(3)
-        ((0, 0, 0), (30, 136, 229), (255, 140, 0))
-    """
-    if n < 1:
-        raise ValueError(f"n={n}: a palette has at least one color; give the number of classes")
-    bytes_of = (_COLORS[start : start + 3] for start in range(0, len(_COLORS), 3))
-    first = [(0, 0, 0), *((red, green, blue) for red, green, blue in bytes_of)]
-    more = [color for color in voc_palette(n) if color not in first] if n > len(first) else []
-    return tuple([*first, *more][:n])
-
-
-def _palette_for(names: Sequence[str]) -> tuple[Color, ...]:
-    """Give each class a color; the background is black, which drawings leave as it is, and so is the first of two."""
-    ground = next((name for name in names if name.lower() in _GROUND), names[0] if len(names) == 2 else None)
-    black, *colors = default_palette(len(names) + 1)
-    return tuple(black if name == ground else colors.pop(0) for name in names)
-
-
-def voc_palette(n: int) -> tuple[Color, ...]:
-    """Compute the first `n` colors of the PASCAL VOC color map, in which masks of many sets are stored.
-
-    The three lowest bits of a class index are the highest bits of red, green and blue, the next three the bits below
-    them, and so on.
-
-    Args:
-        n: number of colors.
-
-    Returns:
-        `n` distinct (red, green, blue) triples in 0..255.
-
-    Example:
-        >>> voc_palette(4)
-        ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))
-    """
-    palette = []
-    for index in range(n):
-        color = [0, 0, 0]
-        for bit in range(8):
-            for channel in range(3):
-                color[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
-        palette.append((color[0], color[1], color[2]))
-    return tuple(palette)
 
 
 def packed(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
@@ -309,7 +239,7 @@ class Labels:
         _check_names(names)
         if ignore_index is None:
             ignore_index = 255 if len(names) <= 255 else _MAX_VALUE
-        colors = _palette_for(names) if palette is None else tuple(_color(color) for color in palette)
+        colors = palette_for(names) if palette is None else tuple(_color(color) for color in palette)
         table: dict[int | str, str] = dict(values.items()) if values else {}
         if table and ignore_index >= 0 and not any(isinstance(value, str) for value in table):
             table.setdefault(ignore_index, IGNORE)
@@ -532,7 +462,7 @@ class Labels:
             raise ValueError(f"palette={palette!r}: give a list of colors, one a class")
         return cls(
             tuple(names),
-            _palette_for(names) if palette is None else tuple(_color(color) for color in palette),
+            palette_for(names) if palette is None else tuple(_color(color) for color in palette),
             entry.get("ignore_index", 255 if len(names) <= 255 else _MAX_VALUE),
             table,
         )

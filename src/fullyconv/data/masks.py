@@ -41,13 +41,12 @@ from fullyconv.labels import (
     Labels,
     as_text,
     count_values_of,
-    default_palette,
     packed,
     packed_color,
     parse_color,
     runs_of,
-    voc_palette,
 )
+from fullyconv.palettes import default_palette, voc_palette
 
 Array = npt.NDArray[Any]
 

@@ -127,8 +127,8 @@ def predict_folder(
 
     Raises:
         FileNotFoundError: if there is no input.
-        ValueError: if an option is none, does not fit the predictor, or a file would be written twice or over an input;
-            if another run writes into `out`.
+        ValueError: if an option has an invalid value or does not fit the predictor; if a file would be written twice
+            or over an input; if another run writes into `out`.
         ImportError: if a video is given by name, and PyAV is not installed.
 
     Example:
@@ -171,7 +171,7 @@ class FolderPlan:
 
     Raises:
         FileNotFoundError: if there is no input.
-        ValueError: if an option is none, or a file would be written twice or over an input.
+        ValueError: if an option has an invalid value, or a file would be written twice or over an input.
         ImportError: if a video is given by name, and PyAV is not installed.
 
     Attributes:

@@ -66,7 +66,7 @@ class Predicts:
         Raises:
             FileNotFoundError: if the file is not there.
             DatasetError: if it is not an image.
-            ValueError: if the memory does not hold the smallest tile, or an option is none.
+            ValueError: if the memory does not hold the smallest tile, or an option has an invalid value.
         """
         options = Options(memory, halo, flip, tuple(scales), probabilities)
         found: Segmentation = self.predictor().segment(source, options)
@@ -106,7 +106,7 @@ class Predicts:
         Raises:
             FileNotFoundError: if the file is not there.
             DatasetError: if it is not an image.
-            ValueError: if the memory does not hold the smallest tile, or an option is none.
+            ValueError: if the memory does not hold the smallest tile, or an option has an invalid value.
         """
         wanted, beside = probabilities or (None, None)
         options = Options(memory, halo, flip, tuple(scales), wanted)
@@ -139,7 +139,7 @@ class Predictor(Predicts):
         labels: of its classes; of a model with several heads a dict by head.
         preprocessing: what its images need.
         owner: the module that is put into evaluation mode meanwhile; None is the model.
-        scores: gives the scores of (N, C, H, W) images in 0..1 where another class has the last word on them; None
+        scores: gives the scores of (N, C, H, W) images in 0..1, of a subclass that overrides them; None
             takes those of the model.
         precision: what convolutions are computed in; "bfloat16" and "float16" are for processors that have them.
 

@@ -46,7 +46,7 @@ class Network:
     """What has to be known of a network to run it on tiles.
 
     Args:
-        module: whose memory is meant; what was measured of it is kept.
+        module: whose use of memory is measured, once.
         scores: (1, C, H, W) RGB in 0..1 -> (1, K, h, w) class scores.
         geometry: where the cells of the scores lie, and what they depend on.
         geometry_for: where the scores of an image of a given size are put, which is `geometry` unless they are

@@ -367,7 +367,7 @@ def predict_video(
         FileNotFoundError: if there is no such file.
         DatasetError: if it is no video, damaged, or too large; masks of the frames before the damage are there.
         ImportError: if PyAV is not installed.
-        ValueError: if a file has a wrong ending, or an option is none.
+        ValueError: if a file has a wrong ending, or an option has an invalid value.
         OSError: if a file cannot be written.
 
     Example:

@@ -11,7 +11,8 @@ import torch
 
 from fullyconv.backbones import LoadReport
 from fullyconv.fcn import MODELS
-from fullyconv.labels import AnyLabels, Labels, as_text, by_head, default_palette, packed_color
+from fullyconv.labels import AnyLabels, Labels, as_text, by_head, packed_color
+from fullyconv.palettes import default_palette
 from fullyconv.training.heads import plain
 
 if TYPE_CHECKING:

@@ -157,7 +157,7 @@ def read_config(folder: str | Path) -> Config:
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: not found; a model folder holds {CONFIG} and {WEIGHTS}, as SegmentationModule.save writes"
+            f"{path}: not found; a model folder holds {CONFIG} and {WEIGHTS}, as save_pretrained writes"
         )
     document = read_json(path)
     if document.get("format") != FORMAT:
@@ -437,7 +437,7 @@ def _store(name: str, value: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
 
 
 def _check_score(score: Any, path: Path) -> None:
-    """Refuse a score whose figures are none: cards and lists print them."""
+    """Refuse a score whose figures are not numbers: cards and lists print them."""
     if score is None:
         return
     if not isinstance(score, dict):
