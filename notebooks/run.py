@@ -4,7 +4,9 @@
     python notebooks/run.py --out DIR            # executed copies in DIR, the checkout untouched
     python notebooks/run.py 02_upsampling --write    # one notebook, its outputs written back in place
 
-A notebook passes if no cell fails and none writes to stderr: outputs are kept, and a warning is no result. One with a
+A notebook passes if no cell fails, none writes to stderr (outputs are kept, and a warning is no result), and every
+percentage that is printed lies within `WITHIN` points of the one that is kept: short trainings end differently on other
+processors, but not by more. One with a
 cell that is tagged `needs-data` is left out where FULLYCONV_DATA is not set, and says so. What a cell tagged
 `shows-data` draws is shown and never written back: images of data sets are not ours to keep.
 """
@@ -28,6 +30,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbformat import NotebookNode
 
 FOLDER = Path(__file__).resolve().parent
+WITHIN = 10.0  # percentage points
 
 
 class ThisPython(KernelSpecManager):
@@ -88,6 +91,27 @@ def execute(notebook: NotebookNode, timeout: int) -> None:
             raise NotebookError(f"cell {number} writes to stderr:\n\n{cell.source}\n\n{_plain(''.join(said))}")
 
 
+def percentages(notebook: NotebookNode) -> list[list[float]]:
+    """Give the percentages that each cell prints."""
+    texts = [
+        "".join(output.get("text", "") for output in cell.get("outputs", []) if output.output_type == "stream")
+        for cell in notebook.cells
+    ]
+    return [[float(number) for number in re.findall(r"(?<![\w.])(\d+(?:\.\d+)?) ?%", text)] for text in texts]
+
+
+def compare(kept: list[list[float]], found: list[list[float]]) -> None:
+    """Compare the percentages of an executed notebook with those that it was kept with.
+
+    Raises:
+        NotebookError: if one lies elsewhere, or there are more or fewer of them.
+    """
+    for number, (before, now) in enumerate(zip(kept, found, strict=True), 1):
+        far = len(before) != len(now) or any(abs(a - b) > WITHIN for a, b in zip(before, now, strict=True))
+        if far:
+            raise NotebookError(f"cell {number} prints {now} %, and is kept with {before}. Run again with --write.")
+
+
 def strip(notebook: NotebookNode, shown: bool) -> None:
     """Remove what differs from run to run or machine to machine, so that a diff shows results only."""
     notebook.metadata = NotebookNode(
@@ -126,6 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
     failed = []
     for path in find(chosen.names):
         notebook = nbformat.read(path, as_version=4)
+        before = percentages(notebook)
         bare = [n for n, cell in enumerate(notebook.cells, 1) if cell.get("execution_count", 0) is None]
         start = time.monotonic()
         tags = {tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])}
@@ -136,6 +161,8 @@ def main(arguments: list[str] | None = None) -> int:
             execute(notebook, chosen.timeout)
             if bare and not chosen.write:
                 raise NotebookError(f"cell {bare[0]} is kept without having been run. Run again with --write.")
+            if not chosen.write:
+                compare(before, percentages(notebook))
         except NotebookError as error:
             failed.append(path.name)
             print(f"\n{path.name}: {error}\n", file=sys.stderr)

@@ -48,6 +48,13 @@ class TestPlan:
         assert chosen.settings["model.model"] == "ladder_efficientnet_lite0"
         assert any("started from street; 2 tensors, those of the classes, start anew" in r for r in chosen.reasons)
 
+    def test_a_classifier_is_a_start_under_a_new_head(self, shapes: Path) -> None:
+        chosen = plan(SegmentationDataModule.from_folder(shapes), model="resnet18.imagenet")
+        assert chosen.segmenter is None
+        assert chosen.settings["model.model"] == "ladder_resnet18"
+        assert chosen.settings["model.backbone_weights"] == "resnet18.imagenet"
+        assert any("its backbone started from resnet18.imagenet; the head starts anew" in r for r in chosen.reasons)
+
     def test_classes_weigh_by_how_rare_their_pixels_are(self, shapes: Path) -> None:
         data = SegmentationDataModule.from_folder(shapes)
         data.check()
