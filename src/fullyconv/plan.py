@@ -120,10 +120,10 @@ def plan(
                 else f"{data.in_channels} channels: each has the mean of ImageNet's means and deviations"
             )
         reasons.append(f"model {model.removeprefix(RANDOM)}, RANDOM INITIALIZATION: nothing learned elsewhere is used")
-    elif (entry := catalog.find(model)) is not None and entry.kind == "classifier" and entry.architecture in BACKBONES:
-        settings |= {"model.model": f"ladder_{entry.architecture}", "model.backbone_weights": model}
+    elif (backbone := _backbone_of(model)) is not None:
+        settings |= {"model.model": f"ladder_{backbone}", "model.backbone_weights": model}
         settings["model.allow_unverified"] = allow_unverified
-        reasons.append(f"model ladder_{entry.architecture}, its backbone started from {model}; the head starts anew")
+        reasons.append(f"model ladder_{backbone}, its backbone started from {model}; the head starts anew")
     else:
         segmenter = load(model, classes=data.labels, allow_unverified=allow_unverified, device="cpu")
         hp = segmenter.hparams
@@ -189,6 +189,15 @@ def plan(
     settings["trainer.log_every_n_steps"] = max(1, min(20, steps))
     settings["trainer.enable_model_summary"] = False
     return Plan(model, segmenter, settings, reasons)
+
+
+def _backbone_of(model: str) -> str | None:
+    """Name the backbone that a classifier of the catalog has; None for what is no such classifier."""
+    entry = catalog.find(model)
+    if entry is None or entry.kind != "classifier" or entry.architecture is None:
+        return None
+    name = entry.architecture.removeprefix("torchvision/")
+    return name if name in BACKBONES else None
 
 
 def patience_of(epochs: int) -> int:
