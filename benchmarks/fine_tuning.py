@@ -59,7 +59,7 @@ def run(name: str, start: str, seed: int, epochs: int, out: Path) -> dict[str, A
     """Train once, or go on with it, and score what was written on val."""
     data, *options = reading(name)
     folder = out / f"{name}-{start.replace(':', '_')}-{epochs}-{seed}"
-    written = folder.with_suffix(".json")
+    written = Path(f"{folder}.json")
     if not written.is_file():
         command = ["fit", data, *options, "--model", start, "--out", str(folder), "--epochs", str(epochs)]
         command += ["--seed_everything", str(seed), f"--data.seed={seed}", "--data.num_workers=0"]
