@@ -82,11 +82,11 @@ def _guard(run: Any) -> int:
 
         if not is_shortage(error):
             raise
-        told = (
-            f"not enough memory ({first_line(error)[:120]}); end other programs, raise the limit (ulimit -v, that of "
+        print(
+            f"fullyconv: not enough memory ({first_line(error)[:120]}); end other programs, raise the limit (ulimit -v, "
+            "that of the container), or take smaller images or batches (predict: --memory, fit: --data.batch_size)",
+            file=sys.stderr,
         )
-        told += "the container), or take smaller images or batches (predict: --memory, fit: --data.batch_size)"
-        print(f"fullyconv: {told}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stopped:
         print(f"fullyconv: interrupted{f'; {stopped}' if str(stopped) else ''}", file=sys.stderr)
