@@ -83,8 +83,8 @@ def _guard(run: Any) -> int:
         if not is_shortage(error):
             raise
         print(
-            f"fullyconv: not enough memory ({first_line(error)[:120]}); end other programs, raise the limit (ulimit -v, "
-            "that of the container), or take smaller images or batches (predict: --memory, fit: --data.batch_size)",
+            f"fullyconv: not enough memory ({first_line(error)[:120]}); end other programs, raise the limit (ulimit "
+            "-v, that of the container), or take smaller images or batches (predict: --memory, fit: --data.batch_size)",
             file=sys.stderr,
         )
         return 2
