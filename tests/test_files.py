@@ -213,3 +213,13 @@ def test_messages_are_one_bounded_printable_line() -> None:
     assert len(errors.first_line(ValueError("x" * 1000))) == 300
     assert errors.some(["a\nb", "c"], 1) == "a b and 1 more"
     assert errors.some(iter("abc"), 3) == "a, b, c"
+
+
+def test_making_a_folder_aside_removes_those_that_are_left_and_nobody_elses(tmp_path: Path) -> None:
+    for name in (".fullyconv-aside-abcdefgh", ".fullyconv-masks"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(b"content")
+    with files.aside(tmp_path) as place:
+        assert place.parent == tmp_path
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([place.name, ".fullyconv-masks"])
+    assert (tmp_path / ".fullyconv-masks" / "file").read_bytes() == b"content"

@@ -24,7 +24,7 @@ LEFT_AFTER = 3600.0
 """Seconds after which nobody is taken to be writing a file that has not changed since, where locks do not say."""
 
 _PART = re.compile(r"\..*\.[0-9a-f]{8}\.part")
-_ASIDE = ".fullyconv-"
+_ASIDE = ".fullyconv-aside-"  # a whole name of our own: folders of this name that nobody holds are removed
 _MARKS = len("..01234567.part")
 _SHORT = 40  # bytes of a name that every file system holds
 
