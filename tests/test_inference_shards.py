@@ -288,3 +288,10 @@ def test_a_part_that_was_killed_lets_go_and_goes_on(
     capsys.readouterr()
     assert cli.main(["join", "masks", "--json"]) == 1
     assert (capsys.readouterr().out, content(here / "masks")) == (alone, one)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"shard": "1/1"}'])
+def test_a_damaged_part_of_a_test_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / ".fullyconv-test.1-of-1.json").write_text(content)
+    with pytest.raises(ValueError, match=r"1-of-1\.json: is damaged; remove it, and run its part again"):
+        joining.join_scores(tmp_path)

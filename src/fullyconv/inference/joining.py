@@ -124,7 +124,8 @@ def _check_there(place: Path, lines: Mapping[str, Any], heads: Sequence[str]) ->
         ]
         gone += [file for file in files if not file.is_file()]
     if gone:
-        raise ValueError(f"{gone[0]}: is gone, and {len(gone) - 1} more; run its part again")
+        others = f", and {len(gone) - 1} more" if len(gone) > 1 else ""
+        raise ValueError(f"{gone[0]}: is gone{others}; run its part again")
 
 
 def _predicted(told: Mapping[str, Any]) -> Predicted:
@@ -228,8 +229,9 @@ def join_scores(folder: str | Path) -> JoinedScores:
     parts: dict[str, Any] = {}
     for path in paths:
         try:
-            parts[path.name] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            part = json.loads(path.read_text(encoding="utf-8"))
+            parts[path.name] = {key: part[key] for key in ("shard", "facts", "classes", "done", "part", "matrix")}
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: is damaged; remove it, and run its part again") from error
     of = {name: (Shard.parse(part["shard"]).of, part["facts"], part["classes"]) for name, part in parts.items()}
     _check_alike(Path(folder), of)
