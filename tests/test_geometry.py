@@ -13,6 +13,7 @@ import torchvision
 from torch import Tensor, nn
 
 from fullyconv.geometry import Geometry, crop_offset, measure
+from fullyconv.geometry.dispatch import WithoutData
 
 IMAGE = Geometry.IDENTITY
 
@@ -464,3 +465,18 @@ def test_maps_of_drifting_strides_are_flagged() -> None:
     assert not measure(Apply(drift), 32).global_context
     assert measure(Apply(drift), 33).global_context
     assert math.isclose(measure(Apply(drift), 33).stride[0], 1)
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 5])
+@pytest.mark.parametrize("stride", [1, 3])
+@pytest.mark.parametrize(("padding", "dilation", "groups"), [(0, 1, 1), (2, 1, 2), (1, 2, 1)])
+@pytest.mark.parametrize("layer", [nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d])
+def test_without_data_a_convolution_has_the_size_that_it_has_with_data(
+    layer: type[nn.Module], kernel: int, stride: int, padding: int, dilation: int, groups: int
+) -> None:
+    options = {"output_padding": stride - 1} if "Transpose" in layer.__name__ else {}
+    made = layer(4, 6, kernel, stride=stride, padding=padding, dilation=dilation, groups=groups, **options)
+    x = torch.rand(2, 4, *[11, 14][: 1 if "1d" in layer.__name__ else 2])
+    with WithoutData():
+        found = made(x)
+    assert found.shape == made(x).shape

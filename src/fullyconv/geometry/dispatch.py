@@ -46,12 +46,14 @@ class WithoutData(Watch):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation on tensors without data."""
         args, kwargs = tree_map(self._emptied, (args, kwargs or {}))
-        # Of these torch computes the shapes by its compiler, whose import takes seconds.
+        # Of these torch computes the shapes by its compiler or by sympy, whose imports take longer than all else here.
         if func in _ACTIVATIONS or (func in _SUMS and _alike(args)):
-            return args[0] if func._schema.is_mutable else torch.empty_like(args[0])
+            return args[0] if func._schema.is_mutable else args[0].new_empty(args[0].shape)
         if func in _NORMS:
             statistics = args[0].new_empty(args[0].shape[1])
-            return torch.empty_like(args[0]), statistics, statistics.clone()
+            return args[0].new_empty(args[0].shape), statistics, statistics.clone()
+        if func is torch.ops.aten.convolution.default:
+            return _convolved(*args)
         if "device" in kwargs:
             kwargs["device"] = torch.device("meta")
         return func(*args, **kwargs)
@@ -62,6 +64,19 @@ class WithoutData(Watch):  # type: ignore[no-untyped-call]
         if id(value) not in self._known:
             self._known[id(value)] = value, value.to("meta")
         return self._known[id(value)][1]
+
+
+def _convolved(x: Tensor, weight: Tensor, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool,
+               output_padding: Any, groups: int) -> Tensor:  # fmt: skip
+    """Give the empty result of a convolution."""
+    sizes = []
+    for i, size in enumerate(x.shape[2:]):
+        step, reach = stride[i], dilation[i] * (weight.shape[2 + i] - 1) - 2 * padding[i]
+        sizes.append(
+            (size - 1) * step + reach + output_padding[i] + 1 if transposed else (size - reach - 1) // step + 1
+        )
+    channels = weight.shape[1] * groups if transposed else weight.shape[0]
+    return x.new_empty(x.shape[0], channels, *sizes)
 
 
 def _alike(args: tuple[Any, ...]) -> bool:
