@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import fullyconv
 from conftest import write_tree
@@ -164,6 +167,42 @@ def test_the_matrix_names_what_is_mistaken_most_and_leaves_out_what_does_not_occ
     assert ("cat taken for dog: 40.0 %", "40") in cells
     assert len(cells) == 5
     assert "Every pixel is right" in report._matrix(np.diag([1, 2, 3, 0]), labels)
+
+
+def test_the_matrix_is_blue_where_right_and_red_where_wrong_and_stronger_with_the_share() -> None:
+    labels = Labels.of(["background", "cat", "dog"])
+    drawn = report._matrix(np.array([[90, 10, 0], [0, 60, 40], [20, 0, 80]]), labels)
+    cells = dict(re.findall(r"<td title='([^:]*):[^']*' style='([^']*)'>", drawn))
+    assert cells == {
+        "background taken for background": "background:rgba(59,125,216,0.90);color:#fff",
+        "background taken for cat": "background:rgba(214,69,65,0.20)",
+        "cat taken for cat": "background:rgba(59,125,216,0.60)",
+        "cat taken for dog": "background:rgba(214,69,65,0.80);color:#fff",
+        "dog taken for background": "background:rgba(214,69,65,0.40)",
+        "dog taken for dog": "background:rgba(59,125,216,0.80);color:#fff",
+    }
+    swatches = re.findall(r"swatch' style='background:([^']*)'></span>(\w+)", drawn)
+    assert swatches == [(_css(color), name) for name, color in zip(labels.names, labels.palette, strict=True)]
+
+
+def _css(color: tuple[int, int, int]) -> str:
+    return f"rgb({color[0]},{color[1]},{color[2]})" if any(color) else "none"
+
+
+def test_what_differs_is_red_in_the_images_and_everything_else_pale(shapes: Path) -> None:
+    data = SegmentationDataModule.from_folder(shapes)
+    segmenter = segmenter_for(data)
+    sample = data.dataset("val")[0]
+    result = report._Result(0, "a", 0.5, 0.5, np.zeros((2, 2), np.int64))
+    drawn = report._images([result], data.dataset("val"), segmenter, data.labels)
+    tiles = [Image.open(io.BytesIO(base64.b64decode(text))) for text in re.findall("base64,([^']*)'", drawn)]
+    wrong = segmenter.predict(sample["image"]).mask != sample["mask"].numpy()
+    wrong &= sample["mask"].numpy() != 255
+    assert wrong.any()
+    assert not wrong.all()
+    tile = np.asarray(tiles[3].resize(wrong.shape[::-1], Image.Resampling.BOX)).astype(int)
+    red = tile[..., 0] - tile[..., 1] > 80
+    assert (red == wrong).mean() > 0.95  # JPEG blurs a border by a pixel
 
 
 def test_of_very_many_classes_the_largest_are_in_the_matrix_and_the_others_are_counted() -> None:
