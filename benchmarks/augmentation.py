@@ -32,10 +32,11 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from fullyconv.data import Augmentation, Pair, SegmentationFolder, TrainingTransform
 from fullyconv.data.cache import DecodedCache
+from fullyconv.data.folder import SegmentationFolder
+from fullyconv.data.pairs import Pair
 from fullyconv.data.readers import FileReader
-from fullyconv.data.transforms import Draw, apply_to_image
+from fullyconv.data.transforms import Augmentation, Draw, TrainingTransform, apply_to_image
 from fullyconv.images import read_image
 from fullyconv.labels import Labels
 from measuring import Row, add_json, finish, machine, ratios, spread, version

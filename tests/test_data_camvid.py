@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fullyconv.data import SegmentationDataModule, open_source
+from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.data.public.trees import CAMVID as SET
+from fullyconv.data.sources import open_source
 from fullyconv.errors import DatasetError
 from fullyconv.images import write_image, write_mask
 

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DistributedSampler
 
 from conftest import write_tree
-from fullyconv.data import SegmentationDataModule, collate
+from fullyconv.data.datamodule import SegmentationDataModule, collate
 from fullyconv.errors import DatasetError
 from fullyconv.images import write_image, write_mask
 

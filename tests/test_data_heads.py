@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import public_trees as trees
-from fullyconv.data import SegmentationDataModule
+from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.data.heads import HeadCodes, JointReader, MultiHeadDataModule
 from fullyconv.data.public.siftflow import SCENES, SiftFlow
 from fullyconv.errors import DatasetError

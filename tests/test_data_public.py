@@ -12,7 +12,7 @@ from torchvision import datasets
 
 import public_trees as trees
 from fullyconv import label_sets
-from fullyconv.data import PUBLIC_SETS, SegmentationDataModule, dataset_root, open_source
+from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.data.pairs import Pair
 from fullyconv.data.public import PUBLIC, describe, fetch, locate, recognize, set_named
 from fullyconv.data.public.nyudv2 import CHANNELS, LOG_DEPTH, Nyudv2, log_depth_codes
@@ -20,7 +20,7 @@ from fullyconv.data.public.pascal_context import IDS, RENAMES, PascalContext
 from fullyconv.data.public.sbd import Sbd, seg11valid
 from fullyconv.data.public.siftflow import SCENES, SiftFlow
 from fullyconv.data.public.voc import COUNTS, Voc
-from fullyconv.data.sources import Source
+from fullyconv.data.sources import PUBLIC_SETS, Source, dataset_root, open_source
 from fullyconv.errors import DatasetError
 from fullyconv.images import write_image, write_mask
 from fullyconv.palettes import default_palette, voc_palette

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 import public_trees as trees
-from fullyconv.data import open_source, public
+from fullyconv.data import public
 from fullyconv.data.public import PUBLIC, Archive, fetch
 from fullyconv.data.public.archives import check_md5, extract, fetch_archive, install
 from fullyconv.data.public.oxford_pet import OxfordPet
 from fullyconv.data.public.voc import Voc
+from fullyconv.data.sources import open_source
 from fullyconv.errors import DatasetError, DownloadError
 from hub_server import FileServer
 

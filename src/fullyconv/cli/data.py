@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fullyconv.cli.opening import check_target, quiet_lightning
+from fullyconv.cli.opening import check_target
 from fullyconv.cli.options import (
     CHANNELS_HELP,
     DATA_HELP,
@@ -56,7 +56,6 @@ def add(commands: Commands) -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    quiet_lightning()
     from fullyconv.data.doctor import examine, sheet
     from fullyconv.images import write_image
 
