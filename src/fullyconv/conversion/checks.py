@@ -13,10 +13,10 @@ from torch import Tensor, fx, nn
 from fullyconv.conversion.cells import HeadPlan
 from fullyconv.conversion.hooks import hooked
 from fullyconv.conversion.network import DenseClassifier, smallest
-from fullyconv.conversion.program import map_leaves
+from fullyconv.conversion.program import execute
 from fullyconv.conversion.refusals import UnsupportedHead
 from fullyconv.conversion.report import Change, Guarantee, Report
-from fullyconv.conversion.trace import GROWTH, LARGER, REFERENCE, Trace, TrainingFlag, callee, does_not_run, place
+from fullyconv.conversion.trace import GROWTH, LARGER, REFERENCE, Trace, TrainingFlag, called, does_not_run, place
 from fullyconv.conversion.without_data import BATCH, example, map_axes, tensors
 from fullyconv.errors import first_line, some
 from fullyconv.geometry import Geometry, measure, watch
@@ -65,19 +65,7 @@ def check_head(
             if node.op != "get_attr" and not tensors(node.meta[REFERENCE]):
                 values[node] = node.meta[REFERENCE]
                 continue
-            args, kwargs = map_leaves(leaf, tuple(node.args)), map_leaves(leaf, dict(node.kwargs))
-            if node.op == "get_attr":
-                owner: Any = source
-                for name in str(node.target).split("."):
-                    owner = getattr(owner, name)
-                values[node] = owner
-            elif node.op == "call_module":
-                values[node] = callee(node, source)(*args, **kwargs)
-            elif node.op == "call_method":
-                values[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
-            else:
-                assert callable(node.target)
-                values[node] = node.target(*args, **kwargs)
+            values[node] = execute(source, *called(node, leaf))
         expected = values[found.scores].reshape(BATCH, -1)
         scores = dense.scores_of(*larger)
     except Exception as error:

@@ -39,9 +39,9 @@ from fullyconv.conversion.operations import (
     operation,
 )
 from fullyconv.conversion.products import product
-from fullyconv.conversion.program import Mode, Step, Value, map_leaves, pick_channels, rows_map, window_rows
+from fullyconv.conversion.program import Mode, Step, Value, execute, map_leaves, pick_channels, rows_map, window_rows
 from fullyconv.conversion.refusals import UnsupportedHead
-from fullyconv.conversion.trace import LARGER, REFERENCE, TrainingFlag, callee
+from fullyconv.conversion.trace import LARGER, REFERENCE, TrainingFlag, called
 from fullyconv.conversion.without_data import BATCH, Pair, map_axes, tensors
 
 SLIDE = "Use fullyconv.conversion.sliding_window, which runs the classifier on every window"
@@ -157,9 +157,8 @@ class HeadWalk:
 
     def call(self, node: fx.Node, leaf: Callable[[Any], Any]) -> tuple[str, Any, tuple[Any, ...], dict[str, Any]]:
         """Give a node as kind, target and arguments of a step, its leaves replaced."""
-        kind = {"call_module": "module", "call_function": "function", "call_method": "method"}[node.op]
-        args, kwargs = map_leaves(leaf, tuple(node.args)), map_leaves(leaf, dict(node.kwargs))
-        return kind, str(node.target) if kind != "function" else node.target, args, kwargs
+        kind, *rest = called(node, leaf)
+        return ("module" if kind == "forward" else kind), *rest  # the dense network has a module without the hooks
 
     def constants(self, leaf: Any) -> Any:
         """Resolve an argument that is no window: a parameter, a number, a flag."""
@@ -186,15 +185,10 @@ class HeadWalk:
             known = self.constants(leaf)
             return known.layout if isinstance(known, Cells) else known
 
-        _, target, args, kwargs = self.call(node, value)
+        kind, target, args, kwargs = called(node, value)
         if any(isinstance(leaf, Value) for leaf in _leaves((args, kwargs))):
             return None  # indexed by a computed tensor
-        if module is not None:
-            layout = callee(node, self.classifier)(*args, **kwargs)
-        elif node.op == "call_method":
-            layout = getattr(args[0], target)(*args[1:], **kwargs)
-        else:
-            layout = target(*args, **kwargs)
+        layout = execute(self.classifier, kind, target, args, kwargs)
 
         def moved(layout: Tensor) -> Cells:
             rows = cells.rows if torch.equal(layout, cells.layout) else None

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from fullyconv.conversion.linear import Kernel
 from fullyconv.conversion.program import Step, run
 from fullyconv.conversion.report import Guarantee, Report
-from fullyconv.conversion.without_data import example, undisturbed, without_data
+from fullyconv.conversion.without_data import example, undisturbed
 from fullyconv.errors import WeightsError, some
 from fullyconv.geometry import Geometry
+from fullyconv.geometry.dispatch import WithoutData
 
 Pair = tuple[int, int]
 
@@ -208,7 +209,7 @@ class DenseClassifier(nn.Module):
     def _grid(self, size: Pair) -> Pair | None:
         if size not in self._grids:
             try:
-                with undisturbed(self), without_data():
+                with undisturbed(self), WithoutData():
                     maps = self.feature_maps(example(self, self.in_channels, size, batch=2))
                 self._grids[size] = _grid_of(maps, self._windows)
             except Exception:

@@ -18,7 +18,7 @@ from fullyconv.conversion.network import DenseClassifier
 from fullyconv.conversion.operations import frontier
 from fullyconv.conversion.program import Mode, Step, Value, map_leaves, with_releases
 from fullyconv.conversion.refusals import FixedInputSize, TraceError, UnsupportedHead
-from fullyconv.conversion.trace import BARE, LARGER, REFERENCE, Trace, TrainingFlag, trace
+from fullyconv.conversion.trace import BARE, LARGER, REFERENCE, Trace, TrainingFlag, called, trace
 from fullyconv.conversion.without_data import undisturbed
 from fullyconv.errors import ConversionError, first_line, some
 
@@ -265,18 +265,12 @@ def _backbone_steps(graph: fx.Graph, maps: list[fx.Node]) -> tuple[list[Step], l
             return Value("x" if argument is image else argument.name)
         return Mode(argument.path) if isinstance(argument, TrainingFlag) else argument
 
-    kinds: dict[str, Any] = {
-        "call_module": "module",
-        "call_function": "function",
-        "call_method": "method",
-        "get_attr": "attribute",
-    }
     steps = []
     for node in graph.nodes:
         if node in needed and node.op != "placeholder":
-            target = node.target if node.op == "call_function" else str(node.target)
-            args, kwargs = map_leaves(leaf, tuple(node.args)), map_leaves(leaf, dict(node.kwargs))
-            steps.append(Step(kinds[node.op], target, args, kwargs, node.name))
+            kind, *rest = called(node, leaf)
+            # the dense network has a module without the hooks that are steps of their own
+            steps.append(Step("module" if kind == "forward" else kind, *rest, node.name))
     names = []
     for node in maps:
         name = "x" if node is image else node.name

@@ -8,7 +8,6 @@ modules is traced. That is why the result is short, state-dict keys stay, and no
 from __future__ import annotations
 
 import builtins
-import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,16 +16,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from fullyconv import geometry
 from fullyconv.conversion.hooks import PARALLEL, computed_weights, hooked, hooks_of, is_plain
 from fullyconv.conversion.inplace import assign, hand_on
-from fullyconv.conversion.program import map_leaves
+from fullyconv.conversion.program import Kind, execute, map_leaves
 from fullyconv.conversion.refusals import InputSizeError, TraceError
-from fullyconv.conversion.without_data import Pair, QuickBatchNorm, example, map_axes, tensors, without_data
+from fullyconv.conversion.without_data import Pair, example, map_axes, tensors
 from fullyconv.errors import ConversionError, first_line, near_miss
+from fullyconv.geometry.dispatch import WithoutData
 
 # Height and width grow differently, which tells H from W; both are multiples of the usual strides 8 .. 64.
 GROWTH = (128, 192)
@@ -97,7 +96,7 @@ def _watch(classifier: nn.Module, channels: int, size: Pair) -> _Run:
 
             hooks.append(module.register_forward_pre_hook(enter, with_kwargs=True))
             hooks.append(module.register_forward_hook(leave))
-        with geometry.undisturbed(classifier), without_data():
+        with geometry.undisturbed(classifier), WithoutData():
             classifier(example(classifier, channels, size))
     except Exception as error:
         run.failure = (stack[-1][0] if stack else "", error)
@@ -205,11 +204,9 @@ def _taken_for_tensors() -> Iterator[None]:
 class _Tracer(fx.Tracer):
     """Trace the forward, with the value of every node at the reference size and, as far as it goes, at the larger."""
 
-    def __init__(
-        self, leaves: set[str], inputs: dict[str, Tensor], runs: dict[str, _Run], mode: FakeTensorMode
-    ) -> None:
+    def __init__(self, leaves: set[str], inputs: dict[str, Tensor], runs: dict[str, _Run]) -> None:
         super().__init__(param_shapes_constant=True)
-        self.leaves, self.inputs, self.runs, self.mode = leaves, inputs, runs, mode
+        self.leaves, self.inputs, self.runs, self.mode = leaves, inputs, runs, WithoutData()
         self.autocast = _autocast()
         self.stack: list[str] = []
         self.bare: set[str] = set()
@@ -320,34 +317,35 @@ class _Tracer(fx.Tracer):
                 return leaf.meta[when]
             return bool(leaf) if isinstance(leaf, TrainingFlag) else leaf
 
-        # Plain lists, not the graph's immutable ones: some modules write into the lists they are given.
-        args, kwargs = map_leaves(value, tuple(node.args)), map_leaves(value, dict(node.kwargs))
-        with self.mode, QuickBatchNorm():
-            if node.op == "get_attr":
-                owner: Any = self.root
-                for name in str(node.target).split("."):
-                    owner = getattr(owner, name)
-                return owner
-            if node.op == "call_module":
-                run, path = self.runs[when], str(node.target)
-                calls = run.calls.get(path, [])
-                if path in run.dtypes and len(calls) == 1 and not node.meta[BARE]:  # known from watching the classifier
-                    return torch.empty(calls[0][1][0], dtype=run.dtypes[path], device=tensors((args, kwargs))[0].device)
-                return callee(node, self.root)(*args, **kwargs)
-            if node.op == "call_method":
-                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-            assert callable(node.target)
-            return node.target(*args, **kwargs)
+        kind, target, args, kwargs = called(node, value)
+        run, calls = self.runs[when], self.runs[when].calls.get(str(target), [])
+        with self.mode:
+            if kind == "module" and target in run.dtypes and len(calls) == 1:  # known from watching the classifier
+                return torch.empty(calls[0][1][0], dtype=run.dtypes[str(target)])
+            return execute(self.root, kind, target, args, kwargs)
 
 
 def _autocast() -> tuple[bool, bool]:
     return torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
 
 
-def callee(node: fx.Node, classifier: nn.Module) -> Callable[..., Any]:
-    """Find what a node calls: a module, or its forward alone where its hooks have nodes of their own."""
-    module = classifier.get_submodule(str(node.target))
-    return module.forward if node.meta[BARE] else module
+_KINDS: dict[str, Kind] = {
+    "call_module": "module",
+    "call_function": "function",
+    "call_method": "method",
+    "get_attr": "attribute",
+}
+
+
+def called(node: fx.Node, leaf: Callable[[Any], Any]) -> tuple[Kind, Any, tuple[Any, ...], dict[str, Any]]:
+    """Give what a node does as `execute` takes it, its leaves replaced.
+
+    Of a module whose hooks have nodes of their own it is the forward alone.
+    """
+    kind: Kind = "forward" if node.meta.get(BARE) else _KINDS[node.op]
+    target = node.target if kind == "function" else str(node.target)
+    # Plain lists, not the graph's immutable ones: some modules write into the lists they are given.
+    return kind, target, map_leaves(leaf, tuple(node.args)), map_leaves(leaf, dict(node.kwargs))
 
 
 def trace(
@@ -434,21 +432,16 @@ def _follow(
     flags = [(name, module, module.training) for name, module in classifier.named_modules()]
     unfollowed: dict[str, str] = {}
     while True:
-        with without_data() as mode:
+        with WithoutData():
             inputs = {when: example(classifier, channels, size) for when, size in sizes.items()}
-        tracer = _Tracer(leaves, inputs, runs, mode)
+        tracer = _Tracer(leaves, inputs, runs)
         try:
             inside = tuple(f"{leaf}." for leaf in leaves)
             for name, module, _ in flags:
                 if name not in leaves and not name.startswith(inside) and not tracer.is_leaf_module(module, name):
                     module.training = TrainingFlag.of(name)
-            logger = logging.getLogger("torch._subclasses.fake_tensor")
-            disabled, logger.disabled = logger.disabled, True
-            try:
-                with _taken_for_tensors():
-                    tracer.graph = tracer.trace(classifier)
-            finally:
-                logger.disabled = disabled
+            with _taken_for_tensors():
+                tracer.graph = tracer.trace(classifier)
             return tracer, unfollowed
         except Exception as error:
             lost = tracer.lost_in
