@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fullyconv.conversion.linear import Kernel
 from fullyconv.conversion.program import Step
-from fullyconv.conversion.without_data import BATCH, Pair
+from fullyconv.conversion.without_data import BATCH
+from fullyconv.geometry import Pair
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,13 +36,15 @@ from fullyconv.conversion.operations import (
     REDUCTIONS,
     SAME,
     SAME_MODULES,
+    FeatureMap,
     operation,
 )
 from fullyconv.conversion.products import product
-from fullyconv.conversion.program import Mode, Step, Value, execute, map_leaves, pick_channels, rows_map, window_rows
+from fullyconv.conversion.program import Step, Value, map_leaves, pick_channels, rows_map, window_rows
 from fullyconv.conversion.refusals import UnsupportedHead
-from fullyconv.conversion.trace import LARGER, REFERENCE, TrainingFlag, called
-from fullyconv.conversion.without_data import BATCH, Pair, map_axes, tensors
+from fullyconv.conversion.trace import REFERENCE, called, perform
+from fullyconv.conversion.without_data import BATCH, tensors
+from fullyconv.geometry import Pair
 
 SLIDE = "Use fullyconv.conversion.sliding_window, which runs the classifier on every window"
 
@@ -106,18 +108,12 @@ class HeadWalk:
         self.remedied = bool(remedy)
         return UnsupportedHead(f"classifier={type(self.classifier).__name__}: {what} {reason}. {remedy or SLIDE}")
 
-    def add_map(self, node: fx.Node, name: str) -> None:
+    def add_map(self, map: FeatureMap, name: str) -> None:
         """Start from a map of the backbone, whose dense form (N, C, H, W) is the step `name`."""
-        reference: Tensor = node.meta[REFERENCE]
-        axes = map_axes(reference.shape, node.meta[LARGER].shape)
-        shape = tuple(reference.shape)
-        if axes == (2, 3):
-            n, c, h, w = shape
-            layout = torch.arange(n * c * h * w).reshape(shape)
-        else:
-            n, h, w, c = shape
-            layout = torch.arange(n * c * h * w).reshape(n, c, h, w).permute(0, 2, 3, 1)
-        self.known[node] = Cells(name, c, (h, w), layout)
+        shape = (BATCH, map.channels, *map.cells)
+        layout = torch.arange(math.prod(shape)).reshape(shape)
+        layout = layout if map.axes == (2, 3) else layout.permute(0, 2, 3, 1)
+        self.known[map.node] = Cells(name, map.channels, map.cells, layout)
 
     # -- one node ----------------------------------------------------------------------------------------------------
     def visit(self, node: fx.Node) -> None:
@@ -133,7 +129,7 @@ class HeadWalk:
         if any(isinstance(s, tuple) and any(isinstance(c, Cells) for c in s) for s in sources):
             self.known[node] = self.take(node)
         elif not any(isinstance(source, Cells) for source in sources):
-            self.known[node] = Value(self.emit(*self.call(node, self.constants)))
+            self.known[node] = Value(self.emit(*called(node, self.constants)))
         else:
             self.known[node] = self.dense(node)
 
@@ -155,15 +151,8 @@ class HeadWalk:
             return source[key == "indices"]
         raise self.refuse(node, "joins several results at once, which has no dense form; join tensors one by one")
 
-    def call(self, node: fx.Node, leaf: Callable[[Any], Any]) -> tuple[str, Any, tuple[Any, ...], dict[str, Any]]:
-        """Give a node as kind, target and arguments of a step, its leaves replaced."""
-        kind, *rest = called(node, leaf)
-        return ("module" if kind == "forward" else kind), *rest  # the dense network has a module without the hooks
-
     def constants(self, leaf: Any) -> Any:
         """Resolve an argument that is no window: a parameter, a number, a flag."""
-        if isinstance(leaf, TrainingFlag):
-            return Mode(leaf.path)
         return self.known[leaf] if isinstance(leaf, fx.Node) else leaf
 
     def names(self, leaf: Any) -> Any:
@@ -181,14 +170,14 @@ class HeadWalk:
         if node.args and node.args[0] is not self.cells_node(node):
             return None
 
-        def value(leaf: Any) -> Any:
-            known = self.constants(leaf)
+        if any(isinstance(self.known[source], Value) for source in node.all_input_nodes):
+            return None  # indexed by a computed tensor
+
+        def value(source: fx.Node) -> Any:
+            known = self.known[source]
             return known.layout if isinstance(known, Cells) else known
 
-        kind, target, args, kwargs = called(node, value)
-        if any(isinstance(leaf, Value) for leaf in _leaves((args, kwargs))):
-            return None  # indexed by a computed tensor
-        layout = execute(self.classifier, kind, target, args, kwargs)
+        layout = perform(node, self.classifier, value)
 
         def moved(layout: Tensor) -> Cells:
             rows = cells.rows if torch.equal(layout, cells.layout) else None
@@ -217,7 +206,7 @@ class HeadWalk:
         changing = name in ENTRYWISE or isinstance(module, ENTRYWISE_MODULES)
         if not self.alone(node) or not (same or (changing and cells.fold is None)):
             return None
-        done = self.emit(*self.call(node, self.names))
+        done = self.emit(*called(node, self.names))
         return replace(cells, name=done, rows=None, linear=cells.linear and same)
 
     def arithmetic(self, node: fx.Node, cells: Cells) -> Cells | None:
@@ -241,7 +230,7 @@ class HeadWalk:
             linear = _spoiled(linear)
         if name in ("truediv", "itruediv", "div", "div_") and not isinstance(node.args[0], fx.Node):
             linear = _spoiled(linear)
-        done = self.emit(*self.call(node, self.names))
+        done = self.emit(*called(node, self.names))
         opened = any(o.opened for o in others if isinstance(o, Cells))
         return replace(cells, name=done, rows=None, linear=linear, opened=opened)
 
@@ -560,7 +549,7 @@ class HeadWalk:
             known = self.constants(leaf)
             return Value(rows) if isinstance(known, Cells) else known
 
-        done = self.emit(*self.call(node, value))
+        done = self.emit(*called(node, value))
         dense = self.emit("function", rows_map, (Value(done), Value(cells.name), cell, 0))
         self.note(node, "runs on every cell")
         return replace(cells, name=dense, rows=None, linear=_spoiled(cells.linear))
@@ -594,7 +583,7 @@ class HeadWalk:
 
         if node.op == "call_module" and str(node.target) in self.plan.kernels:
             raise self.refuse(node, "is used in two ways, which no one layer can follow", "Give each use its own layer")
-        name = self.emit(*self.call(node, value))
+        name = self.emit(*called(node, value))
         label = str(node.target) if node.op == "call_module" else self.label(node)
         self.plan.changes.append((label, label, "runs on every window" if opened else "runs on every cell"))
 
@@ -700,12 +689,6 @@ class HeadWalk:
 
 def _spoiled(linear: bool | None) -> bool | None:
     return None if linear is None else False
-
-
-def _leaves(argument: Any) -> list[Any]:
-    found: list[Any] = []
-    map_leaves(found.append, argument)
-    return found
 
 
 def _averages(outputs: int, inputs: int) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fullyconv.conversion.hooks import computed_weights, hooked, hooks_of, is_plain
+from fullyconv.geometry import pair
 
 __all__ = ["linear_to_conv"]
 
@@ -44,7 +45,7 @@ def linear_to_conv(
     """
     if not isinstance(linear, nn.Linear):
         raise TypeError(f"linear={type(linear).__name__}: needs a torch.nn.Linear")
-    height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+    height, width = pair(kernel_size)
     if height < 1 or width < 1:
         raise ValueError(f"kernel_size={kernel_size}: needs at least one cell in each direction")
     if linear.in_features % (height * width):

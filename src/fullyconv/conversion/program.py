@@ -23,11 +23,17 @@ class Value:
     name: str
 
 
-@dataclass(frozen=True)
-class Mode:
-    """Stand, in the arguments of a step, for the `training` flag of the module at `path`."""
+class Mode(int):
+    """The `training` flag of a module: false while its forward is followed, and looked up when its steps run."""
 
     path: str
+
+    @staticmethod
+    def of(path: str) -> Mode:
+        """Make the flag of the module at `path`."""
+        flag = Mode(0)
+        flag.path = path
+        return flag
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,21 +10,20 @@ import torch
 from torch import Tensor, fx, nn
 
 from fullyconv.conversion.cells import HeadPlan
-from fullyconv.conversion.checks import axes_of, check_head, check_scores, classify, describe, name_of
+from fullyconv.conversion.checks import check_head, check_scores, classify, describe, name_of
 from fullyconv.conversion.few_windows import FullyConnectedConv2d
 from fullyconv.conversion.head import HeadWalk
 from fullyconv.conversion.hooks import name_of_hook, without_hooks
 from fullyconv.conversion.network import DenseClassifier
-from fullyconv.conversion.operations import frontier
+from fullyconv.conversion.operations import FeatureMap, frontier
 from fullyconv.conversion.program import Mode, Step, Value, map_leaves, with_releases
 from fullyconv.conversion.refusals import FixedInputSize, TraceError, UnsupportedHead
-from fullyconv.conversion.trace import BARE, LARGER, REFERENCE, Trace, TrainingFlag, called, trace
+from fullyconv.conversion.trace import BARE, REFERENCE, Trace, called, trace
 from fullyconv.conversion.without_data import undisturbed
 from fullyconv.errors import ConversionError, first_line, some
+from fullyconv.geometry import Pair, pair
 
 __all__ = ["DenseClassifier", "convolutionalize"]
-
-Pair = tuple[int, int]
 
 
 class Part(nn.Module):
@@ -136,14 +135,14 @@ def _checked(classifier: nn.Module, input_size: int | Pair, pool: str, in_channe
             f"classifier: a hook for all modules is registered (torch.nn.modules.module), {name_of_hook(hook)!r}: it "
             "sees other modules in the converted network than in the classifier; remove it first, by its handle"
         )
-    sides = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
-    if len(sides) != 2 or not all(isinstance(s, int) and s > 0 for s in sides):
+    size = pair(input_size)
+    if min(size) < 1:
         raise ValueError(f"input_size={input_size!r}: needs a side in pixels or (H, W)")
     if pool not in ("window", "cam"):
         raise ValueError(f"pool={pool!r}: needs 'window' (sliding window) or 'cam' (class activation map)")
     if in_channels < 1:
         raise ValueError(f"in_channels={in_channels}: needs at least one channel")
-    return sides[0], sides[1]
+    return size
 
 
 def _check_python(path: str, module: nn.Module, copy: bool) -> None:
@@ -161,13 +160,13 @@ def _check_python(path: str, module: nn.Module, copy: bool) -> None:
 
 
 def _plan(
-    source: nn.Module, found: Trace, maps: list[fx.Node], head: list[fx.Node], pool: Literal["window", "cam"]
+    source: nn.Module, found: Trace, maps: list[FeatureMap], head: list[fx.Node], pool: Literal["window", "cam"]
 ) -> tuple[HeadPlan, list[Step], list[str]]:
     """Find the steps of the backbone and of the dense head; refuse what is not convolutional."""
     backbone, names = _backbone_steps(found.scores.graph, maps)
     walk = HeadWalk(source, pool)
-    for node, name in zip(maps, names, strict=True):
-        walk.add_map(node, name)
+    for map, name in zip(maps, names, strict=True):
+        walk.add_map(map, name)
     if not maps:
         raise UnsupportedHead(f"classifier={type(source).__name__}: its scores do not depend on the image")
     node = head[0] if head else found.scores
@@ -186,10 +185,10 @@ def _plan(
         raise
     if _by_window_share(source, plan) > 0.5:
         raise _not_convolutional(source, found, plan)
-    if len({_growth(node) for node in maps}) > 1:
+    if len({map.growth for map in maps}) > 1:
         raise UnsupportedHead(
             f"classifier={type(source).__name__}: the head joins feature maps of different strides "
-            f"({', '.join(name_of(node, source) for node in maps)}), whose windows move by different steps. Use "
+            f"({', '.join(name_of(map.node, source) for map in maps)}), whose windows move by different steps. Use "
             "fullyconv.conversion.sliding_window, which runs the classifier on every window"
         )
     return plan, backbone, names
@@ -249,10 +248,10 @@ def _tied_to_cells(source: nn.Module, found: Trace) -> str:
     return some(names, 2)
 
 
-def _backbone_steps(graph: fx.Graph, maps: list[fx.Node]) -> tuple[list[Step], list[str]]:
+def _backbone_steps(graph: fx.Graph, maps: list[FeatureMap]) -> tuple[list[Step], list[str]]:
     """Copy the part of the graph that computes the last maps; channels-last maps are turned to (N, C, h, w)."""
     needed: set[fx.Node] = set()
-    queue = list(maps)
+    queue = [map.node for map in maps]
     while queue:
         node = queue.pop()
         if node not in needed:
@@ -263,18 +262,17 @@ def _backbone_steps(graph: fx.Graph, maps: list[fx.Node]) -> tuple[list[Step], l
     def leaf(argument: Any) -> Any:
         if isinstance(argument, fx.Node):
             return Value("x" if argument is image else argument.name)
-        return Mode(argument.path) if isinstance(argument, TrainingFlag) else argument
+        return argument
 
     steps = []
     for node in graph.nodes:
         if node in needed and node.op != "placeholder":
-            kind, *rest = called(node, leaf)
-            # the dense network has a module without the hooks that are steps of their own
-            steps.append(Step("module" if kind == "forward" else kind, *rest, node.name))
+            kind, target, args, kwargs = called(node, leaf)
+            steps.append(Step(kind, target, args, kwargs, node.name))
     names = []
-    for node in maps:
-        name = "x" if node is image else node.name
-        if axes_of(node) == (1, 2):
+    for map in maps:
+        name = "x" if map.node is image else map.node.name
+        if map.axes == (1, 2):
             steps.append(Step("method", "permute", (Value(name), 0, 3, 1, 2), {}, f"{name}_map"))
             name = f"{name}_map"
         names.append(name)
@@ -284,7 +282,7 @@ def _backbone_steps(graph: fx.Graph, maps: list[fx.Node]) -> tuple[list[Step], l
 def _assemble(
     source: nn.Module,
     found: Trace,
-    maps: list[fx.Node],
+    maps: list[FeatureMap],
     plan: HeadPlan,
     backbone: list[Step],
     names: list[str],
@@ -353,11 +351,7 @@ def _assemble(
     dense._trunk = with_releases(backbone, names)
     dense._head = with_releases(plan.steps, [plan.result])
     dense._maps, dense._result = tuple(names), plan.result
-    windows = []
-    for node in maps:
-        h, w = (node.meta[REFERENCE].shape[axis] for axis in axes_of(node))
-        windows.append((1, 1) if pool == "cam" else (h, w))
-    dense._windows = tuple(windows)
+    dense._windows = tuple((1, 1) if pool == "cam" else map.cells for map in maps)
     dense._kernels = dict(plan.kernels)
     dense._dropped = _dropped(source, dense)
     return dense
@@ -386,9 +380,3 @@ def _stored(module: nn.Module) -> set[str]:
         for name, value in (*each._parameters.items(), *each._buffers.items())
         if value is not None and name not in each._non_persistent_buffers_set
     }
-
-
-def _growth(node: fx.Node) -> Pair:
-    small, large = node.meta[REFERENCE].shape, node.meta[LARGER].shape
-    y, x = axes_of(node)
-    return large[y] - small[y], large[x] - small[x]

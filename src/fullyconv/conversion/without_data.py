@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from fullyconv import geometry
 from fullyconv.conversion.hooks import PARALLEL
-
-Pair = tuple[int, int]
+from fullyconv.geometry import Pair
 
 # Odd and unlike any usual number of cells, so that the batch axis of an intermediate tensor is found by its length.
 BATCH = 3
