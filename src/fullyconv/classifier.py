@@ -476,9 +476,7 @@ class DenseScorer(_Stored, Predicts):
             dense = convolutionalize(network, input_size=(height, width), pool=config.model["pool"])
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             path = found.path / pretrained.CONFIG
-            raise WeightsError(
-                f"{path}: does not describe a classifier that can be built and converted: {error}"
-            ) from error
+            raise WeightsError(f"{path}: describes no classifier that can be built and converted: {error}") from error
         shapes = {name: tuple(value.shape) for name, value in dense.state_dict().items()}
         stored = {name: tuple(value.shape) for name, value in tensors.items()}
         pretrained.check(shapes, stored, found.path / pretrained.WEIGHTS)

@@ -38,7 +38,7 @@ class Outputs:
     overlay: bool = False
     probabilities: Literal["top", "all"] | None = None
     polygons: Literal["geojson", "coco"] | None = None
-    heatmaps: tuple[str, ...] = ()
+    heatmaps: Sequence[str] = ()
     masks: bool = True
 
     def __post_init__(self) -> None:
