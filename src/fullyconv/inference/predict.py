@@ -25,7 +25,7 @@ from fullyconv.inference.argmax import scaled_argmax, upsample_argmax
 from fullyconv.inference.budget import most_pixels
 from fullyconv.inference.processor import sent
 from fullyconv.inference.scaling import scaled_size
-from fullyconv.inference.segmentation import ProbabilityWriter, Segmentation, Written, count, of_head
+from fullyconv.inference.segmentation import Segmentation, Written, count, of_head, writing_probabilities
 from fullyconv.inference.tiles import Block, Network, Options, Size, assemble, bands, blocks, fits, together
 from fullyconv.inference.windows import ArrayImage, WindowedImage
 from fullyconv.labels import Labels
@@ -187,7 +187,7 @@ def segment_to(
             further = None
             if probabilities is not None:
                 shape = (*size, len(labels.names)) if kept == "all" else size
-                further = stack.enter_context(ProbabilityWriter(of_head(Path(probabilities), head), shape))
+                further = stack.enter_context(writing_probabilities(of_head(Path(probabilities), head), shape))
             files[head] = _Files(labels, masks, further, np.zeros(len(labels.names), np.int64))
         step = -(-max(size) // _PREVIEW)
         small: list[npt.NDArray[np.uint8]] = []
@@ -220,7 +220,7 @@ class _Files:
 
     labels: Labels
     masks: MaskWriter
-    probabilities: ProbabilityWriter | None
+    further: Callable[[npt.NDArray[Any]], None] | None
     counts: npt.NDArray[np.int64]
     small: list[npt.NDArray[Any]] = field(default_factory=list)
 
@@ -229,8 +229,8 @@ class _Files:
             block.mask[void] = self.labels.ignore_index
         self.masks.write(block.mask)
         self.counts += count(block.mask, self.labels)
-        if self.probabilities is not None and block.probabilities is not None:
-            self.probabilities.write(block.probabilities)
+        if self.further is not None and block.probabilities is not None:
+            self.further(block.probabilities)
         self.small += [block.mask[row - block.window[0], ::step] for row in rows]
 
 
