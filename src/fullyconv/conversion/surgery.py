@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy as copying
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -11,9 +12,9 @@ from torch import Tensor, fx, nn
 
 from fullyconv.conversion.cells import HeadPlan
 from fullyconv.conversion.checks import check_head, check_scores, classify, describe, name_of
-from fullyconv.conversion.few_windows import FullyConnectedConv2d
 from fullyconv.conversion.head import HeadWalk
 from fullyconv.conversion.hooks import name_of_hook, without_hooks
+from fullyconv.conversion.linear import FullyConnectedConv2d
 from fullyconv.conversion.network import DenseClassifier
 from fullyconv.conversion.operations import FeatureMap, frontier
 from fullyconv.conversion.program import Mode, Step, Value, map_leaves, with_releases
@@ -22,8 +23,6 @@ from fullyconv.conversion.trace import BARE, REFERENCE, Trace, called, trace
 from fullyconv.conversion.without_data import undisturbed
 from fullyconv.errors import ConversionError, first_line, some
 from fullyconv.geometry import Pair, pair
-
-__all__ = ["DenseClassifier", "convolutionalize"]
 
 
 class Part(nn.Module):
@@ -359,16 +358,12 @@ def _assemble(
 
 def _dropped(source: nn.Module, dense: nn.Module) -> tuple[str, ...]:
     """Name the topmost parts of the classifier that have tensors and no place in the result."""
-    kept, own = _stored(dense), _stored(source)
-    found: list[str] = []
-    for name in sorted(own - kept):
-        parts = name.split(".")
-        for i in range(1, len(parts) + 1):
-            top = ".".join(parts[:i])
-            if not any(key == top or key.startswith(f"{top}.") for key in kept):
-                if top not in found:
-                    found.append(top)
-                break
+    kept = {f"{name}." for name in _stored(dense)}
+    found: dict[str, None] = {}
+    for name in sorted(_stored(source)):
+        tops = itertools.accumulate(f"{part}." for part in name.split("."))
+        gone = next((top for top in tops if not any(key.startswith(top) for key in kept)), None)
+        found |= {} if gone is None else {gone[:-1]: None}
     return tuple(found)
 
 
