@@ -64,10 +64,10 @@ class _Stored(nn.Module, Uploads):
         network: nn.Module,
         labels: Labels,
         preprocessing: Preprocessing,
-        architecture: str,
-        license: str,
-        training: Mapping[str, Any] | None,
-        score: Mapping[str, Any] | None,
+        architecture: str = "",
+        license: str = "unstated",
+        training: Mapping[str, Any] | None = None,
+        score: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -296,18 +296,6 @@ class DenseScorer(_Stored, Predicts):
 
     kind = "dense_classifier"
     network: DenseClassifier
-
-    def __init__(
-        self,
-        network: DenseClassifier,
-        labels: Labels,
-        preprocessing: Preprocessing,
-        architecture: str = "",
-        license: str = "unstated",
-        training: dict[str, Any] | None = None,
-        score: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(network, labels, preprocessing, architecture, license, training, score)
 
     @property
     def geometry(self) -> Geometry:

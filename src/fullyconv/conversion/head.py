@@ -74,7 +74,6 @@ class HeadWalk:
             self.norm_of_cells,
         )
 
-    # -- bookkeeping -------------------------------------------------------------------------------------------------
     def emit(self, kind: Any, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> str:
         """Add a step to the plan; give the name of its result."""
         name = f"head_{len(self.plan.steps)}"
@@ -91,10 +90,8 @@ class HeadWalk:
 
     def note(self, node: fx.Node, after: str) -> None:
         """Record what became of a node, for the report."""
-        name = str(node.target) if node.op == "call_module" else self.label(node)
-        before = type(operation(node, self.classifier)[1]).__name__ if node.op == "call_module" else self.label(node)
-        module = operation(node, self.classifier)[1]
-        self.plan.changes.append((name, repr(module) if module is not None else f"{before}()", after))
+        name, module = self.label(node), operation(node, self.classifier)[1]
+        self.plan.changes.append((name, f"{name}()" if module is None else repr(module), after))
 
     @staticmethod
     def label(node: fx.Node) -> str:
@@ -115,7 +112,6 @@ class HeadWalk:
         layout = layout if map.axes == (2, 3) else layout.permute(0, 2, 3, 1)
         self.known[map.node] = Cells(name, map.channels, map.cells, layout)
 
-    # -- one node ----------------------------------------------------------------------------------------------------
     def visit(self, node: fx.Node) -> None:
         """Find the dense form of one node of the head."""
         reference = node.meta.get(REFERENCE)
@@ -160,7 +156,6 @@ class HeadWalk:
         known = self.constants(leaf)
         return Value(known.name) if isinstance(known, Cells) else known
 
-    # -- what has a dense form of its own ----------------------------------------------------------------------------
     def move(self, node: fx.Node, cells: Cells) -> Any:
         """Move entries about: do the same to their numbers."""
         name, module = operation(node, self.classifier)
@@ -554,7 +549,6 @@ class HeadWalk:
         self.note(node, "runs on every cell")
         return replace(cells, name=dense, rows=None, linear=_spoiled(cells.linear))
 
-    # -- what has none -----------------------------------------------------------------------------------------------
     def by_window(self, node: fx.Node) -> Any:
         """Run the classifier's own operation on all windows, laid out as a batch."""
         sources = [self.known[s] for s in node.all_input_nodes]
@@ -584,7 +578,7 @@ class HeadWalk:
         if node.op == "call_module" and str(node.target) in self.plan.kernels:
             raise self.refuse(node, "is used in two ways, which no one layer can follow", "Give each use its own layer")
         name = self.emit(*called(node, value))
-        label = str(node.target) if node.op == "call_module" else self.label(node)
+        label = self.label(node)
         self.plan.changes.append((label, label, "runs on every window" if opened else "runs on every cell"))
 
         def back(reference: Any, name: str) -> Any:
@@ -623,9 +617,7 @@ class HeadWalk:
         axis = like.batch_axis if like.batch_axis in axes else axes[0]
         assert axis is not None
         rest = [length for i, length in enumerate(shape) if i != axis]
-        channels = 1
-        for length in rest:
-            channels *= length
+        channels = math.prod(rest)
         dense = self.emit("function", rows_map, (Value(name), Value(like.name), like.window, axis))
         layout = torch.arange(BATCH * channels).reshape(BATCH, *rest).movedim(0, axis)
         return Cells(dense, channels, (1, 1), layout, opened=opened, linear=linear, rows=name)
@@ -635,7 +627,7 @@ class HeadWalk:
         if not opened:
             return
         if not self.plan.first_by_window:
-            where = str(node.target) if node.op == "call_module" else node.meta.get("module") or ""
+            where = None if node.op == "call_module" else node.meta.get("module")
             self.plan.first_by_window = where or self.label(node)
         if node.op == "call_module":
             module = self.classifier.get_submodule(str(node.target))
@@ -652,7 +644,6 @@ class HeadWalk:
             return True
         return type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.Linear) or name == "batch_norm"
 
-    # -- the end -----------------------------------------------------------------------------------------------------
     def finish(self, scores: fx.Node) -> HeadPlan:
         """Bring the scores into the form (N, K, Ho, Wo)."""
         cells = self.known.get(scores)
@@ -683,7 +674,7 @@ class HeadWalk:
                     " (an activation or a normalization), so that the mean of a class activation map would not be the"
                     " classifier's score. Use pool='window'"
                 )
-        self.plan.result, self.plan.outputs = cells.name, cells.layout[0].numel()
+        self.plan.result = cells.name
         return self.plan
 
 

@@ -84,8 +84,8 @@ def convolutionalize(
     with undisturbed(source), torch.device("cpu"):
         found = trace(source, size, in_channels, output, leaves)
         maps, head = frontier(found.scores, source)
-        plan, backbone, names = _plan(source, found, maps, head, pool)
-        dense = _assemble(source, found, maps, plan, backbone, names, size, in_channels, pool)
+        plan = _plan(source, found, maps, head, pool)
+        dense = _assemble(source, found, maps, plan, in_channels, pool)
         for module in dense.modules():  # those that are new; the classifier's are in evaluation mode
             module.training = False
         truth = classify(source, dense, output)
@@ -160,11 +160,11 @@ def _check_python(path: str, module: nn.Module, copy: bool) -> None:
 
 def _plan(
     source: nn.Module, found: Trace, maps: list[FeatureMap], head: list[fx.Node], pool: Literal["window", "cam"]
-) -> tuple[HeadPlan, list[Step], list[str]]:
+) -> HeadPlan:
     """Find the steps of the backbone and of the dense head; refuse what is not convolutional."""
-    backbone, names = _backbone_steps(found.scores.graph, maps)
     walk = HeadWalk(source, pool)
-    for map, name in zip(maps, names, strict=True):
+    walk.plan.trunk, walk.plan.maps = _backbone_steps(found.scores.graph, maps)
+    for map, name in zip(maps, walk.plan.maps, strict=True):
         walk.add_map(map, name)
     if not maps:
         raise UnsupportedHead(f"classifier={type(source).__name__}: its scores do not depend on the image")
@@ -190,7 +190,7 @@ def _plan(
             f"({', '.join(name_of(map.node, source) for map in maps)}), whose windows move by different steps. Use "
             "fullyconv.conversion.sliding_window, which runs the classifier on every window"
         )
-    return plan, backbone, names
+    return plan
 
 
 def _by_window_share(source: nn.Module, plan: HeadPlan) -> float:
@@ -283,14 +283,11 @@ def _assemble(
     found: Trace,
     maps: list[FeatureMap],
     plan: HeadPlan,
-    backbone: list[Step],
-    names: list[str],
-    size: Pair,
     in_channels: int,
     pool: Literal["window", "cam"],
 ) -> DenseClassifier:
     """Build the module tree: the classifier's own modules, convolutions in place of fully connected layers."""
-    steps = [*backbone, *plan.steps]
+    steps = [*plan.trunk, *plan.steps]
     whole = {str(step.target) for step in steps if step.kind == "module"}
     single = {str(step.target) for step in steps if step.kind == "attribute"} - set(plan.buffers)
     flags: set[str] = set()
@@ -302,7 +299,7 @@ def _assemble(
 
     for step in steps:
         map_leaves(note, (step.args, step.kwargs))
-    dense = DenseClassifier(size, in_channels, pool)
+    dense = DenseClassifier(found.size, in_channels, pool)
     kernels = {id(source.get_submodule(path)): kernel for path, kernel in plan.kernels.items()}
     leaves = {id(source.get_submodule(path)): source.get_submodule(path) for path in whole}
     for node in found.scores.graph.nodes:
@@ -347,9 +344,8 @@ def _assemble(
     device = next((p.device for p in source.parameters()), torch.device("cpu"))
     for name, index in plan.buffers.items():
         dense.register_buffer(name, index.to(device), persistent=False)
-    dense._trunk = with_releases(backbone, names)
-    dense._head = with_releases(plan.steps, [plan.result])
-    dense._maps, dense._result = tuple(names), plan.result
+    dense._trunk, dense._head = with_releases(plan.trunk, plan.maps), with_releases(plan.steps, [plan.result])
+    dense._maps, dense._result = tuple(plan.maps), plan.result
     dense._windows = tuple((1, 1) if pool == "cam" else map.cells for map in maps)
     dense._kernels = dict(plan.kernels)
     dense._dropped = _dropped(source, dense)

@@ -205,13 +205,7 @@ class _Blocks(NamedTuple):
 
     def to(self, device: torch.device) -> _Blocks:
         """Move all but the weights, which are moved in the type that is needed."""
-        return self._replace(
-            low=self.low.to(device),
-            high=self.high.to(device),
-            start=self.start.to(device),
-            pixel=self.pixel.to(device),
-            block=self.block.to(device),
-        )
+        return _Blocks(*(part if part is self.weight else part.to(device) for part in self))
 
     def part(self, first: int, last: int) -> tuple[_Blocks, int, int]:
         """Cut out blocks first..last - 1; source cells and pixels are counted from the first cell and pixel of those.

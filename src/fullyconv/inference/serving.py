@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from fullyconv.images.tiff import TiffImage
 from fullyconv.inference import processor
 from fullyconv.inference.folding import fingerprint, fold
 from fullyconv.inference.predict import ImageSource, Served, segment, segment_to
-from fullyconv.inference.processor import Precision, check_precision
+from fullyconv.inference.processor import Precision
 from fullyconv.inference.segmentation import Segmentation, Written
 from fullyconv.inference.tiles import Halo, Network, Options, Probabilities, Size
 from fullyconv.labels import AnyLabels, Labels, at_edge, by_head
@@ -190,7 +190,8 @@ class Predictor(Predicts):
 
     @precision.setter
     def precision(self, precision: Precision) -> None:
-        check_precision(precision)
+        if precision not in get_args(Precision):
+            raise ValueError(f"precision={precision!r}: choose {', '.join(get_args(Precision))}")
         self._precision: Precision = precision
 
     @property

@@ -90,8 +90,6 @@ class VideoReader:
     Args:
         path: the file.
         every: give every so many-th frame only.
-        max_pixels: videos with frames of more pixels are refused.
-        max_frames: videos with more frames to give are refused.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -100,19 +98,16 @@ class VideoReader:
         ValueError: if `every` is below 1.
     """
 
-    def __init__(
-        self, path: str | Path, every: int = 1, max_pixels: int = MAX_PIXELS, max_frames: int = MAX_FRAMES
-    ) -> None:
+    def __init__(self, path: str | Path, every: int = 1) -> None:
         if type(every) is not int or every < 1:
             raise ValueError(f"every={every!r}: give a whole number from 1 on; 10 takes every tenth frame")
         av = require_av(path)
-        self.path = Path(path)
-        self.every, self._max_pixels, self._max_frames = every, max_pixels, max_frames
+        self.path, self.every = Path(path), every
         if not self.path.exists():
             raise FileNotFoundError(f"{path}: no such file; check the name")
         if not self.path.is_file():  # a pipe or a device: reading it might never end
             raise DatasetError(f"{path}: is no regular file; replace it by a video")
-        limits = {"max_pixels": str(max_pixels)}
+        limits = {"max_pixels": str(MAX_PIXELS)}
         try:
             self._container: Any = av.open(
                 f"file:{self.path.absolute()}",  # a name with a colon is no address
@@ -136,9 +131,9 @@ class VideoReader:
         context = stream.codec_context
         if context is None:
             raise DatasetError(f"{self.path}: its codec is not known to FFmpeg; save it anew, as H.264 in .mp4")
-        if int(context.width) * int(context.height) > self._max_pixels:
+        if int(context.width) * int(context.height) > MAX_PIXELS:
             raise DatasetError(
-                f"{self.path}: frames of {context.width} x {context.height} pixels, and at most {self._max_pixels} are "
+                f"{self.path}: frames of {context.width} x {context.height} pixels, and at most {MAX_PIXELS} are "
                 "read; scale it down"
             )
         context.options = dict(context.options) | limits
@@ -148,7 +143,7 @@ class VideoReader:
         self.rate: Fraction = Fraction(found) if found and 0 < found <= 100_000 else Fraction(25)
         self.time_base: Fraction = Fraction(stream.time_base or 1 / self.rate)
         self.aspect: Fraction | None = stream.sample_aspect_ratio or None
-        if (self.expected or 0) > self._max_frames:
+        if (self.expected or 0) > MAX_FRAMES:
             self._refuse_length(self.expected)
 
     @property
@@ -204,7 +199,7 @@ class VideoReader:
                         f"{size[1]} x {size[0]}; save it anew with frames of one size"
                     )
                 given += 1
-                if given > self._max_frames:
+                if given > MAX_FRAMES:
                     self._refuse_length(None)
                 yield Frame(number, time, pixels)
             number += 1
@@ -219,7 +214,7 @@ class VideoReader:
 
     def _refuse_length(self, frames: int | None) -> None:
         raise DatasetError(
-            f"{self.path}: {frames or 'more'} frames to segment, and at most {self._max_frames} are; cut it, or take "
+            f"{self.path}: {frames or 'more'} frames to segment, and at most {MAX_FRAMES} are; cut it, or take "
             "fewer (every=, --every)"
         )
 
