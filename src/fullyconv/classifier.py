@@ -35,13 +35,14 @@ from fullyconv.weights import catalog, pretrained, sources
 from fullyconv.weights.architectures import build_classifier, input_size, preprocessing_of
 from fullyconv.weights.checkpoints import recognize, translate
 from fullyconv.weights.classifiers import (
+    FetchedClassifier,
     architecture_by_names,
     count_classes,
     fetch_classifier,
     fit_classifier,
     names_of,
 )
-from fullyconv.weights.loading import preprocessing_from_names
+from fullyconv.weights.loading import ClassifierWeights, preprocessing_from_names
 from fullyconv.weights.lock import accepting
 from fullyconv.weights.opening import ModelFolder, opened
 from fullyconv.weights.uploading import Uploads
@@ -159,8 +160,8 @@ class Classifier(_Stored):
         input_size: Size,
         architecture: str = "",
         license: str = "unstated",
-        training: dict[str, Any] | None = None,
-        score: dict[str, Any] | None = None,
+        training: Mapping[str, Any] | None = None,
+        score: Mapping[str, Any] | None = None,
     ) -> None:
         labels = Labels.of(unique_names(classes))
         super().__init__(network, labels, preprocessing, architecture, license, training, score)
@@ -226,18 +227,10 @@ class Classifier(_Stored):
             )
         if weights.absent:
             raise WeightsError(f"{what}: was published without the classifier's own layers; load_backbone takes it")
-        tensors = weights.tensors
-        plain = name.rpartition("/")[2]
-        naming = recognize(tensors).naming
-        if naming == "caffe" and name.startswith("torchvision/"):
-            tensors = translate(plain, tensors, weights.architecture).tensors
-        if naming == "lukemelas":
-            tensors = translate(name, tensors, weights.architecture).tensors
-        named = tuple(classes) if classes is not None else found.classes
-        if named is None and naming == "lukemelas" and len(tensors["classifier.bias"]) == IMAGENET_CLASSES:
-            named = catalog.imagenet_classes()  # nothing else was published under these names
+        tensors = _under_its_names(name, weights)
+        named = tuple(classes) if classes is not None else found.classes or _published_classes(weights, tensors)
         try:
-            network = build_classifier(name, len(named) if named is not None else 1000)
+            network = build_classifier(name, len(named) if named is not None else IMAGENET_CLASSES)
         except ValueError as error:
             if architecture is not None:
                 raise
@@ -250,32 +243,48 @@ class Classifier(_Stored):
         unused = (*fit_classifier(network, tensors, what), *weights.beside)
         if weights.beside:
             tell(f"{what}: not of the network, and unused: {', '.join(weights.beside)}")
-        given = None if preprocessing is None else Preprocessing.of(preprocessing)
-        expected = given or weights.preprocessing or preprocessing_from_names(recognize(weights.tensors))
-        expected = expected or preprocessing_of(name)
-        if expected is None:
-            tell(f"{what}: says nothing of its preprocessing; ImageNet's mean and deviation are assumed")
-            expected = IMAGENET
-        side = input_size(name)
-        training: dict[str, Any] = dict(found.training or {})
-        if "source" not in training:  # a model folder knows where its weights came from
-            # the record travels with the weights, and where a folder lay on this machine is nobody's business
-            training["source"] = Path(what).name if Path(what).is_absolute() else what
-            digests = list((found.digests or {}).values())
-            if digests:
-                training["sha256"] = digests[-1]
-        module = cls(
-            network,
-            named,
-            expected,
-            found.input_size or (side, side),
-            name,
-            weights.license or "unstated",
-            training,
-            dict(found.score) if found.score and named == found.classes else None,
-        )
+        expected = _expected(name, weights) if preprocessing is None else Preprocessing.of(preprocessing)
+        size = found.input_size or (input_size(name),) * 2
+        score = found.score if named == found.classes else None
+        module = cls(network, named, expected, size, name, weights.license or "unstated", _record(found), score)
         module.load_report = LoadReport(tuple(name for name in tensors if name not in unused), unused=unused)
         return module.eval().to(place)
+
+
+def _under_its_names(name: str, weights: ClassifierWeights) -> Mapping[str, Tensor]:
+    """Give tensors by the names that the network has for them."""
+    naming = recognize(weights.tensors).naming
+    if naming == "caffe" and name.startswith("torchvision/"):
+        return translate(name.rpartition("/")[2], weights.tensors, weights.architecture).tensors
+    if naming == "lukemelas":
+        return translate(name, weights.tensors, weights.architecture).tensors
+    return weights.tensors
+
+
+def _published_classes(weights: ClassifierWeights, tensors: Mapping[str, Tensor]) -> tuple[str, ...] | None:
+    """Give the classes of weights whose names tell them: under these nothing else was published."""
+    theirs = recognize(weights.tensors).naming == "lukemelas" and len(tensors["classifier.bias"]) == IMAGENET_CLASSES
+    return catalog.imagenet_classes() if theirs else None
+
+
+def _expected(name: str, weights: ClassifierWeights) -> Preprocessing:
+    """Say what weights expect of an image: as they say, as their names tell, as their architecture is used to."""
+    told = weights.preprocessing or preprocessing_from_names(recognize(weights.tensors)) or preprocessing_of(name)
+    if told is None:
+        tell(f"{weights.source}: says nothing of its preprocessing; ImageNet's mean and deviation are assumed")
+    return told or IMAGENET
+
+
+def _record(found: FetchedClassifier) -> dict[str, Any]:
+    """Say what is known of the training, and where the weights came from."""
+    record, what = dict(found.training or {}), found.weights.source
+    if "source" not in record:  # a model folder knows where its weights came from
+        # the record travels with the weights, and where a folder lay on this machine is nobody's business
+        record["source"] = Path(what).name if Path(what).is_absolute() else what
+        digests = list((found.digests or {}).values())
+        if digests:
+            record["sha256"] = digests[-1]
+    return record
 
 
 class DenseScorer(_Stored, Predicts):
