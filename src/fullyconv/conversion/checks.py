@@ -14,6 +14,7 @@ from fullyconv.conversion.cells import HeadPlan
 from fullyconv.conversion.hooks import hooked
 from fullyconv.conversion.network import DenseClassifier
 from fullyconv.conversion.operations import FeatureMap
+from fullyconv.conversion.program import label
 from fullyconv.conversion.refusals import UnsupportedHead
 from fullyconv.conversion.report import Change, Guarantee, Report
 from fullyconv.conversion.trace import GROWTH, REFERENCE, Trace, does_not_run, perform, place
@@ -214,7 +215,7 @@ def name_of(node: fx.Node, source: nn.Module) -> str:
         return str(node.target)
     if node.op == "placeholder":
         return "the image itself"
-    return f"{getattr(node.target, '__name__', node.target)} in {node.meta.get('module') or type(source).__name__}"
+    return f"{label(node)} in {node.meta.get('module') or type(source).__name__}"
 
 
 class _Strides(Tracker):  # type: ignore[no-untyped-call]

@@ -40,7 +40,7 @@ from fullyconv.conversion.operations import (
     operation,
 )
 from fullyconv.conversion.products import product
-from fullyconv.conversion.program import Step, Value, map_leaves, pick_channels, rows_map, window_rows
+from fullyconv.conversion.program import Step, Value, label, map_leaves, pick_channels, rows_map, window_rows
 from fullyconv.conversion.refusals import UnsupportedHead
 from fullyconv.conversion.trace import REFERENCE, called, perform
 from fullyconv.conversion.without_data import BATCH, tensors
@@ -90,24 +90,19 @@ class HeadWalk:
 
     def note(self, node: fx.Node, after: str) -> None:
         """Record what became of a node, for the report."""
-        name, module = self.label(node), operation(node, self.classifier)[1]
+        name, module = label(node), operation(node, self.classifier)[1]
         self.plan.changes.append((name, f"{name}()" if module is None else repr(module), after))
-
-    @staticmethod
-    def label(node: fx.Node) -> str:
-        """Name what a node calls."""
-        return str(getattr(node.target, "__name__", node.target))
 
     def refuse(self, node: fx.Node, reason: str, remedy: str = "") -> UnsupportedHead:
         """Make the error for a node that has no dense form."""
         where = node.meta.get("module") or f"the forward of {type(self.classifier).__name__}"
-        what = f"{node.target!r}" if node.op == "call_module" else f"{self.label(node)!r} in {where}"
+        what = f"{node.target!r}" if node.op == "call_module" else f"{label(node)!r} in {where}"
         self.remedied = bool(remedy)
         return UnsupportedHead(f"classifier={type(self.classifier).__name__}: {what} {reason}. {remedy or SLIDE}")
 
     def add_map(self, map: FeatureMap, name: str) -> None:
         """Start from a map of the backbone, whose dense form (N, C, H, W) is the step `name`."""
-        shape = (BATCH, map.channels, *map.cells)
+        shape = (len(map.node.meta[REFERENCE]), map.channels, *map.cells)
         layout = torch.arange(math.prod(shape)).reshape(shape)
         layout = layout if map.axes == (2, 3) else layout.permute(0, 2, 3, 1)
         self.known[map.node] = Cells(name, map.channels, map.cells, layout)
@@ -498,7 +493,7 @@ class HeadWalk:
     ) -> str:
         """Convolve with a kernel that is made of a matrix of parameters at every call, so that it stays what it is."""
         made = self.emit("function", kernel_of, (*by, kernel))
-        self.plan.changes.append((self.label(node), f"{self.label(node)}()", f"conv2d, kernel_size={kernel.size}"))
+        self.plan.changes.append((label(node), f"{label(node)}()", f"conv2d, kernel_size={kernel.size}"))
         name = self.emit("function", F.conv2d, (Value(cells.name), Value(made)))
         if scales[0] != 1:
             name = self.emit("function", torch.mul, (Value(name), scales[0]))
@@ -578,8 +573,8 @@ class HeadWalk:
         if node.op == "call_module" and str(node.target) in self.plan.kernels:
             raise self.refuse(node, "is used in two ways, which no one layer can follow", "Give each use its own layer")
         name = self.emit(*called(node, value))
-        label = self.label(node)
-        self.plan.changes.append((label, label, "runs on every window" if opened else "runs on every cell"))
+        what = label(node)
+        self.plan.changes.append((what, what, "runs on every window" if opened else "runs on every cell"))
 
         def back(reference: Any, name: str) -> Any:
             if isinstance(reference, Tensor):
@@ -628,7 +623,7 @@ class HeadWalk:
             return
         if not self.plan.first_by_window:
             where = None if node.op == "call_module" else node.meta.get("module")
-            self.plan.first_by_window = where or self.label(node)
+            self.plan.first_by_window = where or label(node)
         if node.op == "call_module":
             module = self.classifier.get_submodule(str(node.target))
             for name, parameter in module.named_parameters():

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 Kind = Literal["module", "forward", "function", "method", "attribute"]
 """What is done: "forward" is that of a module without its hooks."""
@@ -74,6 +74,11 @@ def _address(function: Callable[..., Any]) -> tuple[str, str] | Callable[..., An
         if getattr(module, name, None) is function:
             return module.__name__, name
     return function
+
+
+def label(node: fx.Node) -> str:
+    """Name what a node of a traced forward calls."""
+    return str(getattr(node.target, "__name__", node.target))
 
 
 def map_leaves(change: Callable[[Any], Any], argument: Any) -> Any:

@@ -17,7 +17,7 @@ from fullyconv.conversion.hooks import name_of_hook, without_hooks
 from fullyconv.conversion.linear import FullyConnectedConv2d
 from fullyconv.conversion.network import DenseClassifier
 from fullyconv.conversion.operations import FeatureMap, frontier
-from fullyconv.conversion.program import Mode, Step, Value, map_leaves, with_releases
+from fullyconv.conversion.program import Mode, Step, Value, label, map_leaves, with_releases
 from fullyconv.conversion.refusals import FixedInputSize, TraceError, UnsupportedHead
 from fullyconv.conversion.trace import BARE, REFERENCE, Trace, called, trace
 from fullyconv.conversion.without_data import undisturbed
@@ -207,7 +207,7 @@ def _not_convolutional(source: nn.Module, found: Trace, plan: HeadPlan) -> Conve
     if found.broken is not None:
         node, error = found.broken
         where = str(node.target) if node.op == "call_module" else node.meta.get("module") or "its forward"
-        operation = "" if node.op == "call_module" else f", operation {getattr(node.target, '__name__', node.target)!r}"
+        operation = "" if node.op == "call_module" else f", operation {label(node)!r}"
         why = f"{where!r}{operation} stops: {first_line(error)}."
     elif found.failure is not None:
         why = f"{found.failure[0]!r} stops: {first_line(found.failure[1])}."

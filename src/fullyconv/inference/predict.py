@@ -178,7 +178,6 @@ def segment_to(
             image, place = ArrayImage(raster.pixels), raster.place
             void = None if raster.void is None else _windows_of(raster.void)
         size = image.size
-        kept = options.probabilities if probabilities is not None else None
         files = {}
         for head, labels in served.labels.items():
             palette = labels.palette if len(labels.names) <= 256 else None
@@ -186,7 +185,7 @@ def segment_to(
             masks = stack.enter_context(MaskWriter(targets[head], size, palette, labels.dtype, tags))
             further = None
             if probabilities is not None:
-                shape = (*size, len(labels.names)) if kept == "all" else size
+                shape = (*size, len(labels.names)) if options.probabilities == "all" else size
                 further = stack.enter_context(writing_probabilities(of_head(Path(probabilities), head), shape))
             files[head] = _Files(labels, masks, further, np.zeros(len(labels.names), np.int64))
         step = -(-max(size) // _PREVIEW)
