@@ -178,7 +178,7 @@ def test_a_dense_configuration_whose_network_does_not_convert_is_refused(saved: 
     document = json.loads(path.read_text())
     document["model"]["pool"] = "none"
     path.write_text(json.dumps(document))
-    with pytest.raises(WeightsError, match="does not describe a network that converts"):
+    with pytest.raises(WeightsError, match="describes no classifier that can be built and converted"):
         fullyconv.load(tmp_path / "dense")
 
 

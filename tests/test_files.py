@@ -18,7 +18,7 @@ from fullyconv import errors, files
 from fullyconv.files import digest, remove_unfinished, replacing, write
 from fullyconv.images import MaskWriter, write_image, write_mask
 from fullyconv.inference.heatmap import Heatmap
-from fullyconv.inference.segmentation import ProbabilityWriter
+from fullyconv.inference.segmentation import writing_probabilities
 from limits import largest_file
 
 
@@ -85,8 +85,8 @@ def test_a_disk_that_is_full_halfway_is_told_with_the_name_of_the_file(tmp_path:
             with MaskWriter(path, (4000, 1000)) as masks:
                 masks.write(noise.integers(0, 255, (4000, 1000), np.uint8))
         else:
-            with ProbabilityWriter(path, (2000, 1000)) as probabilities:
-                probabilities.write(noise.random((2000, 1000)).astype(np.float16))
+            with writing_probabilities(path, (2000, 1000)) as write:
+                write(noise.random((2000, 1000)).astype(np.float16))
 
     with largest_file(2**16), pytest.raises(OSError, match=path.name) as caught:
         fill()

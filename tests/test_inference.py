@@ -1,30 +1,44 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from fullyconv.errors import DatasetError
 from fullyconv.fcn import FCN, build_model
 from fullyconv.geometry import Geometry
 from fullyconv.inference import predict
-from fullyconv.inference.predict import scaled_size, segment
+from fullyconv.inference.predict import ImageSource, Served
+from fullyconv.inference.scaling import scaled_size
 from fullyconv.inference.segmentation import Segmentation
+from fullyconv.inference.tiles import Network, Options
 from fullyconv.labels import Labels
 
 LABELS = Labels.of(["dark", "bright"])
-CPU = torch.device("cpu")
 
 
 def brightness(image: Tensor) -> Tensor:
     """Score "dark" and "bright" by the mean of the channels: a model whose right answer is known."""
     value = image.mean(1, keepdim=True)
     return torch.cat([0.5 - value, value - 0.5], 1)
+
+
+def segment(
+    logits: Callable[[Tensor], Tensor],
+    source: ImageSource,
+    labels: Labels,
+    short_side: int | None = None,
+    geometry: Callable[[tuple[int, int]], Geometry] = lambda _: Geometry.IDENTITY,
+) -> Segmentation:
+    network = Network(nn.Identity(), logits, Geometry.IDENTITY, geometry, len(labels.names), 1)
+    served = Served({"": network}, lambda image: {"": logits(image)}, {"": labels}, short_side)
+    return predict.segment(served, [source], Options())[0][""]
 
 
 @pytest.fixture
@@ -39,20 +53,20 @@ def test_every_form_of_an_image_gives_the_same_mask(tmp_path: Path, image: np.nd
     tensor = torch.from_numpy(image).permute(2, 0, 1)
     sources = [tmp_path / "p.png", str(tmp_path / "p.png"), Image.fromarray(image), image, tensor, tensor / 255]
     for source in [*sources, image[..., 0], Image.fromarray(image).convert("L"), tensor[:1]]:
-        result = segment(brightness, source, LABELS, CPU)
+        result = segment(brightness, source, LABELS)
         np.testing.assert_array_equal(result.mask, image[..., 0] > 0)
         assert result.mask.dtype == np.uint8
 
 
 def test_shares_add_up_and_come_largest_first(image: np.ndarray) -> None:
-    shares = segment(brightness, image, LABELS, CPU).shares()
+    shares = segment(brightness, image, LABELS).shares()
     assert list(shares) == ["bright", "dark"]
     assert shares["bright"] == pytest.approx(16 * 23 / (21 * 33))
     assert sum(shares.values()) == pytest.approx(1)
 
 
 def test_the_saved_mask_holds_the_class_indices_and_shows_the_palette(tmp_path: Path, image: np.ndarray) -> None:
-    result = segment(brightness, image, LABELS, CPU)
+    result = segment(brightness, image, LABELS)
     with Image.open(result.save(tmp_path / "m.png")) as image:
         assert image.mode == "P"
         np.testing.assert_array_equal(np.array(image), result.mask)
@@ -60,13 +74,13 @@ def test_the_saved_mask_holds_the_class_indices_and_shows_the_palette(tmp_path: 
 
 
 def test_the_overlay_has_the_images_own_size_without_a_legend(image: np.ndarray) -> None:
-    result = segment(brightness, image, LABELS, CPU)
+    result = segment(brightness, image, LABELS)
     assert result.overlay(legend=False).size == (33, 21)
     assert result.overlay().size[1] > 21
 
 
 def test_one_pixel_is_an_image() -> None:
-    assert segment(brightness, np.full((1, 1, 3), 255, np.uint8), LABELS, CPU).mask.tolist() == [[1]]
+    assert segment(brightness, np.full((1, 1, 3), 255, np.uint8), LABELS).mask.tolist() == [[1]]
 
 
 @pytest.mark.parametrize("size", [(40, 60), (60, 40), (520, 33), (90, 90)])
@@ -82,7 +96,7 @@ def test_the_network_sees_the_image_scaled_as_torchvision_scales_it(size: tuple[
 
     for short_side in (30, 77):
         seen.clear()
-        result = segment(watched, noise, LABELS, CPU, short_side=short_side)
+        result = segment(watched, noise, LABELS, short_side=short_side)
         expected = functional.resize(noise, [short_side], antialias=True)
         torch.testing.assert_close(seen[0][0], expected.float() / 255, rtol=0, atol=0)
         assert result.mask.shape == size
@@ -91,14 +105,14 @@ def test_the_network_sees_the_image_scaled_as_torchvision_scales_it(size: tuple[
 def test_the_mask_of_a_scaled_image_has_its_own_size_and_lies_where_the_image_does(image: np.ndarray) -> None:
     truth = image[..., 0] > 0
     for short_side in (15, 21, 84):
-        mask = segment(brightness, image, LABELS, CPU, short_side=short_side).mask
+        mask = segment(brightness, image, LABELS, short_side=short_side).mask
         assert mask.shape == truth.shape
         wrong = mask != truth
         # a pixel beside the edge may fall to the other side; nothing else may
         assert not wrong[:4].any()
         assert not wrong[:, :8].any()
         assert not wrong[7:, 12:].any()
-    same = segment(brightness, image, LABELS, CPU, short_side=21).mask
+    same = segment(brightness, image, LABELS, short_side=21).mask
     np.testing.assert_array_equal(same, truth)
 
 
@@ -125,13 +139,13 @@ def test_a_long_strip_is_not_enlarged_beyond_measure(
 def test_a_strip_of_ten_pixels_by_ten_thousand_is_segmented() -> None:
     strip = np.zeros((10, 10000, 3), np.uint8)
     strip[:, 5000:] = 255
-    mask = segment(brightness, strip, LABELS, CPU, short_side=520).mask
+    mask = segment(brightness, strip, LABELS, short_side=520).mask
     np.testing.assert_array_equal(mask, strip[..., 0] > 0)
 
 
 def test_many_classes_need_a_wider_mask() -> None:
     labels = Labels.of([f"c{i}" for i in range(300)])
-    result = segment(lambda x: torch.ones(1, 300, 4, 4).cumsum(1), np.zeros((4, 4, 3), np.uint8), labels, CPU)
+    result = segment(lambda x: torch.ones(1, 300, 4, 4).cumsum(1), np.zeros((4, 4, 3), np.uint8), labels)
     assert result.mask.dtype == np.uint16
     assert (result.mask == 299).all()
     assert isinstance(result, Segmentation)
@@ -150,15 +164,15 @@ def test_many_classes_need_a_wider_mask() -> None:
 )
 def test_a_tensor_that_is_no_image_is_refused(source: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        segment(brightness, source, LABELS, CPU)
+        segment(brightness, source, LABELS)
 
 
 def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(b"no image")
     with pytest.raises(DatasetError, match=r"x.jpg"):
-        segment(brightness, tmp_path / "x.jpg", LABELS, CPU)
+        segment(brightness, tmp_path / "x.jpg", LABELS)
     with pytest.raises(FileNotFoundError, match=r"y.jpg"):
-        segment(brightness, tmp_path / "y.jpg", LABELS, CPU)
+        segment(brightness, tmp_path / "y.jpg", LABELS)
 
 
 def clearly(logits: Tensor) -> np.ndarray:
@@ -202,13 +216,13 @@ def test_scores_and_their_geometry_give_the_mask_of_the_logits(
         return logits[-1]
 
     with torch.inference_mode():
-        expected = segment(watched, pixels, labels, CPU, short_side=short_side).mask
+        expected = segment(watched, pixels, labels, short_side=short_side).mask
         whole = torch.nn.functional.interpolate(logits[0], (67, 90), mode="bilinear", align_corners=False)
         clear = clearly(whole)
         np.testing.assert_array_equal(expected[clear], whole.argmax(1)[0].numpy()[clear])
         for band_bytes in (predict.BAND_BYTES, 10000):
             monkeypatch.setattr(predict, "BAND_BYTES", band_bytes)
-            mask = segment(model.scores, pixels, labels, CPU, short_side=short_side, geometry=model.geometry_for).mask
+            mask = segment(model.scores, pixels, labels, short_side=short_side, geometry=model.geometry_for).mask
             np.testing.assert_array_equal(mask[clear], expected[clear])
     assert clear.mean() > 0.98
     assert len(np.unique(expected)) > 1
@@ -216,13 +230,13 @@ def test_scores_and_their_geometry_give_the_mask_of_the_logits(
 
 def test_no_mask_is_made_of_scores_that_are_no_numbers() -> None:
     with pytest.raises(ValueError, match="NaN"):
-        segment(lambda image: brightness(image) * float("nan"), np.zeros((4, 4, 3), np.uint8), LABELS, CPU)
+        segment(lambda image: brightness(image) * float("nan"), np.zeros((4, 4, 3), np.uint8), LABELS)
 
 
 def test_a_coarse_map_lies_where_its_geometry_says() -> None:
     scores = torch.tensor([[0.0, 0.0], [-1.0, 1.0]]).view(1, 2, 1, 2)
     at = Geometry((8.0, 8.0), (3.5, 3.5), (8.0, 8.0))
-    mask = segment(lambda _: scores, np.zeros((8, 16, 3), np.uint8), LABELS, CPU, geometry=lambda _: at).mask
+    mask = segment(lambda _: scores, np.zeros((8, 16, 3), np.uint8), LABELS, geometry=lambda _: at).mask
     np.testing.assert_array_equal(mask, np.arange(16)[None].repeat(8, 0) >= 8)
 
 

@@ -26,6 +26,7 @@ from fullyconv.errors import DatasetError
 from fullyconv.images import read_mask
 from fullyconv.images.raster import Raster
 from fullyconv.inference import batches, folder, processor
+from fullyconv.inference.predict import segment
 from fullyconv.inference.processor import device_of, emulates, free_memory
 from fullyconv.inference.serving import Predictor
 from fullyconv.labels import Labels
@@ -139,8 +140,6 @@ grid, scores = Geometry((8, 8), (3.5, 3.5), (1, 1)), torch.randn(2, 21, 12, 16)
 ways = {
     "upsample": lambda one: upsample_argmax(one, grid, (96, 128), route="torch"),
     "scaled": lambda one: scaled_argmax(one, grid, (96, 128), (40, 50)),
-    "abstain": lambda one: upsample_argmax(one, grid, (96, 128), abstain=0.2, route="torch"),
-    "probability": lambda one: upsample_argmax(one, grid, (96, 128), confidence="probability", route="torch")[1],
 }
 expected = {name: way(scores) for name, way in ways.items()}
 with Mode():
@@ -182,46 +181,43 @@ def test_on_a_device_of_its_own_nothing_is_mixed_and_the_masks_are_those_of_the_
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     assert lines, done.stderr
     found = json.loads(lines[0].removeprefix("RESULT "))
-    names = {"upsample", "scaled", "abstain", "probability", "one", "batch", "views", "tiles", "memory"}
+    names = {"upsample", "scaled", "one", "batch", "views", "tiles", "memory"}
     assert found == {name: [True, True] for name in names}
 
 
 # ---- batches and workers --------------------------------------------------------------------------------------------
 
 
-class Watched(Predictor):
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Note how many images are predicted at once."""
+    noted: list[int] = []
 
-    def segment(self, source: Any, options: Any) -> Any:
-        self.sizes.append(1)
-        return super().segment(source, options)
+    def noting(served: Any, sources: Any, options: Any) -> Any:
+        noted.append(len(sources))
+        return segment(served, sources, options)
 
-    def segment_batch(self, rasters: Any, options: Any) -> Any:
-        self.sizes.append(len(rasters))
-        return super().segment_batch(rasters, options)
-
-    sizes: list[int]
+    monkeypatch.setattr("fullyconv.inference.serving.segment", noting)
+    return noted
 
 
-def watched() -> Watched:
+def small_predictor() -> Predictor:
     segmenter = small()
-    predictor = Watched(segmenter.model, segmenter.labels, segmenter.preprocessing)
-    predictor.sizes = []
-    return predictor
+    return Predictor(segmenter.model, segmenter.labels, segmenter.preprocessing)
 
 
 def test_images_of_one_size_are_predicted_together_and_the_masks_are_those_of_one_by_one(
-    photos: Path, tmp_path: Path
+    photos: Path, tmp_path: Path, sizes: list[int]
 ) -> None:
     told: list[str] = []
-    model = watched()
+    model = small_predictor()
     one = fullyconv.predict_folder(model, photos, tmp_path / "one", workers=1)
-    assert model.sizes == [1] * 7
-    model.sizes = []
+    assert sizes == [1] * 7
+    sizes.clear()
     done = fullyconv.predict_folder(
         model, photos, tmp_path / "batch", batch=3, workers=2, progress=lambda what, *_: told.append(what.source.name)
     )
-    assert sorted(model.sizes) == [1, 1, 2, 3]
+    assert sorted(sizes) == [1, 1, 2, 3]
     assert told == [f"{name}.png" for name in ("0", "1", "2", "3", "3a", "4", "5", "6")]
     assert [each.source.name for each in done.failed] == [each.source.name for each in one.failed] == ["3a.png"]
     for number in range(7):
@@ -230,15 +226,15 @@ def test_images_of_one_size_are_predicted_together_and_the_masks_are_those_of_on
         assert_same_mask(found, expected)
 
 
-def test_views_and_probabilities_are_made_one_by_one(photos: Path, tmp_path: Path) -> None:
-    model = watched()
+def test_views_and_probabilities_are_made_one_by_one(photos: Path, tmp_path: Path, sizes: list[int]) -> None:
+    model = small_predictor()
     for number, options in enumerate(({"flip": True}, {"scales": [0.5, 1.0]}, {"probabilities": "top"})):
         fullyconv.predict_folder(model, photos, tmp_path / str(number), batch=4, **options)  # type: ignore[arg-type]
-    assert set(model.sizes) == {1}
+    assert set(sizes) == {1}
 
 
 def test_a_batch_that_memory_does_not_hold_is_made_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = watched()
+    model = small_predictor()
     images = [Raster(noise(64, 64, seed)) for seed in range(5)]
     (network,) = model.networks().values()
     passes: list[int] = []
@@ -247,12 +243,12 @@ def test_a_batch_that_memory_does_not_hold_is_made_smaller(monkeypatch: pytest.M
     monkeypatch.setattr(model.model, "scores", lambda image: passes.append(len(image)) or scores(image))
     expected = [model.predict(image).mask for image in images]
     each = 64 * 64 * (network.bytes_per_pixel() + 8 * 3)
-    for room, sizes in ((2.5, [2, 2, 1]), (9.0, [5]), (1.3, [1, 1, 1, 1, 1])):
+    for room, wanted in ((2.5, [2, 2, 1]), (9.0, [5]), (1.3, [1, 1, 1, 1, 1])):
         passes.clear()
         found = model.predict_batch(images, memory=int(room * each))
         for mine, theirs in zip(found, expected, strict=True):
             assert_same_mask(mine.mask, theirs)
-        assert passes == sizes
+        assert passes == wanted
 
 
 def test_heads_are_predicted_in_batches_too() -> None:
@@ -304,18 +300,21 @@ def test_readers_work_at_the_same_time_and_errors_stay_with_their_items() -> Non
 @pytest.mark.parametrize(("option", "value"), [("batch", 0), ("workers", 0), ("batch", -1)])
 def test_numbers_that_are_none_are_refused(option: str, value: int, photos: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"{option}={value}"):
-        fullyconv.predict_folder(watched(), photos, tmp_path / "out", **{option: value})  # type: ignore[arg-type]
+        fullyconv.predict_folder(small_predictor(), photos, tmp_path / "out", **{option: value})  # type: ignore[arg-type]
 
 
 def test_an_accelerator_takes_batches_and_a_reader_a_core_by_itself(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(folder, "available_processors", lambda: 5)
-    plan = folder.FolderPlan(photos, tmp_path / "out", folder.Outputs(), model="x")
+    plan = folder.FolderPlan(photos, tmp_path / "out", folder.FolderOptions(), model="x")
     there = SimpleNamespace(device=torch.device("cuda"), predict_batch=None)
-    assert plan._at_once(there, plan._options) == (folder.BATCH, 5)
-    assert plan._at_once(SimpleNamespace(device=torch.device("cpu"), predict_batch=None), plan._options) == (1, 1)
-    assert plan._at_once(SimpleNamespace(labels=Labels.of(["a", "b"])), plan._options) == (1, 1)
+    assert plan._at_once(there, plan.options.predicting) == (folder.BATCH, 5)
+    assert plan._at_once(SimpleNamespace(device=torch.device("cpu"), predict_batch=None), plan.options.predicting) == (
+        1,
+        1,
+    )
+    assert plan._at_once(SimpleNamespace(labels=Labels.of(["a", "b"])), plan.options.predicting) == (1, 1)
 
 
 # ---- precision ------------------------------------------------------------------------------------------------------
@@ -326,7 +325,7 @@ def test_a_lower_precision_is_used_for_as_long_as_it_is_set(
     precision: Any, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processor, "emulates", lambda kind: False)
-    model, seen = watched(), set()
+    model, seen = small_predictor(), set()
     conv = next(part for part in model.model.modules() if isinstance(part, nn.Conv2d))
     conv.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
     plain = model.predict(photos / "1.png").mask
@@ -361,7 +360,7 @@ def test_memory_is_measured_in_any_precision() -> None:
 
 def test_a_precision_that_is_none_or_not_had_is_refused(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="precision='int8': choose float32, bfloat16, float16"):
-        watched().precision = "int8"  # type: ignore[assignment]
+        small_predictor().precision = "int8"  # type: ignore[assignment]
     reads = SimpleNamespace(labels=Labels.of(NAMES), predict=lambda path: None)
     with pytest.raises(ValueError, match="precision='float16': a SimpleNamespace computes in its own"):
         fullyconv.predict_folder(reads, photos, tmp_path / "out", precision="float16")

@@ -19,9 +19,8 @@ from conftest import NAMES, write_tree
 from fullyconv import cli
 from fullyconv.errors import FolderInUse
 from fullyconv.inference import joining
-from fullyconv.inference.folder import FolderPlan
+from fullyconv.inference.folder import FolderOptions, FolderPlan
 from fullyconv.inference.journal import NAME, Journal
-from fullyconv.inference.outputs import Outputs
 from fullyconv.inference.shards import Shard
 
 
@@ -112,7 +111,7 @@ def test_a_part_that_was_stopped_goes_on_and_the_bytes_are_those_of_one_process(
 
     assert predict(model, photos, "masks", "--shard", "1/2") == 0
     known = json.loads((here / "masks" / ".fullyconv-predict.1-of-2.jsonl").read_text().splitlines()[0])
-    plan = FolderPlan(photos, "masks", Outputs(), model=known["settings"]["model"], shard="2/2", called=str(model))
+    plan = FolderPlan(photos, "masks", FolderOptions(shard="2/2"), model=known["settings"]["model"], called=str(model))
     assert plan.left > 1
     with pytest.raises(KeyboardInterrupt):
         plan.run(segmenter, stop)

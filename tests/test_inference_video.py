@@ -236,15 +236,16 @@ def test_other_things_that_are_no_video(tmp_path: Path) -> None:
         predict_video(Threshold(), clip, overlay=tmp_path / "o.avi")
 
 
-def test_size_and_length_are_bounded(tmp_path: Path) -> None:
+def test_size_and_length_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = write(tmp_path / "clip.mp4", frames=12)
-    with pytest.raises(DatasetError, match="frames of 64 x 48 pixels, and at most 1000 are read"):
-        VideoReader(clip, max_pixels=1000)
-    with pytest.raises(DatasetError, match="12 frames to segment, and at most 10 are"):
-        VideoReader(clip, max_frames=10)
     raw = write(tmp_path / "clip.mts", frames=12)  # which does not say how many it has
-    with VideoReader(raw, max_frames=20) as reader:
-        reader._max_frames = 10
+    with VideoReader(raw) as reader:
+        monkeypatch.setattr(video, "MAX_FRAMES", 10)
+        with pytest.raises(DatasetError, match="12 frames to segment, and at most 10 are"):
+            VideoReader(clip)
+        monkeypatch.setattr(video, "MAX_PIXELS", 1000)
+        with pytest.raises(DatasetError, match="frames of 64 x 48 pixels, and at most 1000 are read"):
+            VideoReader(clip)
         with pytest.raises(DatasetError, match="more frames to segment"):
             list(reader)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +23,11 @@ from fullyconv.geometry.measuring import evaluating
 from fullyconv.images import visible
 from fullyconv.inference.heatmap import Heatmap
 from fullyconv.inference.locating import shares_of_class
-from fullyconv.inference.predict import ImageSource, read, segment_tiled, segment_to
+from fullyconv.inference.predict import ImageSource, Served, read
 from fullyconv.inference.processor import Device, device_of
 from fullyconv.inference.scaling import scaled_size
-from fullyconv.inference.segmentation import Segmentation, Written
-from fullyconv.inference.tiles import Halo, Network, Options, Probabilities
+from fullyconv.inference.serving import Predicts
+from fullyconv.inference.tiles import Network, Options, Size
 from fullyconv.labels import Labels, unique_names
 from fullyconv.preprocessing import IMAGENET, Preprocessing
 from fullyconv.upsampling import resample
@@ -34,20 +35,19 @@ from fullyconv.weights import catalog, pretrained, sources
 from fullyconv.weights.architectures import build_classifier, input_size, preprocessing_of
 from fullyconv.weights.checkpoints import recognize, translate
 from fullyconv.weights.classifiers import (
+    FetchedClassifier,
     architecture_by_names,
     count_classes,
     fetch_classifier,
     fit_classifier,
     names_of,
 )
-from fullyconv.weights.loading import preprocessing_from_names
+from fullyconv.weights.loading import ClassifierWeights, preprocessing_from_names
 from fullyconv.weights.lock import accepting
 from fullyconv.weights.opening import ModelFolder, opened
 from fullyconv.weights.uploading import Uploads
 
-Size = tuple[int, int]
 IMAGENET_CLASSES = 1000
-N = TypeVar("N", bound=nn.Module)
 Method = Literal["cam", "window"]
 
 HEATMAP_SCALES: dict[Method, tuple[float, ...]] = {"cam": (0.5, 0.75, 1.0), "window": (1.0, 1.5)}
@@ -55,7 +55,78 @@ HEATMAP_SCALES: dict[Method, tuple[float, ...]] = {"cam": (0.5, 0.75, 1.0), "win
 is no larger than what the classifier was trained on; windows do not."""
 
 
-class Classifier(nn.Module, Uploads):
+class _Stored(nn.Module, Uploads):
+    """A network with what has to be known to store it: its classes, its preprocessing and what binds its weights."""
+
+    kind: ClassVar[str]
+
+    def __init__(
+        self,
+        network: nn.Module,
+        labels: Labels,
+        preprocessing: Preprocessing,
+        architecture: str = "",
+        license: str = "unstated",
+        training: Mapping[str, Any] | None = None,
+        score: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.labels = labels
+        self.preprocessing = preprocessing
+        self.architecture = architecture
+        self.license = license
+        self.training_record = dict(training or {})
+        self.score = None if score is None else dict(score)
+
+    @property
+    def classes(self) -> list[str]:
+        """The K class names."""
+        return list(self.labels.names)
+
+    def _arguments(self) -> dict[str, Any]:
+        """Give what builds the network again, beside its architecture."""
+        raise NotImplementedError
+
+    def save_pretrained(
+        self, folder: str | Path, dtype: Literal["float32", "float16"] = "float32", *, license: str | None = None
+    ) -> Path:
+        """Write it as a model folder, which `from_pretrained` reads.
+
+        Args:
+            folder: where to write.
+            dtype: of the stored weights.
+            license: of the weights; None keeps the one that is known.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ValueError: if the network has no name, so that nobody could build it again.
+        """
+        if not self.architecture:
+            raise ValueError(
+                "architecture='': a network of your own cannot be built again from a name; keep its state_dict, or "
+                "build it by a name that fullyconv.weights.architectures.build_classifier takes"
+            )
+        tensors = {
+            # numpy has no bfloat16
+            name: (value.float() if value.is_floating_point() else value).detach().cpu().numpy()
+            for name, value in self.network.state_dict().items()
+        }
+        config = pretrained.Config(
+            kind=self.kind,
+            model={"architecture": self.architecture} | self._arguments(),
+            labels=self.labels.to_dict(),
+            preprocessing=self.preprocessing.to_dict(),
+            score=self.score,
+            license=license or self.license,
+            training=self.training_record,
+        )
+        return pretrained.save(folder, tensors, config, dtype=dtype)
+
+
+class Classifier(_Stored):
     """An image classifier that knows its class names, its preprocessing and what binds its weights.
 
     Args:
@@ -89,24 +160,13 @@ class Classifier(nn.Module, Uploads):
         input_size: Size,
         architecture: str = "",
         license: str = "unstated",
-        training: dict[str, Any] | None = None,
-        score: dict[str, Any] | None = None,
+        training: Mapping[str, Any] | None = None,
+        score: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        self.network = network
-        self.labels = Labels.of(unique_names(classes))
-        self.preprocessing = preprocessing
+        labels = Labels.of(unique_names(classes))
+        super().__init__(network, labels, preprocessing, architecture, license, training, score)
         self.input_size = input_size
-        self.architecture = architecture
-        self.license = license
-        self.training_record = dict(training or {})
-        self.score = score
         self.load_report: LoadReport | None = None
-
-    @property
-    def classes(self) -> list[str]:
-        """The K class names."""
-        return list(self.labels.names)
 
     def forward(self, image: Tensor) -> Tensor:
         """Score images.
@@ -134,27 +194,11 @@ class Classifier(nn.Module, Uploads):
         """
         dense = convolutionalize(self.network, input_size=self.input_size, pool=pool)
         return DenseScorer(
-            dense, self.labels, self.preprocessing, self.architecture, self.license, dict(self.training_record), None
+            dense, self.labels, self.preprocessing, self.architecture, self.license, self.training_record
         ).train(self.training)
 
-    def save_pretrained(
-        self, folder: str | Path, dtype: Literal["float32", "float16"] = "float32", *, license: str | None = None
-    ) -> Path:
-        """Write the classifier as a model folder, which `fullyconv.load_classifier` reads.
-
-        Args:
-            folder: where to write.
-            dtype: of the stored weights.
-            license: of the weights; None keeps the one that is known.
-
-        Returns:
-            The folder.
-
-        Raises:
-            ValueError: if the network has no name, so that nobody could build it again.
-        """
-        model = {"architecture": _named(self.architecture), "input_size": list(self.input_size)}
-        return _save(self, self.network, model, folder, dtype, license)
+    def _arguments(self) -> dict[str, Any]:
+        return {"input_size": list(self.input_size)}
 
     @classmethod
     @accepting()
@@ -183,18 +227,10 @@ class Classifier(nn.Module, Uploads):
             )
         if weights.absent:
             raise WeightsError(f"{what}: was published without the classifier's own layers; load_backbone takes it")
-        tensors = weights.tensors
-        plain = name.rpartition("/")[2]
-        naming = recognize(tensors).naming
-        if naming == "caffe" and name.startswith("torchvision/"):
-            tensors = translate(plain, tensors, weights.architecture).tensors
-        if naming == "lukemelas":
-            tensors = translate(name, tensors, weights.architecture).tensors
-        named = tuple(classes) if classes is not None else found.classes
-        if named is None and naming == "lukemelas" and len(tensors["classifier.bias"]) == IMAGENET_CLASSES:
-            named = catalog.imagenet_classes()  # nothing else was published under these names
+        tensors = _under_its_names(name, weights)
+        named = tuple(classes) if classes is not None else found.classes or _published_classes(weights, tensors)
         try:
-            network = build_classifier(name, len(named) if named is not None else 1000)
+            network = build_classifier(name, len(named) if named is not None else IMAGENET_CLASSES)
         except ValueError as error:
             if architecture is not None:
                 raise
@@ -207,35 +243,51 @@ class Classifier(nn.Module, Uploads):
         unused = (*fit_classifier(network, tensors, what), *weights.beside)
         if weights.beside:
             tell(f"{what}: not of the network, and unused: {', '.join(weights.beside)}")
-        given = None if preprocessing is None else Preprocessing.of(preprocessing)
-        expected = given or weights.preprocessing or preprocessing_from_names(recognize(weights.tensors))
-        expected = expected or preprocessing_of(name)
-        if expected is None:
-            tell(f"{what}: says nothing of its preprocessing; ImageNet's mean and deviation are assumed")
-            expected = IMAGENET
-        side = input_size(name)
-        training: dict[str, Any] = dict(found.training or {})
-        if "source" not in training:  # a model folder knows where its weights came from
-            # the record travels with the weights, and where a folder lay on this machine is nobody's business
-            training["source"] = Path(what).name if Path(what).is_absolute() else what
-            digests = list((found.digests or {}).values())
-            if digests:
-                training["sha256"] = digests[-1]
-        module = cls(
-            network,
-            named,
-            expected,
-            found.input_size or (side, side),
-            name,
-            weights.license or "unstated",
-            training,
-            dict(found.score) if found.score and named == found.classes else None,
-        )
+        expected = _expected(name, weights) if preprocessing is None else Preprocessing.of(preprocessing)
+        size = found.input_size or (input_size(name),) * 2
+        score = found.score if named == found.classes else None
+        module = cls(network, named, expected, size, name, weights.license or "unstated", _record(found), score)
         module.load_report = LoadReport(tuple(name for name in tensors if name not in unused), unused=unused)
         return module.eval().to(place)
 
 
-class DenseScorer(nn.Module, Uploads):
+def _under_its_names(name: str, weights: ClassifierWeights) -> Mapping[str, Tensor]:
+    """Give tensors by the names that the network has for them."""
+    naming = recognize(weights.tensors).naming
+    if naming == "caffe" and name.startswith("torchvision/"):
+        return translate(name.rpartition("/")[2], weights.tensors, weights.architecture).tensors
+    if naming == "lukemelas":
+        return translate(name, weights.tensors, weights.architecture).tensors
+    return weights.tensors
+
+
+def _published_classes(weights: ClassifierWeights, tensors: Mapping[str, Tensor]) -> tuple[str, ...] | None:
+    """Give the classes of weights whose names tell them: under these nothing else was published."""
+    theirs = recognize(weights.tensors).naming == "lukemelas" and len(tensors["classifier.bias"]) == IMAGENET_CLASSES
+    return catalog.imagenet_classes() if theirs else None
+
+
+def _expected(name: str, weights: ClassifierWeights) -> Preprocessing:
+    """Say what weights expect of an image: as they say, as their names tell, as their architecture is used to."""
+    told = weights.preprocessing or preprocessing_from_names(recognize(weights.tensors)) or preprocessing_of(name)
+    if told is None:
+        tell(f"{weights.source}: says nothing of its preprocessing; ImageNet's mean and deviation are assumed")
+    return told or IMAGENET
+
+
+def _record(found: FetchedClassifier) -> dict[str, Any]:
+    """Say what is known of the training, and where the weights came from."""
+    record, what = dict(found.training or {}), found.weights.source
+    if "source" not in record:  # a model folder knows where its weights came from
+        # the record travels with the weights, and where a folder lay on this machine is nobody's business
+        record["source"] = Path(what).name if Path(what).is_absolute() else what
+        digests = list((found.digests or {}).values())
+        if digests:
+            record["sha256"] = digests[-1]
+    return record
+
+
+class DenseScorer(_Stored, Predicts):
     """A converted classifier: scores every window of an image of any size, and says which class wins at each pixel.
 
     The scores are the classifier's own, `geometry` says where they lie. `predict` gives the same `Segmentation` that a
@@ -252,30 +304,7 @@ class DenseScorer(nn.Module, Uploads):
     """
 
     kind = "dense_classifier"
-
-    def __init__(
-        self,
-        network: DenseClassifier,
-        labels: Labels,
-        preprocessing: Preprocessing,
-        architecture: str = "",
-        license: str = "unstated",
-        training: dict[str, Any] | None = None,
-        score: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.labels = labels
-        self.preprocessing = preprocessing
-        self.architecture = architecture
-        self.license = license
-        self.training_record = dict(training or {})
-        self.score = score
-
-    @property
-    def classes(self) -> list[str]:
-        """The K class names."""
-        return list(self.labels.names)
+    network: DenseClassifier
 
     @property
     def geometry(self) -> Geometry:
@@ -320,59 +349,12 @@ class DenseScorer(nn.Module, Uploads):
         size = (int(image.shape[2]), int(image.shape[3]))
         return resample(self.scores(image), self.geometry, Geometry.IDENTITY, size)
 
-    def predict(
-        self,
-        source: ImageSource,
-        *,
-        memory: int | str | None = None,
-        halo: Halo = "exact",
-        flip: bool = False,
-        scales: Sequence[float] = (1.0,),
-        probabilities: Probabilities | None = None,
-    ) -> Segmentation:
-        """Say which class wins at each pixel of one image of any size.
-
-        Args:
-            source: a path, the bytes of a file, also opened ("rb"), a PIL image, an array (H, W[, C]) uint8, or a
-                tensor (C, H, W), uint8 or float in 0..1.
-            memory: bytes, or a word such as "2GB", that the prediction may take beside the network, the image and the
-                mask; an image whose one pass takes more is segmented in tiles. None is half of what is free.
-            halo: "exact" reads around each tile all that its scores depend on, so that there are no seams; a number of
-                pixels is faster, and seams are possible.
-            flip: average the probabilities with those of the mirrored image.
-            scales: average the probabilities over the image at these sizes.
-            probabilities: "top" gives that of the winning class too, "all" those of every class.
-
-        Returns:
-            The mask at the image's own size, with names, shares and an overlay.
-
-        Raises:
-            FileNotFoundError: if the file is not there.
-            DatasetError: if it is not an image.
-            ValueError: if the memory does not hold the smallest tile, or an option has an invalid value.
-        """
-        options = Options(memory, halo, flip, tuple(scales), probabilities)
+    @contextmanager
+    def ready(self) -> Iterator[Served]:
+        """Give what scores windows, for as long as it is in evaluation mode."""
         with evaluating(self), torch.inference_mode():
-            # the tiles' way for every size: a thousand classes at every pixel of a photograph would take gigabytes
-            return segment_tiled(self._network(), source, self.labels, options)
-
-    def predict_to(
-        self,
-        source: ImageSource,
-        target: str | Path,
-        *,
-        memory: int | str | None = None,
-        halo: Halo = "exact",
-        flip: bool = False,
-        scales: Sequence[float] = (1.0,),
-        probabilities: tuple[Probabilities, str | Path] | None = None,
-        preview: bool = False,
-    ) -> Written:
-        """Say which class wins at each pixel of one image, into a file; see `SegmentationModule.predict_to`."""
-        wanted, beside = probabilities or (None, None)
-        options = Options(memory, halo, flip, tuple(scales), wanted)
-        with evaluating(self), torch.inference_mode():
-            return segment_to(self._network(), source, target, self.labels, options, None, beside, preview)
+            network = self._network()
+            yield Served({"": network}, lambda image: {"": network.scores(image)}, {"": self.labels})
 
     def heatmap(
         self,
@@ -455,28 +437,8 @@ class DenseScorer(nn.Module, Uploads):
             align, max(least), dense.in_channels, parameter.device, parameter.dtype, self.preprocessing.value_range,
         )  # fmt: skip
 
-    def save_pretrained(
-        self, folder: str | Path, dtype: Literal["float32", "float16"] = "float32", *, license: str | None = None
-    ) -> Path:
-        """Write the dense network as a model folder, which `fullyconv.load` reads.
-
-        Args:
-            folder: where to write.
-            dtype: of the stored weights.
-            license: of the weights; None keeps the one that is known.
-
-        Returns:
-            The folder.
-
-        Raises:
-            ValueError: if the network has no name, so that nobody could build it again.
-        """
-        model = {
-            "architecture": _named(self.architecture),
-            "input_size": list(self.network.input_size),
-            "pool": self.network.pool,
-        }
-        return _save(self, self.network, model, folder, dtype, license)
+    def _arguments(self) -> dict[str, Any]:
+        return {"input_size": list(self.network.input_size), "pool": self.network.pool}
 
     @classmethod
     @accepting()
@@ -500,84 +462,25 @@ class DenseScorer(nn.Module, Uploads):
         found = opened(sources.read(source), allow_unverified)
         if not isinstance(found, ModelFolder) or found.kind != cls.kind:
             raise WeightsError(f"{source}: holds a segmenter, no {cls.kind}; fullyconv.load reads it")
-        folder = found.path
-        config, tensors = pretrained.load(folder)
-        labels, preprocessing, network = _describe(config, folder)
-        height, width = config.model["input_size"]
+        config, tensors = pretrained.load(found.path)
+        # It comes from anywhere: only names of known libraries are looked up.
         try:
+            labels = Labels.from_dict(config.labels)
+            preprocessing = Preprocessing.from_dict(config.preprocessing)
+            architecture = config.model["architecture"]
+            network = build_classifier(architecture, labels.num_classes)
+            height, width = config.model["input_size"]
             dense = convolutionalize(network, input_size=(height, width), pool=config.model["pool"])
-        except ValueError as error:
-            raise WeightsError(
-                f"{Path(folder) / pretrained.CONFIG}: does not describe a network that converts: {error}"
-            ) from error
-        _fill(dense, tensors, folder)
-        module = cls(
-            dense,
-            labels,
-            preprocessing,
-            config.model["architecture"],
-            config.license,
-            config.training,
-            config.score,
-        )
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+            path = found.path / pretrained.CONFIG
+            raise WeightsError(f"{path}: describes no classifier that can be built and converted: {error}") from error
+        shapes = {name: tuple(value.shape) for name, value in dense.state_dict().items()}
+        stored = {name: tuple(value.shape) for name, value in tensors.items()}
+        pretrained.check(shapes, stored, found.path / pretrained.WEIGHTS)
+        dense.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()}, strict=True)
+        module = cls(dense, labels, preprocessing, architecture, config.license, config.training, config.score)
         return module.eval().to(place)
 
 
 def _mean_of_windows(dense: DenseClassifier, window: Size, x: Tensor) -> Tensor:
     return F.avg_pool2d(dense(x), window, 1)
-
-
-def _named(architecture: str) -> str:
-    if not architecture:
-        raise ValueError(
-            "architecture='': a network of your own cannot be built again from a name; keep its state_dict, or build "
-            "it by a name that fullyconv.weights.architectures.build_classifier takes"
-        )
-    return architecture
-
-
-def _save(
-    module: Classifier | DenseScorer,
-    network: nn.Module,
-    model: dict[str, Any],
-    folder: str | Path,
-    dtype: Literal["float32", "float16"],
-    license: str | None,
-) -> Path:
-    tensors = {
-        # numpy has no bfloat16
-        name: (value.float() if value.is_floating_point() else value).detach().cpu().numpy()
-        for name, value in network.state_dict().items()
-    }
-    config = pretrained.Config(
-        kind=module.kind,
-        model=model,
-        labels=module.labels.to_dict(),
-        preprocessing=module.preprocessing.to_dict(),
-        score=module.score,
-        license=license or module.license,
-        training=module.training_record,
-    )
-    return pretrained.save(folder, tensors, config, dtype=dtype)
-
-
-def _describe(config: pretrained.Config, folder: str | Path) -> tuple[Labels, Preprocessing, nn.Module]:
-    """Build what a configuration names. It comes from anywhere: only names of known libraries are looked up."""
-    try:
-        labels = Labels.from_dict(config.labels)
-        preprocessing = Preprocessing.from_dict(config.preprocessing)
-        network = build_classifier(config.model["architecture"], labels.num_classes)
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        path = Path(folder) / pretrained.CONFIG
-        raise WeightsError(f"{path}: does not describe a classifier that can be built: {error}") from error
-    return labels, preprocessing, network
-
-
-def _fill(network: N, tensors: pretrained.Tensors, folder: str | Path) -> N:
-    pretrained.check(
-        {name: tuple(value.shape) for name, value in network.state_dict().items()},
-        {name: tuple(value.shape) for name, value in tensors.items()},
-        Path(folder) / pretrained.WEIGHTS,
-    )
-    network.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()}, strict=True)
-    return network

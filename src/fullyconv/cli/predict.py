@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -49,14 +49,25 @@ def add(commands: Commands) -> None:
     predict.add_argument("--json", action="store_true", help="for programs: what became of each file")
     add_unverified(predict)
     more = predict.add_argument_group("what is written")
-    more.add_argument("--format", choices=("png", "tif"), default="png", help="of the mask; tif keeps GeoTIFF tags")
+    more.add_argument(
+        "--format",
+        dest="mask_format",
+        choices=("png", "tif"),
+        default="png",
+        help="of the mask; tif keeps GeoTIFF tags",
+    )
     more.add_argument("--overlay", action="store_true", help="the image with the classes laid over")
     more.add_argument(
         "--probabilities", choices=("top", "all"), metavar="top|all", help=".npz: of the winning class, or of all"
     )
     more.add_argument("--polygons", choices=("geojson", "coco"), metavar="geojson|coco", help="outlines of the classes")
     more.add_argument(
-        "--heatmap", action="append", default=[], metavar="WORD", help="of a classifier: where it sees this class"
+        "--heatmap",
+        dest="heatmaps",
+        action="append",
+        default=[],
+        metavar="WORD",
+        help="of a classifier: where it sees this class",
     )
     how = predict.add_argument_group("how")
     how.add_argument("--flip", action="store_true", help="average with the mirrored image")
@@ -64,20 +75,28 @@ def add(commands: Commands) -> None:
     how.add_argument("--memory", metavar="AMOUNT", help="beside the model, as 2GB (half of what is free)")
     how.add_argument("--halo", type=halo, default="exact", metavar="PIXELS", help="around a tile (default: exact)")
     how.add_argument(
-        "--range", type=value_range, metavar="LOW,HIGH", help="black and white of more than 8 bits, such as 0,4095"
+        "--range",
+        dest="value_range",
+        type=value_range,
+        metavar="LOW,HIGH",
+        help="black and white of more than 8 bits, such as 0,4095",
     )
     add_device(how)
     how.add_argument(
         "--precision", choices=("float32", "bfloat16", "float16"), default="float32", metavar="TYPE",
         help="float32 (default), bfloat16, float16",
     )  # fmt: skip
-    how.add_argument("--batch-size", type=positive, metavar="N", help="images of one size at a time (accelerator: 8)")
+    how.add_argument(
+        "--batch-size", dest="batch", type=positive, metavar="N", help="images of one size at a time (accelerator: 8)"
+    )
     how.add_argument("--workers", type=positive, metavar="N", help="threads that read (accelerator: one a core)")
     how.add_argument("--threads", type=positive, metavar="N", help="of the network (default: one a core)")
     add_shard(how, "part of this process, such as 3/16; see join")
     video = predict.add_argument_group("of a video")
     video.add_argument("--every", type=positive, default=1, metavar="N", help="every Nth frame")
-    video.add_argument("--no-masks", action="store_true", help="no mask a frame: overlay and table alone")
+    video.add_argument(
+        "--no-masks", dest="masks", action="store_false", help="no mask a frame: overlay and table alone"
+    )
     predict.set_defaults(run=_predict)
 
 
@@ -96,35 +115,11 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _predict_files(arguments: argparse.Namespace) -> int:
-    from fullyconv.inference.folder import FolderPlan
-    from fullyconv.inference.outputs import Outputs
+    from fullyconv.inference.folder import FolderOptions, FolderPlan
 
-    outputs = Outputs(
-        arguments.overlay,
-        arguments.probabilities,
-        arguments.polygons,
-        tuple(arguments.heatmap),
-        not arguments.no_masks,
-    )
-    plan = FolderPlan(
-        arguments.input,
-        arguments.out,
-        outputs,
-        model=_identity(arguments.model),
-        memory=arguments.memory,
-        halo=arguments.halo,
-        flip=arguments.flip,
-        scales=arguments.scales,
-        every=arguments.every,
-        overwrite=arguments.overwrite,
-        value_range=arguments.range,
-        mask_format=arguments.format,
-        precision=arguments.precision,
-        batch=arguments.batch_size,
-        workers=arguments.workers,
-        shard=arguments.shard,
-        called=arguments.model,
-    )
+    options = FolderOptions(**{field.name: getattr(arguments, field.name) for field in fields(FolderOptions)})
+    model = arguments.model
+    plan = FolderPlan(arguments.input, arguments.out, options, model=_identity(model), called=model)
     called = " and ".join(name for name, some in (("images", plan.images), ("videos", plan.videos)) if some)
     if plan.left < plan.total and not arguments.json:
         print(f"{plan.total - plan.left} of {plan.total} {called} were done before; --overwrite segments them again")

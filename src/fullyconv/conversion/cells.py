@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fullyconv.conversion.linear import Kernel
 from fullyconv.conversion.program import Step
-from fullyconv.conversion.without_data import BATCH, Pair
+from fullyconv.conversion.without_data import BATCH
+from fullyconv.geometry import Pair
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +74,8 @@ class HeadPlan:
     """What the walk decided.
 
     Args:
+        trunk: the backbone.
+        maps: names of the results that the head begins with.
         steps: the dense head.
         result: name of the scores (N, K, Ho, Wo).
         kernels: path of each fully connected layer and how its weight becomes a kernel.
@@ -82,6 +85,8 @@ class HeadPlan:
         by_window: parameters (by path) of what runs on whole windows, and the first such operation.
     """
 
+    trunk: list[Step] = field(default_factory=list)
+    maps: list[str] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     result: str = ""
     kernels: dict[str, Kernel] = field(default_factory=dict)
@@ -91,4 +96,3 @@ class HeadPlan:
     by_window: dict[str, int] = field(default_factory=dict)
     first_by_window: str = ""
     pooled: bool = False
-    outputs: int = 0

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -12,24 +12,23 @@ from torch import Tensor, fx, nn
 
 from fullyconv.conversion.cells import HeadPlan
 from fullyconv.conversion.hooks import hooked
-from fullyconv.conversion.network import DenseClassifier, smallest
-from fullyconv.conversion.program import map_leaves
+from fullyconv.conversion.network import DenseClassifier
+from fullyconv.conversion.operations import FeatureMap
+from fullyconv.conversion.program import label
 from fullyconv.conversion.refusals import UnsupportedHead
 from fullyconv.conversion.report import Change, Guarantee, Report
-from fullyconv.conversion.trace import GROWTH, LARGER, REFERENCE, Trace, TrainingFlag, callee, does_not_run, place
-from fullyconv.conversion.without_data import BATCH, example, map_axes, tensors
+from fullyconv.conversion.trace import GROWTH, REFERENCE, Trace, does_not_run, perform, place
+from fullyconv.conversion.without_data import BATCH, example, tensors
 from fullyconv.errors import first_line, some
-from fullyconv.geometry import Geometry, measure, watch
+from fullyconv.geometry import Geometry, Pair, measure, watch
 from fullyconv.geometry.tracking import Tracker
-
-Pair = tuple[int, int]
 
 
 def check_head(
     source: nn.Module,
     dense: DenseClassifier,
     found: Trace,
-    maps: list[fx.Node],
+    maps: list[FeatureMap],
     head: list[fx.Node],
     output: int | str | None,
 ) -> None:
@@ -39,45 +38,22 @@ def check_head(
     head does that the walk misunderstood (a sum over the batch, a layer that is not what it says) shows here.
     """
     generator = torch.Generator().manual_seed(0)
+    like = next((p for p in source.parameters() if p.is_floating_point()), torch.empty(0))
     # As many windows as there were images while tracing, because sizes found then are part of the graph.
-    windows, corners, larger = [], ((0, 0), (1, 2), (0, 1)), []
+    values: dict[fx.Node, Any] = {}
+    corners, larger = ((0, 0), (1, 2), (0, 1)), []
     assert len(corners) == BATCH
-    for node in maps:
-        value = node.meta[REFERENCE]
-        y, x = axes_of(node)
-        channels = value.shape[1 if (y, x) == (2, 3) else 3]
-        h, w = value.shape[y], value.shape[x]
-        like = next((p for p in source.parameters() if p.is_floating_point()), torch.empty(0))
-        map = torch.randn(1, channels, h + 1, w + 2, generator=generator).abs()
-        map = map.to(device=like.device, dtype=value.dtype)
-        larger.append(map)
-        parts = torch.cat([map[:, :, i : i + h, j : j + w] for i, j in corners])
-        windows.append(parts if (y, x) == (2, 3) else parts.permute(0, 2, 3, 1))
-    values: dict[fx.Node, Any] = {node: part.clone() for node, part in zip(maps, windows, strict=True)}
-
-    def leaf(argument: Any) -> Any:
-        if isinstance(argument, fx.Node):
-            return values[argument]
-        return bool(argument) if isinstance(argument, TrainingFlag) else argument
-
+    for map in maps:
+        h, w = map.cells
+        drawn = torch.randn(1, map.channels, h + 1, w + 2, generator=generator).abs()
+        drawn = drawn.to(device=like.device, dtype=map.node.meta[REFERENCE].dtype)
+        larger.append(drawn)
+        parts = torch.cat([drawn[:, :, i : i + h, j : j + w] for i, j in corners])
+        values[map.node] = parts if map.axes == (2, 3) else parts.permute(0, 2, 3, 1)
     try:
         for node in head:
-            if node.op != "get_attr" and not tensors(node.meta[REFERENCE]):
-                values[node] = node.meta[REFERENCE]
-                continue
-            args, kwargs = map_leaves(leaf, tuple(node.args)), map_leaves(leaf, dict(node.kwargs))
-            if node.op == "get_attr":
-                owner: Any = source
-                for name in str(node.target).split("."):
-                    owner = getattr(owner, name)
-                values[node] = owner
-            elif node.op == "call_module":
-                values[node] = callee(node, source)(*args, **kwargs)
-            elif node.op == "call_method":
-                values[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
-            else:
-                assert callable(node.target)
-                values[node] = node.target(*args, **kwargs)
+            known = node.op != "get_attr" and not tensors(node.meta[REFERENCE])
+            values[node] = node.meta[REFERENCE] if known else perform(node, source, values.__getitem__)
         expected = values[found.scores].reshape(BATCH, -1)
         scores = dense.scores_of(*larger)
     except Exception as error:
@@ -86,16 +62,13 @@ def check_head(
             f"{type(error).__name__}: {first_line(error)}; use fullyconv.conversion.sliding_window"
         ) from error
     if dense.pool == "cam":
-        h, w = (maps[0].meta[REFERENCE].shape[axis] for axis in axes_of(maps[0]))
+        h, w = maps[0].cells
         got = torch.stack([scores[0, :, i : i + h, j : j + w].mean((1, 2)) for i, j in corners])
     else:
         got = torch.stack([scores[0, :, i, j] for i, j in corners])
-    if not _agree(got, expected):
-        raise UnsupportedHead(
-            f"classifier={type(source).__name__}: its head gives another answer when it sees several windows together "
-            f"({_difference(got, expected)}): {_cause(source, dense, output)}; use "
-            "fullyconv.conversion.sliding_window"
-        )
+    _refuse_unlike(
+        got, expected, source, dense, output, "its head gives another answer when it sees several windows together"
+    )
 
 
 def classify(source: nn.Module, dense: DenseClassifier, output: int | str | None) -> tuple[Tensor, Tensor] | None:
@@ -127,11 +100,17 @@ def check_scores(
     with _same_random_numbers(images):
         got = dense(images[:1])  # alone, while it had company before: the scores of an image are its own
     got = got.mean((2, 3)) if dense.pool == "cam" else got.flatten(1)
+    _refuse_unlike(got, expected, source, dense, output, "the converted network would give other scores")
+
+
+def _refuse_unlike(
+    got: Tensor, expected: Tensor, source: nn.Module, dense: DenseClassifier, output: int | str | None, what: str
+) -> None:
     if not _agree(got, expected):
+        difference = f"{float((got - expected).abs().max()):.2g} of {float(expected.abs().max()):.2g}"
         raise UnsupportedHead(
-            f"classifier={type(source).__name__}: the converted network would give other scores "
-            f"({_difference(got, expected)}): {_cause(source, dense, output)}; use "
-            "fullyconv.conversion.sliding_window"
+            f"classifier={type(source).__name__}: {what} (difference {difference}): {_cause(source, dense, output)}; "
+            "use fullyconv.conversion.sliding_window"
         )
 
 
@@ -167,10 +146,8 @@ def _scores_of(classifier: nn.Module, images: Tensor, output: int | str | None) 
     return scores.reshape(len(images), -1)
 
 
-@contextmanager
-def _same_random_numbers(images: Tensor) -> Iterator[None]:
-    with torch.random.fork_rng([images.device] if images.is_cuda else []):
-        yield
+def _same_random_numbers(images: Tensor) -> AbstractContextManager[None]:
+    return torch.random.fork_rng([images.device] if images.is_cuda else [])
 
 
 def _agree(got: Tensor, expected: Tensor) -> bool:
@@ -178,10 +155,6 @@ def _agree(got: Tensor, expected: Tensor) -> bool:
     tolerance = 1e-3 if expected.dtype in (torch.float32, torch.float64) else 5e-2
     close = bool((got - expected).abs().max() <= tolerance * expected.abs().max())
     return close or torch.allclose(got, expected, tolerance, 1e-6, equal_nan=True)
-
-
-def _difference(got: Tensor, expected: Tensor) -> str:
-    return f"difference {float((got - expected).abs().max()):.2g} of {float(expected.abs().max()):.2g}"
 
 
 class _Backbone(nn.Module):
@@ -195,11 +168,9 @@ class _Backbone(nn.Module):
         return self.dense.feature_maps(x)
 
 
-def describe(source: nn.Module, dense: DenseClassifier, found: Trace, maps: list[fx.Node], plan: HeadPlan) -> None:
+def describe(source: nn.Module, dense: DenseClassifier, found: Trace, maps: list[FeatureMap], plan: HeadPlan) -> None:
     """Measure the geometry, try some sizes, and write the report."""
     (height, width), larger = dense.input_size, found.larger
-    dense._grids[height, width] = _grid_at(maps, REFERENCE, dense._windows)
-    dense._grids[larger] = _grid_at(maps, LARGER, dense._windows)
     backbone = _Backbone(dense)
     strides = _Strides()
     geometries: list[Any] = [strides.geometry(map) for map in watch(backbone, larger, dense.in_channels, strides)]
@@ -222,11 +193,6 @@ def describe(source: nn.Module, dense: DenseClassifier, found: Trace, maps: list
     refused = any(grids[size] is None for size in steps if _whole_steps(size, dense.input_size, (down, right)))
     if refused or not strides.divide(geometry.stride):
         guarantee = "head"
-    frontiers = []
-    for node in maps:
-        shape = node.meta[REFERENCE].shape
-        y, x = axes_of(node)
-        frontiers.append((name_of(node, source), (shape[1 if y == 2 else 3], shape[y], shape[x])))
     # Past nn.Module's own bookkeeping: the classifier may have modules of these names.
     dense.__dict__["geometry"] = geometry
     dense.__dict__["report"] = Report(
@@ -234,7 +200,7 @@ def describe(source: nn.Module, dense: DenseClassifier, found: Trace, maps: list
         input_size=dense.input_size,
         pool=dense.pool,
         changes=tuple(Change(*change) for change in plan.changes),
-        frontier=tuple(frontiers),
+        frontier=tuple((name_of(map.node, source), (map.channels, *map.cells)) for map in maps),
         window=dense._windows[0],
         geometry=geometry,
         guarantee=guarantee,
@@ -243,25 +209,13 @@ def describe(source: nn.Module, dense: DenseClassifier, found: Trace, maps: list
     )
 
 
-def axes_of(node: fx.Node) -> Pair:
-    """Give the axes of a node's result that grow with the image."""
-    axes = map_axes(node.meta[REFERENCE].shape, node.meta[LARGER].shape)
-    assert axes is not None
-    return axes
-
-
-def _grid_at(maps: list[fx.Node], when: str, windows: Iterable[Pair]) -> Pair | None:
-    shapes = [tuple(node.meta[when].shape[axis] for axis in axes_of(node)) for node in maps]
-    return smallest([(h - kh + 1, w - kw + 1) for (h, w), (kh, kw) in zip(shapes, windows, strict=True)])
-
-
 def name_of(node: fx.Node, source: nn.Module) -> str:
     """Name what a node calls, for a message."""
     if node.op == "call_module":
         return str(node.target)
     if node.op == "placeholder":
         return "the image itself"
-    return f"{getattr(node.target, '__name__', node.target)} in {node.meta.get('module') or type(source).__name__}"
+    return f"{label(node)} in {node.meta.get('module') or type(source).__name__}"
 
 
 class _Strides(Tracker):  # type: ignore[no-untyped-call]

@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from fullyconv.conversion.network import DenseClassifier
 from fullyconv.conversion.program import Step
-from fullyconv.conversion.surgery import DenseClassifier, duplicate
+from fullyconv.conversion.surgery import duplicate
 from fullyconv.errors import ConversionError
 from fullyconv.geometry import Geometry, Pair, measure, pair, watch
 from fullyconv.geometry.measuring import evaluating

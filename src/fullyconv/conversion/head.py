@@ -36,13 +36,15 @@ from fullyconv.conversion.operations import (
     REDUCTIONS,
     SAME,
     SAME_MODULES,
+    FeatureMap,
     operation,
 )
 from fullyconv.conversion.products import product
-from fullyconv.conversion.program import Mode, Step, Value, map_leaves, pick_channels, rows_map, window_rows
+from fullyconv.conversion.program import Step, Value, label, map_leaves, pick_channels, rows_map, window_rows
 from fullyconv.conversion.refusals import UnsupportedHead
-from fullyconv.conversion.trace import LARGER, REFERENCE, TrainingFlag, callee
-from fullyconv.conversion.without_data import BATCH, Pair, map_axes, tensors
+from fullyconv.conversion.trace import REFERENCE, called, perform
+from fullyconv.conversion.without_data import BATCH, tensors
+from fullyconv.geometry import Pair
 
 SLIDE = "Use fullyconv.conversion.sliding_window, which runs the classifier on every window"
 
@@ -72,7 +74,6 @@ class HeadWalk:
             self.norm_of_cells,
         )
 
-    # -- bookkeeping -------------------------------------------------------------------------------------------------
     def emit(self, kind: Any, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> str:
         """Add a step to the plan; give the name of its result."""
         name = f"head_{len(self.plan.steps)}"
@@ -89,37 +90,23 @@ class HeadWalk:
 
     def note(self, node: fx.Node, after: str) -> None:
         """Record what became of a node, for the report."""
-        name = str(node.target) if node.op == "call_module" else self.label(node)
-        before = type(operation(node, self.classifier)[1]).__name__ if node.op == "call_module" else self.label(node)
-        module = operation(node, self.classifier)[1]
-        self.plan.changes.append((name, repr(module) if module is not None else f"{before}()", after))
-
-    @staticmethod
-    def label(node: fx.Node) -> str:
-        """Name what a node calls."""
-        return str(getattr(node.target, "__name__", node.target))
+        name, module = label(node), operation(node, self.classifier)[1]
+        self.plan.changes.append((name, f"{name}()" if module is None else repr(module), after))
 
     def refuse(self, node: fx.Node, reason: str, remedy: str = "") -> UnsupportedHead:
         """Make the error for a node that has no dense form."""
         where = node.meta.get("module") or f"the forward of {type(self.classifier).__name__}"
-        what = f"{node.target!r}" if node.op == "call_module" else f"{self.label(node)!r} in {where}"
+        what = f"{node.target!r}" if node.op == "call_module" else f"{label(node)!r} in {where}"
         self.remedied = bool(remedy)
         return UnsupportedHead(f"classifier={type(self.classifier).__name__}: {what} {reason}. {remedy or SLIDE}")
 
-    def add_map(self, node: fx.Node, name: str) -> None:
+    def add_map(self, map: FeatureMap, name: str) -> None:
         """Start from a map of the backbone, whose dense form (N, C, H, W) is the step `name`."""
-        reference: Tensor = node.meta[REFERENCE]
-        axes = map_axes(reference.shape, node.meta[LARGER].shape)
-        shape = tuple(reference.shape)
-        if axes == (2, 3):
-            n, c, h, w = shape
-            layout = torch.arange(n * c * h * w).reshape(shape)
-        else:
-            n, h, w, c = shape
-            layout = torch.arange(n * c * h * w).reshape(n, c, h, w).permute(0, 2, 3, 1)
-        self.known[node] = Cells(name, c, (h, w), layout)
+        shape = (len(map.node.meta[REFERENCE]), map.channels, *map.cells)
+        layout = torch.arange(math.prod(shape)).reshape(shape)
+        layout = layout if map.axes == (2, 3) else layout.permute(0, 2, 3, 1)
+        self.known[map.node] = Cells(name, map.channels, map.cells, layout)
 
-    # -- one node ----------------------------------------------------------------------------------------------------
     def visit(self, node: fx.Node) -> None:
         """Find the dense form of one node of the head."""
         reference = node.meta.get(REFERENCE)
@@ -133,7 +120,7 @@ class HeadWalk:
         if any(isinstance(s, tuple) and any(isinstance(c, Cells) for c in s) for s in sources):
             self.known[node] = self.take(node)
         elif not any(isinstance(source, Cells) for source in sources):
-            self.known[node] = Value(self.emit(*self.call(node, self.constants)))
+            self.known[node] = Value(self.emit(*called(node, self.constants)))
         else:
             self.known[node] = self.dense(node)
 
@@ -155,16 +142,8 @@ class HeadWalk:
             return source[key == "indices"]
         raise self.refuse(node, "joins several results at once, which has no dense form; join tensors one by one")
 
-    def call(self, node: fx.Node, leaf: Callable[[Any], Any]) -> tuple[str, Any, tuple[Any, ...], dict[str, Any]]:
-        """Give a node as kind, target and arguments of a step, its leaves replaced."""
-        kind = {"call_module": "module", "call_function": "function", "call_method": "method"}[node.op]
-        args, kwargs = map_leaves(leaf, tuple(node.args)), map_leaves(leaf, dict(node.kwargs))
-        return kind, str(node.target) if kind != "function" else node.target, args, kwargs
-
     def constants(self, leaf: Any) -> Any:
         """Resolve an argument that is no window: a parameter, a number, a flag."""
-        if isinstance(leaf, TrainingFlag):
-            return Mode(leaf.path)
         return self.known[leaf] if isinstance(leaf, fx.Node) else leaf
 
     def names(self, leaf: Any) -> Any:
@@ -172,7 +151,6 @@ class HeadWalk:
         known = self.constants(leaf)
         return Value(known.name) if isinstance(known, Cells) else known
 
-    # -- what has a dense form of its own ----------------------------------------------------------------------------
     def move(self, node: fx.Node, cells: Cells) -> Any:
         """Move entries about: do the same to their numbers."""
         name, module = operation(node, self.classifier)
@@ -182,19 +160,14 @@ class HeadWalk:
         if node.args and node.args[0] is not self.cells_node(node):
             return None
 
-        def value(leaf: Any) -> Any:
-            known = self.constants(leaf)
+        if any(isinstance(self.known[source], Value) for source in node.all_input_nodes):
+            return None  # indexed by a computed tensor
+
+        def value(source: fx.Node) -> Any:
+            known = self.known[source]
             return known.layout if isinstance(known, Cells) else known
 
-        _, target, args, kwargs = self.call(node, value)
-        if any(isinstance(leaf, Value) for leaf in _leaves((args, kwargs))):
-            return None  # indexed by a computed tensor
-        if module is not None:
-            layout = callee(node, self.classifier)(*args, **kwargs)
-        elif node.op == "call_method":
-            layout = getattr(args[0], target)(*args[1:], **kwargs)
-        else:
-            layout = target(*args, **kwargs)
+        layout = perform(node, self.classifier, value)
 
         def moved(layout: Tensor) -> Cells:
             rows = cells.rows if torch.equal(layout, cells.layout) else None
@@ -223,7 +196,7 @@ class HeadWalk:
         changing = name in ENTRYWISE or isinstance(module, ENTRYWISE_MODULES)
         if not self.alone(node) or not (same or (changing and cells.fold is None)):
             return None
-        done = self.emit(*self.call(node, self.names))
+        done = self.emit(*called(node, self.names))
         return replace(cells, name=done, rows=None, linear=cells.linear and same)
 
     def arithmetic(self, node: fx.Node, cells: Cells) -> Cells | None:
@@ -247,7 +220,7 @@ class HeadWalk:
             linear = _spoiled(linear)
         if name in ("truediv", "itruediv", "div", "div_") and not isinstance(node.args[0], fx.Node):
             linear = _spoiled(linear)
-        done = self.emit(*self.call(node, self.names))
+        done = self.emit(*called(node, self.names))
         opened = any(o.opened for o in others if isinstance(o, Cells))
         return replace(cells, name=done, rows=None, linear=linear, opened=opened)
 
@@ -520,7 +493,7 @@ class HeadWalk:
     ) -> str:
         """Convolve with a kernel that is made of a matrix of parameters at every call, so that it stays what it is."""
         made = self.emit("function", kernel_of, (*by, kernel))
-        self.plan.changes.append((self.label(node), f"{self.label(node)}()", f"conv2d, kernel_size={kernel.size}"))
+        self.plan.changes.append((label(node), f"{label(node)}()", f"conv2d, kernel_size={kernel.size}"))
         name = self.emit("function", F.conv2d, (Value(cells.name), Value(made)))
         if scales[0] != 1:
             name = self.emit("function", torch.mul, (Value(name), scales[0]))
@@ -566,12 +539,11 @@ class HeadWalk:
             known = self.constants(leaf)
             return Value(rows) if isinstance(known, Cells) else known
 
-        done = self.emit(*self.call(node, value))
+        done = self.emit(*called(node, value))
         dense = self.emit("function", rows_map, (Value(done), Value(cells.name), cell, 0))
         self.note(node, "runs on every cell")
         return replace(cells, name=dense, rows=None, linear=_spoiled(cells.linear))
 
-    # -- what has none -----------------------------------------------------------------------------------------------
     def by_window(self, node: fx.Node) -> Any:
         """Run the classifier's own operation on all windows, laid out as a batch."""
         sources = [self.known[s] for s in node.all_input_nodes]
@@ -600,9 +572,9 @@ class HeadWalk:
 
         if node.op == "call_module" and str(node.target) in self.plan.kernels:
             raise self.refuse(node, "is used in two ways, which no one layer can follow", "Give each use its own layer")
-        name = self.emit(*self.call(node, value))
-        label = str(node.target) if node.op == "call_module" else self.label(node)
-        self.plan.changes.append((label, label, "runs on every window" if opened else "runs on every cell"))
+        name = self.emit(*called(node, value))
+        what = label(node)
+        self.plan.changes.append((what, what, "runs on every window" if opened else "runs on every cell"))
 
         def back(reference: Any, name: str) -> Any:
             if isinstance(reference, Tensor):
@@ -640,9 +612,7 @@ class HeadWalk:
         axis = like.batch_axis if like.batch_axis in axes else axes[0]
         assert axis is not None
         rest = [length for i, length in enumerate(shape) if i != axis]
-        channels = 1
-        for length in rest:
-            channels *= length
+        channels = math.prod(rest)
         dense = self.emit("function", rows_map, (Value(name), Value(like.name), like.window, axis))
         layout = torch.arange(BATCH * channels).reshape(BATCH, *rest).movedim(0, axis)
         return Cells(dense, channels, (1, 1), layout, opened=opened, linear=linear, rows=name)
@@ -652,8 +622,8 @@ class HeadWalk:
         if not opened:
             return
         if not self.plan.first_by_window:
-            where = str(node.target) if node.op == "call_module" else node.meta.get("module") or ""
-            self.plan.first_by_window = where or self.label(node)
+            where = None if node.op == "call_module" else node.meta.get("module")
+            self.plan.first_by_window = where or label(node)
         if node.op == "call_module":
             module = self.classifier.get_submodule(str(node.target))
             for name, parameter in module.named_parameters():
@@ -669,7 +639,6 @@ class HeadWalk:
             return True
         return type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.Linear) or name == "batch_norm"
 
-    # -- the end -----------------------------------------------------------------------------------------------------
     def finish(self, scores: fx.Node) -> HeadPlan:
         """Bring the scores into the form (N, K, Ho, Wo)."""
         cells = self.known.get(scores)
@@ -700,18 +669,12 @@ class HeadWalk:
                     " (an activation or a normalization), so that the mean of a class activation map would not be the"
                     " classifier's score. Use pool='window'"
                 )
-        self.plan.result, self.plan.outputs = cells.name, cells.layout[0].numel()
+        self.plan.result = cells.name
         return self.plan
 
 
 def _spoiled(linear: bool | None) -> bool | None:
     return None if linear is None else False
-
-
-def _leaves(argument: Any) -> list[Any]:
-    found: list[Any] = []
-    map_leaves(found.append, argument)
-    return found
 
 
 def _averages(outputs: int, inputs: int) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from fullyconv.conversion.program import label
 from fullyconv.conversion.refusals import TraceError
 
 _VIEWS = (
@@ -34,13 +35,13 @@ def hand_on(graph: fx.Graph, classifier: nn.Module) -> None:
         later = [user for user in changed.users if order[user] > order[node]]
         changed.replace_all_uses_with(node, delete_user_cb=later.__contains__)
         whole = changed
-        while str(getattr(whole.target, "__name__", whole.target)) in _VIEWS and isinstance(whole.args[0], fx.Node):
+        while label(whole) in _VIEWS and isinstance(whole.args[0], fx.Node):
             whole = whole.args[0]
         if whole.op == "get_attr" or (whole is not changed and any(order[user] > order[node] for user in whole.users)):
             where = node.meta.get("module") or "its forward"
             what = f"the parameter {str(whole.target)!r}" if whole.op == "get_attr" else "a view of a tensor"
             raise TraceError(
-                f"classifier={type(classifier).__name__}: {_name(node)!r} in {where!r} (or in a hook of it) changes "
+                f"classifier={type(classifier).__name__}: {label(node)!r} in {where!r} (or in a hook of it) changes "
                 f"{what} in place, and what depends on that cannot be followed; write it as a new tensor"
             )
 
@@ -48,9 +49,5 @@ def hand_on(graph: fx.Graph, classifier: nn.Module) -> None:
 def _in_place(node: fx.Node, classifier: nn.Module) -> bool:
     if node.op == "call_module":
         return getattr(classifier.get_submodule(str(node.target)), "inplace", False) is True
-    name = _name(node)
+    name = label(node)
     return node.kwargs.get("inplace") is True or node.target is assign or (name.endswith("_") and name[-2:] != "__")
-
-
-def _name(node: fx.Node) -> str:
-    return str(getattr(node.target, "__name__", node.target))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from fullyconv.conversion.linear import Kernel
 from fullyconv.conversion.program import Step, run
 from fullyconv.conversion.report import Guarantee, Report
-from fullyconv.conversion.without_data import example, undisturbed, without_data
+from fullyconv.conversion.without_data import example, undisturbed
 from fullyconv.errors import WeightsError, some
-from fullyconv.geometry import Geometry
-
-Pair = tuple[int, int]
+from fullyconv.geometry import Geometry, Pair
+from fullyconv.geometry.dispatch import WithoutData
 
 
 class DenseClassifier(nn.Module):
@@ -208,9 +207,9 @@ class DenseClassifier(nn.Module):
     def _grid(self, size: Pair) -> Pair | None:
         if size not in self._grids:
             try:
-                with undisturbed(self), without_data():
+                with undisturbed(self), WithoutData():
                     maps = self.feature_maps(example(self, self.in_channels, size, batch=2))
-                self._grids[size] = _grid_of(maps, self._windows)
+                self._grids[size] = grid_of([map.shape[2:] for map in maps], self._windows)
             except Exception:
                 self._grids[size] = None
         return self._grids[size]
@@ -230,11 +229,8 @@ class DenseClassifier(nn.Module):
         )
 
 
-def _grid_of(maps: Iterable[Tensor], windows: Iterable[Pair]) -> Pair | None:
-    return smallest([(m.shape[2] - kh + 1, m.shape[3] - kw + 1) for m, (kh, kw) in zip(maps, windows, strict=True)])
-
-
-def smallest(grids: list[Pair]) -> Pair | None:
-    """Give the smallest of several grids; None where one has no cell."""
+def grid_of(cells: Iterable[Sequence[int]], windows: Iterable[Pair]) -> Pair | None:
+    """Give the windows that maps of so many cells have in common; None where there is none."""
+    grids = [(h - kh + 1, w - kw + 1) for (h, w), (kh, kw) in zip(cells, windows, strict=True)]
     h, w = min(grid[0] for grid in grids), min(grid[1] for grid in grids)
     return (h, w) if h > 0 and w > 0 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor, fx, nn
@@ -9,6 +10,7 @@ from torch import Tensor, fx, nn
 from fullyconv.conversion.hooks import hooked
 from fullyconv.conversion.trace import BARE, LARGER, REFERENCE
 from fullyconv.conversion.without_data import map_axes, tensors
+from fullyconv.geometry import Pair
 
 
 def _words(text: str) -> frozenset[str]:
@@ -87,13 +89,43 @@ def spans_the_map(node: fx.Node, classifier: nn.Module) -> bool:
     return False
 
 
-def frontier(scores: fx.Node, classifier: nn.Module) -> tuple[list[fx.Node], list[fx.Node]]:
+@dataclass(frozen=True)
+class FeatureMap:
+    """One of the last maps that grow with the image.
+
+    Args:
+        node: what computes it.
+        axes: those of its height and width.
+    """
+
+    node: fx.Node
+    axes: Pair
+
+    @property
+    def channels(self) -> int:
+        """C, at whichever end it stands."""
+        return int(self.node.meta[REFERENCE].shape[1 if self.axes == (2, 3) else 3])
+
+    @property
+    def cells(self) -> Pair:
+        """Height and width at the reference size."""
+        y, x = (int(self.node.meta[REFERENCE].shape[axis]) for axis in self.axes)
+        return y, x
+
+    @property
+    def growth(self) -> Pair:
+        """By how many cells it is larger in the larger run."""
+        y, x = (int(self.node.meta[LARGER].shape[axis]) for axis in self.axes)
+        return y - self.cells[0], x - self.cells[1]
+
+
+def frontier(scores: fx.Node, classifier: nn.Module) -> tuple[list[FeatureMap], list[fx.Node]]:
     """Cut the graph behind the last maps that grow with the image.
 
     Returns:
-        The nodes of those maps, and the nodes of the head in order.
+        Those maps, and the nodes of the head in order.
     """
-    maps: list[fx.Node] = []
+    maps: dict[fx.Node, FeatureMap] = {}
     head: set[fx.Node] = set()
     queue = [scores]
     while queue:
@@ -101,16 +133,14 @@ def frontier(scores: fx.Node, classifier: nn.Module) -> tuple[list[fx.Node], lis
         if node in head or node in maps:
             continue
         reference, larger = node.meta.get(REFERENCE), node.meta.get(LARGER)
-        grows = (
-            isinstance(reference, Tensor)
-            and isinstance(larger, Tensor)
-            and map_axes(reference.shape, larger.shape) is not None
-        )
-        if grows and not spans_the_map(node, classifier):
-            maps.append(node)
+        axes = None
+        if isinstance(reference, Tensor) and isinstance(larger, Tensor):
+            axes = map_axes(reference.shape, larger.shape)
+        if axes is not None and not spans_the_map(node, classifier):
+            maps[node] = FeatureMap(node, axes)
         else:
             head.add(node)
             if node.op == "get_attr" or tensors(reference):  # a number, such as a size, is that of one window
                 queue.extend(node.all_input_nodes)
     ordered = list(scores.graph.nodes)
-    return [n for n in ordered if n in maps], [n for n in ordered if n in head]
+    return [maps[n] for n in ordered if n in maps], [n for n in ordered if n in head]

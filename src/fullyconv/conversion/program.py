@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+
+Kind = Literal["module", "forward", "function", "method", "attribute"]
+"""What is done: "forward" is that of a module without its hooks."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +23,17 @@ class Value:
     name: str
 
 
-@dataclass(frozen=True)
-class Mode:
-    """Stand, in the arguments of a step, for the `training` flag of the module at `path`."""
+class Mode(int):
+    """The `training` flag of a module: false while its forward is followed, and looked up when its steps run."""
 
     path: str
+
+    @staticmethod
+    def of(path: str) -> Mode:
+        """Make the flag of the module at `path`."""
+        flag = Mode(0)
+        flag.path = path
+        return flag
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +49,7 @@ class Step:
         release: results that nobody needs after this step.
     """
 
-    kind: Literal["module", "function", "method", "attribute"]
+    kind: Kind
     target: str | Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -65,6 +74,11 @@ def _address(function: Callable[..., Any]) -> tuple[str, str] | Callable[..., An
         if getattr(module, name, None) is function:
             return module.__name__, name
     return function
+
+
+def label(node: fx.Node) -> str:
+    """Name what a node of a traced forward calls."""
+    return str(getattr(node.target, "__name__", node.target))
 
 
 def map_leaves(change: Callable[[Any], Any], argument: Any) -> Any:
@@ -121,6 +135,21 @@ def with_releases(steps: Iterable[Step], keep: Iterable[str]) -> tuple[Step, ...
     return tuple(reversed(linked))
 
 
+def execute(
+    root: nn.Module, kind: Kind, target: str | Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Any:
+    """Do what a step says, on the modules of `root`, with arguments in which nothing stands for something else."""
+    if kind == "attribute":
+        return find_attribute(root, str(target))
+    if kind == "method":
+        return getattr(args[0], str(target))(*args[1:], **kwargs)
+    if kind == "function":
+        assert callable(target)
+        return target(*args, **kwargs)
+    module = find_module(root, str(target))
+    return module.forward(*args, **kwargs) if kind == "forward" else module(*args, **kwargs)
+
+
 def run(root: nn.Module, steps: Sequence[Step], values: dict[str, Any]) -> dict[str, Any]:
     """Run steps on the modules of `root`; `values` starts with the inputs and ends with what was not released."""
 
@@ -132,17 +161,7 @@ def run(root: nn.Module, steps: Sequence[Step], values: dict[str, Any]) -> dict[
         return leaf
 
     for step in steps:
-        args, kwargs = map_leaves(known, step.args), map_leaves(known, step.kwargs)
-        if step.kind == "module":
-            values[step.result] = find_module(root, str(step.target))(*args, **kwargs)
-        elif step.kind == "attribute":
-            values[step.result] = find_attribute(root, str(step.target))
-        elif step.kind == "method":
-            values[step.result] = getattr(args[0], str(step.target))(*args[1:], **kwargs)
-        else:
-            assert callable(step.target)
-            values[step.result] = step.target(*args, **kwargs)
-        del args, kwargs
+        values[step.result] = execute(root, step.kind, step.target, *map_leaves(known, (step.args, step.kwargs)))
         for name in step.release:
             values.pop(name, None)
     return values

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fullyconv.geometry import Geometry
+from fullyconv.geometry import Geometry, Pair
 
-Pair = tuple[int, int]
 Guarantee = Literal["window", "interior", "head"]
 
 MEANING: dict[str, str] = {

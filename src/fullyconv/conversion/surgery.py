@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy as copying
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -10,21 +11,18 @@ import torch
 from torch import Tensor, fx, nn
 
 from fullyconv.conversion.cells import HeadPlan
-from fullyconv.conversion.checks import axes_of, check_head, check_scores, classify, describe, name_of
-from fullyconv.conversion.few_windows import FullyConnectedConv2d
+from fullyconv.conversion.checks import check_head, check_scores, classify, describe, name_of
 from fullyconv.conversion.head import HeadWalk
 from fullyconv.conversion.hooks import name_of_hook, without_hooks
+from fullyconv.conversion.linear import FullyConnectedConv2d
 from fullyconv.conversion.network import DenseClassifier
-from fullyconv.conversion.operations import frontier
-from fullyconv.conversion.program import Mode, Step, Value, map_leaves, with_releases
+from fullyconv.conversion.operations import FeatureMap, frontier
+from fullyconv.conversion.program import Mode, Step, Value, label, map_leaves, with_releases
 from fullyconv.conversion.refusals import FixedInputSize, TraceError, UnsupportedHead
-from fullyconv.conversion.trace import BARE, LARGER, REFERENCE, Trace, TrainingFlag, trace
+from fullyconv.conversion.trace import BARE, REFERENCE, Trace, called, trace
 from fullyconv.conversion.without_data import undisturbed
 from fullyconv.errors import ConversionError, first_line, some
-
-__all__ = ["DenseClassifier", "convolutionalize"]
-
-Pair = tuple[int, int]
+from fullyconv.geometry import Pair, pair
 
 
 class Part(nn.Module):
@@ -86,8 +84,8 @@ def convolutionalize(
     with undisturbed(source), torch.device("cpu"):
         found = trace(source, size, in_channels, output, leaves)
         maps, head = frontier(found.scores, source)
-        plan, backbone, names = _plan(source, found, maps, head, pool)
-        dense = _assemble(source, found, maps, plan, backbone, names, size, in_channels, pool)
+        plan = _plan(source, found, maps, head, pool)
+        dense = _assemble(source, found, maps, plan, in_channels, pool)
         for module in dense.modules():  # those that are new; the classifier's are in evaluation mode
             module.training = False
         truth = classify(source, dense, output)
@@ -136,14 +134,14 @@ def _checked(classifier: nn.Module, input_size: int | Pair, pool: str, in_channe
             f"classifier: a hook for all modules is registered (torch.nn.modules.module), {name_of_hook(hook)!r}: it "
             "sees other modules in the converted network than in the classifier; remove it first, by its handle"
         )
-    sides = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
-    if len(sides) != 2 or not all(isinstance(s, int) and s > 0 for s in sides):
+    size = pair(input_size)
+    if min(size) < 1:
         raise ValueError(f"input_size={input_size!r}: needs a side in pixels or (H, W)")
     if pool not in ("window", "cam"):
         raise ValueError(f"pool={pool!r}: needs 'window' (sliding window) or 'cam' (class activation map)")
     if in_channels < 1:
         raise ValueError(f"in_channels={in_channels}: needs at least one channel")
-    return sides[0], sides[1]
+    return size
 
 
 def _check_python(path: str, module: nn.Module, copy: bool) -> None:
@@ -161,13 +159,13 @@ def _check_python(path: str, module: nn.Module, copy: bool) -> None:
 
 
 def _plan(
-    source: nn.Module, found: Trace, maps: list[fx.Node], head: list[fx.Node], pool: Literal["window", "cam"]
-) -> tuple[HeadPlan, list[Step], list[str]]:
+    source: nn.Module, found: Trace, maps: list[FeatureMap], head: list[fx.Node], pool: Literal["window", "cam"]
+) -> HeadPlan:
     """Find the steps of the backbone and of the dense head; refuse what is not convolutional."""
-    backbone, names = _backbone_steps(found.scores.graph, maps)
     walk = HeadWalk(source, pool)
-    for node, name in zip(maps, names, strict=True):
-        walk.add_map(node, name)
+    walk.plan.trunk, walk.plan.maps = _backbone_steps(found.scores.graph, maps)
+    for map, name in zip(maps, walk.plan.maps, strict=True):
+        walk.add_map(map, name)
     if not maps:
         raise UnsupportedHead(f"classifier={type(source).__name__}: its scores do not depend on the image")
     node = head[0] if head else found.scores
@@ -186,13 +184,13 @@ def _plan(
         raise
     if _by_window_share(source, plan) > 0.5:
         raise _not_convolutional(source, found, plan)
-    if len({_growth(node) for node in maps}) > 1:
+    if len({map.growth for map in maps}) > 1:
         raise UnsupportedHead(
             f"classifier={type(source).__name__}: the head joins feature maps of different strides "
-            f"({', '.join(name_of(node, source) for node in maps)}), whose windows move by different steps. Use "
+            f"({', '.join(name_of(map.node, source) for map in maps)}), whose windows move by different steps. Use "
             "fullyconv.conversion.sliding_window, which runs the classifier on every window"
         )
-    return plan, backbone, names
+    return plan
 
 
 def _by_window_share(source: nn.Module, plan: HeadPlan) -> float:
@@ -209,7 +207,7 @@ def _not_convolutional(source: nn.Module, found: Trace, plan: HeadPlan) -> Conve
     if found.broken is not None:
         node, error = found.broken
         where = str(node.target) if node.op == "call_module" else node.meta.get("module") or "its forward"
-        operation = "" if node.op == "call_module" else f", operation {getattr(node.target, '__name__', node.target)!r}"
+        operation = "" if node.op == "call_module" else f", operation {label(node)!r}"
         why = f"{where!r}{operation} stops: {first_line(error)}."
     elif found.failure is not None:
         why = f"{found.failure[0]!r} stops: {first_line(found.failure[1])}."
@@ -249,10 +247,10 @@ def _tied_to_cells(source: nn.Module, found: Trace) -> str:
     return some(names, 2)
 
 
-def _backbone_steps(graph: fx.Graph, maps: list[fx.Node]) -> tuple[list[Step], list[str]]:
+def _backbone_steps(graph: fx.Graph, maps: list[FeatureMap]) -> tuple[list[Step], list[str]]:
     """Copy the part of the graph that computes the last maps; channels-last maps are turned to (N, C, h, w)."""
     needed: set[fx.Node] = set()
-    queue = list(maps)
+    queue = [map.node for map in maps]
     while queue:
         node = queue.pop()
         if node not in needed:
@@ -263,24 +261,17 @@ def _backbone_steps(graph: fx.Graph, maps: list[fx.Node]) -> tuple[list[Step], l
     def leaf(argument: Any) -> Any:
         if isinstance(argument, fx.Node):
             return Value("x" if argument is image else argument.name)
-        return Mode(argument.path) if isinstance(argument, TrainingFlag) else argument
+        return argument
 
-    kinds: dict[str, Any] = {
-        "call_module": "module",
-        "call_function": "function",
-        "call_method": "method",
-        "get_attr": "attribute",
-    }
     steps = []
     for node in graph.nodes:
         if node in needed and node.op != "placeholder":
-            target = node.target if node.op == "call_function" else str(node.target)
-            args, kwargs = map_leaves(leaf, tuple(node.args)), map_leaves(leaf, dict(node.kwargs))
-            steps.append(Step(kinds[node.op], target, args, kwargs, node.name))
+            kind, target, args, kwargs = called(node, leaf)
+            steps.append(Step(kind, target, args, kwargs, node.name))
     names = []
-    for node in maps:
-        name = "x" if node is image else node.name
-        if axes_of(node) == (1, 2):
+    for map in maps:
+        name = "x" if map.node is image else map.node.name
+        if map.axes == (1, 2):
             steps.append(Step("method", "permute", (Value(name), 0, 3, 1, 2), {}, f"{name}_map"))
             name = f"{name}_map"
         names.append(name)
@@ -290,16 +281,13 @@ def _backbone_steps(graph: fx.Graph, maps: list[fx.Node]) -> tuple[list[Step], l
 def _assemble(
     source: nn.Module,
     found: Trace,
-    maps: list[fx.Node],
+    maps: list[FeatureMap],
     plan: HeadPlan,
-    backbone: list[Step],
-    names: list[str],
-    size: Pair,
     in_channels: int,
     pool: Literal["window", "cam"],
 ) -> DenseClassifier:
     """Build the module tree: the classifier's own modules, convolutions in place of fully connected layers."""
-    steps = [*backbone, *plan.steps]
+    steps = [*plan.trunk, *plan.steps]
     whole = {str(step.target) for step in steps if step.kind == "module"}
     single = {str(step.target) for step in steps if step.kind == "attribute"} - set(plan.buffers)
     flags: set[str] = set()
@@ -311,7 +299,7 @@ def _assemble(
 
     for step in steps:
         map_leaves(note, (step.args, step.kwargs))
-    dense = DenseClassifier(size, in_channels, pool)
+    dense = DenseClassifier(found.size, in_channels, pool)
     kernels = {id(source.get_submodule(path)): kernel for path, kernel in plan.kernels.items()}
     leaves = {id(source.get_submodule(path)): source.get_submodule(path) for path in whole}
     for node in found.scores.graph.nodes:
@@ -356,14 +344,9 @@ def _assemble(
     device = next((p.device for p in source.parameters()), torch.device("cpu"))
     for name, index in plan.buffers.items():
         dense.register_buffer(name, index.to(device), persistent=False)
-    dense._trunk = with_releases(backbone, names)
-    dense._head = with_releases(plan.steps, [plan.result])
-    dense._maps, dense._result = tuple(names), plan.result
-    windows = []
-    for node in maps:
-        h, w = (node.meta[REFERENCE].shape[axis] for axis in axes_of(node))
-        windows.append((1, 1) if pool == "cam" else (h, w))
-    dense._windows = tuple(windows)
+    dense._trunk, dense._head = with_releases(plan.trunk, plan.maps), with_releases(plan.steps, [plan.result])
+    dense._maps, dense._result = tuple(plan.maps), plan.result
+    dense._windows = tuple((1, 1) if pool == "cam" else map.cells for map in maps)
     dense._kernels = dict(plan.kernels)
     dense._dropped = _dropped(source, dense)
     return dense
@@ -371,16 +354,12 @@ def _assemble(
 
 def _dropped(source: nn.Module, dense: nn.Module) -> tuple[str, ...]:
     """Name the topmost parts of the classifier that have tensors and no place in the result."""
-    kept, own = _stored(dense), _stored(source)
-    found: list[str] = []
-    for name in sorted(own - kept):
-        parts = name.split(".")
-        for i in range(1, len(parts) + 1):
-            top = ".".join(parts[:i])
-            if not any(key == top or key.startswith(f"{top}.") for key in kept):
-                if top not in found:
-                    found.append(top)
-                break
+    kept = {f"{name}." for name in _stored(dense)}
+    found: dict[str, None] = {}
+    for name in sorted(_stored(source)):
+        tops = itertools.accumulate(f"{part}." for part in name.split("."))
+        gone = next((top for top in tops if not any(key.startswith(top) for key in kept)), None)
+        found |= {} if gone is None else {gone[:-1]: None}
     return tuple(found)
 
 
@@ -392,9 +371,3 @@ def _stored(module: nn.Module) -> set[str]:
         for name, value in (*each._parameters.items(), *each._buffers.items())
         if value is not None and name not in each._non_persistent_buffers_set
     }
-
-
-def _growth(node: fx.Node) -> Pair:
-    small, large = node.meta[REFERENCE].shape, node.meta[LARGER].shape
-    y, x = axes_of(node)
-    return large[y] - small[y], large[x] - small[x]

@@ -8,8 +8,9 @@ modules is traced. That is why the result is short, state-dict keys stay, and no
 from __future__ import annotations
 
 import builtins
-import logging
+import operator
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,16 +18,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from fullyconv import geometry
 from fullyconv.conversion.hooks import PARALLEL, computed_weights, hooked, hooks_of, is_plain
 from fullyconv.conversion.inplace import assign, hand_on
-from fullyconv.conversion.program import map_leaves
+from fullyconv.conversion.program import Kind, Mode, execute, map_leaves
 from fullyconv.conversion.refusals import InputSizeError, TraceError
-from fullyconv.conversion.without_data import Pair, QuickBatchNorm, example, map_axes, tensors, without_data
+from fullyconv.conversion.without_data import example, map_axes, tensors
 from fullyconv.errors import ConversionError, first_line, near_miss
+from fullyconv.geometry import Pair
+from fullyconv.geometry.dispatch import WithoutData
 
 # Height and width grow differently, which tells H from W; both are multiples of the usual strides 8 .. 64.
 GROWTH = (128, 192)
@@ -34,19 +36,6 @@ GROWTH = (128, 192)
 REFERENCE, LARGER = "reference", "larger"
 # Marks the call of a module whose hooks are operations of their own in the graph.
 BARE = "bare"
-
-
-class TrainingFlag(int):
-    """The `training` attribute of a traced module: false, and recognized again in the arguments of what it calls."""
-
-    path: str
-
-    @staticmethod
-    def of(path: str) -> TrainingFlag:
-        """Make the flag of the module at `path`."""
-        flag = TrainingFlag(0)
-        flag.path = path
-        return flag
 
 
 @dataclass
@@ -97,7 +86,7 @@ def _watch(classifier: nn.Module, channels: int, size: Pair) -> _Run:
 
             hooks.append(module.register_forward_pre_hook(enter, with_kwargs=True))
             hooks.append(module.register_forward_hook(leave))
-        with geometry.undisturbed(classifier), without_data():
+        with geometry.undisturbed(classifier), WithoutData():
             classifier(example(classifier, channels, size))
     except Exception as error:
         run.failure = (stack[-1][0] if stack else "", error)
@@ -180,13 +169,18 @@ def _reference(proxy: fx.Proxy) -> Any:
     return proxy.node.meta[REFERENCE]
 
 
+_ISINSTANCE = builtins.isinstance
+_FOLLOWING = threading.RLock()
+
+
 @contextmanager
 def _taken_for_tensors() -> Iterator[None]:
     """Let `if isinstance(x, torch.Tensor)` in somebody's forward or hook go the way that it goes with a tensor.
 
-    A proxy cannot say itself that it is one: the C++ of torch would believe it.
+    A proxy cannot say itself that it is one: the C++ of torch would believe it. Of anything else the answer is what it
+    always is, and one forward is followed at a time, so that none puts back what another one has put there.
     """
-    plain = builtins.isinstance
+    plain = _ISINSTANCE
 
     def answer(item: Any, kinds: Any) -> bool:
         if issubclass(type(item), _Proxy):
@@ -205,11 +199,9 @@ def _taken_for_tensors() -> Iterator[None]:
 class _Tracer(fx.Tracer):
     """Trace the forward, with the value of every node at the reference size and, as far as it goes, at the larger."""
 
-    def __init__(
-        self, leaves: set[str], inputs: dict[str, Tensor], runs: dict[str, _Run], mode: FakeTensorMode
-    ) -> None:
+    def __init__(self, leaves: set[str], inputs: dict[str, Tensor], runs: dict[str, _Run]) -> None:
         super().__init__(param_shapes_constant=True)
-        self.leaves, self.inputs, self.runs, self.mode = leaves, inputs, runs, mode
+        self.leaves, self.inputs, self.runs, self.mode = leaves, inputs, runs, WithoutData()
         self.autocast = _autocast()
         self.stack: list[str] = []
         self.bare: set[str] = set()
@@ -315,39 +307,43 @@ class _Tracer(fx.Tracer):
         return proxy
 
     def _evaluate(self, node: fx.Node, when: str) -> Any:
-        def value(leaf: Any) -> Any:
-            if isinstance(leaf, fx.Node):
-                return leaf.meta[when]
-            return bool(leaf) if isinstance(leaf, TrainingFlag) else leaf
-
-        # Plain lists, not the graph's immutable ones: some modules write into the lists they are given.
-        args, kwargs = map_leaves(value, tuple(node.args)), map_leaves(value, dict(node.kwargs))
-        with self.mode, QuickBatchNorm():
-            if node.op == "get_attr":
-                owner: Any = self.root
-                for name in str(node.target).split("."):
-                    owner = getattr(owner, name)
-                return owner
-            if node.op == "call_module":
-                run, path = self.runs[when], str(node.target)
-                calls = run.calls.get(path, [])
-                if path in run.dtypes and len(calls) == 1 and not node.meta[BARE]:  # known from watching the classifier
-                    return torch.empty(calls[0][1][0], dtype=run.dtypes[path], device=tensors((args, kwargs))[0].device)
-                return callee(node, self.root)(*args, **kwargs)
-            if node.op == "call_method":
-                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-            assert callable(node.target)
-            return node.target(*args, **kwargs)
+        run, path = self.runs[when], str(node.target)
+        calls = run.calls.get(path, []) if node.op == "call_module" and not node.meta[BARE] else []
+        with self.mode:
+            if path in run.dtypes and len(calls) == 1:  # known from watching the classifier
+                return torch.empty(calls[0][1][0], dtype=run.dtypes[path])
+            return perform(node, self.root, lambda source: source.meta[when])
 
 
 def _autocast() -> tuple[bool, bool]:
     return torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
 
 
-def callee(node: fx.Node, classifier: nn.Module) -> Callable[..., Any]:
-    """Find what a node calls: a module, or its forward alone where its hooks have nodes of their own."""
-    module = classifier.get_submodule(str(node.target))
-    return module.forward if node.meta[BARE] else module
+_KINDS: dict[str, Kind] = {
+    "call_module": "module",
+    "call_function": "function",
+    "call_method": "method",
+    "get_attr": "attribute",
+}
+
+
+def called(node: fx.Node, leaf: Callable[[Any], Any]) -> tuple[Kind, Any, tuple[Any, ...], dict[str, Any]]:
+    """Give what a node does as kind, target and arguments of a step, its leaves replaced."""
+    target = node.target if node.op == "call_function" else str(node.target)
+    # Plain lists, not the graph's immutable ones: some modules write into the lists they are given.
+    return _KINDS[node.op], target, map_leaves(leaf, tuple(node.args)), map_leaves(leaf, dict(node.kwargs))
+
+
+def perform(node: fx.Node, classifier: nn.Module, value: Callable[[fx.Node], Any]) -> Any:
+    """Do what a node does; of a module whose hooks have nodes of their own that is the forward alone."""
+
+    def leaf(argument: Any) -> Any:
+        if isinstance(argument, fx.Node):
+            return value(argument)
+        return bool(argument) if isinstance(argument, Mode) else argument
+
+    kind, *rest = called(node, leaf)
+    return execute(classifier, "forward" if node.meta.get(BARE) else kind, *rest)
 
 
 def trace(
@@ -434,21 +430,16 @@ def _follow(
     flags = [(name, module, module.training) for name, module in classifier.named_modules()]
     unfollowed: dict[str, str] = {}
     while True:
-        with without_data() as mode:
+        with WithoutData():
             inputs = {when: example(classifier, channels, size) for when, size in sizes.items()}
-        tracer = _Tracer(leaves, inputs, runs, mode)
+        tracer = _Tracer(leaves, inputs, runs)
         try:
             inside = tuple(f"{leaf}." for leaf in leaves)
             for name, module, _ in flags:
                 if name not in leaves and not name.startswith(inside) and not tracer.is_leaf_module(module, name):
-                    module.training = TrainingFlag.of(name)
-            logger = logging.getLogger("torch._subclasses.fake_tensor")
-            disabled, logger.disabled = logger.disabled, True
-            try:
-                with _taken_for_tensors():
-                    tracer.graph = tracer.trace(classifier)
-            finally:
-                logger.disabled = disabled
+                    module.training = Mode.of(name)
+            with _FOLLOWING, _taken_for_tensors():
+                tracer.graph = tracer.trace(classifier)
             return tracer, unfollowed
         except Exception as error:
             lost = tracer.lost_in
@@ -473,69 +464,52 @@ def _follow(
 
 def _select(returned: Any, output: int | str | None, kind: str) -> fx.Node:
     """Find the node of the scores in what the forward returns."""
-    if output is None:
-        if isinstance(returned, fx.Node):
-            value = returned.meta.get(REFERENCE)
-            if isinstance(value, Tensor):
-                return returned
-            if isinstance(value, (tuple, list, dict)):
-                choices = list(value) if isinstance(value, dict) else list(range(len(value)))
-                raise TraceError(
-                    f"output=None: a module of {kind} returns {type(value).__name__} as a whole; say which entry holds "
-                    f"the scores (choices: {choices})"
-                )
-        names = _entries(returned)
-        if len(names) == 1:
-            return _select(returned, names[0], kind)
+    if output is None and isinstance(returned, fx.Node) and isinstance(returned.meta.get(REFERENCE), Tensor):
+        return returned
+    entries = _entries(returned)
+    names = list(entries)
+    if output is None and not names:
+        raise TraceError(f"classifier={kind}: its forward returns no tensor that depends on the image")
+    if output is None and len(names) > 1:
         raise TraceError(
             f"output=None: {kind} returns {len(names)} values; say which one holds the scores, "
             f"output={names[0]!r} for instance (choices: {names})"
-            if names
-            else f"classifier={kind}: its forward returns no tensor that depends on the image"
         )
-    if isinstance(returned, fx.Node):
-        value = returned.meta.get(REFERENCE)
-        chosen = None
-        if isinstance(value, (dict, tuple, list)):
-            try:
-                chosen = value[output]  # type: ignore[index]
-            except (KeyError, IndexError, TypeError):
-                chosen = None
-        if not isinstance(chosen, Tensor):
-            raise TraceError(f"output={output!r}: {kind} returns {type(value).__name__} without such an entry")
-        with returned.graph.inserting_after(returned):
-            node = returned.graph.call_function(_entry, (returned, output))
-        node.meta.update({"module": "", REFERENCE: chosen})
-        if LARGER in returned.meta:
-            node.meta[LARGER] = returned.meta[LARGER][output]
-        return node
-    names = _entries(returned)
-    if output not in names:
+    if output is not None and output not in entries:
         raise TraceError(f"output={output!r}: {kind} returns no such value (choices: {names})")
-    if isinstance(returned, dict):
-        node = returned[output]
-    else:
-        node = returned[output] if isinstance(output, int) else getattr(returned, output)
-    assert isinstance(node, fx.Node)
+    return entries[names[0] if output is None else output]
+
+
+def _entries(returned: Any) -> dict[int | str, fx.Node]:
+    """Name the tensors that a forward returns; those of a module that was left whole are taken out of its answer."""
+    whole = returned.meta.get(REFERENCE) if isinstance(returned, fx.Node) else returned
+    items: dict[Any, Any] = {}
+    if isinstance(whole, dict):
+        items = whole
+    elif isinstance(whole, (tuple, list)):
+        items = dict(zip(getattr(whole, "_fields", range(len(whole))), whole, strict=True))
+    if isinstance(returned, fx.Node):
+        keys = items if isinstance(whole, dict) else range(len(items))
+        return {
+            name: _taken_out(returned, key)
+            for key, (name, item) in zip(keys, items.items(), strict=True)
+            if isinstance(item, Tensor)
+        }
+    return {
+        name: item
+        for name, item in items.items()
+        if isinstance(item, fx.Node) and isinstance(item.meta.get(REFERENCE), Tensor)
+    }
+
+
+def _taken_out(returned: fx.Node, key: int | str) -> fx.Node:
+    with returned.graph.inserting_after(returned):
+        node = returned.graph.call_function(operator.getitem, (returned, key))
+    node.meta["module"] = ""
+    for when in (REFERENCE, LARGER):
+        if when in returned.meta:
+            node.meta[when] = returned.meta[when][key]
     return node
-
-
-def _entry(returned: Any, key: int | str) -> Any:
-    return returned[key]
-
-
-def _entries(returned: Any) -> list[Any]:
-    """Name the entries of a returned structure that are tensors."""
-
-    def holds(item: Any) -> bool:
-        return isinstance(item, fx.Node) and isinstance(item.meta.get(REFERENCE), Tensor)
-
-    if isinstance(returned, dict):
-        return [key for key, item in returned.items() if holds(item)]
-    if isinstance(returned, (tuple, list)):
-        names = getattr(returned, "_fields", range(len(returned)))
-        return [name for name, item in zip(names, returned, strict=True) if holds(item)]
-    return []
 
 
 def place(classifier: nn.Module, path: str) -> str:

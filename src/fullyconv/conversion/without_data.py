@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
 
 from fullyconv import geometry
 from fullyconv.conversion.hooks import PARALLEL
-
-Pair = tuple[int, int]
+from fullyconv.geometry import Pair
 
 # Odd and unlike any usual number of cells, so that the batch axis of an intermediate tensor is found by its length.
 BATCH = 3
@@ -38,31 +33,6 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
             for buffer, value in values:
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)
-
-
-class QuickBatchNorm(TorchFunctionMode):
-    """Answer batch norm in eval mode by its shape: torch composes it anew from a dozen operations every time."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.batch_norm:
-            call = dict(zip(("input", "running_mean", "running_var", "weight", "bias", "training"), args, strict=False))
-            call |= kwargs or {}
-            x, mean = call["input"], call["running_mean"]
-            if not call.get("training") and mean is not None and x.dim() > 1 and x.shape[1] == mean.numel():
-                return torch.empty_like(x)
-        return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def without_data() -> Iterator[FakeTensorMode]:
-    """Compute shapes only; failures, which are expected here, are not logged."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    disabled, logger.disabled = logger.disabled, True
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode, QuickBatchNorm():
-            yield mode
-    finally:
-        logger.disabled = disabled
 
 
 def example(module: nn.Module, channels: int, size: Pair, batch: int = BATCH) -> Tensor:

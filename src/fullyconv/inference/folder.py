@@ -6,6 +6,7 @@ where it was, and a file that cannot be read or written is named and left out.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -56,6 +57,58 @@ FrameProgress = Callable[[Path, int, int | None], None]
 
 
 @dataclass(frozen=True)
+class FolderOptions(Outputs):
+    """What is written of each file, and how it is predicted; `predict_folder` says what each option means.
+
+    Raises:
+        ValueError: if an option has an invalid value.
+    """
+
+    memory: int | str | None = None
+    halo: int | Literal["exact"] = "exact"
+    flip: bool = False
+    scales: Sequence[float] | None = None
+    every: int = 1
+    overwrite: bool = False
+    value_range: ValueRange | None = None
+    mask_format: MaskFormat = "png"
+    precision: Precision = "float32"
+    batch: int | None = None
+    workers: int | None = None
+    shard: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mask_format not in get_args(MaskFormat):
+            raise ValueError(f'mask_format={self.mask_format!r}: give "png" or "tif"')
+        if self.value_range is not None:
+            check_range(self.value_range)
+        if self.memory is not None:
+            parse_memory(self.memory)
+        if self.scales is not None and not (self.scales and all(0 < scale <= 16 for scale in self.scales)):
+            raise ValueError(f"scales={list(self.scales)}: give one or more numbers above 0, such as 0.75 1 1.25")
+        for name, number in (("batch", self.batch), ("workers", self.workers)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name}={number!r}: a whole number, at least 1")
+
+    @property
+    def predicting(self) -> dict[str, Any]:
+        """What ``predict`` of a predictor is told."""
+        told = {"memory": self.memory, "halo": self.halo, "flip": self.flip, "scales": list(self.scales or [1.0])}
+        return told | {"probabilities": self.probabilities}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What masks depend on, beside model and inputs: plain values."""
+        told = {key: value for key, value in self.predicting.items() if key != "memory"} | {"every": self.every}
+        told |= {} if self.value_range is None else {"value_range": list(self.value_range)}
+        return told | ({} if self.precision == "float32" else {"precision": self.precision})
+
+
+_PLAIN = FolderOptions().predicting
+
+
+@dataclass(frozen=True)
 class _Input:
     """A file, the mask of an image or the folder of the masks of a video, and its place among all of them."""
 
@@ -63,31 +116,19 @@ class _Input:
     target: Path
     index: int = 0
 
+    @property
+    def is_video(self) -> bool:
+        return self.source.suffix.lower() in VIDEO_EXTENSIONS
+
 
 def predict_folder(
     predictor: Any,
     inputs: str | Path | Iterable[str | Path],
     out: str | Path,
     *,
-    overlay: bool = False,
-    probabilities: Literal["top", "all"] | None = None,
-    polygons: Literal["geojson", "coco"] | None = None,
-    heatmaps: Sequence[str] = (),
-    masks: bool = True,
-    memory: int | str | None = None,
-    halo: int | Literal["exact"] = "exact",
-    flip: bool = False,
-    scales: Sequence[float] | None = None,
-    every: int = 1,
-    overwrite: bool = False,
-    value_range: ValueRange | None = None,
-    mask_format: MaskFormat = "png",
-    precision: Precision = "float32",
-    batch: int | None = None,
-    workers: int | None = None,
-    shard: str | None = None,
     progress: Progress | None = None,
     frames: FrameProgress | None = None,
+    **options: Any,
 ) -> FolderResult:
     """Predict images, videos and folders of them, and write a mask for each.
 
@@ -99,28 +140,30 @@ def predict_folder(
         predictor: what `fullyconv.load` or `fullyconv.runtime.load` gives, or a converted classifier.
         inputs: an image, a video, a folder or a pattern with ``*``; or several.
         out: folder of the masks.
-        overlay: write ``NAME.overlay.png`` beside each mask; of a video ``NAME.overlay.mp4``.
-        probabilities: write ``NAME.npz``: that of the winning class ("top"), or those of all, float16.
-        polygons: write ``NAME.geojson`` or ``NAME.coco.json``.
-        heatmaps: of a classifier, write ``NAME.heatmap.WORD.png`` for each of these classes.
-        masks: of a video, write a mask a frame; False leaves the overlay and the table of shares.
-        memory: bytes that a prediction may take beside the model, such as "2GB"; None takes half of what is free.
-        halo: pixels around a tile that are read; fewer than "exact" may leave seams.
-        flip: average with the mirrored image.
-        scales: average over the image at these sizes; None takes it as it is.
-        every: of a video, take every so many-th frame.
-        overwrite: segment images again whose masks are there.
-        value_range: the numbers that are black and white in images of more than 8 bits, such as (0, 4095); None takes
-            those that the model was trained with, else the whole range of their type.
-        mask_format: of the masks of images; "tif" keeps the tags of a GeoTIFF, "png" has a world file beside it.
-        precision: what convolutions are computed in, for a processor that has it.
-        batch: images of one size that are predicted together; None is 8 on an accelerator, else 1.
-        workers: threads that read images, and as many that write; None is one a core on an accelerator, else 1.
-        shard: the part of this process, such as "3/16": which files belong to it is told by their names alone. When all
-            parts are done, `fullyconv.inference.joining.join_masks` makes one run of them.
         progress: is called with what became of a file, how many are done, and how many there are.
         frames: is called after every frame of a video with its path, the frames done and those expected, None where
             nobody knows.
+        options: which files are wanted, and how:
+
+            - `overlay`: write ``NAME.overlay.png`` beside each mask; of a video ``NAME.overlay.mp4``.
+            - `probabilities`: write ``NAME.npz``: that of the winning class ("top"), or those of all, float16.
+            - `polygons`: write ``NAME.geojson`` or ``NAME.coco.json``.
+            - `heatmaps`: of a classifier, write ``NAME.heatmap.WORD.png`` for each of these classes.
+            - `masks`: of a video, write a mask a frame; False leaves the overlay and the table of shares.
+            - `memory`: bytes that a prediction may take beside the model, such as "2GB"; None is half of what is free.
+            - `halo`: pixels around a tile that are read; fewer than "exact" may leave seams.
+            - `flip`: average with the mirrored image.
+            - `scales`: average over the image at these sizes; None takes it as it is.
+            - `every`: of a video, take every so many-th frame.
+            - `overwrite`: segment images again whose masks are there.
+            - `value_range`: the numbers that are black and white in images of more than 8 bits, such as (0, 4095); None
+              takes those that the model was trained with, else the whole range of their type.
+            - `mask_format`: of the masks of images; "tif" keeps the tags of a GeoTIFF, "png" has a world file beside.
+            - `precision`: what convolutions are computed in, for a processor that has it.
+            - `batch`: images of one size that are predicted together; None is 8 on an accelerator, else 1.
+            - `workers`: threads that read images, and as many that write; None is one a core on an accelerator, else 1.
+            - `shard`: the part of this process, such as "3/16": which files belong to it is told by their names alone.
+              When all parts are done, `fullyconv.inference.joining.join_masks` makes one run of them.
 
     Returns:
         What became of each file.
@@ -138,24 +181,7 @@ def predict_folder(
         ... )
         >>> done.failed                                                     # doctest: +SKIP
     """
-    plan = FolderPlan(
-        inputs,
-        out,
-        Outputs(overlay, probabilities, polygons, tuple(heatmaps), masks),
-        model=identity(predictor),
-        memory=memory,
-        halo=halo,
-        flip=flip,
-        scales=scales,
-        every=every,
-        overwrite=overwrite,
-        value_range=value_range,
-        mask_format=mask_format,
-        precision=precision,
-        batch=batch,
-        workers=workers,
-        shard=shard,
-    )
+    plan = FolderPlan(inputs, out, FolderOptions(**options), model=identity(predictor))
     return plan.run(predictor, progress, frames)
 
 
@@ -163,9 +189,9 @@ class FolderPlan:
     """What there is to predict, and what of it is left, before a model is opened.
 
     Args:
-        inputs: as `predict_folder` takes them, like all that is not named here.
+        inputs: as `predict_folder` takes them.
         out: folder of the masks.
-        outputs: which files are wanted.
+        options: which files are wanted, and how.
         model: what tells the model from others, as plain values: masks of another one are made again.
         called: what the model is called, to be told when parts are joined.
 
@@ -175,8 +201,6 @@ class FolderPlan:
         ImportError: if a video is given by name, and PyAV is not installed.
 
     Attributes:
-        images: the images that were found.
-        videos: the videos.
         unread: files of the folders that are images by their names and are not read: extension -> how many.
     """
 
@@ -184,49 +208,19 @@ class FolderPlan:
         self,
         inputs: str | Path | Iterable[str | Path],
         out: str | Path,
-        outputs: Outputs,
+        options: FolderOptions,
         *,
         model: Any,
-        memory: int | str | None = None,
-        halo: int | Literal["exact"] = "exact",
-        flip: bool = False,
-        scales: Sequence[float] | None = None,
-        every: int = 1,
-        overwrite: bool = False,
-        value_range: ValueRange | None = None,
-        mask_format: MaskFormat = "png",
-        precision: Precision = "float32",
-        batch: int | None = None,
-        workers: int | None = None,
-        shard: str | None = None,
         called: str | None = None,
     ) -> None:
-        if mask_format not in get_args(MaskFormat):
-            raise ValueError(f'mask_format={mask_format!r}: give "png" or "tif"')
-        self._suffix = f".{mask_format}"
-        if value_range is not None:
-            check_range(value_range)
-        self._range = value_range
-        self.out, self.outputs, self._every = Path(out), outputs, every
+        self.out, self.options = Path(out), options
         if self.out.exists() and not self.out.is_dir():
             raise NotADirectoryError(f"out={str(out)!r}: is a file; give the folder of the masks")
-        if memory is not None:
-            parse_memory(memory)
-        if scales is not None and not (scales and all(0 < scale <= 16 for scale in scales)):
-            raise ValueError(f"scales={list(scales)}: give one or more numbers above 0, such as 0.75 1 1.25")
-        for name, number in (("batch", batch), ("workers", workers)):
-            if number is not None and number < 1:
-                raise ValueError(f"{name}={number!r}: a whole number, at least 1")
-        self._scales, self._batch, self._workers, self._precision = scales, batch, workers, precision
-        self._options: dict[str, Any] = {"memory": memory, "halo": halo, "flip": flip, "scales": list(scales or [1.0])}
-        self._options |= {"probabilities": outputs.probabilities}
         given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
         found = [one for each in given for one in self._find(each)]
-        found.sort(key=lambda one: one.source.suffix.lower() in VIDEO_EXTENSIONS)  # images first
-        found = [replace(one, index=index) for index, one in enumerate(found)]
-        self.images = [one for one in found if one.source.suffix.lower() not in VIDEO_EXTENSIONS]
-        self.videos = found[len(self.images) :]
-        if outputs.heatmaps and self.videos:
+        found.sort(key=lambda one: one.is_video)  # images first
+        self._inputs = [replace(one, index=index) for index, one in enumerate(found)]
+        if options.heatmaps and self.videos:
             raise ValueError(
                 f"heatmaps: are made of images, and {self.videos[0].source} is a video; predict its frames"
             )
@@ -234,33 +228,36 @@ class FolderPlan:
         self.unread = dict(sum((Counter(unread_images(each)) for each in folders), Counter[str]()))
         self._refuse_collisions()
         facts: dict[str, Any] = {"model": called, "total": len({one.target for one in found}), "unread": self.unread}
-        part = None if shard is None else Shard.parse(shard)
+        part = None if options.shard is None else Shard.parse(options.shard)
         if part is not None:
-            self.images, self.videos = (
-                [one for one in some if part.takes(self._key(one.target))] for some in (self.images, self.videos)
-            )
-            facts |= {"shard": shard, "part": len({one.target for one in (*self.images, *self.videos)})}
-        settings = {key: self._options[key] for key in ("halo", "flip", "scales", "probabilities")}
-        settings |= {} if value_range is None else {"value_range": list(value_range)}
-        settings |= {} if precision == "float32" else {"precision": precision}
-        self._journal = Journal(self.out, settings | {"model": model, "every": every}, part, facts)
-        if overwrite:
+            self._inputs = [one for one in self._inputs if part.takes(self._key(one.target))]
+            facts |= {"shard": options.shard, "part": len({one.target for one in self._inputs})}
+        self._journal = Journal(self.out, options.settings | {"model": model}, part, facts)
+        if options.overwrite:
             self._journal.forget()
-        heads = self._journal.heads or ONE_HEAD
-        self._images_left = [one for one in self.images if not self._image_is_done(one, heads)]
-        self._videos_left = [one for one in self.videos if not self._video_is_done(one, heads)]
+        self._left = [one for one in self._inputs if not self._is_done(one, self._journal.heads or ONE_HEAD)]
         # what joins the parts has to know of one that holds nothing, too
         self._unnoted = part is not None and not self._journal.path.exists()
 
     @property
+    def images(self) -> list[_Input]:
+        """The images that were found."""
+        return [one for one in self._inputs if not one.is_video]
+
+    @property
+    def videos(self) -> list[_Input]:
+        """The videos that were found."""
+        return [one for one in self._inputs if one.is_video]
+
+    @property
     def total(self) -> int:
         """How many files there are."""
-        return len(self.images) + len(self.videos)
+        return len(self._inputs)
 
     @property
     def left(self) -> int:
         """How many of them have to be predicted."""
-        return len(self._images_left) + len(self._videos_left)
+        return len(self._left)
 
     def _find(self, given: str | Path) -> list[_Input]:
         root = Path(given)
@@ -271,22 +268,24 @@ class FolderPlan:
                 continue  # a mask of an earlier run, where the masks go into a folder inside that of the images
             # Folders keep their inner structure, so that two images of one name do not overwrite each other.
             inside = path.relative_to(root) if root.is_dir() else Path(path.name)
-            is_video = path.suffix.lower() in VIDEO_EXTENSIONS
-            if is_video and root.is_file():
+            one = _Input(path, self.out / inside)
+            if one.is_video and root.is_file():
                 require_av(path)  # one that is asked for by name cannot be left out
-            found.append(_Input(path, self.out / inside.with_suffix("" if is_video else self._suffix)))
+            ending = "" if one.is_video else f".{self.options.mask_format}"
+            found.append(replace(one, target=one.target.with_suffix(ending)))
         return found
+
+    def _files_of(self, one: _Input, heads: Sequence[str]) -> list[Path]:
+        return (self.options.of_video if one.is_video else self.options.of_image)(one.target, heads)
 
     def _files(self, heads: Sequence[str] = ONE_HEAD) -> Iterator[tuple[Path, Path]]:
         """Give every file that is written, with what it is made of."""
-        for one in self.images:
-            yield from ((one.source, target) for target in self.outputs.of_image(one.target, heads))
-        for one in self.videos:
-            yield from ((one.source, target) for target in self.outputs.of_video(one.target, heads))
+        for one in self._inputs:
+            yield from ((one.source, target) for target in self._files_of(one, heads))
 
     def _refuse_collisions(self) -> None:
         claimed: dict[Path, Path] = {}
-        folders = {one.target: one.source for one in self.videos} if self.outputs.masks else {}
+        folders = {one.target: one.source for one in self.videos} if self.options.masks else {}
         for source, target in self._files():
             # the mask of an image that is called like the frame of a video
             frame_of = folders.get(target.parent) if target.stem.isdecimal() else None
@@ -302,7 +301,7 @@ class FolderPlan:
 
     def _refuse_own(self, heads: Sequence[str]) -> None:
         """Refuse to write what the heads of a model give over what was to be segmented."""
-        given = {one.source.resolve() for one in [*self.images, *self.videos]}
+        given = {one.source.resolve() for one in self._inputs}
         for _, target in self._files(heads):
             if target.resolve() in given:
                 raise ValueError(
@@ -314,20 +313,17 @@ class FolderPlan:
         inside = target.relative_to(self.out).as_posix()
         return inside if frame is None else f"{inside}/{frame}"
 
-    def _image_is_done(self, one: _Input, heads: Sequence[str]) -> bool:
-        return self._journal.is_done(self._key(one.target), one.source, self.outputs.of_image(one.target, heads))
-
     def _frame_is_done(self, one: _Input, number: int, heads: Sequence[str]) -> bool:
-        files = self.outputs.of_frame(one.target, number, heads)
+        files = self.options.of_frame(one.target, number, heads)
         return self._journal.is_done(self._key(one.target, number), one.source, files)
 
-    def _video_is_done(self, one: _Input, heads: Sequence[str]) -> bool:
-        files = self.outputs.of_video(one.target, heads)
+    def _is_done(self, one: _Input, heads: Sequence[str]) -> bool:
+        files = self._files_of(one, heads)
         if not self._journal.is_done(self._key(one.target), one.source, files):
             return False
-        frames = frames_in(files[-1])
+        frames = frames_in(files[-1]) if one.is_video else []
         return frames is not None and (
-            not self.outputs.masks or all(self._frame_is_done(one, number, heads) for number in frames)
+            not self.options.masks or all(self._frame_is_done(one, number, heads) for number in frames)
         )
 
     def run(
@@ -363,26 +359,24 @@ class FolderPlan:
                 closing(self._predict_images(predictor, options)) as images,
                 closing(self._predict_videos(predictor, options, heads, frames)) as videos,
             ):
-                for results in (images, videos):
-                    for result in results:
-                        predicted.append(result)
-                        if progress is not None:
-                            progress(result, before + len(predicted), self.total)
+                for result in itertools.chain(images, videos):
+                    predicted.append(result)
+                    if progress is not None:
+                        progress(result, before + len(predicted), self.total)
         finally:
             self._journal.close()
         return FolderResult(self.out, before, tuple(predicted))
 
     def _open(self, heads: Sequence[str] | None) -> None:
-        places = {self._key(one.target): one.index for one in (*self.images, *self.videos)}
-        left = {self._key(one.target) for one in (*self._images_left, *self._videos_left)}
+        places = {self._key(one.target): one.index for one in self._inputs}
+        left = {self._key(one.target) for one in self._left}
         self._journal.open(heads, places, left)
 
     def _options_for(self, predictor: Any) -> dict[str, Any]:
         """Give the options that this predictor takes; refuse those that it cannot honor."""
-        words = self.outputs.heatmaps
+        words, options = self.options.heatmaps, self.options.predicting
         if not hasattr(predictor, "predict_to"):
-            plain = {"memory": None, "halo": "exact", "flip": False, "scales": [1.0], "probabilities": None}
-            beyond = [key for key, value in self._options.items() if key not in plain or plain[key] != value]
+            beyond = [key for key, value in options.items() if _PLAIN[key] != value]
             beyond += ["heatmaps"] if words else []
             if beyond:
                 raise ValueError(
@@ -396,19 +390,20 @@ class FolderPlan:
             )
         for word in words:
             predictor.labels.index(word)
-        return dict(self._options)
+        return options
 
     @contextmanager
     def _computing(self, predictor: Any) -> Iterator[None]:
         """Let a predictor compute in the precision that was asked for."""
         own = predictor.predictor() if hasattr(predictor, "predictor") else predictor
         before = getattr(own, "precision", None)
-        if before is None and self._precision != "float32":
-            raise ValueError(f"precision={self._precision!r}: a {type(own).__name__} computes in its own; leave it out")
+        wanted = self.options.precision
+        if before is None and wanted != "float32":
+            raise ValueError(f"precision={wanted!r}: a {type(own).__name__} computes in its own; leave it out")
         if before is None:
             yield
             return
-        own.precision = self._precision
+        own.precision = wanted
         try:
             yield
         finally:
@@ -418,12 +413,12 @@ class FolderPlan:
         """Say how many images are predicted together, and how many threads read them."""
         device = getattr(predictor, "device", None)
         elsewhere = device is not None and device.type not in ("cpu", "meta")
-        plain = {"halo": "exact", "flip": False, "scales": [1.0], "probabilities": None}
-        together = hasattr(predictor, "predict_batch") and all(options[key] == plain[key] for key in plain)
-        most = (self._batch or (BATCH if elsewhere else 1)) if together else 1
-        return most, self._workers or (available_processors() if elsewhere else 1)
+        together = hasattr(predictor, "predict_batch") and {**options, "memory": None} == _PLAIN
+        most = (self.options.batch or (BATCH if elsewhere else 1)) if together else 1
+        return most, self.options.workers or (available_processors() if elsewhere else 1)
 
     def _predict_images(self, predictor: Any, options: dict[str, Any]) -> Generator[Predicted, None, None]:
+        images = [one for one in self._left if not one.is_video]
         stamps: dict[_Input, list[Any]] = {}
         most, workers = self._at_once(predictor, options)
 
@@ -431,21 +426,21 @@ class FolderPlan:
             stamps[one] = file_identity(one.source)  # before it is read: it may be replaced meanwhile
             return self._read(predictor, one.source)
 
-        def predict(ones: Sequence[_Input], images: Sequence[Any]) -> list[Callable[[], Predicted]]:
+        def predict(ones: Sequence[_Input], read: Sequence[Any]) -> list[Callable[[], Predicted]]:
             with naming_memory(str(ones[0].source)):
-                if images[0] is None:  # too large to be held as a whole
+                if read[0] is None:  # too large to be held as a whole
                     done = self._predict_large(predictor, ones[0], options)
                     return [lambda: done]
                 if len(ones) > 1:
-                    results = predictor.predict_batch(images, memory=options["memory"])
+                    results = predictor.predict_batch(read, memory=options["memory"])
                 else:
-                    results = [predictor.predict(images[0], **options)]
+                    results = [predictor.predict(read[0], **options)]
             return [
                 partial(self._write, result, self._heatmaps(predictor, image), one, getattr(image, "note", None))
-                for one, image, result in zip(ones, images, results, strict=True)
+                for one, image, result in zip(ones, read, results, strict=True)
             ]
 
-        for one, future in batches.run(self._images_left, read, predict, workers=workers, most=most):
+        for one, future in batches.run(images, read, predict, workers=workers, most=most):
             yield self._finished(one, future, stamps.pop(one, None))
 
     def _finished(self, one: _Input, future: Future[Predicted], stamp: list[Any] | None) -> Predicted:
@@ -463,35 +458,35 @@ class FolderPlan:
 
     def _windows(self, predictor: Any, path: Path) -> TiffImage | None:
         known = predictor.preprocessing
-        return open_windows(path, known.in_channels, self._range or known.value_range)
+        return open_windows(path, known.in_channels, self.options.value_range or known.value_range)
 
     def _read(self, predictor: Any, path: Path) -> Raster | Path | None:
         """Decode an image; None for one that is to be read window by window."""
         known = getattr(predictor, "preprocessing", None)
         if known is None:
             return path  # somebody else's predictor, which reads by itself
-        channels, bits = known.in_channels, self._range or known.value_range
+        channels, bits = known.in_channels, self.options.value_range or known.value_range
         if hasattr(predictor, "predict_to") and (windows := self._windows(predictor, path)) is not None:
             with windows:
-                whole = self.outputs.overlay or self.outputs.polygons or self.outputs.heatmaps
+                whole = self.options.overlay or self.options.polygons or self.options.heatmaps
                 if windows.size[0] * windows.size[1] > (MAX_PIXELS if whole else LARGE):
                     return None
-        most = most_pixels(self._options["memory"], channels)
+        most = most_pixels(self.options.memory, channels)
         return read_raster(path, channels, max_pixels=most, value_range=bits)
 
     def _heatmaps(self, predictor: Any, image: Raster | Path) -> dict[str, Any]:
-        options = {"scales": self._scales, "memory": self._options["memory"]}
-        return {word: predictor.heatmap(image, word, **options) for word in self.outputs.heatmaps}
+        options = {"scales": self.options.scales, "memory": self.options.memory}
+        return {word: predictor.heatmap(image, word, **options) for word in self.options.heatmaps}
 
     def _write(self, result: Any, heatmaps: dict[str, Any], one: _Input, note: str | None) -> Predicted:
         results: Mapping[str, Segmentation] = result if isinstance(result, Mapping) else {"": result}
-        self.outputs.write(results, heatmaps, one.source.name, one.target)
+        self.options.write(results, heatmaps, one.source.name, one.target)
         seen = {heatmap.label: heatmap.most for heatmap in heatmaps.values()}
         return Predicted(one.source, one.target, _shares(results), heatmaps=seen, note=note)
 
     def _predict_large(self, predictor: Any, one: _Input, options: dict[str, Any]) -> Predicted:
         """Segment an image that is read in windows and written in bands."""
-        wanted = self.outputs
+        wanted = self.options
         for what, name in ((wanted.polygons, "polygons"), (wanted.heatmaps, "heat maps")):
             if what:
                 raise DatasetError(
@@ -513,7 +508,7 @@ class FolderPlan:
     def _predict_videos(
         self, predictor: Any, options: dict[str, Any], heads: Sequence[str], frames: FrameProgress | None
     ) -> Generator[Predicted, None, None]:
-        for one in self._videos_left:
+        for one in (one for one in self._left if one.is_video):
             try:
                 with naming_memory(str(one.source)):
                     predicted = self._predict_video(predictor, one, options, heads, frames)
@@ -525,8 +520,8 @@ class FolderPlan:
         self, predictor: Any, one: _Input, options: dict[str, Any], heads: Sequence[str], frames: FrameProgress | None
     ) -> Predicted:
         """Segment a video; the frames that a run before this one has done are taken from its masks."""
-        masks = self.outputs.masks
-        *overlays, table = self.outputs.of_video(one.target)
+        masks = self.options.masks
+        *overlays, table = self.options.of_video(one.target)
         overlay = overlays[0] if overlays else None
         stamp = file_identity(one.source)
         written: deque[int] = deque()  # frames of this run that are not noted yet
@@ -534,7 +529,7 @@ class FolderPlan:
         def also(frame: Frame, result: Segmentation, head: str) -> None:
             target = mask_of(folder_of(one.target, head), frame.number)
             target.unlink(missing_ok=True)  # a mask that is there after this is one of this run
-            self.outputs.write_beside(result, f"{one.source.name}/{frame.number:06}", target)
+            self.options.write_beside(result, f"{one.source.name}/{frame.number:06}", target)
 
         def known(number: int) -> bool:
             done = self._frame_is_done(one, number, heads)
@@ -558,7 +553,7 @@ class FolderPlan:
                 masks=one.target if masks else None,
                 overlay=overlay,
                 table=table,
-                every=self._every,
+                every=self.options.every,
                 also=also if masks else None,
                 known=known if masks else None,
                 progress=shown,
@@ -567,7 +562,7 @@ class FolderPlan:
         finally:
             while written:  # of a run that ends here, what was written whole
                 number = written.popleft()
-                if all(file.is_file() for file in self.outputs.of_frame(one.target, number, heads)):
+                if all(file.is_file() for file in self.options.of_frame(one.target, number, heads)):
                     self._journal.note(self._key(one.target, number), stamp, one.index)
         films = film if isinstance(film, Mapping) else {"": film}
         target = overlay or (one.target if masks else table)

@@ -18,7 +18,6 @@ from fullyconv.inference.journal import NAME, Line, Note, notes_in
 from fullyconv.inference.outcomes import FolderResult, Predicted
 from fullyconv.inference.segmentation import of_head
 from fullyconv.inference.shards import Shard
-from fullyconv.inference.video import folder_of
 from fullyconv.locks import held
 
 _SCORED = ".fullyconv-test"
@@ -54,8 +53,9 @@ def join_masks(folder: str | Path) -> JoinedMasks:
         FolderInUse: if a process still writes into the folder.
     """
     place = Path(folder)
-    stem = Path(NAME).stem
-    with held(place, stem) if place.is_dir() else _nowhere(place):
+    if not place.is_dir():
+        raise FileNotFoundError(f"{place}: there is no such folder")
+    with held(place, Path(NAME).stem):
         notes = notes_in(place)
         if not notes:
             raise ValueError(f"{place}: holds nothing that `predict` noted; give the --out of its processes")
@@ -67,15 +67,16 @@ def join_masks(folder: str | Path) -> JoinedMasks:
         _check_alike(place, {path.name: (note.settings, note.facts["total"]) for path, note in parts.items()})
         done = {path: {key: line for key, line in note.lines.items() if line[2]} for path, note in parts.items()}
         told = sorted({key: line for lines in done.values() for key, line in lines.items()}.values(), key=_place)
-        facts = {key: value for key, value in next(iter(parts.values())).facts.items() if key not in ("shard", "part")}
-        if "shard" in next(iter(parts.values())).facts and len(told) != facts["total"]:
+        first = next(iter(parts.values()))
+        facts = {key: value for key, value in first.facts.items() if key not in ("shard", "part")}
+        if "shard" in first.facts and len(told) != facts["total"]:
             counts = {note.facts["shard"]: (len(done[path]), note.facts["part"]) for path, note in parts.items()}
             raise ValueError(f"{place}: {_missing(counts)}; {len(told)} of {facts['total']} files are done")
         lines = {key: line for note in notes.values() for key, line in note.lines.items()}
         lines = dict(sorted(lines.items(), key=lambda item: _place(item[1])))
         heads = next((note.heads for note in notes.values() if note.heads), None)
         _check_there(place, lines, heads or [""])
-        Note(next(iter(parts.values())).settings, heads, facts, lines).write(place / NAME)
+        Note(first.settings, heads, facts, lines).write(place / NAME)
         for path in notes:
             if path.name != NAME:
                 path.unlink()
@@ -86,10 +87,6 @@ def join_masks(folder: str | Path) -> JoinedMasks:
 
 def _place(line: Line) -> int:
     return line[1]
-
-
-def _nowhere(place: Path) -> Any:
-    raise FileNotFoundError(f"{place}: there is no such folder")
 
 
 def _check_alike(place: Path, known: Mapping[str, Any]) -> None:
@@ -116,21 +113,17 @@ def _check_there(place: Path, lines: Mapping[str, Any], heads: Sequence[str]) ->
     for key, (stamp, _, became) in lines.items():
         if stamp is None or became is None:
             continue
-        target = place / key
+        # of a video the table stands for all of it
         video = became["frames"] is not None
-        files = [
-            (one := folder_of(target, head)).with_name(f"{one.name}.csv") if video else of_head(target, head)
-            for head in heads
-        ]
-        gone += [file for file in files if not file.is_file()]
+        file = place / (f"{key}.csv" if video else key)
+        gone += [each for head in heads if not (each := of_head(file, head)).is_file()]
     if gone:
         others = f", and {len(gone) - 1} more" if len(gone) > 1 else ""
         raise ValueError(f"{gone[0]}: is gone{others}; run its part again")
 
 
 def _predicted(told: Mapping[str, Any]) -> Predicted:
-    target = told["target"]
-    paths = {"source": Path(told["source"]), "target": None if target is None else Path(target)}
+    paths = {key: None if told[key] is None else Path(told[key]) for key in ("source", "target")}
     return Predicted(**(dict(told) | paths))
 
 
@@ -200,11 +193,9 @@ def score_part(
         done, matrix = 0, np.zeros((len(classes), len(classes)), np.int64)
         with suppress(OSError, ValueError, KeyError, TypeError):
             before = json.loads(path.read_text(encoding="utf-8"))
-            counted = np.array(before.pop("matrix"), np.int64)
-            if {
-                key: value for key, value in before.items() if key != "done"
-            } == state and counted.shape == matrix.shape:
-                done, matrix = int(before["done"]), counted
+            counted, reached = np.array(before.pop("matrix"), np.int64), int(before.pop("done"))
+            if before == state and counted.shape == matrix.shape:
+                done, matrix = reached, counted
         begun = done
         while True:
             write(path, json.dumps(state | {"done": done, "matrix": matrix.tolist()}))

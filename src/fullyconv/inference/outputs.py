@@ -38,7 +38,7 @@ class Outputs:
     overlay: bool = False
     probabilities: Literal["top", "all"] | None = None
     polygons: Literal["geojson", "coco"] | None = None
-    heatmaps: tuple[str, ...] = ()
+    heatmaps: Sequence[str] = ()
     masks: bool = True
 
     def __post_init__(self) -> None:
@@ -56,13 +56,13 @@ class Outputs:
         for head in heads:
             target = of_head(mask, head)
             named += [target.with_suffix(".overlay.png")] if self.overlay else []
-            named += [*self._beside(target), *(_heatmap(target, word) for word in self.heatmaps), target]
+            named += [*self._beside(target).values(), *(_heatmap(target, word) for word in self.heatmaps), target]
         return named
 
     def of_frame(self, folder: Path, number: int, heads: Sequence[str] = ONE_HEAD) -> list[Path]:
         """Name the files that are written for a frame of a video, whose overlay is a video of its own."""
         targets = [mask_of(folder_of(folder, head), number) for head in heads]
-        return [path for target in targets for path in (*self._beside(target), target)]
+        return [path for target in targets for path in (*self._beside(target).values(), target)]
 
     def of_video(self, folder: Path, heads: Sequence[str] = ONE_HEAD) -> list[Path]:
         """Name the files that are written for a video beside the folder of its masks, tables last."""
@@ -70,10 +70,13 @@ class Outputs:
         overlays = [each.with_name(f"{each.name}.overlay.mp4") for each in folders] if self.overlay else []
         return [*overlays, *(each.with_name(f"{each.name}.csv") for each in reversed(folders))]
 
-    def _beside(self, mask: Path) -> list[Path]:
-        probabilities = [mask.with_suffix(".npz")] if self.probabilities else []
-        polygons = [_polygons(mask, self.polygons)] if self.polygons else []
-        return [*probabilities, *polygons]
+    def _beside(self, mask: Path) -> dict[str, Path]:
+        found = {}
+        if self.probabilities:
+            found["probabilities"] = mask.with_suffix(".npz")
+        if self.polygons:
+            found["polygons"] = mask.with_suffix(".geojson" if self.polygons == "geojson" else ".coco.json")
+        return found
 
     def write(
         self, results: Mapping[str, Segmentation], heatmaps: Mapping[str, Heatmap], name: str, mask: Path
@@ -99,19 +102,16 @@ class Outputs:
     def write_beside(self, result: Segmentation, name: str, mask: Path) -> None:
         """Write the probabilities and polygons of an image or frame."""
         mask.parent.mkdir(parents=True, exist_ok=True)
-        if self.probabilities:
-            result.save_probabilities(mask.with_suffix(".npz"))
-        if self.polygons:
+        files = self._beside(mask)
+        if "probabilities" in files:
+            result.save_probabilities(files["probabilities"])
+        if "polygons" in files:
             if self.polygons == "coco":
                 content = coco(result.mask, result.labels, name)
             else:
                 to_degrees = None if result.place is None else partial(result.place.to_degrees, name=name)
                 content = geojson(result.mask, result.labels, to_degrees)
-            write_json(_polygons(mask, self.polygons), content)
-
-
-def _polygons(mask: Path, kind: str) -> Path:
-    return mask.with_suffix(".geojson" if kind == "geojson" else ".coco.json")
+            write_json(files["polygons"], content)
 
 
 def _heatmap(mask: Path, word: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,8 +25,8 @@ from fullyconv.inference.argmax import scaled_argmax, upsample_argmax
 from fullyconv.inference.budget import most_pixels
 from fullyconv.inference.processor import sent
 from fullyconv.inference.scaling import scaled_size
-from fullyconv.inference.segmentation import ProbabilityWriter, Segmentation, Written, count, of_head
-from fullyconv.inference.tiles import Network, Options, assemble, bands, blocks, fits, together
+from fullyconv.inference.segmentation import Segmentation, Written, count, of_head, writing_probabilities
+from fullyconv.inference.tiles import Block, Network, Options, Size, assemble, bands, blocks, fits, together
 from fullyconv.inference.windows import ArrayImage, WindowedImage
 from fullyconv.labels import Labels
 from fullyconv.upsampling import resample
@@ -34,287 +35,118 @@ BAND_BYTES = 2**26  # of logits at a time, where an image was seen smaller
 _PREVIEW = 4096  # pixels along the longer side
 
 ImageSource = ImageInput | Tensor | Raster
-"""What can be segmented: what `fullyconv.images.read_image` takes, a tensor (C, H, W), uint8 or float in 0..1, or an
-image that `read_raster` has read."""
+"""What can be segmented: a path, the bytes of a file, also opened ("rb"), a PIL image, an array (H, W[, C]) uint8, a
+tensor (C, H, W), uint8 or float in 0..1, or an image that `read_raster` has read."""
 
 
-def segment(
-    logits: Callable[[Tensor], Tensor],
-    source: ImageSource,
-    labels: Labels,
-    device: torch.device,
-    in_channels: int = 3,
-    dtype: torch.dtype = torch.float32,
-    short_side: int | None = None,
-    geometry: Callable[[tuple[int, int]], Geometry] | None = None,
-) -> Segmentation:
-    """Segment one image in one pass.
-
-    With ``geometry`` the network need not upsample its scores: the best classes are found by `upsample_argmax`, which
-    makes no logits.
-
-    With ``short_side`` the network looks at the image scaled, as it was trained, and the logits are interpolated to
-    the image's own size before the best class is chosen. An image is never enlarged to more than 4096 pixels along
-    its longer side, so that a long strip of few pixels stays affordable.
+@dataclass(frozen=True)
+class Served:
+    """What is run on images: a network with all of its heads, in evaluation mode.
 
     Args:
-        logits: (1, C, H, W) RGB in 0..1 -> (1, K, H, W).
-        source: a path, the bytes of a file, also opened ("rb"), a PIL image, an array (H, W[, C]) uint8, or a tensor
-            (C, H, W), uint8 or float in 0..1.
-        labels: of the K classes.
-        device: where ``logits`` computes.
-        in_channels: C that ``logits`` expects; images are read as `fullyconv.images.read_bands` does.
-        dtype: floating type that ``logits`` expects.
-        short_side: pixels that the shorter side is scaled to; None leaves the image as it is.
-        geometry: for ``logits`` that gives scores (1, K, h, w) of coarser cells: where they lie on an image of a height
-            and width, as `FCN.geometry_for` says it.
-
-    Raises:
-        FileNotFoundError, DatasetError: if the image cannot be read.
-        ValueError: if a tensor has the wrong shape, type or range, or the scores are NaN.
-    """
-    return segment_batch(
-        lambda image: {"": logits(image)}, [read(source, in_channels)], {"": labels}, device, dtype, short_side,
-        {"": (lambda _: Geometry.IDENTITY) if geometry is None else geometry},
-    )[0][""]  # fmt: skip
-
-
-def segment_batch(
-    scores: Callable[[Tensor], Mapping[str, Tensor]],
-    rasters: Sequence[Raster],
-    labels: Mapping[str, Labels],
-    device: torch.device,
-    dtype: torch.dtype,
-    short_side: int | None,
-    geometry: Mapping[str, Callable[[tuple[int, int]], Geometry]],
-) -> list[dict[str, Segmentation]]:
-    """Segment images of one size in one pass for all heads.
-
-    Args:
+        networks: what has to be known of each head; one that stands alone is called "".
         scores: (N, C, H, W) RGB in 0..1 -> for each head its class scores.
-        rasters: N images of one size.
         labels: of each head.
-        device: where ``scores`` computes.
-        dtype: floating type that ``scores`` expects.
-        short_side: as `segment` takes it.
-        geometry: where the scores of each head lie on an image of a height and width.
+        short_side: pixels that the shorter side of an image is scaled to before the network looks at it, as it was
+            trained; None leaves the image as it is. An image is never enlarged to more than 4096 pixels along its
+            longer side, so that a long strip of few pixels stays affordable.
+    """
+
+    networks: Mapping[str, Network]
+    scores: Callable[[Tensor], Mapping[str, Tensor]]
+    labels: Mapping[str, Labels]
+    short_side: int | None = None
+
+    @property
+    def network(self) -> Network:
+        """Any of the heads, for what they have in common."""
+        return next(iter(self.networks.values()))
+
+    def seen(self, size: Size) -> Size | None:
+        """Give the size that the network looks at an image, if that is another one than its own."""
+        looked = size if self.short_side is None else scaled_size(size, self.short_side)
+        return None if looked == size else looked
+
+
+def segment(served: Served, sources: Sequence[ImageSource], options: Options) -> list[dict[str, Segmentation]]:
+    """Segment images of one size, as many at once as memory holds; an image that it does not hold, tile by tile.
+
+    Args:
+        served: what is run.
+        sources: the images, in any form that `ImageSource` names.
+        options: memory, halo, flip, scales, and whether probabilities are wanted.
 
     Returns:
         For each image what each head says.
+
+    Raises:
+        FileNotFoundError, DatasetError: if an image cannot be read.
+        ValueError: if a tensor has the wrong shape, type or range, the scores are NaN, or the memory does not hold the
+            smallest tile.
     """
+    network = served.network
+    rasters = [read(source, network.in_channels, options.memory, network.value_range) for source in sources]
+    size, most = _size(rasters[0]), len(rasters) if options.plain else 0
+    while most and not all(fits(one, size, options, served.seen(size), most) for one in together(served.networks)):
+        most //= 2
+    if not most:
+        return [_in_tiles(served, raster, options) for raster in rasters]
+    return [
+        result
+        for start in range(0, len(rasters), most)
+        for result in _in_one_pass(served, rasters[start : start + most])
+    ]
+
+
+def _in_one_pass(served: Served, rasters: Sequence[Raster]) -> list[dict[str, Segmentation]]:
+    """Segment images of one size: the best classes are found by `upsample_argmax`, which makes no logits."""
     pixels = np.stack([raster.pixels for raster in rasters]).transpose(0, 3, 1, 2)
     image = torch.from_numpy(np.ascontiguousarray(pixels))
-    own = (image.shape[2], image.shape[3])
-    seen = own if short_side is None else scaled_size(own, short_side)
+    own = _size(rasters[0])
+    seen = served.seen(own) or own
     if seen != own:
         # on the CPU, because not every accelerator has the antialiased filter; rounded, as torchvision scales bytes
         image = F.interpolate(image.float(), size=seen, mode="bilinear", align_corners=False, antialias=True).round()
-    found = scores((sent(image, device).float() / 255).to(dtype))
+    found = served.scores((sent(image, served.network.device).float() / 255).to(served.network.dtype))
     masks = {}
-    for head, grid in ((head, geometry[head](seen)) for head in labels):
-        best = upsample_argmax(found[head], grid, own) if seen == own else _stretched(found[head], grid, seen, own)
+    for head, network in served.networks.items():
+        scores, grid = found[head], network.geometry_for(seen)
+        best = upsample_argmax(scores, grid, own) if seen == own else _stretched(scores, grid, seen, own)
         masks[head] = best.cpu().numpy()
     return [
-        {head: Segmentation.of(raster, masks[head][index], known) for head, known in labels.items()}
+        {head: Segmentation.of(raster, masks[head][index], known) for head, known in served.labels.items()}
         for index, raster in enumerate(rasters)
     ]
 
 
-def segment_tiled(
-    network: Network, source: ImageSource, labels: Labels, options: Options, seen: tuple[int, int] | None = None
-) -> Segmentation:
-    """Segment an image by as many tiles as the memory asks for, the logits of a few rows at a time.
-
-    Args:
-        network: what is run; in evaluation mode.
-        source: what `segment` takes.
-        labels: of the K classes.
-        options: memory, halo, flip, scales, and whether probabilities are wanted.
-        seen: the size that the network looks at the image, if that is another one than its own.
-    """
-    return _segment_tiled(
-        {"": network}, lambda image: {"": network.scores(image)}, source, {"": labels}, options, seen
-    )[""]
-
-
-def segment_heads(
-    networks: Mapping[str, Network],
-    scores: Callable[[Tensor], Mapping[str, Tensor]],
-    source: ImageSource,
-    labels: Mapping[str, Labels],
-    options: Options,
-    short_side: int | None = None,
-) -> dict[str, Segmentation]:
-    """Segment an image of any size for several heads; the network runs once, or once a tile.
-
-    Args:
-        networks: what has to be known of each head; in evaluation mode.
-        scores: (1, C, H, W) RGB in 0..1 -> for each head its class scores.
-        source: what `segment` takes.
-        labels: of each head.
-        options: memory, halo, flip, scales, and whether probabilities are wanted.
-        short_side: pixels that the shorter side is scaled to before the network looks at it.
-
-    Raises:
-        FileNotFoundError, DatasetError: if the image cannot be read.
-        ValueError: if a tensor has the wrong shape, type or range, or the memory does not hold the smallest tile.
-    """
-    first = next(iter(networks.values()))
-    raster = read(source, first.in_channels, options.memory, first.value_range)
-    if options.plain and images_at_once(networks, raster, options, short_side, 1):
-        return segment_batch(scores, [raster], labels, first.device, first.dtype, short_side, _grids(networks))[0]
-    return _segment_tiled(networks, scores, raster, labels, options, _seen(raster, short_side))
-
-
-def segment_many(
-    networks: Mapping[str, Network],
-    scores: Callable[[Tensor], Mapping[str, Tensor]],
-    rasters: Sequence[Raster],
-    labels: Mapping[str, Labels],
-    options: Options,
-    short_side: int | None = None,
-) -> list[dict[str, Segmentation]]:
-    """Segment images of one size, as many at once as memory holds.
-
-    Args:
-        networks: what has to be known of each head; in evaluation mode.
-        scores: (N, C, H, W) RGB in 0..1 -> for each head its class scores.
-        rasters: the images.
-        labels: of each head.
-        options: as `segment_heads` takes them.
-        short_side: pixels that the shorter side is scaled to before the network looks at it.
-
-    Returns:
-        For each image what `segment_heads` gives.
-    """
-    first = next(iter(networks.values()))
-    most = images_at_once(networks, rasters[0], options, short_side, len(rasters)) if options.plain else 0
-    if most < 2:
-        return [segment_heads(networks, scores, raster, labels, options, short_side) for raster in rasters]
-    return [
-        result
-        for start in range(0, len(rasters), most)
-        for result in segment_batch(
-            scores, rasters[start : start + most], labels, first.device, first.dtype, short_side, _grids(networks)
-        )
-    ]
-
-
-def images_at_once(
-    networks: Mapping[str, Network], raster: Raster, options: Options, short_side: int | None, most: int
-) -> int:
-    """Give how many images of the size of one fit in memory at once; 0 where one has to be cut into tiles.
-
-    Args:
-        networks: what has to be known of each head.
-        raster: the image.
-        options: whose memory counts.
-        short_side: pixels that the shorter side is scaled to before the network looks at it.
-        most: more are not wanted.
-    """
-    size, seen = (raster.pixels.shape[0], raster.pixels.shape[1]), _seen(raster, short_side)
-    while most and not all(fits(network, size, options, seen, most) for network in together(networks)):
-        most //= 2
-    return most
-
-
-def _seen(raster: Raster, short_side: int | None) -> tuple[int, int] | None:
-    """Give the size that a network looks at an image, if that is another one than its own."""
-    own = (raster.pixels.shape[0], raster.pixels.shape[1])
-    size = own if short_side is None else scaled_size(own, short_side)
-    return None if size == own else size
-
-
-def _grids(networks: Mapping[str, Network]) -> dict[str, Callable[[tuple[int, int]], Geometry]]:
-    return {head: network.geometry_for for head, network in networks.items()}
-
-
-def _segment_tiled(
-    networks: Mapping[str, Network],
-    scores: Callable[[Tensor], Mapping[str, Tensor]],
-    source: ImageSource,
-    labels: Mapping[str, Labels],
-    options: Options,
-    seen: tuple[int, int] | None,
-) -> dict[str, Segmentation]:
-    first = next(iter(networks.values()))
-    raster = read(source, first.in_channels, options.memory, first.value_range)
-    size = (raster.pixels.shape[0], raster.pixels.shape[1])
-    found = assemble(blocks(networks, scores, ArrayImage(raster.pixels), options, seen), size)
+def _in_tiles(served: Served, raster: Raster, options: Options) -> dict[str, Segmentation]:
+    size = _size(raster)
+    found = blocks(served.networks, served.scores, ArrayImage(raster.pixels), options, served.seen(size))
     return {
-        head: Segmentation.of(raster, mask, labels[head], probabilities)
-        for head, (mask, probabilities) in found.items()
+        head: Segmentation.of(raster, mask, served.labels[head], probabilities)
+        for head, (mask, probabilities) in assemble(found, size).items()
     }
 
 
 def segment_to(
-    network: Network,
+    served: Served,
     source: ImageSource | TiffImage,
     target: str | Path,
-    labels: Labels,
     options: Options,
-    short_side: int | None = None,
-    probabilities: str | Path | None = None,
-    preview: bool = False,
-) -> Written:
-    """Segment an image of any size into a file, band by band: neither image nor mask is in memory as a whole.
-
-    A TIFF file of plain bands of 8 or 16 bits is read window by window (with the extra `tiff`). Any other image is
-    decoded as a whole; of more than `fullyconv.images.MAX_PIXELS` pixels only if `memory` is given and its half holds
-    the image.
-
-    Args:
-        network: what is run; in evaluation mode.
-        source: what `segment` takes.
-        target: `.png`, `.tif` or `.tiff` file of the mask.
-        labels: of the K classes.
-        options: memory, halo, flip, scales, and whether probabilities are wanted.
-        short_side: pixels that the shorter side is scaled to before the network looks at it.
-        probabilities: `.npz` file that they go to.
-        preview: give a small image and mask too.
-
-    Returns:
-        Where the mask is, and the share of each class.
-
-    Raises:
-        FileNotFoundError, DatasetError: if the image cannot be read.
-        ValueError: if the memory does not hold the smallest tile, a file has a wrong ending, or probabilities have no
-            file.
-    """
-    return segment_heads_to(
-        {"": network},
-        lambda image: {"": network.scores(image)},
-        source,
-        target,
-        {"": labels},
-        options,
-        short_side,
-        probabilities,
-        preview,
-    )[""]
-
-
-def segment_heads_to(
-    networks: Mapping[str, Network],
-    scores: Callable[[Tensor], Mapping[str, Tensor]],
-    source: ImageSource | TiffImage,
-    target: str | Path,
-    labels: Mapping[str, Labels],
-    options: Options,
-    short_side: int | None = None,
     probabilities: str | Path | None = None,
     preview: bool = False,
 ) -> dict[str, Written]:
-    """Segment an image into a file for each head, in one pass over its tiles; see `segment_to`.
+    """Segment an image of any size into a file for each head: neither image nor mask is in memory as a whole.
+
+    A TIFF file of plain bands of 8 or 16 bits is read window by window (with the extra `tiff`), and masks are written
+    band by band. Any other image is decoded as a whole; of more than `fullyconv.images.MAX_PIXELS` pixels only if
+    `memory` is given and its half holds the image.
 
     Args:
-        networks: what has to be known of each head; in evaluation mode.
-        scores: (1, C, H, W) RGB in 0..1 -> for each head its class scores.
-        source: what `segment` takes.
-        target: file of the mask; `mask.png` becomes `mask.HEAD.png`, as `of_head` says it.
-        labels: of each head.
+        served: what is run.
+        source: the image, or a TIFF that is open.
+        target: `.png`, `.tif` or `.tiff` file of the mask; `mask.png` becomes `mask.HEAD.png`, as `of_head` says it.
         options: memory, halo, flip, scales, and whether probabilities are wanted.
-        short_side: pixels that the shorter side is scaled to before the network looks at it.
         probabilities: `.npz` file that they go to; one for each head.
         preview: give a small image and masks too.
 
@@ -328,17 +160,15 @@ def segment_heads_to(
     """
     if (options.probabilities is None) != (probabilities is None):
         raise ValueError("probabilities and their file go together: give both, or none")
-    targets = {head: of_head(Path(target), head) for head in networks}
+    targets = {head: of_head(Path(target), head) for head in served.networks}
     for path in targets.values():
         if isinstance(source, str | Path) and path.exists() and path.samefile(source):
             raise ValueError(f"target={str(path)!r}: the image would be overwritten by its own mask; give another name")
-    first = next(iter(networks.values()))
-    channels, bits = first.in_channels, first.value_range
+    channels, bits = served.network.in_channels, served.network.value_range
     with contextlib.ExitStack() as stack:
         image: WindowedImage
         void: Callable[[int, int, int, int], npt.NDArray[np.bool_]] | None = None
         opened = source if isinstance(source, TiffImage) else open_windows(source, channels, bits)
-        raster = None
         if opened is not None:
             image = stack.enter_context(opened)
             place = georeference_of(opened.path)
@@ -347,51 +177,64 @@ def segment_heads_to(
             raster = read(cast(ImageSource, source), channels, options.memory, bits)
             image, place = ArrayImage(raster.pixels), raster.place
             void = None if raster.void is None else _windows_of(raster.void)
-        own = image.size
-        seen = own if short_side is None else scaled_size(own, short_side)
-        found = blocks(networks, scores, image, options, None if seen == own else seen)
-        writers: dict[str, MaskWriter] = {}
-        further: dict[str, ProbabilityWriter] = {}
-        for head, known in labels.items():
-            palette = known.palette if len(known.names) <= 256 else None
-            tags = place.tags_of_mask(known.ignore_index if void else None) if place is not None else ()
-            writers[head] = stack.enter_context(MaskWriter(targets[head], own, palette, known.dtype, tags))
+        size = image.size
+        files = {}
+        for head, labels in served.labels.items():
+            palette = labels.palette if len(labels.names) <= 256 else None
+            tags = place.tags_of_mask(labels.ignore_index if void else None) if place is not None else ()
+            masks = stack.enter_context(MaskWriter(targets[head], size, palette, labels.dtype, tags))
+            further = None
             if probabilities is not None:
-                shape = (*own, len(known.names)) if options.probabilities == "all" else own
-                further[head] = stack.enter_context(ProbabilityWriter(of_head(Path(probabilities), head), shape))
-        counts = {head: np.zeros(len(known.names), np.int64) for head, known in labels.items()}
-        step = -(-max(own) // _PREVIEW)
-        small_masks: dict[str, list[npt.NDArray[Any]]] = {head: [] for head in labels}
-        small_image: list[npt.NDArray[np.uint8]] = []
-        for row_of_tiles in bands(found, own[1]):
-            if void is not None:
-                empty = void(*next(iter(row_of_tiles.values())).window)
-                for head, band in row_of_tiles.items():
-                    band.mask[empty] = labels[head].ignore_index
-            for head, band in row_of_tiles.items():
-                writers[head].write(band.mask)
-                counts[head] += count(band.mask, labels[head])
-                if head in further and band.probabilities is not None:
-                    further[head].write(band.probabilities)
-            top, _, bottom, right = next(iter(row_of_tiles.values())).window
-            for row in range(-(-top // step) * step, bottom, step) if preview else ():
-                small_image.append(image.read(row, 0, row + 1, right)[0, ::step])
-                for head, band in row_of_tiles.items():
-                    small_masks[head].append(band.mask[row - top, ::step])
-        note = raster.note if raster is not None else opened.note if opened is not None else None
+                shape = (*size, len(labels.names)) if options.probabilities == "all" else size
+                further = stack.enter_context(writing_probabilities(of_head(Path(probabilities), head), shape))
+            files[head] = _Files(labels, masks, further, np.zeros(len(labels.names), np.int64))
+        step = -(-max(size) // _PREVIEW)
+        small: list[npt.NDArray[np.uint8]] = []
+        found = blocks(served.networks, served.scores, image, options, served.seen(size))
+        for band in bands(found, size[1]):
+            window = next(iter(band.values())).window
+            top, _, bottom, right = window
+            rows = range(-(-top // step) * step, bottom, step) if preview else range(0)
+            empty = None if void is None else void(*window)
+            for head, block in band.items():
+                files[head].write(block, empty, rows, step)
+            small += [image.read(row, 0, row + 1, right)[0, ::step] for row in rows]
+        note = raster.note if opened is None else opened.note
     if opened is not None and opened is not source and note is not None:
         tell(note)
     for path in targets.values():
         if place is not None and path.suffix.lower() == ".png":
             place.save_beside(path)
-    small: dict[str, Segmentation] = {}
-    if preview:
-        pixels = visible(np.stack(small_image))
-        small = {head: Segmentation(np.stack(rows), labels[head], pixels) for head, rows in small_masks.items()}
-    return {
-        head: Written(targets[head], own, known, tuple(int(n) for n in counts[head]), small.get(head), note)
-        for head, known in labels.items()
-    }
+    written = {}
+    for head, file in files.items():
+        shown = Segmentation(np.stack(file.small), file.labels, visible(np.stack(small))) if preview else None
+        counts = tuple(int(n) for n in file.counts)
+        written[head] = Written(targets[head], size, file.labels, counts, shown, note)
+    return written
+
+
+@dataclass
+class _Files:
+    """Where the answer of one head goes, band by band, and what is counted and kept of it."""
+
+    labels: Labels
+    masks: MaskWriter
+    further: Callable[[npt.NDArray[Any]], None] | None
+    counts: npt.NDArray[np.int64]
+    small: list[npt.NDArray[Any]] = field(default_factory=list)
+
+    def write(self, block: Block, void: npt.NDArray[np.bool_] | None, rows: range, step: int) -> None:
+        if void is not None:
+            block.mask[void] = self.labels.ignore_index
+        self.masks.write(block.mask)
+        self.counts += count(block.mask, self.labels)
+        if self.further is not None and block.probabilities is not None:
+            self.further(block.probabilities)
+        self.small += [block.mask[row - block.window[0], ::step] for row in rows]
+
+
+def _size(raster: Raster) -> Size:
+    return raster.pixels.shape[0], raster.pixels.shape[1]
 
 
 def _windows_of(void: npt.NDArray[np.bool_]) -> Callable[[int, int, int, int], npt.NDArray[np.bool_]]:
@@ -428,7 +271,7 @@ def read(
     memory: int | str | None = None,
     value_range: tuple[float, float] | None = None,
 ) -> Raster:
-    """Read one image of any form that `segment` takes; what is odd about it is said.
+    """Read one image of any form; what is odd about it is said.
 
     Args:
         source: the image.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from functools import cache
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -75,19 +75,6 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
         device: where it is wanted.
     """
     return tensor.pin_memory().to(device, non_blocking=True) if device.type in _PINNED else tensor.to(device)
-
-
-def check_precision(precision: str) -> None:
-    """Refuse what is no precision.
-
-    Args:
-        precision: what was asked for.
-
-    Raises:
-        ValueError: if it is none.
-    """
-    if precision not in get_args(Precision):
-        raise ValueError(f"precision={precision!r}: choose {', '.join(get_args(Precision))}")
 
 
 @cache

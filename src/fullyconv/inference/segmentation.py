@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from fullyconv.drawing import overlay, percent
-from fullyconv.files import Unfinished
+from fullyconv.files import replacing
 from fullyconv.images import MaskWriter, visible, write_mask
 from fullyconv.images.georeference import Georeference
 from fullyconv.images.raster import Raster
@@ -125,8 +127,8 @@ class Segmentation:
         """
         if self.probabilities is None:
             raise ValueError('there are no probabilities: ask for them, predict(..., probabilities="top") or "all"')
-        with ProbabilityWriter(path, self.probabilities.shape) as writer:
-            writer.write(self.probabilities)
+        with writing_probabilities(path, self.probabilities.shape) as write:
+            write(self.probabilities)
         return Path(path)
 
 
@@ -206,42 +208,33 @@ def of_head(path: Path, head: str) -> Path:
     return path.with_name(f"{path.name.removesuffix(ending)}.{head}{ending}") if head else path
 
 
-class ProbabilityWriter:
+@contextmanager
+def writing_probabilities(path: str | Path, shape: tuple[int, ...]) -> Iterator[Callable[[npt.NDArray[Any]], None]]:
     """Write probabilities band by band to an `.npz` file, as ``probabilities``: all of it or nothing.
 
     Args:
         path: file to write, ending in `.npz`.
         shape: (H, W) or (H, W, K).
 
+    Yields:
+        What writes the next rows, (h, W) or (h, W, K) float16.
+
     Raises:
         ValueError: if the name has another ending.
+        OSError: if it cannot be written; the message names it.
     """
-
-    def __init__(self, path: str | Path, shape: tuple[int, ...]) -> None:
-        self.path = Path(path)
-        if self.path.suffix.lower() != ".npz":
-            raise ValueError(f"path={str(path)!r}: probabilities are written as .npz; end the name so")
-        self._unfinished = Unfinished(self.path)
-        self._zip = zipfile.ZipFile(self._unfinished.path, "x", zipfile.ZIP_DEFLATED, compresslevel=1)
-        self._member = self._zip.open("probabilities.npy", "w", force_zip64=True)
+    if Path(path).suffix.lower() != ".npz":
+        raise ValueError(f"path={str(path)!r}: probabilities are written as .npz; end the name so")
+    with (
+        replacing(path) as part,
+        zipfile.ZipFile(part, "x", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("probabilities.npy", "w", force_zip64=True) as member,
+    ):
         header = {"descr": "<f2", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(self._member, header)
+        np.lib.format.write_array_header_1_0(member, header)
 
-    def write(self, rows: npt.NDArray[np.float16]) -> None:
-        """Write the next rows, (h, W) or (h, W, K)."""
-        with self._unfinished.naming():
+        def write(rows: npt.NDArray[Any]) -> None:
             for row in rows:
-                self._member.write(np.ascontiguousarray(row, "<f2").tobytes())
+                member.write(np.ascontiguousarray(row, "<f2").tobytes())
 
-    def __enter__(self) -> ProbabilityWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            with self._unfinished.naming():
-                self._member.close()
-                self._zip.close()
-            if kind is None:
-                self._unfinished.keep()
-        finally:
-            self._unfinished.discard()
+        yield write

@@ -5,36 +5,43 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
+from fullyconv.geometry import Geometry
 from fullyconv.geometry.measuring import evaluating
 from fullyconv.images.raster import Raster
 from fullyconv.images.tiff import TiffImage
 from fullyconv.inference import processor
 from fullyconv.inference.folding import fingerprint, fold
-from fullyconv.inference.predict import ImageSource, segment_heads, segment_heads_to, segment_many
-from fullyconv.inference.processor import Precision, check_precision
+from fullyconv.inference.predict import ImageSource, Served, segment, segment_to
+from fullyconv.inference.processor import Precision
 from fullyconv.inference.segmentation import Segmentation, Written
-from fullyconv.inference.tiles import Halo, Network, Options, Probabilities
+from fullyconv.inference.tiles import Halo, Network, Options, Probabilities, Size
 from fullyconv.labels import AnyLabels, Labels, at_edge, by_head
 from fullyconv.preprocessing import Preprocessing
 
 _EMULATED = "this processor only emulates {}, many times slower than float32"
 
 Scores = Callable[[Tensor], Any]
+Heads = Callable[[Tensor], Mapping[str, Tensor]]
 
 
 class Predicts:
     """What segments images: a predictor, and a module that has one."""
 
-    def predictor(self) -> Predictor:
-        """Give what predicts."""
+    def predictor(self) -> Predicts:
+        """Give what predicts: itself, or what it has for that."""
+        return self
+
+    def ready(self) -> AbstractContextManager[Served]:
+        """Give what is run, for as long as it is in evaluation mode."""
         raise NotImplementedError
 
     def predict(
@@ -68,9 +75,8 @@ class Predicts:
             DatasetError: if it is not an image.
             ValueError: if the memory does not hold the smallest tile, or an option has an invalid value.
         """
-        options = Options(memory, halo, flip, tuple(scales), probabilities)
-        found: Segmentation = self.predictor().segment(source, options)
-        return found
+        (found,) = self._segment([source], Options(memory, halo, flip, tuple(scales), probabilities))
+        return cast(Segmentation, found)
 
     def predict_to(
         self,
@@ -110,8 +116,8 @@ class Predicts:
         """
         wanted, beside = probabilities or (None, None)
         options = Options(memory, halo, flip, tuple(scales), wanted)
-        written: Written = self.predictor().segment_to(source, target, options, beside, preview)
-        return written
+        with self.predictor().ready() as served:
+            return cast(Written, at_edge(segment_to(served, source, target, options, beside, preview)))
 
     def predict_batch(self, rasters: Sequence[Raster], *, memory: int | str | None = None) -> list[Any]:
         """Segment images of one size, as many in one look as memory holds.
@@ -125,7 +131,11 @@ class Predicts:
         """
         if type(self).predict is not Predicts.predict:  # which has the last word
             return [self.predict(raster, memory=memory) for raster in rasters]
-        return self.predictor().segment_batch(rasters, Options(memory))
+        return self._segment(rasters, Options(memory))
+
+    def _segment(self, sources: Sequence[ImageSource], options: Options) -> list[Any]:
+        with self.predictor().ready() as served:
+            return [at_edge(found) for found in segment(served, sources, options)]
 
 
 class Predictor(Predicts):
@@ -180,7 +190,8 @@ class Predictor(Predicts):
 
     @precision.setter
     def precision(self, precision: Precision) -> None:
-        check_precision(precision)
+        if precision not in get_args(Precision):
+            raise ValueError(f"precision={precision!r}: choose {', '.join(get_args(Precision))}")
         self._precision: Precision = precision
 
     @property
@@ -205,55 +216,29 @@ class Predictor(Predicts):
         self.model.to(device)
         return self
 
-    def predictor(self) -> Predictor:
-        """Give itself."""
-        return self
-
-    def segment(self, source: ImageSource, options: Options) -> Any:
-        """Segment an image; give what `predict` gives."""
-        return at_edge(self._run(segment_heads, source, options))
-
-    def segment_batch(self, rasters: Sequence[Raster], options: Options) -> list[Any]:
-        """Segment images of one size; give what `predict_batch` gives."""
-        return [at_edge(found) for found in self._run(segment_many, rasters, options)]
-
-    def segment_to(
-        self,
-        source: ImageSource | TiffImage,
-        target: str | Path,
-        options: Options,
-        beside: str | Path | None,
-        preview: bool,
-    ) -> Any:
-        """Segment an image into a file; give what `predict_to` gives."""
-
-        def run(networks: Any, scores: Any, image: Any, labels: Any, how: Options, short_side: int | None) -> Any:
-            return segment_heads_to(networks, scores, image, target, labels, how, short_side, beside, preview)
-
-        return at_edge(self._run(run, source, options))
-
-    def _run(self, run: Callable[..., Any], source: Any, options: Options) -> Any:
-        """Run what takes every model as one of several heads."""
+    @contextmanager
+    def ready(self) -> Iterator[Served]:
+        """Give the model with its heads, for as long as it is in evaluation mode."""
         with evaluating(self._owner), torch.inference_mode():
             scores, kind = self._ready()
-            every = (lambda image: {"": scores(image)}) if isinstance(self.labels, Labels) else scores
-            short, labels = self.preprocessing.short_side, by_head(self.labels)
-            return run(self._networks(scores, kind), every, source, labels, options, short_side=short)
+            short_side = self.preprocessing.short_side
+            yield Served(self._networks(scores, kind), scores, by_head(self.labels), short_side)
 
     def networks(self) -> dict[str, Network]:
         """Give what has to be known to run the model on tiles, for each head; one that stands alone is called ""."""
         return self._networks(*self._ready())
 
-    def _networks(self, scores: Scores, kind: torch.dtype) -> dict[str, Network]:
+    def _networks(self, scores: Heads, kind: torch.dtype) -> dict[str, Network]:
         model, backbone = self.model, self.model.backbone
-
-        def network(grid: Any, grid_for: Any, classes: int, scores: Scores) -> Network:
-            return Network(
+        alone = isinstance(self.labels, Labels)
+        grids = {"": model.geometry} if alone else model.geometry
+        return {
+            head: Network(
                 module=self._owner,
-                scores=scores,
-                geometry=grid,
-                geometry_for=grid_for,
-                classes=classes,
+                scores=partial(_of_head, scores, head),
+                geometry=grids[head],
+                geometry_for=model.geometry_for if alone else partial(_anywhere, grids[head]),
+                classes=len(labels.names),
                 align=math.lcm(*backbone.channels, backbone.size_divisor),
                 least=backbone.min_size,
                 in_channels=self.preprocessing.in_channels,
@@ -261,27 +246,22 @@ class Predictor(Predicts):
                 dtype=kind,
                 value_range=self.preprocessing.value_range,
             )
+            for head, labels in by_head(self.labels).items()
+        }
 
-        if isinstance(self.labels, Labels):
-            return {"": network(model.geometry, model.geometry_for, model.num_classes, scores)}
+    def _ready(self) -> tuple[Heads, torch.dtype]:
+        """Give what computes the scores of each head, and the floating type that it takes."""
+        scores, kind = self._own_scores, self.dtype
+        if scores is None:
+            served = self._serving()
+            kind = next(served.parameters()).dtype
 
-        def of_head(head: str) -> Network:
-            grid = model.geometry[head]
-            return network(grid, lambda _: grid, model.num_classes[head], lambda image: scores(image)[head])
+            def scores(image: Tensor) -> Any:
+                with self.native_precision(image):
+                    return served.scores(self.preprocessing(image))
 
-        return {head: of_head(head) for head in self.labels}
-
-    def _ready(self) -> tuple[Scores, torch.dtype]:
-        """Give what computes the scores, and the floating type that it takes."""
-        if self._own_scores is not None:
-            return self._lowered(self._own_scores), self.dtype
-        served = self._serving()
-
-        def scores(image: Tensor) -> Any:
-            with self.native_precision(image):
-                return served.scores(self.preprocessing(image))
-
-        return self._lowered(scores), next(served.parameters()).dtype
+        lowered, alone = self._lowered(scores), isinstance(self.labels, Labels)
+        return (lambda image: {"": lowered(image)}) if alone else lowered, kind
 
     def _lowered(self, scores: Scores) -> Scores:
         """Compute in the precision that is set; tensors without data, by which memory is measured, have none."""
@@ -338,3 +318,11 @@ class Predictor(Predicts):
             warnings.warn(f"{_EMULATED.format(kind)}: the network is computed in float32", stacklevel=4)
         with torch.autocast("cpu", enabled=False):
             yield
+
+
+def _of_head(scores: Heads, head: str, image: Tensor) -> Tensor:
+    return scores(image)[head]
+
+
+def _anywhere(grid: Geometry, size: Size) -> Geometry:
+    return grid

@@ -400,12 +400,6 @@ def _logits(view: _View, scores: Tensor, geometry: Geometry, window: Window) -> 
     return logits.flip(-1) if view.mirrored else logits
 
 
-def _labels(scores: Tensor, geometry: Geometry, window: Window) -> Tensor:
-    """Give the best class of each pixel of a window, (h, w)."""
-    top, left, bottom, right = window
-    return upsample_argmax(scores, geometry, (bottom - top, right - left), origin=(top, left))[0]
-
-
 def _answer(
     network: Network, scored: Sequence[tuple[_View, Tensor, Geometry]], tile: Window, options: Options
 ) -> Block:
@@ -421,11 +415,12 @@ def _answer(
         window = (start, left, stop, right)
         inside = slice(start - top, stop - top)
         view, scores, geometry = scored[0]
-        if options.plain and view.image.size == view.own:
-            mask[inside] = _labels(scores, geometry, window).cpu().numpy()
-            continue
         if options.plain:
-            mask[inside] = _logits(view, scores, geometry, window).max(1).indices[0].cpu().numpy()
+            if view.image.size == view.own:
+                labels = upsample_argmax(scores, geometry, (stop - start, right - left), origin=(start, left))[0]
+            else:
+                labels = _logits(view, scores, geometry, window).max(1).indices[0]
+            mask[inside] = labels.cpu().numpy()
             continue
         mean = sum(_logits(*one, window).float().softmax(1) for one in scored) / len(scored)
         assert isinstance(mean, Tensor)

@@ -9,17 +9,17 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fullyconv.errors import DatasetError
-from fullyconv.files import Unfinished
+from fullyconv.files import Unfinished, replacing
 from fullyconv.images import MAX_PIXELS, read_mask
 from fullyconv.inference.segmentation import Segmentation, count, of_head, shares_of
 from fullyconv.labels import Labels
@@ -37,7 +37,6 @@ _CLOCK = Fraction(1, 60000)  # of what is written, where that of the video read 
 _GAP = 3600  # seconds that one frame is shown at most
 _CUT = 1.0  # seconds that may be missing at the end of a video before it counts as cut off
 
-T = TypeVar("T")
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -91,8 +90,6 @@ class VideoReader:
     Args:
         path: the file.
         every: give every so many-th frame only.
-        max_pixels: videos with frames of more pixels are refused.
-        max_frames: videos with more frames to give are refused.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -101,19 +98,16 @@ class VideoReader:
         ValueError: if `every` is below 1.
     """
 
-    def __init__(
-        self, path: str | Path, every: int = 1, max_pixels: int = MAX_PIXELS, max_frames: int = MAX_FRAMES
-    ) -> None:
+    def __init__(self, path: str | Path, every: int = 1) -> None:
         if type(every) is not int or every < 1:
             raise ValueError(f"every={every!r}: give a whole number from 1 on; 10 takes every tenth frame")
         av = require_av(path)
-        self.path = Path(path)
-        self.every, self._max_pixels, self._max_frames = every, max_pixels, max_frames
+        self.path, self.every = Path(path), every
         if not self.path.exists():
             raise FileNotFoundError(f"{path}: no such file; check the name")
         if not self.path.is_file():  # a pipe or a device: reading it might never end
             raise DatasetError(f"{path}: is no regular file; replace it by a video")
-        limits = {"max_pixels": str(max_pixels)}
+        limits = {"max_pixels": str(MAX_PIXELS)}
         try:
             self._container: Any = av.open(
                 f"file:{self.path.absolute()}",  # a name with a colon is no address
@@ -137,9 +131,9 @@ class VideoReader:
         context = stream.codec_context
         if context is None:
             raise DatasetError(f"{self.path}: its codec is not known to FFmpeg; save it anew, as H.264 in .mp4")
-        if int(context.width) * int(context.height) > self._max_pixels:
+        if int(context.width) * int(context.height) > MAX_PIXELS:
             raise DatasetError(
-                f"{self.path}: frames of {context.width} x {context.height} pixels, and at most {self._max_pixels} are "
+                f"{self.path}: frames of {context.width} x {context.height} pixels, and at most {MAX_PIXELS} are "
                 "read; scale it down"
             )
         context.options = dict(context.options) | limits
@@ -149,7 +143,7 @@ class VideoReader:
         self.rate: Fraction = Fraction(found) if found and 0 < found <= 100_000 else Fraction(25)
         self.time_base: Fraction = Fraction(stream.time_base or 1 / self.rate)
         self.aspect: Fraction | None = stream.sample_aspect_ratio or None
-        if (self.expected or 0) > self._max_frames:
+        if (self.expected or 0) > MAX_FRAMES:
             self._refuse_length(self.expected)
 
     @property
@@ -205,7 +199,7 @@ class VideoReader:
                         f"{size[1]} x {size[0]}; save it anew with frames of one size"
                     )
                 given += 1
-                if given > self._max_frames:
+                if given > MAX_FRAMES:
                     self._refuse_length(None)
                 yield Frame(number, time, pixels)
             number += 1
@@ -220,7 +214,7 @@ class VideoReader:
 
     def _refuse_length(self, frames: int | None) -> None:
         raise DatasetError(
-            f"{self.path}: {frames or 'more'} frames to segment, and at most {self._max_frames} are; cut it, or take "
+            f"{self.path}: {frames or 'more'} frames to segment, and at most {MAX_FRAMES} are; cut it, or take "
             "fewer (every=, --every)"
         )
 
@@ -275,7 +269,7 @@ class VideoWriter:
             OSError: if it cannot be encoded or written.
         """
         image = np.pad(image, [(0, n % 2) for n in image.shape[:2]] + [(0, 0)], mode="edge")
-        try:
+        with self._naming():
             if self._container is None:
                 self._begin(image.shape[0], image.shape[1])
             frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
@@ -285,8 +279,6 @@ class VideoWriter:
             self._last = frame.pts = min(max(wanted, self._last + 1), most if self._last >= 0 else 0)
             frame.time_base = self._clock
             self._container.mux(self._stream.encode(frame))
-        except self._av.error.FFmpegError as error:
-            raise OSError(f"{self.path}: cannot be written ({_said(error)})") from error
 
     def _begin(self, height: int, width: int) -> None:
         codecs = self._av.codec.codecs_available
@@ -312,21 +304,26 @@ class VideoWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._container is None:
-            return
         try:
-            try:
-                if kind is None:
-                    self._container.mux(self._stream.encode(None))
-            finally:
-                self._container.close()
-            if kind is None:
-                self._unfinished.keep()
-        except self._av.error.FFmpegError as error:
-            if kind is None:
-                raise OSError(f"{self.path}: cannot be written ({_said(error)})") from error
+            if self._container is not None:
+                with self._naming():
+                    with self._container:
+                        if kind is None:
+                            self._container.mux(self._stream.encode(None))
+                    if kind is None:
+                        self._unfinished.keep()
+        except OSError:
+            if kind is None:  # else the first error is told
+                raise
         finally:
             self._unfinished.discard()
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        try:
+            yield
+        except self._av.error.FFmpegError as error:
+            raise OSError(f"{self.path}: cannot be written ({_said(error)})") from error
 
 
 def predict_video(
@@ -391,7 +388,11 @@ def predict_video(
 
         writer = stack.enter_context(ThreadPoolExecutor(1))
         written: Future[None] | None = None
-        for done, frame in enumerate(stack.enter_context(_Ahead(iter(reader))), 1):
+        decoder = stack.enter_context(ThreadPoolExecutor(1))
+        frames, done = iter(reader), 0
+        decoded = decoder.submit(next, frames, None)
+        while (frame := decoded.result()) is not None:
+            decoded, done = decoder.submit(next, frames, None), done + 1  # while the network runs on this one
             kept = {head: out.read(frame) for head, out in outputs.items()} if known and known(frame.number) else {}
             results = {head: result for head, result in kept.items() if result is not None}
             fresh = results.keys() != outputs.keys()
@@ -421,11 +422,13 @@ class _Output:
         self.frames, self.size = 0, (0, 0)
         self.masks = None if masks is None else folder_of(Path(masks), head)
         self.overlay = None if overlay is None else of_head(Path(overlay), head)
-        self._table: _Table | None = None
+        self._rows: Any = None
         self._video: VideoWriter | None = None
         # what is entered first is left last: the table is put in place when all else is
         if table is not None:
-            self._table = stack.enter_context(_Table(of_head(Path(table), head), labels))
+            part = stack.enter_context(replacing(of_head(Path(table), head)))
+            self._rows = csv.writer(stack.enter_context(part.open("x", encoding="utf-8", newline="")))
+            self._rows.writerow(["frame", "time", *labels.names])
         if self.overlay is not None:
             rate = reader.rate / reader.every
             self._video = stack.enter_context(VideoWriter(self.overlay, rate, reader.time_base))
@@ -440,8 +443,9 @@ class _Output:
         self.counts += counts
         self.frames += 1
         self.size = (result.mask.shape[0], result.mask.shape[1])
-        if self._table is not None:
-            self._table.write(frame, counts)
+        if self._rows is not None:
+            total = max(1, int(counts.sum()))
+            self._rows.writerow([frame.number, f"{frame.time:.4f}", *(f"{n / total:.5f}" for n in counts.tolist())])
 
     def read(self, frame: Frame) -> Segmentation | None:
         """Take the mask that an earlier run has written; None if it is none of this frame and these classes."""
@@ -460,56 +464,6 @@ class _Output:
     def film(self, source: Path) -> Film:
         counts = tuple(int(n) for n in self.counts)
         return Film(source, self.size, self.frames, self.labels, counts, self.masks, self.overlay)
-
-
-class _Table:
-    """Write the shares of the classes frame by frame: all of it or nothing."""
-
-    def __init__(self, path: Path, labels: Labels) -> None:
-        self.path = path
-        self._unfinished = Unfinished(path)
-        self._file = self._unfinished.path.open("x", encoding="utf-8", newline="")
-        self._rows = csv.writer(self._file)
-        self._rows.writerow(["frame", "time", *labels.names])
-
-    def write(self, frame: Frame, counts: npt.NDArray[Any]) -> None:
-        total = max(1, int(counts.sum()))
-        with self._unfinished.naming():
-            self._rows.writerow([frame.number, f"{frame.time:.4f}", *(f"{n / total:.5f}" for n in counts.tolist())])
-
-    def __enter__(self) -> _Table:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            with self._unfinished.naming():
-                self._file.close()
-            if kind is None:
-                self._unfinished.keep()
-        finally:
-            self._unfinished.discard()
-
-
-class _Ahead(Iterator[T]):
-    """Give items of which the next one is made in a thread meanwhile."""
-
-    def __init__(self, items: Iterator[T]) -> None:
-        self._items = items
-        self._pool = ThreadPoolExecutor(1)
-        self._next: Future[T | None] = self._pool.submit(next, items, None)
-
-    def __next__(self) -> T:
-        item = self._next.result()
-        if item is None:
-            raise StopIteration
-        self._next = self._pool.submit(next, self._items, None)
-        return item
-
-    def __enter__(self) -> _Ahead[T]:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown()
 
 
 def mask_of(folder: Path, number: int) -> Path:

@@ -34,11 +34,7 @@ class ArrayImage:
 
     def __init__(self, pixels: Pixels) -> None:
         self.pixels = pixels
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self.pixels.shape[0], self.pixels.shape[1]
+        self.size = (pixels.shape[0], pixels.shape[1])
 
     def read(self, top: int, left: int, bottom: int, right: int) -> Pixels:
         """Give a window; it is a view."""
@@ -53,12 +49,7 @@ class Mirrored:
     """
 
     def __init__(self, image: WindowedImage) -> None:
-        self.image = image
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self.image.size
+        self.image, self.size = image, image.size
 
     def read(self, top: int, left: int, bottom: int, right: int) -> Pixels:
         """Read a window of the mirrored image."""
@@ -79,14 +70,8 @@ class Continued:
     """
 
     def __init__(self, image: WindowedImage, margin: tuple[int, int]) -> None:
-        self.image = image
-        self.margin = margin
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width in pixels, with the margins."""
-        (height, width), (y, x) = self.image.size, self.margin
-        return height + 2 * y, width + 2 * x
+        self.image, self.margin = image, margin
+        self.size = (image.size[0] + 2 * margin[0], image.size[1] + 2 * margin[1])
 
     def read(self, top: int, left: int, bottom: int, right: int) -> Pixels:
         """Read a window of the larger image."""
@@ -112,23 +97,17 @@ class Scaled:
     """
 
     def __init__(self, image: WindowedImage, size: tuple[int, int]) -> None:
-        self.image = image
-        self._size = size
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self._size
+        self.image, self.size = image, size
 
     def read(self, top: int, left: int, bottom: int, right: int) -> Pixels:
         """Read a window of the scaled image, in so many steps that little of the image is in memory at once."""
         height, width = self.image.size
-        columns, across = _taps(left, right, width, self._size[1])
+        columns, across = _taps(left, right, width, self.size[1])
         first, last = int(columns.min()), int(columns.max()) + 1
-        step = max(1, int(_CHUNK // (last - first) * self._size[0] / height / 16))
+        step = max(1, int(_CHUNK // (last - first) * self.size[0] / height / 16))
         parts = []
         for start in range(top, bottom, step):
-            rows, down = _taps(start, min(start + step, bottom), height, self._size[0])
+            rows, down = _taps(start, min(start + step, bottom), height, self.size[0])
             above, below = int(rows.min()), int(rows.max()) + 1
             source = self.image.read(above, first, below, last)
             scaled = _weigh(_weigh(source, rows - above, down).swapaxes(0, 1), columns - first, across).swapaxes(0, 1)

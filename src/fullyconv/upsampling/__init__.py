@@ -12,7 +12,7 @@ the transposed convolution computes as long as its kernel is the initial one.
 
 from __future__ import annotations
 
-from fullyconv.upsampling.axes import AxisPlan, ResamplingPlan, resampling_plan
+from fullyconv.upsampling.axes import resampling_plan
 from fullyconv.upsampling.layers import (
     BilinearUpsampling,
     Border,
@@ -24,11 +24,9 @@ from fullyconv.upsampling.layers import (
 from fullyconv.upsampling.resampling import grown_to, interpolation_matrix, resample
 
 __all__ = [
-    "AxisPlan",
     "BilinearUpsampling",
     "Border",
     "MaxUnpooling",
-    "ResamplingPlan",
     "TransposedConvUpsampling",
     "bilinear_kernel",
     "bilinear_taps",

@@ -1,4 +1,4 @@
-"""Where the cells of one grid lie on another, along one axis: the arithmetic of resampling."""
+"""Where the cells of one grid lie on another: the arithmetic of resampling."""
 
 from __future__ import annotations
 
@@ -9,62 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fullyconv.geometry import Geometry
-
 ROUNDING = 1e-6
 """Cells: positions are sums and quotients of half pixels, and what differs from a whole number by less is rounding."""
-
-
-class Axis(NamedTuple):
-    """How n source cells and m target cells lie along one axis: target cell u at u / ratio + phase, in source cells."""
-
-    n: int
-    m: int
-    ratio: float
-    phase: float
-
-    @classmethod
-    def of(cls, source: Geometry, target: Geometry, axis: int, n: int, m: int) -> Axis:
-        """Make the axis along which one map is brought to another."""
-        ratio = source.stride[axis] / target.stride[axis]
-        return cls(n, m, ratio, (target.center[axis] - source.center[axis]) / source.stride[axis])
-
-    @property
-    def half(self) -> bool:
-        """Tell whether interpolate(align_corners=False) hits the target cells: one lies at 1 / (2 ratio) - 1 / 2."""
-        return self._on_grid((self.phase + 0.5) * self.ratio - 0.5)
-
-    @property
-    def whole(self) -> bool:
-        """Tell whether interpolate(align_corners=True) hits the target cells: one lies at 0."""
-        return self._on_grid(self.phase * self.ratio)
-
-    def _on_grid(self, cells: float) -> bool:
-        whole_ratio = self.ratio > 1 - ROUNDING and abs(self.ratio - round(self.ratio)) <= ROUNDING
-        return whole_ratio and abs(cells - round(cells)) <= ROUNDING
-
-    def needed(self, overhang: float = 0.0) -> tuple[int, int]:
-        """First source cell, and the one behind the last, that the positions lie at or between.
-
-        Cells outside 0..n-1 are replicas of the border. `overhang` is how far outside the map, in cells, a position may
-        lie and still need none; there is always one cell of the map itself.
-        """
-        last = (self.m - 1) / self.ratio + self.phase
-        start, stop = math.floor(self.phase + ROUNDING), math.ceil(last - ROUNDING) + 1
-        if start < 0:
-            start = min(0, math.floor(self.phase + overhang + ROUNDING))
-        if stop > self.n:
-            stop = max(self.n, math.ceil(last - overhang - ROUNDING) + 1)
-        return min(start, self.n - 1), max(stop, 1)
-
-    def matrix(self, clamp: bool) -> Tensor:
-        """Weights (m, n) of every source cell in every target cell: the hat function around its position."""
-        # on the CPU, because not every accelerator has float64
-        position = torch.arange(self.m, dtype=torch.float64) / self.ratio + self.phase
-        if clamp:
-            position = position.clamp(0, self.n - 1)
-        cells = torch.arange(self.n, dtype=torch.float64)
-        return (1 - (position[:, None] - cells).abs()).clamp(min=0)
 
 
 class AxisPlan(NamedTuple):
@@ -83,6 +29,10 @@ class AxisPlan(NamedTuple):
     lead: int
     tail: int
     drop: int
+
+    def stop(self, n: int, m: int) -> int:
+        """Give the cell behind the last that is needed for m target cells; beyond the n of the map it is a replica."""
+        return min(_stop(m, self.ratio, self.lead), max(n, _stop(m, self.ratio, self.tail)))
 
 
 class ResamplingPlan(NamedTuple):
@@ -110,26 +60,47 @@ def resampling_plan(ratios: Sequence[float], phases: Sequence[float]) -> Resampl
         >>> resampling_plan((32, 32), (-15.5 / 32, -15.5 / 32)).axes[0]                     # VGG to pixels
         AxisPlan(ratio=32, start=0, lead=-15, tail=-31, drop=0)
     """
-    axes = [Axis(0, 0, ratio, phase) for ratio, phase in zip(ratios, phases, strict=True)]
-    half = all(axis.half for axis in axes)
-    if not half and not all(axis.whole for axis in axes):
+    axes = list(zip(ratios, phases, strict=True))
+    # with align_corners=False a target cell lies at 1 / (2 ratio) - 1 / 2, with align_corners=True one lies at 0
+    half = all(_is_whole(ratio, (phase + 0.5) * ratio - 0.5) for ratio, phase in axes)
+    whole = all(_is_whole(ratio, phase * ratio) for ratio, phase in axes)
+    if not half and not whole:
         return None
     plans = []
-    for axis in axes:
-        r, start = round(axis.ratio), math.floor(axis.phase + ROUNDING)
+    for ratio, phase in axes:
+        r, start = round(ratio), math.floor(phase + ROUNDING)
+        # with align_corners=False the result reaches beyond the outer centers: half a source less half a target cell
         overhang = 0.5 - 0.5 / r if half else 0.0
         if start < 0:
-            start = min(0, math.floor(axis.phase + overhang + ROUNDING))
-        lead, tail = (math.ceil((axis.phase - over) * r - ROUNDING) for over in (0.0, overhang))
-        phase = axis.phase - start
-        plans.append(AxisPlan(r, start, lead, tail, round((phase + 0.5) * r - 0.5 if half else phase * r)))
-    shift = all(axis.whole and round(axis.ratio) == 1 for axis in axes)
-    return ResamplingPlan((plans[0], plans[1]), not half, shift)
+            start = min(0, math.floor(phase + overhang + ROUNDING))
+        lead, tail = (math.ceil((phase - over) * r - ROUNDING) for over in (0.0, overhang))
+        drop = (phase - start + 0.5) * r - 0.5 if half else (phase - start) * r
+        plans.append(AxisPlan(r, start, lead, tail, round(drop)))
+    return ResamplingPlan((plans[0], plans[1]), not half, whole and all(plan.ratio == 1 for plan in plans))
+
+
+def _is_whole(ratio: float, cells: float) -> bool:
+    """Tell whether target cells divide the source cells, and so many of them are a whole number."""
+    return ratio > 1 - ROUNDING and abs(ratio - round(ratio)) <= ROUNDING and abs(cells - round(cells)) <= ROUNDING
+
+
+def hat_matrix(n: int, m: int, ratio: float, phase: float, clamp: bool = True) -> Tensor:
+    """Give the weights (m, n) of every source cell in every target cell: the hat function around its position."""
+    # on the CPU, because not every accelerator has float64
+    position = torch.arange(m, dtype=torch.float64) / ratio + phase
+    if clamp:
+        position = position.clamp(0, n - 1)
+    cells = torch.arange(n, dtype=torch.float64)
+    return (1 - (position[:, None] - cells).abs()).clamp(min=0)
 
 
 def cells_needed(m: int, factor: int, phase: float) -> int:
     """Source cells, from floor(phase) on, that m target cells lie at or between; m may be symbolic."""
-    lead = math.ceil(phase * factor - ROUNDING)  # whole target cells, so that the rest is arithmetic of whole numbers
-    # ONNX rounds towards zero: whole factors are added first, so that the division never sees a negative number
-    lent = max(0, -(lead // factor))
-    return (m + lead + factor - 2 + lent * factor) // factor - lent + 1 - math.floor(phase + ROUNDING)
+    return _stop(m, factor, math.ceil(phase * factor - ROUNDING)) - math.floor(phase + ROUNDING)
+
+
+def _stop(m: int, ratio: int, lead: int) -> int:
+    """Give ceil((m - 1 + lead) / ratio) + 1, in whole numbers."""
+    # ONNX rounds towards zero: whole ratios are added first, so that the division never sees a negative number
+    lent = max(0, -(lead // ratio))
+    return (m + lead + ratio - 2 + lent * ratio) // ratio - lent + 1

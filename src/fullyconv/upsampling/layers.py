@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -88,7 +88,27 @@ def bilinear_kernel(factor: int, phase: float | None = None, size: int | None = 
     return torch.outer(taps, taps).float()
 
 
-class BilinearUpsampling(nn.Module):
+class _Between(nn.Module):
+    """Bring a map from one grid to another."""
+
+    def __init__(self, source: Geometry, target: Geometry, *, border: Border = "replicate") -> None:
+        super().__init__()
+        if border not in get_args(Border):
+            raise ValueError(f"border={border!r} is not a border. Choose 'replicate' or 'zero'.")
+        self.source = source
+        self.target = target
+        self.border = border
+
+    @property
+    def geometry(self) -> Geometry:
+        """Geometry of `whole`: the output before it is cropped to the target grid."""
+        factor, phase, kernel_size = _kernel(self.source, self.target)
+        first = [support(f, p)[0] for f, p in zip(factor, phase, strict=True)]
+        y, x = (c + j * cell for c, j, cell in zip(self.target.center, self.target.stride, first, strict=True))
+        return dataclasses.replace(self.source.transposed_conv(kernel_size, factor), center=(y, x))
+
+
+class BilinearUpsampling(_Between):
     """Upsample with the fixed bilinear filter; no parameters.
 
     Args:
@@ -102,13 +122,6 @@ class BilinearUpsampling(nn.Module):
         >>> to_pixels(torch.ones(1, 21, 12, 16), (375, 500)).shape
         torch.Size([1, 21, 375, 500])
     """
-
-    def __init__(self, source: Geometry, target: Geometry, *, border: Border = "replicate") -> None:
-        super().__init__()
-        _check_border(border)
-        self.source = source
-        self.target = target
-        self.border = border
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """Upsample.
@@ -124,11 +137,6 @@ class BilinearUpsampling(nn.Module):
             return resample(x, self.source, self.target, size)
         check(x)
         return operators.resample(x, size, *ratios_and_phases(self.source, self.target), clamp=False)
-
-    @property
-    def geometry(self) -> Geometry:
-        """Geometry of `whole`."""
-        return _reached(self.source, self.target)
 
     def whole(self, x: Tensor) -> Tensor:
         """Upsample to all cells that a transposed convolution with this filter reaches, as the reference does.
@@ -153,7 +161,7 @@ class BilinearUpsampling(nn.Module):
         return f"stride={self.source.stride}, target_stride={self.target.stride}, border={self.border!r}"
 
 
-class TransposedConvUpsampling(nn.Module):
+class TransposedConvUpsampling(_Between):
     """Upsample by a transposed convolution that starts as bilinear interpolation (Long et al. 2015, section 3.3).
 
     The initial kernel is the bilinear filter in the phase that the two geometries demand; for a whole or half phase
@@ -190,16 +198,12 @@ class TransposedConvUpsampling(nn.Module):
         full: bool = False,
         border: Border = "replicate",
     ) -> None:
-        super().__init__()
-        _check_border(border)
+        super().__init__(source, target, border=border)
         if channels < 1:
             raise ValueError(f"channels={channels} must be at least 1.")
         self.channels = channels
-        self.source = source
-        self.target = target
         self.frozen = frozen
         self.full = full
-        self.border = border
         self.factor, self._phase, self.kernel_size = _kernel(source, target)
         self.weight = nn.Parameter(
             torch.empty(channels, channels if full else 1, *self.kernel_size), requires_grad=not frozen
@@ -214,11 +218,6 @@ class TransposedConvUpsampling(nn.Module):
             self.weight.zero_()
             for channel in range(self.channels):
                 self.weight[channel, channel if self.full else 0] = kernel
-
-    @property
-    def geometry(self) -> Geometry:
-        """Geometry of `whole`: the output before it is cropped to the target grid."""
-        return _reached(self.source, self.target)
 
     def whole(self, x: Tensor) -> Tensor:
         """Upsample without padding or cropping, as the layer of the reference does.
@@ -338,19 +337,6 @@ def _kernel(source: Geometry, target: Geometry) -> tuple[tuple[int, int], tuple[
     return (factors[0], factors[1]), (phases[0], phases[1]), (sizes[0], sizes[1])
 
 
-def _reached(source: Geometry, target: Geometry) -> Geometry:
-    """Geometry of the uncropped transposed convolution: the target grid, begun at the first cell that is reached."""
-    factor, phase, kernel_size = _kernel(source, target)
-    first = [support(f, p)[0] for f, p in zip(factor, phase, strict=True)]
-    y, x = (c + j * cell for c, j, cell in zip(target.center, target.stride, first, strict=True))
-    return dataclasses.replace(source.transposed_conv(kernel_size, factor), center=(y, x))
-
-
 def support(factor: int, phase: float) -> tuple[int, int]:
     """First and last target cell, counted from cell factor * i, that source cell i has a weight in."""
     return math.floor(-factor * (1 + phase) + ROUNDING) + 1, math.ceil(factor * (1 - phase) - ROUNDING) - 1
-
-
-def _check_border(border: str) -> None:
-    if border not in ("replicate", "zero"):
-        raise ValueError(f"border={border!r} is not a border. Choose 'replicate' or 'zero'.")

@@ -7,58 +7,117 @@ translation; elsewhere it is the operators of torch that it is made of.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, library
 
-from fullyconv.upsampling.axes import Axis
+from fullyconv.upsampling.axes import hat_matrix, resampling_plan
 
-Operator = Callable[..., Tensor]
+Operator = TypeVar("Operator", bound=Callable[..., Tensor])
 
 
-def _resample(x: Tensor, size: Sequence[int], ratios: Sequence[float], phases: Sequence[float], clamp: bool) -> Tensor:
+def _operator(size: int) -> Callable[[Operator], Operator]:
+    """Let an exporter see a function as one operator: the same, but no view, and without a look at the sizes.
+
+    Args:
+        size: which argument holds the height and width of the result.
+    """
+
+    def register(plain: Operator) -> Operator:
+        @functools.wraps(plain)
+        def copied(*args: Any) -> Tensor:
+            return plain(*args).clone()
+
+        def shaped(x: Tensor, *others: Any) -> Tensor:
+            return x.new_empty((*x.shape[:2], *others[size - 1]))
+
+        whole = library.custom_op(f"fullyconv::{plain.__name__}", copied, mutates_args=())
+        whole.register_fake(shaped)
+
+        @functools.wraps(plain)
+        def either(*args: Any, **named: Any) -> Tensor:
+            found: Tensor = (whole if torch.compiler.is_exporting() else plain)(*args, **named)
+            return found
+
+        return cast(Operator, either)
+
+    return register
+
+
+@_operator(size=1)
+def resample(x: Tensor, size: Sequence[int], ratios: Sequence[float], phases: Sequence[float], clamp: bool) -> Tensor:
+    """Interpolate a map bilinearly at evenly spaced positions.
+
+    Args:
+        x: (N, C, h, w) values.
+        size: height and width of the result.
+        ratios: cells of the result per cell of x, along both axes.
+        phases: position of the first cell of the result, in cells of x.
+        clamp: clamp positions to the map; else what lies outside is zero.
+    """
     if min(size) < 1:
         raise ValueError(f"size={tuple(size)} must be a positive height and width.")
-    axes = [Axis(n, m, ratio, phase) for n, m, ratio, phase in zip(x.shape[2:], size, ratios, phases, strict=True)]
-    if not clamp:
-        return _multiply(x, axes, clamp=False)
-    if all(axis.whole and round(axis.ratio) == 1 for axis in axes):
-        return _shift(x, axes)
-    if all(axis.half for axis in axes):
-        return _interpolate(x, axes, align_corners=False)
-    if all(axis.whole for axis in axes):
-        return _interpolate(x, axes, align_corners=True)
-    return _multiply(x, axes, clamp=True)
-
-
-def _shift(x: Tensor, axes: list[Axis]) -> Tensor:
-    y, x_ = axes
-    top, left = round(y.phase), round(x_.phase)
-    return taken(x, (top, top + y.m), (left, left + x_.m))
-
-
-def _interpolate(x: Tensor, axes: list[Axis], *, align_corners: bool) -> Tensor:
-    # with align_corners=False the result itself reaches beyond the outer centers: half a source less half a target cell
-    spans = [axis.needed(0.0 if align_corners else 0.5 - 0.5 / axis.ratio) for axis in axes]
+    plan = resampling_plan(ratios, phases) if clamp else None
+    if plan is None:
+        return _multiply(x, size, ratios, phases, clamp)
+    if plan.shift:
+        return continued(x, [axis.start for axis in plan.axes], size)
+    spans, lengths, drops = [], [], []
+    for axis, n, m in zip(plan.axes, x.shape[2:], size, strict=True):
+        start, stop = min(axis.start, n - 1), max(axis.stop(n, m), 1)  # one cell of the map itself, in any case
+        spans.append((start, stop))
+        lengths.append(axis.ratio * (stop - start - 1) + 1 if plan.align_corners else axis.ratio * (stop - start))
+        drops.append(axis.drop + axis.ratio * (axis.start - start))
     x = taken(x, spans[0], spans[1])
-    lengths, drops = [], []
-    for axis, (start, stop) in zip(axes, spans, strict=True):
-        r, phase = round(axis.ratio), axis.phase - start
-        lengths.append(r * (stop - start - 1) + 1 if align_corners else r * (stop - start))
-        drops.append(round(phase * r) if align_corners else round((phase + 0.5) * r - 0.5))
-    up = F.interpolate(x, (lengths[0], lengths[1]), mode="bilinear", align_corners=align_corners)
-    return windowed(up, drops, (axes[0].m, axes[1].m))
+    up = F.interpolate(x, (lengths[0], lengths[1]), mode="bilinear", align_corners=plan.align_corners)
+    return window(up, drops, size)
 
 
-def _multiply(x: Tensor, axes: list[Axis], *, clamp: bool) -> Tensor:
+@_operator(size=2)
+def continued(x: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
+    """Take `size` cells from `start` on of a map that its border cells continue in every direction."""
+    return taken(x, (start[0], start[0] + size[0]), (start[1], start[1] + size[1]))
+
+
+@_operator(size=2)
+def window(x: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
+    """Take `size` cells from `start` on of a map that zeros continue in every direction."""
+    h, w = x.shape[2:]
+    (top, left), (m, n) = start, size
+    if (top, left, m, n) == (0, 0, h, w):
+        return x
+    if top >= 0 and left >= 0 and top + m <= h and left + n <= w:
+        return x[..., top : top + m, left : left + n]
+    if top >= h or left >= w or top + m <= 0 or left + n <= 0:
+        return x.new_zeros((*x.shape[:2], m, n))
+    return F.pad(x, (-left, left + n - w, -top, top + m - h))
+
+
+@_operator(size=2)
+def unpool(x: Tensor, positions: Tensor, size: Sequence[int], fill: float, overlapping: bool) -> Tensor:
+    """Put values at their positions of a map; where several meet and windows overlapped, the largest stays."""
+    height, width = size
+    out = x.new_full((*x.shape[:2], height * width), fill)
+    values, index = x.flatten(2), positions.flatten(2)
+    if overlapping:
+        out = out.scatter_reduce(2, index, values, "amax", include_self=False)
+    else:
+        out = out.scatter(2, index, values)
+    return out.view(*x.shape[:2], height, width)
+
+
+def _multiply(x: Tensor, size: Sequence[int], ratios: Sequence[float], phases: Sequence[float], clamp: bool) -> Tensor:
     # float32 at least, and no autocast: weights in half precision would move the positions
     dtype = torch.promote_types(x.dtype, torch.float32)
-    rows, columns = (axis.matrix(clamp).to(x.device, dtype) for axis in axes)
+    axes = zip(x.shape[2:], size, ratios, phases, strict=True)
+    rows, columns = (hat_matrix(*axis, clamp).to(x.device, dtype) for axis in axes)
     with torch.autocast(x.device.type, enabled=False):
         # the order that costs less: the axis that is lengthened more comes last
-        if axes[0].m * axes[1].n <= axes[0].n * axes[1].m:
+        if size[0] * x.shape[3] <= x.shape[2] * size[1]:
             up = torch.matmul(torch.matmul(rows, x.to(dtype)), columns.T)
         else:
             up = torch.matmul(rows, torch.matmul(x.to(dtype), columns.T))
@@ -86,106 +145,3 @@ def _bordered(x: Tensor, pads: list[int]) -> Tensor:
         first, last = x.narrow(dim, 0, 1), x.narrow(dim, x.shape[dim] - 1, 1)
         x = torch.cat([*[first] * before, x, *[last] * after], dim)
     return x
-
-
-def windowed(x: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
-    """Cut out the cells from `start` on, zeros where they lie outside."""
-    h, w = x.shape[2:]
-    (top, left), (m, n) = start, size
-    if (top, left, m, n) == (0, 0, h, w):
-        return x
-    if top >= 0 and left >= 0 and top + m <= h and left + n <= w:
-        return x[..., top : top + m, left : left + n]
-    if top >= h or left >= w or top + m <= 0 or left + n <= 0:
-        return x.new_zeros((*x.shape[:2], m, n))
-    return F.pad(x, (-left, left + n - w, -top, top + m - h))
-
-
-def _unpool(x: Tensor, positions: Tensor, size: Sequence[int], fill: float, overlapping: bool) -> Tensor:
-    height, width = size
-    out = x.new_full((*x.shape[:2], height * width), fill)
-    values, index = x.flatten(2), positions.flatten(2)
-    if overlapping:
-        out = out.scatter_reduce(2, index, values, "amax", include_self=False)
-    else:
-        out = out.scatter(2, index, values)
-    return out.view(*x.shape[:2], height, width)
-
-
-def _continued(x: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
-    return taken(x, (start[0], start[0] + size[0]), (start[1], start[1] + size[1]))
-
-
-# What an exporter sees: the same, but no view, and without a look at the sizes.
-
-
-@library.custom_op("fullyconv::resample", mutates_args=())
-def _whole_resample(
-    x: Tensor, size: Sequence[int], ratios: Sequence[float], phases: Sequence[float], clamp: bool
-) -> Tensor:
-    return _resample(x, size, ratios, phases, clamp).clone()
-
-
-@library.custom_op("fullyconv::continued", mutates_args=())
-def _whole_continued(x: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
-    return _continued(x, start, size).clone()
-
-
-@library.custom_op("fullyconv::window", mutates_args=())
-def _whole_window(x: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
-    return windowed(x, start, size).clone()
-
-
-@library.custom_op("fullyconv::unpool", mutates_args=())
-def _whole_unpool(x: Tensor, positions: Tensor, size: Sequence[int], fill: float, overlapping: bool) -> Tensor:
-    return _unpool(x, positions, size, fill, overlapping)
-
-
-def _of_size(x: Tensor, size: Sequence[int]) -> Tensor:
-    return x.new_empty((*x.shape[:2], *size))
-
-
-_whole_resample.register_fake(lambda x, size, ratios, phases, clamp: _of_size(x, size))
-_whole_continued.register_fake(lambda x, start, size: _of_size(x, size))
-_whole_window.register_fake(lambda x, start, size: _of_size(x, size))
-_whole_unpool.register_fake(lambda x, positions, size, fill, overlapping: _of_size(x, size))
-
-
-def _either(whole: Operator, plain: Operator) -> Operator:
-    return whole if torch.compiler.is_exporting() else plain
-
-
-def resample(
-    x: Tensor, size: Sequence[int], ratios: Sequence[float], phases: Sequence[float], clamp: bool = True
-) -> Tensor:
-    """Interpolate a map bilinearly at evenly spaced positions.
-
-    Args:
-        x: (N, C, h, w) values.
-        size: height and width of the result.
-        ratios: cells of the result per cell of x, along both axes.
-        phases: position of the first cell of the result, in cells of x.
-        clamp: clamp positions to the map; else what lies outside is zero.
-    """
-    found: Tensor = (_whole_resample if torch.compiler.is_exporting() else _resample)(
-        x, list(size), ratios, phases, clamp
-    )
-    return found
-
-
-def continued(x: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
-    """Take `size` cells from `start` on of a map that its border cells continue in every direction."""
-    return _either(_whole_continued, _continued)(x, list(start), list(size))
-
-
-def window(x: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
-    """Take `size` cells from `start` on of a map that zeros continue in every direction."""
-    return _either(_whole_window, windowed)(x, list(start), list(size))
-
-
-def unpool(x: Tensor, positions: Tensor, size: Sequence[int], fill: float, overlapping: bool) -> Tensor:
-    """Put values at their positions of a map; where several meet and windows overlapped, the largest stays."""
-    found: Tensor = (_whole_unpool if torch.compiler.is_exporting() else _unpool)(
-        x, positions, list(size), fill, overlapping
-    )
-    return found

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fullyconv.geometry import Geometry
 from fullyconv.upsampling import operators
-from fullyconv.upsampling.axes import Axis
+from fullyconv.upsampling.axes import hat_matrix
 
 
 def resample(scores: Tensor, source: Geometry, target: Geometry, size: tuple[int, int]) -> Tensor:
@@ -34,7 +34,7 @@ def resample(scores: Tensor, source: Geometry, target: Geometry, size: tuple[int
         torch.Size([1, 21, 375, 500])
     """
     check(scores)
-    return operators.resample(scores, size, *ratios_and_phases(source, target))
+    return operators.resample(scores, size, *ratios_and_phases(source, target), clamp=True)
 
 
 def interpolation_matrix(source: Geometry, target: Geometry, axis: int, cells: int, wanted: int) -> Tensor:
@@ -55,7 +55,8 @@ def interpolation_matrix(source: Geometry, target: Geometry, axis: int, cells: i
         >>> interpolation_matrix(cells, Geometry.IDENTITY, 0, 2, 4)[:, 1].tolist()
         [0.0, 0.25, 0.75, 1.0]
     """
-    return Axis.of(source, target, axis, cells, wanted).matrix(clamp=True)
+    ratios, phases = ratios_and_phases(source, target)
+    return hat_matrix(cells, wanted, ratios[axis], phases[axis])
 
 
 def grown_to(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -77,8 +78,8 @@ def grown_to(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 def ratios_and_phases(source: Geometry, target: Geometry) -> tuple[list[float], list[float]]:
     """Give target cells per source cell, and the position of target cell 0 in source cells, along both axes."""
-    axes = [Axis.of(source, target, axis, 0, 0) for axis in (0, 1)]
-    return [axis.ratio for axis in axes], [axis.phase for axis in axes]
+    axes = list(zip(source.stride, target.stride, source.center, target.center, strict=True))
+    return [own / other for own, other, _, _ in axes], [(there - here) / own for own, _, here, there in axes]
 
 
 def check(x: Tensor) -> None:
