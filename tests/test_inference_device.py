@@ -312,7 +312,10 @@ def test_an_accelerator_takes_batches_and_a_reader_a_core_by_itself(
     plan = folder.FolderPlan(photos, tmp_path / "out", folder.FolderOptions(), model="x")
     there = SimpleNamespace(device=torch.device("cuda"), predict_batch=None)
     assert plan._at_once(there, plan.options.predicting) == (folder.BATCH, 5)
-    assert plan._at_once(SimpleNamespace(device=torch.device("cpu"), predict_batch=None), plan.options.predicting) == (1, 1)
+    assert plan._at_once(SimpleNamespace(device=torch.device("cpu"), predict_batch=None), plan.options.predicting) == (
+        1,
+        1,
+    )
     assert plan._at_once(SimpleNamespace(labels=Labels.of(["a", "b"])), plan.options.predicting) == (1, 1)
 
 

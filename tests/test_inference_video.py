@@ -20,6 +20,7 @@ from fullyconv import cli
 from fullyconv.errors import DatasetError
 from fullyconv.images import read_mask
 from fullyconv.inference import journal, video
+from fullyconv.inference.folder import predict_folder
 from fullyconv.inference.segmentation import Segmentation
 from fullyconv.inference.video import VideoReader, VideoWriter, frames_in, predict_video
 from fullyconv.labels import Labels
@@ -369,6 +370,14 @@ class TwoHeads:
         columns = np.arange(source.shape[1]) * 3 // source.shape[1]
         masks = {"what": source.mean(2) > 150, "where": np.broadcast_to(columns, source.shape[:2])}
         return {head: Segmentation(mask.astype(np.uint8), self.labels[head], source) for head, mask in masks.items()}
+
+
+def test_a_video_that_is_called_as_an_overlay_is_done_when_it_is_done(tmp_path: Path) -> None:
+    clip = write(tmp_path / "clip.overlay.mp4")
+    for expected in (1, 0):
+        result = predict_folder(TwoHeads(), clip, tmp_path / "out")
+        assert len(result.predicted) == expected
+    assert (tmp_path / "out" / "clip.overlay.what.csv").is_file()
 
 
 def test_several_heads_have_masks_overlays_and_tables_of_their_own(

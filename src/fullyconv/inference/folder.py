@@ -126,9 +126,25 @@ def predict_folder(
     inputs: str | Path | Iterable[str | Path],
     out: str | Path,
     *,
+    overlay: bool = False,
+    probabilities: Literal["top", "all"] | None = None,
+    polygons: Literal["geojson", "coco"] | None = None,
+    heatmaps: Sequence[str] = (),
+    masks: bool = True,
+    memory: int | str | None = None,
+    halo: int | Literal["exact"] = "exact",
+    flip: bool = False,
+    scales: Sequence[float] | None = None,
+    every: int = 1,
+    overwrite: bool = False,
+    value_range: ValueRange | None = None,
+    mask_format: MaskFormat = "png",
+    precision: Precision = "float32",
+    batch: int | None = None,
+    workers: int | None = None,
+    shard: str | None = None,
     progress: Progress | None = None,
     frames: FrameProgress | None = None,
-    **options: Any,
 ) -> FolderResult:
     """Predict images, videos and folders of them, and write a mask for each.
 
@@ -140,30 +156,28 @@ def predict_folder(
         predictor: what `fullyconv.load` or `fullyconv.runtime.load` gives, or a converted classifier.
         inputs: an image, a video, a folder or a pattern with ``*``; or several.
         out: folder of the masks.
+        overlay: write ``NAME.overlay.png`` beside each mask; of a video ``NAME.overlay.mp4``.
+        probabilities: write ``NAME.npz``: that of the winning class ("top"), or those of all, float16.
+        polygons: write ``NAME.geojson`` or ``NAME.coco.json``.
+        heatmaps: of a classifier, write ``NAME.heatmap.WORD.png`` for each of these classes.
+        masks: of a video, write a mask a frame; False leaves the overlay and the table of shares.
+        memory: bytes that a prediction may take beside the model, such as "2GB"; None is half of what is free.
+        halo: pixels around a tile that are read; fewer than "exact" may leave seams.
+        flip: average with the mirrored image.
+        scales: average over the image at these sizes; None takes it as it is.
+        every: of a video, take every so many-th frame.
+        overwrite: segment images again whose masks are there.
+        value_range: the numbers that are black and white in images of more than 8 bits, such as (0, 4095); None
+            takes those that the model was trained with, else the whole range of their type.
+        mask_format: of the masks of images; "tif" keeps the tags of a GeoTIFF, "png" has a world file beside.
+        precision: what convolutions are computed in, for a processor that has it.
+        batch: images of one size that are predicted together; None is 8 on an accelerator, else 1.
+        workers: threads that read images, and as many that write; None is one a core on an accelerator, else 1.
+        shard: the part of this process, such as "3/16": which files belong to it is told by their names alone.
+            When all parts are done, `fullyconv.inference.joining.join_masks` makes one run of them.
         progress: is called with what became of a file, how many are done, and how many there are.
         frames: is called after every frame of a video with its path, the frames done and those expected, None where
             nobody knows.
-        options: which files are wanted, and how:
-
-            - `overlay`: write ``NAME.overlay.png`` beside each mask; of a video ``NAME.overlay.mp4``.
-            - `probabilities`: write ``NAME.npz``: that of the winning class ("top"), or those of all, float16.
-            - `polygons`: write ``NAME.geojson`` or ``NAME.coco.json``.
-            - `heatmaps`: of a classifier, write ``NAME.heatmap.WORD.png`` for each of these classes.
-            - `masks`: of a video, write a mask a frame; False leaves the overlay and the table of shares.
-            - `memory`: bytes that a prediction may take beside the model, such as "2GB"; None is half of what is free.
-            - `halo`: pixels around a tile that are read; fewer than "exact" may leave seams.
-            - `flip`: average with the mirrored image.
-            - `scales`: average over the image at these sizes; None takes it as it is.
-            - `every`: of a video, take every so many-th frame.
-            - `overwrite`: segment images again whose masks are there.
-            - `value_range`: the numbers that are black and white in images of more than 8 bits, such as (0, 4095); None
-              takes those that the model was trained with, else the whole range of their type.
-            - `mask_format`: of the masks of images; "tif" keeps the tags of a GeoTIFF, "png" has a world file beside.
-            - `precision`: what convolutions are computed in, for a processor that has it.
-            - `batch`: images of one size that are predicted together; None is 8 on an accelerator, else 1.
-            - `workers`: threads that read images, and as many that write; None is one a core on an accelerator, else 1.
-            - `shard`: the part of this process, such as "3/16": which files belong to it is told by their names alone.
-              When all parts are done, `fullyconv.inference.joining.join_masks` makes one run of them.
 
     Returns:
         What became of each file.
@@ -181,6 +195,7 @@ def predict_folder(
         ... )
         >>> done.failed                                                     # doctest: +SKIP
     """
+    options = {name: value for name, value in locals().items() if name in FolderOptions.__dataclass_fields__}
     plan = FolderPlan(inputs, out, FolderOptions(**options), model=identity(predictor))
     return plan.run(predictor, progress, frames)
 

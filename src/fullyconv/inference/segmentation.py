@@ -204,7 +204,8 @@ def of_head(path: Path, head: str) -> Path:
         >>> of_head(Path("mask.png"), "semantic").name, of_head(Path("clip.overlay.mp4"), "semantic").name
         ('mask.semantic.png', 'clip.semantic.overlay.mp4')
     """
-    ending = f".overlay{path.suffix}" if path.stem.endswith(".overlay") else path.suffix
+    # a table has no overlay: before .csv it is part of the name of a video
+    ending = f".overlay{path.suffix}" if path.stem.endswith(".overlay") and path.suffix != ".csv" else path.suffix
     return path.with_name(f"{path.name.removesuffix(ending)}.{head}{ending}") if head else path
 
 
