@@ -317,7 +317,11 @@ class TestTables:
             ("p.csv", "image,mask\n../../etc/passwd,ma.png\n", "line 2: .* leads out of"),
             ("p.csv", "image,mask\n/etc/passwd,ma.png\n", "line 2: .* leads out of"),
             ("p.csv", "image,mask,split\na.png,ma.png,holdout\n", "split='holdout'; choose train, val or test"),
-            ("p.csv", "image,mask,split\na.png,ma.png,train\nb.png,mb.png,\n", "1 lines name no split and others do"),
+            (
+                "p.csv",
+                "image,mask,split\na.png,ma.png,train\nb.png,mb.png,\n",
+                "is of no split, and other pairs are of train",
+            ),
             ("p.jsonl", "{no json", "line 1 is no JSON"),
             ("p.jsonl", "[1]", "line 1 is no JSON object"),
         ],

@@ -63,13 +63,6 @@ def pair_folders(tree: Tree, reading: Reading) -> Layout:
         if folder.path not in taken and folder.files and (folder.role == "mask" or (folder.split and not folder.role)):
             what = "masks without images" if folder.role else "images without masks"
             layout.notes.append(f"{folder.path}: {len(folder.files)} {what}, left out")
-    if "all" in splits and len(splits) > 1 and not splits.keys() & {"train", "val", "test"} - {"all"}:
-        splits = {"all": [pair for part in splits.values() for pair in part]}
-    elif "all" in splits and len(splits) > 1:
-        raise DatasetError(
-            f"{root}: some folders belong to a split ({', '.join(sorted(set(splits) - {'all'}))}) and some to "
-            f"none; {OPTIONS}"
-        )
     taken -= {folder.path for folder in bare_folders}
     layout.name = " + ".join(sorted(taken)) if len(taken) <= 6 else f"{len(taken)} folders"
     layout.splits = dict(splits)

@@ -82,9 +82,7 @@ class Reading:
                 raise ValueError(f'{name}={getattr(self, name)!r}: choose "{choices[0]}" or "{choices[1]}"')
         for name, given in (("images", self.images), ("masks", self.masks)):
             if given is not None and (Path(given).is_absolute() or ".." in Path(given).parts):
-                raise ValueError(
-                    f"{name}={given!r}: is looked for inside the data folder; give a path relative to the data folder"
-                )
+                raise ValueError(f"{name}={given!r}: is looked for inside the data folder; give a path relative to it")
         if self.pairs is not None and (self.images is not None or self.masks is not None):
             raise ValueError("pairs: names every file itself; leave images and masks out")
         if self.value_range is not None:
@@ -231,6 +229,12 @@ def find_layout(root: Path, known: PublicSet | None = None, **options: Any) -> L
     layout.splits = {name: part for name in ("train", "val", "test", "all") if (part := layout.splits.get(name))}
     if own or (layout.known is None and layout.reader is None):
         split_by_lists(root, layout, own)
+    if "all" in layout.splits and len(layout.splits) > 1:
+        first, others = layout.splits["all"][0].image, ", ".join(layout.splits.keys() - {"all"})
+        message = (
+            f"{first} is of no split, and other pairs are of {others}; name one for all, or for none; or {OPTIONS}"
+        )
+        layout.fail("pairs of no split", message)
     by_rule: dict[str, list[Finding]] = defaultdict(list)
     for one in layout.lost:
         by_rule[one.rule].append(one)
@@ -251,10 +255,10 @@ def _found(root: Path, known: PublicSet | None, reading: Reading) -> Layout:
     from fullyconv.data.folders import from_options, pair_folders
     from fullyconv.data.rows import from_table
 
-    if reading.pairs is not None:
-        return from_table(root, reading.pairs)
     named = reading.images is not None or reading.masks is not None
     try:
+        if reading.pairs is not None:
+            return from_table(root, reading.pairs)
         tree = walk(root)
         if known is not None and not named:
             return _published(known, tree, reading)

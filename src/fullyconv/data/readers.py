@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +16,22 @@ from fullyconv.data.pairs import Pair
 from fullyconv.images import Encoded, bands_size, read_bands, read_mask
 
 Array = npt.NDArray[Any]
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def in_threads(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Do something with many files at once.
+
+    Args:
+        work: what is done; an error stops all.
+        items: of what.
+
+    Yields:
+        What came of each, in their order.
+    """
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
+        yield from pool.map(work, items)
 
 
 class Reader(Protocol):
