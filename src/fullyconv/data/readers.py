@@ -87,3 +87,10 @@ class FileReader:
     def mask(self, pair: Pair) -> Array:
         """Read the mask as (H, W) integers."""
         return read_mask(self.mask_file(pair))
+
+
+def files_of(reader: Reader, pair: Pair) -> tuple[Path | Encoded, Path | Encoded]:
+    """Give the files of image and mask."""
+    if isinstance(reader, FileReader):
+        return reader.image_file(pair), reader.mask_file(pair)
+    return pair.image, pair.mask
