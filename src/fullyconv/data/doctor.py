@@ -16,10 +16,9 @@ from PIL import Image
 
 from fullyconv.data import checks
 from fullyconv.data.findings import Finding, Severity, many
-from fullyconv.data.folder import check_sizes
 from fullyconv.data.looking import Seen, look_at
 from fullyconv.data.pairs import Pair
-from fullyconv.data.readers import Reader, in_threads
+from fullyconv.data.readers import Reader, in_threads, read_both
 from fullyconv.data.sources import Source, broken_pair, find_labels, find_source, two_meanings
 from fullyconv.drawing import contact_sheet
 from fullyconv.errors import DatasetError
@@ -327,8 +326,7 @@ def sheet(diagnosis: Diagnosis) -> Image.Image:
     shown: list[tuple[Any, Any, str]] = []
     for pair, why in reversed(chosen.items()):
         try:
-            image, mask = source.reader.image(pair), source.reader.mask(pair)
-            check_sizes(pair, (image.shape[0], image.shape[1]), (mask.shape[0], mask.shape[1]))
+            image, mask = read_both(source.reader, pair)
         except (DatasetError, OSError):
             continue
         known = np.isin(mask, list(labels.meaning))

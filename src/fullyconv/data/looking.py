@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fullyconv.data.folder import check_sizes
 from fullyconv.data.pairs import Pair
-from fullyconv.data.readers import Reader, files_of
+from fullyconv.data.readers import Reader, check_sizes, files_of
 from fullyconv.errors import DatasetError
 from fullyconv.images import Encoded, visible
 from fullyconv.images.opening import opened

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 from fullyconv import label_sets
 from fullyconv.data.class_names import ClassNames, names_beside
 from fullyconv.data.findings import Finding
-from fullyconv.data.folder import check_sizes
 from fullyconv.data.label_maps import (
     labels_from_values,
     numbers_of,
@@ -26,12 +24,11 @@ from fullyconv.data.layouts import find_layout, is_text, shown
 from fullyconv.data.masks import VALUES, AnyReader, MaskReader, decide
 from fullyconv.data.pairs import Pair
 from fullyconv.data.public import PUBLIC, PublicSet, fetch, locate, recognize
-from fullyconv.data.readers import FileReader, Reader
+from fullyconv.data.readers import FileReader, Reader, count_mask, files_of, in_threads, read_both
 from fullyconv.errors import DatasetError, near_miss
 from fullyconv.errors import some as listed
-from fullyconv.images import may_be_cut
 from fullyconv.images.reading import is_deep, read_noting
-from fullyconv.labels import IGNORE, Labels, as_text, count_values_of, packed_color
+from fullyconv.labels import IGNORE, Labels, as_text, packed_color
 
 PUBLIC_SETS = tuple(PUBLIC)
 """Sets whose layout, classes and splits are known by name."""
@@ -189,7 +186,7 @@ def _faint(source: Source) -> str | None:
     told = []
     for pair in few:
         try:
-            file = reader.image_file(pair)
+            file = files_of(reader, pair)[0]
             told.append(read_noting(file, reader.channels)[1] if is_deep(file) else None)
         except (DatasetError, OSError, ImportError):  # who reads it says so
             continue
@@ -230,8 +227,7 @@ def _leave_out_broken(source: Source) -> None:
     """Leave out pairs of which a file cannot be read, or whose sizes differ, and tell them."""
     plain = source.named is None and not isinstance(source.reader, MaskReader)
     reader: Reader = source.any_reader if plain else source.reader
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-        broken = dict(zip(source.pairs, pool.map(partial(broken_pair, reader), source.pairs), strict=True))
+    broken = dict(zip(source.pairs, in_threads(partial(broken_pair, reader), source.pairs), strict=True))
     messages = tuple(message for message in broken.values() if message)
     if messages:
         message = "they are left out, as skip_bad (--skip-bad) says"
@@ -248,8 +244,7 @@ def _leave_out_broken(source: Source) -> None:
 def broken_pair(reader: Reader, pair: Pair) -> str:
     """Say what is wrong with the files of a pair; empty where both can be read and fit."""
     try:
-        image, mask = reader.image(pair), reader.mask(pair)
-        check_sizes(pair, (image.shape[0], image.shape[1]), (mask.shape[0], mask.shape[1]))
+        read_both(reader, pair)
     except (DatasetError, OSError) as error:
         return str(error)
     return ""
@@ -287,13 +282,11 @@ def find_labels(
         beside = names_beside(source.root, {path.parent for pair in every for path in (pair.image, pair.mask)})
     if beside is not None and not beside.in_order:
         beside, values = (None, values) if values is not None else (beside, beside.values)
-    counts: dict[Pair, dict[int, int]] = {}
     base = source.reader if isinstance(source.reader, MaskReader) else MaskReader()
     named = classes is not None or (beside is not None and beside.in_order)
     where = VALUES if beside is None else str(beside.files[0])
-    decision = decide(every, values, named=named, count=_count, counts=counts, base=base, where=where)
-    if decision.reader == base:
-        source.counts.update({pair.mask: found for pair, found in counts.items()})
+    decision = decide(every, values, named=named, base=base, where=where)
+    source.counts.update({pair.mask: found for pair, found in decision.counts.items()})
     source.reader = with_channels(decision.reader, source.in_channels, getattr(source.reader, "value_range", None))
     source.notes += decision.notes
     source.findings += decision.findings
@@ -456,9 +449,8 @@ def count_values(source: Source, pairs: Iterable[Pair]) -> None:
         DatasetError: if a file is damaged, or an image and its mask differ in size; the first in the order of `pairs`.
     """
     todo = [pair for pair in pairs if pair.mask not in source.counts]
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-        for pair, counts in zip(todo, pool.map(partial(_count, source.reader, among=todo), todo), strict=True):
-            source.counts[pair.mask] = counts
+    counted = in_threads(partial(count_mask, source.reader, among=todo), todo)
+    source.counts.update((pair.mask, counts) for pair, counts in zip(todo, counted, strict=True))
 
 
 def check_labels(source: Source, pairs: Sequence[Pair]) -> dict[str, int]:
@@ -498,16 +490,6 @@ def check_labels(source: Source, pairs: Sequence[Pair]) -> dict[str, int]:
     if not any(totals[name] for name in labels.names):
         raise DatasetError(f"{pairs[0].mask}: all pixels of all masks are ignored; check the label map and the masks")
     return totals
-
-
-def _count(reader: Reader, pair: Pair, among: Sequence[Pair] = ()) -> dict[int, int]:
-    mask = reader.mask(pair)
-    size, own = reader.size(pair), (mask.shape[0], mask.shape[1])
-    others = (other for other in among if size != own and reader.size(other) == own)
-    check_sizes(pair, size, own, next((other for other in others if reader.mask(other).shape == size), None))
-    if may_be_cut(reader.image_file(pair) if isinstance(reader, FileReader) else pair.image):
-        reader.image(pair)  # which names it, if it cannot be decoded
-    return count_values_of(mask)
 
 
 def _refuse_shared(splits: Mapping[str, Sequence[Pair]]) -> None:
