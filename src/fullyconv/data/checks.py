@@ -72,7 +72,7 @@ def converted(seen: Sequence[Seen]) -> list[Finding]:
         "as binary files (in git: '*.png binary' and '*.jpg binary' in .gitattributes)"
     )
     rule = "file had its line endings converted", "files had their line endings converted"
-    return counted("error", filter(without_cr_lf, every), rule, message)
+    return counted("error", (path for path in every if without_cr_lf(path)), rule, message)
 
 
 def stray(seen: Sequence[Seen], labels: Labels) -> list[Finding]:
