@@ -223,7 +223,7 @@ class TestLists:
             layout = find_layout(root, **options)
             assert len(layout.splits["all"]) == 3
             assert [(one.rule, Path(one.files[0]).name) for one in layout.findings] == [
-                ("lists of names that fit no image", "train.txt")
+                ("lists that do not fit", "train.txt")
             ]
 
     def test_a_list_of_images_without_masks_is_told(self, tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ class TestListsOfOnesOwn:
         with pytest.raises(DatasetError, match=r"val\.txt: none of its 1 names"):
             open_source(root, lists=lists)
         rules = [finding.rule for finding in examine(root, lists=lists).findings if finding.severity == "error"]
-        assert "lists of names that fit no image" in rules
+        assert "lists that do not fit" in rules
 
     def test_a_set_known_by_its_files_takes_them_too(self, tmp_path: Path) -> None:
         put(

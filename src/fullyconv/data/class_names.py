@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fullyconv.data.documents import class_name, read_json, whole_number
+from fullyconv.data.documents import class_name, read_json, read_text, whole_number
 from fullyconv.errors import DatasetError
 from fullyconv.labels import IGNORE, as_text, parse_color
 
@@ -74,16 +74,9 @@ def _in_folder(folder: Path) -> ClassNames | None:
     return None
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: not UTF-8 text; save it as UTF-8, one class name a line") from error
-
-
 def _lines(path: Path) -> dict[int | str, str]:
     """Read one name a line, the first for value 0."""
-    lines = [line.strip() for line in _text(path).rstrip().splitlines()]
+    lines = [line.strip() for line in read_text(path).rstrip().splitlines()]
     if not lines:
         raise DatasetError(f"{path}: empty; write one class name a line, the first line for value 0")
     if "" in lines:
@@ -95,7 +88,7 @@ def _lines(path: Path) -> dict[int | str, str]:
 def _color_lines(path: Path) -> dict[int | str, str]:
     """Read name:r,g,b:parts:actions, as CVAT writes it."""
     values: dict[int | str, str] = {}
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         fields = line.split(":")
         if line.strip() and not line.startswith("#") and len(fields) > 1 and fields[1].strip():
             where = f"{path}: line {number}"
@@ -107,7 +100,7 @@ def _table(path: Path) -> dict[int | str, str]:
     """Read columns of names with r, g, b, or with the value of the pixels."""
     values: dict[int | str, str] = {}
     try:
-        rows = list(csv.reader(_text(path).splitlines()))
+        rows = list(csv.reader(read_text(path).splitlines()))
     except csv.Error as error:
         raise DatasetError(f"{path}: cannot be read ({error}); save it as CSV") from error
     columns = [name.strip().lower() for name in rows[0]] if rows else []

@@ -214,21 +214,15 @@ def find_layout(root: Path, known: PublicSet | None = None, **options: Any) -> L
         FileNotFoundError: if an option names a folder or file that is not there.
         ValueError: if an option has an invalid value, or options contradict each other.
     """
-    from fullyconv.data.lists import read_lists, split_by_lists
+    from fullyconv.data.lists import split_by_lists
 
     reading = Reading(**options)
-    own, unread = None, Layout()
-    if reading.lists is not None:  # before anything else is looked for
-        folder = Path(reading.lists).expanduser()
-        own = folder, read_lists(folder, unread)
-        if not own[1] and not unread.findings:
-            raise FileNotFoundError(f"lists={reading.lists!r}: no train.txt with val.txt or test.txt in it; check it")
     layout = _checked_names(_found(root, known, reading))
-    layout.findings += unread.findings
     layout.root = layout.root if layout.known else root
     layout.splits = {name: part for name in ("train", "val", "test", "all") if (part := layout.splits.get(name))}
-    if own or (layout.known is None and layout.reader is None):
-        split_by_lists(root, layout, own)
+    plain = layout.known is None and layout.reader is None and set(layout.splits) == {"all"}
+    if reading.lists is not None or plain:
+        split_by_lists(root, layout, reading.lists)
     if "all" in layout.splits and len(layout.splits) > 1:
         first, others = layout.splits["all"][0].image, ", ".join(layout.splits.keys() - {"all"})
         message = (
