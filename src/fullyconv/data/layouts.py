@@ -204,7 +204,7 @@ def find_layout(root: Path, known: PublicSet | None = None, **options: Any) -> L
 
     Args:
         root: the folder.
-        known: the public set that it is, if that is known.
+        known: the public set whose name was given.
         options: as `Reading` takes them.
 
     Returns:
@@ -222,7 +222,7 @@ def find_layout(root: Path, known: PublicSet | None = None, **options: Any) -> L
     layout.splits = {name: part for name in ("train", "val", "test", "all") if (part := layout.splits.get(name))}
     plain = layout.known is None and layout.reader is None and set(layout.splits) == {"all"}
     if reading.lists is not None or plain:
-        split_by_lists(root, layout, reading.lists)
+        split_by_lists(layout, reading.lists)
     if "all" in layout.splits and len(layout.splits) > 1:
         first, others = layout.splits["all"][0].image, ", ".join(layout.splits.keys() - {"all"})
         message = (
@@ -253,9 +253,10 @@ def _found(root: Path, known: PublicSet | None, reading: Reading) -> Layout:
     try:
         if reading.pairs is not None:
             return from_table(root, reading.pairs)
+        public = None if named else _public(root, known)
+        if public is not None:
+            return _published(public[0], walk(public[1]), reading)
         tree = walk(root)
-        if known is not None and not named:
-            return _published(known, tree, reading)
         annotated = find_annotated(tree, reading)
         if annotated is not None:
             return annotated
@@ -264,6 +265,22 @@ def _found(root: Path, known: PublicSet | None, reading: Reading) -> Layout:
         layout = Layout()
         layout.fail("the folder cannot be read as a data set", str(error), error.files)
         return layout
+
+
+def _public(root: Path, named: PublicSet | None) -> tuple[PublicSet, Path] | None:
+    """Tell which public set a folder is, and where in it the set lies: by the name that was given, or by its files."""
+    from fullyconv.data.public import locate, recognize
+
+    if named is not None and (folder := locate(named, root)) is not None:
+        return named, folder
+    for _ in range(4):  # as archives unpack: one folder in another
+        if (found := recognize(root)) is not None:
+            return found
+        inside = [entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__MACOSX"))]
+        if len(inside) != 1:
+            break
+        root = inside[0]
+    return None
 
 
 def _published(known: PublicSet, tree: Tree, reading: Reading) -> Layout:

@@ -18,23 +18,23 @@ FEW = 0.03
 """Share of pairs that lists may leave out with no more than a note."""
 
 
-def split_by_lists(root: Path, layout: Layout, given: str | None) -> None:
+def split_by_lists(layout: Layout, given: str | None) -> None:
     """Take the splits of a layout from lists: those given, or those beside its pairs, of each tree its own.
 
     Lists that do not fit the pairs are an error: another split than theirs is never made of them.
 
     Args:
-        root: the data folder.
         layout: its splits, notes and findings are changed.
         given: the folder of the lists, if they are given.
 
     Raises:
         FileNotFoundError: if there are no lists in that folder.
     """
+    root = layout.root
     splits: dict[str, list[Pair]] = defaultdict(list)
     notes = []
     try:
-        groups, unlisted = _beside(root, layout) if given is None else (_in_folder(root, layout, given), [])
+        groups, unlisted = _beside(layout) if given is None else (_in_folder(layout, given), [])
         for folder, place, lists, pairs in groups:
             listed, said = _listed_pairs(folder, place, lists, _Names(root, pairs))
             notes += [f"splits from {folder if given else folder.relative_to(root).as_posix()}/*.txt", *said]
@@ -57,16 +57,17 @@ def split_by_lists(root: Path, layout: Layout, given: str | None) -> None:
         layout.warn(f"{number} of {total} pairs are in no list", message, [pair.image for pair in unlisted])
 
 
-def _in_folder(root: Path, layout: Layout, given: str) -> list[Group]:
+def _in_folder(layout: Layout, given: str) -> list[Group]:
     folder = Path(given).expanduser()
     lists = _read_lists(folder)
     if not lists:
         raise FileNotFoundError(f"lists={given!r}: no train.txt with val.txt or test.txt in it; check it")
-    return [(folder, root, lists, layout.pairs)]
+    return [(folder, layout.root, lists, layout.pairs)]
 
 
-def _beside(root: Path, layout: Layout) -> tuple[list[Group], list[Pair]]:
+def _beside(layout: Layout) -> tuple[list[Group], list[Pair]]:
     """Find for each pair the nearest lists above it; and the pairs that have none."""
+    root = layout.root
     found: dict[Path, Lists] = {}
     by_folder: dict[tuple[Path, Path], list[Pair]] = defaultdict(list)
     unlisted: list[Pair] = []
