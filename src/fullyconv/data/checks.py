@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from fullyconv.data.class_names import shifted_hint, two_ends_hint
 from fullyconv.data.findings import Finding, Severity, counted, many
-from fullyconv.data.label_maps import shifted_hint, two_ends_hint
 from fullyconv.data.layouts import shown
 from fullyconv.data.looking import Seen
 from fullyconv.data.sources import Source

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from fullyconv import label_sets
-from fullyconv.data.class_names import ClassNames, names_beside
-from fullyconv.data.findings import Finding
-from fullyconv.data.label_maps import (
+from fullyconv.data.class_names import (
+    ClassNames,
     labels_from_values,
+    names_beside,
     numbers_of,
     only_numbers,
     renamed,
     shifted_hint,
     two_ends_hint,
 )
+from fullyconv.data.findings import Finding
 from fullyconv.data.layouts import find_layout, is_text, shown
 from fullyconv.data.masks import VALUES, AnyReader, MaskReader, decide
 from fullyconv.data.pairs import Pair
