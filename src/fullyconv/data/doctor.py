@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import groupby
@@ -21,7 +21,7 @@ from fullyconv.data.pairs import Pair
 from fullyconv.data.readers import Reader, in_threads, read_both
 from fullyconv.data.sources import Source, broken_pair, find_labels, find_source, two_meanings
 from fullyconv.drawing import contact_sheet
-from fullyconv.errors import DatasetError
+from fullyconv.errors import DatasetError, printable
 from fullyconv.images import visible
 from fullyconv.labels import IGNORE, Labels
 
@@ -93,11 +93,10 @@ class Diagnosis:
         if self.splits:
             lines.append("pairs: " + ", ".join(f"{split} {number}" for split, number in self.splits.items()))
         if self.sizes:
-            least, middle, largest = self.sizes["least"], self.sizes["median"], self.sizes["largest"]
-            lines.append(
-                f"sizes (H x W): least {least[0]} x {least[1]}, median {middle[0]} x {middle[1]}, largest {largest[0]} "
-                f"x {largest[1]}, {self.sizes['distinct']} different"
+            sizes = ", ".join(
+                f"{name} {' x '.join(map(str, self.sizes[name]))}" for name in ("least", "median", "largest")
             )
+            lines.append(f"sizes (H x W): {sizes}, {self.sizes['distinct']} different")
         if len(self.kinds) > 1 or (self.kinds and "RGB" not in self.kinds):
             lines.append("images: " + ", ".join(f"{number} {kind}" for kind, number in self.kinds.items()))
         if self.labels is not None and self.pixels:
@@ -109,7 +108,7 @@ class Diagnosis:
                 for finding in same:
                     lines += [f"  {line}" for line in finding.message.splitlines()]
                     shown = finding.files if most is None else finding.files[:most]
-                    lines += [f"    {printable(name)}" for name in shown]
+                    lines += [f"    {printable(name, 4096)}" for name in shown]
                     if len(shown) < len(finding.files):
                         lines.append(f"    and {len(finding.files) - len(shown)} more (--all)")
         lines += ["", f"{many(self.count('error'), 'error')}, {many(self.count('warning'), 'warning')}"]
@@ -171,21 +170,16 @@ def examine(
     diagnosis.findings += source.findings
     if source.splits:
         found = len(source.findings)
-        _look_through(diagnosis, source, classes, values, progress)
+        naming = partial(find_labels, source, classes=classes, values=values)
+        _look_through(diagnosis, source, naming, progress)
         diagnosis.findings += source.findings[found:]  # of the labels
     order = {"error": 0, "warning": 1, "note": 2}
     diagnosis.findings.sort(key=lambda finding: order[finding.severity])
     return diagnosis
 
 
-def _look_through(
-    diagnosis: Diagnosis,
-    source: Source,
-    classes: Sequence[str] | None,
-    values: Mapping[int | str, str] | str | None,
-    progress: bool | None,
-) -> None:
-    labels, stopped = _labels(source, classes, values)
+def _look_through(diagnosis: Diagnosis, source: Source, naming: Callable[..., None], progress: bool | None) -> None:
+    labels, stopped = _labels(source, naming)
     reader = source.reader if labels is not None or source.named is not None else source.any_reader
     every = [(split, pair) for split, found in source.splits.items() for pair in found]
     seen = list(_with_bar(in_threads(partial(look_at, reader=reader), every), len(every), progress))
@@ -209,17 +203,10 @@ def _look_through(
     diagnosis.telling = _telling(seen, labels)
 
 
-def printable(text: str) -> str:
-    """Write a name on one line: what a terminal would not print becomes a question mark."""
-    return "".join(sign if sign.isprintable() else "?" for sign in text)
-
-
-def _labels(
-    source: Source, classes: Sequence[str] | None, values: Mapping[int | str, str] | str | None
-) -> tuple[Labels | None, DatasetError | None]:
+def _labels(source: Source, naming: Callable[..., None]) -> tuple[Labels | None, DatasetError | None]:
     """Find the labels; where single masks are in the way, from the others. Say what stopped it, too."""
     try:
-        find_labels(source, classes=classes, values=values)
+        naming()
         return source.labels, None
     except DatasetError as error:
         stopped = error
@@ -230,7 +217,7 @@ def _labels(
     if not 0 < len(sound) < len(pairs):
         return None, stopped
     try:
-        find_labels(source, sound, classes=classes, values=values)
+        naming(sound)
         return source.labels, stopped
     except DatasetError as error:
         return None, error

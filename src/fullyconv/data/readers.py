@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,43 +112,37 @@ def read_both(reader: Reader, pair: Pair) -> tuple[npt.NDArray[np.uint8], Array]
     return image, mask
 
 
-def count_mask(reader: Reader, pair: Pair, among: Sequence[Pair] = ()) -> dict[int, int]:
+def count_mask(reader: Reader, pair: Pair) -> dict[int, int]:
     """Count the pixels of every value of a mask, and see that its image is of that size and not cut short.
 
     Args:
         reader: how the files are read.
         pair: image and mask.
-        among: pairs with which its files may have been exchanged.
 
     Raises:
         DatasetError: if a file is damaged, or the sizes differ.
     """
     mask = reader.mask(pair)
-    size = reader.size(pair)
-    others = (other for other in among if size != mask.shape and reader.size(other) == mask.shape)
-    check_sizes(pair, size, mask.shape, next((other for other in others if reader.mask(other).shape == size), None))
+    check_sizes(pair, reader.size(pair), mask.shape)
     if may_be_cut(files_of(reader, pair)[0]):
         reader.image(pair)  # which names it, if it cannot be decoded
     return count_values_of(mask)
 
 
-def check_sizes(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...], twin: Pair | None = None) -> None:
+def check_sizes(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
     """Refuse a pair whose image and mask differ in size.
 
     Args:
         pair: the pair.
         image: height and width of the image, in pixels.
         mask: those of the mask.
-        twin: a pair whose sizes are these the other way round.
     """
     if image == mask:
         return
-    hint = ""
+    hint = " Resize one (masks by nearest neighbor), or pair the right files"
     if image == mask[::-1] and pair.image.is_file() and exif_orientation(pair.image) != 1:
         hint = " The image is turned by its EXIF orientation and the mask is not: turn the mask, or strip the tag"
-    if twin is not None:
-        hint = f" Those of {twin.image} and {twin.mask} are these the other way round: were the two masks swapped?"
     raise DatasetError(
         f"{pair.image} has {image[0]} x {image[1]} pixels (H x W) and its mask {pair.mask} {mask[0]} x {mask[1]}; "
-        f"both must be equal.{hint or ' Resize one (masks by nearest neighbor), or pair the right files'}"
+        f"both must be equal.{hint}"
     )

@@ -160,10 +160,7 @@ def _rows_of(path: Path, needed: Sequence[str] = ()) -> Iterator[tuple[int, Mapp
         reader = csv.DictReader(lines, delimiter=delimiter)
         columns = [name.strip().lower() for name in reader.fieldnames or []]
         if not set(needed) <= set(columns):
-            raise DatasetError(
-                f"{path}: its first line names the columns {columns}; it must name image and mask (and split, if you "
-                "like)"
-            )
+            raise DatasetError(f"{path}: its first line names the columns {columns}; it must name image and mask")
         reader.fieldnames = columns
         yield from enumerate(reader, 2)
     except csv.Error as error:

@@ -410,7 +410,7 @@ def count_values(source: Source, pairs: Iterable[Pair]) -> None:
         DatasetError: if a file is damaged, or an image and its mask differ in size; the first in the order of `pairs`.
     """
     todo = [pair for pair in pairs if pair.mask not in source.counts]
-    counted = in_threads(partial(count_mask, source.reader, among=todo), todo)
+    counted = in_threads(partial(count_mask, source.reader), todo)
     source.counts.update((pair.mask, counts) for pair, counts in zip(todo, counted, strict=True))
 
 

@@ -85,10 +85,8 @@ class TiffImage:
             except (DatasetError, ImportError):
                 raise
             except Exception as error:  # TiffFileError, ValueError, struct.error, whatever a damaged header makes of it
-                raise DatasetError(
-                    f"{self._name}: damaged, or a TIFF of a rare kind ({error}); save it anew, not compressed or with "
-                    "deflate"
-                ) from error
+                why = f"damaged, or a TIFF of a rare kind ({error}); save it anew, with deflate"
+                raise DatasetError(f"{self._name}: {why}") from error
             if len(self._pages) == self._planes == 1 and self._page.is_memmappable and isinstance(file, Path):
                 # rows of windows are read straight into their place, a hundred thousand of them from a large image
                 self._raw = file.open("rb", buffering=0)

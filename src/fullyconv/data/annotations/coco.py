@@ -291,15 +291,9 @@ def _whole_polygons(segmentation: Any) -> Any:
     """Take polygons of one or two points out of a list; say what is wrong where nothing is left."""
     if segmentation is None or (isinstance(segmentation, list | tuple) and not segmentation):
         return "has no segmentation, and a box is no mask"
-    if not isinstance(segmentation, list | tuple):
+    if not isinstance(segmentation, tuple):  # run lengths, or what cannot be drawn and says so when it is
         return segmentation
-    kept = [polygon for polygon in segmentation if not _is_short(polygon)]
-    return kept or "a polygon has at least three points"
-
-
-def _is_short(polygon: object) -> bool:
-    numbers = polygon.tolist() if isinstance(polygon, np.ndarray) else polygon
-    return isinstance(numbers, list) and len(numbers) in (0, 2, 4) and all(isinstance(x, int | float) for x in numbers)
+    return [polygon for polygon in segmentation if polygon.size > 4] or "a polygon has at least three points"
 
 
 def _compacted(entry: dict[str, Any]) -> dict[str, Any]:

@@ -179,18 +179,15 @@ def _described(tree: Tree) -> tuple[Path, Mapping[str, Any]]:
 
 def _places(base: Path, given: object) -> set[Path]:
     """Find the folders, or the images of a list, that a split names: by the end of their paths, wherever they were."""
-    found: set[Path] = set()
-    for place in (_place(base, text) for text in (given if isinstance(given, list) else [given])):
-        is_list = place is not None and place.suffix == ".txt" and place.is_file()
-        found |= {path for _, line in _lines(place) if (path := _place(base, line))} if place and is_list else set()
-        found |= {place} if place and not is_list else set()
-    return found
+    found = {place for text in (given if isinstance(given, list) else [given]) if (place := _place(base, text))}
+    lists = {place for place in found if place.suffix == ".txt" and place.is_file()}
+    listed = {place for path in lists for _, line in _lines(path) if (place := _place(base, line))}
+    return (found - lists) | listed
 
 
 def _place(base: Path, text: object) -> Path | None:
-    if not isinstance(text, str):
-        return None
-    parts = [part for part in PureWindowsPath(text.strip()).parts if part.strip("./\\:")]
+    parts = PureWindowsPath(text.strip()).parts if isinstance(text, str) else ()
+    parts = tuple(part for part in parts if part.strip("./\\:"))
     tails = (base.joinpath(*parts[start:]) for start in range(len(parts)))
     return next((path for path in tails if path.exists()), None)
 
