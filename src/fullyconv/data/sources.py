@@ -351,7 +351,7 @@ def two_meanings(source: Source, counts: Mapping[Path, Iterable[int]]) -> Datase
         f"{ones[0]} holds 0 and 1, {full[0]} 0 and 255, and no mask both: is 255 the class, or ignored? Say it: "
         'values={0: "background", 1: "foreground", 255: "foreground"} (--values '
         '0=background,1=foreground,255=foreground), or 255: "ignore"',
-        files=min(ones, full, key=len),
+        files=ones if len(ones) < len(full) else full,
     )
 
 
