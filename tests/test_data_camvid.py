@@ -22,7 +22,7 @@ def write_camvid(root: Path, splits: dict[str, list[str]], values: int = 12) -> 
     return root
 
 
-CAMVID, SPLITS = SET.own, SET.facts.counts
+CAMVID, SPLITS = SET.labels["main"], SET.facts.counts
 
 FILES = {"train": ["0001TP_006690", "0016E5_01260"], "val": ["0016E5_07959"], "test": ["Seq05VD_f00000"]}
 

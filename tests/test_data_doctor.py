@@ -122,12 +122,6 @@ def test_where_nobody_knows_what_the_values_mean_the_rest_is_looked_at(root: Pat
     assert json.loads(json.dumps(diagnosis.to_dict()))["healthy"] is False
 
 
-def test_what_the_doctor_finds_does_not_hang_on_the_number_of_threads(root: Path) -> None:
-    stray(root / "train" / "masks" / "002.png", 7)
-    shutil.copy(root / "train" / "images" / "004.png", root / "val" / "images" / "001.png")
-    assert examine(root, threads=1).to_dict() == examine(root, threads=4).to_dict()
-
-
 def test_options_that_name_nothing_are_a_wrong_call(root: Path) -> None:
     with pytest.raises(FileNotFoundError, match="masks='gone': no such folder"):
         examine(root, masks="gone")

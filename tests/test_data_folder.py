@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from closeness import assert_close
+from fullyconv.data.class_names import labels_from_values
 from fullyconv.data.folder import SegmentationFolder, set_aside
-from fullyconv.data.label_maps import labels_from_values
 from fullyconv.data.layouts import find_layout
 from fullyconv.data.pairs import Pair
 from fullyconv.data.samplers import EpochSampler, UnpaddedDistributedSampler

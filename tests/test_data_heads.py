@@ -12,14 +12,15 @@ import torch
 import public_trees as trees
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.data.heads import HeadCodes, JointReader, MultiHeadDataModule
-from fullyconv.data.public.siftflow import SCENES, SiftFlow
+from fullyconv.data.public import PUBLIC
+from fullyconv.data.public.siftflow import SCENES
 from fullyconv.errors import DatasetError
 from fullyconv.labels import Labels
 from fullyconv.training.module import SegmentationModule
 
 
 def test_labels_of_all_heads_come_back_from_one_number() -> None:
-    labels = SiftFlow().labels
+    labels = PUBLIC["siftflow"].labels
     codes = HeadCodes(labels)
     assert codes.joint.num_classes == 34 * 4 - 1
     assert codes.joint.dtype == np.uint8
@@ -119,8 +120,8 @@ def test_set_with_one_head_is_refused_with_the_way_out(tmp_path: Path) -> None:
 
 
 def test_reader_of_several_heads_travels_to_workers(siftflow: Path) -> None:
-    reader = JointReader(SiftFlow().reader(siftflow), SiftFlow().labels)  # type: ignore[arg-type]
-    pair = SiftFlow().find_splits(siftflow)["train"][0]
+    reader = JointReader(PUBLIC["siftflow"].reader(siftflow), PUBLIC["siftflow"].labels)  # type: ignore[arg-type]
+    pair = PUBLIC["siftflow"].find_splits(siftflow)["train"][0]
     again = pickle.loads(pickle.dumps(reader))
     assert (again.mask(pair) == reader.mask(pair)).all()
     assert again.size(pair) == trees.SIZE

@@ -223,7 +223,7 @@ class TestLists:
             layout = find_layout(root, **options)
             assert len(layout.splits["all"]) == 3
             assert [(one.rule, Path(one.files[0]).name) for one in layout.findings] == [
-                ("lists of names that fit no image", "train.txt")
+                ("lists that do not fit", "train.txt")
             ]
 
     def test_a_list_of_images_without_masks_is_told(self, tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ class TestListsOfOnesOwn:
         with pytest.raises(DatasetError, match=r"val\.txt: none of its 1 names"):
             open_source(root, lists=lists)
         rules = [finding.rule for finding in examine(root, lists=lists).findings if finding.severity == "error"]
-        assert "lists of names that fit no image" in rules
+        assert "lists that do not fit" in rules
 
     def test_a_set_known_by_its_files_takes_them_too(self, tmp_path: Path) -> None:
         put(
@@ -317,7 +317,11 @@ class TestTables:
             ("p.csv", "image,mask\n../../etc/passwd,ma.png\n", "line 2: .* leads out of"),
             ("p.csv", "image,mask\n/etc/passwd,ma.png\n", "line 2: .* leads out of"),
             ("p.csv", "image,mask,split\na.png,ma.png,holdout\n", "split='holdout'; choose train, val or test"),
-            ("p.csv", "image,mask,split\na.png,ma.png,train\nb.png,mb.png,\n", "1 lines name no split and others do"),
+            (
+                "p.csv",
+                "image,mask,split\na.png,ma.png,train\nb.png,mb.png,\n",
+                "is of no split, and other pairs are of train",
+            ),
             ("p.jsonl", "{no json", "line 1 is no JSON"),
             ("p.jsonl", "[1]", "line 1 is no JSON object"),
         ],

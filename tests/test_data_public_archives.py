@@ -16,7 +16,6 @@ import public_trees as trees
 from fullyconv.data import public
 from fullyconv.data.public import PUBLIC, Archive, fetch
 from fullyconv.data.public.archives import check_md5, extract, fetch_archive, install
-from fullyconv.data.public.oxford_pet import OxfordPet
 from fullyconv.data.public.voc import Voc
 from fullyconv.data.sources import open_source
 from fullyconv.errors import DatasetError, DownloadError
@@ -269,6 +268,7 @@ class LocalVoc(Voc):
     urls: tuple[str, ...] = ()
     md5: str = ""
 
+    @property
     def archives(self) -> tuple[Archive, ...]:
         return (Archive("VOCtrainval_11-May-2012.tar", self.urls, self.md5),)
 
@@ -279,7 +279,7 @@ def test_set_is_fetched_from_the_first_address_that_gives_the_published_bytes(
     content = tar(tmp_path / "made.tar", voc_tree).read_bytes()
     files_server.files.update({"mirror/voc.tar": content, "changed/voc.tar": content[:-512] + bytes(512) + b"x"})
     urls = tuple(files_server.url(f"{place}/voc.tar") for place in ("gone", "changed", "mirror"))
-    known = LocalVoc(2012, urls, hashlib.md5(content).hexdigest())
+    known = LocalVoc("voc2012", PUBLIC["voc2012"].labels, 2012, urls, hashlib.md5(content).hexdigest())
     monkeypatch.setitem(public.PUBLIC, "voc2012", known)
     root = tmp_path / "sets"
     assert fetch("voc2012", root) == root / "voc2012" / "VOCdevkit" / "VOC2012"
@@ -322,13 +322,13 @@ def test_archives_with_a_digest_have_it_from_torchvision() -> None:
     from torchvision.datasets import SBDataset
     from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-    assert Voc(2012).archives()[0].md5 == DATASET_YEAR_DICT["2012"]["md5"]
-    assert Voc(2008).archives()[0].file == "VOCtrainval_14-Jul-2008.tar"
-    assert [archive.optional for archive in Voc(2007).archives()] == [False, True]
-    assert PUBLIC["sbd"].archives()[0].md5 == SBDataset.md5
-    assert [archive.file for archive in OxfordPet().archives()] == ["images.tar.gz", "annotations.tar.gz"]
+    assert PUBLIC["voc2012"].archives[0].md5 == DATASET_YEAR_DICT["2012"]["md5"]
+    assert PUBLIC["voc2008"].archives[0].file == "VOCtrainval_14-Jul-2008.tar"
+    assert [archive.optional for archive in PUBLIC["voc2007"].archives] == [False, True]
+    assert PUBLIC["sbd"].archives[0].md5 == SBDataset.md5
+    assert [archive.file for archive in PUBLIC["oxford_pet"].archives] == ["images.tar.gz", "annotations.tar.gz"]
     for known in PUBLIC.values():
-        for archive in known.archives():
+        for archive in known.archives:
             assert bool(archive.urls) == (archive.md5 is not None)
             assert all(url.startswith("https://") for url in archive.urls)
 

@@ -197,7 +197,7 @@ def test_images_of_other_channel_counts_are_jittered_too():
         ({"crop_size": (1, 2, 3)}, "one or two whole numbers"),
         ({"scale": (2.0, 0.5)}, "the smaller first"),
         ({"scale": (0.0, 0.5)}, "above 0"),
-        ({"flip": 1.5}, "a probability"),
+        ({"flip": 1.5}, "a number in 0..1"),
         ({"brightness": -0.1}, "brightness=-0.1"),
         ({"contrast": 2}, "contrast=2"),
         ({"saturation": 2}, "saturation=2"),

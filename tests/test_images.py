@@ -230,7 +230,7 @@ def test_gray_png_of_few_bits_gives_its_values_and_not_stretched_levels(tmp_path
 
 
 def test_mask_that_loses_its_values_is_refused(tmp_path):
-    with pytest.raises(DatasetError, match=r"a.jpg: a JPEG mask.*Export the masks as PNG"):
+    with pytest.raises(DatasetError, match=r"a.jpg: a JPEG mask.*Save the masks as PNG"):
         read_mask(save(tmp_path / "a.jpg", GRAY))
     with pytest.raises(DatasetError, match=r"b.png: a mask of mode RGB holds colors"):
         read_mask(save(tmp_path / "b.png", COLOR))

@@ -88,7 +88,7 @@ def _fetch(arguments: argparse.Namespace) -> int:
     if arguments.name is None:
         rows: list[dict[str, Any]] = []
         for name, known in PUBLIC.items():
-            archives = known.archives()
+            archives = known.archives
             ways = "download" if archives and all(archive.urls for archive in archives) else "by hand"
             where = None if base is None else locate(known, Path(base))
             row: dict[str, Any] = {

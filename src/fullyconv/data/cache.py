@@ -72,7 +72,7 @@ class DecodedCache:
         self.bound = int(gigabytes * 10**9)
         words = labels.to_dict()
         del words["palette"]  # how a class is drawn changes no mask
-        self._how = json.dumps([words, _plain(reader)], sort_keys=True).encode()
+        self._how = json.dumps([words, reader], default=_plain).encode()
         self._kept: dict[str, Decoded] = {}
         self._used = 0
         self._counted: float | None = None  # when the folder was last looked through
@@ -180,29 +180,22 @@ class DecodedCache:
 
 
 def _plain(value: object) -> Any:
-    """Write a reader as JSON values, the same in every process, so that a reader that reads otherwise is another."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
+    """Write a reader, and what in it JSON has not, the same in every process: one that reads otherwise is another."""
     if isinstance(value, Mapping):
-        return sorted(([_plain(key), _plain(entry)] for key, entry in value.items()), key=repr)
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return list(value.items())
     if isinstance(value, set | frozenset):
-        return sorted((_plain(entry) for entry in value), key=repr)
+        return sorted(value, key=repr)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, np.ndarray):
-        return [value.dtype.str, list(value.shape), hashlib.sha256(value.tobytes()).hexdigest()]
+        return [value.dtype.str, value.shape, hashlib.sha256(value.tobytes()).hexdigest()]
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
-    held = dict(getattr(value, "__dict__", {}))
-    if dataclasses.is_dataclass(value):
-        held |= {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)}
-    if callable(value) or not (held or hasattr(value, "__dict__")):
+    if callable(value) or not hasattr(value, "__dict__"):
         raise TypeError(
             f"the cache cannot tell how {kind} reads: a reader holds plain values only (numbers, text, tuples, paths, "
             "arrays, data classes); or give cache=None"
         )
-    return [kind, _plain(held)]
+    return [kind, vars(value)]
 
 
 def _mapped(path: Path) -> Array | None:

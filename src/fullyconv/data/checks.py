@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 
-from fullyconv.data.findings import Finding, Severity, many
-from fullyconv.data.label_maps import shifted_hint, two_ends_hint
+import numpy as np
+import numpy.typing as npt
+
+from fullyconv.data.class_names import shifted_hint, two_ends_hint
+from fullyconv.data.findings import Finding, Severity, counted, many
 from fullyconv.data.layouts import shown
 from fullyconv.data.looking import Seen
 from fullyconv.data.sources import Source
@@ -21,12 +23,21 @@ SMALL = 32
 DARK = 31
 """An image whose lightest pixel is not above it uses an eighth of its range: 12 bits stored in 16, or 0 and 1."""
 
+ALIKE, APART = 0.99, 3.0
+"""Images look alike if their thumbnails correlate at least so well and differ by fewer levels of 255 on average.
+
+On photographs of pets, streets and steel the same image saved twice correlates above 0.995 and differs by less than
+half a level; the nearest different images of two splits stay below 0.975.
+"""
+
+MOST_COMPARED = 20_000  # images, because each is compared with all that do not look like it
+
 # Text beside images and masks: nobody expects it to be read as one.
 _EXPECTED = (".txt", ".md", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".db", ".ini", ".html", ".pdf")
 
 
 def problems(seen: Sequence[Seen]) -> list[Finding]:
-    """Find what could not be read."""
+    """Find what could not be read, and pairs whose sizes are each the other way round than those of another."""
     by_rule: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for result in seen:
         for rule, file, message in result.problems:
@@ -34,179 +45,156 @@ def problems(seen: Sequence[Seen]) -> list[Finding]:
     findings = []
     for rule, found in by_rule.items():
         # One file is named in its message; of many, each is shown with what is wrong with it.
-        several = tuple(message for _, message in found) if len({_reason(*entry) for entry in found}) > 1 else ()
-        files = several or tuple(file for file, _ in found)
+        alike = len({message.replace(file, "") for file, message in found}) == 1
+        files = tuple(file if alike else message for file, message in found)
         findings.append(Finding("error", f"{len(found)} x {rule}", found[0][1], files if len(found) > 1 else ()))
-    return findings + _exchanged(seen)
-
-
-def _exchanged(seen: Sequence[Seen]) -> list[Finding]:
-    """Find pairs whose sizes differ, each the other way round than those of another: their files were exchanged."""
-    differ = [result for result in seen if result.digest and result.counts and result.size != result.mask_size]
     by_sizes: dict[tuple[tuple[int, int], tuple[int, int]], list[Seen]] = defaultdict(list)
-    for result in differ:
-        by_sizes[result.size, result.mask_size].append(result)
+    for result in seen:
+        if result.digest and result.counts and result.size != result.mask_size:
+            by_sizes[result.size, result.mask_size].append(result)
     swapped = [
         f"{result.pair.image}: {' or '.join(str(other.pair.mask) for other in others[:3])} has its size"
-        for result in differ
-        if (others := by_sizes.get((result.mask_size, result.size), []))
+        for (size, mask_size), same in by_sizes.items()
+        if (others := by_sizes.get((mask_size, size), []))
+        for result in same
     ]
     message = "the sizes of one are those of another the other way round: were their masks, or their images, swapped?"
-    return [Finding("error", f"{len(swapped)} pairs look swapped", message, tuple(swapped))] if swapped else []
-
-
-def _reason(file: str, message: str) -> str:
-    return message.replace(file, "")
+    return findings + counted("error", swapped, ("pair looks swapped", "pairs look swapped"), message)
 
 
 def converted(seen: Sequence[Seen]) -> list[Finding]:
     """Find files that lost their CR LF: the PNG among them show it in their first bytes, JPEG decode to torn blocks."""
-    every = {path for result in seen for path in (result.pair.image, result.pair.mask) if path.is_file()}
-    if not any(_is_converted_png(path) for path in every):
+    every = sorted({path for result in seen for path in (result.pair.image, result.pair.mask) if path.is_file()})
+    if not any(path.suffix.lower() == ".png" and converted_lines(head_of(path, 16)) for path in every):
         return []
-    files = tuple(str(path) for path in sorted(every) if without_cr_lf(path))
     message = (
         "every CR LF in them became LF, as git and FTP do with text; images that still decode are torn. Get them again "
         "as binary files (in git: '*.png binary' and '*.jpg binary' in .gitattributes)"
     )
-    rule = f"the line endings of {many(len(files), 'file')} were converted"
-    return [Finding("error", rule, message, files)]
-
-
-def _is_converted_png(path: Path) -> bool:
-    return path.suffix.lower() == ".png" and converted_lines(head_of(path, 16))
+    rule = "file had its line endings converted", "files had their line endings converted"
+    return counted("error", (path for path in every if without_cr_lf(path)), rule, message)
 
 
 def stray(seen: Sequence[Seen], labels: Labels) -> list[Finding]:
     """Find values of masks that mean nothing."""
-    bad = [result for result in seen if labels.unknown(result.counts)]
+    bad = [(result, unknown) for result in seen if (unknown := labels.unknown(result.counts))]
     if not bad:
         return []
     files = []
-    for result in bad:
-        unknown = labels.unknown(result.counts)
-        shown = ", ".join(map(labels.value_text, unknown[:8])) + (" ..." if len(unknown) > 8 else "")
-        files.append(f"{result.pair.mask}: {shown} ({sum(result.counts[value] for value in unknown)} pixels)")
-    message = labels.stray_message(bad[0].counts, bad[0].pair.mask)
+    for result, unknown in bad:
+        values = ", ".join(map(labels.value_text, unknown[:8])) + (" ..." if len(unknown) > 8 else "")
+        files.append(f"{result.pair.mask}: {values} ({sum(result.counts[value] for value in unknown)} pixels)")
+    message = labels.stray_message(bad[0][0].counts, bad[0][0].pair.mask)
     message += shifted_hint(labels, {value for result in seen for value in result.counts})
-    holds = many(len(bad), "mask holds", "masks hold")
-    return [Finding("error", f"{holds} values that are not in the label map", message, tuple(files))]
-
-
-def classes_in(result: Seen, labels: Labels) -> list[str]:
-    """Name the classes that a mask shows."""
-    return sorted({labels.meaning[value] for value in result.counts if value in labels.meaning} - {IGNORE})
+    rule = "mask holds values that are not in the label map", "masks hold values that are not in the label map"
+    return counted("error", files, rule, message)
 
 
 def empty(seen: Sequence[Seen], labels: Labels) -> list[Finding]:
     """Find masks that show nothing."""
-    findings: list[Finding] = []
     read = [result for result in seen if result.counts]
     ignored = [result for result in read if all(labels.meaning.get(value, "") == IGNORE for value in result.counts)]
-    if ignored:
-        whole = {result.split for result in read} - {result.split for result in read if result not in ignored}
-        message = "nothing is learned from them: correct the masks or the label map, or remove the pairs"
-        if whole:
-            message += f"; all masks of {', '.join(sorted(whole))} are such"
-        files = tuple(str(result.pair.mask) for result in ignored)
-        rule = f"{many(len(ignored), 'mask ignores', 'masks ignore')} every pixel"
-        findings.append(Finding("error" if whole else "warning", rule, message, files))
+    whole = {result.split for result in read} - {result.split for result in read if result not in ignored}
+    message = "nothing is learned from them: correct the masks or the label map, or remove the pairs"
+    message += f"; all masks of {', '.join(sorted(whole))} are such" if whole else ""
+    rule = "mask ignores every pixel", "masks ignore every pixel"
+    findings = counted("error" if whole else "warning", (result.pair.mask for result in ignored), rule, message)
     if hint := two_ends_hint(labels, {value for result in read for value in result.counts}):
         findings.append(Finding("error", "255 is ignored and nothing else but 0 is there", hint))
-    held = [classes_in(result, labels) for result in read]
-    single = sum(len(names) == 1 for names in held)
+    single = [names[0] for result in read if len(names := result.classes(labels)) == 1]
     if single and labels.num_classes > 1:
-        usual = Counter(names[0] for names in held if len(names) == 1).most_common(1)[0]
-        severity: Severity = "warning" if single == len(read) > 1 else "note"
-        rule = f"{single} of {many(len(read), 'mask holds', 'masks hold')} one class alone"
-        findings.append(Finding(severity, rule, f"most often {usual[0]} ({many(usual[1], 'mask')}): is it meant so?"))
+        name, number = Counter(single).most_common(1)[0]
+        rule_text = f"{len(single)} of {many(len(read), 'mask holds', 'masks hold')} one class alone"
+        message = f"most often {name} ({many(number, 'mask')}): is it meant so?"
+        findings.append(Finding("warning" if len(single) == len(read) > 1 else "note", rule_text, message))
     return findings
 
 
 def enough(splits: Mapping[str, int], source: Source) -> list[Finding]:
     """See that there is something to train on and something to validate with, as the data module needs it."""
     rule = "there is not enough to train"
-    if not splits.keys() & {"train", "all"}:
+    name = next((name for name in ("train", "all") if name in splits), None)
+    if name is None:
         message = f"{source.root}: has {', '.join(splits)} and no train: good for testing a model, not for training one"
         return [Finding("note", rule, message)]
-    if "val" in splits:
+    if "val" in splits or splits[name] > 1:
         return []
-    name = "train" if "train" in splits else "all"
-    if splits[name] < 2:
-        message = (
-            f"{source.splits[name][0].image}: one image cannot be split into training and validation; add images, or "
-            "give a val/ folder"
-        )
-        return [Finding("error", rule, message)]
-    return []
+    message = "one image cannot be split into training and validation; add images, or give a val/ folder"
+    return [Finding("error", rule, f"{source.splits[name][0].image}: {message}")]
 
 
 def occurring(seen: Sequence[Seen], labels: Labels) -> list[Finding]:
     """Find classes that occur nowhere, or in no training mask."""
     present: dict[str, set[str]] = {name: set() for name in labels.names}
     for result in seen:
-        for name in classes_in(result, labels):
+        for name in result.classes(labels):
             present[name].add(result.split)
-    findings = []
-    never = [name for name, splits in present.items() if not splits]
-    if never:
-        message = f"{', '.join(never)}: no mask holds it; correct the label map, or leave the class out"
-        findings.append(Finding("warning", f"{many(len(never), 'class never occurs', 'classes never occur')}", message))
     splits = {result.split for result in seen}
-    if len(splits) > 1 and "train" in splits:
-        untrained = [name for name, where in present.items() if where and "train" not in where]
-        if untrained:
-            message = f"{', '.join(untrained)}: in no training mask, so that it cannot be learned; split anew"
-            rule = f"{many(len(untrained), 'class is', 'classes are')} not in train"
-            findings.append(Finding("warning", rule, message))
-        unscored = [name for name, where in present.items() if where == {"train"}]
-        if unscored:
-            message = f"{', '.join(unscored)}: in training masks only, so that nobody will know how well it is found"
-            rule = f"{many(len(unscored), 'class is', 'classes are')} scored nowhere"
-            findings.append(Finding("note", rule, message))
-    return findings
+    here = {name: where for name, where in present.items() if where and len(splits) > 1 and "train" in splits}
+    return [
+        *_of_classes(
+            "warning",
+            [name for name, where in present.items() if not where],
+            ("class never occurs", "classes never occur"),
+            "no mask holds it; correct the label map, or leave the class out",
+        ),
+        *_of_classes(
+            "warning",
+            [name for name, where in here.items() if "train" not in where],
+            ("class is not in train", "classes are not in train"),
+            "in no training mask, so that it cannot be learned; split anew",
+        ),
+        *_of_classes(
+            "note",
+            [name for name, where in here.items() if where == {"train"}],
+            ("class is scored nowhere", "classes are scored nowhere"),
+            "in training masks only, so that nobody will know how well it is found",
+        ),
+    ]
+
+
+def _of_classes(severity: Severity, names: Sequence[str], rule: tuple[str, str], message: str) -> list[Finding]:
+    return [Finding(severity, many(len(names), *rule), f"{', '.join(names)}: {message}")] if names else []
 
 
 def images(seen: Sequence[Seen]) -> list[Finding]:
     """Find what is odd about images."""
+    read = [result for result in seen if result.digest]
+    turned = (
+        "image is turned by its EXIF orientation and its mask is not",
+        "images are turned by their EXIF orientation and their masks are not",
+    )
     findings = []
-    for chosen, singular, plural, message in (
+    for odd, rule, message in (
         (
             [result for result in seen if result.turned],
-            "image is turned by its EXIF orientation and its mask is not",
-            "images are turned by their EXIF orientation and their masks are not",
+            turned,
             "the sizes fit either way: look whether the masks do (--sheet), else turn the masks or strip the tags",
         ),
         (
-            [result for result in seen if result.digest and min(result.size) < SMALL],
-            "image is tiny",
-            "images are tiny",
+            [result for result in read if min(result.size) < SMALL],
+            ("image is tiny", "images are tiny"),
             f"smaller than {SMALL} pixels, which is one cell of the coarsest features of a network",
         ),
         (
-            [result for result in seen if result.constant and result.size != (1, 1)],
-            "image is of one color",
-            "images are of one color",
+            [result for result in read if result.constant and result.size != (1, 1)],
+            ("image is of one color", "images are of one color"),
             "every pixel is the same: exported wrongly?",
         ),
         (
-            [result for result in seen if result.digest and not result.constant and result.highest <= DARK],
-            "image is nearly black",
-            "images are nearly black",
+            [result for result in read if not result.constant and result.highest <= DARK],
+            ("image is nearly black", "images are nearly black"),
             f"no value is above {DARK} of 255 (of 16 bits the upper 8 are read): 12 bits stored in 16? Then say so, "
             "--range 0,4095. Or values of 0 and 1? Stretch all of them by one factor",
         ),
     ):
-        if chosen:
-            rule = many(len(chosen), singular, plural)
-            findings.append(Finding("warning", rule, message, tuple(str(result.pair.image) for result in chosen)))
+        findings += counted("warning", (result.pair.image for result in odd), rule, message)
     kinds = Counter(result.kind for result in seen if result.kind)
-    depths = {"16 bits": "16", "float": "32"}
-    if len({depths.get(kind, "8") for kind in kinds}) > 1:
+    if len({kind if kind in ("16 bits", "float") else "8 bits" for kind in kinds}) > 1:
         few = min(kinds, key=lambda kind: kinds[kind])
         files = tuple(str(result.pair.image) for result in seen if result.kind == few)
-        shown = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
-        message = f"{shown}: of 16 bits the upper 8 are read; see that all have one brightness (--sheet)"
+        listed = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
+        message = f"{listed}: of 16 bits the upper 8 are read; see that all have one brightness (--sheet)"
         findings.append(Finding("warning", "images of different depths are mixed", message, files))
     return findings
 
@@ -223,13 +211,122 @@ def unread(source: Source) -> list[Finding]:
             plain = entry.name.startswith(".") or suffix in (*MASK_EXTENSIONS, *_EXPECTED, "")
             if not plain and entry.is_file():
                 by_suffix[suffix].append(shown(str(entry)))
+    message = f"images and masks are {', '.join(MASK_EXTENSIONS)}: convert them, if they belong to the set"
+    findings = []
+    for suffix, files in by_suffix.items():
+        rule = f"file is {suffix}, which is not read", f"files are {suffix}, which is not read"
+        findings += counted("note", files, rule, message)
+    return findings
+
+
+def twins(seen: Sequence[Seen]) -> list[Finding]:
+    """Find images that are there twice; across splits they make every score a lie."""
+    groups = _groups((result.digest, result) for result in seen if result.digest)
+    across = [group for group in groups if _mixed(group)]
+    within = [group for group in groups if not _mixed(group)]
+    contradicting = [group for group in groups if len({result.labeled for result in group if result.labeled}) > 1]
+    message = "each counts as often as it is there: keep one"
+    if _drawn(seen) and any(group[0].split in ("train", "all") for group in within):
+        message += ". There is no val: a part is set aside at random for validation, and would hold copies of the rest"
     return [
-        Finding(
-            "note",
-            f"{many(len(files), 'file is', 'files are')} {suffix}, which is not read",
-            f"images and masks are {', '.join(MASK_EXTENSIONS)}: convert them, if they belong to the set",
-            tuple(files),
-        )
-        for suffix, files in by_suffix.items()
-        if suffix != ".db"
+        *counted(
+            "error",
+            [" = ".join(f"{result.pair.image} ({result.split})" for result in group) for group in across],
+            ("image is in more than one split", "images are in more than one split"),
+            "what is trained on is scored as well, so that every score is too good: keep each in one split",
+        ),
+        *counted(
+            "warning",
+            [" = ".join(str(result.pair.image) for result in group) for group in within],
+            ("image is there more than once", "images are there more than once"),
+            message,
+        ),
+        *counted(
+            "warning",
+            [" / ".join(str(result.pair.mask) for result in group) for group in contradicting],
+            ("image has masks that contradict each other", "images have masks that contradict each other"),
+            "the same image is there with different masks: keep one",
+        ),
     ]
+
+
+def look_alikes(seen: Sequence[Seen]) -> list[Finding]:
+    """Find images that are nearly the same: across splits, or where a split will be drawn at random."""
+    found = [(result, result.look) for result in seen if result.look is not None and not result.constant]
+    if len(found) < 2:
+        return []
+    if len(found) > MOST_COMPARED:
+        return [Finding("note", "look-alikes were not looked for", f"more than {MOST_COMPARED:,} images are there")]
+    firsts = near([look for _, look in found])
+    groups = _groups((int(first), result) for first, (result, _) in zip(firsts, found, strict=True))
+    groups = [group for group in groups if len({result.digest for result in group}) > 1]
+    drawn = [group for group in groups if not _mixed(group) and group[0].split in ("train", "all")]
+    message = "the same image saved twice, or frames of one video?"
+    findings = []
+    for some, where, remedy in (
+        (
+            [group for group in groups if _mixed(group)],
+            "across splits",
+            "Then scores are too good: keep them in one split",
+        ),
+        (
+            drawn if _drawn(seen) else [],
+            "and there is no val",
+            "A part is set aside at random for validation, and would hold neighbors of what is trained on: give a val/ "
+            "of other scenes",
+        ),
+    ):
+        if some:
+            rule = f"{many(sum(map(len, some)), 'image')} look alike {where}"
+            findings.append(Finding("warning", rule, f"{message} {remedy}", tuple(map(_group_text, some))))
+    return findings
+
+
+def _groups(keyed: Iterable[tuple[object, Seen]]) -> list[list[Seen]]:
+    """Give what has one key together, where that is more than one."""
+    same: dict[object, list[Seen]] = defaultdict(list)
+    for key, result in keyed:
+        same[key].append(result)
+    return [group for group in same.values() if len(group) > 1]
+
+
+def _mixed(group: Sequence[Seen]) -> bool:
+    return len({result.split for result in group}) > 1
+
+
+def _drawn(seen: Sequence[Seen]) -> bool:
+    """Tell whether what is to be validated with will be drawn at random."""
+    return not any(result.split == "val" for result in seen)
+
+
+def _group_text(group: Sequence[Seen]) -> str:
+    first: dict[str, Seen] = {}  # one of every split, then the others
+    for result in group:
+        first.setdefault(result.split, result)
+    some = [*first.values(), *(result for result in group if result is not first[result.split])][:4]
+    text = " ~ ".join(f"{result.pair.image} ({result.split})" for result in some)
+    return text + (f" ~ {len(group) - 4} more" if len(group) > 4 else "")
+
+
+def near(looks: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.int64]:
+    """Give for each thumbnail the first of the group that it is linked to, directly or by others that look alike.
+
+    What is in a group is compared no more with the rest of it, so that images that are all alike cost little.
+    """
+    plain = np.stack(looks).reshape(len(looks), -1).astype(np.float32)
+    unit = plain - plain.mean(1, keepdims=True)
+    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-6)
+    group = np.arange(len(unit))
+    for start in range(0, len(unit), 64):
+        rows = np.arange(start, min(start + 64, len(unit)))
+        others = np.arange(start + 1, len(unit))
+        if (group[rows] == group[start]).all():
+            others = others[group[others] != group[start]]
+        for row, alike in zip(rows, unit[rows] @ unit[others].T >= ALIKE, strict=True):
+            hits = others[alike]
+            hits = hits[(hits > row) & (group[hits] != group[row])]
+            hits = hits[np.abs(plain[hits] - plain[row]).mean(1) < APART]
+            if hits.size:
+                linked = np.unique(group[np.append(hits, row)])
+                group[np.isin(group, linked)] = linked[0]
+    return group

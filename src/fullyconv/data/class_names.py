@@ -1,16 +1,19 @@
-"""Names of classes that lie beside masks: by the number of the value, or by the color."""
+"""Names of classes: given by people, lying beside masks, or made of the values; and what is odd about them."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fullyconv.data.documents import class_name, read_json, whole_number
-from fullyconv.errors import DatasetError
-from fullyconv.labels import IGNORE, as_text, parse_color
+from fullyconv.data.documents import class_name, read_json, read_text, whole_number
+from fullyconv.errors import DatasetError, some
+from fullyconv.labels import IGNORE, Labels, as_text, packed_color, parse_color
+
+if TYPE_CHECKING:
+    from fullyconv.data.public import PublicSet
 
 MAX_BYTES = 2**20
 
@@ -69,119 +72,98 @@ def names_beside(root: Path, folders: Iterable[Path]) -> ClassNames | None:
 def _in_folder(folder: Path) -> ClassNames | None:
     for name, read in _READERS.items():
         path = folder / name
-        if path.is_file() and path.stat().st_size <= MAX_BYTES and (values := read(path)):
+        if path.is_file() and path.stat().st_size <= MAX_BYTES and (values := _values(read(path))):
             return ClassNames(values, (path,), name == "classes.txt")
     return None
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: not UTF-8 text; save it as UTF-8, one class name a line") from error
-
-
-def _lines(path: Path) -> dict[int | str, str]:
-    """Read one name a line, the first for value 0."""
-    lines = [line.strip() for line in _text(path).rstrip().splitlines()]
-    if not lines:
-        raise DatasetError(f"{path}: empty; write one class name a line, the first line for value 0")
-    if "" in lines:
-        value = lines.index("")
-        raise DatasetError(f'{path}: line {value + 1} is empty; write a class name, or "{IGNORE}", for value {value}')
-    return dict(enumerate(lines))
-
-
-def _color_lines(path: Path) -> dict[int | str, str]:
-    """Read name:r,g,b:parts:actions, as CVAT writes it."""
+def _values(entries: Iterable[tuple[Any, object, str]]) -> dict[int | str, str]:
+    """Make a label map of keys, names, and where they stand; a key is a number or a color."""
     values: dict[int | str, str] = {}
-    for number, line in enumerate(_text(path).splitlines(), 1):
-        fields = line.split(":")
-        if line.strip() and not line.startswith("#") and len(fields) > 1 and fields[1].strip():
-            where = f"{path}: line {number}"
-            _put(values, _color(fields[1].split(","), where), fields[0], where)
+    for key, text, where in entries:
+        value = _color(key, where) if isinstance(key, list) else whole_number(key)
+        value = key if value is None and isinstance(key, str) and parse_color(key) is not None else value
+        if value is None:
+            raise DatasetError(f"{where}: has no value of a pixel; write a whole number")
+        name = class_name(text, where)
+        if values.setdefault(value, name) != name:
+            raise DatasetError(f"{where}: {value} is {values[value]} and {name}; give each value once")
     return values
 
 
-def _table(path: Path) -> dict[int | str, str]:
+def _color(fields: Sequence[Any], where: str) -> str:
+    levels = [number for field in fields[:3] if (number := whole_number(field)) is not None and number <= 255]
+    if len(levels) < 3:
+        found = ", ".join(str(field).strip()[:20] for field in fields[:4])
+        raise DatasetError(f"{where}: {found} is no color; write three numbers 0..255")
+    return as_text(packed_color(levels))
+
+
+def _lines(path: Path) -> Iterator[tuple[Any, object, str]]:
+    """Read one name a line, the first for value 0."""
+    lines = [line.strip() for line in read_text(path).rstrip().splitlines()]
+    if not lines:
+        raise DatasetError(f"{path}: empty; write one class name a line, the first line for value 0")
+    for value, name in enumerate(lines):
+        where = f"{path}: line {value + 1}"
+        if not name:
+            raise DatasetError(f'{where} is empty; write a class name, or "{IGNORE}", for value {value}')
+        yield value, name, where
+
+
+def _color_lines(path: Path) -> Iterator[tuple[Any, object, str]]:
+    """Read name:r,g,b:parts:actions, as CVAT writes it."""
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        fields = line.split(":")
+        if not line.startswith("#") and len(fields) > 1 and fields[1].strip():
+            yield fields[1].split(","), fields[0], f"{path}: line {number}"
+
+
+def _table(path: Path) -> Iterator[tuple[Any, object, str]]:
     """Read columns of names with r, g, b, or with the value of the pixels."""
-    values: dict[int | str, str] = {}
     try:
-        rows = list(csv.reader(_text(path).splitlines()))
+        rows = list(csv.reader(read_text(path).splitlines()))
     except csv.Error as error:
         raise DatasetError(f"{path}: cannot be read ({error}); save it as CSV") from error
     columns = [name.strip().lower() for name in rows[0]] if rows else []
-    name = next((columns.index(word) for word in ("name", "class", "class name", "label") if word in columns), None)
-    number = next((columns.index(word) for word in ("pixel value", "value", "id", "index") if word in columns), None)
-    colors = [columns.index(word) for word in ("r", "g", "b") if word in columns]
-    if name is None or (number is None and len(colors) < 3):
-        return {}
-    for at, row in enumerate(rows[1:], 2):
-        where = f"{path}: line {at}"
-        if not any(cell.strip() for cell in row):
-            continue
-        if len(row) < len(columns):
-            raise DatasetError(f"{where}: has {len(row)} of {len(columns)} columns; correct it")
-        key: int | str
-        if len(colors) == 3:
-            key = _color([row[column] for column in colors], where)
-        elif number is not None and (whole := whole_number(row[number])) is not None:
-            key = whole
-        else:
-            raise DatasetError(f"{where}: has no value of a pixel; write a whole number")
-        _put(values, key, row[name], where)
-    return values
+    name = next((word for word in ("name", "class", "class name", "label") if word in columns), None)
+    number = next((word for word in ("pixel value", "value", "id", "index") if word in columns), None)
+    by_color = {"r", "g", "b"} <= {*columns}
+    for at, cells in enumerate(rows[1:] if name and (number or by_color) else [], 2):
+        row = dict(zip(columns, cells, strict=False))
+        if any(cell.strip() for cell in cells):
+            if len(row) < len(columns):
+                raise DatasetError(f"{path}: line {at}: has {len(row)} of {len(columns)} columns; correct it")
+            key = [row[word] for word in "rgb"] if by_color else row[number or ""]
+            yield key, row[name or ""], f"{path}: line {at}"
 
 
-def _json(path: Path) -> dict[int | str, str]:
+def _json(path: Path) -> list[tuple[Any, object, str]]:
     """Read a list of names, a table of numbers and names in either order, or objects with both."""
     content = read_json(path)
     if isinstance(content, dict):  # of nnU-Net, and of others around the same table
         content = next((content[key] for key in ("labels", "id2label", "names", "classes") if key in content), content)
+    entries: list[tuple[Any, Any]] = []
     if isinstance(content, list):
-        entries = [(_of(entry, "id", "value", "index", "color", default=at), _of(entry, "name", "label", "class"))
-                   for at, entry in enumerate(content)]  # fmt: skip
+        for at, entry in enumerate(content):
+            told = entry if isinstance(entry, dict) else {"name": entry}
+            key = next((told[word] for word in ("id", "value", "index", "color") if word in told), at)
+            entries.append((key, next((told[word] for word in ("name", "label", "class") if word in told), None)))
     elif isinstance(content, dict):
         entries = [(name, key) if isinstance(name, int | list) else (key, name) for key, name in content.items()]
-    else:
-        return {}
-    values: dict[int | str, str] = {}
-    for key, name in entries:
-        if isinstance(key, list) and len(key) in (3, 4):
-            key = _color(key, str(path))
-        elif (whole := whole_number(key)) is not None:
-            key = whole
-        elif not isinstance(key, str) or parse_color(key) is None:
-            return {}
-        if not isinstance(name, str):
-            return {}
-        _put(values, key, name, f"{path}: {key}")
-    return values
+    meant = all(
+        isinstance(name, str)
+        and (
+            (isinstance(key, list) and len(key) in (3, 4))
+            or whole_number(key) is not None
+            or (isinstance(key, str) and parse_color(key) is not None)
+        )
+        for key, name in entries
+    )
+    return [(key, name, f"{path}: {key}") for key, name in entries] if meant else []
 
 
-def _put(values: dict[int | str, str], key: int | str, name: str, where: str) -> None:
-    name = class_name(name, where)
-    if values.setdefault(key, name) != name:
-        raise DatasetError(f"{where}: {key} is {values[key]} and {name}; give each value once")
-
-
-def _of(entry: Any, *keys: str, default: Any = None) -> Any:
-    if isinstance(entry, dict):
-        return next((entry[key] for key in keys if key in entry), default)
-    return entry if default is None else default
-
-
-def _color(fields: Sequence[Any], where: str) -> str:
-    numbers = [whole_number(field) for field in fields]
-    levels = [number for number in numbers[:3] if number is not None and number <= 255]
-    if len(levels) < 3:
-        found = ", ".join(str(field).strip()[:20] for field in list(fields)[:4])
-        raise DatasetError(f"{where}: {found} is no color; write three numbers 0..255")
-    red, green, blue = levels
-    return as_text(red << 16 | green << 8 | blue)
-
-
-_READERS = {
+_READERS: dict[str, Callable[[Path], Iterable[tuple[Any, object, str]]]] = {
     "classes.txt": _lines,
     "id2label.json": _json,
     "classes.json": _json,
@@ -191,3 +173,120 @@ _READERS = {
     "dataset.json": _json,
 }
 """Names of files, those that say most first."""
+
+
+def numbers_of(values: Mapping[int | str, str] | None) -> dict[int | str, str] | None:
+    """Read keys as numbers where they are: JSON, YAML and command lines write them as text."""
+    if values is None:
+        return None
+    if not isinstance(values, Mapping):
+        raise ValueError(f'values={values!r}: give a mapping of values in the mask files to names, {{0: "road"}}')
+    read: dict[int | str, str] = {}
+    for key, name in values.items():
+        if not isinstance(name, str):
+            raise ValueError(f"values={{{key!r}: {str(name)[:80]!r}}}: a class name is text")
+        text = str(key).strip()
+        value: int | str = int(text) if text.isascii() and text.removeprefix("-").isdigit() else text.lower()
+        if value in read:
+            raise ValueError(f"values: {value} is there twice ({read[value]} and {name}); give each value once")
+        read[value] = name
+    return read
+
+
+def only_numbers(values: Mapping[int | str, str] | None) -> dict[int, str] | None:
+    """Refuse a label map of colors where masks hold numbers."""
+    if not values:
+        return None
+    if bad := [key for key in values if not isinstance(key, int)]:
+        raise ValueError(f"values: {bad[0]!r} is no whole number, and these masks hold no colors")
+    return {int(value): name for value, name in values.items()}
+
+
+def renamed(
+    own: Labels, classes: Sequence[str] | None, numbers: Mapping[int, str] | None, known: PublicSet | None
+) -> Labels:
+    """Take the classes that annotations or a public set name, unless values are given other names."""
+    if known is not None and classes is not None and tuple(classes) != own.names:
+        return Labels.of(classes, values=numbers)
+    if classes is not None and not numbers and tuple(classes) != own.names:
+        raise ValueError(
+            f"classes={list(classes)}: the annotations name the classes {list(own.names)}; rename or join them by "
+            f"their values ({own.describe_values()}): values={{1: name, ...}} (--values)"
+        )
+    if not numbers:
+        return own
+    table: dict[int | str, str] = dict(own.values)
+    table.update(numbers.items())
+    if known is not None:  # whose classes stay, so that its models go on
+        return Labels(own.names, own.palette, own.ignore_index, table)
+    names = classes or list(dict.fromkeys(name for name in table.values() if name != IGNORE))
+    return Labels.of(names, values=table)
+
+
+def labels_from_values(found: Mapping[int, Path]) -> tuple[Labels, str]:
+    """Name the classes after the values that masks hold, where the values leave no doubt.
+
+    Args:
+        found: value -> a mask that holds it.
+
+    Returns:
+        The labels, and a sentence that says what was made of the values.
+
+    Raises:
+        DatasetError: if the values may mean more than one thing; it says how to tell.
+
+    Example:
+        >>> labels_from_values({0: Path("a.png"), 1: Path("a.png"), 255: Path("b.png")})[0].values
+        {0: 'class 0', 1: 'class 1', 255: 'ignore'}
+    """
+    values = sorted(found)
+    shown = some(values, 16)
+    remedy = (
+        "Say what they mean: a classes.txt in the folder (one name a line, the first line for value 0), "
+        'classes=["name", ...], or values={value: "name" or "ignore"}'
+    )
+    if values and values[0] < 0:
+        what = f"the masks hold the value {values[0]}, which is no class; if it means no data, say so"
+        raise DatasetError(f"{found[values[0]]}: {what} (--values={values[0]}=ignore,...). {remedy}")
+    if values == [0, 255]:
+        labels = Labels.of(["background", "foreground"], values={0: "background", 255: "foreground"})
+        return labels, "the masks hold 0 and 255: read as 0 = background, 255 = foreground"
+    classes = [value for value in values if value != 255]
+    if len(classes) < 2:
+        where = found[values[0]] if values else "masks"
+        raise DatasetError(f"{where}: all masks together hold {shown}, which is fewer than two classes. {remedy}")
+    # Class indices lie close together; gray levels (0, 128, 255), antialiased masks and probabilities do not.
+    if classes[-1] > 2 * len(classes) + 8 or (255 in values and len(classes) > 200):
+        what = f"{shown}, which do not look like class indices (gray levels, antialiased borders or colors?)"
+        raise DatasetError(f"{found[classes[-1]]}: the masks hold the values {what}. {remedy}")
+    table = {value: f"class {value}" for value in classes} | {255: IGNORE}
+    note = f"no classes.txt: classes named after the values in the masks ({shown}; 255 = ignore)"
+    return Labels.of([table[value] for value in classes], values=table), note
+
+
+def two_ends_hint(labels: Labels, seen: set[int]) -> str:
+    """Say what masks of 0 and 255 mean where the label map ignores 255; empty where that is not so."""
+    if seen != {0, 255} or labels.values.get(255) != IGNORE or labels.num_classes != 2:
+        return ""
+    first, second = labels.names
+    return (
+        f"the masks hold 0 and 255 and nothing else, and 255 is ignored, so that {second!r} never occurs. Say what "
+        f'they mean: values={{0: "{first}", 255: "{second}"}} (--values "0={first},255={second}")'
+    )
+
+
+def shifted_hint(labels: Labels, seen: set[int]) -> str:
+    """Say that masks seem to count their classes from 1 where the label map counts from 0; empty where that is not so.
+
+    Example:
+        >>> shifted_hint(Labels.of(["a", "b"]), {1, 2, 255})
+        ' The masks hold 1..2 and never 0: counted from 1? Then give values={1: "a", 2: "b"} (--values 1=a,2=b)'
+    """
+    count = labels.num_classes
+    from_zero = all(labels.values.get(value) == name for value, name in enumerate(labels.names))
+    if not from_zero or 0 in seen or labels.unknown(seen) != [count]:
+        return ""
+    table = list(enumerate(labels.names, 1))
+    python = ", ".join(f'{value}: "{name}"' for value, name in table[:8]) + (", ..." if count > 8 else "")
+    words = ",".join(f"{value}={name}" for value, name in table[:8]) + (",..." if count > 8 else "")
+    return f" The masks hold 1..{count} and never 0: counted from 1? Then give values={{{python}}} (--values {words})"

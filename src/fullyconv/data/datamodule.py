@@ -221,7 +221,7 @@ class SegmentationDataModule(L.LightningDataModule):
         self.cache = None
         if cache is not None:
             readers = max(self.num_workers, 1) if os.fspath(cache) == "memory" else 1
-            self.cache = DecodedCache(cache, self.labels, self.source.reader, gigabytes / readers)
+            self.cache = DecodedCache(cache, self.source.labels, self.source.reader, gigabytes / readers)
 
     from_folder = constructed(__init__)
 
@@ -254,16 +254,12 @@ class SegmentationDataModule(L.LightningDataModule):
     def report(self) -> str:
         """Say where the data is, how it is laid out and split, and what its classes are."""
         sizes = ", ".join(f"{split} {len(pairs)}" for split, pairs in self.splits.items())
-        names = ", ".join(self.labels.names[:24]) + (", ..." if self.num_classes > 24 else "")
-        lines = [
-            f"{self.source.root}: layout {self.source.layout}; pairs: {sizes}",
-            f"{self.num_classes} classes: {names}",
-            *([] if self.in_channels == 3 else [f"images of {self.in_channels} channels"]),
-            f"values in the masks: {self.labels.describe_values()}",
-            *self.source.notes,
-            *self.source.warned,
-        ]
-        return "\n".join(lines)
+        first = f"{self.source.root}: layout {self.source.layout}; pairs: {sizes}"
+        return "\n".join([first, *self._described(), *self.source.notes, *self.source.warned])
+
+    def _described(self) -> list[str]:
+        channels = [] if self.in_channels == 3 else [f"images of {self.in_channels} channels"]
+        return [described(self.labels), *channels, f"values in the masks: {self.labels.describe_values()}"]
 
     def check(self, split: str | None = None) -> dict[str, int]:
         """Read every mask once, in parallel, and see that nothing in it can break training.
@@ -293,17 +289,18 @@ class SegmentationDataModule(L.LightningDataModule):
         Raises:
             DatasetError: if there is no such split.
         """
+        labels = self.source.labels
         transform: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
         if split == "train":
-            own = TrainingTransform(self.augmentation, self.ignore_index)
-            transform = own if self.augment is None else Augmented(self.augment, own, self.labels)
+            own = TrainingTransform(self.augmentation, labels.ignore_index)
+            transform = own if self.augment is None else Augmented(self.augment, own, labels)
+        return self._dataset(split, transform)
+
+    def _dataset(self, split: str, transform: Any = None) -> SegmentationFolder:
+        source = self.source
+        pairs = self._pairs(split)
         return SegmentationFolder(
-            self._pairs(split),
-            self.labels,
-            reader=self.source.reader,
-            cache=self.cache,
-            transform=transform,
-            seed=self.seed,
+            pairs, source.labels, reader=source.reader, cache=self.cache, transform=transform, seed=self.seed
         )
 
     def setup(self, stage: str) -> None:
@@ -344,9 +341,7 @@ class SegmentationDataModule(L.LightningDataModule):
         Raises:
             DatasetError: if there is no such split.
         """
-        dataset = SegmentationFolder(
-            self._pairs(split), self.labels, reader=self.source.reader, cache=self.cache, seed=self.seed
-        )
+        dataset = self._dataset(split)
         batch_size = self.eval_batch_size
         if batch_size is None:
             # Padding would change what the network sees near the border, so mixed sizes go one by one.
@@ -400,6 +395,12 @@ class SegmentationDataModule(L.LightningDataModule):
         train = splits.pop(name)
         every_split = {"train": train, **splits, **drawn}
         return {split: every_split[split] for split in ("train", "val", "test") if split in every_split}
+
+
+def described(labels: Labels) -> str:
+    """Write the number of classes and the first of their names."""
+    names = ", ".join(labels.names[:24]) + (", ..." if labels.num_classes > 24 else "")
+    return f"{labels.num_classes} classes: {names}"
 
 
 def collate(samples: Sequence[dict[str, Any]], *, ignore_index: int = 255) -> dict[str, Any]:

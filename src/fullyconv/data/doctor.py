@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import groupby
@@ -14,20 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from fullyconv.data import checks
-from fullyconv.data.alike import look_alikes, twins
-from fullyconv.data.checks import classes_in
 from fullyconv.data.findings import Finding, Severity, many
-from fullyconv.data.folder import check_sizes
 from fullyconv.data.looking import Seen, look_at
 from fullyconv.data.pairs import Pair
-from fullyconv.data.readers import Reader
+from fullyconv.data.readers import Reader, in_threads, read_both
 from fullyconv.data.sources import Source, broken_pair, find_labels, find_source, two_meanings
 from fullyconv.drawing import contact_sheet
-from fullyconv.errors import DatasetError
+from fullyconv.errors import DatasetError, printable
 from fullyconv.images import visible
 from fullyconv.labels import IGNORE, Labels
 
@@ -99,11 +93,10 @@ class Diagnosis:
         if self.splits:
             lines.append("pairs: " + ", ".join(f"{split} {number}" for split, number in self.splits.items()))
         if self.sizes:
-            least, middle, largest = self.sizes["least"], self.sizes["median"], self.sizes["largest"]
-            lines.append(
-                f"sizes (H x W): least {least[0]} x {least[1]}, median {middle[0]} x {middle[1]}, largest {largest[0]} "
-                f"x {largest[1]}, {self.sizes['distinct']} different"
+            sizes = ", ".join(
+                f"{name} {' x '.join(map(str, self.sizes[name]))}" for name in ("least", "median", "largest")
             )
+            lines.append(f"sizes (H x W): {sizes}, {self.sizes['distinct']} different")
         if len(self.kinds) > 1 or (self.kinds and "RGB" not in self.kinds):
             lines.append("images: " + ", ".join(f"{number} {kind}" for kind, number in self.kinds.items()))
         if self.labels is not None and self.pixels:
@@ -115,7 +108,7 @@ class Diagnosis:
                 for finding in same:
                     lines += [f"  {line}" for line in finding.message.splitlines()]
                     shown = finding.files if most is None else finding.files[:most]
-                    lines += [f"    {printable(name)}" for name in shown]
+                    lines += [f"    {printable(name, 4096)}" for name in shown]
                     if len(shown) < len(finding.files):
                         lines.append(f"    and {len(finding.files) - len(shown)} more (--all)")
         lines += ["", f"{many(self.count('error'), 'error')}, {many(self.count('warning'), 'warning')}"]
@@ -145,7 +138,6 @@ def examine(
     *,
     classes: Sequence[str] | None = None,
     values: Mapping[int | str, str] | str | None = None,
-    threads: int | None = None,
     progress: bool | None = None,
     **options: Any,
 ) -> Diagnosis:
@@ -159,7 +151,6 @@ def examine(
         data: a folder or the name of a public set.
         classes: class names.
         values: value in the mask file -> class name or "ignore", or the name of a public set.
-        threads: number of threads; by default the number of processors, at most 16.
         progress: show a progress bar; by default on a terminal.
         options: as `fullyconv.data.layouts.Reading` takes them.
 
@@ -179,27 +170,19 @@ def examine(
     diagnosis.findings += source.findings
     if source.splits:
         found = len(source.findings)
-        _look_through(diagnosis, source, classes, values, threads or min(os.cpu_count() or 1, 16), progress)
+        naming = partial(find_labels, source, classes=classes, values=values)
+        _look_through(diagnosis, source, naming, progress)
         diagnosis.findings += source.findings[found:]  # of the labels
     order = {"error": 0, "warning": 1, "note": 2}
     diagnosis.findings.sort(key=lambda finding: order[finding.severity])
     return diagnosis
 
 
-def _look_through(
-    diagnosis: Diagnosis,
-    source: Source,
-    classes: Sequence[str] | None,
-    values: Mapping[int | str, str] | str | None,
-    threads: int,
-    progress: bool | None,
-) -> None:
-    labels, stopped = _labels(source, classes, values, threads)
+def _look_through(diagnosis: Diagnosis, source: Source, naming: Callable[..., None], progress: bool | None) -> None:
+    labels, stopped = _labels(source, naming)
     reader = source.reader if labels is not None or source.named is not None else source.any_reader
     every = [(split, pair) for split, found in source.splits.items() for pair in found]
-    with ThreadPoolExecutor(threads) as pool:
-        work = pool.map(partial(look_at, reader=reader), every)
-        seen = list(_with_bar(work, len(every), progress))
+    seen = list(_with_bar(in_threads(partial(look_at, reader=reader), every), len(every), progress))
     problems = checks.problems(seen)
     if stopped is not None and not any(str(stopped) in (finding.message, *finding.files) for finding in problems):
         rule = "what the masks hold is not known" if labels is None else "the masks cannot be read as they are"
@@ -213,39 +196,28 @@ def _look_through(
         diagnosis.findings += [Finding("error", "a number of two meanings", str(twice), twice.files)] if twice else []
         for check in (checks.stray, checks.empty, checks.occurring):
             diagnosis.findings += check(seen, labels)
-    diagnosis.findings += [*checks.enough(diagnosis.splits, source), *twins(seen), *look_alikes(seen)]
+    diagnosis.findings += [*checks.enough(diagnosis.splits, source), *checks.twins(seen), *checks.look_alikes(seen)]
     diagnosis.findings += [*checks.images(seen), *checks.unread(source)]
     diagnosis.findings += [Finding("note", "how it was read", note) for note in source.notes]
     _statistics(diagnosis, seen, labels)
     diagnosis.telling = _telling(seen, labels)
 
 
-def printable(text: str) -> str:
-    """Write a name on one line: what a terminal would not print becomes a question mark."""
-    return "".join(sign if sign.isprintable() else "?" for sign in text)
-
-
-def _labels(
-    source: Source,
-    classes: Sequence[str] | None,
-    values: Mapping[int | str, str] | str | None,
-    threads: int,
-) -> tuple[Labels | None, DatasetError | None]:
+def _labels(source: Source, naming: Callable[..., None]) -> tuple[Labels | None, DatasetError | None]:
     """Find the labels; where single masks are in the way, from the others. Say what stopped it, too."""
     try:
-        find_labels(source, classes=classes, values=values)
+        naming()
         return source.labels, None
     except DatasetError as error:
         stopped = error
     pairs = source.pairs
-    with ThreadPoolExecutor(threads) as pool:
-        reader: Reader = source.any_reader if source.named is None else source.reader
-        broken = pool.map(partial(broken_pair, reader), pairs)
-        sound = [pair for pair, message in zip(pairs, broken, strict=True) if not message]
+    reader: Reader = source.any_reader if source.named is None else source.reader
+    broken = in_threads(partial(broken_pair, reader), pairs)
+    sound = [pair for pair, message in zip(pairs, broken, strict=True) if not message]
     if not 0 < len(sound) < len(pairs):
         return None, stopped
     try:
-        find_labels(source, sound, classes=classes, values=values)
+        naming(sound)
         return source.labels, stopped
     except DatasetError as error:
         return None, error
@@ -277,15 +249,10 @@ def _statistics(diagnosis: Diagnosis, seen: Sequence[Seen], labels: Labels | Non
     images: Counter[str] = Counter()
     there: Counter[str] = Counter()  # pixels of the masks that hold the class
     for result in seen:
-        total = sum(result.counts.values())
-        names: Counter[str] = Counter()
-        for value, number in result.counts.items():
-            if value in labels.meaning:
-                names[labels.meaning[value]] += number
+        names = result.pixels(labels)
         pixels.update(names)
-        for name in names:
-            images[name] += 1
-            there[name] += total
+        images.update(names.keys())
+        there.update(dict.fromkeys(names, sum(result.counts.values())))
     diagnosis.pixels = {name: pixels[name] for name in (*labels.names, IGNORE)}
     diagnosis.images = {name: images[name] for name in (*labels.names, IGNORE)}
     frequency = {name: pixels[name] / there[name] for name in labels.names if pixels[name]}
@@ -302,39 +269,33 @@ def _telling(seen: Sequence[Seen], labels: Labels | None) -> list[tuple[Pair, st
     if labels is None:
         return []
     drawable = [result for result in seen if result.digest and result.counts and not result.problems]
-    chosen: list[tuple[Pair, str]] = []
+    single = [result for result in drawable if len(result.classes(labels)) == 1]
+    if len(single) * 10 > len(drawable):  # where it is usual, it tells nothing
+        single = []
     troubles: list[tuple[str, list[Seen]]] = [
         ("a value that is no class", [result for result in drawable if labels.unknown(result.counts)]),
         ("turned by EXIF", [result for result in drawable if result.turned]),
-        ("all ignored", [result for result in drawable if not classes_in(result, labels)]),
+        ("all ignored", [result for result in drawable if not result.classes(labels)]),
         ("nearly black", [result for result in drawable if result.highest <= checks.DARK]),
         ("of one color", [result for result in drawable if result.constant]),
+        ("one class alone", single),
     ]
-    single = [result for result in drawable if len(classes_in(result, labels)) == 1]
-    if len(single) * 10 <= len(drawable):  # where it is usual, it tells nothing
-        troubles.append(("one class alone", single))
-    for why, results in troubles:
-        chosen += [(result.pair, why) for result in results[:2]]
-    pixels: Counter[str] = Counter()
-    best: dict[str, tuple[int, Seen]] = {}
-    for result in drawable:
-        for value, number in result.counts.items():
-            name = labels.meaning.get(value, IGNORE)
-            pixels[name] += number
-            if name != IGNORE and number > best.get(name, (0, result))[0]:
-                best[name] = (number, result)
-    rare = sorted(best, key=lambda name: pixels[name])[: min(4, max(0, len(best) - 2))]
-    return chosen[: SHEET_CELLS // 2] + [(best[name][1].pair, f"most {name}") for name in rare]
+    chosen = [(result.pair, why) for why, results in troubles for result in results[:2]][: SHEET_CELLS // 2]
+    held = [(result, result.pixels(labels)) for result in drawable]
+    total = sum((pixels for _, pixels in held), Counter[str]())
+    rare = sorted((name for name in labels.names if total[name]), key=lambda name: total[name])
+    for name in rare[: min(4, max(0, len(rare) - 2))]:
+        chosen.append((max(held, key=lambda both: both[1][name])[0].pair, f"most {name}"))
+    return chosen
 
 
-def sheet(diagnosis: Diagnosis, cells: int = SHEET_CELLS) -> Image.Image:
+def sheet(diagnosis: Diagnosis) -> Image.Image:
     """Draw a contact sheet: what looks suspicious, the rarest classes, and images spread evenly over the splits.
 
     Values that are no class are drawn as ignored.
 
     Args:
         diagnosis: what `examine` returned.
-        cells: images on the sheet.
 
     Returns:
         An RGB image.
@@ -345,31 +306,22 @@ def sheet(diagnosis: Diagnosis, cells: int = SHEET_CELLS) -> Image.Image:
     source, labels = diagnosis.source, diagnosis.labels
     if source is None or labels is None:
         raise DatasetError(f"{diagnosis.root}: no pairs to draw; see the findings")
-    every = [pair for pairs in source.splits.values() for pair in pairs]
-    telling = diagnosis.telling[: max(1, 2 * cells // 3)]
-    step = max(1, len(every) // max(1, cells - len(telling)))
-    chosen = [*telling, *((pair, "") for pair in (*every[step // 2 :: step], *every))]
+    telling = diagnosis.telling[: 2 * SHEET_CELLS // 3]
+    every = source.pairs
+    step = max(1, len(every) // (SHEET_CELLS - len(telling)))
+    chosen = dict(reversed([*telling, *((pair, "") for pair in (*every[step // 2 :: step], *every))]))
     shown: list[tuple[Any, Any, str]] = []
-    taken: set[Path] = set()
-    for pair, why in chosen:
-        if len(shown) == cells:
-            break
-        if pair.image in taken:
-            continue
-        taken.add(pair.image)
+    for pair, why in reversed(chosen.items()):
         try:
-            image, mask = source.reader.image(pair), source.reader.mask(pair)
-            check_sizes(pair, (image.shape[0], image.shape[1]), (mask.shape[0], mask.shape[1]))
+            image, mask = read_both(source.reader, pair)
         except (DatasetError, OSError):
             continue
-        shown.append((visible(image), _drawn(mask, labels), f"{pair.key}: {why}" if why else pair.key))
+        known = np.isin(mask, list(labels.meaning))
+        drawn = labels.encode(np.where(known, mask, next(iter(labels.meaning))))
+        drawn = np.where(known, drawn, labels.ignore_index)
+        shown.append((visible(image), drawn, f"{pair.key}: {why}" if why else pair.key))
+        if len(shown) == SHEET_CELLS:
+            break
     if not shown:
         raise DatasetError(f"{diagnosis.root}: no pair can be drawn; see the findings")
     return contact_sheet(shown, labels, columns=SHEET_COLUMNS, side=SHEET_SIDE)
-
-
-def _drawn(mask: npt.NDArray[Any], labels: Labels) -> npt.NDArray[Any]:
-    known = np.isin(mask, list(labels.meaning))
-    some = next(iter(labels.meaning))
-    result: npt.NDArray[Any] = np.where(known, labels.encode(np.where(known, mask, some)), labels.ignore_index)
-    return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,3 +34,16 @@ def many(number: int, what: str, plural: str | None = None) -> str:
         ('1 mask holds', '0 errors')
     """
     return f"{number} {what if number == 1 else plural or what + 's'}"
+
+
+def counted(severity: Severity, cases: Iterable[object], rule: tuple[str, str], message: str) -> list[Finding]:
+    """Give one finding of all cases, or none where there are no cases.
+
+    Args:
+        severity: how bad it is.
+        cases: files, or words about them.
+        rule: what they are, of one and of many; the number stands before it.
+        message: what is wrong, and the remedy.
+    """
+    files = tuple(map(str, cases))
+    return [Finding(severity, many(len(files), *rule), message, files)] if files else []

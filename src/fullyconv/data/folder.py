@@ -14,10 +14,9 @@ from torchvision import tv_tensors
 
 from fullyconv.data.cache import DecodedCache
 from fullyconv.data.pairs import Pair
-from fullyconv.data.readers import FileReader, Reader
+from fullyconv.data.readers import FileReader, Reader, read_both
 from fullyconv.data.transforms import TrainingTransform
 from fullyconv.errors import DatasetError
-from fullyconv.images import exif_orientation
 from fullyconv.labels import Labels
 
 Transform = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[Tensor, Tensor]]
@@ -112,32 +111,8 @@ def read_pair(
     Raises:
         DatasetError: if a file is damaged, the sizes differ, or the mask holds a value that is not in the label map.
     """
-    reader = reader or FileReader()
-    image, mask = reader.image(pair), reader.mask(pair)
-    check_sizes(pair, (image.shape[0], image.shape[1]), (mask.shape[0], mask.shape[1]))
+    image, mask = read_both(reader or FileReader(), pair)
     return image, labels.encode(mask, pair.mask)
-
-
-def check_sizes(pair: Pair, image: tuple[int, int], mask: tuple[int, int], twin: Pair | None = None) -> None:
-    """Refuse a pair whose image and mask differ in size.
-
-    Args:
-        pair: the pair.
-        image: height and width of the image, in pixels.
-        mask: those of the mask.
-        twin: a pair whose sizes are these the other way round.
-    """
-    if image == mask:
-        return
-    hint = ""
-    if image == mask[::-1] and pair.image.is_file() and exif_orientation(pair.image) != 1:
-        hint = " The image is turned by its EXIF orientation and the mask is not: turn the mask, or strip the tag"
-    if twin is not None:
-        hint = f" Those of {twin.image} and {twin.mask} are these the other way round: were the two masks swapped?"
-    raise DatasetError(
-        f"{pair.image} has {image[0]} x {image[1]} pixels (H x W) and its mask {pair.mask} {mask[0]} x {mask[1]}; "
-        f"both must be equal.{hint or ' Resize one (masks by nearest neighbor), or pair the right files'}"
-    )
 
 
 def set_aside(pairs: Sequence[Pair], fraction: float, seed: int) -> tuple[list[Pair], list[Pair]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fullyconv.data.findings import Finding
@@ -25,12 +25,11 @@ def pair_folders(tree: Tree, reading: Reading) -> Layout:
     """
     root, folders = tree.root, tree.folders
     layout = Layout(root=root)
-    splits: dict[str, list[Pair]] = defaultdict(list)
     images = image_folders(folders)
-    used: dict[str, Folder] = {}  # path of images -> masks
-    bare_folders = []
     apart = {folder.path: within(folder) for folder in images}
     options = {folder.path: [] if apart[folder.path] else candidates_of(folder, folders, images) for folder in images}
+    used: dict[str, Folder] = {}  # path of images -> masks
+    bare_folders = []
     for folder in images:
         inside, candidates = apart[folder.path], options[folder.path]
         if not candidates and not inside:
@@ -48,47 +47,31 @@ def pair_folders(tree: Tree, reading: Reading) -> Layout:
         both = inside or (folder.files, mask.files)
         places = f"{root}/{folder.path}", f"{root}/{mask.path}"
         if not any(both):
-            message = f"{places[0]}: no images in it; accepted are {', '.join(EXTENSIONS)}"
-            layout.fail("an empty folder", message)
-        _add(layout, splits, folder.split, both, places, reading)
+            layout.fail("an empty folder", f"{places[0]}: no images in it; accepted are {', '.join(EXTENSIONS)}")
+        _add(layout, folder.split, both, places, reading)
     if not used:
-        if not folders:
-            raise DatasetError(_unknown(root, f"no images in it; accepted are {', '.join(EXTENSIONS)}"))
         found = f"no folder of images with a folder of masks beside it, only {_listed(folders)}"
-        raise DatasetError(_unknown(root, found))
+        raise DatasetError(_unknown(root, found if folders else "no images in it"))
     for folder in bare_folders:
         _without_masks(layout, folder, used, reading)
-    taken = {*used, *(mask.path for mask in used.values()), *(folder.path for folder in bare_folders)}
+    taken = {*used, *(mask.path for mask in used.values())}
+    layout.name = " + ".join(sorted(taken)) if len(taken) <= 6 else f"{len(taken)} folders"
+    taken |= {folder.path for folder in bare_folders}
     for folder in folders:
         if folder.path not in taken and folder.files and (folder.role == "mask" or (folder.split and not folder.role)):
             what = "masks without images" if folder.role else "images without masks"
             layout.notes.append(f"{folder.path}: {len(folder.files)} {what}, left out")
-    if "all" in splits and len(splits) > 1 and not splits.keys() & {"train", "val", "test"} - {"all"}:
-        splits = {"all": [pair for part in splits.values() for pair in part]}
-    elif "all" in splits and len(splits) > 1:
-        raise DatasetError(
-            f"{root}: some folders belong to a split ({', '.join(sorted(set(splits) - {'all'}))}) and some to "
-            f"none; {OPTIONS}"
-        )
-    taken -= {folder.path for folder in bare_folders}
-    layout.name = " + ".join(sorted(taken)) if len(taken) <= 6 else f"{len(taken)} folders"
-    layout.splits = dict(splits)
     return layout
 
 
 def _add(
-    layout: Layout,
-    splits: dict[str, list[Pair]],
-    split: str,
-    both: tuple[Sequence[Path], Sequence[Path]],
-    places: tuple[str, str],
-    reading: Reading,
+    layout: Layout, split: str, both: tuple[Sequence[Path], Sequence[Path]], places: tuple[str, str], reading: Reading
 ) -> None:
     """Pair the files of two folders, and add them to a split."""
     paired = pair_files(*both, *places, reading.unlabeled)
     layout.notes += paired.notes
     layout.lost += paired.lost
-    splits[split or "all"] += [_keyed(layout.root, pair) for pair in paired.pairs]
+    layout.splits.setdefault(split or "all", []).extend(_keyed(layout.root, pair) for pair in paired.pairs)
 
 
 def image_folders(folders: Sequence[Folder]) -> list[Folder]:
@@ -97,20 +80,12 @@ def image_folders(folders: Sequence[Folder]) -> list[Folder]:
     claimed = {(folder.group, folder.split) for folder in named}
     masks = {(folder.group, folder.split) for folder in folders if folder.role == "mask"} - claimed
     of_splits = {(group, True) for group, split in masks if split}
-    return [
-        folder
-        for folder in folders
-        if folder in named
-        or (
-            not folder.role
-            and folder.files
-            and (
-                (folder.group, folder.split) in masks
-                or (folder.group, bool(folder.split)) in of_splits
-                or within(folder) is not None
-            )
-        )
-    ]
+
+    def beside(folder: Folder) -> bool:
+        of_masks = (folder.group, folder.split) in masks or (folder.group, bool(folder.split)) in of_splits
+        return not folder.role and bool(folder.files) and (of_masks or within(folder) is not None)
+
+    return [folder for folder in folders if folder in named or beside(folder)]
 
 
 def mask_places(tree: Tree) -> list[str]:
@@ -149,25 +124,20 @@ def candidates_of(images: Folder, folders: Sequence[Folder], others: Sequence[Fo
         folders: all folders.
         others: all folders of images.
     """
-    beside = [folder for folder in folders if folder.path != images.path]
-    named = [
-        folder
-        for folder in beside
-        if folder.role == "mask" and folder.group == images.group and folder.split == images.split
-    ]
+    beside = [folder for folder in folders if folder.path != images.path and folder.split == images.split]
+    named = [folder for folder in beside if folder.role == "mask" and folder.group == images.group]
     named = [folder for folder in named if folder.files] or named
     if not images.role:
         return named
     # A folder whose files are called as the images are could be theirs, whatever it is called itself.
+    least = 0.9 * len(images.files)
     alike = [
         folder
         for folder in beside
-        if folder not in named
-        and folder not in others
+        if folder not in (*named, *others)
         and folder.role in ("", "mask")
-        and folder.split == images.split
-        and len(folder.files) >= 0.9 * len(images.files) > 0
-        and common_names(images.files, folder.files) >= 0.9 * len(images.files)
+        and len(folder.files) >= least > 0
+        and common_names(images.files, folder.files) >= least
     ]
     # Below the mask folder of the same name only, where every class or recording has a folder of its own.
     deeper = [folder for folder in alike if folder.role == "mask" and folder.group != images.group]
@@ -180,11 +150,11 @@ def _without_masks(layout: Layout, folder: Folder, used: dict[str, Folder], read
     """Tell images that have no folder of masks: an error in train and val, where other splits have theirs."""
     number = f"{folder.path}: {len(folder.files)} images without masks, left out"
     pattern = next((path for path, mask in used.items() if mask.split and mask.split != folder.split), None)
-    if folder.split in ("", "test") or pattern is None or reading.unlabeled == "skip":
-        if folder.split == "test" or not folder.split:
-            layout.warn("images without masks", number, map(str, folder.files))
-        else:
-            layout.notes.append(number)
+    if folder.split in ("", "test"):
+        layout.warn("images without masks", number, folder.files)
+        return
+    if pattern is None or reading.unlabeled == "skip":
+        layout.notes.append(number)
         return
     expected = used[pattern].path
     for theirs, own in zip(Path(pattern).parts, Path(folder.path).parts, strict=False):
@@ -211,33 +181,25 @@ def from_options(tree: Tree, reading: Reading) -> Layout:
         FileNotFoundError: if an option names a folder that is not there.
         DatasetError: if what is not given could be several folders.
     """
-    root, images, masks = tree.root, reading.images, reading.masks
+    images, masks = reading.images, reading.masks
     left = None if images is None else _named(tree, images, "images")
     right = None if masks is None else _named(tree, masks, "masks")
     if left is None:
-        chosen = [folder for folder in tree.folders if folder.role == "image"]
-        beside = [folder for folder in chosen if Path(folder.path).parent == Path(str(masks)).parent]
-        images, left = _only(tree, chosen, beside, f"masks={masks!r}")
+        near = Path(str(masks)).parent
+        images, left = _only(tree, "image", lambda folder: Path(folder.path).parent == near, f"masks={masks!r}")
     if right is None:
-        masks, right = _only(
-            tree, [folder for folder in tree.folders if folder.role == "mask"], [], f"images={images!r}"
-        )
+        masks, right = _only(tree, "mask", lambda folder: True, f"images={images!r}")
     by_split: dict[str, tuple[list[Path], list[Path]]] = defaultdict(lambda: ([], []))
     for kind, files in enumerate((left, right)):
         for file in files:
-            by_split[meaning_of(file.relative_to(root).parent.as_posix())[1] or "all"][kind].append(file)
+            by_split[meaning_of(file.relative_to(tree.root).parent.as_posix())[1] or "all"][kind].append(file)
     if not any(all(both) for both in by_split.values()):
-        by_split = defaultdict(lambda: ([], []), all=(left, right))
-    layout = Layout(f"{images} + {masks}", root=root)
-    splits: dict[str, list[Pair]] = defaultdict(list)
+        by_split = {"all": (left, right)}
+    layout, places = Layout(f"{images} + {masks}", root=tree.root), (str(images), str(masks))
     for split, both in by_split.items():
-        if all(both):
-            _add(layout, splits, split, both, (str(images), str(masks)), reading)
-        else:
-            _one_sided(layout, split, both, (str(images), str(masks)), reading)
-    if splits.keys() != {"all"} and "train" not in splits:
-        splits = {"all": [pair for part in splits.values() for pair in part]}
-    layout.splits = dict(splits)
+        (_add if all(both) else _one_sided)(layout, split, both, places, reading)
+    if "train" not in layout.splits:
+        layout.splits = {"all": layout.pairs}
     return layout
 
 
@@ -259,8 +221,9 @@ def _one_sided(
         layout.lost.append(lost("masks without an image", both[1], remedy))
 
 
-def _only(tree: Tree, chosen: list[Folder], nearer: list[Folder], given: str) -> tuple[str, list[Path]]:
-    for few in (nearer, chosen):
+def _only(tree: Tree, role: str, is_near: Callable[[Folder], bool], given: str) -> tuple[str, list[Path]]:
+    chosen = [folder for folder in tree.folders if folder.role == role]
+    for few in (list(filter(is_near, chosen)), chosen):
         if len(few) == 1:
             return few[0].path, _below_folder(tree, few[0].path)
     raise DatasetError(f"{tree.root}: {given} is given, and {_listed(chosen or tree.folders)}; {OPTIONS}")
@@ -296,8 +259,8 @@ def _unknown(root: Path, found: str) -> str:
 
 
 def _listed(folders: Sequence[Folder]) -> str:
-    return some([f"{folder.path}/ ({len(folder.files)} files{_first(folder)})" for folder in folders], 10)
-
-
-def _first(folder: Folder) -> str:
-    return f", {folder.files[0].name} ..." if folder.files else ""
+    firsts = [f", {folder.files[0].name} ..." if folder.files else "" for folder in folders]
+    texts = [
+        f"{folder.path}/ ({len(folder.files)} files{first})" for folder, first in zip(folders, firsts, strict=True)
+    ]
+    return some(texts, 10)

@@ -14,15 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import lightning as L
 import numpy as np
 import numpy.typing as npt
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fullyconv.data.datamodule import SegmentationDataModule, collate
+from fullyconv.data.datamodule import SegmentationDataModule, collate, described
 from fullyconv.data.pairs import Pair
 from fullyconv.data.public import PUBLIC
 from fullyconv.data.readers import Reader
@@ -146,15 +144,13 @@ class JointReader:
         return HeadCodes(self.labels).join(encoded)
 
 
-class MultiHeadDataModule(L.LightningDataModule):
+class MultiHeadDataModule(SegmentationDataModule):
     """Load images with a mask for each head, for `SegmentationModule`.
 
     A batch is that of `SegmentationDataModule`, with `mask` a dict by head of (N, H, W) int64.
 
     Args:
         data: the name of a public set with several heads under the folder that FULLYCONV_DATA names, or its folder.
-        cache: where decoded images and masks are kept.
-        cache_gigabytes: how much of them at most.
         options: as `SegmentationDataModule` takes them, but for classes and values, which the set has.
 
     Raises:
@@ -163,40 +159,31 @@ class MultiHeadDataModule(L.LightningDataModule):
         ValueError: if an argument is out of its range.
     """
 
-    def __init__(
-        self,
-        data: str | Path,
-        *,
-        cache: str | None = None,
-        cache_gigabytes: float = 8.0,
-        **options: Any,
-    ) -> None:
-        super().__init__()
-        data = os.fspath(data)
-        self.save_hyperparameters(logger=False, ignore=["augment"])
+    def __init__(self, data: str | Path, **options: Any) -> None:
         for name in ("classes", "values"):
             if options.get(name) is not None:
                 raise ValueError(f"{name}={options[name]!r}: a set with several heads has its own; leave it out")
-        self._joint = SegmentationDataModule(data, **options)
-        source = self._joint.source
-        known = source.known
-        if known is None or len(known.labels) < 2:
+        super().__init__(data, **options)
+        source = self.source
+        if source.known is None or len(source.known.labels) < 2:
             several = [name for name, entry in PUBLIC.items() if len(entry.labels) > 1]
             raise DatasetError(
-                f"data={data!r}: has one mask an image; give a set with several heads ({', '.join(several)}), or use "
-                "SegmentationDataModule"
+                f"data={os.fspath(data)!r}: has one mask an image; give a set with several heads "
+                f"({', '.join(several)}), or use SegmentationDataModule"
             )
-        self.labels = known.labels
-        self._codes = HeadCodes(self.labels)
-        source.reader = JointReader(source.reader, self.labels)  # type: ignore[arg-type]
+        self._codes = HeadCodes(source.known.labels)
+        source.reader = JointReader(source.reader, self._codes.labels)  # type: ignore[arg-type]
         source.labels = self._codes.joint
         source.counts.clear()
-        self._joint.keep_decoded(cache, cache_gigabytes)  # as joint labels
-        self._check = self._joint.hparams["check"]
-        self._checked: set[str] = set()
+        self.keep_decoded(self.hparams["cache"], self.hparams["cache_gigabytes"])  # as joint labels
 
     @property
-    def classes(self) -> dict[str, list[str]]:
+    def labels(self) -> dict[str, Labels]:  # type: ignore[override]
+        """For each head its classes, and what the values in its masks mean."""
+        return self._codes.labels
+
+    @property
+    def classes(self) -> dict[str, list[str]]:  # type: ignore[override]
         """For each head its class names, in the order of the network's outputs."""
         return {head: list(entry.names) for head, entry in self.labels.items()}
 
@@ -205,53 +192,11 @@ class MultiHeadDataModule(L.LightningDataModule):
         """Index of pixels that count for nothing, the same for all heads."""
         return self._codes.ignore_index
 
-    @property
-    def splits(self) -> dict[str, list[Pair]]:
-        """Split -> pairs, with the mask of the first head."""
-        return self._joint.splits
+    def _described(self) -> list[str]:
+        return [f"{head}: {described(entry)}" for head, entry in self.labels.items()]
 
-    @property
-    def batch_size(self) -> int:
-        """Samples a training batch and process."""
-        return self._joint.batch_size
-
-    @property
-    def report(self) -> str:
-        """Say where the data is, how it is laid out and split, and what the classes of each head are."""
-        source = self._joint.source
-        sizes = ", ".join(f"{split} {len(pairs)}" for split, pairs in self.splits.items())
-        lines = [f"{source.root}: layout {source.layout}; pairs: {sizes}"]
-        for head, entry in self.labels.items():
-            names = ", ".join(entry.names[:24]) + (", ..." if entry.num_classes > 24 else "")
-            lines.append(f"{head}: {entry.num_classes} classes: {names}")
-        return "\n".join([*lines, *source.notes, *source.warned])
-
-    def setup(self, stage: str) -> None:
-        """Check the masks that the stage will use; Lightning calls this."""
-        if stage == "fit":
-            rank_zero_info(self.report)
-        for split in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ()):
-            if self._check and split in self.splits and split not in self._checked:
-                self._joint.check(split)
-                self._checked.add(split)
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Load augmented training samples, shuffled anew every epoch."""
-        return self._by_head(self._joint.train_dataloader())
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Load the validation split, every sample once, at its own size."""
-        return self._by_head(self._joint.val_dataloader())
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Load the test split, every sample once, at its own size."""
-        return self._by_head(self._joint.test_dataloader())
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        """Load what is there to be looked at: the test split, else that for validation, else all, at its own size."""
-        return self._by_head(self._joint.predict_dataloader())
-
-    def _by_head(self, loader: DataLoader[Any]) -> DataLoader[Any]:
+    def _loader(self, *arguments: Any, **options: Any) -> DataLoader[Any]:
+        loader = super()._loader(*arguments, **options)
         loader.collate_fn = _Collate(self._codes)
         return loader
 

@@ -82,9 +82,7 @@ class Reading:
                 raise ValueError(f'{name}={getattr(self, name)!r}: choose "{choices[0]}" or "{choices[1]}"')
         for name, given in (("images", self.images), ("masks", self.masks)):
             if given is not None and (Path(given).is_absolute() or ".." in Path(given).parts):
-                raise ValueError(
-                    f"{name}={given!r}: is looked for inside the data folder; give a path relative to the data folder"
-                )
+                raise ValueError(f"{name}={given!r}: is looked for inside the data folder; give a path relative to it")
         if self.pairs is not None and (self.images is not None or self.masks is not None):
             raise ValueError("pairs: names every file itself; leave images and masks out")
         if self.value_range is not None:
@@ -206,7 +204,7 @@ def find_layout(root: Path, known: PublicSet | None = None, **options: Any) -> L
 
     Args:
         root: the folder.
-        known: the public set that it is, if that is known.
+        known: the public set whose name was given.
         options: as `Reading` takes them.
 
     Returns:
@@ -216,21 +214,21 @@ def find_layout(root: Path, known: PublicSet | None = None, **options: Any) -> L
         FileNotFoundError: if an option names a folder or file that is not there.
         ValueError: if an option has an invalid value, or options contradict each other.
     """
-    from fullyconv.data.lists import read_lists, split_by_lists
+    from fullyconv.data.lists import split_by_lists
 
     reading = Reading(**options)
-    own, unread = None, Layout()
-    if reading.lists is not None:  # before anything else is looked for
-        folder = Path(reading.lists).expanduser()
-        own = folder, read_lists(folder, unread)
-        if not own[1] and not unread.findings:
-            raise FileNotFoundError(f"lists={reading.lists!r}: no train.txt with val.txt or test.txt in it; check it")
     layout = _checked_names(_found(root, known, reading))
-    layout.findings += unread.findings
     layout.root = layout.root if layout.known else root
     layout.splits = {name: part for name in ("train", "val", "test", "all") if (part := layout.splits.get(name))}
-    if own or (layout.known is None and layout.reader is None):
-        split_by_lists(root, layout, own)
+    plain = layout.known is None and layout.reader is None and set(layout.splits) == {"all"}
+    if reading.lists is not None or plain:
+        split_by_lists(layout, reading.lists)
+    if "all" in layout.splits and len(layout.splits) > 1:
+        first, others = layout.splits["all"][0].image, ", ".join(layout.splits.keys() - {"all"})
+        message = (
+            f"{first} is of no split, and other pairs are of {others}; name one for all, or for none; or {OPTIONS}"
+        )
+        layout.fail("pairs of no split", message)
     by_rule: dict[str, list[Finding]] = defaultdict(list)
     for one in layout.lost:
         by_rule[one.rule].append(one)
@@ -251,13 +249,14 @@ def _found(root: Path, known: PublicSet | None, reading: Reading) -> Layout:
     from fullyconv.data.folders import from_options, pair_folders
     from fullyconv.data.rows import from_table
 
-    if reading.pairs is not None:
-        return from_table(root, reading.pairs)
     named = reading.images is not None or reading.masks is not None
     try:
+        if reading.pairs is not None:
+            return from_table(root, reading.pairs)
+        public = None if named else _public(root, known)
+        if public is not None:
+            return _published(public[0], walk(public[1]), reading)
         tree = walk(root)
-        if known is not None and not named:
-            return _published(known, tree, reading)
         annotated = find_annotated(tree, reading)
         if annotated is not None:
             return annotated
@@ -266,6 +265,22 @@ def _found(root: Path, known: PublicSet | None, reading: Reading) -> Layout:
         layout = Layout()
         layout.fail("the folder cannot be read as a data set", str(error), error.files)
         return layout
+
+
+def _public(root: Path, named: PublicSet | None) -> tuple[PublicSet, Path] | None:
+    """Tell which public set a folder is, and where in it the set lies: by the name that was given, or by its files."""
+    from fullyconv.data.public import locate, recognize
+
+    if named is not None and (folder := locate(named, root)) is not None:
+        return named, folder
+    for _ in range(4):  # as archives unpack: one folder in another
+        if (found := recognize(root)) is not None:
+            return found
+        inside = [entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__MACOSX"))]
+        if len(inside) != 1:
+            break
+        root = inside[0]
+    return None
 
 
 def _published(known: PublicSet, tree: Tree, reading: Reading) -> Layout:

@@ -6,57 +6,68 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from fullyconv.data.documents import read_text
 from fullyconv.data.layouts import Layout
 from fullyconv.data.pairs import Pair, plain_name
+from fullyconv.errors import DatasetError, some
 
 Lists = dict[str, list[tuple[int, str]]]
+Group = tuple[Path, Path, Lists, list[Pair]]  # the folder of lists, where they belong, and the pairs there
 
 FEW = 0.03
 """Share of pairs that lists may leave out with no more than a note."""
 
 
-def split_by_lists(root: Path, layout: Layout, own: tuple[Path, Lists] | None = None) -> None:
+def split_by_lists(layout: Layout, given: str | None) -> None:
     """Take the splits of a layout from lists: those given, or those beside its pairs, of each tree its own.
 
     Lists that do not fit the pairs are an error: another split than theirs is never made of them.
 
     Args:
-        root: the data folder.
-        layout: its splits, notes and findings are changed; where it has splits, only lists that are given count.
-        own: the folder of the lists that are given, and these.
+        layout: its splits, notes and findings are changed.
+        given: the folder of the lists, if they are given.
+
+    Raises:
+        FileNotFoundError: if there are no lists in that folder.
     """
-    groups: list[tuple[Path, Path, Lists, list[Pair]]] = []
-    unlisted: list[Pair] = []
-    if own is not None:
-        groups.append((own[0], root, own[1], layout.pairs))
-    elif set(layout.splits) == {"all"}:
-        groups, unlisted = _beside(root, layout)
+    root = layout.root
     splits: dict[str, list[Pair]] = defaultdict(list)
     notes = []
-    for folder, place, lists, pairs in groups:
-        listed = _listed_pairs(folder, place, lists, _Names(root, pairs), layout)
-        if listed is None:
-            return
-        notes.append(f"splits from {folder if own else folder.relative_to(root).as_posix()}/*.txt")
-        notes += listed[1]
-        for split, part in listed[0].items():
-            splits[split] += part
-        taken = {pair for part in listed[0].values() for pair in part}
-        unlisted += [pair for pair in pairs if pair not in taken]
+    try:
+        groups, unlisted = _beside(layout) if given is None else (_in_folder(layout, given), [])
+        for folder, place, lists, pairs in groups:
+            listed, said = _listed_pairs(folder, place, lists, _Names(root, pairs))
+            notes += [f"splits from {folder if given else folder.relative_to(root).as_posix()}/*.txt", *said]
+            for split, part in listed.items():
+                splits[split] += part
+            taken = {pair for part in listed.values() for pair in part}
+            unlisted += [pair for pair in pairs if pair not in taken]
+    except DatasetError as error:
+        layout.fail("lists that do not fit", str(error), error.files)
+        return
     if not groups:
         return
     total, number = len(layout.pairs), len(unlisted)
     layout.splits = dict(splits)
-    layout.notes.append(
-        "; ".join([notes[0], *([f"{number} pairs are in no list and left out"] * bool(number)), *notes[1:]])
-    )
-    if own is None and number > FEW * total:
+    if number:
+        notes.insert(1, f"{number} pairs are in no list and left out")
+    layout.notes.append("; ".join(notes))
+    if given is None and number > FEW * total:
         message = "they are left out: add their names to a list, if they are meant"
         layout.warn(f"{number} of {total} pairs are in no list", message, [pair.image for pair in unlisted])
 
 
-def _beside(root: Path, layout: Layout) -> tuple[list[tuple[Path, Path, Lists, list[Pair]]], list[Pair]]:
+def _in_folder(layout: Layout, given: str) -> list[Group]:
+    folder = Path(given).expanduser()
+    lists = _read_lists(folder)
+    if not lists:
+        raise FileNotFoundError(f"lists={given!r}: no train.txt with val.txt or test.txt in it; check it")
+    return [(folder, layout.root, lists, layout.pairs)]
+
+
+def _beside(layout: Layout) -> tuple[list[Group], list[Pair]]:
     """Find for each pair the nearest lists above it; and the pairs that have none."""
+    root = layout.root
     found: dict[Path, Lists] = {}
     by_folder: dict[tuple[Path, Path], list[Pair]] = defaultdict(list)
     unlisted: list[Pair] = []
@@ -65,31 +76,29 @@ def _beside(root: Path, layout: Layout) -> tuple[list[tuple[Path, Path, Lists, l
         above = [(folder, place) for place in places for folder in (place / "ImageSets" / "Segmentation", place)]
         for folder, _ in above:
             if folder not in found:
-                found[folder] = read_lists(folder, layout)
+                found[folder] = _read_lists(folder)
         nearest = next((both for both in above if found[both[0]]), None)
         (unlisted if nearest is None else by_folder[nearest]).append(pair)
     groups = [(folder, place, found[folder], pairs) for (folder, place), pairs in sorted(by_folder.items())]
-    return groups, unlisted if groups else []
+    return groups, unlisted
 
 
-def read_lists(folder: Path, layout: Layout) -> Lists:
+def _read_lists(folder: Path) -> Lists:
     """Read the lists of a folder; none where there is none for train, or nothing beside it."""
     lists: Lists = {}
     for path in (folder / f"{split}.txt" for split in ("train", "val", "test")):
-        try:
-            text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
-        except UnicodeDecodeError:
-            layout.fail("lists that are no text", f"{path}: not UTF-8 text; save it as UTF-8, one name a line", [path])
-            return {}
-        if lines := [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]:
-            lists[path.stem] = lines
+        lines = read_text(path).splitlines() if path.is_file() else []
+        if kept := [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]:
+            lists[path.stem] = kept
     return lists if "train" in lists and len(lists) > 1 else {}
 
 
-def _listed_pairs(
-    folder: Path, place: Path, lists: Lists, names: _Names, layout: Layout
-) -> tuple[dict[str, list[Pair]], list[str]] | None:
-    """Give the pairs of every list of a folder, and what was decided; None where a list is wrong, which is told."""
+def _listed_pairs(folder: Path, place: Path, lists: Lists, names: _Names) -> tuple[dict[str, list[Pair]], list[str]]:
+    """Give the pairs of every list of a folder, and what was decided.
+
+    Raises:
+        DatasetError: if a list is wrong.
+    """
     found: dict[str, list[Pair]] = {}
     gone: list[str] = []
     for split, lines in lists.items():
@@ -99,40 +108,34 @@ def _listed_pairs(
         for number, line in lines:
             hits = names.find(line, place)
             if len(hits) > 1:
-                candidates = ", ".join(str(pair.image) for pair in hits[:5]) + (", ..." if len(hits) > 5 else "")
-                message = (
-                    f"{path}: line {number}: {line!r} could be {candidates}; write the path of the image in the "
-                    f"list, or remove or rename {path.name}"
+                images = some((pair.image for pair in hits), 5)
+                raise DatasetError(
+                    f"{path}: line {number}: {line!r} could be {images}; write the path of the image in the list, or "
+                    f"remove or rename {path.name}",
+                    files=[path],
                 )
-                layout.fail("lists of names that fit several images", message, [path])
-                return None
-            if hits:
-                there[hits[0]] = None
-            else:
-                missing.append(line)
+            there.update(dict.fromkeys(hits))
+            missing += [] if hits else [line]
         if missing:
             gone.append(f"{path.name} names {len(missing)} of {len(lines)} that are not there ({missing[0]} ...)")
         if there:
             found[split] = list(there)
         elif split == "train" or not names.without_mask(missing):
-            message = (
-                f"{path}: none of its {len(lines)} names is that of an image with a mask ({missing[0]!r} ...); "
-                f"correct the names, or remove or rename {path.name} to have the images split at random"
+            raise DatasetError(
+                f"{path}: none of its {len(lines)} names is that of an image with a mask ({missing[0]!r} ...); correct "
+                f"the names, or remove or rename {path.name} to have the images split at random",
+                files=[path],
             )
-            layout.fail("lists of names that fit no image", message, [path])
-            return None
     taken: set[Pair] = set()
-    for split in ("test", "val", "train"):  # what is scored must not be trained on
-        both = [pair for pair in found.get(split, []) if pair in taken]
+    for split in [split for split in ("test", "val", "train") if split in found]:  # what is scored is not trained on
+        both = [pair for pair in found[split] if pair in taken]
         if both:
-            found[split] = [pair for pair in found[split] if pair not in taken]
             gone.append(f"{len(both)} of {split}.txt are in another list as well ({both[0].key} ...): taken out of it")
-        taken.update(found.get(split, []))
+        found[split] = [pair for pair in found[split] if pair not in taken]
+        taken.update(found[split])
     if not found["train"]:
         path = folder / "train.txt"
-        message = f"{path}: all its images are in another list as well; take them out of one, or rename {path.name}"
-        layout.fail("lists that leave nothing to train on", message, [path])
-        return None
+        raise DatasetError(f"{path}: all its images are in another list as well; take them out of one", files=[path])
     return {split: part for split, part in found.items() if part}, gone
 
 

@@ -8,11 +8,10 @@ is in doubt is refused with the remedy.
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ import numpy.typing as npt
 from fullyconv.data.findings import Finding
 from fullyconv.data.matlab import read_labels, read_seg
 from fullyconv.data.pairs import Pair
-from fullyconv.data.readers import FileReader
-from fullyconv.errors import DatasetError
+from fullyconv.data.readers import FileReader, count_mask, in_threads
+from fullyconv.errors import DatasetError, some
 from fullyconv.images import (
     Encoded,
     lossy_format,
@@ -38,6 +37,7 @@ from fullyconv.labels import (
     IGNORE,
     NO_COLOR,
     OTHER,
+    VOID_COLOR,
     Labels,
     as_text,
     count_values_of,
@@ -55,7 +55,7 @@ SNAP = 64.0
 
 MAX_COLORS = 256
 VALUES = "values="
-_VOID = 0xE0E0C0  # the border that PASCAL VOC draws, index 255
+_VOID = packed_color(VOID_COLOR)  # the border that PASCAL VOC draws, index 255
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,10 @@ class MaskReader(FileReader):
             return nearest
         mode = mask_mode(file)
         if mode == "RGB" and not lossy_format(file):
-            mask = _gray(read_colors(file), str(file))
+            pixels = read_colors(file)
+            if (pixels != pixels[..., :1]).any():
+                raise DatasetError(f'{file}: holds colors, other masks gray levels; give values={{"#rrggbb": ...}}')
+            mask = pixels[..., 0].copy()
         else:
             mask = read_mask(file)  # which refuses lossy files and says why
             if mode == "1" and self.bit_value != 1:
@@ -116,10 +119,8 @@ class MaskReader(FileReader):
             first = int(found[missing[0]])
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             known = ", ".join(map(as_text, self.colors[:8])) + (" ..." if len(self.colors) > 8 else "")
-            raise DatasetError(
-                f"{name}: holds the color {as_text(first)}{more}, which is none of the label map ({known}); "
-                "correct the mask, or give the color a class in values="
-            )
+            what = f"holds the color {as_text(first)}{more}, which is none of the label map ({known})"
+            raise DatasetError(f"{name}: {what}; correct the mask, or give the color a class in values=")
         if len(missing):
             nearest, near = _nearest(found[missing], self.colors)
             codes = np.array(self.codes or self.colors, np.int32)
@@ -163,6 +164,7 @@ class Decision:
         notes: what was decided, one sentence each.
         findings: what of it names files.
         nodata: values that the files themselves call no data.
+        counts: pair -> value -> pixels, of masks that had to be read anyway.
     """
 
     reader: MaskReader
@@ -170,6 +172,7 @@ class Decision:
     notes: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     nodata: frozenset[int] = frozenset()
+    counts: dict[Pair, dict[int, int]] = field(default_factory=dict)
 
 
 def decide(
@@ -177,9 +180,7 @@ def decide(
     values: Mapping[int | str, str] | None,
     *,
     named: bool,
-    count: Callable[[MaskReader, Pair], dict[int, int]],
-    counts: dict[Pair, dict[int, int]],
-    base: MaskReader | None = None,
+    base: MaskReader,
     where: str = VALUES,
 ) -> Decision:
     """Look at the masks of a set and find out how to read them.
@@ -188,8 +189,6 @@ def decide(
         pairs: the pairs.
         values: the label map if it is given; its keys are numbers, or colors "#rrggbb".
         named: whether class names are given elsewhere (classes.txt, classes=).
-        count: counts the values of the mask of a pair.
-        counts: where the counts of masks are kept that had to be read anyway.
         base: the reader to start from, which knows where the files are.
         where: who gave the label map, for messages.
 
@@ -200,21 +199,23 @@ def decide(
         DatasetError: if masks hold colors or levels that do not tell what they mean; it says what to give.
         ValueError: if `values` mixes numbers and colors, or a color is none.
     """
-    reader = MaskReader() if base is None else base
     colors = _given_colors(values)
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-        headers = dict(zip(pairs, pool.map(lambda pair: _header(reader.mask_file(pair)), pairs), strict=True))
-        masks = _Masks(reader, headers, pool, count, counts)
-        unused = None
-        if colors and where != VALUES and not masks.of("RGB", "P") and not set(masks.colors(pairs)) <= {*colors}:
-            message = f"{where} names colors, and the masks hold numbers: say which is which by values= (--values)"
-            unused, colors, values = Finding("warning", "names that do not fit the masks", message, (where,)), [], None
-        if colors:
-            return _by_table(masks, colors, values or {}, where)
-        decision = _by_number(masks, values, named)
-        decision.findings += [unused] if unused else []
-        nodata = frozenset(header.nodata for header in headers.values() if header.nodata is not None)
-        return replace(decision, nodata=nodata if decision.labels is None else frozenset())
+    headers = dict(zip(pairs, in_threads(lambda pair: _header(base.mask_file(pair)), pairs), strict=True))
+    masks = _Masks(base, headers, values, named)
+    unused = []
+    if colors and where != VALUES and not masks.of("RGB", "P") and not set(masks.colors(pairs)) <= {*colors}:
+        message = f"{where} names colors, and the masks hold numbers: say which is which by values= (--values)"
+        unused = [Finding("warning", "names that do not fit the masks", message, (where,))]
+        colors, masks = [], replace(masks, given=None)
+    if colors:
+        return _by_table(masks, colors, where)
+    decision = _by_number(masks)
+    decision.findings += unused
+    if decision.labels is None:
+        decision.nodata = frozenset(header.nodata for header in headers.values() if header.nodata is not None)
+    if decision.reader == base:  # else what was counted is not what will be read
+        decision.counts = masks.counts
+    return decision
 
 
 @dataclass(frozen=True)
@@ -240,67 +241,66 @@ def _header(file: Path | Encoded) -> _Header:
 
 @dataclass(frozen=True)
 class _Masks:
-    """The masks of a set, and what was found out about them."""
+    """The masks of a set, what was said of their values, and what was found out about them."""
 
     reader: MaskReader
     headers: Mapping[Pair, _Header]
-    pool: ThreadPoolExecutor
-    count: Callable[[MaskReader, Pair], dict[int, int]]
-    counts: dict[Pair, dict[int, int]]
+    given: Mapping[int | str, str] | None
+    named: bool
+    counts: dict[Pair, dict[int, int]] = field(default_factory=dict)
 
     def of(self, *modes: str) -> list[Pair]:
         """Give the pairs whose masks are of these modes."""
         return [pair for pair, header in self.headers.items() if header.mode in modes]
 
+    def but(self, some: Sequence[Pair]) -> list[Pair]:
+        """Give the others."""
+        taken = set(some)
+        return [pair for pair in self.headers if pair not in taken]
+
     def values(self, pairs: Sequence[Pair]) -> list[dict[int, int]]:
         """Count the values of masks that hold numbers."""
         todo = [pair for pair in pairs if pair not in self.counts]
-        self.counts.update(zip(todo, self.pool.map(lambda pair: self.count(self.reader, pair), todo), strict=True))
+        self.counts.update(zip(todo, in_threads(partial(count_mask, self.reader), todo), strict=True))
         return [self.counts[pair] for pair in pairs]
 
     def colors(self, pairs: Sequence[Pair]) -> Counter[int]:
         """Count the colors of masks, whatever they hold."""
         total: Counter[int] = Counter()
-        for found in self.pool.map(self._colors, pairs):
+        for found in in_threads(lambda pair: count_values_of(packed(read_colors(self.reader.mask_file(pair)))), pairs):
             total.update(found)
         return total
 
-    def _colors(self, pair: Pair) -> dict[int, int]:
-        return count_values_of(packed(read_colors(self.reader.mask_file(pair))))
 
-
-def _by_number(masks: _Masks, values: Mapping[int | str, str] | None, named: bool) -> Decision:
+def _by_number(masks: _Masks) -> Decision:
     """Take masks for numbers, unless they hold colors."""
-    reader, pairs = masks.reader, list(masks.headers)
-    lossy = [pair for pair in pairs if masks.headers[pair].lossy]
-    if lossy and values:
+    reader, given = masks.reader, masks.given
+    lossy = [pair for pair, header in masks.headers.items() if header.lossy]
+    if lossy and given:
         formats = " and ".join(sorted({masks.headers[pair].lossy for pair in lossy}))
-        levels = tuple(sorted(int(value) for value in values if 0 <= int(value) <= 255))
-        note = (
-            f"{len(lossy)} masks are {formats}, which changes values near borders: snapped to the nearest of "
-            f"{', '.join(map(str, levels))}"
-        )
+        levels = tuple(sorted(int(value) for value in given if 0 <= int(value) <= 255))
+        what = f"{len(lossy)} masks are {formats}, which changes values near borders"
+        note = f"{what}: snapped to the nearest of {', '.join(map(str, levels))}"
         return Decision(replace(reader, levels=levels), notes=[note])
     if lossy:
         read_mask(reader.mask_file(lossy[0]))  # which refuses it and says why
-    colored, indexed = masks.of("RGB"), masks.of("P")
-    totals = masks.colors(colored)
-    if colored and not all(_is_gray(color) for color in totals):
-        return _mixed_colors(masks, totals, colored, indexed, values, named)
-    if indexed and (found := _disagreement(masks, indexed)):
-        return _mixed_colors(masks, totals, colored, indexed, values, named, found)
-    if indexed and len(indexed) < len(pairs) and values is None:
+    indexed = masks.of("P")
+    totals = masks.colors(masks.of("RGB"))
+    if any(color != (color & 255) * 0x010101 for color in totals):  # no gray
+        return _mixed_colors(masks, totals, "")
+    if indexed and (disagreement := _disagreement(masks, indexed)):
+        return _mixed_colors(masks, totals, disagreement)
+    if indexed and given is None:
         _check_kinds(masks, indexed)
-    if values is None and not named:
+    if given is None and not masks.named:
         return _from_levels(masks)
     bits = masks.of("1")
-    if bits and values is None:
+    if bits and given is None:
         _check_bits(masks, bits)
-    if bits and values is not None and 255 in values and 1 not in values:
+    if bits and given is not None and 255 in given and 1 not in given:
         return Decision(replace(reader, bit_value=255), notes=["1-bit masks: a set pixel is read as 255"])
-    ends = {str(value) for value in values or ()} == {"0", "255"} and IGNORE not in (values or {}).values()
-    if ends:  # both are classes, so that what lies between may be soft edges
-        cut = _from_levels(masks)
+    if {str(value) for value in given or ()} == {"0", "255"} and IGNORE not in (given or {}).values():
+        cut = _from_levels(masks)  # both are classes, so that what lies between may be soft edges
         if cut.reader.threshold is not None:
             return cut
     return Decision(reader)
@@ -312,49 +312,41 @@ def _disagreement(masks: _Masks, indexed: Sequence[Pair]) -> str:
     if len(palettes) < 2:
         return ""
     for index in sorted({value for found in masks.values(indexed) for value in found}):
-        colors: dict[bytes, Pair] = {}
+        colors: dict[bytes, Path] = {}
         for palette, pair in palettes.items():
             if color := palette[3 * index : 3 * index + 3]:
-                colors.setdefault(color, pair)
+                colors.setdefault(color, pair.mask)
         if len(colors) > 1:
-            shown = [
-                f"#{color.hex()} in {pair.mask}" for color, pair in sorted(colors.items(), key=lambda c: str(c[1].mask))
-            ]
+            shown = [f"#{color.hex()} in {path}" for color, path in sorted(colors.items(), key=lambda one: str(one[1]))]
             return f"the palettes disagree: index {index} is {shown[0]} and {shown[1]}"
     return ""
 
 
-def _mixed_colors(
-    masks: _Masks,
-    totals: Counter[int],
-    colored: Sequence[Pair],
-    indexed: Sequence[Pair],
-    values: Mapping[int | str, str] | None,
-    named: bool,
-    found: str = "",
-) -> Decision:
+def _mixed_colors(masks: _Masks, totals: Counter[int], disagreement: str) -> Decision:
     """Read masks of colors, and palette masks among them or with palettes that disagree, by their colors."""
+    colored, indexed = masks.of("RGB"), masks.of("P")
     totals = totals + masks.colors(indexed)
-    others = [pair for pair in masks.headers if pair not in {*colored, *indexed}]
-    gray = masks.colors(others) if others else Counter[int]()
+    others = masks.but([*colored, *indexed])
+    gray = masks.colors(others)
     if not set(gray) <= set(totals):
         fewer = min([*colored, *indexed], others, key=len)
-        first = (indexed or colored)[0]
+        what = f"{(indexed or colored)[0].mask} holds colors and {others[0].mask} numbers"
+        why = f" ({disagreement})" if disagreement else ""
         raise DatasetError(
-            f"{first.mask} holds colors and {others[0].mask} numbers: masks of one set are of one kind; convert "
-            f"{len(fewer)} of them" + (f" ({found})" if found else ""),
+            f"{what}: masks of one set are of one kind; convert {len(fewer)} of them{why}",
             files=[pair.mask for pair in fewer],
         )
     files = tuple(str(pair.mask) for pair in (min(indexed, colored, key=len) if colored and indexed else indexed))
-    if found and (named or values is not None):
+    if disagreement and (masks.named or masks.given is not None):
         raise DatasetError(
-            f"{files[0]}: {found}, so that no number means one thing; name the colors: "
+            f"{files[0]}: {disagreement}, so that no number means one thing; name the colors: "
             'values={"#rrggbb": "name", ...} (--values "#rrggbb=name,...")',
             files=files,
         )
-    decision = _from_colors(masks.reader, totals + gray, values, named, (colored or indexed)[0].mask)
-    if found:
-        decision.findings.append(Finding("warning", "palettes that disagree", f"{found}; all are read by color", files))
+    decision = _from_colors(masks, totals + gray, (colored or indexed)[0].mask)
+    if disagreement:
+        message = f"{disagreement}; all are read by color"
+        decision.findings.append(Finding("warning", "palettes that disagree", message, files))
     elif indexed:
         message = f"{len(indexed)} masks have a palette and {len(colored)} hold colors: all are read by color"
         decision.findings.append(Finding("note", "palettes beside colors", message, files))
@@ -363,25 +355,22 @@ def _mixed_colors(
 
 def _check_kinds(masks: _Masks, indexed: Sequence[Pair]) -> None:
     """Refuse palette masks beside gray ones that have no value in common but 0: is an index a gray level?"""
-    others = [pair for pair in masks.headers if pair not in set(indexed)]
-    here, there = ({value for found in masks.values(some) for value in found} - {0} for some in (indexed, others))
+    others = masks.but(indexed)
+    if not others:
+        return
+    here, there = ({value for found in masks.values(side) for value in found} - {0} for side in (indexed, others))
     if here and there and not here & there:
-        fewer = min(indexed, others, key=len)
         raise DatasetError(
-            f"{indexed[0].mask} has a palette and the indices {_numbers(here)}, {others[0].mask} none and the values "
-            f"{_numbers(there)}: they do not say that a class is the same in both; give values={{value: name}} "
-            "(--values) for all of them, or convert one kind",
-            files=[pair.mask for pair in fewer],
+            f"{indexed[0].mask} has a palette and the indices {some(sorted(here), 8)}, {others[0].mask} none and the "
+            f"values {some(sorted(there), 8)}: they do not say that a class is the same in both; give values={{value: "
+            "name}} (--values) for all of them, or convert one kind",
+            files=[pair.mask for pair in min(indexed, others, key=len)],
         )
-
-
-def _numbers(values: set[int]) -> str:
-    return ", ".join(map(str, sorted(values)[:8])) + (" ..." if len(values) > 8 else "")
 
 
 def _check_bits(masks: _Masks, bits: Sequence[Pair]) -> None:
     """Refuse 1-bit files beside files of 0 and 255: by the names alone a set pixel is 1 in these, ignored in those."""
-    others = [pair for pair in masks.headers if pair not in set(bits)]
+    others = masks.but(bits)
     found = masks.values(others)
     full = [pair for pair, values in zip(others, found, strict=True) if 255 in values]
     if full and all(set(values) <= {0, 255} for values in found):
@@ -395,92 +384,66 @@ def _check_bits(masks: _Masks, bits: Sequence[Pair]) -> None:
 def _from_levels(masks: _Masks) -> Decision:
     """See whether gray levels are soft edges between 0 and 255, and what 1-bit files stand beside."""
     reader = masks.reader
-    if not masks.of("L", "RGB", "1"):
+    bits = masks.of("1")
+    if not bits and not masks.of("L", "RGB"):
         return Decision(reader)
     total: Counter[int] = Counter()
-    other: Counter[int] = Counter()  # of the files that are not 1-bit
-    bits = masks.of("1")
-    kept = dict(masks.counts)
-    for pair, found in zip(masks.headers, masks.values(list(masks.headers)), strict=True):
+    for found in masks.values(list(masks.headers)):
         total.update(found)
-        if pair not in bits:
-            other.update(found)
-    changed = None
-    if bits and set(other) and set(other) <= {0, 255}:
+    beside = {value for found in masks.values(masks.but(bits)) for value in found}
+    if bits and beside and beside <= {0, 255}:
         note = "some masks have 1 bit and some hold 0 and 255: a set pixel is read as 255"
-        changed = Decision(replace(reader, bit_value=255), notes=[note])
+        return Decision(replace(reader, bit_value=255), notes=[note])
     pixels = sum(total.values())
-    ends = sum(number for value, number in total.items() if value <= 16 or value >= 240)
-    levels = [value for value in total if 16 < value < 240]
-    if changed is None and len(total) > 32 and levels and ends >= 0.97 * pixels and max(total) <= 255:
-        soft = 1 - (total.get(0, 0) + total.get(255, 0)) / pixels
-        note = (
-            f"the masks hold {len(total)} gray levels between 0 and 255 (soft edges, {soft:.1%} of the pixels): "
-            "cut at 128"
-        )
-        changed = Decision(replace(reader, threshold=128), notes=[note])
-    if changed is not None:  # what was counted is not what will be read
-        masks.counts.clear()
-        masks.counts.update(kept)
-    return changed or Decision(reader)
+    between = {value for value in total if 16 < value < 240}
+    ends = pixels - sum(total[value] for value in between)
+    if len(total) > 32 and between and ends >= 0.97 * pixels and max(total) <= 255:
+        soft = 1 - (total[0] + total[255]) / pixels
+        what = f"{len(total)} gray levels between 0 and 255 (soft edges, {soft:.1%} of the pixels)"
+        return Decision(replace(reader, threshold=128), notes=[f"the masks hold {what}: cut at 128"])
+    return Decision(reader)
 
 
-def _from_colors(
-    reader: MaskReader, counts: Counter[int], values: Mapping[int | str, str] | None, named: bool, path: Path
-) -> Decision:
+def _from_colors(masks: _Masks, counts: Counter[int], path: Path) -> Decision:
     """Find the colors that are classes among those that occur."""
     remedy = 'give every color its class: values={"#ff0000": "name", "#000000": "ignore", ...} (--values)'
     pixels = sum(counts.values())
     voc = [packed_color(color) for color in voc_palette(256)]
-    numbered = named or values is not None
+    numbered = masks.named or masks.given is not None
     if set(counts) <= {*voc, _VOID} and (len(counts) > 2 or numbered):
         present = sorted(voc.index(color) for color in counts if color != _VOID)
-        reader = replace(reader, colors=(*voc[:255], _VOID), codes=(*range(255), 255))
+        reader = replace(masks.reader, colors=(*voc[:255], _VOID), codes=(*range(255), 255))
         note = f"the masks have the colors of PASCAL VOC's map: color i is read as value i ({len(present)} occur)"
-        if numbered:
-            return Decision(reader, notes=[note])
         names = {value: f"class {value}" for value in present}
-        return Decision(reader, Labels.of(list(names.values()), values=names), [note])
-    if numbered:
-        shown = ", ".join(f"{as_text(color)} {count / pixels:.1%}" for color, count in counts.most_common(12))
-        shown += " ..." if len(counts) > 12 else ""
-        shown = "photographs, or antialiased edges?" if len(counts) > MAX_COLORS else shown
-        raise DatasetError(
-            f"{path}: the masks hold {len(counts)} colors ({shown}), and which is which class is not known; {remedy}"
-        )
-    kept = sorted(color for color, count in counts.items() if count >= 0.002 * pixels)
+        return Decision(reader, None if numbered else Labels.of(list(names.values()), values=names), [note])
+    kept = [color for color, count in counts.items() if count >= 0.002 * pixels or len(counts) <= 64]
     off = pixels - sum(counts[color] for color in kept)
-    if len(counts) <= 64:
-        kept, off = sorted(counts), 0
-    if not 2 <= len(kept) <= 64 or off > 0.08 * pixels:
-        shown = ", ".join(f"{as_text(color)} {count / pixels:.1%}" for color, count in counts.most_common(6))
-        raise DatasetError(
-            f"{path}: the masks hold {len(counts)} colors ({shown} ...), too many to be classes (photographs, or "
-            f"antialiased edges?); {remedy}"
-        )
+    if numbered or not 2 <= len(kept) <= 64 or off > 0.08 * pixels:
+        shown = ", ".join(f"{as_text(color)} {count / pixels:.1%}" for color, count in counts.most_common(12))
+        what = f"{path}: the masks hold {len(counts)} colors ({shown}{' ...' if len(counts) > 12 else ''})"
+        why = "photographs, or antialiased edges?" if len(counts) > MAX_COLORS else "which is which class is not known"
+        raise DatasetError(f"{what}, {why if numbered else 'too many to be classes (antialiased edges?)'}; {remedy}")
     notes = [f"the masks hold {len(kept)} colors, each read as a class named after it: name them with values="]
     if off:
-        others = len(counts) - len(kept)
         notes.append(
-            f"{off / pixels:.1%} of the pixels have one of {others} other colors (antialiased edges?): read as the "
-            f"nearest color within {SNAP:g}, else ignored"
+            f"{off / pixels:.1%} of the pixels have one of {len(counts) - len(kept)} other colors (soft edges?): "
+            f"read as the nearest color within {SNAP:g}, else ignored"
         )
+    kept.sort()
     texts = [as_text(color) for color in kept]
-    labels = Labels.of(texts, [_bytes(color) for color in kept], {text: text for text in texts})
-    return Decision(replace(reader, colors=tuple(kept), snap=bool(off)), labels, notes)
+    labels = Labels.of(texts, [color.to_bytes(3) for color in kept], {text: text for text in texts})
+    return Decision(replace(masks.reader, colors=tuple(kept), snap=bool(off)), labels, notes)
 
 
-def _by_table(masks: _Masks, colors: Sequence[int], values: Mapping[int | str, str], where: str) -> Decision:
+def _by_table(masks: _Masks, colors: Sequence[int], where: str) -> Decision:
     """Take the colors that were given; what is none of them is snapped, and counted."""
+    values = masks.given or {}
     names = list(dict.fromkeys(name for name in values.values() if name != IGNORE))
-    by_name: dict[str, int] = {}
-    for color in colors:
-        by_name.setdefault(values[as_text(color)], color)
+    by_name = {values[as_text(color)]: color for color in reversed(colors)}
     unseen = (color for color in map(packed_color, default_palette(4096)) if color not in colors)
-    palette = [_bytes(by_name[name] if name in by_name else next(unseen)) for name in names]
+    palette = [(by_name[name] if name in by_name else next(unseen)).to_bytes(3) for name in names]
     labels = Labels.of(names, palette, values)
-    pairs = list(masks.headers)
-    counts = masks.colors(pairs)
+    counts = masks.colors(list(masks.headers))
     pixels = sum(counts.values())
     strays = np.array([color for color in counts if color not in set(colors)], np.int64)
     off = sum(counts[int(color)] for color in strays)
@@ -490,26 +453,23 @@ def _by_table(masks: _Masks, colors: Sequence[int], values: Mapping[int | str, s
         far = Counter({int(color): counts[int(color)] for color in strays[~near]})
         lost = sum(far.values())
         shown = ", ".join(f"{as_text(color)} {number / pixels:.1%}" for color, number in far.most_common(3))
-        meaning = values.get(OTHER, IGNORE)
         if lost > (0.5 if where == VALUES else 0.01) * pixels and OTHER not in values:
             raise DatasetError(
-                f"{pairs[0].mask}: {lost / pixels:.0%} of the pixels of all masks have none of the colors of {where} "
-                f"and are near none of them ({shown}); give every color its class, or correct {where}"
+                f"{next(iter(masks.headers)).mask}: {lost / pixels:.0%} of the pixels of all masks are near no color "
+                f"of {where} ({shown}); give every color its class, or correct {where}"
             )
         lossy = next((header.lossy for header in masks.headers.values() if header.lossy), "")
         why = f"{lossy} changes colors near borders" if lossy else "antialiased edges?"
         notes.append(
-            f"{off / pixels:.2%} of the pixels ({off}) have none of the colors given ({why}): {off - lost} of them "
-            f"are read as the nearest within {SNAP:g}, {lost} as {meaning}" + (f" ({shown} ...)" if lost else "")
+            f"{off / pixels:.2%} of the pixels ({off}) have none of the colors given ({why}): {off - lost} are read as "
+            f"the nearest within {SNAP:g}, {lost} as {values.get(OTHER, IGNORE)}" + (f" ({shown} ...)" if lost else "")
         )
     return Decision(replace(masks.reader, colors=tuple(colors), snap=bool(off) or OTHER in values), labels, notes)
 
 
 def _given_colors(values: Mapping[int | str, str] | None) -> list[int]:
-    if not values:
-        return []
-    texts = [key for key in values if isinstance(key, str)]
-    if not texts:
+    texts = [key for key in values or () if isinstance(key, str)]
+    if not values or not texts:
         return []
     if len(texts) < len(values):
         raise ValueError(f"values={dict(values)!r}: mixes numbers and colors; masks hold one or the other")
@@ -525,21 +485,5 @@ def _given_colors(values: Mapping[int | str, str] | None) -> list[int]:
     return colors
 
 
-def _is_gray(color: int) -> bool:
-    return color >> 16 == (color >> 8) & 255 == color & 255
-
-
-def _gray(pixels: npt.NDArray[np.uint8], path: str) -> Array:
-    if (pixels[..., 0] != pixels[..., 1]).any() or (pixels[..., 1] != pixels[..., 2]).any():
-        raise DatasetError(
-            f'{path}: holds colors where the other masks hold gray levels; give values={{"#rrggbb": ...}}'
-        )
-    return pixels[..., 0].copy()
-
-
 def _rgb(colors: Array) -> Array:
     return np.stack([colors >> 16, (colors >> 8) & 255, colors & 255], axis=-1).astype(np.float64)
-
-
-def _bytes(color: int) -> tuple[int, int, int]:
-    return color >> 16, (color >> 8) & 255, color & 255

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections import defaultdict
@@ -92,42 +93,38 @@ def pair_names(
         What pairs and what does not.
     """
     found = found or Paired()
-    left, right = dict(left), dict(right)
-    left, right, key = _shared(left, right)
+    left, right, key = _shared(dict(left), dict(right))
     if key is not None:
-        found.notes.append(paired_by_part(left[key], right[key]))
+        example = f"{left[key].name} with {right[key].name}"
+        found.notes.append(f"paired by the part of the names that differs: {example}")
     _several(left, right, masks_at, found)
-    lonely, extra = sorted(left.keys() - right.keys()), sorted(right.keys() - left.keys())
+    lonely = [left[key] for key in sorted(left.keys() - right.keys())]
     if lonely and unlabeled == "skip" and len(lonely) < len(left):
         found.notes.append(f"{images_at}: {len(lonely)} images without a mask are left out")
     elif lonely:
-        files = [left[key] for key in lonely]
         leave = ', or leave them out (unlabeled="skip", --unlabeled skip)' if unlabeled != "skip" else ""
-        remedy = (
-            f"no mask of the same name in {masks_at}{_hint(files[0], right.values(), masks_at)}; add the masks (the "
-            f"name without its extension must be equal), or remove the images{leave}"
-        )
-        found.lost.append(lost("images without a mask", files, remedy))
-    if extra:
-        files = [right[key] for key in extra]
-        remedy = (
-            f"no image of the same name in {images_at}{_hint(files[0], left.values(), images_at)}; add the images (the "
-            "name without its extension must be equal) or remove the masks"
-        )
-        found.lost.append(lost("masks without an image", files, remedy))
+        _alone(found, "image", lonely, "mask", right.values(), masks_at, leave)
+    if extra := [right[key] for key in sorted(right.keys() - left.keys())]:
+        _alone(found, "mask", extra, "image", left.values(), images_at, "")
     found.pairs = [Pair(left[key], right[key], key) for key in sorted(left.keys() & right.keys())]
     return found
+
+
+def _alone(
+    found: Paired, kind: str, files: Sequence[Path], other: str, others: Iterable[Path], place: str, leave: str
+) -> None:
+    """Tell files of one side that have no partner."""
+    remedy = (
+        f"no {other} of the same name in {place}{_hint(files[0], others, place)}; add the {other}s (the name without "
+        f"its extension must be equal), or remove the {kind}s{leave}"
+    )
+    found.lost.append(lost(f"{kind}s without {'a mask' if other == 'mask' else 'an image'}", files, remedy))
 
 
 def lost(rule: str, files: Iterable[object], remedy: str) -> Finding:
     """Tell files that do not pair."""
     names = tuple(map(str, files))
     return Finding("error", rule, f"{some(names, 5)}: {remedy}", names)
-
-
-def paired_by_part(image: Path, mask: Path) -> str:
-    """Say by an example that the names of images and masks were not equal."""
-    return f"paired by the part of the names that differs: {image.name} with {mask.name}"
 
 
 def plain_name(name: str) -> str:
@@ -217,21 +214,13 @@ def _hint(file: Path, others: Iterable[Path], folder: str) -> str:
     return ""
 
 
-def _common_start(names: Sequence[str]) -> str:
-    first, last = min(names), max(names)
-    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    return first[:length]
-
-
 def distinct_parts(stems: Iterable[str]) -> dict[str, str]:
     """Give what tells the names of one side apart -> the name; digits are never cut in two."""
     names = sorted(stems)
     if len(names) < 2:
         return {name: name for name in names}
-    prefix = _common_start(names)
-    suffix = _common_start([name[::-1] for name in names])[::-1]
-    prefix = re.sub(r"[0-9]+$", "", prefix)
-    suffix = re.sub(r"^[0-9]+", "", suffix)
+    prefix = os.path.commonprefix(names).rstrip("0123456789")  # noqa: RUF071 - of letters, not of folders
+    suffix = os.path.commonprefix([name[::-1] for name in names])[::-1].lstrip("0123456789")  # noqa: RUF071
     cut = {name[len(prefix) : len(name) - len(suffix)] or name: name for name in names}
     if all(key.isascii() and key.isdigit() for key in cut):
         numbers = {str(int(key)): name for key, name in cut.items()}

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from fullyconv.data.pairs import Pair
-from fullyconv.images import Encoded, bands_size, read_bands, read_mask
+from fullyconv.errors import DatasetError
+from fullyconv.images import Encoded, bands_size, exif_orientation, may_be_cut, read_bands, read_mask
+from fullyconv.labels import count_values_of
 
 Array = npt.NDArray[Any]
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def in_threads(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Do something with many files at once.
+
+    Args:
+        work: what is done; an error stops all.
+        items: of what.
+
+    Yields:
+        What came of each, in their order.
+    """
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
+        yield from pool.map(work, items)
 
 
 class Reader(Protocol):
@@ -68,3 +89,60 @@ class FileReader:
     def mask(self, pair: Pair) -> Array:
         """Read the mask as (H, W) integers."""
         return read_mask(self.mask_file(pair))
+
+
+def files_of(reader: Reader, pair: Pair) -> tuple[Path | Encoded, Path | Encoded]:
+    """Give the files of image and mask."""
+    if isinstance(reader, FileReader):
+        return reader.image_file(pair), reader.mask_file(pair)
+    return pair.image, pair.mask
+
+
+def read_both(reader: Reader, pair: Pair) -> tuple[npt.NDArray[np.uint8], Array]:
+    """Read image and mask and see that they are of one size.
+
+    Returns:
+        (H, W, C) uint8, and (H, W) integers.
+
+    Raises:
+        DatasetError: if a file is damaged, or the sizes differ.
+    """
+    image, mask = reader.image(pair), reader.mask(pair)
+    check_sizes(pair, image.shape[:2], mask.shape)
+    return image, mask
+
+
+def count_mask(reader: Reader, pair: Pair) -> dict[int, int]:
+    """Count the pixels of every value of a mask, and see that its image is of that size and not cut short.
+
+    Args:
+        reader: how the files are read.
+        pair: image and mask.
+
+    Raises:
+        DatasetError: if a file is damaged, or the sizes differ.
+    """
+    mask = reader.mask(pair)
+    check_sizes(pair, reader.size(pair), mask.shape)
+    if may_be_cut(files_of(reader, pair)[0]):
+        reader.image(pair)  # which names it, if it cannot be decoded
+    return count_values_of(mask)
+
+
+def check_sizes(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
+    """Refuse a pair whose image and mask differ in size.
+
+    Args:
+        pair: the pair.
+        image: height and width of the image, in pixels.
+        mask: those of the mask.
+    """
+    if image == mask:
+        return
+    hint = " Resize one (masks by nearest neighbor), or pair the right files"
+    if image == mask[::-1] and pair.image.is_file() and exif_orientation(pair.image) != 1:
+        hint = " The image is turned by its EXIF orientation and the mask is not: turn the mask, or strip the tag"
+    raise DatasetError(
+        f"{pair.image} has {image[0]} x {image[1]} pixels (H x W) and its mask {pair.mask} {mask[0]} x {mask[1]}; "
+        f"both must be equal.{hint}"
+    )

@@ -1,18 +1,22 @@
-"""Pairs that lie in the lines of tables: CSV, TSV and JSON lines."""
+"""Pairs that lie in the lines of tables: CSV, TSV and JSON lines, and the metadata of a folder of images."""
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fullyconv.data.documents import read_text
 from fullyconv.data.findings import Finding
 from fullyconv.data.layouts import Layout
 from fullyconv.data.pairs import Pair
-from fullyconv.data.words import SPLIT_WORDS
+from fullyconv.data.words import SPLIT_WORDS, meaning_of
 from fullyconv.errors import DatasetError
+
+METADATA = ("metadata.csv", "metadata.jsonl")
 
 
 def from_table(root: Path, given: str) -> Layout:
@@ -24,27 +28,72 @@ def from_table(root: Path, given: str) -> Layout:
 
     Raises:
         FileNotFoundError: if it is not there.
+        DatasetError: if it cannot be read, or names no pairs.
     """
-    path = Path(given) if Path(given).is_absolute() else root / given
+    path = root / given
     if not path.is_file():
         raise FileNotFoundError(f"pairs={given!r}: no such file; give a CSV, TSV or JSON-lines file")
     layout = Layout(f"pairs of {path.name}", root=root)
-    try:
-        add_rows(layout, path, rows_of(path))
-        if not layout.splits and not layout.lost:
-            raise DatasetError(f"{path}: no pairs in it; write the columns image and mask, one pair a line")
-        whole_splits(layout, f"{path}: {len(layout.splits.get('all', []))} lines name no split and others do")
-    except DatasetError as error:
-        layout.fail("the table cannot be read", str(error))
+    _add_rows(layout, path, _rows_of(path, ("image", "mask")))
+    if not layout.splits and not layout.lost:
+        raise DatasetError(f"{path}: no pairs in it; write the columns image and mask, one pair a line")
     return layout
 
 
-def add_rows(layout: Layout, path: Path, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+def metadata_layout(root: Path, files: Iterable[Path]) -> Layout | None:
+    """Make pairs of the lines of `metadata.csv` or `metadata.jsonl`, as `datasets` wants them in a folder of images.
+
+    The column of an image is `file_name` or `image_file_name`; that of its mask is called after masks, labels,
+    annotations or segmentations, with or without `_file_name`.
+
+    Args:
+        root: the data folder.
+        files: the metadata files in it.
+
+    Returns:
+        The layout, or None where no file has a column of masks.
+
+    Raises:
+        DatasetError: if a file cannot be read, or several columns could be the masks.
+    """
+    layout = Layout(root=root)
+    used = []
+    for path in sorted(files):
+        rows = list(_rows_of(path))
+        columns = _metadata_columns(path, [name for _, row in rows[:1] for name in row if name is not None])
+        if columns is None:
+            continue
+        image, mask = columns
+        used.append(path.relative_to(root).as_posix())
+        folder = meaning_of(path.relative_to(root).parent.as_posix())[1]
+        named = (
+            (number, {"image": row.get(image), "mask": row.get(mask), "split": row.get("split") or folder})
+            for number, row in rows
+        )
+        _add_rows(layout, path, named)
+    layout.name = "pairs of " + ", ".join(used)
+    return layout if used else None
+
+
+def _metadata_columns(path: Path, names: Sequence[str]) -> tuple[str, str] | None:
+    words = {name: re.sub("(_file_name|_filename|_file|_path)$", "", name.strip().lower()) for name in names}
+    files = [name for name in names if name.strip().lower() in ("file_name", "image_file_name", "image_filename")]
+    masks = [name for name, word in words.items() if name not in files and meaning_of(word)[0] == "mask"]
+    # "label" alone is, as a rule, the class of a whole image.
+    masks = [name for name in masks if name.strip().lower() not in ("label", "labels")]
+    if len(files) != 1 or not masks:
+        return None
+    if len(masks) > 1:
+        raise DatasetError(f"{path}: the masks could be in the columns {', '.join(masks)}; give pairs=FILE (--pairs)")
+    return files[0], masks[0]
+
+
+def _add_rows(layout: Layout, path: Path, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
     """Add the pairs of lines to a layout; what names no pair is lost."""
     bad: list[str] = []
     for number, row in rows:
         try:
-            split, pair = pair_of_row(layout.root, path, number, row)
+            split, pair = _pair_of_row(layout.root, path, f"{path}: line {number}", row)
         except DatasetError as error:
             bad.append(str(error))
             continue
@@ -53,55 +102,32 @@ def add_rows(layout: Layout, path: Path, rows: Iterable[tuple[int, Mapping[str, 
         layout.lost.append(Finding("error", f"lines of {path.name} that name no pair", bad[0], tuple(bad)))
 
 
-def whole_splits(layout: Layout, message: str) -> None:
-    """Refuse pairs of no split beside those of one."""
-    if "all" in layout.splits and len(layout.splits) > 1:
-        raise DatasetError(f"{message}; name it for all, or for none")
-
-
-def pair_of_row(root: Path, path: Path, number: int, row: Mapping[str, str]) -> tuple[str, Pair]:
-    """Make a pair of a line with image, mask and, if there is one, split.
-
-    Args:
-        root: the data folder.
-        path: the file of the line; names are relative to its folder.
-        number: of the line, for messages.
-        row: column -> what stands in it.
-
-    Returns:
-        The split, or "all", and the pair.
-
-    Raises:
-        DatasetError: if a name is missing, leads out of both folders, or is that of no file.
-    """
-    files = {}
+def _pair_of_row(root: Path, path: Path, where: str, row: Mapping[str, Any]) -> tuple[str, Pair]:
+    """Make a pair of a line with image, mask and, if there is one, split; names are relative to the file's folder."""
+    files = []
     for column in ("image", "mask"):
         name = row.get(column)
         if not isinstance(name, str) or not name.strip():
-            raise DatasetError(f"{path}: line {number} has no {column}; every line has the columns image and mask")
+            raise DatasetError(f"{where} has no {column}; every line has the columns image and mask")
         place = path.parent / name.strip()
         try:
-            real = place.resolve()
+            above = place.resolve().parents
             there = place.is_file()
         except (OSError, ValueError, RuntimeError) as error:  # a name too long, a null byte, a circle of links
-            raise DatasetError(
-                f"{path}: line {number}: {name[:80]!r} is no name of a file ({type(error).__name__}); correct the line"
-            ) from error
-        if root.resolve() not in real.parents and path.parent.resolve() not in real.parents:
-            raise DatasetError(
-                f"{path}: line {number}: {name!r} leads out of {path.parent}; keep the files of a set in its folder"
-            )
+            raise DatasetError(f"{where}: {name[:80]!r} is no name of a file ({type(error).__name__})") from error
+        if root.resolve() not in above and path.parent.resolve() not in above:
+            raise DatasetError(f"{where}: {name!r} leads out of {path.parent}; keep the files of a set in its folder")
         if not there:
-            raise DatasetError(f"{path}: line {number}: {place}: no such file; correct the line or remove it")
-        files[column] = place
+            raise DatasetError(f"{where}: {place}: no such file; correct the line or remove it")
+        files.append(place)
     word = str(row.get("split") or "all").strip().lower()
     split = SPLIT_WORDS.get(word, word)
     if split not in ("train", "val", "test", "all"):
-        raise DatasetError(f"{path}: line {number}: split={word!r}; choose train, val or test")
-    return split, Pair(files["image"], files["mask"], str(Path(row["image"].strip()).with_suffix("")))
+        raise DatasetError(f"{where}: split={word!r}; choose train, val or test")
+    return split, Pair(files[0], files[1], str(Path(row["image"].strip()).with_suffix("")))
 
 
-def rows_of(path: Path, needed: Sequence[str] = ("image", "mask")) -> Iterator[tuple[int, Mapping[str, str]]]:
+def _rows_of(path: Path, needed: Sequence[str] = ()) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Read the lines of a CSV, TSV or JSON-lines file.
 
     Args:
@@ -114,11 +140,7 @@ def rows_of(path: Path, needed: Sequence[str] = ("image", "mask")) -> Iterator[t
     Raises:
         DatasetError: if the file is damaged, or a column is missing.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: not UTF-8 text; save it as UTF-8") from error
-    lines = text.splitlines()
+    lines = read_text(path).splitlines()
     if path.suffix.lower() in (".jsonl", ".ndjson", ".json"):
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -134,17 +156,12 @@ def rows_of(path: Path, needed: Sequence[str] = ("image", "mask")) -> Iterator[t
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     if delimiter == "," and lines and "," not in lines[0] and ";" in lines[0]:
         delimiter = ";"  # as spreadsheets write it where the comma is the decimal sign
-    reader = csv.DictReader(lines, delimiter=delimiter)
     try:
+        reader = csv.DictReader(lines, delimiter=delimiter)
         columns = [name.strip().lower() for name in reader.fieldnames or []]
-    except csv.Error as error:
-        raise DatasetError(f"{path}: line 1 cannot be read ({error}); save it as CSV with one pair a line") from error
-    if not set(needed) <= set(columns):
-        raise DatasetError(
-            f"{path}: its first line names the columns {columns}; it must name image and mask (and split, if you like)"
-        )
-    reader.fieldnames = columns
-    try:
+        if not set(needed) <= set(columns):
+            raise DatasetError(f"{path}: its first line names the columns {columns}; it must name image and mask")
+        reader.fieldnames = columns
         yield from enumerate(reader, 2)
     except csv.Error as error:
         raise DatasetError(f"{path}: cannot be read ({error}); save it as CSV with one pair a line") from error

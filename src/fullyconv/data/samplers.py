@@ -11,17 +11,16 @@ from torch.utils.data import Dataset, DistributedSampler
 from fullyconv.errors import DatasetError
 
 
-def _processes() -> tuple[int, int]:
-    """Number of processes and this one's rank; (1, 0) outside of distributed training."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_world_size(), dist.get_rank()
-    return 1, 0
+class _Sampler(DistributedSampler[Any]):
+    """Share a data set out; also for one process: Lightning then leaves it alone and tells it the epoch."""
+
+    def __init__(self, dataset: Any, num_replicas: int | None, rank: int | None, **options: Any) -> None:
+        if not (dist.is_available() and dist.is_initialized()):
+            num_replicas, rank = num_replicas or 1, rank or 0
+        super().__init__(dataset, num_replicas, rank, **options)
 
 
-# Both derive from DistributedSampler, also for one process: Lightning then leaves them alone and tells them the epoch.
-
-
-class EpochSampler(DistributedSampler[Any]):
+class EpochSampler(_Sampler):
     """Shuffle anew every epoch, by seed and epoch alone, and hand the epoch on to the data set.
 
     The order of epoch n is the same whether training came there or was resumed there. Lightning calls `set_epoch`; a
@@ -46,15 +45,7 @@ class EpochSampler(DistributedSampler[Any]):
         rank: int | None = None,
         repeats: int = 1,
     ) -> None:
-        processes, this = _processes()
-        super().__init__(
-            dataset,
-            num_replicas=processes if num_replicas is None else num_replicas,
-            rank=this if rank is None else rank,
-            shuffle=True,
-            seed=seed,
-        )
-
+        super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed)
         self.repeats = repeats
 
     def __len__(self) -> int:
@@ -70,7 +61,7 @@ class EpochSampler(DistributedSampler[Any]):
                 yield turn, index
 
 
-class UnpaddedDistributedSampler(DistributedSampler[Any]):
+class UnpaddedDistributedSampler(_Sampler):
     """Share a data set out among processes so that every sample is read exactly once.
 
     The sampler of torch repeats samples until every process has as many, and those count twice in every score. Here
@@ -90,16 +81,9 @@ class UnpaddedDistributedSampler(DistributedSampler[Any]):
     """
 
     def __init__(self, dataset: Sized, num_replicas: int | None = None, rank: int | None = None) -> None:
-        processes, this = _processes()
-        processes = processes if num_replicas is None else num_replicas
-        super().__init__(
-            dataset,  # type: ignore[arg-type]  # anything with a length
-            num_replicas=processes,
-            rank=this if rank is None else rank,
-            shuffle=False,
-        )
+        super().__init__(dataset, num_replicas, rank, shuffle=False)
         length = len(dataset)
-        if length < processes:
+        if length < (processes := self.num_replicas):
             raise DatasetError(
                 f"{length} samples cannot be shared out among {processes} processes; use at most {length} devices"
             )

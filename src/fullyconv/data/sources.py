@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fullyconv import label_sets
-from fullyconv.data.class_names import ClassNames, names_beside
-from fullyconv.data.findings import Finding
-from fullyconv.data.folder import check_sizes
-from fullyconv.data.label_maps import (
+from fullyconv.data.class_names import (
+    ClassNames,
     labels_from_values,
+    names_beside,
     numbers_of,
     only_numbers,
     renamed,
     shifted_hint,
     two_ends_hint,
 )
+from fullyconv.data.findings import Finding
 from fullyconv.data.layouts import find_layout, is_text, shown
 from fullyconv.data.masks import VALUES, AnyReader, MaskReader, decide
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public import PUBLIC, PublicSet, fetch, locate, recognize
-from fullyconv.data.readers import FileReader, Reader
+from fullyconv.data.public import PUBLIC, PublicSet, fetch
+from fullyconv.data.readers import FileReader, Reader, count_mask, files_of, in_threads, read_both
 from fullyconv.errors import DatasetError, near_miss
 from fullyconv.errors import some as listed
-from fullyconv.images import may_be_cut
 from fullyconv.images.reading import is_deep, read_noting
-from fullyconv.labels import IGNORE, Labels, as_text, count_values_of, packed_color
+from fullyconv.labels import IGNORE, Labels, as_text, packed_color
 
 PUBLIC_SETS = tuple(PUBLIC)
 """Sets whose layout, classes and splits are known by name."""
@@ -113,31 +111,27 @@ def dataset_root(data: str | Path) -> Path:
         return path
     if path.is_file():
         raise DatasetError(f"data={str(data)!r} is a file: give the folder that holds images and masks")
-    root = os.environ.get(ENVIRONMENT)
-    is_name = len(path.parts) == 1
-    if not is_name:
+    if len(path.parts) != 1:
         raise FileNotFoundError(f"data={str(data)!r}: no such folder; check the path")
+    root = os.environ.get(ENVIRONMENT)
     if not root:
         raise FileNotFoundError(
             f"data={str(data)!r}: no such folder here; for a public set by its name set {ENVIRONMENT}=FOLDER to the "
             f"folder that holds it (known sets: {', '.join(PUBLIC_SETS)})"
         )
     if not Path(root).is_dir():
-        raise FileNotFoundError(
-            f"{ENVIRONMENT}={root}: no such folder; set it to the folder that holds the public sets"
-        )
+        raise FileNotFoundError(f"{ENVIRONMENT}={root}: no such folder; set it to that which holds the public sets")
+    own = Path(root) / path
     if path.name in PUBLIC:
         try:
             return fetch(path.name, root, download=False)  # found, or unpacked from archives that lie there
         except FileNotFoundError:
-            if not (Path(root) / path).is_dir():
+            if not own.is_dir():
                 raise  # a folder of that name that holds something else is taken as it is
-    if (Path(root) / path).is_dir():
-        return Path(root) / path
-    there = [entry.name for entry in Path(root).iterdir() if entry.is_dir()]
-    raise FileNotFoundError(
-        f"data={str(data)!r}: no such folder, neither here nor in {ENVIRONMENT}={root}. {near_miss(str(data), there)}"
-    )
+    if own.is_dir():
+        return own
+    near = near_miss(str(data), [entry.name for entry in Path(root).iterdir() if entry.is_dir()])
+    raise FileNotFoundError(f"data={str(data)!r}: no such folder, neither here nor in {ENVIRONMENT}={root}. {near}")
 
 
 def open_source(
@@ -189,7 +183,7 @@ def _faint(source: Source) -> str | None:
     told = []
     for pair in few:
         try:
-            file = reader.image_file(pair)
+            file = files_of(reader, pair)[0]
             told.append(read_noting(file, reader.channels)[1] if is_deep(file) else None)
         except (DatasetError, OSError, ImportError):  # who reads it says so
             continue
@@ -207,20 +201,12 @@ def find_source(data: str | Path, **options: Any) -> Source:
         The source, with stand-ins for labels and reader. What is wrong is among its findings.
     """
     root = dataset_root(data)
-    known: PublicSet | None = None
-    if not any(options.get(name) for name in ("images", "masks", "pairs")):
-        try:
-            known, root = _public(data, root)
-        except DatasetError as error:
-            source = Source(root, "", {}, Labels.of(["unknown"]))
-            source.findings.append(Finding("error", "the folder cannot be read as a data set", str(error)))
-            return source
-    layout = find_layout(root, known, **options)
+    layout = find_layout(root, PUBLIC.get(str(data)) if Path(data) != root else None, **options)
     source = Source(layout.root, layout.name, layout.splits, Labels.of(["unknown"]), layout.notes, layout.findings)
     source.known, source.named = layout.known, layout.labels
-    source.in_channels = options.get("in_channels", 3)
-    source.reader = with_channels(layout.reader or source.reader, source.in_channels, options.get("value_range"))
-    source.in_channels = int(getattr(source.reader, "channels", source.in_channels))
+    in_channels = options.get("in_channels", 3)
+    source.reader = with_channels(layout.reader or source.reader, in_channels, options.get("value_range"))
+    source.in_channels = int(getattr(source.reader, "channels", in_channels))
     if options.get("skip_bad"):
         _leave_out_broken(source)
     return source
@@ -230,17 +216,13 @@ def _leave_out_broken(source: Source) -> None:
     """Leave out pairs of which a file cannot be read, or whose sizes differ, and tell them."""
     plain = source.named is None and not isinstance(source.reader, MaskReader)
     reader: Reader = source.any_reader if plain else source.reader
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-        broken = dict(zip(source.pairs, pool.map(partial(broken_pair, reader), source.pairs), strict=True))
+    broken = dict(zip(source.pairs, in_threads(partial(broken_pair, reader), source.pairs), strict=True))
     messages = tuple(message for message in broken.values() if message)
     if messages:
         message = "they are left out, as skip_bad (--skip-bad) says"
         source.findings.append(Finding("warning", f"{len(messages)} broken pairs", message, messages))
-        source.splits = {
-            split: kept
-            for split, part in source.splits.items()
-            if (kept := [pair for pair in part if not broken[pair]])
-        }
+        kept = {split: [pair for pair in part if not broken[pair]] for split, part in source.splits.items()}
+        source.splits = {split: part for split, part in kept.items() if part}
     if not source.splits:
         source.findings.append(Finding("error", "no pairs are left", f"{source.root}: every pair is broken", messages))
 
@@ -248,8 +230,7 @@ def _leave_out_broken(source: Source) -> None:
 def broken_pair(reader: Reader, pair: Pair) -> str:
     """Say what is wrong with the files of a pair; empty where both can be read and fit."""
     try:
-        image, mask = reader.image(pair), reader.mask(pair)
-        check_sizes(pair, (image.shape[0], image.shape[1]), (mask.shape[0], mask.shape[1]))
+        read_both(reader, pair)
     except (DatasetError, OSError) as error:
         return str(error)
     return ""
@@ -287,13 +268,11 @@ def find_labels(
         beside = names_beside(source.root, {path.parent for pair in every for path in (pair.image, pair.mask)})
     if beside is not None and not beside.in_order:
         beside, values = (None, values) if values is not None else (beside, beside.values)
-    counts: dict[Pair, dict[int, int]] = {}
     base = source.reader if isinstance(source.reader, MaskReader) else MaskReader()
     named = classes is not None or (beside is not None and beside.in_order)
     where = VALUES if beside is None else str(beside.files[0])
-    decision = decide(every, values, named=named, count=_count, counts=counts, base=base, where=where)
-    if decision.reader == base:
-        source.counts.update({pair.mask: found for pair, found in counts.items()})
+    decision = decide(every, values, named=named, base=base, where=where)
+    source.counts.update({pair.mask: found for pair, found in decision.counts.items()})
     source.reader = with_channels(decision.reader, source.in_channels, getattr(source.reader, "value_range", None))
     source.notes += decision.notes
     source.findings += decision.findings
@@ -342,9 +321,7 @@ def _name_values(
     own = source.labels
     for value in sorted(nodata):
         if own.values.get(value, IGNORE) != IGNORE:
-            message = (
-                f"GDAL_NODATA is {value}, which is read as {own.values[value]}; {value}=ignore in --values ignores it"
-            )
+            message = f"GDAL_NODATA is {value}, read as {own.values[value]}; {value}=ignore in --values ignores it"
             source.findings.append(Finding("warning", "a class that the files call no data", message))
         elif value not in own.values:
             source.notes.append(f"{value} is ignored: GDAL_NODATA says so")
@@ -365,15 +342,10 @@ def two_meanings(source: Source, counts: Mapping[Path, Iterable[int]]) -> Datase
     meaning = source.labels.values
     if source.explicit or source.named is not None or meaning.get(255) != IGNORE or meaning.get(1, IGNORE) == IGNORE:
         return None
-    kinds: dict[frozenset[int], list[Path]] = {}
-    for path, values in counts.items():
-        kinds.setdefault(frozenset(values), []).append(path)
-    ones, full = ([path for found in kinds for path in kinds[found] if found | {0} == {0, end}] for end in (1, 255))
-    if (
-        not ones
-        or frozenset([0, 255]) not in kinds
-        or not all(len(found - {0}) < 2 and found <= {0, 1, 255} for found in kinds)
-    ):
+    held = {path: {*values} for path, values in counts.items()}
+    ones, full = ([path for path, values in held.items() if values | {0} == {0, end}] for end in (1, 255))
+    several = any(len(values - {0}) > 1 or not values <= {0, 1, 255} for values in held.values())
+    if several or not ones or {0, 255} not in held.values():
         return None
     return DatasetError(
         f"{ones[0]} holds 0 and 1, {full[0]} 0 and 255, and no mask both: is 255 the class, or ignored? Say it: "
@@ -388,10 +360,8 @@ def _take_preset(source: Source, some: Sequence[Pair] | None, classes: Sequence[
     if classes is not None:
         raise ValueError(f"values={name!r} names a public set, whose classes are known; leave classes= out")
     if name not in PUBLIC:
-        raise ValueError(
-            f"values={name!r}: give a mapping, value in the mask -> class name, or the name of a public set. "
-            f"{near_miss(name, PUBLIC)}"
-        )
+        what = "give a mapping, value in the mask -> class name, or the name of a public set"
+        raise ValueError(f"values={name!r}: {what}. {near_miss(name, PUBLIC)}")
     own = next(iter(PUBLIC[name].labels.values()))
     notes = list(source.notes)
     try:
@@ -408,22 +378,6 @@ def _take_preset(source: Source, some: Sequence[Pair] | None, classes: Sequence[
             raise error from None
         source.labels = replace(source.labels, palette=own.palette)
     source.notes.append(f"label map of {name}, {own.num_classes} classes")
-
-
-def _public(data: str | Path, root: Path) -> tuple[PublicSet | None, Path]:
-    """Tell which public set a folder is, and where in it the set lies: by the name that was given, or by its files."""
-    named = PUBLIC.get(str(data)) if Path(data) != root else None
-    if named is not None and (folder := locate(named, root)) is not None:
-        return named, folder
-    place = root
-    for _ in range(4):  # as archives unpack: one folder in another
-        if (found := recognize(place)) is not None:
-            return found
-        inside = [entry for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__MACOSX"))]
-        if len(inside) != 1:
-            break
-        place = inside[0]
-    return None, root
 
 
 def with_channels(reader: Reader, in_channels: int, value_range: tuple[float, float] | None = None) -> Reader:
@@ -456,9 +410,8 @@ def count_values(source: Source, pairs: Iterable[Pair]) -> None:
         DatasetError: if a file is damaged, or an image and its mask differ in size; the first in the order of `pairs`.
     """
     todo = [pair for pair in pairs if pair.mask not in source.counts]
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-        for pair, counts in zip(todo, pool.map(partial(_count, source.reader, among=todo), todo), strict=True):
-            source.counts[pair.mask] = counts
+    counted = in_threads(partial(count_mask, source.reader), todo)
+    source.counts.update((pair.mask, counts) for pair, counts in zip(todo, counted, strict=True))
 
 
 def check_labels(source: Source, pairs: Sequence[Pair]) -> dict[str, int]:
@@ -480,19 +433,16 @@ def check_labels(source: Source, pairs: Sequence[Pair]) -> dict[str, int]:
     if (problem := two_meanings(source, source.counts)) is not None:
         raise problem
     labels = source.labels
-    bad = [pair for pair in pairs if labels.unknown(source.counts[pair.mask])]
-    if bad:
-        others = [str(pair.mask) for pair in bad[1:5]]
-        more = f" The same goes for {len(bad) - 1} more: {', '.join(others)}{', ...' if len(bad) > 5 else ''}."
-        message = labels.stray_message(source.counts[bad[0].mask], bad[0].mask)
-        values = {value for pair in pairs for value in source.counts[pair.mask]}
-        raise DatasetError(message + (more if others else "") + shifted_hint(labels, values))
+    seen = {value for pair in pairs for value in source.counts[pair.mask]}
+    if labels.unknown(seen):
+        first, *others = [pair.mask for pair in pairs if labels.unknown(source.counts[pair.mask])]
+        more = f" The same goes for {len(others)} more: {listed(others, 4)}." if others else ""
+        hint = shifted_hint(labels, seen)
+        raise DatasetError(f"{labels.stray_message(source.counts[first], first)}{more}{hint}")
     totals = dict.fromkeys([*labels.names, IGNORE], 0)
-    seen: set[int] = set()
     for pair in pairs:
         for value, pixels in source.counts[pair.mask].items():
             totals[labels.meaning[value]] += pixels
-            seen.add(value)
     if hint := two_ends_hint(labels, seen):
         raise DatasetError(f"{pairs[0].mask}: {hint}")
     if not any(totals[name] for name in labels.names):
@@ -500,25 +450,13 @@ def check_labels(source: Source, pairs: Sequence[Pair]) -> dict[str, int]:
     return totals
 
 
-def _count(reader: Reader, pair: Pair, among: Sequence[Pair] = ()) -> dict[int, int]:
-    mask = reader.mask(pair)
-    size, own = reader.size(pair), (mask.shape[0], mask.shape[1])
-    others = (other for other in among if size != own and reader.size(other) == own)
-    check_sizes(pair, size, own, next((other for other in others if reader.mask(other).shape == size), None))
-    if may_be_cut(reader.image_file(pair) if isinstance(reader, FileReader) else pair.image):
-        reader.image(pair)  # which names it, if it cannot be decoded
-    return count_values_of(mask)
-
-
 def _refuse_shared(splits: Mapping[str, Sequence[Pair]]) -> None:
     """A file in two splits (a link, a folder given twice) makes every score a lie."""
-    seen: dict[Any, tuple[str, Path]] = {}
+    seen: dict[Path, tuple[str, Path]] = {}
     for split, pairs in splits.items():
         for pair in pairs:
-            image = pair.image.resolve()
-            if image in seen and seen[image][0] != split:
+            other, image = seen.setdefault(pair.image.resolve(), (split, pair.image))
+            if other != split:
                 raise DatasetError(
-                    f"{pair.image} and {seen[image][1]} are one file, in the splits {seen[image][0]} and {split}; "
-                    "keep it in one of them"
+                    f"{pair.image} and {image} are one file, in the splits {other} and {split}; keep it in one of them"
                 )
-            seen[image] = (split, pair.image)

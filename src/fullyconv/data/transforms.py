@@ -60,17 +60,11 @@ class Augmentation:
             object.__setattr__(self, "crop_size", size)
         low, high = self.scale
         if not 0.0 < low <= high:
-            raise ValueError(
-                f"scale={self.scale}: a range of two numbers above 0, the smaller first, such as (0.5, 2.0)"
-            )
+            raise ValueError(f"scale={self.scale}: a range of two numbers above 0, the smaller first, as (0.5, 2.0)")
         object.__setattr__(self, "scale", (float(low), float(high)))
-        if not 0.0 <= self.flip <= 1.0:
-            raise ValueError(f"flip={self.flip}: a probability in 0..1")
-        for name in ("brightness", "contrast", "saturation"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name}={getattr(self, name)}: a share in 0..1; 0 leaves it alone")
-        if not 0.0 <= self.hue <= 0.5:
-            raise ValueError(f"hue={self.hue}: a share of the color circle in 0..0.5; 0 leaves it alone")
+        for name, most in (("flip", 1.0), ("brightness", 1.0), ("contrast", 1.0), ("saturation", 1.0), ("hue", 0.5)):
+            if not 0.0 <= getattr(self, name) <= most:
+                raise ValueError(f"{name}={getattr(self, name)}: a number in 0..{most:g}; 0 leaves it alone")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from fullyconv.files import write
 from fullyconv.images.opening import NotOpened, as_file, opened, tiff_tag
 
 SCALE, TIEPOINT, MATRIX, KEYS, DOUBLES, TEXTS, NODATA = 33550, 33922, 34264, 34735, 34736, 34737, 42113
-KEPT = (SCALE, TIEPOINT, MATRIX, KEYS, DOUBLES, TEXTS)
+_TYPES = {SCALE: 12, TIEPOINT: 12, MATRIX: 12, KEYS: 3, DOUBLES: 12, TEXTS: TiffTags.ASCII}  # of what is kept
 
 _MODEL, _RASTER, _GEOGRAPHIC, _PROJECTED = 1024, 1025, 2048, 3072  # keys
 _POINT, _OWN = 2, 32767  # a pixel is its center; a coordinate system of its own
@@ -85,9 +85,7 @@ class Georeference:
         """
         pixels = "; polygons as COCO are in pixels (--polygons coco)"
         if self.transform is None or self.crs is None:
-            what = (
-                "its tags give points alone" if self.transform is None else "its coordinate system (CRS) is not named"
-            )
+            what = "its coordinate system (CRS) is not named" if self.transform else "its tags give points alone"
             raise DatasetError(f"{name}: GeoJSON is in longitude and latitude, and {what}{pixels}")
         places = [self.at(x, y) for x, y in points]
         if self.crs == _DEGREES:
@@ -131,68 +129,52 @@ def georeference_of(source: object) -> Georeference | None:
 def _from_tags(path: Path) -> Georeference | None:
     try:
         with opened(as_file(path), _ANY) as image:
-            if image.format != "TIFF":
-                return None
-            types = getattr(getattr(image, "tag_v2", None), "tagtype", {})
-            values = {tag: tiff_tag(image, tag) for tag in KEPT}
+            found = {tag: tiff_tag(image, tag) for tag in _TYPES} if image.format == "TIFF" else {}
     except NotOpened:
-        return _from_tifffile(path)
-    tags = {
-        tag: (_bytes(value) if isinstance(value, str) else value, types.get(tag))
-        for tag, value in values.items()
-        if value is not None
-    }
-    return _made({tag: (_listed(value), int(kind or _TYPES[tag])) for tag, (value, kind) in tags.items()})
-
-
-_TYPES = {SCALE: 12, TIEPOINT: 12, MATRIX: 12, KEYS: 3, DOUBLES: 12, TEXTS: TiffTags.ASCII}
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("latin-1", "replace")  # as Pillow reads it
+        found = _by_tifffile(path)
+    return _made({tag: _listed(value) for tag, value in found.items() if value is not None})
 
 
 def _listed(value: Any) -> tuple[Any, ...]:
+    if isinstance(value, str):
+        value = value.encode("latin-1", "replace")  # as Pillow reads it
     return value if isinstance(value, tuple) else (value,)
 
 
-def _from_tifffile(path: Path) -> Georeference | None:
-    """Read the tags of a file that Pillow does not open."""
+def _by_tifffile(path: Path) -> dict[int, Any]:
+    """Read the tags of a file that Pillow does not open; none where it is damaged: who reads its pixels says so."""
     try:
         import tifffile
-    except ImportError:
-        return None
-    try:
+
         with tifffile.TiffFile(path) as file:
             found: Any = file.pages[0].tags  # type: ignore[union-attr]
-            values = {tag: found[tag].value for tag in KEPT if tag in found}
-    except Exception:  # damaged: who reads its pixels says so
-        return None
-    return _made({tag: (_listed(_bytes(v) if isinstance(v, str) else v), _TYPES[tag]) for tag, v in values.items()})
+            return {tag: found[tag].value for tag in _TYPES if tag in found}
+    except Exception:
+        return {}
 
 
-def _made(tags: dict[int, tuple[tuple[Any, ...], int]]) -> Georeference | None:
-    kept = tuple((tag, kind, values) for tag, (values, kind) in tags.items())
-    keys = _keys(tags.get(KEYS, ((), 0))[0])
-    half = 0.5 if keys.get(_RASTER) == _POINT else 0.0
+def _made(tags: dict[int, tuple[Any, ...]]) -> Georeference | None:
+    keys = _keys(tags.get(KEYS, ()))
     transform = None
     try:
-        if MATRIX in tags and len(tags[MATRIX][0]) >= 16:
-            m = [float(number) for number in tags[MATRIX][0]]
+        if len(tags.get(MATRIX, ())) >= 16:
+            m = [float(number) for number in tags[MATRIX]]
             transform = (m[0], m[1], m[3], m[4], m[5], m[7])
-        elif SCALE in tags and len(tags.get(TIEPOINT, ((), 0))[0]) == 6:
-            (dx, dy), (i, j, _, x, y, _) = tags[SCALE][0][:2], tags[TIEPOINT][0]
+        elif SCALE in tags and len(tags.get(TIEPOINT, ())) == 6:
+            (dx, dy), (i, j, _, x, y, _) = tags[SCALE][:2], tags[TIEPOINT]
             transform = (float(dx), 0.0, float(x - i * dx), 0.0, -float(dy), float(y + j * dy))
     except (TypeError, ValueError):
         return None
-    if transform is not None and not all(map(math.isfinite, transform)):
-        return None
-    if transform is not None and half:  # the place of the center is given
-        a, b, c, d, e, f = transform
-        transform = (a, b, c - half * (a + b), d, e, f - half * (d + e))
     if transform is None and TIEPOINT not in tags:
         return None
+    if transform is not None:
+        if not all(map(math.isfinite, transform)):
+            return None
+        if keys.get(_RASTER) == _POINT:  # the place of the center is given
+            a, b, c, d, e, f = transform
+            transform = (a, b, c - (a + b) / 2, d, e, f - (d + e) / 2)
     code = keys.get(_PROJECTED) if keys.get(_MODEL) == 1 else keys.get(_GEOGRAPHIC)
+    kept = tuple((tag, _TYPES[tag], values) for tag, values in tags.items())
     return Georeference(transform, f"EPSG:{code}" if code and code != _OWN else None, kept)
 
 

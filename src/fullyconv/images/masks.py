@@ -25,10 +25,11 @@ from fullyconv.images.opening import (
     bound,
     head_of,
     is_tiff,
+    one_number,
     opened,
     tiff_tag,
 )
-from fullyconv.images.pixels import repeat, rgb_of
+from fullyconv.images.pixels import DEEP, repeat, rgb_of
 from fullyconv.images.reading import pages_of, upright
 from fullyconv.images.tiff import TiffImage
 
@@ -163,25 +164,19 @@ def nodata_of(path: str | Path | Encoded) -> float | None:
 
 def _numbers_of(image: Image.Image, file: File) -> Array:
     kind = image.format if image.format in ("JPEG", "MPO", "JPEG2000", "AVIF") else lossy_format(file)
+    save = "Save the masks as PNG with one value a class (index or palette)"
     if kind:
         raise DatasetError(
-            f"{file}: a {kind} mask; lossy compression changes label values near every border. "
-            "Export the masks as PNG with one value a class, or give the values that are meant (values=), to which "
-            "every pixel is then snapped"
+            f"{file}: a {kind} mask; lossy compression changes label values near every border. {save}, or give the "
+            "values that are meant (values=), to which every pixel is then snapped"
         )
-    if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"):
-        raise DatasetError(
-            f"{file}: a mask of mode {image.mode} holds colors, and which color is which class is not known. "
-            "Save the masks as PNG with one value a class (index or palette)"
-        )
-    pages = pages_of(image)
-    if pages > 1:
+    if image.mode not in ("1", "L", "P", "F", *DEEP):
+        what = f"a mask of mode {image.mode} holds colors, and which color is which class is not known"
+        raise DatasetError(f"{file}: {what}. {save}")
+    if (pages := pages_of(image)) > 1:
         raise DatasetError(f"{file}: holds {pages} images; a mask is one. Save the one that is meant as PNG")
     if image.format == "TIFF" and image.mode != "P" and tiff_tag(image, 262) == 0:
-        raise DatasetError(
-            f"{file}: a TIFF mask stored white-is-zero, whose values would be read inverted. "
-            "Save the masks as PNG with one value a class"
-        )
+        raise DatasetError(f"{file}: a TIFF mask stored white-is-zero, whose values would be read inverted. {save}")
     bits = _gray_bits(image, file)
     mask = np.array(upright(image))
     if mask.dtype == np.bool_:
@@ -198,10 +193,7 @@ def _whole(mask: Array, file: File) -> Array:
     if mask.dtype == np.uint8:
         return mask
     if np.issubdtype(mask.dtype, np.floating) and not (mask == np.trunc(mask)).all():
-        raise DatasetError(
-            f"{file}: a mask of floating point numbers that are no whole ones, and labels are. "
-            "Save the masks as PNG with one value a class (index or palette)"
-        )
+        raise DatasetError(f"{file}: a mask of floating point numbers that are no whole ones; save it as index PNG")
     low, high = (mask.min(), mask.max()) if mask.size else (0, 0)
     if low < -(2**31) or high >= 2**31:
         raise DatasetError(f"{file}: a mask with values {low}..{high}; save the masks with values in 0..65535")
@@ -210,12 +202,8 @@ def _whole(mask: Array, file: File) -> Array:
 
 def _gray_bits(image: Image.Image, path: File) -> int | None:
     """Bits of a gray pixel in the file, where Pillow does not say: it shows 2 and 4 bits stretched to 8."""
-    if image.mode != "L":
-        return None
-    if image.format == "PNG":
-        header = head_of(path, 25)  # signature (8), length and name of IHDR (8), width, height (8), bit depth (1)
-        return header[24]
-    if image.format == "TIFF":
-        bits = tiff_tag(image, 258)
-        return int(bits[0] if isinstance(bits, tuple) else bits) if bits else None
+    if image.mode == "L" and image.format == "PNG":
+        return head_of(path, 25)[24]  # behind signature (8), length and name of IHDR (8), width and height (8)
+    if image.mode == "L" and image.format == "TIFF":
+        return one_number(tiff_tag(image, 258))
     return None

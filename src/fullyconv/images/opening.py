@@ -51,15 +51,6 @@ _OTHERS = {
     "NumPy's NPY": rb"\x93NUMPY",
     "a web page": rb"\s*(<!doctype html|<html)",
     "a git-lfs pointer": rb"version https://git-lfs",
-    "PDF": rb"%PDF",
-    "PostScript": rb"%!PS|\xc5\xd0\xd3\xc6",
-    "Photoshop's PSD": rb"8BPS",
-    "OpenEXR": rb"v/1\x01",
-    "Radiance HDR": rb"#\?(RADIANCE|RGBE)",
-    "FITS": rb"SIMPLE  =",
-    "HDF5": rb"\x89HDF\r\n",
-    "NIfTI": rb".{344}(n\+1|ni1)\0",
-    "a camera's raw image": rb"....ftypcrx |FUJIFILMCCD|IIRO|IIU\0",
     "a video": rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI ",
     "a ZIP archive": rb"PK\x03\x04",
     "a gzip archive": rb"\x1f\x8b",
@@ -97,25 +88,6 @@ ImageInput = str | Path | Image.Image | npt.NDArray[Any] | Encoded | bytes | byt
 """What an image is read from."""
 
 
-def encoded_file(file: IO[bytes]) -> Encoded:
-    """Read an image file that is open, from where it stands.
-
-    Args:
-        file: opened for bytes: a file, a pipe, a buffer in memory.
-
-    Raises:
-        ValueError: if it was opened as text.
-        DatasetError: if it is larger than any image is.
-    """
-    name = getattr(file, "name", None)
-    data = file.read(MAX_BYTES + 1)
-    if not isinstance(data, bytes):
-        raise ValueError(f"source={file!r}: was opened as text; open it with mode 'rb'")
-    if len(data) > MAX_BYTES:
-        raise DatasetError(f"{name or 'source'}: more than {MAX_BYTES} bytes; give the path of the file")
-    return Encoded(name if isinstance(name, str) else "source", data)
-
-
 def as_file(source: str | Path | Encoded | bytes | bytearray | memoryview | IO[bytes]) -> File:
     """Give the path or the bytes of what an image is read from.
 
@@ -128,25 +100,32 @@ def as_file(source: str | Path | Encoded | bytes | bytearray | memoryview | IO[b
         return source
     if isinstance(source, bytes | bytearray | memoryview):
         return Encoded("source", bytes(source))
-    if not isinstance(source, str | Path) and hasattr(source, "read"):
-        return encoded_file(source)
-    try:
-        path = Path(source)  # type: ignore[arg-type]  # what it is, is for Path to say
-    except TypeError:
-        raise ValueError(
-            f"source={source!r} of type {type(source).__name__}: give a path, a Pillow image, a numpy array or the "
-            "bytes of a file"
-        ) from None
-    refuse_address(str(source))
+    if not isinstance(source, str | Path):
+        if hasattr(source, "read"):
+            return _read(source)
+        kinds = "a path, a Pillow image, a numpy array or the bytes of a file"
+        raise ValueError(f"source={source!r} of type {type(source).__name__}: give {kinds}")
+    path = Path(source)
+    refuse_address(source)
     if path.is_dir():
-        raise DatasetError(
-            f"{path}: a folder where an image is expected; fullyconv.images.find_images lists its images"
-        )
+        raise DatasetError(f"{path}: a folder where an image is expected; images.find_images lists its images")
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; check the name")
     if not path.is_file():  # a pipe or a device: reading it might never end
         raise DatasetError(f"{path}: is no regular file; replace it by an image")
     return path
+
+
+def _read(file: IO[bytes]) -> Encoded:
+    """Read an image file that is open, from where it stands."""
+    name = getattr(file, "name", None)
+    name = name if isinstance(name, str) else "source"
+    data = file.read(MAX_BYTES + 1)
+    if not isinstance(data, bytes):
+        raise ValueError(f"source={file!r}: was opened as text; open it with mode 'rb'")
+    if len(data) > MAX_BYTES:
+        raise DatasetError(f"{name}: more than {MAX_BYTES} bytes; give the path of the file")
+    return Encoded(name, data)
 
 
 def head_of(file: File, size: int) -> bytes:
@@ -211,8 +190,8 @@ def opened(file: File, max_pixels: int | None) -> Iterator[Image.Image]:
         raise
     except MemoryError as error:  # a damaged length does that, too
         raise DatasetError(
-            f"{file}: decoding it takes more memory than there is; raise the limit, or save it as a tiled TIFF, which "
-            "is read in windows (--memory); a small file that asks for so much is damaged"
+            f"{file}: decoding it takes more memory than there is; save it as a tiled TIFF, which is read in windows "
+            "(--memory); a small file that asks for so much is damaged"
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DatasetError(_too_large(str(file), str(error), MAX_PIXELS)) from error
@@ -244,9 +223,8 @@ def _open(file: File, max_pixels: int | None) -> Image.Image:
             finally:
                 Image.MAX_IMAGE_PIXELS = pillow
     except UnidentifiedImageError as error:
-        raise NotOpened(
-            f"{file}: not an image, or its beginning is damaged (it begins as {name}); replace the file"
-        ) from error
+        what = f"not an image, or its beginning is damaged (it begins as {name}); replace the file"
+        raise NotOpened(f"{file}: {what}") from error
 
 
 def _refusal(head: bytes) -> str:
@@ -255,8 +233,8 @@ def _refusal(head: bytes) -> str:
         return f"an empty file; replace it, accepted are {', '.join(EXTENSIONS)}"
     if converted_lines(head):
         return (
-            "a PNG whose line endings were converted, as git and FTP do with text; nothing in it can be trusted, and "
-            "other files that came the same way are damaged too: get them again as binary files"
+            "a PNG whose line endings were converted, as git and FTP do with text; other files that came the same way "
+            "are damaged too: get them again as binary files"
         )
     other = next((name for name, begins in _OTHERS.items() if re.match(begins, head, re.DOTALL | re.IGNORECASE)), None)
     if other is None:
@@ -287,10 +265,8 @@ def loaded(image: Image.Image) -> Image.Image:
     try:
         image.load()
     except Exception as error:  # Pillow's own, and what its decoders raise
-        raise DatasetError(
-            f"source: a Pillow image that cannot be read ({type(error).__name__}: {str(error)[:200]}); open it again, "
-            "and close it after"
-        ) from error
+        why = f"{type(error).__name__}: {str(error)[:200]}"
+        raise DatasetError(f"source: a Pillow image that cannot be read ({why}); open it again") from error
     return image
 
 

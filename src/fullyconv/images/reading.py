@@ -315,10 +315,8 @@ def _bands_of_pillow(image: Image.Image, channels: int, name: str, value_range: 
     if value_range is not None and image.format == "PNG" and image.mode in ("RGB", "RGBA", "LA"):
         layout = str(image.tile[0][3]) if image.tile else ""  # type: ignore[attr-defined]
         if "16" in layout:
-            raise DatasetError(
-                f"{name}: a PNG of 16 bits a color, of which the upper 8 are read alone; save it as TIFF to read it by "
-                "a range of values"
-            )
+            what = "a PNG of 16 bits a color, of which the upper 8 are read alone"
+            raise DatasetError(f"{name}: {what}; save it as TIFF to read it by a range of values")
     if image.format == "TIFF" and (pages := pages_of(image)) > 1:
         raise DatasetError(f"{name}: holds {pages} images; save the one that is meant")
     image = upright(image)
@@ -333,8 +331,8 @@ def _bands_of_pillow(image: Image.Image, channels: int, name: str, value_range: 
 def _check_bands(image: Image.Image, channels: int, name: str) -> None:
     if channels == 1 or (channels == 4 and (image.mode in ("PA", "RGBa") or "transparency" in image.info)):
         return
-    if image.mode in ("P", "CMYK", "LAB", "HSV", "YCbCr") or len(image.getbands()) != channels:
-        own = 3 if image.mode in ("P", "CMYK", "LAB", "HSV", "YCbCr") else len(image.getbands())
+    own = 3 if image.mode in ("P", "CMYK", "LAB", "HSV", "YCbCr") else len(image.getbands())
+    if own != channels:
         raise DatasetError(
             f"{name}: has {own} {'band' if own == 1 else 'bands'} (mode {image.mode}), and in_channels={channels} is "
             "given; give the number that the files have, the same in all of them, or 3 to read them as RGB, 1 as gray"

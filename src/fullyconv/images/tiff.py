@@ -11,6 +11,7 @@ import io
 import math
 import zlib
 from collections import OrderedDict
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -68,33 +69,28 @@ class TiffImage:
         self._kept: OrderedDict[tuple[int, int], Array] = OrderedDict()
         self._raw: io.FileIO | None = None
         self._lightest = np.uint8(0)
-        try:
-            self._file = tifffile.TiffFile(io.BytesIO(file.data) if isinstance(file, Encoded) else file)
-        except Exception as error:  # TiffFileError, ValueError, struct.error, ...
-            raise self._damaged(error) from error
-        try:
-            self._pages = self._main_pages()
-            self._page: Any = self._pages[0]
-            self._check_page()
-            self._planes = self._page.samplesperpixel if int(self._page.planarconfig) == 2 else 1
-            self._check_bands()
-            for page in self._pages:
-                bound_segments(page, self._file, file)
-            self.refusal = self._windows_refused()
+        with ExitStack() as stack:
+            try:
+                self._file = stack.enter_context(
+                    tifffile.TiffFile(io.BytesIO(file.data) if isinstance(file, Encoded) else file)
+                )
+                self._pages = self._main_pages()
+                self._page: Any = self._pages[0]
+                self._check_page()
+                self._planes = self._page.samplesperpixel if int(self._page.planarconfig) == 2 else 1
+                self._check_bands()
+                for page in self._pages:
+                    bound_segments(page, self._file, file)
+                self.refusal = self._windows_refused()
+            except (DatasetError, ImportError):
+                raise
+            except Exception as error:  # TiffFileError, ValueError, struct.error, whatever a damaged header makes of it
+                why = f"damaged, or a TIFF of a rare kind ({error}); save it anew, with deflate"
+                raise DatasetError(f"{self._name}: {why}") from error
             if len(self._pages) == self._planes == 1 and self._page.is_memmappable and isinstance(file, Path):
                 # rows of windows are read straight into their place, a hundred thousand of them from a large image
                 self._raw = file.open("rb", buffering=0)
-        except (DatasetError, ImportError):
-            self._file.close()
-            raise
-        except Exception as error:  # whatever a damaged header makes of tifffile
-            self._file.close()
-            raise self._damaged(error) from error
-
-    def _damaged(self, error: Exception) -> DatasetError:
-        return DatasetError(
-            f"{self._name}: damaged, or a TIFF of a rare kind ({error}); save it anew, not compressed or with deflate"
-        )
+            stack.pop_all()  # from here on who made it closes it
 
     def _main_pages(self) -> list[Any]:
         """Find the pages of the image: the first that is no thumbnail, and those like it."""
@@ -111,25 +107,26 @@ class TiffImage:
     def _check_page(self) -> None:
         page = self._page
         kind = int(page.photometric)
+        wrong = ""
         if kind not in (0, 1, 2):
-            raise DatasetError(f"{self._name}: {_NAMES.get(kind, f'colors of a rare kind ({kind})')}; save it as RGB")
-        if page.dtype is None or int(page.bitspersample) not in (8, 16, 32, 64):
-            raise DatasetError(
-                f"{self._name}: its numbers have {page.bitspersample} bits, packed; save it with 8 or 16 bits"
-            )
+            wrong = f"{_NAMES.get(kind, f'colors of a rare kind ({kind})')}; save it as RGB"
+        elif page.dtype is None or int(page.bitspersample) not in (8, 16, 32, 64):
+            wrong = f"its numbers have {page.bitspersample} bits, packed; save it with 8 or 16 bits"
+        elif kind == 0 and page.dtype not in (np.uint8, np.uint16):
+            wrong = f"white is zero, in numbers of type {page.dtype}; save it with 8 bits"
+        elif min(*page.chunks, *self.size) < 1 or page.samplesperpixel < 1:
+            wrong = "damaged: its header gives sides of 0 pixels; replace the file"
+        elif int(page.imagedepth) != 1:
+            wrong = "a volume; save its slices one by one"
+        elif page.tags.get(274) is not None and int(page.tags[274].value) != 1:
+            wrong = "is turned by its Orientation tag; save it upright"
+        if wrong:
+            raise DatasetError(f"{self._name}: {wrong}")
         if int(page.compression) not in _PLAIN and importlib.util.find_spec("imagecodecs") is None:
             raise ImportError(
                 f"{self._name}: is compressed by {page.compression.name}, which imagecodecs decodes: "
                 "pip install 'fullyconv[geo]', or save it with deflate"
             )
-        if kind == 0 and page.dtype not in (np.uint8, np.uint16):
-            raise DatasetError(f"{self._name}: white is zero, in numbers of type {page.dtype}; save it with 8 bits")
-        if min(*page.chunks, *self.size) < 1 or page.samplesperpixel < 1:
-            raise DatasetError(f"{self._name}: damaged: its header gives sides of 0 pixels; replace the file")
-        if int(page.imagedepth) != 1:
-            raise DatasetError(f"{self._name}: a volume; save its slices one by one")
-        if page.tags.get(274) is not None and int(page.tags[274].value) != 1:
-            raise DatasetError(f"{self._name}: is turned by its Orientation tag; save it upright")
 
     def _check_bands(self) -> None:
         """See that the file has the bands that are wanted; the first page stands for colors, all pages for bands."""

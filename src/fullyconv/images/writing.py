@@ -81,9 +81,8 @@ def write_image(path: str | Path, image: Image.Image | Array) -> Path:
     path = Path(path)
     formats = {extension: name for extension, name in Image.registered_extensions().items() if name in Image.SAVE}
     if path.suffix.lower() not in formats:
-        raise ValueError(
-            f"path={str(path)!r}: no image format has this extension. {near_miss(path.suffix, EXTENSIONS)}"
-        )
+        near = near_miss(path.suffix, EXTENSIONS)
+        raise ValueError(f"path={str(path)!r}: no image format has this extension. {near}")
     name = formats[path.suffix.lower()]
     photo = image if isinstance(image, Image.Image) else Image.fromarray(read_image(image))
     if name == "JPEG" and photo.mode not in ("RGB", "L", "CMYK"):
@@ -136,7 +135,7 @@ class MaskWriter:
         flat = None if palette is None or self.dtype.itemsize > 1 else _flat_palette(palette)
         self._unfinished = Unfinished(self.path)
         self._packer: Any = None
-        self._file: io.BufferedWriter | io.BufferedRandom | None = None
+        self._file: io.BufferedWriter | io.BufferedRandom
         if self.path.suffix.lower() == ".png":
             self._file = self._unfinished.path.open("xb")
             # Masks are long runs, and most rows are the ones above: their differences as runs take a fifth of the time
@@ -150,14 +149,12 @@ class MaskWriter:
     def _begin_png(self, palette: list[int] | None) -> None:
         height, width = self.size
         bits, kind = 8 * self.dtype.itemsize, 0 if palette is None else 3  # gray, or indices into a palette
-        assert self._file is not None
         self._file.write(b"\x89PNG\r\n\x1a\n")
         self._chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0))
         if palette is not None:
             self._chunk(b"PLTE", bytes(palette))
 
     def _chunk(self, name: bytes, data: bytes) -> None:
-        assert self._file is not None
         self._file.write(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)))
 
     def write(self, rows: Array) -> None:
@@ -172,65 +169,47 @@ class MaskWriter:
         height, width = self.size
         if rows.ndim != 2 or rows.shape[1] != width or self._row + len(rows) > height:
             raise ValueError(f"rows of shape {rows.shape} at row {self._row}: the mask is {height} x {width} pixels")
-        assert self._file is not None
-        with self._unfinished.naming():
-            self._write(self._file, rows)
         self._row += len(rows)
-
-    def _write(self, file: io.BufferedWriter | io.BufferedRandom, rows: Array) -> None:
-        if self._packer is None:
-            file.write(np.ascontiguousarray(rows, self.dtype.newbyteorder("<")).data)
-        elif len(rows):
-            data = np.ascontiguousarray(rows, self.dtype.newbyteorder(">")).view(np.uint8)
-            filtered = np.empty((len(rows), 1 + data.shape[1]), np.uint8)
-            filtered[:, 0] = 2  # each row less the one above
-            np.subtract(data[:1], self._above, out=filtered[:1, 1:])
-            np.subtract(data[1:], data[:-1], out=filtered[1:, 1:])
-            self._above = data[-1].copy()
-            self._pack(self._packer.compress(filtered.data))
+        with self._unfinished.naming():
+            if self._packer is None:
+                self._file.write(np.ascontiguousarray(rows, self.dtype.newbyteorder("<")).data)
+            elif len(rows):
+                data = np.ascontiguousarray(rows, self.dtype.newbyteorder(">")).view(np.uint8)
+                filtered = np.empty((len(rows), 1 + data.shape[1]), np.uint8)
+                filtered[:, 0] = 2  # each row less the one above
+                np.subtract(data[:1], self._above, out=filtered[:1, 1:])
+                np.subtract(data[1:], data[:-1], out=filtered[1:, 1:])
+                self._above = data[-1].copy()
+                self._pack(self._packer.compress(filtered.data))
 
     def _pack(self, data: bytes) -> None:
         for start in range(0, len(data), 2**24):
             self._chunk(b"IDAT", data[start : start + 2**24])
 
-    def close(self) -> None:
-        """Finish the file and put it in place.
-
-        Raises:
-            ValueError: if rows are missing; nothing is left behind then.
-        """
-        try:
-            if self._row != self.size[0]:
-                raise ValueError(f"{self.path}: {self._row} of {self.size[0]} rows were written; write all of them")
-            with self._unfinished.naming():
-                if self._packer is not None:
-                    self._pack(self._packer.flush())
-                    self._chunk(b"IEND", b"")
-                self._release()
-            self._unfinished.keep()
-        finally:
-            self.abandon()
-
-    def abandon(self) -> None:
-        """Leave nothing behind of a file that is not finished."""
-        try:
-            self._release()
-        finally:
-            self._unfinished.discard()
-
-    def _release(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            file.close()
+    def _finish(self) -> None:
+        if self._row != self.size[0]:
+            raise ValueError(f"{self.path}: {self._row} of {self.size[0]} rows were written; write all of them")
+        if self._packer is not None:
+            self._pack(self._packer.flush())
+            self._chunk(b"IEND", b"")
 
     def __enter__(self) -> MaskWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abandon()
+        """Put the file in place, or leave nothing behind where it is not finished.
+
+        Raises:
+            ValueError: if rows are missing.
+        """
+        try:
+            with self._unfinished.naming(), self._file:
+                if kind is None:
+                    self._finish()
+            if kind is None:
+                self._unfinished.keep()
+        finally:
+            self._unfinished.discard()
 
 
 def _begin_tiff(
@@ -245,9 +224,8 @@ def _begin_tiff(
     try:
         import tifffile
     except ImportError as error:
-        raise ImportError(
-            f"{path}: a TIFF is written by tifffile: pip install 'fullyconv[tiff]', or name a .png"
-        ) from error
+        what = "a TIFF is written by tifffile: pip install 'fullyconv[tiff]', or name a .png"
+        raise ImportError(f"{path}: {what}") from error
     kind: dict[str, Any] = {"photometric": "minisblack"}
     if palette is not None:  # TIFF has 16 bits a color
         kind = {"photometric": "palette", "colormap": (np.array(palette, np.uint16).reshape(256, 3) * 257).T}
@@ -265,9 +243,8 @@ def _begin_tiff(
 
 def _flat_palette(palette: Sequence[Sequence[int]]) -> list[int]:
     colors = [tuple(int(c) for c in color) for color in palette]
-    for color in colors:
-        if len(color) != 3 or not all(0 <= c <= 255 for c in color):
-            raise ValueError(f"palette={color!r}: a color is three integers in 0..255 (red, green, blue)")
+    if wrong := [color for color in colors if len(color) != 3 or not all(0 <= c <= 255 for c in color)]:
+        raise ValueError(f"palette={wrong[0]!r}: a color is three integers in 0..255 (red, green, blue)")
     if len(colors) > 256:
         raise ValueError(f"palette has {len(colors)} colors; an 8-bit file holds 256")
     full = colors + [(0, 0, 0)] * (256 - len(colors))

@@ -10,14 +10,13 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from fullyconv.data.annotations.coco import is_coco_file
-from fullyconv.data.annotations.coco_layout import coco_layout
-from fullyconv.data.annotations.labelme_layout import labelme_layout
-from fullyconv.data.annotations.metadata import metadata_layout
-from fullyconv.data.annotations.tables import METADATA, saved_tables, table_layout
+from fullyconv.data.annotations.coco import coco_layout, is_coco_file
+from fullyconv.data.annotations.labelme import labelme_layout
+from fullyconv.data.annotations.tables import saved_tables, table_layout
 from fullyconv.data.annotations.yolo import label_files, yolo_layout
 from fullyconv.data.folders import mask_places
 from fullyconv.data.layouts import Layout, Reading, Tree
+from fullyconv.data.rows import METADATA, metadata_layout
 from fullyconv.errors import DatasetError
 from fullyconv.lazy import submodules
 
@@ -54,10 +53,12 @@ def find_annotated(tree: Tree, reading: Reading) -> Layout | None:
         return table_layout(root, tables, reading)
     metadata = tree.named(*METADATA)
     if reading.images is None and metadata:
-        unread = [path for path in metadata if not _is_utf8(path)]
-        if unread and mask_places(tree):  # the masks are found without it
-            metadata = [path for path in metadata if path not in unread]
-        named = metadata_layout(root, metadata)
+        try:
+            named = metadata_layout(root, metadata)
+        except DatasetError:
+            if not mask_places(tree):  # else the masks are found without it
+                raise
+            named = None
         if named is not None:
             return named
     coco, labelme = _sniffed(tree)
@@ -92,14 +93,6 @@ def _chosen(tree: Tree, reading: Reading, masks: str) -> Layout:
         other = next(path for path in chosen if path not in coco)
         raise DatasetError(f"masks={masks!r}: {coco[0]} is COCO and {other} is not; name files of one kind")
     return coco_layout(tree, coco, reading) if coco else labelme_layout(tree, chosen, reading)
-
-
-def _is_utf8(path: Path) -> bool:
-    try:
-        path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _sniffed(tree: Tree) -> tuple[list[Path], list[Path]]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from fullyconv.data.findings import Finding
 from fullyconv.data.layouts import Layout, Tree
 from fullyconv.data.pairs import Pair
-from fullyconv.data.rows import whole_splits
+from fullyconv.data.readers import in_threads
 from fullyconv.data.words import meaning_of
 from fullyconv.errors import DatasetError
+
+MOST_POINTS = 200_000
+"""Points of one file: Pillow goes through all that a shape has for every row of it."""
 
 
 def pair_documents(
@@ -36,37 +37,37 @@ def pair_documents(
 
     Returns:
         What the file of each image says, and the images beside these that have none.
-
-    Raises:
-        DatasetError: if images of a split lie beside others of none.
     """
-    root = layout.root
+
+    def told_by(path: Path) -> tuple[Path, Any, list[str]] | str:
+        try:
+            said, short = read(path)
+            return image_of(path, said), said, short
+        except DatasetError as error:
+            return str(error)
+
     told: dict[Path, Any] = {}
     owner: dict[Path, Path] = {}
     bad: list[str] = []
-    short: list[str] = []
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-        work = [pool.submit(read, path) for path in files]
-    for path, done in zip(files, work, strict=True):
-        try:
-            said, few = done.result()
-            image = image_of(path, said)
-            if image in owner:
-                raise DatasetError(f"{path} and {owner[image]} both label {image}; remove one")
-        except DatasetError as error:
-            bad.append(str(error))
+    skipped: list[str] = []
+    for path, found in zip(files, in_threads(told_by, files), strict=True):
+        if isinstance(found, str):
+            bad.append(found)
+            continue
+        image, said, short = found
+        if image in owner:
+            bad.append(f"{path} and {owner[image]} both label {image}; remove one")
             continue
         told[image], owner[image] = said, path
-        short += few
-        split = split_of(image) or meaning_of(image.relative_to(root).parent.as_posix())[1] or "all"
-        key = image.relative_to(root).with_suffix("").as_posix()
-        layout.splits.setdefault(split, []).append(Pair(image, path, key))
+        skipped += short
+        relative = image.relative_to(layout.root)
+        split = split_of(image) or meaning_of(relative.parent.as_posix())[1] or "all"
+        layout.splits.setdefault(split, []).append(Pair(image, path, relative.with_suffix("").as_posix()))
     if bad:
         layout.lost.append(Finding("error", "annotations that cannot be read", bad[0], tuple(bad)))
-    if short:
-        rule = f"{len(short)} polygons without three points"
-        layout.warn(rule, "nothing can be drawn of them: they are skipped, and are background", short)
-    whole_splits(layout, f"{root}: some images lie in the folder of a split and some in none")
+    if skipped:
+        rule = f"{len(skipped)} polygons without three points"
+        layout.warn(rule, "nothing can be drawn of them: they are skipped, and are background", skipped)
     layout.splits = {split: sorted(pairs, key=lambda pair: pair.key) for split, pairs in layout.splits.items()}
     folders = {image.parent for image in told}
     return told, [image for image in tree.images if image not in told and image.parent in folders]

@@ -6,10 +6,8 @@ are ignored unless they are to be of their category: what is in them was not out
 
 from __future__ import annotations
 
-import functools
-import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fullyconv.data.documents import class_name, read_json, safe_parts
-from fullyconv.data.pairs import Pair
+from fullyconv.data.documents import class_name, classes_of, points_of, read_json, read_once, safe_parts
+from fullyconv.data.layouts import Layout, Reading, Tree
+from fullyconv.data.pairs import Pair, lost
 from fullyconv.data.readers import FileReader
+from fullyconv.data.words import meaning_of, split_of
 from fullyconv.errors import DatasetError
 from fullyconv.images import MAX_PIXELS
 from fullyconv.labels import IGNORE
@@ -27,7 +27,6 @@ from fullyconv.labels import IGNORE
 Array = npt.NDArray[Any]
 
 _MOST_OUTLINE = 2**22  # pixels along outlines: more are none, and would take time and memory without end
-_LOCK = threading.Lock()
 
 
 class NotCoco(DatasetError):
@@ -40,13 +39,13 @@ class Annotation:
 
     Args:
         number: its id, for messages.
-        category: id of its class.
+        name: its class.
         crowd: whether it is a region of many objects.
         segmentation: arrays (2 n,) of polygons x, y, ..., or what stands in the file.
     """
 
     number: str
-    category: int
+    name: str
     crowd: bool
     segmentation: Any
 
@@ -57,15 +56,15 @@ class Document:
 
     Args:
         images: name in `Pair.mask` -> name of the file in parts, height and width in pixels (0 where it does not say).
-        names: id of a category -> name of the class.
+        names: the classes, in the order of their ids.
         annotations: name in `Pair.mask` -> objects, in the order of the file.
-        bad: id of a category -> what is wrong with each of its objects that no pixel can be drawn of.
+        bad: name of a class -> what is wrong with each of its objects that no pixel can be drawn of.
     """
 
     images: dict[str, tuple[tuple[str, ...], int, int]]
-    names: dict[int, str]
-    annotations: dict[str, tuple[Annotation, ...]]
-    bad: dict[int, tuple[str, ...]]
+    names: list[str]
+    annotations: dict[str, list[Annotation]]
+    bad: dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -92,21 +91,19 @@ class CocoReader(FileReader):
             raise DatasetError(f"{pair.mask.parent}: has no image {pair.mask.name} any more; open the set anew")
         _, height, width = document.images[pair.mask.name]
         size = (height, width) if height else self.size(pair)
-        objects = document.annotations.get(pair.mask.name, ())
         drawn: list[tuple[bool, int, int, Array]] = []
-        outlines, most = 0.0, max(_MOST_OUTLINE, size[0] * size[1])
-        for annotation in objects:
+        left = most = max(_MOST_OUTLINE, size[0] * size[1])
+        for annotation in document.annotations.get(pair.mask.name, ()):
             where = f"{pair.mask.parent}: annotation {annotation.number} (of {pair.image.name})"
-            runs = runs_of(annotation.segmentation, size, where)
-            if not isinstance(annotation.segmentation, Mapping):
-                outlines += sum(_outline(np.asarray(polygon, np.float64)) for polygon in annotation.segmentation)
-            if outlines > most:
+            shape = shape_of(annotation.segmentation, size, where)
+            left -= sum(map(_outline, shape)) if isinstance(shape, list) else 0
+            if left < 0:
                 raise DatasetError(
-                    f"{where}: the outlines of its image are longer than {most} pixels together; remove what is "
-                    "there more than once, or export run lengths"
+                    f"{where}: the outlines of its image are longer than {most} pixels together; remove "
+                    "what is there more than once, or export run lengths"
                 )
-            ignored = annotation.crowd and self.crowds == "ignore"
-            name = IGNORE if ignored else document.names[annotation.category]
+            runs = runs_of(shape, size, where)
+            name = IGNORE if annotation.crowd and self.crowds == "ignore" else annotation.name
             drawn.append((not annotation.crowd, -int(runs[1::2].sum()), self.values[name], runs))
         drawn.sort(key=lambda entry: entry[:2])  # stable: of two of one size the later comes later
         flat = np.zeros(size[0] * size[1], np.uint8 if max(self.values.values()) <= 255 else np.uint16)
@@ -117,8 +114,8 @@ class CocoReader(FileReader):
         return np.ascontiguousarray(flat.reshape(size[1], size[0]).T)  # runs go down the columns
 
 
-def runs_of(segmentation: object, size: tuple[int, int], where: str) -> Array:
-    """Give an object as run lengths down the columns, of outside and inside in turn, as COCO does.
+def shape_of(segmentation: object, size: tuple[int, int], where: str) -> list[Array] | Array:
+    """Read the outline of an object.
 
     Args:
         segmentation: polygons, or {"counts": ..., "size": [H, W]} with counts as a list or packed as text.
@@ -126,60 +123,50 @@ def runs_of(segmentation: object, size: tuple[int, int], where: str) -> Array:
         where: what messages begin with.
 
     Returns:
-        (n,) lengths; their sum is H W.
+        Polygons, each (n, 2), or (n,) run lengths, whose sum is H W.
 
     Raises:
         DatasetError: if it is neither, or breaks a rule.
-        ImportError: if pycocotools is needed and not installed.
     """
     if isinstance(segmentation, Mapping):
         given, counts = segmentation.get("size"), segmentation.get("counts")
-        if not isinstance(given, list) or given != list(size):
-            raise DatasetError(
-                f"{where}: its run lengths are for {given} pixels, its image has {size[0]} x {size[1]} (H x W); "
-                "both must be equal"
-            )
+        if given != list(size):
+            raise DatasetError(f"{where}: its run lengths are for {given} pixels, not the {size} (H, W) of its image")
         return _checked_runs(unpack(counts, where) if isinstance(counts, str) else counts, size, where)
     if not isinstance(segmentation, list | tuple) or not segmentation:
-        raise DatasetError(
-            f"{where}: has no segmentation, and a box is no mask; export polygons or run lengths, or remove it"
-        )
-    polygons = [_checked_polygon(entry, size, where) for entry in segmentation]
-    if sum(map(_outline, polygons)) > _MOST_OUTLINE:
-        raise DatasetError(f"{where}: its outline is longer than {_MOST_OUTLINE} pixels; correct or remove it")
+        raise DatasetError(f"{where}: has no segmentation, and a box is no mask; export polygons or run lengths")
+    polygons = [points_of(entry, where, 8 * max(size) + 1000) for entry in segmentation]
+    if min(map(len, polygons)) < 3:
+        raise DatasetError(f"{where}: a polygon has at least three points; correct or remove it")
+    return polygons
+
+
+def runs_of(shape: list[Array] | Array, size: tuple[int, int], where: str) -> Array:
+    """Give an object as run lengths down the columns, of outside and inside in turn, as COCO does.
+
+    Args:
+        shape: as `shape_of` gives it.
+        size: height and width of the image.
+        where: what messages begin with.
+
+    Returns:
+        (n,) lengths; their sum is H W.
+
+    Raises:
+        ImportError: if pycocotools is needed and not installed.
+    """
+    if not isinstance(shape, list):
+        return shape
     try:
         from pycocotools import mask as coco_mask
     except ImportError as error:
         raise ImportError(f"{where}: polygons of COCO need pycocotools: pip install 'fullyconv[coco]'") from error
-    packed = coco_mask.merge(coco_mask.frPyObjects([polygon.tolist() for polygon in polygons], *size))
+    packed = coco_mask.merge(coco_mask.frPyObjects([points.ravel().tolist() for points in shape], *size))
     return _checked_runs(unpack(packed["counts"].decode("ascii"), where), size, where)
 
 
-def _checked_polygon(entry: object, size: tuple[int, int], where: str) -> Array:
-    try:
-        points = np.asarray(entry)
-    except ValueError:  # lists of different lengths
-        points = np.array("")
-    if points.ndim != 1 or points.dtype.kind not in "iuf" or len(points) < 6 or len(points) % 2:
-        raise DatasetError(
-            f"{where}: a polygon is a list x, y, x, y, ... of at least three points; correct or remove it"
-        )
-    points = points.astype(np.float64)
-    if not np.isfinite(points).all():
-        raise DatasetError(f"{where}: a coordinate is not finite; correct or remove it")
-    if _outline(points) > _MOST_OUTLINE:
-        raise DatasetError(f"{where}: its outline is longer than {_MOST_OUTLINE} pixels; correct or remove it")
-    if np.abs(points).max() > 8 * max(size) + 1000:
-        raise DatasetError(
-            f"{where}: lies {np.abs(points).max():g} pixels off, its image has {size[0]} x {size[1]} (H x W); "
-            "correct or remove it"
-        )
-    return points
-
-
-def _outline(points: Array) -> float:
-    corners = points.reshape(-1, 2)
-    return float(np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1).sum())
+def _outline(points: Array) -> int:
+    return int(np.abs(np.diff(points, axis=0, append=points[:1])).max(axis=1).sum())
 
 
 def _checked_runs(counts: object, size: tuple[int, int], where: str) -> Array:
@@ -187,12 +174,10 @@ def _checked_runs(counts: object, size: tuple[int, int], where: str) -> Array:
         runs = np.asarray(counts)
     except (ValueError, OverflowError):
         runs = np.array("")
-    if runs.ndim != 1 or runs.dtype.kind not in "iou" or not len(runs):
+    if runs.ndim != 1 or runs.dtype.kind not in "iu" or not len(runs):
         raise DatasetError(f"{where}: run lengths are whole numbers in a list, or packed as text; export it anew")
     if runs.min() < 0 or runs.max() > MAX_PIXELS or int(runs.sum(dtype=np.int64)) != size[0] * size[1]:
-        raise DatasetError(
-            f"{where}: its run lengths do not add up to the {size[0]} x {size[1]} pixels of its image; export it anew"
-        )
+        raise DatasetError(f"{where}: its run lengths do not add up to the {size} (H, W) of its image; export it anew")
     return runs.astype(np.int64)
 
 
@@ -227,98 +212,88 @@ def unpack(text: str, where: str = "counts") -> list[int]:
     return counts
 
 
+@read_once(8)
 def read_document(path: Path) -> Document:
     """Read a file once in every process, and again when it has changed.
 
     Raises:
         DatasetError: if it is damaged, or breaks a rule of the format; the message names the entry.
     """
-    try:
-        state = path.stat()
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror}); replace it") from error
-    with _LOCK:  # else every thread would read the same file
-        return _document(str(path), state.st_mtime_ns, state.st_size)
-
-
-@functools.lru_cache(maxsize=8)
-def _document(name: str, changed: int, size: int) -> Document:
-    path = Path(name)
     content = read_json(path, hook=_compacted)
-    if not is_coco(content):
+    keys = ("images", "annotations", "categories")
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
         raise NotCoco(f"{path}: has no lists of images, annotations and categories; export it as COCO")
     names: dict[int, str] = {}
     supers = set()
-    for entry in content["categories"]:
-        number = _number(entry, "id", f"{path}: a category")
-        if number in names:
-            raise DatasetError(f"{path}: two categories have the id {number}; give each its own")
-        names[number] = class_name(entry.get("name"), f"{path}: category {number}")
+    for where, entry in _entries(path, content, "categories"):
+        number = entry.get("id")
+        if not isinstance(number, int) or number in names:
+            raise DatasetError(f"{where}: its id is no whole number, or that of another; give each its own")
+        names[number] = class_name(entry.get("name"), where)
         supers.add(str(entry.get("supercategory")))
     images: dict[str, tuple[tuple[str, ...], int, int]] = {}
     by_id: dict[Any, str] = {}
     files: dict[tuple[str, ...], Any] = {}
-    for position, entry in enumerate(content["images"]):
-        if not isinstance(entry, dict) or not isinstance(entry.get("id"), int | str):
-            raise DatasetError(f"{path}: image {position} of its images has no id; export it anew")
-        where = f"{path}: image {entry['id']}"
-        if entry["id"] in by_id:
-            raise DatasetError(f"{where} is there twice; remove one")
-        key = str(entry["id"]) if isinstance(entry["id"], int) else f"image {position}"
-        by_id[entry["id"]] = key
-        sides = [_side(entry, side, where) for side in ("height", "width")]
-        if sides[0] * sides[1] > MAX_PIXELS:
-            raise DatasetError(f"{where}: too large ({sides[0]} x {sides[1]} pixels), the bound is {MAX_PIXELS}")
+    for where, entry in _entries(path, content, "images"):
+        number = entry.get("id")
+        if not isinstance(number, int | str) or number in by_id:
+            raise DatasetError(f"{where} is there twice, or has no id; remove one")
+        by_id[number] = str(number) if isinstance(number, int) else f"image {len(images)}"
         parts = safe_parts(entry.get("file_name"), where)
-        if parts in files:
+        if files.setdefault(parts, number) != number:
             raise DatasetError(f"{where} has the file of image {files[parts]}, {'/'.join(parts)}; join the two")
-        files[parts] = entry["id"]
-        images[key] = (parts, *(sides if all(sides) else (0, 0)))
+        images[by_id[number]] = (parts, *_size(entry, where))
     annotations: dict[str, list[Annotation]] = defaultdict(list)
-    bad: dict[int, list[str]] = defaultdict(list)
+    bad: dict[str, list[str]] = defaultdict(list)
     used = set()
-    for position, entry in enumerate(content["annotations"]):
-        if not isinstance(entry, dict):
-            raise DatasetError(f"{path}: entry {position} of its annotations is no object; export it anew")
-        number = entry.get("id", f"at place {position}")
-        where = f"{path}: annotation {number}"
-        image = entry.get("image_id")
+    for where, entry in _entries(path, content, "annotations"):
+        image, category = entry.get("image_id"), entry.get("category_id")
         if not isinstance(image, int | str) or image not in by_id:
             raise DatasetError(f"{where} belongs to the image {image!r}, which is not in the list; remove it")
-        category = _number(entry, "category_id", where)
-        if category not in names:
-            raise DatasetError(f"{where} has the category {category}, which is not in the list; add it there")
+        if not isinstance(category, int) or category not in names:
+            raise DatasetError(f"{where} has the category {category!r}, which is not in the list; add it there")
         used.add(category)
         segmentation = _whole_polygons(entry.get("segmentation"))
         if isinstance(segmentation, str):
-            bad[category].append(f"{where} (of {'/'.join(images[by_id[image]][0])}): {segmentation}")
-            continue
-        annotations[by_id[image]].append(Annotation(str(number), category, bool(entry.get("iscrowd")), segmentation))
+            bad[names[category]].append(f"{where} (of {'/'.join(images[by_id[image]][0])}): {segmentation}")
+        else:
+            number, crowd = str(entry.get("id", "without id")), bool(entry.get("iscrowd"))
+            annotations[by_id[image]].append(Annotation(number, names[category], crowd, segmentation))
     # Some tools write the group of all categories as a category of its own.
-    groups = [number for number, text in names.items() if number not in used and text in supers and len(names) > 1]
-    for number in groups:
-        del names[number]
-    return Document(
-        images,
-        names,
-        {key: tuple(found) for key, found in annotations.items()},
-        {category: tuple(found) for category, found in bad.items()},
-    )
+    groups = {number for number, text in names.items() if number not in used and text in supers and len(names) > 1}
+    return Document(images, [names[number] for number in sorted(names.keys() - groups)], annotations, bad)
+
+
+def _entries(path: Path, content: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Give the objects of a list, each with what messages call it."""
+    one = {"categories": "category"}.get(kind, kind[:-1])
+    for position, entry in enumerate(content[kind]):
+        if not isinstance(entry, dict):
+            raise DatasetError(f"{path}: entry {position} of its {kind} is no object; export it anew")
+        yield f"{path}: {one} {str(entry.get('id', f'at place {position}'))[:80]}", entry
+
+
+def _size(entry: Mapping[str, Any], where: str) -> tuple[int, int]:
+    """Read height and width; zeros where one is not said."""
+    sides = []
+    for key in ("height", "width"):
+        value = entry.get(key) or 0
+        if not isinstance(value, int | float) or not 0 <= value <= 2**24 or value != int(value):
+            raise DatasetError(f"{where}: {key}={value!r} is no number of pixels; correct it")
+        sides.append(int(value))
+    height, width = sides
+    if height * width > MAX_PIXELS:
+        raise DatasetError(f"{where}: too large ({height} x {width} pixels), the bound is {MAX_PIXELS}")
+    return (height, width) if height and width else (0, 0)
 
 
 def _whole_polygons(segmentation: Any) -> Any:
     """Take polygons of one or two points out of a list; say what is wrong where nothing is left."""
     if segmentation is None or (isinstance(segmentation, list | tuple) and not segmentation):
         return "has no segmentation, and a box is no mask"
-    if not isinstance(segmentation, list | tuple):
+    if not isinstance(segmentation, tuple):  # run lengths, or what cannot be drawn and says so when it is
         return segmentation
-    kept = [polygon for polygon in segmentation if not _is_short(polygon)]
-    return kept or "a polygon has at least three points"
-
-
-def _is_short(polygon: object) -> bool:
-    numbers = polygon.tolist() if isinstance(polygon, np.ndarray) else polygon
-    return isinstance(numbers, list) and len(numbers) in (0, 2, 4) and all(isinstance(x, int | float) for x in numbers)
+    return [polygon for polygon in segmentation if polygon.size > 4] or "a polygon has at least three points"
 
 
 def _compacted(entry: dict[str, Any]) -> dict[str, Any]:
@@ -334,20 +309,6 @@ def _compacted(entry: dict[str, Any]) -> dict[str, Any]:
     return entry
 
 
-def _number(entry: Any, key: str, where: str) -> int:
-    value = entry.get(key) if isinstance(entry, dict) else None
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise DatasetError(f"{where}: {key}={value!r} is no whole number; export it anew")
-    return value
-
-
-def _side(entry: Mapping[str, Any], key: str, where: str) -> int:
-    value = entry.get(key) or 0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 2**24 or value != int(value):
-        raise DatasetError(f"{where}: {key}={value!r} is no number of pixels; correct it")
-    return int(value)
-
-
 def is_coco_file(path: Path) -> bool:
     """Tell whether a file is of this kind; one that is damaged is, and says so when it is used."""
     try:
@@ -359,7 +320,145 @@ def is_coco_file(path: Path) -> bool:
     return True
 
 
-def is_coco(content: object) -> bool:
-    """Tell whether a JSON document is of this kind."""
-    keys = ("images", "annotations", "categories")
-    return isinstance(content, dict) and all(isinstance(content.get(key), list) for key in keys)
+def coco_layout(tree: Tree, files: Sequence[Path], reading: Reading) -> Layout:
+    """Pair the images of COCO files with their objects.
+
+    Args:
+        tree: what is in the data folder.
+        files: the COCO files.
+        reading: the folder of the images inside root, where it is not found, and what becomes of crowds.
+
+    Returns:
+        The layout, with reader and labels.
+
+    Raises:
+        DatasetError: if two files could be of one split, or images lie in more than one folder.
+    """
+    root, photos = tree.root, tree.images
+    by_split: dict[str, list[Path]] = defaultdict(list)
+    for file in files:
+        by_split[split_of(file.relative_to(root))].append(file)
+    name = "COCO annotations of " + ", ".join(file.relative_to(root).as_posix() for file in files[:4])
+    layout = Layout(name, root=root)
+    names: list[str] = []
+    documents: dict[Path, Document] = {}
+    for split, some in by_split.items():
+        objects = [file for file in some if file.name.startswith("instances")]  # beside key points and captions
+        if len(some) > 1 and len(objects) == 1:
+            others = ", ".join(file.name for file in some if file not in objects)
+            layout.notes.append(f"{objects[0].name} is taken, and {others} left out")
+            some[:] = objects
+        if len(some) > 1:
+            listed = ", ".join(file.relative_to(root).as_posix() for file in some)
+            raise DatasetError(
+                f"{root}: the annotations of {'its images' if split == 'all' else split} could be {listed}; say "
+                "which by masks=FILE (--masks), or a pattern that fits one file a split"
+            )
+        document = documents[some[0]] = read_document(some[0])
+        names += document.names
+        layout.splits[split] = _paired(layout, some[0], document, photos, reading.images)
+    if not any(layout.splits.values()) and not layout.lost:
+        raise DatasetError(f"{files[0]}: lists no images; export it anew")
+    layout.labels, values = classes_of(names)
+    if layout.labels.num_classes < 2:
+        raise DatasetError(f"{files[0]}: has no categories, which become the classes; export it anew")
+    layout.reader = CocoReader(values=values, crowds=reading.crowds)
+    layout.notes.append("where objects overlap the smaller one is on top; what is in none is background")
+    _crowds(layout, documents, reading.crowds)
+    _undrawn(layout, documents)
+    if empty := sum(len(document.images.keys() - document.annotations) for document in documents.values()):
+        layout.notes.append(f"{empty} images have no objects: they are background")
+    if rest := len({*photos} - {pair.image for pair in layout.pairs}):
+        layout.notes.append(f"{rest} images are in no list, and left out")
+    return layout
+
+
+def _crowds(layout: Layout, documents: Mapping[Path, Document], crowds: str) -> None:
+    """Tell regions of many objects: nothing is left of a class that has no others."""
+    flags: dict[str, list[bool]] = defaultdict(list)
+    for entry in _objects(documents):
+        flags[entry.name].append(entry.crowd)
+    total, number = sum(map(len, flags.values())), sum(map(sum, flags.values()))
+    if not number:
+        return
+    if crowds == "category":
+        layout.notes.append(f"{number} regions of many objects (iscrowd) are read as their category")
+        return
+    what = f"{number} of {total} annotations ({number / total:.1%}) are regions of many objects (iscrowd)"
+    option = 'crowds="category" (--crowds category) reads them as their category'
+    if gone := [name for name, found in flags.items() if all(found)]:
+        message = f"{next(iter(documents))}: {what}, which are ignored; nothing is left of {', '.join(gone)}; {option}"
+        layout.fail("classes that are all crowd", message, documents)
+    else:
+        layout.warn("crowds", f"{what}, and ignored; {option}", documents)
+
+
+def _undrawn(layout: Layout, documents: Mapping[Path, Document]) -> None:
+    """Tell objects that no pixel can be drawn of: a class of nothing else is an error."""
+    bad: dict[str, list[str]] = defaultdict(list)
+    for document in documents.values():
+        for name, found in document.bad.items():
+            bad[name] += found
+    drawn = {entry.name for entry in _objects(documents)}
+    skipped = [message for name, found in bad.items() for message in found if name in drawn]
+    if skipped:
+        rule = f"{len(skipped)} annotations without a polygon of three points or a segmentation"
+        layout.warn(rule, "nothing can be drawn of them: they are skipped, and are background", skipped)
+    for name, messages in bad.items():
+        if name not in drawn:
+            message = f"{messages[0]}; export polygons or run lengths, or remove it. So is every annotation of {name}"
+            layout.fail("classes that cannot be drawn", message, messages if len(messages) > 1 else ())
+
+
+def _objects(documents: Mapping[Path, Document]) -> Iterator[Annotation]:
+    for document in documents.values():
+        for found in document.annotations.values():
+            yield from found
+
+
+def _paired(layout: Layout, file: Path, document: Document, photos: Sequence[Path], images: str | None) -> list[Pair]:
+    """Find the images of a file."""
+    root, there = layout.root, set(photos)
+    listed = {key: parts for key, (parts, _, _) in document.images.items()}
+    base = root / images if images is not None else _base(root, file, list(listed.values()), photos)
+    split = "" if base == root else base.relative_to(root).as_posix() + "/"
+    places = {key: base.joinpath(*parts) for key, parts in listed.items()}
+    missing = [image for image in places.values() if image not in there]
+    if missing:
+        remedy = (
+            f"{file}: {len(missing)} of {len(listed)} images are not there; add them, remove them from the file, or "
+            "say in which folder they are (images=, --images)"
+        )
+        layout.lost.append(lost("images that are listed and not there", missing, remedy))
+    return [
+        Pair(image, file / key, split + Path(*listed[key]).with_suffix("").as_posix())
+        for key, image in places.items()
+        if image in there
+    ]
+
+
+def _base(root: Path, file: Path, names: Iterable[tuple[str, ...]], images: Sequence[Path]) -> Path:
+    """Find the folder to which the names of the images are relative."""
+    by_name: dict[str, list[Path]] = defaultdict(list)
+    for image in images:
+        by_name[image.name].append(image)
+    hits: dict[Path, int] = defaultdict(int)
+    for parts in names:
+        for image in by_name.get(parts[-1], []):
+            if image.parts[-len(parts) :] == parts:
+                hits[image.parents[len(parts) - 1]] += 1
+    inside = {folder: count for folder, count in hits.items() if folder == root or root in folder.parents}
+    if not inside:
+        return file.parent
+    best = [folder for folder, count in inside.items() if count == max(inside.values())]
+    split = split_of(file.relative_to(root))
+    for some in (
+        best,
+        [folder for folder in best if meaning_of(folder.relative_to(root).as_posix())[0] not in ("mask", "object")],
+        [folder for folder in best if folder == file.parent],
+        [folder for folder in best if split != "all" and split_of(folder.relative_to(root) / "x") == split],
+    ):
+        if len(some) == 1:
+            return some[0]
+    shown = ", ".join(folder.relative_to(root).as_posix() + "/" for folder in best)
+    raise DatasetError(f"{file}: its images could be in {shown}; say which by images=FOLDER (--images)")

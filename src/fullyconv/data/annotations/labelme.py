@@ -6,33 +6,32 @@ Later shapes cover earlier ones. The copy of the image that such a file may hold
 from __future__ import annotations
 
 import base64
-import binascii
 import math
+import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from fullyconv.data.documents import BACKGROUND, class_name, read_json
-from fullyconv.data.pairs import Pair
+from fullyconv.data.annotations.beside import MOST_POINTS, pair_documents
+from fullyconv.data.documents import BACKGROUND, class_name, classes_of, points_of, read_json, read_text
+from fullyconv.data.layouts import Layout, Reading, Tree
+from fullyconv.data.pairs import Pair, lost, plain_name
 from fullyconv.data.readers import FileReader
 from fullyconv.errors import DatasetError, near_miss
 from fullyconv.images import MAX_PIXELS, Encoded, read_mask
-
-Array = npt.NDArray[Any]
-Points = list[tuple[float, float]]
+from fullyconv.labels import IGNORE
 
 MAX_JSON = 2**28
 """Bytes of one file: it may hold a copy of its image, as text."""
 
-MOST_POINTS = 200_000
-"""Points of one file: Pillow goes through all that a shape has for every row of it."""
-
 _FARTHEST = 2**20  # pixels from the origin, beyond which a coordinate is a mistake and Pillow's integers end
+_LISTS = ("labels.txt", "classes.txt")
 
 
 @dataclass(frozen=True)
@@ -46,72 +45,46 @@ class LabelmeReader(FileReader):
 
     values: Mapping[str, int] = field(default_factory=dict, hash=False)
 
-    def mask(self, pair: Pair) -> Array:
+    def mask(self, pair: Pair) -> npt.NDArray[Any]:
         """Draw the mask as (H, W) integers; what no shape covers is background.
 
         Raises:
             DatasetError: if the file is damaged or a shape cannot be drawn; the message names file and shape.
         """
-        content = content_of(pair.mask)
-        size = self.size(pair)
-        said = _size(content, pair.mask) or size
-        if said != size:
+        content = _content(pair.mask)
+        height, width = self.size(pair)
+        said = content.get("imageHeight"), content.get("imageWidth")
+        if said not in ((None, None), (height, width)):
             raise DatasetError(
-                f"{pair.mask}: is for {said[0]} x {said[1]} pixels, {pair.image} has {size[0]} x {size[1]} (H x W); "
-                "both must be equal: label the image that is there, or replace it"
+                f"{pair.mask}: imageHeight and imageWidth are {said[0]!r} and {said[1]!r}, {pair.image} has {height} x "
+                f"{width} pixels (H x W); both must be equal: label the image that is there"
             )
-        if math.prod(size) > MAX_PIXELS:
-            raise DatasetError(f"{pair.image}: too large ({size[0]} x {size[1]} pixels), the bound is {MAX_PIXELS}")
-        _bound_points(content["shapes"], pair.mask)
+        if height * width > MAX_PIXELS:
+            raise DatasetError(f"{pair.image}: too large ({height} x {width} pixels), the bound is {MAX_PIXELS}")
         wide = max(self.values.values()) > 255
-        image = Image.new("I" if wide else "L", (size[1], size[0]), self.values[BACKGROUND])
+        image = Image.new("I" if wide else "L", (width, height), self.values[BACKGROUND])
+        left = MOST_POINTS
         for number, shape in enumerate(content["shapes"]):
-            name, where = label_of(shape, number, pair.mask)
+            name, where = _label(shape, number, pair.mask)
+            points = points_of(shape.get("points"), where, _FARTHEST)
+            left -= len(points)
+            if left < 0:
+                raise DatasetError(f"{where}: the file has more than {MOST_POINTS} points up to here; draw with fewer")
             if name not in self.values:
                 raise DatasetError(f"{where}: no class of the set. {near_miss(name, self.values)}")
-            if not is_short(shape):
-                _draw(image, shape, self.values[name], where)
+            if not _is_short(shape):
+                _draw(image, shape, points, self.values[name], where)
         return np.array(image).astype(np.uint16 if wide else np.uint8)
 
 
-def content_of(path: Path) -> dict[str, Any]:
-    """Read a labelme file.
-
-    Raises:
-        DatasetError: if it is none.
-    """
+def _content(path: Path) -> dict[str, Any]:
     content = read_json(path, MAX_JSON)
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise DatasetError(f"{path}: has no list of shapes, as labelme writes it; save it anew")
     return content
 
 
-def _bound_points(shapes: Sequence[Any], path: Path) -> None:
-    points = 0
-    for number, shape in enumerate(shapes):
-        given = shape.get("points") if isinstance(shape, dict) else None
-        points += len(given) if isinstance(given, list) else 0
-        if points > MOST_POINTS:
-            raise DatasetError(
-                f"{path}: shape {number}: the file has more than {MOST_POINTS} points up to here; draw with fewer, or "
-                "remove shapes"
-            )
-
-
-def _size(content: Mapping[str, Any], path: Path) -> tuple[int, int] | None:
-    sides = [content.get("imageHeight"), content.get("imageWidth")]
-    if sides == [None, None]:
-        return None
-    for side in sides:
-        if isinstance(side, bool) or not isinstance(side, int) or side < 1:
-            raise DatasetError(f"{path}: imageHeight and imageWidth are {sides[0]!r} and {sides[1]!r}; save it anew")
-    height, width = (int(side or 0) for side in sides)
-    if height * width > MAX_PIXELS:
-        raise DatasetError(f"{path}: too large ({height} x {width} pixels), the bound is {MAX_PIXELS}")
-    return height, width
-
-
-def label_of(shape: object, number: int, path: Path) -> tuple[str, str]:
+def _label(shape: Any, number: int, path: Path) -> tuple[str, str]:
     """Give the class of a shape, and where it stands, for messages."""
     where = f"{path}: shape {number}"
     if not isinstance(shape, dict):
@@ -120,65 +93,116 @@ def label_of(shape: object, number: int, path: Path) -> tuple[str, str]:
     return name, f"{where} ({name})"
 
 
-def is_short(shape: Mapping[str, Any]) -> bool:
+def _is_short(shape: Mapping[str, Any]) -> bool:
     """Tell whether a shape is a polygon of which no pixel can be drawn."""
     points = shape.get("points")
-    if shape.get("shape_type") not in (None, "", "polygon") or not isinstance(points, list) or len(points) > 2:
-        return False
-    return all(isinstance(point, list) and len(point) == 2 for point in points)
+    return shape.get("shape_type") in (None, "", "polygon") and isinstance(points, list) and len(points) < 3
 
 
-def _draw(image: Image.Image, shape: Mapping[str, Any], value: int, where: str) -> None:
+def _draw(image: Image.Image, shape: Mapping[str, Any], points: npt.NDArray[Any], value: int, where: str) -> None:
     kind = shape.get("shape_type") or "polygon"
-    points = _points(shape.get("points"), where)
     draw = ImageDraw.Draw(image)
     if kind == "polygon":
-        draw.polygon(points, fill=value, outline=value)
-    elif kind == "rectangle":
-        _need(len(points) == 2, "a rectangle has two points", where)
-        (x0, y0), (x1, y1) = points
-        draw.rectangle([min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)], fill=value, outline=value)
+        draw.polygon([(x, y) for x, y in points.tolist()], fill=value, outline=value)
+        return
+    if kind not in ("rectangle", "circle", "mask"):
+        raise DatasetError(f"{where}: a {str(kind)[:40]} covers no area; draw a polygon, or remove the shape")
+    if len(points) != 2:
+        raise DatasetError(f"{where}: a {kind} has two points; correct or remove it")
+    first, second = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    if kind == "rectangle":
+        draw.rectangle([*first, *second], fill=value, outline=value)
     elif kind == "circle":
-        _need(len(points) == 2, "a circle has two points, its center and one on it", where)
-        (x, y), (edge_x, edge_y) = points
-        radius = math.hypot(x - edge_x, y - edge_y)
-        # Pillow would take half a minute for one that is a hundred times as large
-        _need(radius <= sum(image.size), "its radius is larger than the image", where)
+        (x, y), radius = points[0].tolist(), math.dist(*points)
+        if radius > sum(image.size):  # Pillow would take half a minute for one that is a hundred times as large
+            raise DatasetError(f"{where}: its radius is larger than the image; correct or remove it")
         draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=value, outline=value)
-    elif kind == "mask":
-        _need(len(points) == 2, "a mask has two points, its corners", where)
-        _paste(image, shape.get("mask"), points, value, where)
     else:
-        raise DatasetError(
-            f"{where}: a {str(kind)[:40]} covers no area, and how thick it is meant nobody knows; draw a polygon, or "
-            "remove the shape"
+        try:
+            data = base64.b64decode(shape.get("mask") or "", validate=True)
+        except (TypeError, ValueError) as error:
+            raise DatasetError(f"{where}: its mask is no base64 ({error}); save it anew") from error
+        inside = np.where(read_mask(Encoded(where, data)) > 0, np.uint8(255), np.uint8(0))
+        image.paste(value, (int(first[0]), int(first[1])), Image.fromarray(inside))
+
+
+def labelme_layout(tree: Tree, files: Sequence[Path], reading: Reading) -> Layout:
+    """Pair images with labelme files, and find the classes: the names of all shapes, in the order of the alphabet.
+
+    Where `labels.txt` or `classes.txt` lies in the folder, its lines are the classes, and no shape may have another.
+
+    Args:
+        tree: what is in the data folder.
+        files: the labelme files.
+        reading: what becomes of images without a file.
+
+    Returns:
+        The layout, with reader and labels.
+
+    Raises:
+        DatasetError: if no shape has a name.
+    """
+    by_name: dict[str, list[Path]] = defaultdict(list)
+    for photo in tree.images:
+        by_name[plain_name(photo.stem)].append(photo)
+    layout = Layout("labelme files beside images", root=tree.root)
+    told, lonely = pair_documents(
+        layout, tree, files, _told, lambda path, said: _image(tree.root, path, said[0], by_name)
+    )
+    labels: dict[str, str] = {}
+    for _, found in told.values():
+        labels = {**found, **labels}
+    if lonely and reading.unlabeled == "skip":
+        layout.notes.append(f"{len(lonely)} images without a labelme file are left out")
+    elif lonely:
+        remedy = (
+            "no labelme file names it; label it (a file without shapes is all background), remove it, or leave such "
+            'images out (unlabeled="skip", --unlabeled skip)'
         )
+        layout.lost.append(lost("images without a labelme file", lonely, remedy))
+    if not layout.splits:
+        return layout
+    layout.labels, values = classes_of(_names(labels, layout))
+    if layout.labels.num_classes < 2:
+        raise DatasetError(f"{files[0]}: no shape of any file has a name that is a class; draw some")
+    layout.reader = LabelmeReader(values=values)
+    layout.notes.append("where shapes overlap the later one is on top; what is in none is background")
+    return layout
 
 
-def _points(given: object, where: str) -> Points:
-    try:
-        points = np.asarray(given)
-    except ValueError:  # of different lengths
-        points = np.array("")
-    if points.ndim != 2 or points.shape[1] != 2 or points.dtype.kind not in "iuf":
-        raise DatasetError(f"{where}: its points are no list of [x, y]; correct or remove it")
-    if not np.isfinite(points).all():
-        raise DatasetError(f"{where}: a coordinate is not finite; correct or remove it")
-    if np.abs(points.astype(np.float64)).max() > _FARTHEST:
-        raise DatasetError(f"{where}: lies {np.abs(points).max():g} pixels off; correct or remove it")
-    return [(float(x), float(y)) for x, y in points]
+def _told(path: Path) -> tuple[tuple[object, dict[str, str]], list[str]]:
+    """Give the image that a file names, its labels, each with where it stands, and polygons that are none."""
+    content = _content(path)
+    named = [_label(shape, at, path) for at, shape in enumerate(content["shapes"])]
+    short = [where for (_, where), shape in zip(named, content["shapes"], strict=True) if _is_short(shape)]
+    return (content.get("imagePath"), dict(named)), short
 
 
-def _need(is_so: bool, rule: str, where: str) -> None:
-    if not is_so:
-        raise DatasetError(f"{where}: {rule}; correct or remove it")
+def _image(root: Path, path: Path, given: object, by_name: Mapping[str, Sequence[Path]]) -> Path:
+    """Find the image of a file: by the path in it, by its own name beside it, or by the name in it anywhere."""
+    if not isinstance(given, str | None) or "\0" in (given or "") or len(given or "") > 4096:
+        raise DatasetError(f"{path}: imagePath={str(given)[:80]!r} is no name of a file; correct it")
+    parts = PureWindowsPath(given or path.name)  # which splits at both slashes
+    named = Path(os.path.normpath(path.parent.joinpath(*parts.parts)))
+    if parts.drive or parts.root or root not in named.parents:
+        raise DatasetError(f"{path}: imagePath={given!r:.200} leads out of {root}; give a name relative to this file")
+    alike = by_name.get(plain_name(named.stem), [])
+    beside = [image for image in by_name.get(plain_name(path.stem), []) if image.parent == path.parent]
+    for some in ([image for image in alike if image == named], beside, alike):
+        if len(some) == 1:
+            return some[0]
+        if some:
+            raise DatasetError(f"{path}: its image could be {', '.join(map(str, some[:4]))}; name it in imagePath")
+    raise DatasetError(f"{path}: its image {named.name} is not there; add it, correct imagePath, or remove the file")
 
 
-def _paste(image: Image.Image, text: object, points: Points, value: int, where: str) -> None:
-    try:
-        data = base64.b64decode(text if isinstance(text, str) else "", validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise DatasetError(f"{where}: its mask is no base64 ({error}); save it anew") from error
-    inside = read_mask(Encoded(where, data)) > 0
-    left, top = (int(min(axis)) for axis in zip(*points, strict=True))
-    image.paste(value, (left, top), Image.fromarray((inside * 255).astype(np.uint8)))
+def _names(labels: Mapping[str, str], layout: Layout) -> list[str]:
+    listing = next((path for name in _LISTS if (path := layout.root / name).is_file()), None)
+    if listing is None:
+        return sorted(labels)
+    names = [class_name(line, str(listing)) for line in read_text(listing).splitlines() if line.strip()]
+    for name, where in labels.items():
+        if name not in (*names, BACKGROUND, IGNORE):
+            raise DatasetError(f"{where}: is no class of {listing}. {near_miss(name, names)}")
+    layout.notes.append(f"classes from {listing}")
+    return names

@@ -1,30 +1,25 @@
-"""Tables of Hugging Face: sets that `datasets` saved, parquet files that hold images, and metadata beside images.
+"""Tables of Hugging Face: sets that `datasets` saved, and parquet files that hold images.
 
 All is read from the folder, and nothing is fetched.
 """
 
 from __future__ import annotations
 
-import functools
-import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fullyconv.data.documents import read_json, safe_parts
+from fullyconv.data.documents import read_json, read_once, safe_parts
 from fullyconv.data.layouts import Layout, Reading, Tree
 from fullyconv.data.masks import MaskReader
 from fullyconv.data.pairs import Pair
-from fullyconv.data.rows import whole_splits
 from fullyconv.data.words import meaning_of, split_of
 from fullyconv.errors import DatasetError
 from fullyconv.images import Encoded
 
 STATE = "state.json"
-METADATA = ("metadata.csv", "metadata.jsonl")
-_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -51,12 +46,7 @@ class TableReader(MaskReader):
 
 def _cell(place: Path, column: str) -> Path | Encoded:
     where = f"{place.parent}: row {place.name}, column {column}"
-    try:
-        state = place.parent.stat()
-    except OSError as error:
-        raise DatasetError(f"{place.parent}: cannot be read ({error.strerror}); replace it") from error
-    with _LOCK:
-        table = _column(str(place.parent), column, state.st_mtime_ns)
+    table = _column(place.parent, column)
     try:
         cell = table[int(place.name)][column]
     except Exception as error:  # of pyarrow, for tables that are damaged
@@ -73,11 +63,11 @@ def _cell(place: Path, column: str) -> Path | Encoded:
     return file
 
 
-@functools.lru_cache(maxsize=256)
-def _column(name: str, column: str, changed: int) -> Any:
+@read_once(256)
+def _column(path: Path, column: str) -> Any:
     import datasets
 
-    table = open_table(Path(name)).select_columns([column])
+    table = open_table(path).select_columns([column])
     return table.cast_column(column, datasets.Image(decode=False))
 
 
@@ -94,13 +84,12 @@ def open_table(path: Path) -> Any:
         raise ImportError(f"{path}: such a set needs datasets: pip install 'fullyconv[datasets]'") from error
     if path.name == STATE:
         state = read_json(path)
-        found = (
-            [state.get(key) or [] for key in ("_data_files", "_indices_data_files")] if isinstance(state, dict) else []
-        )
-        files = [entry for some in found if isinstance(some, list) for entry in some]
-        if not files or not all(isinstance(entry, dict) for entry in files):
+        state = state if isinstance(state, dict) else {}
+        lists = [state.get(key) for key in ("_data_files", "_indices_data_files")]
+        found = [entry for some in lists if isinstance(some, list) for entry in some]
+        if not found or not all(isinstance(entry, dict) for entry in found):
             raise DatasetError(f"{path}: does not name the files of the set; save it anew")
-        for entry in files:
+        for entry in found:
             _validate(path.parent.joinpath(*safe_parts(entry.get("filename"), str(path))))
     shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
@@ -159,48 +148,47 @@ def table_layout(root: Path, tables: Sequence[Path], reading: Reading) -> Layout
     layout = Layout("table of images and masks", root=root)
     columns: set[tuple[str, str]] = set()
     for split, some in by_split.items():
-        pairs = []
+        layout.splits[split] = []
         for table in some:
             content = open_table(table)
-            columns.add(_columns(content.features, table, reading.images, reading.masks))
+            columns.add(_columns(content.features, table, reading))
             key = table.parent.name if table.name == STATE else table.stem
-            pairs += [Pair(table / str(row), table / str(row), f"{key}/{row}") for row in range(len(content))]
-        layout.splits[split] = pairs
+            places = ((table / str(row), f"{key}/{row}") for row in range(len(content)))
+            layout.splits[split] += [Pair(place, place, name) for place, name in places]
     if len(columns) > 1:
-        raise DatasetError(
-            f"{root}: its tables have different columns, {sorted(columns)}; say which by images= and masks="
-        )
+        raise DatasetError(f"{root}: its tables have different columns, {sorted(columns)}; give images= and masks=")
     if not any(layout.splits.values()):
         raise DatasetError(f"{tables[0]}: has no rows; save the set anew")
-    layout.splits = {split: pairs for split, pairs in layout.splits.items() if pairs}
-    whole_splits(layout, f"{by_split.get('all', [root])[0]} is of no split and others are")
     (both,) = columns
     layout.name += f" (columns {both[0]} and {both[1]})"
     layout.reader = TableReader(image_column=both[0], mask_column=both[1])
     return layout
 
 
-def _columns(features: Mapping[str, Any], table: Path, images: str | None, masks: str | None) -> tuple[str, str]:
+def _columns(features: Mapping[str, Any], table: Path, reading: Reading) -> tuple[str, str]:
     """Tell which columns hold images and masks."""
     import datasets
 
-    photos = []
-    for name, feature in features.items():
-        binary = getattr(feature, "dtype", "") in ("binary", "large_binary")
-        if isinstance(feature, datasets.Image) or binary or (isinstance(feature, dict) and "bytes" in feature):
-            photos.append(name)
+    kinds = {name: str(getattr(feature, "dtype", None) or type(feature).__name__) for name, feature in features.items()}
+    photos = [
+        name
+        for name, feature in features.items()
+        if isinstance(feature, datasets.Image)
+        or kinds[name] in ("binary", "large_binary")
+        or (isinstance(feature, dict) and "bytes" in feature)
+    ]
     found = []
-    for role, given, option in (("image", images, "images"), ("mask", masks, "masks")):
+    for role, given in (("image", reading.images), ("mask", reading.masks)):
         if given is not None and given not in photos:
-            raise DatasetError(f"{table}: {option}={given!r}: no column of images; there are {', '.join(photos)}")
+            raise DatasetError(f"{table}: {role}s={given!r}: no column of images; there are {', '.join(photos)}")
         some = [given] if given is not None else [name for name in photos if _role(name) == role]
         if len(some) != 1:
-            every = ", ".join(f"{name} ({_kind(feature)})" for name, feature in features.items())
+            every = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
             raise DatasetError(
                 f"{table}: which column holds the {role}s is not known: {', '.join(some) or 'none is called so'}, of "
                 f"the columns {every}; say which by images=COLUMN and masks=COLUMN (--images, --masks)"
             )
-        found.append(some[0])
+        found += some
     if found[0] == found[1]:
         raise DatasetError(f"{table}: images and masks are both {found[0]!r}; name two columns")
     return found[0], found[1]
@@ -208,10 +196,6 @@ def _columns(features: Mapping[str, Any], table: Path, images: str | None, masks
 
 def _role(column: str) -> str:
     return "image" if column == "pixel_values" else meaning_of(column)[0]  # as processors of transformers call it
-
-
-def _kind(feature: Any) -> str:
-    return str(getattr(feature, "dtype", None) or type(feature).__name__)
 
 
 def saved_tables(tree: Tree) -> list[Path]:
@@ -228,9 +212,6 @@ def saved_tables(tree: Tree) -> list[Path]:
     if not isinstance(splits, list) or not splits:
         raise DatasetError(f"{listing}: names no splits; save the set anew")
     tables = [listing.parent.joinpath(*safe_parts(split, str(listing)), STATE) for split in splits]
-    for table in tables:
-        if not table.is_file():
-            raise DatasetError(
-                f"{listing}: names the split {table.parent.name}, and {table} is not there; save it anew"
-            )
+    if gone := [table for table in tables if not table.is_file()]:
+        raise DatasetError(f"{listing}: names {gone[0]}, which is not there; save it anew")
     return tables

@@ -14,10 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from fullyconv.data.annotations.beside import pair_documents
-from fullyconv.data.annotations.labelme import MOST_POINTS
+from fullyconv.data.annotations.beside import MOST_POINTS, pair_documents
 from fullyconv.data.class_names import names_beside
-from fullyconv.data.documents import BACKGROUND, class_name, classes_of, whole_number
+from fullyconv.data.documents import BACKGROUND, class_name, classes_of, read_text, whole_number
 from fullyconv.data.folders import mask_places
 from fullyconv.data.layouts import Layout, Tree
 from fullyconv.data.pairs import Pair, plain_name
@@ -68,38 +67,32 @@ def read_polygons(path: Path) -> tuple[list[tuple[int, npt.NDArray[np.float64]]]
     Raises:
         DatasetError: if a line is a box or nothing of the kind.
     """
-    polygons, short, points = [], [], 0
+    polygons, short, left = [], [], MOST_POINTS
     for at, line in _lines(path):
         where = f"{path}: line {at}"
         try:
             values = np.array(line.split(), np.float64)
         except ValueError:
             values = np.array([np.nan])
-        number = int(values[0]) if np.isfinite(values).all() else -1
-        if number != values[0] or not 0 <= number <= MAX_CLASS or (len(values) != 5 and len(values) % 2 == 0):
+        if not (np.isfinite(values).all() and 0 <= values[0] <= MAX_CLASS and values[0] % 1 == 0 and len(values) % 2):
             raise DatasetError(f"{where}: is no class with x, y, x, y, ... in fractions of the sides; export it anew")
         if len(values) == 5:
             raise DatasetError(f"{where}: is a box, and a box is no mask; export polygons (segmentation)")
         if np.abs(values[1:] - 0.5).max(initial=0) > 0.5 + _FAR:
             raise DatasetError(f"{where}: lies outside of the image; coordinates are fractions of its sides, 0..1")
-        points += len(values) // 2
-        if points > MOST_POINTS:
+        left -= len(values) // 2
+        if left < 0:
             raise DatasetError(f"{where}: the file has more than {MOST_POINTS} points up to here; draw with fewer")
         if len(values) < 7:
             short.append(where)
         else:
-            polygons.append((number, values[1:].reshape(-1, 2)))
+            polygons.append((int(values[0]), values[1:].reshape(-1, 2)))
     return polygons, short
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DatasetError(f"{path}: has more than {MAX_BYTES} bytes; export it anew")
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: cannot be read as text ({error}); export it anew") from error
-    return [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = read_text(path, MAX_BYTES).splitlines()
+    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def _area(points: npt.NDArray[np.float64]) -> float:
@@ -176,10 +169,8 @@ def _described(tree: Tree) -> tuple[Path, Mapping[str, Any]]:
 
     for path in (*tree.by_suffix.get(".yaml", []), *tree.by_suffix.get(".yml", [])):
         try:
-            if path.stat().st_size > 2**20:
-                continue
-            content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+            content = yaml.safe_load(read_text(path, MAX_BYTES))
+        except (yaml.YAMLError, RecursionError) as error:
             raise DatasetError(f"{path}: is no YAML ({' '.join(str(error).split())}); correct it") from error
         if isinstance(content, dict) and content.keys() & {"names", "train", "nc"}:
             return path, content
@@ -188,18 +179,15 @@ def _described(tree: Tree) -> tuple[Path, Mapping[str, Any]]:
 
 def _places(base: Path, given: object) -> set[Path]:
     """Find the folders, or the images of a list, that a split names: by the end of their paths, wherever they were."""
-    found: set[Path] = set()
-    for place in (_place(base, text) for text in (given if isinstance(given, list) else [given])):
-        is_list = place is not None and place.suffix == ".txt" and place.is_file()
-        found |= {path for _, line in _lines(place) if (path := _place(base, line))} if place and is_list else set()
-        found |= {place} if place and not is_list else set()
-    return found
+    found = {place for text in (given if isinstance(given, list) else [given]) if (place := _place(base, text))}
+    lists = {place for place in found if place.suffix == ".txt" and place.is_file()}
+    listed = {place for path in lists for _, line in _lines(path) if (place := _place(base, line))}
+    return (found - lists) | listed
 
 
 def _place(base: Path, text: object) -> Path | None:
-    if not isinstance(text, str):
-        return None
-    parts = [part for part in PureWindowsPath(text.strip()).parts if part.strip("./\\:")]
+    parts = PureWindowsPath(text.strip()).parts if isinstance(text, str) else ()
+    parts = tuple(part for part in parts if part.strip("./\\:"))
     tails = (base.joinpath(*parts[start:]) for start in range(len(parts)))
     return next((path for path in tails if path.exists()), None)
 
@@ -213,9 +201,8 @@ def _labels(root: Path, described: tuple[Path, Mapping[str, Any]], files: Sequen
         path, given = beside.files[0], beside.values
     if given is None:
         given = {number: f"class {number}" for number in sorted(used)}
-    pairs = list(given.items() if isinstance(given, dict) else enumerate(given if isinstance(given, list) else []))
     names = {}
-    for key, text in pairs:
+    for key, text in given.items() if isinstance(given, dict) else enumerate(given if isinstance(given, list) else []):
         number = whole_number(key)
         if number is None or number > MAX_CLASS:
             raise DatasetError(f"{path}: names: a key is no number of a class, 0..{MAX_CLASS}; correct it")

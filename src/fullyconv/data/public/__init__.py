@@ -1,7 +1,7 @@
 """Public data sets with their own layouts, classes, palettes, splits and quirks: one file a set.
 
 A set is asked for by its name, under the folder that FULLYCONV_DATA names, or known by its files where a folder is
-given. Options are fields: `dataclasses.replace(PUBLIC["nyudv2"], inputs="rgb-hha")`.
+given.
 """
 
 from __future__ import annotations
@@ -10,46 +10,51 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fullyconv import label_sets
 from fullyconv.data.public.archives import ENDINGS, fetch_archive, install
 from fullyconv.data.public.description import Archive, Facts, PublicSet
 from fullyconv.data.public.nyudv2 import Nyudv2
 from fullyconv.data.public.oxford_pet import OxfordPet
 from fullyconv.data.public.pascal_context import PascalContext
-from fullyconv.data.public.sbd import Sbd
 from fullyconv.data.public.siftflow import SiftFlow
 from fullyconv.data.public.trees import ADE20K, CAMVID, CITYSCAPES, COCO_STUFF
-from fullyconv.data.public.voc import Voc
-from fullyconv.errors import DatasetError, DownloadError, near_miss, tell
+from fullyconv.data.public.voc import YEARS, Sbd, Voc
+from fullyconv.errors import DatasetError, near_miss, tell
+from fullyconv.labels import IGNORE, Labels
 from fullyconv.lazy import submodules
 
 __all__ = ["PUBLIC", "Archive", "Facts", "PublicSet", "describe", "fetch", "locate", "recognize", "set_named"]
 
+_VOC = {"main": label_sets.voc()}
+_NYUD = {"main": label_sets.nyudv2()}
+_CONTEXT = label_sets.PASCAL_CONTEXT[1:]
+_SEMANTIC, _GEOMETRIC = {"semantic": label_sets.sift_flow_semantic()}, {"geometric": label_sets.sift_flow_geometric()}
 PUBLIC: dict[str, PublicSet] = {
-    "camvid": CAMVID,
-    "voc2007": Voc(2007),
-    "voc2008": Voc(2008),
-    "voc2009": Voc(2009),
-    "voc2010": Voc(2010),
-    "voc2011": Voc(2011),
-    "voc2012": Voc(2012),
-    "sbd": Sbd(),
-    "sbd_seg11valid": Sbd("sbd", "seg11valid"),
-    "sbd_noval": Sbd("noval", "voc2012"),
-    "voc2012_augmented": Sbd("augmented", "voc2012"),
-    "pascal_context": PascalContext(60),
-    "pascal_context59": PascalContext(59),
-    "nyudv2": Nyudv2(),
-    "nyudv2_depth": Nyudv2("depth"),
-    "nyudv2_hha": Nyudv2("hha"),
-    "nyudv2_rgb_depth": Nyudv2("rgb-depth"),
-    "nyudv2_rgb_hha": Nyudv2("rgb-hha"),
-    "siftflow": SiftFlow(),
-    "siftflow_geometric": SiftFlow(("geometric",)),
-    "cityscapes": CITYSCAPES,
-    "ade20k": ADE20K,
-    "oxford_pet": OxfordPet(),
-    "oxford_pet_border": OxfordPet(border=True),
-    "coco_stuff": COCO_STUFF,
+    known.name: known
+    for known in (
+        CAMVID,
+        *(Voc(f"voc{year}", _VOC, year) for year in YEARS),
+        Sbd("sbd", _VOC),
+        Sbd("sbd_seg11valid", _VOC, "sbd", "seg11valid"),
+        Sbd("sbd_noval", _VOC, "noval", "voc2012"),
+        Sbd("voc2012_augmented", _VOC, "augmented", "voc2012"),
+        PascalContext("pascal_context", {"main": label_sets.pascal_context()}),
+        PascalContext(
+            "pascal_context59", {"main": Labels.of(_CONTEXT, values={0: IGNORE, **dict(enumerate(_CONTEXT, 1))})}
+        ),
+        Nyudv2("nyudv2", _NYUD),
+        Nyudv2("nyudv2_depth", _NYUD, "depth"),
+        Nyudv2("nyudv2_hha", _NYUD, "hha"),
+        Nyudv2("nyudv2_rgb_depth", _NYUD, "rgb-depth"),
+        Nyudv2("nyudv2_rgb_hha", _NYUD, "rgb-hha"),
+        SiftFlow("siftflow", _SEMANTIC | _GEOMETRIC),
+        SiftFlow("siftflow_geometric", _GEOMETRIC),
+        CITYSCAPES,
+        ADE20K,
+        OxfordPet("oxford_pet", {"main": label_sets.oxford_pet()}),
+        OxfordPet("oxford_pet_border", {"main": label_sets.oxford_pet(border=True)}),
+        COCO_STUFF,
+    )
 }
 """The sets by name; several of them are one with another option."""
 
@@ -83,7 +88,7 @@ def recognize(root: Path) -> tuple[PublicSet, Path] | None:
     """
     found: list[tuple[PublicSet, Path]] = []
     for known in PUBLIC.values():
-        if any(known.described == other.described and known.is_set(folder) for other, folder in found):
+        if any(known.entry == other.entry and known.is_set(folder) for other, folder in found):
             continue  # the same files with another option
         if (folder := _among([root], known)) is not None:
             found.append((known, folder))
@@ -151,8 +156,9 @@ def fetch(name: str, base: str | Path, *, download: bool = True) -> Path:
     if folder is not None:
         return folder
     home = base / known.facts.folders[0]
-    archives = known.archives()
-    there = {archive: _find([home, base], archive.file) for archive in archives}
+    archives = known.archives
+    places = {archive: (home / archive.file, base / archive.file) for archive in archives}
+    there = {archive: next((path for path in both if path.is_file()), None) for archive, both in places.items()}
     wanted = [archive for archive in archives if there[archive] is not None or not archive.optional]
     packed = next((path for ending in ENDINGS if (path := base / f"{known.name}{ending}").is_file()), None)
     if packed is not None:  # somebody packed the whole set
@@ -162,7 +168,7 @@ def fetch(name: str, base: str | Path, *, download: bool = True) -> Path:
         raise FileNotFoundError(describe(known, base))
     if gone:
         tell(f"{known.facts.title}: {known.facts.license}; fetched into {home}")
-    ready = [(archive, there[archive] or _fetched(archive, home)) for archive in wanted]
+    ready = [(archive, there[archive] or fetch_archive(archive, home)) for archive in wanted]
     try:
         install(ready, home)
     except DatasetError:
@@ -185,17 +191,6 @@ def _complete(known: PublicSet, folder: Path) -> bool:
     return True
 
 
-def _find(folders: Iterable[Path], file: str) -> Path | None:
-    return next((folder / file for folder in folders if (folder / file).is_file()), None)
-
-
-def _fetched(archive: Archive, folder: Path) -> Path:
-    try:
-        return fetch_archive(archive, folder)
-    except DownloadError as error:
-        raise DownloadError(f"{error}. Fetch {archive.file} by hand and put it into {folder}") from error
-
-
 def describe(known: PublicSet, base: Path | None = None) -> str:
     """Say where a set is to be had and how it has to lie.
 
@@ -207,13 +202,11 @@ def describe(known: PublicSet, base: Path | None = None) -> str:
         Several lines.
     """
     facts = known.facts
-    archives = known.archives()
+    archives = known.archives
     where = "" if base is None else f" is not in {base}"
     lines = [f"{known.name}: {facts.title}{where}. {'Page' if facts.login else 'Get it from'}: {facts.page}"]
     if facts.login:
-        lines.append(
-            "Its files are given to people with an account there: log in, accept the terms, fetch them by hand."
-        )
+        lines.append("Its files are given to people with an account: log in, accept the terms, fetch them by hand.")
     if facts.needs:
         lines.append(f"It needs {', '.join(facts.needs)} as well.")
     if archives and all(archive.urls for archive in archives):

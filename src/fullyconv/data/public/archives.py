@@ -66,17 +66,12 @@ def extract(archive: Path, target: Path, *, max_bytes: int = MAX_BYTES, max_file
             try:
                 file = place.open("xb")
             except FileExistsError:
-                raise DatasetError(
-                    f"{archive}: holds {name!r} twice, or it is there already; unpack it by hand"
-                ) from None
+                raise DatasetError(f"{archive}: holds {name!r} twice, or it is there; unpack it by hand") from None
             with file, stream:
                 while block := stream.read(_BLOCK):
                     written += len(block)
                     if written > bound:
-                        raise DatasetError(
-                            f"{archive}: unpacks to more than {bound} bytes, which is more than {MAX_RATIO} times its "
-                            "size or the bound of all; no published set does. Nothing of it is used"
-                        )
+                        raise DatasetError(f"{archive}: unpacks to more than {bound} bytes; no published set does")
                     file.write(block)
     except DatasetError:
         raise
@@ -119,10 +114,8 @@ def _inside(name: str, archive: Path) -> Path:
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
     absolute = name.startswith(("/", "\\")) or (parts and len(parts[0]) > 1 and parts[0][1] == ":")
     if absolute or ".." in parts or "\0" in name:
-        raise DatasetError(
-            f"{archive}: {name!r} leads out of the folder that it is unpacked in; do not use this archive"
-        )
-    return Path(*parts) if parts else Path()
+        raise DatasetError(f"{archive}: {name!r} leads out of the folder; do not use this archive")
+    return Path(*parts)
 
 
 def check_md5(path: Path, md5: str) -> None:
@@ -135,15 +128,10 @@ def check_md5(path: Path, md5: str) -> None:
     Raises:
         DatasetError: if it is another file.
     """
-    digest = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    if digest.hexdigest() != md5:
-        raise DatasetError(
-            f"{path}: md5 {digest.hexdigest()}, published {md5}: not whole, or another release. Fetch it again, or "
-            "unpack it by hand if you know what it is"
-        )
+        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != md5:
+        raise DatasetError(f"{path}: md5 {found}, published {md5}: not whole, or another release. Fetch it again")
 
 
 def fetch_archive(archive: Archive, folder: Path) -> Path:
@@ -174,7 +162,8 @@ def fetch_archive(archive: Archive, folder: Path) -> Path:
                 continue
             part.replace(folder / archive.file)
             return folder / archive.file
-    raise DownloadError(f"{archive.file}: no address gives it: {'; '.join(problems) or 'it has to be fetched by hand'}")
+    why = "; ".join(problems) or "it has to be fetched by hand"
+    raise DownloadError(f"{archive.file}: no address gives it: {why}. Fetch it by hand and put it into {folder}")
 
 
 def install(archives: Sequence[tuple[Archive, Path]], target: Path) -> None:
@@ -196,7 +185,7 @@ def install(archives: Sequence[tuple[Archive, Path]], target: Path) -> None:
             extract(path, place / archive.into)
         if not target.exists():
             try:
-                place.rename(target)
+                place.rename(target)  # all of it in one step
                 return
             except OSError:
                 if not target.is_dir():
@@ -217,8 +206,7 @@ def _beside(folder: Path) -> Iterator[Path]:
             place = stack.enter_context(aside(folder))
         except OSError as error:
             raise DatasetError(
-                f"{folder}: cannot be written ({error}); unpack the set by hand elsewhere, and set FULLYCONV_DATA to "
-                "that"
+                f"{folder}: cannot be written ({error}); unpack the set by hand elsewhere (FULLYCONV_DATA)"
             ) from error
         place.chmod(0o755)
         yield place

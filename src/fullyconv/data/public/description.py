@@ -7,10 +7,15 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
+
+from fullyconv.data.masks import MaskReader
 from fullyconv.data.pairs import Pair
 from fullyconv.data.readers import FileReader, Reader
+from fullyconv.errors import DatasetError
 from fullyconv.labels import Labels
 
 
@@ -66,29 +71,34 @@ class Facts:
     archives: tuple[dict[str, Any], ...] = field(default=(), hash=False)
 
 
+@dataclass(frozen=True)
 class PublicSet:
-    """Know one public set. It holds plain values only: its options."""
+    """Know one public set. It holds plain values only.
 
-    described: str
-    """The entry in facts.toml; what differs for an option stands under the name of the set."""
+    Args:
+        name: the name by which the set is asked for.
+        labels: for each head its classes and what the values that `reader` gives mean; most sets have one head, "main".
+    """
+
+    name: str
+    labels: dict[str, Labels] = field(hash=False)
+
+    described: ClassVar[str] = ""
+    """The entry in facts.toml, where that is not the name; what differs stands under the name of the set."""
 
     @property
-    def name(self) -> str:
-        """The name by which the set is asked for."""
-        return self.described
+    def entry(self) -> str:
+        """What all sets of the same files are described by."""
+        return self.described or self.name
 
     @property
     def facts(self) -> Facts:
         """What a person should know of it."""
-        return Facts(**_filled(_entries()[self.described] | _entries().get(self.name, {}), vars(self)))
+        return Facts(**_filled(entries()[self.entry] | entries().get(self.name, {}), vars(self)))
 
     @property
-    def labels(self) -> dict[str, Labels]:
-        """For each head its classes and what the values that `reader` gives mean; most sets have one head, "main"."""
-        raise NotImplementedError
-
     def archives(self) -> tuple[Archive, ...]:
-        """Tell which files the set is published as; together they make it up."""
+        """The files that the set is published as; together they make it up."""
         return tuple(Archive(**entry) for entry in self.facts.archives)
 
     def is_set(self, root: Path) -> bool:
@@ -120,8 +130,38 @@ class PublicSet:
         ]
 
 
+@dataclass(frozen=True)
+class RenumberingReader(MaskReader):
+    """Read masks whose numbers stand for others.
+
+    Args:
+        table: value in the file -> the other number, below 0 where the value is none of the set.
+        ending: of the names of the files that are meant; others are read as they are.
+    """
+
+    table: tuple[int, ...] = ()
+    ending: str = ""
+
+    def mask(self, pair: Pair) -> npt.NDArray[Any]:
+        """Read the mask as (H, W) integers: the other numbers.
+
+        Raises:
+            DatasetError: if it holds a value that is none of the set.
+        """
+        values = super().mask(pair)
+        if not pair.mask.name.endswith(self.ending):
+            return values
+        found = np.array([*self.table, -1])[np.clip(values, -1, len(self.table))]
+        if (found < 0).any():
+            raise DatasetError(
+                f"{pair.mask}: holds the value {values[found < 0][0]}, which is none of the set; replace it"
+            )
+        return np.asarray(found, np.uint8)
+
+
 @functools.cache
-def _entries() -> dict[str, dict[str, Any]]:
+def entries() -> dict[str, dict[str, Any]]:
+    """Read what is known of all sets, by name."""
     return tomllib.loads(Path(__file__).with_name("facts.toml").read_text(encoding="utf-8"))
 
 

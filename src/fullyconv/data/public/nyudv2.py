@@ -11,22 +11,20 @@ natural logarithm. A sample is 8 bits a channel, so that it is stored as `log_de
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from fullyconv import label_sets
 from fullyconv.data.masks import MaskReader
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public.description import Facts, PublicSet
+from fullyconv.data.public.description import PublicSet
 from fullyconv.data.public.lists import pairs_of, read_names
 from fullyconv.data.readers import Reader
-from fullyconv.errors import DatasetError, near_miss
+from fullyconv.errors import DatasetError
 from fullyconv.images import image_size, read_image, read_mask
-from fullyconv.labels import Labels
 
 Inputs = Literal["rgb", "depth", "hha", "rgb-depth", "rgb-hha"]
 
@@ -49,37 +47,10 @@ class Nyudv2(PublicSet):
     Args:
         inputs: what a sample holds: "rgb", "depth" (logarithm, 1 channel), "hha", "rgb-depth" (4 channels, early
             fusion), "rgb-hha" (6 channels, late fusion).
-        train: "train" keeps the published validation images apart, "trainval" trains on both.
-
-    Raises:
-        ValueError: if an option has an invalid value.
     """
 
     inputs: Inputs = "rgb"
-    train: Literal["train", "trainval"] = "train"
     described = "nyudv2"
-
-    def __post_init__(self) -> None:
-        if self.inputs not in CHANNELS:
-            raise ValueError(f"inputs={self.inputs!r}: no such inputs. {near_miss(str(self.inputs), CHANNELS)}")
-        if self.train not in ("train", "trainval"):
-            raise ValueError(f'train={self.train!r}: choose "train" or "trainval"')
-
-    @property
-    def name(self) -> str:
-        """The name by which the set is asked for."""
-        return "nyudv2" if self.inputs == "rgb" else f"nyudv2_{self.inputs.replace('-', '_')}"
-
-    @property
-    def facts(self) -> Facts:
-        """What a person should know of it."""
-        facts = super().facts
-        return facts if self.train == "train" else replace(facts, counts={"train": 795, "test": 654})
-
-    @property
-    def labels(self) -> dict[str, Labels]:
-        """The 40 classes; 0 is ignored."""
-        return {"main": label_sets.nyudv2()}
 
     def is_set(self, root: Path) -> bool:
         """Tell NYUDv2 itself: the MATLAB layout is its own; images are, in a folder that is called so."""
@@ -100,24 +71,16 @@ class Nyudv2(PublicSet):
         """
         if not (_is_gupta(root) or _is_plain(root)):
             raise FileNotFoundError(f"{root}: is not laid out as NYUDv2:\n{self.facts.layout}")
-        there = {name: root / f"{name}.txt" for name in ("train", "val", "trainval", "test")}
-        names = {name: read_names(path) for name, path in there.items() if path.is_file()}
-        splits: dict[str, list[str]] = {}
-        if self.train == "trainval" or "train" not in names:
-            splits["train"] = names.get("trainval") or [*names.get("train", []), *names.get("val", [])]
-        else:
-            splits["train"] = names["train"]
-            if "val" in names:
-                splits["val"] = names["val"]
-        if "test" in names:
-            splits["test"] = names["test"]
-        if not splits["train"]:
-            raise FileNotFoundError(f"{root / 'train.txt'}: no such file; it lists the training images")
-        pairs = {split: self._pairs(root, listed, there.get(split, root)) for split, listed in splits.items()}
+        there = {name: root / f"{name}.txt" for name in ("train", "trainval", "val", "test")}
+        splits = {name: read_names(path) for name, path in there.items() if path.is_file()}
+        both = splits.pop("trainval", [])
+        if "train" not in splits:
+            splits = {"train": both, **splits}
+            splits.pop("val", None)
+        pairs = {split: self._pairs(root, listed, there[split]) for split, listed in splits.items()}
         for kind in self.inputs.split("-"):
-            gone = [
-                pair for part in pairs.values() for pair in part if kind != "rgb" and _beside(pair.image, kind) is None
-            ]
+            every = [pair for part in pairs.values() for pair in part] if kind != "rgb" else []
+            gone = [pair for pair in every if _beside(pair.image, kind) is None]
             if gone:
                 raise DatasetError(
                     f"inputs={self.inputs!r}: {len(gone)} images have no {kind} ({gone[0].image}"
@@ -153,7 +116,7 @@ class NyudReader:
     @property
     def channels(self) -> int:
         """Channels C of an image."""
-        return sum({"rgb": 3, "depth": 1, "hha": 3}[kind] for kind in self.inputs.split("-"))
+        return CHANNELS[self.inputs]
 
     def image(self, pair: Pair) -> npt.NDArray[np.uint8]:
         """Read the inputs as (H, W, C) uint8, in the order of the name: RGB before depth or HHA."""

@@ -7,47 +7,19 @@ border between them, which is unsure and ignored unless it is wanted as a class.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
-from fullyconv import label_sets
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public.description import Archive, PublicSet
+from fullyconv.data.public.description import PublicSet
 from fullyconv.data.public.lists import pairs_of
-from fullyconv.labels import Labels
 
 _LINE = re.compile(r"[A-Za-z_]+_[0-9]+ [0-9]+ [12] [0-9]+")
 
 
-@dataclass(frozen=True)
 class OxfordPet(PublicSet):
-    """Oxford-IIIT Pet.
+    """Oxford-IIIT Pet; the border is ignored, or a class, as its labels say."""
 
-    Args:
-        border: whether the border is a class of its own; else it is ignored.
-    """
-
-    border: bool = False
     described = "oxford_pet"
-
-    @property
-    def name(self) -> str:
-        """The name by which the set is asked for."""
-        return "oxford_pet_border" if self.border else "oxford_pet"
-
-    @property
-    def labels(self) -> dict[str, Labels]:
-        """Background and pet, and border if it is wanted."""
-        return {"main": label_sets.oxford_pet(border=self.border)}
-
-    def archives(self) -> tuple[Archive, ...]:
-        """Tell which files the set is published as: torchvision knows them."""
-        from torchvision.datasets import OxfordIIITPet
-
-        known = {url.rsplit("/", 1)[1]: (url, md5) for url, md5 in OxfordIIITPet._RESOURCES}
-        return tuple(
-            Archive(file, (url, f"https://thor.robots.ox.ac.uk/pets/{file}"), md5) for file, (url, md5) in known.items()
-        )
 
     def is_set(self, root: Path) -> bool:
         """Tell the set itself by the lines of its lists."""
@@ -70,8 +42,10 @@ class OxfordPet(PublicSet):
             FileNotFoundError: if a list is missing.
             DatasetError: if a list names files that are not there.
         """
-        lists = {"train": "trainval.txt", "test": "test.txt"}
+        lists = {
+            split: root / "annotations" / f"{name}.txt" for split, name in (("train", "trainval"), ("test", "test"))
+        }
         return {
-            split: pairs_of(root / "annotations" / name, root, "images/{}.jpg", "annotations/trimaps/{}.png")
-            for split, name in lists.items()
+            split: pairs_of(listing, root, "images/{}.jpg", "annotations/trimaps/{}.png")
+            for split, listing in lists.items()
         }

@@ -12,25 +12,14 @@ the alphabetical order of the 459, which later tools write into `SegmentationCla
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
-from fullyconv import label_sets
 from fullyconv.data.masks import MaskReader
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public.description import PublicSet
+from fullyconv.data.public.description import PublicSet, RenumberingReader
 from fullyconv.data.public.lists import pairs_of
 from fullyconv.data.public.voc import near
 from fullyconv.data.readers import Reader
-from fullyconv.errors import DatasetError
-from fullyconv.labels import IGNORE, Labels
-
-RENAMES = {"diningtable": "table", "bedcloth": "bedclothes", "clothes": "cloth"}
-"""Classes of the 59 that are called otherwise among the 459."""
 
 # fmt: off
 IDS: tuple[int, ...] = (
@@ -39,51 +28,24 @@ IDS: tuple[int, ...] = (
     366, 19, 415, 420, 424, 440, 445, 454, 458,
 )
 # fmt: on
-"""Label among the 459 of each of the 59, in the order of `label_sets.PASCAL_CONTEXT`; for where labels.txt is not."""
+"""Label among the 459 of each of the 59, in the order of `label_sets.PASCAL_CONTEXT`."""
 
 LAST = 459
-
-Form = Literal["459", "59", "alphabetical"]
-
-_FOLDERS: dict[str, Form] = {
-    "trainval": "459",
-    "459_labels": "459",
-    "59_context_labels": "59",
-    "59_context": "59",
-    "SegmentationClassContext": "alphabetical",
+_OF_459 = tuple(IDS.index(label) + 1 if label in IDS else 0 for label in range(LAST + 1))
+_FOLDERS: dict[str, tuple[int, ...]] = {
+    "trainval": _OF_459,
+    "459_labels": _OF_459,
+    "59_context_labels": (),
+    "59_context": (),
+    "SegmentationClassContext": (0, *(_OF_459[label] for label in sorted(IDS))),
 }
+"""Folder of the masks -> value in them -> index among the 60; empty where they are the same."""
 
 
-@dataclass(frozen=True)
 class PascalContext(PublicSet):
-    """PASCAL-Context with 59 or 60 classes.
+    """PASCAL-Context: background is a class, or ignored, as its labels say; a value is the index among the 60."""
 
-    Args:
-        classes: 60 counts background as a class, and nothing is ignored; 59 ignores it.
-
-    Raises:
-        ValueError: if `classes` is neither.
-    """
-
-    classes: Literal[59, 60] = 60
     described = "pascal_context"
-
-    def __post_init__(self) -> None:
-        if self.classes not in (59, 60):
-            raise ValueError(f"classes={self.classes!r}: choose 60 (background is a class) or 59 (it is ignored)")
-
-    @property
-    def name(self) -> str:
-        """The name by which the set is asked for."""
-        return "pascal_context" if self.classes == 60 else "pascal_context59"
-
-    @property
-    def labels(self) -> dict[str, Labels]:
-        """The classes; a value is the index among the 60."""
-        if self.classes == 60:
-            return {"main": label_sets.pascal_context()}
-        names = label_sets.PASCAL_CONTEXT[1:]
-        return {"main": Labels.of(names, values={0: IGNORE, **dict(enumerate(names, 1))})}
 
     def is_set(self, root: Path) -> bool:
         """Tell PASCAL-Context from VOC 2010 alone, by its masks and the names of its images."""
@@ -122,59 +84,9 @@ class PascalContext(PublicSet):
         }
 
     def reader(self, root: Path) -> Reader:
-        """Give what reads the files, in whichever form the masks are.
-
-        Raises:
-            DatasetError: if `labels.txt` lacks one of the 59 classes.
-        """
+        """Give what reads the files, in whichever form the masks are."""
         masks = _masks(root)
-        if masks is None or masks[2] == "59":
-            return ContextReader()
-        if masks[2] == "alphabetical":
-            return ContextReader(table=(0, *(1 + IDS.index(label) for label in sorted(IDS))))
-        listing = next((path for path in _around(root, "labels.txt") if path.is_file()), None)
-        ids = IDS if listing is None else _ids(listing)
-        table = [0] * (LAST + 1)
-        for index, label in enumerate(ids, 1):
-            table[label] = index
-        return ContextReader(table=tuple(table))
-
-
-@dataclass(frozen=True)
-class ContextReader(MaskReader):
-    """Read masks as indices among the 60 classes.
-
-    Args:
-        table: value in the file -> index; empty where they are the same.
-    """
-
-    table: tuple[int, ...] = ()
-
-    def mask(self, pair: Pair) -> npt.NDArray[np.integer]:
-        """Read the mask as (H, W) integers 0 to 59."""
-        values: npt.NDArray[np.integer] = super().mask(pair)
-        if not self.table:
-            return values
-        table = np.array(self.table, np.uint8)
-        if values.size and int(values.max()) >= len(table):
-            raise DatasetError(
-                f"{pair.mask}: holds the value {int(values.max())}; the labels end with {len(table) - 1}. Replace it"
-            )
-        result: npt.NDArray[np.integer] = table[values]
-        return result
-
-
-def _ids(listing: Path) -> tuple[int, ...]:
-    """Find the 59 classes in a list of all labels, by name: spaces do not count, and three are called otherwise."""
-    try:
-        lines = [line.split(":", 1) for line in listing.read_text(encoding="utf-8").splitlines() if ":" in line]
-        labels = {name.replace(" ", ""): int(number) for number, name in lines}
-    except (UnicodeDecodeError, ValueError) as error:
-        raise DatasetError(f"{listing}: no list of labels, one NUMBER: NAME a line; replace it ({error})") from error
-    wanted = [RENAMES.get(name, name) for name in label_sets.PASCAL_CONTEXT[1:]]
-    if gone := [name for name in wanted if not 1 <= labels.get(name, 0) <= LAST]:
-        raise DatasetError(f"{listing}: lacks the labels {', '.join(gone[:5])}; replace it by the published list")
-    return tuple(labels[name] for name in wanted)
+        return RenumberingReader(table=masks[2]) if masks is not None and masks[2] else MaskReader()
 
 
 def _around(root: Path, name: str) -> list[Path]:
@@ -194,13 +106,13 @@ def _images(root: Path) -> Path | None:
         return None
 
 
-def _masks(root: Path) -> tuple[Path, str, Form] | None:
-    for name, form in _FOLDERS.items():
+def _masks(root: Path) -> tuple[Path, str, tuple[int, ...]] | None:
+    for name, table in _FOLDERS.items():
         for folder in _around(root, name):
             if not folder.is_dir():
                 continue
             inner = folder / name if (folder / name).is_dir() else folder
             first = next((path for path in inner.iterdir() if path.suffix in (".mat", ".png")), None)
-            if first is not None and (first.suffix == ".png" or form == "459"):
-                return inner, first.suffix, form
+            if first is not None and (first.suffix == ".png" or table is _OF_459):
+                return inner, first.suffix, table
     return None

@@ -13,15 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from fullyconv import label_sets
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public.description import PublicSet
+from fullyconv.data.public.description import PublicSet, RenumberingReader
 from fullyconv.data.public.lists import by_suffix, paired
 from fullyconv.data.readers import FileReader, Reader
-from fullyconv.errors import DatasetError
-from fullyconv.labels import Labels
 
 _TRAIN_IDS = "_gtFine_labelTrainIds.png"
 
@@ -33,30 +30,21 @@ class Trees(PublicSet):
     """A set in two trees.
 
     Args:
-        described: its name.
-        own: its classes.
         images: folders, with {} for the part, and what the names of images end in; the first that is there counts.
         masks: the same for masks.
         key: what names without that ending look like, which tells the set from others; one that ends in $ holds for
             all files, and others are left out.
         parts: split -> what stands for {}.
         called: what the folder may begin with instead.
-        reads: reads the files.
+        reads: reads the files, where they are no masks of indices.
     """
 
-    described: str
-    own: Labels
     images: Places
     masks: Places
     key: str
     parts: tuple[tuple[str, str], ...] = (("train", "train"), ("val", "val"))
     called: str = "?"
-    reads: type[FileReader] = FileReader
-
-    @property
-    def labels(self) -> dict[str, Labels]:
-        """The classes, and what is ignored."""
-        return {"main": self.own}
+    reads: Reader | None = None
 
     def is_set(self, root: Path) -> bool:
         """Tell the set itself from another in its layout, by the names of its files, or of its folder."""
@@ -103,33 +91,15 @@ class Trees(PublicSet):
 
     def reader(self, root: Path) -> Reader:
         """Give what reads the files."""
-        return self.reads()
+        return self.reads or FileReader()
 
 
-@dataclass(frozen=True)
-class CityscapesReader(FileReader):
-    """Read masks as label ids, also those that hold train ids."""
-
-    def mask(self, pair: Pair) -> npt.NDArray[np.integer]:
-        """Read the mask as (H, W) label ids."""
-        mask = super().mask(pair)
-        if not pair.mask.name.endswith(_TRAIN_IDS):
-            return mask
-        table = np.full(256, 255, np.uint8)
-        ids = [value for value, _ in label_sets.CITYSCAPES.values()]
-        table[: len(ids)] = ids
-        stray = np.unique(mask[(mask >= len(ids)) & (mask != 255)])
-        if stray.size:
-            raise DatasetError(
-                f"{pair.mask}: holds the value {stray[0]}; train ids are 0 to 18 and 255. Replace the file"
-            )
-        result: npt.NDArray[np.integer] = table[mask]
-        return result
-
+_TABLE = np.full(256, -1)
+_TABLE[[*range(19), 255]] = [*(value for value, _ in label_sets.CITYSCAPES.values()), 255]
 
 ADE20K = Trees(
     "ade20k",
-    label_sets.ade20k(),
+    {"main": label_sets.ade20k()},
     images=(("images/{}", ".jpg"),),
     masks=(("annotations/{}", ".png"),),
     key="ADE_train_",
@@ -137,7 +107,7 @@ ADE20K = Trees(
 )
 CAMVID = Trees(
     "camvid",
-    label_sets.camvid(),
+    {"main": label_sets.camvid()},
     images=(("{}", ".png"), ("{}", ".jpg")),
     masks=(("{}annot", ".png"),),
     key="(0001TP|0006R0|0016E5|Seq05VD)_",  # the four sequences
@@ -146,15 +116,15 @@ CAMVID = Trees(
 )
 CITYSCAPES = Trees(
     "cityscapes",
-    label_sets.cityscapes(),
+    {"main": label_sets.cityscapes()},
     images=(("leftImg8bit/{}", "_leftImg8bit.png"),),
     masks=(("gtFine/{}", "_gtFine_labelIds.png"), ("gtFine/{}", _TRAIN_IDS)),
     key="",
-    reads=CityscapesReader,
+    reads=RenumberingReader(table=tuple(_TABLE.tolist()), ending=_TRAIN_IDS),
 )
 COCO_STUFF = Trees(
     "coco_stuff",
-    label_sets.coco_stuff(),
+    {"main": label_sets.coco_stuff()},
     images=(("images/{}", ".jpg"), ("{}", ".jpg")),
     masks=(("stuffthingmaps/{}", ".png"), ("annotations/{}", ".png"), ("annotations/stuffthingmaps/{}", ".png")),
     key="[0-9]{12}$",  # some tools write NAME_labelTrainIds.png beside the maps

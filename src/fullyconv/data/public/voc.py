@@ -1,41 +1,32 @@
-"""PASCAL VOC: 20 classes behind background, photographs of any size.
+"""PASCAL VOC and the Semantic Boundaries Dataset: 20 classes behind background, photographs of any size.
 
-Source: Everingham et al., "The PASCAL Visual Object Classes (VOC) challenge", IJCV 2010; the numbers of images are
+Sources: Everingham et al., "The PASCAL Visual Object Classes (VOC) challenge", IJCV 2010; the numbers of images are
 those of the pages of the challenges. Masks are palette PNG: an index is a class, and 255 draws borders and difficult
-regions, which count for nothing.
+regions, which count for nothing. Hariharan et al., "Semantic contours from inverse detectors", ICCV 2011: the masks of
+SBD, for 11,355 images of VOC 2011, have no void border.
+
+The lists of SBD are not those of PASCAL VOC: many images of VOC's val are in SBD's train, so that a network trained on
+the latter must not be scored on the former. "seg11valid", on which FCN was scored (Long et al., CVPR 2015), is what is
+left of VOC 2011's val without SBD's train: it is computed here from the two lists.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from fullyconv import label_sets
+from fullyconv.data.masks import MaskReader
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public.description import Archive, Facts, PublicSet
-from fullyconv.data.public.lists import pairs_of, read_names
+from fullyconv.data.public.description import PublicSet, entries
+from fullyconv.data.public.lists import exclude, pairs_of, read_names
+from fullyconv.data.readers import Reader
 from fullyconv.errors import DatasetError
 from fullyconv.images import mask_mode
-from fullyconv.labels import Labels
 
-COUNTS: dict[int, dict[str, int]] = {
-    2007: {"train": 209, "val": 213, "test": 210},
-    2008: {"train": 511, "val": 512},
-    2009: {"train": 749, "val": 750},
-    2010: {"train": 964, "val": 964},
-    2011: {"train": 1112, "val": 1111},
-    2012: {"train": 1464, "val": 1449},
-}
-"""Pairs of the segmentation task of each year; from 2008 on the masks of the test images are not public."""
-
-MIRRORS: dict[int, tuple[str, ...]] = {
-    2012: ("https://pjreddie.com/media/files/VOCtrainval_11-May-2012.tar",),
-    2007: ("https://pjreddie.com/media/files/VOCtrainval_06-Nov-2007.tar",),
-}
-"""Where else the same files lie; their digest is checked."""
-
-_IDS = {True: re.compile(r"[0-9]{6}"), False: re.compile(r"20[01][0-9]_[0-9]{6}")}  # of 2007, and of later years
+YEARS = range(2007, 2013)
+_OLD, _LATER = re.compile(r"[0-9]{6}"), re.compile(r"20[01][0-9]_[0-9]{6}")  # names of 2007, and of later years
 
 
 @dataclass(frozen=True)
@@ -44,61 +35,14 @@ class Voc(PublicSet):
 
     Args:
         year: 2007 to 2012. Each year from 2009 on contains the images of those from 2008 on.
-
-    Raises:
-        ValueError: if there was no such year.
     """
 
     year: int = 2012
     described = "voc"
 
-    def __post_init__(self) -> None:
-        if self.year not in COUNTS:
-            raise ValueError(f"year={self.year!r}: choose {', '.join(map(str, COUNTS))}")
-
-    @property
-    def name(self) -> str:
-        """The name by which the set is asked for."""
-        return f"voc{self.year}"
-
-    @property
-    def facts(self) -> Facts:
-        """What a person should know of it."""
-        return replace(super().facts, counts=COUNTS[self.year])
-
-    @property
-    def labels(self) -> dict[str, Labels]:
-        """The 21 classes."""
-        return {"main": label_sets.voc()}
-
-    def archives(self) -> tuple[Archive, ...]:
-        """Tell which files the set is published as: torchvision knows them."""
-        from torchvision.datasets.voc import DATASET_YEAR_DICT
-
-        keys = [str(self.year), *(["2007-test"] if self.year == 2007 else [])]
-        entries = [DATASET_YEAR_DICT[key] for key in keys]
-        # torchvision has the name of another year's file for 2008; what the address ends in is right.
-        return tuple(
-            Archive(
-                file=entry["url"].rsplit("/", 1)[1],
-                urls=(entry["url"], *(MIRRORS.get(self.year, ()) if index == 0 else ())),
-                md5=entry["md5"],
-                optional=index > 0,
-            )
-            for index, entry in enumerate(entries)
-        )
-
-    def has_layout(self, root: Path) -> bool:
-        """Tell whether a folder is laid out as PASCAL VOC is."""
-        return (
-            (root / "JPEGImages").is_dir()
-            and (root / "SegmentationClass").is_dir()
-            and any((root / "ImageSets" / "Segmentation" / f"{split}.txt").is_file() for split in ("train", "trainval"))
-        )
-
     def is_set(self, root: Path) -> bool:
         """Tell PASCAL VOC itself from another set in its layout, by names, masks with a palette, and year."""
-        return self.has_layout(root) and _year(root) == self.year
+        return has_layout(root) and _year(root) == self.year
 
     def find_splits(self, root: Path) -> dict[str, list[Pair]]:
         """Pair the images and masks of train and val, and of test where its masks are there.
@@ -116,27 +60,21 @@ class Voc(PublicSet):
         for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
             if not (root / folder).is_dir():
                 raise FileNotFoundError(f"{root / folder}: no such folder; {self.facts.title} has it, unpack it again")
-        lists = root / "ImageSets" / "Segmentation"
-        if not (lists / "train.txt").is_file() and (lists / "trainval.txt").is_file():
-            return {"all": split_of(root, lists / "trainval.txt")}
-        splits = {split: split_of(root, lists / f"{split}.txt") for split in ("train", "val")}
-        test = lists / "test.txt"
-        if test.is_file():
-            names = read_names(test)
+        if not _listing(root, "train").is_file() and _listing(root, "trainval").is_file():
+            return {"all": _listed(root, "trainval")}
+        splits = {split: _listed(root, split) for split in ("train", "val")}
+        if _listing(root, "test").is_file():
             # Where the masks are secret there are none at all; a part of them is a broken copy.
+            names = read_names(_listing(root, "test"))
             if any((root / "SegmentationClass" / f"{name}.png").is_file() for name in names):
-                splits["test"] = split_of(root, test)
+                splits["test"] = _listed(root, "test")
         return splits
 
 
-def split_of(root: Path, listing: Path) -> list[Pair]:
-    """Pair the images and masks that a list names.
-
-    Args:
-        root: folder with JPEGImages and SegmentationClass.
-        listing: the list.
-    """
-    return pairs_of(listing, root, "JPEGImages/{}.jpg", "SegmentationClass/{}.png")
+def has_layout(root: Path) -> bool:
+    """Tell whether a folder is laid out as PASCAL VOC is."""
+    folders = (root / "JPEGImages").is_dir() and (root / "SegmentationClass").is_dir()
+    return folders and any(_listing(root, split).is_file() for split in ("train", "trainval"))
 
 
 def near(root: Path, year: int) -> Path:
@@ -152,40 +90,100 @@ def near(root: Path, year: int) -> Path:
     Raises:
         FileNotFoundError: if it is not there.
     """
-    wanted = Voc(year)
     here = root.resolve()
-    inside = wanted.facts.inside
+    places = [f"VOC{year}", f"VOCdevkit/VOC{year}", f"TrainVal/VOCdevkit/VOC{year}"]
     for base in (here, *list(here.parents)[:3]):
-        for place in (f"VOC{year}", *inside, *(f"{wanted.name}/{place}" for place in (f"VOC{year}", *inside))):
-            if wanted.has_layout(base / place):
+        for place in (*places, *(f"voc{year}/{place}" for place in places)):
+            if has_layout(base / place):
                 return base / place
     raise FileNotFoundError(
-        f"VOC{year}: no such folder in or around {root}, which needs it; put VOCdevkit/VOC{year} beside it (from "
-        f"{wanted.facts.page})"
+        f"VOC{year}: no such folder in or around {root}, which needs it; put VOCdevkit/VOC{year} beside it"
     )
 
 
+def _listing(root: Path, split: str) -> Path:
+    return root / "ImageSets" / "Segmentation" / f"{split}.txt"
+
+
+def _listed(root: Path, split: str) -> list[Pair]:
+    return pairs_of(_listing(root, split), root, "JPEGImages/{}.jpg", "SegmentationClass/{}.png")
+
+
 def _year(root: Path) -> int | None:
-    """Find the year of a folder that looks like PASCAL VOC; None where it is another set."""
-    lists = root / "ImageSets" / "Segmentation"
+    """Find the year of a folder that is laid out as PASCAL VOC is; None where it is another set."""
+    listing = _listing(root, "train")
     try:
-        names = read_names(next(lists / name for name in ("train.txt", "trainval.txt") if (lists / name).is_file()))
-    except (StopIteration, DatasetError):
-        return None
-    first = root / "SegmentationClass" / f"{names[0]}.png"
-    try:
+        names = read_names(listing if listing.is_file() else _listing(root, "trainval"))
+        first = root / "SegmentationClass" / f"{names[0]}.png"
         if not first.is_file() or mask_mode(first) != "P":
             return None
     except DatasetError:
         return None
-    old = all(_IDS[True].fullmatch(name) for name in names)
-    if not old and not all(_IDS[False].fullmatch(name) for name in names):
-        return None
-    if old:
+    if all(_OLD.fullmatch(name) for name in names):
         return 2007
+    if not all(_LATER.fullmatch(name) for name in names):
+        return None
     called = re.search(r"(20[01][0-9])", root.resolve().name)
-    if called and int(called[1]) in COUNTS:
+    if called and int(called[1]) in YEARS:
         return int(called[1])
-    by_count = {counts["train"]: year for year, counts in COUNTS.items()}
+    by_count = {entries()[f"voc{year}"]["counts"]["train"]: year for year in YEARS}
     # 2012 has no images of its own, so that the newest name does not tell it from 2011.
     return by_count.get(len(names), 2012)
+
+
+@dataclass(frozen=True)
+class Sbd(PublicSet):
+    """SBD alone, or with the masks of PASCAL VOC for validation.
+
+    Args:
+        train: "sbd" is SBD's train list, 8,498 images, many of them in VOC's val; "noval" leaves those of VOC 2012's
+            val out; "augmented" is all of SBD and VOC 2012's train without VOC 2012's val, 10,582 images.
+        val: "sbd" is SBD's val list; "seg11valid" is VOC 2011's val without SBD's train, 736 images; "voc2012" is
+            VOC 2012's val, which shares images with "sbd".
+    """
+
+    train: Literal["sbd", "noval", "augmented"] = "sbd"
+    val: Literal["sbd", "seg11valid", "voc2012"] = "sbd"
+    described = "sbd"
+
+    def is_set(self, root: Path) -> bool:
+        """Tell SBD itself by its names and its MATLAB files."""
+        if not all((root / name).exists() for name in ("img", "cls", "train.txt")):
+            return False
+        name = read_names(root / "train.txt")[0]
+        return (root / "cls" / f"{name}.mat").is_file() and _LATER.fullmatch(name) is not None
+
+    def find_splits(self, root: Path) -> dict[str, list[Pair]]:
+        """Pair the images and masks of train and val.
+
+        Args:
+            root: folder with img, cls and the lists; PASCAL VOC is looked for in it and in the folders around it.
+
+        Returns:
+            Split -> pairs.
+
+        Raises:
+            FileNotFoundError: if SBD or the PASCAL VOC that goes with it is missing.
+            DatasetError: if a list names files that are not there.
+        """
+        train = _own(root, "train")
+        if self.val == "sbd":
+            return {"train": train, "val": _own(root, "val")}
+        if self.val == "seg11valid":
+            return {"train": train, "val": exclude(_listed(near(root, 2011), "val"), train)}
+        voc = near(root, 2012)
+        val = _listed(voc, "val")
+        if self.train == "noval":
+            return {"train": exclude(train, val), "val": val}
+        first = _listed(voc, "train")
+        # Where both have a mask, that of PASCAL VOC is the more careful one.
+        rest = exclude(exclude([*train, *_own(root, "val")], val), first)
+        return {"train": [*first, *rest], "val": val}
+
+    def reader(self, root: Path) -> Reader:
+        """Give what reads the files."""
+        return MaskReader()
+
+
+def _own(root: Path, split: str) -> list[Pair]:
+    return pairs_of(root / f"{split}.txt", root, "img/{}.jpg", "cls/{}.mat")
