@@ -8,7 +8,7 @@ bounded, it may not name other files, and its metadata is checked like a model f
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from fullyconv.inference.scaling import scaled_size
 from fullyconv.inference.segmentation import Segmentation
 from fullyconv.labels import Labels, at_edge, by_head
 from fullyconv.preprocessing import Preprocessing
+from fullyconv.weights import wire
 from fullyconv.weights.pretrained import respelled
 from fullyconv.weights.signatures import refuse_stray
 
@@ -426,7 +427,7 @@ def _look_through(content: bytes) -> bytes | None:
         kind, message, depth = todo.pop()
         if depth > _DEEPEST:
             raise ValueError("graphs within graphs, deeper than any network")
-        for number, value in _fields(message):
+        for number, value in wire.fields(message):
             if kind == "Tensor" and (number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0)):
                 raise ValueError("a tensor has its values in another file, which is never read; export into one file")
             inner = _MESSAGES.get(kind, {}).get(number)
@@ -436,47 +437,12 @@ def _look_through(content: bytes) -> bytes | None:
             if inner != "Entry":
                 todo.append((inner, value, depth + 1))
                 continue
-            entry = {field: part for field, part in _fields(value) if isinstance(part, memoryview)}
+            entry = {field: part for field, part in wire.fields(value) if isinstance(part, memoryview)}
             if bytes(entry.get(1, b"")) == KEY.encode():
                 found = bytes(entry.get(2, b""))
     if not graphs:
         raise ValueError("it holds no graph")
     return found
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Go through the fields of a message of protocol buffers: number, and value or bytes."""
-    place, end = 0, len(message)
-    while place < end:
-        key, place = _varint(message, place)
-        number, wire = key >> 3, key & 7
-        if wire == 0:
-            value, place = _varint(message, place)
-            yield number, value
-            continue
-        if wire == 2:
-            length, place = _varint(message, place)
-        elif wire in (1, 5):
-            length = 8 if wire == 1 else 4
-        else:
-            raise ValueError(f"a field of the wire type {wire}, which is none of ONNX")
-        if length > end - place:
-            raise ValueError("it is cut off, or damaged")
-        yield number, message[place : place + length]
-        place += length
-
-
-def _varint(message: memoryview, place: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if place >= len(message):
-            raise ValueError("it is cut off, or damaged")
-        byte = message[place]
-        place += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, place
-    raise ValueError("a number of more than 64 bits")
 
 
 def _onnxruntime(path: Path) -> Any:

@@ -106,5 +106,5 @@ def _is_segmenter(place: sources.Source, allow_unverified: bool) -> bool:
         return False
     from fullyconv.weights.caffemodel import read_caffemodel
 
-    layers = read_caffemodel(sources.fetch(place, allow_unverified=allow_unverified).path).layers
+    layers = read_caffemodel(sources.fetch(place, allow_unverified=allow_unverified).path)
     return any(layer.name.startswith("score_fr") for layer in layers)

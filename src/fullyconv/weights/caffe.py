@@ -354,7 +354,7 @@ class _File:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.all = read_caffemodel(path).layers
+        self.all = read_caffemodel(path)
         self.layers: dict[str, CaffeLayer] = {}
         for layer in self.all:
             if not layer.blobs:
