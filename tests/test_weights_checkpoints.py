@@ -17,7 +17,7 @@ from caffe_nets import FC, WIDTHS, thin_vgg16
 from closeness import assert_close
 from fullyconv.backbones import BACKBONES, Backbone, build_backbone
 from fullyconv.backbones.alexnet import caffenet_classifier
-from fullyconv.backbones.resnet import resnet18_half_classifier, resnet18_quarter_classifier, resnet18_slim_classifier
+from fullyconv.backbones.resnet import narrow_classifier
 from fullyconv.backbones.vgg import vgg11_quarter_classifier
 from fullyconv.errors import WeightsError
 from fullyconv.preprocessing import CAFFE, IMAGENET, Preprocessing
@@ -127,9 +127,9 @@ CASES: dict[str, Case] = {
     "caffenet": ("caffenet", 227, lambda: caffenet_classifier(7), lambda c, f: middle(c.fc8, f)),
     "googlenet": ("googlenet", 96, lambda: models.googlenet(num_classes=7, init_weights=False, aux_logits=False), fc),
     "resnet18": ("resnet18", 96, lambda: models.resnet18(num_classes=7), fc),
-    "resnet18_half": ("resnet18_half", 96, lambda: resnet18_half_classifier(7), fc),
-    "resnet18_quarter": ("resnet18_quarter", 96, lambda: resnet18_quarter_classifier(7), fc),
-    "resnet18_slim": ("resnet18_slim", 96, lambda: resnet18_slim_classifier(7), fc),
+    "resnet18_half": ("resnet18_half", 96, lambda: narrow_classifier("resnet18_half", 7), fc),
+    "resnet18_quarter": ("resnet18_quarter", 96, lambda: narrow_classifier("resnet18_quarter", 7), fc),
+    "resnet18_slim": ("resnet18_slim", 96, lambda: narrow_classifier("resnet18_slim", 7), fc),
     "resnet34": ("resnet34", 96, lambda: models.resnet34(num_classes=7), fc),
     "resnet50": ("resnet50", 96, lambda: models.resnet50(num_classes=7), fc),
     "resnet101": ("resnet101", 96, lambda: models.resnet101(num_classes=7), fc),
@@ -419,7 +419,7 @@ def test_caffes_googlenet_and_vgg_without_batch_norm_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("name", "build"), [
-    ("resnet18_half", lambda: resnet18_half_classifier(7)),
+    ("resnet18_half", lambda: narrow_classifier("resnet18_half", 7)),
     ("mobilenet_v3_small", lambda: timm_classifier("mobilenetv3_small_100")),
     ("timm/resnet18", lambda: timm_classifier("resnet18")),
     ("timm/convnext_atto", lambda: timm_classifier("convnext_atto")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -183,8 +183,9 @@ class Backbone(nn.Module, ABC):
             WeightsError: if tensors are missing, unknown or of another shape; the message names them.
 
         Example:
-            >>> from fullyconv.backbones.resnet import resnet18_half, resnet18_half_classifier
-            >>> resnet18_half().load_classifier(resnet18_half_classifier(num_classes=10).state_dict()).unused
+            >>> from fullyconv.backbones.resnet import narrow_classifier, resnet
+            >>> weights = narrow_classifier("resnet18_half", num_classes=10).state_dict()
+            >>> resnet("resnet18_half").load_classifier(weights).unused
             ('fc.weight', 'fc.bias')
         """
         own = self.state_dict()
@@ -259,6 +260,41 @@ class Backbone(nn.Module, ABC):
                 f"Pad the image first (FCN does so by itself)."
             )
         return height, width
+
+
+class Chain(Backbone):
+    """A backbone whose layers follow one another; its features are what stands behind some of them.
+
+    Args:
+        name: the name it is built by.
+        layers: in their order, by the names that they have in the classifier.
+        taps: names of the layers whose maps are features -> their strides; of several of one stride the last is taken.
+        channels: as `Backbone` takes it, like all options.
+        options: see `Backbone`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        layers: Mapping[str, nn.Module],
+        taps: Mapping[str, int],
+        channels: Mapping[int, int],
+        **options: Any,
+    ) -> None:
+        super().__init__(name, channels, **options)
+        self.taps = dict(taps)
+        for layer, module in layers.items():
+            self.add_module(layer, module)
+
+    def forward(self, x: Tensor) -> Features:
+        """Compute the maps one after the other; see `Backbone.forward`."""
+        size = self._size(x)
+        maps: dict[int, Tensor] = {}
+        for name, layer in self.named_children():
+            x = layer(x)
+            if name in self.taps:
+                maps[self.taps[name]] = x
+        return Features(maps, size)
 
 
 class _Maps(nn.Module):

@@ -155,16 +155,16 @@ class EfficientNetLite(Backbone):
 
     def __init__(self, name: str, *, in_channels: int = 3) -> None:
         stages = scaled(name)
-        self_strides, stride = [], 2
+        strides, stride = [], 2
         for stage in stages:
             stride *= stage.stride
-            self_strides.append(stride)
-        channels = {stride: stage.channels for stride, stage in zip(self_strides, stages, strict=True) if stride > 2}
+            strides.append(stride)
+        channels = {stride: stage.channels for stride, stage in zip(strides, stages, strict=True) if stride > 2}
         super().__init__(
             name, channels, in_channels=in_channels, size_divisor=32, unused=("conv_head.", "bn2.", "classifier.")
         )
         classifier = EfficientNetLiteClassifier(name, num_classes=1)
-        self.strides = tuple(self_strides)  # of the stages
+        self.strides = tuple(strides)  # of the stages
         self.conv_stem = first_convolution(classifier.conv_stem, in_channels)
         self.bn1 = classifier.bn1
         self.act = classifier.act
@@ -181,30 +181,16 @@ class EfficientNetLite(Backbone):
         return Features({stride: maps[stride] for stride in self.channels}, size)
 
 
-def efficientnet_lite0(*, in_channels: int = 3, padding: Padding = "same") -> EfficientNetLite:
-    """Build the backbone of EfficientNet-Lite0 (2.9 million parameters).
+def efficientnet_lite(name: str, *, in_channels: int = 3, padding: Padding = "same") -> EfficientNetLite:
+    """Build the backbone of an EfficientNet-Lite, randomly initialized.
 
     Args:
+        name: a key of `SCALES`; lite0 has 2.9 million parameters.
         in_channels: channels of the input.
         padding: "same" only.
-
-    Returns:
-        The backbone, randomly initialized.
     """
-    is_paper(padding, "efficientnet_lite0")
-    return EfficientNetLite("efficientnet_lite0", in_channels=in_channels)
-
-
-def efficientnet_lite1(*, in_channels: int = 3, padding: Padding = "same") -> EfficientNetLite:
-    """Build the backbone of EfficientNet-Lite1; see `efficientnet_lite0` for the arguments."""
-    is_paper(padding, "efficientnet_lite1")
-    return EfficientNetLite("efficientnet_lite1", in_channels=in_channels)
-
-
-def efficientnet_lite2(*, in_channels: int = 3, padding: Padding = "same") -> EfficientNetLite:
-    """Build the backbone of EfficientNet-Lite2; see `efficientnet_lite0` for the arguments."""
-    is_paper(padding, "efficientnet_lite2")
-    return EfficientNetLite("efficientnet_lite2", in_channels=in_channels)
+    is_paper(padding, name)
+    return EfficientNetLite(name, in_channels=in_channels)
 
 
 def scaled(name: str) -> tuple[Stage, ...]:

@@ -12,16 +12,14 @@ from torch import nn
 from fullyconv.backbones import efficientnet_lite
 from fullyconv.backbones.alexnet import caffenet_classifier
 from fullyconv.backbones.cifar import CifarResNet
-from fullyconv.backbones.resnet import resnet18_half_classifier, resnet18_quarter_classifier, resnet18_slim_classifier
+from fullyconv.backbones.resnet import NARROW, narrow_classifier
 from fullyconv.backbones.vgg import vgg11_quarter_classifier
 from fullyconv.errors import near_miss
 from fullyconv.preprocessing import Preprocessing
 
 CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {
     "caffenet": caffenet_classifier,
-    "resnet18_half": resnet18_half_classifier,
-    "resnet18_slim": resnet18_slim_classifier,
-    "resnet18_quarter": resnet18_quarter_classifier,
+    **{name: partial(narrow_classifier, name) for name in NARROW},
     "vgg11_quarter": vgg11_quarter_classifier,
     **{name: partial(efficientnet_lite.EfficientNetLiteClassifier, name) for name in efficientnet_lite.SCALES},
     "cifar_resnet20": partial(CifarResNet, 20),

@@ -179,8 +179,8 @@ LICENSE_COCO = "not stated by torchvision, whose code is BSD-3-Clause; the terms
 
 
 def _classifier(name: str, source: Origin, address: str, license: str, architecture: str, **known: Any) -> Entry:
-    names = {"label_set": "imagenet", "architecture": architecture, "trained_on": "ImageNet-1K"}
-    return Entry(name, "classifier", source, address, license, **names, **known)
+    known |= {"label_set": "imagenet", "architecture": architecture, "trained_on": "ImageNet-1K"}
+    return Entry(name, "classifier", source, address, license, **known)
 
 
 def _tv_classifier(backbone: str, member: str, parameters: int, megabytes: float, top1: float | None) -> Entry:

@@ -70,9 +70,9 @@ def apply(backbone: Backbone, weights: ClassifierWeights) -> LoadReport:
         WeightsError: if too little fits; it says whose names the file has, and which backbone it fits.
 
     Example:
-        >>> from fullyconv.backbones.resnet import resnet18_half, resnet18_half_classifier
-        >>> weights = ClassifierWeights(resnet18_half_classifier(num_classes=10).state_dict())
-        >>> apply(resnet18_half(), weights).unused
+        >>> from fullyconv.backbones.resnet import narrow_classifier, resnet
+        >>> weights = ClassifierWeights(narrow_classifier("resnet18_half", num_classes=10).state_dict())
+        >>> apply(resnet("resnet18_half"), weights).unused
         ('fc.weight', 'fc.bias')
     """
     try:
