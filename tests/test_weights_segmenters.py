@@ -114,7 +114,7 @@ def test_every_tensor_of_the_published_file_has_its_place(name: str) -> None:
     assert len(load_report.unused) == (0 if name == SMALL else 8)
     assert all(key.startswith("aux_classifier.") for key in load_report.unused)
     parameters = sum(v.numel() for k, v in on_meta(name).items() if "running" not in k and "num_batches" not in k)
-    weights = torchvision.models.get_weight(published(name).member)
+    weights = published(name)
     assert parameters == weights.meta["num_params"]
 
 
@@ -175,8 +175,8 @@ def test_what_torchvision_states_of_its_weights_comes_along(name: str) -> None:
         "pixel_accuracy": pixel_accuracy,
         "measured_by": "publisher",
     }
-    assert segmenter.training["source"] == f"torchvision, {published(name).member}"
-    assert segmenter.training["url"] == torchvision.models.get_weight(published(name).member).url
+    assert segmenter.training["source"] == f"torchvision, {published(name)}"
+    assert segmenter.training["url"] == published(name).url
     assert "COCO" in segmenter.training["data"]
 
 
@@ -224,7 +224,7 @@ def test_an_image_is_looked_at_as_torchvision_does_and_answered_at_its_own_size(
     torch.manual_seed(1)
     image = torch.nn.functional.interpolate(torch.rand(1, 3, 9, 13), size=(61, 90), mode="bicubic").clamp(0, 1)[0]
     image = (image * 255).round().to(torch.uint8)
-    seen = torchvision.models.get_weight(published(SMALL).member).transforms()(image)
+    seen = published(SMALL).transforms()(image)
     assert seen.shape == (3, 520, 767)
     with torch.no_grad():
         logits = module.model(seen[None])
@@ -261,15 +261,3 @@ def test_a_state_dict_of_another_segmenter_is_refused() -> None:
         torchvision_segmenter("deeplabv3_resnet50", on_meta("fcn_resnet50"))
     with pytest.raises(WeightsError, match=r"1 unknown: aux_classifier.9.weight\. "):
         torchvision_segmenter(SMALL, {**on_meta(SMALL), "aux_classifier.9.weight": torch.zeros(1)})
-
-
-def test_a_whole_checkpoint_is_refused_with_the_place_of_its_state_dict() -> None:
-    with pytest.raises(WeightsError, match=r"no tensor with a name: model, epoch\. .* keeps it under 'model'"):
-        torchvision_segmenter(SMALL, {"model": on_meta(SMALL), "epoch": 3})  # type: ignore[dict-item]
-
-
-def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"name='fcn_resnet5' is not a segmenter .* Did you mean fcn_resnet50\?"):
-        torchvision_segmenter("fcn_resnet5", {})
-    with pytest.raises(ValueError, match=r"name='deeplab' is not a segmenter of torchvision"):
-        published("deeplab")

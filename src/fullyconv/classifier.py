@@ -574,10 +574,6 @@ def _describe(config: pretrained.Config, folder: str | Path) -> tuple[Labels, Pr
 
 
 def _fill(network: N, tensors: pretrained.Tensors, folder: str | Path) -> N:
-    pretrained.check(
-        {name: tuple(value.shape) for name, value in network.state_dict().items()},
-        {name: tuple(value.shape) for name, value in tensors.items()},
-        Path(folder) / pretrained.WEIGHTS,
-    )
+    pretrained.check(network.state_dict(), tensors, Path(folder) / pretrained.WEIGHTS)
     network.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()}, strict=True)
     return network

@@ -25,7 +25,7 @@ from fullyconv.inference.segmentation import Segmentation
 from fullyconv.labels import Labels, at_edge, by_head
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.weights import wire
-from fullyconv.weights.pretrained import respelled
+from fullyconv.weights.pretrained import check_kinds, parsed, respelled
 from fullyconv.weights.signatures import refuse_stray
 
 FORMAT = 1
@@ -307,13 +307,10 @@ def read_description(content: bytes, path: str | Path) -> Description:
         )
     if len(metadata) > MAX_METADATA_BYTES:
         raise WeightsError(f"{path}: {len(metadata)} bytes of metadata; at most {MAX_METADATA_BYTES} are read")
-    try:
-        document = json.loads(metadata.decode(), parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: its metadata is no JSON ({error}); export it again") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        found = document.get("format") if isinstance(document, dict) else None
-        raise WeightsError(f"{path}: format={str(found)[:40]!r}, this version reads format {FORMAT}; export it again")
+    document = parsed(metadata, path)
+    if document.get("format") != FORMAT:
+        found = str(document.get("format"))[:40]
+        raise WeightsError(f"{path}: format={found!r}, this version reads format {FORMAT}; export it again")
     return _description(document, path)
 
 
@@ -344,9 +341,7 @@ def _description(document: Mapping[str, Any], path: str | Path) -> Description:
     document = respelled(document)
     kinds = {"labels": dict, "preprocessing": dict, "in_channels": int, "outputs": list, "model": str, "license": str,
              "parity": dict, "precision": str, "version": str}  # fmt: skip
-    for key, kind in kinds.items():
-        if type(document.get(key)) is not kind:
-            raise WeightsError(f"{path}: {key!r} of its metadata is missing or no {kind.__name__}; export it again")
+    check_kinds(document, kinds, path)
     outputs, channels, score = document["outputs"], document["in_channels"], document.get("score")
     if outputs not in (["labels"], ["scores"], ["labels", "scores"]):
         raise WeightsError(f"{path}: outputs={str(outputs)[:60]}: must be labels, scores or both; export it again")
@@ -451,7 +446,3 @@ def _onnxruntime(path: Path) -> Any:
     except ImportError as error:
         raise ImportError(f"{path}: exported files need onnxruntime: pip install onnxruntime") from error
     return onnxruntime
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"holds {name}, which is no JSON")

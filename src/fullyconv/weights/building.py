@@ -105,8 +105,8 @@ def build(described: Described, make: Callable[[], M], model: Callable[[M], nn.M
         raise WeightsError(f"{described.file}: does not describe a model of this package: {error}") from error
     network = model(made)
     pretrained.check(
-        {name: tuple(value.shape) for name, value in network.state_dict().items()},
-        {name: tuple(value.shape) for name, value in described.tensors.items()},
+        network.state_dict(),
+        described.tensors,
         described.file.with_name(pretrained.WEIGHTS) if described.file.name == pretrained.CONFIG else described.file,
     )
     network.load_state_dict(dict(described.tensors), strict=True)

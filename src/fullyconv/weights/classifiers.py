@@ -288,11 +288,7 @@ def fit_classifier(network: nn.Module, tensors: Mapping[str, Tensor], what: str)
     for name, value in own.items():
         if name.endswith("num_batches_tracked") and name not in fitted:
             fitted[name] = value  # batch norm counts its batches only since torch 0.4.1
-    pretrained.check(
-        {name: tuple(value.shape) for name, value in own.items()},
-        {name: tuple(value.shape) for name, value in fitted.items()},
-        Path(what),
-    )
+    pretrained.check(own, fitted, Path(what))
     network.load_state_dict(fitted, strict=True)
     return unused
 

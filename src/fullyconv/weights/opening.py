@@ -178,8 +178,8 @@ def _torchvision(place: sources.Source) -> ForeignSegmenter:
     from fullyconv.weights.segmenters import SEGMENTERS, published, torchvision_segmenter
     from fullyconv.weights.statedict import read_state_dict
 
-    member = str(sources.torchvision_member(place))
-    names = {published(name).member: name for name in SEGMENTERS}
+    member = sources.torchvision_member(place)
+    names = {published(name): name for name in SEGMENTERS}
     if member not in names:
         raise NoSegmenter(_is_classifier(place.address))
     fetched = sources.fetch(place)
