@@ -21,7 +21,7 @@ from fullyconv.fcn import MultiHeadFCN, build_model
 from fullyconv.labels import Labels
 from fullyconv.training.module import SegmentationModule
 from fullyconv.weights.caffe import caffe_classifier, caffe_segmenter
-from fullyconv.weights.foreign import ForeignSegmenter
+from fullyconv.weights.described import Described
 
 SIZE = (37, 52)
 
@@ -86,7 +86,7 @@ def alexnet_net() -> Net:
     return net
 
 
-def build(foreign: ForeignSegmenter) -> Any:
+def build(foreign: Described) -> Any:
     """The model that the translation names, with its tensors."""
     labels = foreign.labels
     classes: Any = labels.num_classes if isinstance(labels, Labels) else {k: v.num_classes for k, v in labels.items()}
@@ -198,7 +198,7 @@ def test_classes_and_means_are_those_of_the_data_set(tmp_path: Path) -> None:
     bgr = photo[::-1]
     image = as_tensor(photo / 255)
 
-    def check(foreign: ForeignSegmenter, names: tuple[str, ...], expected: np.ndarray[Any, Any]) -> None:
+    def check(foreign: Described, names: tuple[str, ...], expected: np.ndarray[Any, Any]) -> None:
         assert isinstance(foreign.labels, Labels)
         assert foreign.labels.names == names
         assert_close(foreign.preprocessing(image), as_tensor(expected))

@@ -18,7 +18,7 @@ from fullyconv.fcn import MODELS, build_model
 from fullyconv.labels import Labels
 from fullyconv.preprocessing import IMAGENET
 from fullyconv.training.module import SegmentationModule
-from fullyconv.weights.foreign import ForeignSegmenter
+from fullyconv.weights.described import Described
 from fullyconv.weights.segmenters import SEGMENTERS, published, torchvision_segmenter
 
 SMALL = "lraspp_mobilenet_v3_large"
@@ -49,7 +49,7 @@ def calibrated(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def module_of(segmenter: ForeignSegmenter) -> SegmentationModule:
+def module_of(segmenter: Described) -> SegmentationModule:
     assert isinstance(segmenter.labels, Labels)
     module = SegmentationModule(
         segmenter.model,
@@ -195,12 +195,12 @@ def test_weights_of_your_own_training_claim_nothing_of_the_published_ones() -> N
 
 
 @pytest.fixture(scope="module")
-def segmenter() -> ForeignSegmenter:
+def segmenter() -> Described:
     torch.manual_seed(0)
     return torchvision_segmenter(SMALL, calibrated(theirs(SMALL)).state_dict())
 
 
-def test_model_folder_round_trip_keeps_logits_and_scale(segmenter: ForeignSegmenter, tmp_path: Path) -> None:
+def test_model_folder_round_trip_keeps_logits_and_scale(segmenter: Described, tmp_path: Path) -> None:
     module = module_of(segmenter)
     module.save_pretrained(tmp_path / "a", score=segmenter.score, license=segmenter.license)
     loaded = SegmentationModule.from_pretrained(tmp_path / "a")
@@ -219,7 +219,7 @@ def test_other_classes_cost_the_score_layers_alone(name: str) -> None:
     )
 
 
-def test_an_image_is_looked_at_as_torchvision_does_and_answered_at_its_own_size(segmenter: ForeignSegmenter) -> None:
+def test_an_image_is_looked_at_as_torchvision_does_and_answered_at_its_own_size(segmenter: Described) -> None:
     module = module_of(segmenter)
     torch.manual_seed(1)
     image = torch.nn.functional.interpolate(torch.rand(1, 3, 9, 13), size=(61, 90), mode="bicubic").clamp(0, 1)[0]

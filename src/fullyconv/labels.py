@@ -33,6 +33,7 @@ VOID_COLOR = (224, 224, 192)
 """How PASCAL VOC draws index 255."""
 
 _MAX_VALUE = 65535  # masks have 16 bits at most
+_MAX_HEADS = 64
 _MAX_CLASSES = 4096  # a confusion matrix has the square of it; no data set comes near
 
 
@@ -480,6 +481,27 @@ def by_head(labels: AnyLabels) -> dict[str, Labels]:
 def at_edge(found: Mapping[str, Any]) -> Any:
     """Give what was found for each head as people meet it: of one that stands alone without its name."""
     return found[""] if "" in found else dict(found)
+
+
+def to_plain(labels: AnyLabels) -> dict[str, Any]:
+    """Write labels as plain JSON values, those of several heads under "heads"; `from_plain` reads them back."""
+    return labels.to_dict() if isinstance(labels, Labels) else {"heads": {k: v.to_dict() for k, v in labels.items()}}
+
+
+def from_plain(entry: Mapping[str, Any]) -> Labels | dict[str, Labels]:
+    """Read what `to_plain` wrote.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    if "heads" not in entry:
+        return Labels.from_dict(entry)
+    heads = entry["heads"]
+    if len(entry) != 1 or not isinstance(heads, Mapping) or not 1 <= len(heads) <= _MAX_HEADS:
+        raise ValueError(f"labels must hold 'heads', an object of 1 to {_MAX_HEADS} labels by name, and nothing else")
+    if not all(map(str.isidentifier, heads)):
+        raise ValueError(f"heads {some(heads)}: a head has a name that is an identifier")
+    return {head: Labels.from_dict(labels) for head, labels in heads.items()}
 
 
 def unique_names(names: Sequence[str]) -> tuple[str, ...]:

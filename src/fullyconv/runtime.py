@@ -22,7 +22,7 @@ from fullyconv.images import ImageInput
 from fullyconv.images.raster import Raster, read_raster
 from fullyconv.inference.scaling import scaled_size
 from fullyconv.inference.segmentation import Segmentation
-from fullyconv.labels import Labels, at_edge, by_head
+from fullyconv.labels import Labels, at_edge, by_head, from_plain, to_plain
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.weights import wire
 from fullyconv.weights.pretrained import check_kinds, parsed, respelled
@@ -34,7 +34,6 @@ KEY = "fullyconv"
 MAX_BYTES = 2**31 - 1  # a protocol buffer holds no more
 MAX_METADATA_BYTES = 4 * 2**20
 MAX_CHANNELS = 1024
-MAX_HEADS = 64
 
 
 @dataclass(frozen=True)
@@ -82,9 +81,7 @@ class Description:
         return json.dumps(
             {
                 "format": FORMAT,
-                "labels": self.labels.to_dict()
-                if isinstance(self.labels, Labels)
-                else {"heads": {head: labels.to_dict() for head, labels in self.labels.items()}},
+                "labels": to_plain(self.labels),
                 "preprocessing": self.preprocessing.to_dict(),
                 "in_channels": self.in_channels,
                 "outputs": list(self.outputs),
@@ -350,7 +347,7 @@ def _description(document: Mapping[str, Any], path: str | Path) -> Description:
     if score is not None and not isinstance(score, dict):
         raise WeightsError(f"{path}: 'score' of its metadata must be an object or null; export it again")
     try:
-        labels = _labels(document["labels"])
+        labels = from_plain(document["labels"])
         preprocessing = Preprocessing.from_dict(document["preprocessing"])
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise WeightsError(f"{path}: its metadata does not describe a segmenter: {error}") from error
@@ -370,16 +367,6 @@ def _description(document: Mapping[str, Any], path: str | Path) -> Description:
         document["precision"],
         document["version"],
     )
-
-
-def _labels(entry: dict[str, Any]) -> Labels | dict[str, Labels]:
-    """Read classes; where there are several heads they stand under "heads", as in a model folder."""
-    if "heads" not in entry:
-        return Labels.from_dict(entry)
-    heads = entry["heads"]
-    if not isinstance(heads, dict) or not 1 <= len(heads) <= MAX_HEADS or not all(map(str.isidentifier, heads)):
-        raise ValueError(f"'heads' must hold 1 to {MAX_HEADS} heads by names that are identifiers")
-    return {head: Labels.from_dict(labels) for head, labels in heads.items()}
 
 
 def _check_ports(session: Any, description: Description, inputs: list[str], path: Path) -> None:

@@ -23,7 +23,7 @@ from fullyconv.heads import SkipHead
 from fullyconv.labels import Labels
 from fullyconv.preprocessing import CAFFE, Preprocessing
 from fullyconv.weights.caffefile import CaffeFile, key_of
-from fullyconv.weights.foreign import ForeignSegmenter
+from fullyconv.weights.described import Described
 
 LICENSE = (
     "not stated in the file; the reference networks are released under BSD-2-Clause or for unrestricted use "
@@ -94,7 +94,7 @@ def caffe_classifier(path: str | Path) -> dict[str, Tensor]:
     return tensors
 
 
-def caffe_segmenter(path: str | Path) -> ForeignSegmenter:
+def caffe_segmenter(path: str | Path) -> Described:
     """Read one of the reference networks: FCN-32s, 16s, 8s and 8s at-once on VGG-16, FCN-AlexNet, and their relatives.
 
     The relatives are those for NYUDv2, on color, on HHA, on color and depth (early fusion), on color and HHA (late
@@ -163,7 +163,7 @@ def caffe_segmenter(path: str | Path) -> ForeignSegmenter:
         for key, value in _head(file, head, [suffix] if task else suffixes).items():
             tensors[f"head.{task}.{key}" if task else f"head.{key}"] = value
     file.finish()
-    return ForeignSegmenter(
+    return Described(
         model=f"fcn{strides[-1]}s{'_atonce' if at_once else ''}_{backbone}",
         labels=labels.get("", labels),
         preprocessing=preprocessing,

@@ -24,7 +24,7 @@ from fullyconv.labels import Labels
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.weights import pretrained
 from fullyconv.weights.catalog import LICENSE_COCO
-from fullyconv.weights.foreign import ForeignSegmenter
+from fullyconv.weights.described import Described
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
@@ -68,8 +68,8 @@ def count_classes(name: str, state_dict: Mapping[str, Tensor]) -> int | None:
 
 
 def torchvision_segmenter(
-    name: str, state_dict: Mapping[str, Tensor], *, labels: Labels | None = None
-) -> ForeignSegmenter:
+    name: str, state_dict: Mapping[str, Tensor], *, labels: Labels | None = None, beside: tuple[str, ...] = ()
+) -> Described:
     """Translate a state dict of one of torchvision's segmenters.
 
     Either every tensor has its place or nothing is taken. The scores are stretched over the image, as torchvision does.
@@ -80,6 +80,7 @@ def torchvision_segmenter(
             auxiliary classifier; by default that of the published weights.
         labels: classes of weights that you trained yourself. The published score, license and origin are then not
             claimed, and images are not scaled.
+        beside: names of what else the file holds, for the load report.
 
     Returns:
         The segmenter under our names. The auxiliary classifier stands in the load report as unused.
@@ -103,16 +104,16 @@ def torchvision_segmenter(
     load_report = LoadReport(
         copied=tuple(key for key in state_dict if places[key]),
         reinitialized=tuple(places[key] for key in missing if places[key]),
-        unused=tuple(key for key in state_dict if not places[key]),
+        unused=(*(key for key in state_dict if not places[key]), *beside),
     )
     weights = published(name)
     transforms: Any = weights.transforms()
     mean, std = tuple(transforms.mean), tuple(transforms.std)
     if labels is not None:
-        return ForeignSegmenter(name, labels, Preprocessing(mean, std), tensors, load_report, upsampling="stretch")
+        return Described(name, labels, Preprocessing(mean, std), tensors, load_report, upsampling="stretch")
     ((data, metrics),) = weights.meta["_metrics"].items()
     (short_side,) = transforms.resize_size
-    return ForeignSegmenter(
+    return Described(
         name,
         Labels.of([category.strip("_") for category in weights.meta["categories"]]),  # "__background__"
         Preprocessing(mean, std, short_side=int(short_side)),
