@@ -30,23 +30,15 @@ from fullyconv.inference.tiles import Halo, Network, Options, Probabilities
 from fullyconv.labels import Labels, unique_names
 from fullyconv.preprocessing import IMAGENET, Preprocessing
 from fullyconv.upsampling import resample
-from fullyconv.weights import catalog, pretrained, sources
-from fullyconv.weights.architectures import build_classifier, input_size, preprocessing_of
-from fullyconv.weights.checkpoints import recognize, translate
-from fullyconv.weights.classifiers import (
-    architecture_by_names,
-    count_classes,
-    fetch_classifier,
-    fit_classifier,
-    names_of,
-)
-from fullyconv.weights.loading import preprocessing_from_names
+from fullyconv.weights import pretrained, sources
+from fullyconv.weights.architectures import build_classifier, input_size
+from fullyconv.weights.classifiers import fetch_classifier, names_of, network_of
+from fullyconv.weights.expectations import preprocessing_of
 from fullyconv.weights.lock import accepting
 from fullyconv.weights.opening import ModelFolder, opened
 from fullyconv.weights.uploading import Uploads
 
 Size = tuple[int, int]
-IMAGENET_CLASSES = 1000
 N = TypeVar("N", bound=nn.Module)
 Method = Literal["cam", "window"]
 
@@ -171,67 +163,32 @@ class Classifier(nn.Module, Uploads):
         """Load pretrained weights as this class, in evaluation mode; see ``fullyconv.load_classifier``."""
         place = device_of(device)
         like = names_of(architecture) if architecture is not None else None
-        found = fetch_classifier(source, allow_unverified=allow_unverified, like=like)
-        weights, what = found.weights, found.weights.source
-        name = architecture or found.architecture or architecture_by_names(found)
-        if name is None:
-            raise ValueError(
-                f"source={str(source)!r}: does not say of which architecture it is; pass "
-                "architecture='torchvision/NAME', 'timm/NAME' or a classifier of "
-                "fullyconv.weights.architectures.CLASSIFIERS. A segmenter of torchvision is taken by fullyconv.load, "
-                "and by fullyconv convert, with its name (deeplabv3_resnet50) as architecture, and with classes"
-            )
-        if weights.absent:
-            raise WeightsError(f"{what}: was published without the classifier's own layers; load_backbone takes it")
-        tensors = weights.tensors
-        plain = name.rpartition("/")[2]
-        naming = recognize(tensors).naming
-        if naming == "caffe" and name.startswith("torchvision/"):
-            tensors = translate(plain, tensors, weights.architecture).tensors
-        if naming == "lukemelas":
-            tensors = translate(name, tensors, weights.architecture).tensors
-        named = tuple(classes) if classes is not None else found.classes
-        if named is None and naming == "lukemelas" and len(tensors["classifier.bias"]) == IMAGENET_CLASSES:
-            named = catalog.imagenet_classes()  # nothing else was published under these names
-        try:
-            network = build_classifier(name, len(named) if named is not None else 1000)
-        except ValueError as error:
-            if architecture is not None:
-                raise
-            raise WeightsError(f"{what}: names a classifier that cannot be built: {error}") from error
-        if named is None:
-            count = count_classes(network.state_dict(), tensors)
-            named = tuple(f"class {index}" for index in range(count))
-            tell(f"{what}: says nothing of its classes; they are called 'class 0' to 'class {count - 1}'")
-            network = build_classifier(name, count)
-        unused = (*fit_classifier(network, tensors, what), *weights.beside)
-        if weights.beside:
-            tell(f"{what}: not of the network, and unused: {', '.join(weights.beside)}")
+        weights = fetch_classifier(source, allow_unverified=allow_unverified, like=like)
+        network, name, named, load_report = network_of(weights, architecture, classes)
+        what = weights.source
         given = None if preprocessing is None else Preprocessing.of(preprocessing)
-        expected = given or weights.preprocessing or preprocessing_from_names(recognize(weights.tensors))
-        expected = expected or preprocessing_of(name)
+        expected = given or weights.preprocessing or preprocessing_of(name, weights.tensors)
         if expected is None:
             tell(f"{what}: says nothing of its preprocessing; ImageNet's mean and deviation are assumed")
             expected = IMAGENET
         side = input_size(name)
-        training: dict[str, Any] = dict(found.training or {})
+        training = dict(weights.training)
         if "source" not in training:  # a model folder knows where its weights came from
             # the record travels with the weights, and where a folder lay on this machine is nobody's business
             training["source"] = Path(what).name if Path(what).is_absolute() else what
-            digests = list((found.digests or {}).values())
-            if digests:
-                training["sha256"] = digests[-1]
+            if weights.sha256:
+                training["sha256"] = weights.sha256
         module = cls(
             network,
             named,
             expected,
-            found.input_size or (side, side),
+            weights.input_size or (side, side),
             name,
             weights.license or "unstated",
             training,
-            dict(found.score) if found.score and named == found.classes else None,
+            dict(weights.score) if weights.score and named == weights.classes else None,
         )
-        module.load_report = LoadReport(tuple(name for name in tensors if name not in unused), unused=unused)
+        module.load_report = load_report
         return module.eval().to(place)
 
 

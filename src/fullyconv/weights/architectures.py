@@ -15,7 +15,6 @@ from fullyconv.backbones.cifar import CifarResNet
 from fullyconv.backbones.resnet import NARROW, narrow_classifier
 from fullyconv.backbones.vgg import vgg11_quarter_classifier
 from fullyconv.errors import near_miss
-from fullyconv.preprocessing import Preprocessing
 
 CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {
     "caffenet": caffenet_classifier,
@@ -29,9 +28,6 @@ CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {
 
 INPUT_SIZES = efficientnet_lite.INPUT_SIZES | {"caffenet": 227, "cifar_resnet20": 32, "cifar_resnet56": 32}
 """Native height and width in pixels, where it is not 224."""
-
-LITE = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-"""-1..1, as Google trained EfficientNet-Lite; the rest of the family has ImageNet's numbers."""
 
 MAX_CLASSES = 50_000
 
@@ -83,30 +79,6 @@ def input_size(architecture: str) -> int:
         config = timm.get_pretrained_cfg(name, allow_unregistered=True)
         return int(config.input_size[-1]) if config is not None else 224
     return INPUT_SIZES.get(architecture, 224)
-
-
-def preprocessing_of(architecture: str) -> Preprocessing | None:
-    """Give what the published weights of a network expect of an image, where its library states it by the name.
-
-    Args:
-        architecture: as `build_classifier` takes it.
-
-    Returns:
-        timm's own mean and deviation for "timm/NAME", those of EfficientNet-Lite; else None.
-
-    Example:
-        >>> preprocessing_of("timm/tf_efficientnet_lite0").mean
-        (0.5, 0.5, 0.5)
-    """
-    if architecture in efficientnet_lite.SCALES:
-        return LITE
-    family, _, name = architecture.partition("/")
-    if family != "timm":
-        return None
-    import timm
-
-    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    return None if config is None else Preprocessing(tuple(config.mean), tuple(config.std))
 
 
 def _torchvision(name: str, num_classes: int) -> nn.Module:

@@ -248,7 +248,7 @@ def canonical(name: str) -> str:
         >>> canonical("timm/mobilenetv3_large_100.ra_in1k"), canonical("resnet50_dilated")
         ('mobilenet_v3_large', 'resnet50')
     """
-    plain = name.removeprefix(TIMM).split(".")[0].lower()
+    plain = name.rpartition("/")[2].split(".")[0].lower()
     for arrangement in ARRANGEMENTS:
         plain = plain.removesuffix(arrangement)
     return ALIASES.get(plain, plain)
@@ -281,7 +281,7 @@ def fitting(tensors: Mapping[str, Tensor]) -> list[str]:
 def _check_architecture(backbone: str, architecture: str | None) -> None:
     if architecture is None or (backbone not in BACKBONES and not backbone.startswith(TIMM)):
         return
-    own, theirs = efficientnet.TF_NAMES.get(backbone, canonical(backbone)), canonical(architecture)
+    own, theirs = (efficientnet.TF_NAMES.get(name, canonical(name)) for name in (backbone, architecture))
     if own != theirs:
         _refuse_architecture(backbone, architecture)
 
