@@ -526,7 +526,7 @@ def test_names_of_no_scheme_are_said_to_be_unknown() -> None:
         ("mobilenet_v3_large", "tf_mobilenetv3_large_100", r"it pads as TensorFlow does"),
         ("timm/efficientnet_b0", "tf_efficientnet_b0", r"it pads as TensorFlow does"),
         ("resnet18", "resnet34", r"build 'resnet34'"),
-        ("caffenet", "bvlc_alexnet", r"take weights of caffenet"),
+        ("caffenet", "torchvision/alexnet", r"build 'alexnet'"),
     ],
 )
 def test_networks_that_compute_otherwise_are_refused_by_name(name: str, architecture: str, message: str) -> None:

@@ -213,12 +213,7 @@ class ExportedSegmenter:
         return at_edge({head: answer[0] for head, answer in zip(heads, answers, strict=True)})
 
     def _run(self, pixels: npt.NDArray[np.uint8], outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
-        own = (pixels.shape[0], pixels.shape[1])
-        short_side = self.description.preprocessing.short_side
-        feeds = {"image": np.ascontiguousarray(pixels[None])}
-        if short_side is not None:
-            feeds = {"image": scaled(pixels, scaled_size(own, short_side))[None], "size": np.array(own, np.int64)}
-        return self._run_graph(feeds, outputs)
+        return self._run_graph(feeds(pixels, self.description.preprocessing.short_side), outputs)
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]], output: str) -> npt.NDArray[Any]:
         """Run the graph itself.
@@ -332,6 +327,23 @@ def scaled(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[
     ]
     rounded: npt.NDArray[np.uint8] = np.stack(bands, 2).round().clip(0, 255).astype(np.uint8)
     return rounded
+
+
+def feeds(
+    pixels: npt.NDArray[np.uint8], short_side: int | None, *, as_it_is: bool = False
+) -> dict[str, npt.NDArray[Any]]:
+    """Give what a graph takes for an image.
+
+    Args:
+        pixels: (H, W, C) uint8.
+        short_side: of its preprocessing.
+        as_it_is: let the network look at the image as it is, whatever its own scale.
+    """
+    if short_side is None:
+        return {"image": np.ascontiguousarray(pixels[None])}
+    own = (pixels.shape[0], pixels.shape[1])
+    seen = scaled(pixels, own if as_it_is else scaled_size(own, short_side))
+    return {"image": seen[None], "size": np.array(own, np.int64)}
 
 
 def _description(document: Mapping[str, Any], path: str | Path) -> Description:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fullyconv import download as downloads
-from fullyconv.errors import DownloadError, WeightsError, tell
+from fullyconv.errors import DownloadError, WeightsError, near_miss, tell
 from fullyconv.files import Digest, digest
 from fullyconv.weights import catalog, repositories
 from fullyconv.weights.lock import COMMIT, DIGEST, accept, lock_file, recorded
@@ -240,9 +240,6 @@ def _local(path: Path, text: str) -> Source:
     raise FileNotFoundError(f"source={text!r}: no such folder or file; pass a model folder, or a zoo name")
 
 
-# ---- fetching ------------------------------------------------------------------------------------------------------
-
-
 def fetch(source: Source, file: str | None = None, *, allow_unverified: bool = False) -> Fetched:
     """Bring one file to this machine and verify it.
 
@@ -287,27 +284,16 @@ def torchvision_member(source: Source) -> WeightsEnum:
     Raises:
         ValueError: if torchvision has none of that name.
     """
-    from torchvision.models import get_weight, list_models
+    from torchvision.models import get_model_weights, get_weight, list_models
 
     name = source.address.removeprefix("torchvision://")
     try:
         return get_weight(name)
     except (ValueError, AttributeError, KeyError, TypeError) as error:
-        from torchvision.models import get_model_weights
-
         known = [str(member) for model in list_models() for member in get_model_weights(model)]
         raise ValueError(
-            f"source={source.address!r}: torchvision has no weights of that name. {_nearest(name, known)}"
+            f"source={source.address!r}: torchvision has no weights of that name. {near_miss(name, known)}"
         ) from error
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=3)
-    return (
-        f"Did you mean {' or '.join(close)}?"
-        if close
-        else "torchvision.models.list_models() and get_model_weights list them."
-    )
 
 
 def _from_torchvision(source: Source) -> Fetched:
