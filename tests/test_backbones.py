@@ -462,7 +462,7 @@ def test_timm_without_maps_or_of_one_size_is_refused() -> None:
     pytest.importorskip("timm")
     with pytest.raises(ValueError, match=r"runs only on images of 224 x 224 pixels. Choose a convolutional network"):
         build_backbone("timm/mixer_b16_224")
-    with pytest.raises(ValueError, match=r"name='timm/resnet-50' is not a model of timm. Did you mean timm/resnet50"):
+    with pytest.raises(ValueError, match=r"'timm/resnet-50': timm has no such model. Did you mean resnet50"):
         build_backbone("timm/resnet-50")
     with pytest.raises(ValueError, match="padding='paper': backbone='timm/resnet18' is not in the paper"):
         build_backbone("timm/resnet18", padding="paper")
@@ -470,7 +470,7 @@ def test_timm_without_maps_or_of_one_size_is_refused() -> None:
 
 def test_missing_timm_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ImportError, match=r"name='timm/resnet18' needs timm: pip install 'fullyconv\[timm\]'"):
+    with pytest.raises(ImportError, match=r"'timm/resnet18' needs timm: pip install 'fullyconv\[timm\]'"):
         build_backbone("timm/resnet18")
 
 

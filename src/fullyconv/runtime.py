@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -78,23 +78,8 @@ class Description:
 
     def to_json(self) -> str:
         """Write as the JSON that stands in the file; `read_description` reads it back."""
-        return json.dumps(
-            {
-                "format": FORMAT,
-                "labels": to_plain(self.labels),
-                "preprocessing": self.preprocessing.to_dict(),
-                "in_channels": self.in_channels,
-                "outputs": list(self.outputs),
-                "model": self.model,
-                "license": self.license,
-                "score": self.score,
-                "parity": self.parity,
-                "precision": self.precision,
-                "version": self.version,
-            },
-            ensure_ascii=False,
-            allow_nan=False,
-        )
+        plain = {"labels": to_plain(self.labels), "preprocessing": self.preprocessing.to_dict()}
+        return json.dumps({"format": FORMAT} | vars(self) | plain, ensure_ascii=False, allow_nan=False)
 
 
 def port(kind: str, head: str) -> str:
@@ -175,7 +160,7 @@ class ExportedSegmenter:
         kind = "labels" if "labels" in self.description.outputs else "scores"
         heads = self.description.heads
         results = {}
-        answers = self._run(pixels, [port(kind, head) for head in heads])
+        answers = self._run(feeds(pixels, self.preprocessing.short_side), [port(kind, head) for head in heads])
         for (head, labels), answer in zip(heads.items(), answers, strict=True):
             mask = answer[0].argmax(0) if kind == "scores" else answer[0]
             if mask.shape != pixels.shape[:2] or int(mask.max()) >= labels.num_classes:
@@ -209,11 +194,9 @@ class ExportedSegmenter:
         if "scores" not in self.description.outputs:
             raise ValueError(f"{self.path}: gives labels alone; export it with scores=True (--scores)")
         heads = self.description.heads
-        answers = self._run(self._read(source).pixels, [port("scores", head) for head in heads])
+        given = feeds(self._read(source).pixels, self.preprocessing.short_side)
+        answers = self._run(given, [port("scores", head) for head in heads])
         return at_edge({head: answer[0] for head, answer in zip(heads, answers, strict=True)})
-
-    def _run(self, pixels: npt.NDArray[np.uint8], outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
-        return self._run_graph(feeds(pixels, self.description.preprocessing.short_side), outputs)
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]], output: str) -> npt.NDArray[Any]:
         """Run the graph itself.
@@ -228,9 +211,9 @@ class ExportedSegmenter:
         Raises:
             WeightsError: if the network fails on it.
         """
-        return self._run_graph(feeds, [output])[0]
+        return self._run(feeds, [output])[0]
 
-    def _run_graph(self, feeds: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
+    def _run(self, feeds: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
         try:
             answers: list[npt.NDArray[Any]] = self._session.run(list(outputs), dict(feeds))
         except Exception as error:
@@ -367,18 +350,9 @@ def _description(document: Mapping[str, Any], path: str | Path) -> Description:
         raise WeightsError(
             f"{path}: in_channels={channels}, and its preprocessing has {preprocessing.in_channels}; export it again"
         )
-    return Description(
-        labels,
-        preprocessing,
-        channels,
-        tuple(outputs),
-        document["model"],
-        document["license"],
-        score,
-        document["parity"],
-        document["precision"],
-        document["version"],
-    )
+    described: dict[str, Any] = {field.name: document.get(field.name) for field in fields(Description)}
+    described |= {"labels": labels, "preprocessing": preprocessing, "outputs": tuple(outputs)}
+    return Description(**described)
 
 
 def _check_ports(session: Any, description: Description, inputs: list[str], path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -271,19 +271,30 @@ class Chain(Backbone):
         **options: Any,
     ) -> None:
         super().__init__(name, channels, **options)
-        self.taps = dict(taps)
         for layer, module in layers.items():
             self.add_module(layer, module)
+        self._taps = {index: taps[layer] for index, layer in enumerate(layers) if layer in taps}
 
     def forward(self, x: Tensor) -> Features:
         """Compute the maps one after the other; see `Backbone.forward`."""
         size = self._size(x)
-        maps: dict[int, Tensor] = {}
-        for name, layer in self.named_children():
-            x = layer(x)
-            if name in self.taps:
-                maps[self.taps[name]] = x
-        return Features(maps, size)
+        return Features(tapped(self.children(), self._taps, x), size)
+
+
+def tapped(layers: Iterable[nn.Module], taps: Mapping[int, int], x: Tensor) -> dict[int, Tensor]:
+    """Compute layers one after the other, and keep what stands behind some of them.
+
+    Args:
+        layers: in their order.
+        taps: index of a layer -> stride of its map; of several of one stride the last is kept.
+        x: what the first one takes.
+    """
+    maps: dict[int, Tensor] = {}
+    for index, layer in enumerate(layers):
+        x = layer(x)
+        if index in taps:
+            maps[taps[index]] = x
+    return maps
 
 
 class _Maps(nn.Module):

@@ -12,7 +12,7 @@ from typing import NamedTuple, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fullyconv.backbones.base import Backbone, Features, Padding, first_convolution, is_paper
+from fullyconv.backbones.base import Backbone, Features, Padding, first_convolution, is_paper, tapped
 
 STEM, HEAD = 32, 1280  # channels of the first and the last convolution; the same at every width
 EPSILON = 1e-3  # of all batch norms, as in TensorFlow
@@ -164,7 +164,7 @@ class EfficientNetLite(Backbone):
             name, channels, in_channels=in_channels, size_divisor=32, unused=("conv_head.", "bn2.", "classifier.")
         )
         classifier = EfficientNetLiteClassifier(name, num_classes=1)
-        self.strides = tuple(strides)  # of the stages
+        self.strides = {index: stride for index, stride in enumerate(strides) if stride in channels}
         self.conv_stem = first_convolution(classifier.conv_stem, in_channels)
         self.bn1 = classifier.bn1
         self.act = classifier.act
@@ -174,11 +174,7 @@ class EfficientNetLite(Backbone):
         """Compute the last map of each stride; see `Backbone.forward`."""
         size = self._size(x)
         x = self.act(self.bn1(self.conv_stem(pad_same(x, 3))))
-        maps: dict[int, Tensor] = {}
-        for stride, stage in zip(self.strides, self.blocks, strict=True):
-            x = stage(x)
-            maps[stride] = x
-        return Features({stride: maps[stride] for stride in self.channels}, size)
+        return Features(tapped(self.blocks, self.strides, x), size)
 
 
 def efficientnet_lite(name: str, *, in_channels: int = 3, padding: Padding = "same") -> EfficientNetLite:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
 
-from fullyconv.backbones.base import Backbone, Features, Padding, first_convolution, is_paper
+from fullyconv.backbones.base import Backbone, Features, Padding, first_convolution, is_paper, tapped
 
 if TYPE_CHECKING:
     import torchvision
@@ -50,12 +50,7 @@ class MobileNetV3(Backbone):
     def forward(self, x: Tensor) -> Features:
         """Compute the map of each stride; see `Backbone.forward`."""
         size = self._size(x)
-        maps: dict[int, Tensor] = {}
-        for index, block in enumerate(self.features):
-            x = cast(Tensor, block(x))
-            if index in self.strides:
-                maps[self.strides[index]] = x
-        return Features(maps, size)
+        return Features(tapped(cast(nn.Sequential, self.features), self.strides, x), size)
 
 
 def mobilenet(name: str, *, in_channels: int = 3, padding: Padding = "same") -> MobileNetV3:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,6 +12,7 @@ from fullyconv.backbones import efficientnet_lite
 from fullyconv.backbones.alexnet import caffenet_classifier
 from fullyconv.backbones.cifar import CifarResNet
 from fullyconv.backbones.resnet import NARROW, narrow_classifier
+from fullyconv.backbones.timm import check_name
 from fullyconv.backbones.vgg import vgg11_quarter_classifier
 from fullyconv.errors import near_miss
 
@@ -100,12 +100,7 @@ def _torchvision(name: str, num_classes: int) -> nn.Module:
 
 
 def _timm(name: str, num_classes: int) -> nn.Module:
-    try:
-        import timm
-    except ImportError as error:
-        raise ImportError(f"architecture='timm/{name}' needs timm: pip install 'fullyconv[timm]'") from error
-    if not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
-        raise ValueError(f"architecture='timm/{name}': timm has no such model.{hint}")
+    check_name(name)
+    import timm
+
     return timm.create_model(name, pretrained=False, num_classes=num_classes)

@@ -454,15 +454,14 @@ def _check_score(score: Any, path: Path) -> None:
     """Refuse a score whose figures are not numbers: cards and lists print them."""
     if score is None:
         return
-    if not isinstance(score, dict):
-        raise WeightsError(f"{path}: 'score' must be an object or null")
-    figures = [(key, score[key]) for key in METRICS if score.get(key) is not None]
-    by_class = score.get("iou") or {}
+    by_class = score.get("iou") or {} if isinstance(score, dict) else None
     if not isinstance(by_class, dict):
-        raise WeightsError(f"{path}: score.iou must be an object of class names and figures")
-    figures += [(f"iou.{_line(name)[:40]}", value) for name, value in by_class.items() if value is not None]
-    for key, value in figures:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
+        raise WeightsError(f"{path}: 'score' must be an object or null, and its 'iou' an object of classes and figures")
+    figures = {key: score.get(key) for key in METRICS} | {
+        f"iou.{_line(name)[:40]}": by_class[name] for name in by_class
+    }
+    for key, value in figures.items():
+        if value is not None and (type(value) not in (int, float) or not 0 <= value <= 100):
             raise WeightsError(f"{path}: score.{key}={str(value)[:40]!r}; a figure is a number in 0..100, in percent")
 
 
