@@ -457,9 +457,8 @@ def _check_score(score: Any, path: Path) -> None:
     by_class = score.get("iou") or {} if isinstance(score, dict) else None
     if not isinstance(by_class, dict):
         raise WeightsError(f"{path}: 'score' must be an object or null, and its 'iou' an object of classes and figures")
-    figures = {key: score.get(key) for key in METRICS} | {
-        f"iou.{_line(name)[:40]}": by_class[name] for name in by_class
-    }
+    figures = {key: score.get(key) for key in METRICS}
+    figures |= {f"iou.{_line(name)[:40]}": value for name, value in by_class.items()}
     for key, value in figures.items():
         if value is not None and (type(value) not in (int, float) or not 0 <= value <= 100):
             raise WeightsError(f"{path}: score.{key}={str(value)[:40]!r}; a figure is a number in 0..100, in percent")

@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +33,6 @@ REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 DISTRIBUTION = re.compile(r"[A-Za-z0-9]([\w.-]{0,98}[A-Za-z0-9])?", re.ASCII)
 REVISION = re.compile(r"[\w][\w./-]{0,200}", re.ASCII)
 
-SCHEMES = ("hf://", "torchvision://", "distribution://", "https://", "http://")
 FORMS = (
     "a name of the zoo (fullyconv list), hf://ORG/REPO[@REVISION][/FILE] or ORG/REPO, "
     "torchvision://ENUM.MEMBER, distribution://NAME/FILE (of an installed distribution), "
@@ -103,21 +102,14 @@ def read(text: str | Path) -> Source:
     """
     if isinstance(text, Path):
         return _local(text, str(text))
-    if not isinstance(text, str):
-        raise ValueError(f"source={text!r} of type {type(text).__name__}: is no source; give {FORMS}")
-    if "\0" in text or len(text) > 4096:
-        raise ValueError(f"source={text[:60]!r}: is no source; give {FORMS}")
-    if text.startswith("hf://"):
-        return _hub(text)
-    if text.startswith("torchvision://"):
-        entry = catalog.at_address(text)
-        return Source("torchvision", text, entry=entry)
-    if text.startswith("distribution://"):
-        return _distribution(text)
-    if text.startswith(("https://", "http://")):
-        return _url(text)
-    if "://" in text:
-        raise ValueError(f"source={text!r}: unknown scheme; known are {', '.join(SCHEMES)}")
+    if not isinstance(text, str) or "\0" in text or len(text) > 4096:
+        raise ValueError(f"source={str(text)[:60]!r} of type {type(text).__name__}: is no source; give {FORMS}")
+    scheme, separator, _ = text.partition("://")
+    if separator:
+        if scheme not in _READERS:
+            known = ", ".join(f"{name}://" for name in _READERS)
+            raise ValueError(f"source={text!r}: unknown scheme; known are {known}")
+        return _READERS[scheme](text)
     if text.startswith((".", "/", "~")) or text.endswith("/") or (os.name == "nt" and Path(text).is_absolute()):
         return _local(Path(text), text)
     entry = catalog.find(text)
@@ -220,6 +212,15 @@ def _url(text: str) -> Source:
     except ValueError as error:
         raise ValueError(f"source: {error}") from None
     return Source("url", address, sha256=sha256, entry=entry)
+
+
+_READERS: dict[str, Callable[[str], Source]] = {
+    "hf": _hub,
+    "torchvision": lambda text: Source("torchvision", text, entry=catalog.at_address(text)),
+    "distribution": _distribution,
+    "https": _url,
+    "http": _url,
+}
 
 
 def _fragment(fragment: str, text: str) -> str | None:
@@ -447,6 +448,5 @@ def _cache(settings: str) -> Iterator[None]:
 
 def cache_folder() -> Path:
     """Give the folder of downloads that no other cache holds: FULLYCONV_CACHE, or fullyconv in the user's cache."""
-    given = os.environ.get("FULLYCONV_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(given).expanduser() if given else Path(base).expanduser() / "fullyconv"
+    return Path(os.environ.get("FULLYCONV_CACHE") or f"{base}/fullyconv").expanduser()
