@@ -307,22 +307,30 @@ def _from_torchvision(source: Source) -> Fetched:
     if match is None:
         raise WeightsError(f"{source.address}: its address {url} holds no digest, so that the file cannot be verified")
     place = Path(torch.hub.get_dir()) / "checkpoints" / name
-    if place.is_file():
-        found = digest(place)
-        if found.sha256.startswith(match[1]):
-            return Fetched(place, found, f"{source.address} ({url})")
-        wrong = f"{place}: is not the file that torchvision published (sha256 {found.sha256[:16]}...)"
-        if repositories.offline():
-            raise WeightsError(f"{wrong}, and HF_HUB_OFFLINE forbids to fetch it afresh")
-        tell(f"{wrong}; fetching it afresh")
-        with _cache("TORCH_HOME"):
-            place.unlink()
-    if repositories.offline():
-        raise DownloadError(f"{source.address}: is not in the cache ({place}), and HF_HUB_OFFLINE forbids to fetch it")
-    tell(f"fetching {url}")
-    with _cache("TORCH_HOME"):
-        found = downloads.download(url, place, sha256=match[1])
+    found = _kept_or_fetched(source, url, place, match[1], "TORCH_HOME")
     return Fetched(place, found, f"{source.address} ({url})")
+
+
+def _kept_or_fetched(source: Source, url: str, place: Path, expected: str | None, settings: str) -> Digest:
+    """Give the digest of a file in a cache; it is fetched where it is not there, or is not what was promised."""
+    offline = repositories.offline()
+    with _cache(settings):
+        if place.is_file():
+            found = digest(place)
+            if expected is not None and found.sha256.startswith(expected):
+                return found
+            if expected is not None and offline:
+                raise WeightsError(
+                    f"{place}: is not the file that was published (sha256 {found.sha256[:16]}...), and HF_HUB_OFFLINE "
+                    "forbids to fetch it afresh"
+                )
+            place.unlink()  # left by a load that was not accepted, changed since, or of another version
+        if offline:
+            raise DownloadError(
+                f"{source.address}: is not in the cache ({place}), and HF_HUB_OFFLINE forbids to fetch it"
+            )
+        tell(f"fetching {url}")
+        return downloads.download(url, place, sha256=expected, plain_http=source.entry is not None)
 
 
 def _from_distribution(source: Source) -> Fetched:
@@ -356,16 +364,7 @@ def _from_url(source: Source, allow_unverified: bool) -> Fetched:
     name = re.sub(r"[^\w.-]", "_", source.address.rsplit("/", 1)[-1]) or "file"
     key = hashlib.sha256(source.address.encode()).hexdigest()[:16]
     place = cache_folder() / "downloads" / key / name
-    with _cache("FULLYCONV_CACHE"):
-        if place.is_file():
-            found = digest(place)
-            if expected is not None and found.sha256 == expected:
-                return Fetched(place, found, source.address)
-            place.unlink()  # left by a load that was not accepted, changed since, or of another version
-        if repositories.offline():
-            raise DownloadError(f"{source.address}: is not in the cache, and HF_HUB_OFFLINE forbids to fetch it")
-        tell(f"fetching {source.address}")
-        found = downloads.download(source.address, place, sha256=expected, plain_http=source.entry is not None)
+    found = _kept_or_fetched(source, source.address, place, expected, "FULLYCONV_CACHE")
     if expected is None:
         accept(source.address, None, "", found)
     return Fetched(place, found, source.address)
