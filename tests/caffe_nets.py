@@ -17,7 +17,7 @@ import torchvision
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from torch import nn
 
-from fullyconv.backbones.alexnet import CaffeNet, CaffeNetClassifier
+from fullyconv.backbones.alexnet import CaffeNet, caffenet_classifier
 from fullyconv.backbones.vgg import VGG
 
 SCHEMA: dict[str, dict[str, tuple[int, str]]] = {
@@ -287,7 +287,7 @@ def thin_caffenet(*, in_channels: int = 3, padding: str = "same") -> CaffeNet:
     """Our CaffeNet with few channels."""
     a, b, c, d, e = CAFFENET
     with torch.device("meta"):
-        classifier = CaffeNetClassifier(num_classes=1)
+        classifier = caffenet_classifier(num_classes=1)
     classifier.conv1 = nn.Conv2d(3, a, 11, stride=4)
     classifier.conv2 = nn.Conv2d(a, b, 5, padding=2, groups=2)
     classifier.conv3 = nn.Conv2d(b, c, 3, padding=1)

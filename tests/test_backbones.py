@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from closeness import assert_close
 from fullyconv.backbones import BACKBONES, Backbone, build_backbone
 from fullyconv.backbones.base import LoadReport
-from fullyconv.backbones.resnet import resnet18_half_classifier
-from fullyconv.backbones.vgg import vgg16_bn
+from fullyconv.backbones.resnet import narrow_classifier
+from fullyconv.backbones.vgg import vgg
 from fullyconv.errors import WeightsError
 
 CHANNELS = {
@@ -281,7 +281,7 @@ def test_key_names_of_resnets_are_torchvisions() -> None:
     assert keys[-2:] == ["fc.weight", "fc.bias"]
     assert list(shared("resnet18").state_dict()) == keys[:-2]
     assert list(shared("resnet18_half").state_dict()) == keys[:-2]
-    assert list(resnet18_half_classifier().state_dict()) == keys
+    assert list(narrow_classifier("resnet18_half").state_dict()) == keys
 
 
 def test_the_full_width_of_our_resnet18_is_torchvisions() -> None:
@@ -299,7 +299,7 @@ def test_the_full_width_of_our_resnet18_is_torchvisions() -> None:
 def test_misfits_are_named_and_nothing_is_changed() -> None:
     backbone = build_backbone("resnet18_half")
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
-    weights = resnet18_half_classifier().state_dict()
+    weights = narrow_classifier("resnet18_half").state_dict()
     del weights["bn1.bias"]
     weights["conv1.weight"] = weights["conv1.weight"][:, :1]
     weights["layer9.weight"] = torch.zeros(1)
@@ -320,7 +320,7 @@ def test_weights_of_a_deeper_relative_are_refused() -> None:
 @pytest.mark.parametrize("in_channels", [1, 2, 4, 6])
 def test_color_weights_are_adapted_to_other_channels(in_channels: int) -> None:
     backbone = build_backbone("resnet18_half", in_channels=in_channels)
-    weights = resnet18_half_classifier().state_dict()
+    weights = narrow_classifier("resnet18_half").state_dict()
     load_report = backbone.load_classifier(weights)
     assert load_report.adapted == ("conv1.weight",)
     assert load_report.unused == ("fc.weight", "fc.bias")
@@ -336,7 +336,9 @@ def test_color_weights_are_adapted_to_other_channels(in_channels: int) -> None:
 
 def test_layers_declared_absent_start_anew_and_no_other_may_lack() -> None:
     backbone = build_backbone("resnet18_half")
-    weights = {k: v for k, v in resnet18_half_classifier().state_dict().items() if not k.startswith("layer4.1.")}
+    weights = {
+        k: v for k, v in narrow_classifier("resnet18_half").state_dict().items() if not k.startswith("layer4.1.")
+    }
     with pytest.raises(WeightsError, match=r"10 missing: layer4.1.conv1.weight"):
         backbone.load_classifier(weights)
     before = backbone.layer4[1].conv1.weight.clone()
@@ -346,7 +348,7 @@ def test_layers_declared_absent_start_anew_and_no_other_may_lack() -> None:
 
 
 def test_files_from_before_the_batch_counter_are_complete() -> None:
-    weights = {k: v for k, v in resnet18_half_classifier().state_dict().items() if "num_batches" not in k}
+    weights = {k: v for k, v in narrow_classifier("resnet18_half").state_dict().items() if "num_batches" not in k}
     load_report = build_backbone("resnet18_half").load_classifier(weights)
     assert len(load_report.reinitialized) == 20
     assert all(key.endswith("num_batches_tracked") for key in load_report.reinitialized)
@@ -376,8 +378,8 @@ def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
 def test_switches_put_every_maximum_back_in_its_place_at_odd_sizes() -> None:
     torch.manual_seed(0)
     with torch.device("meta"):
-        backbone = vgg16_bn(fc=False, switches=True)
-        plain = vgg16_bn(fc=False)
+        backbone = vgg("vgg16_bn", fc=False, switches=True)
+        plain = vgg("vgg16_bn", fc=False)
     backbone = backbone.to_empty(device="cpu")
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
@@ -460,7 +462,7 @@ def test_timm_without_maps_or_of_one_size_is_refused() -> None:
     pytest.importorskip("timm")
     with pytest.raises(ValueError, match=r"runs only on images of 224 x 224 pixels. Choose a convolutional network"):
         build_backbone("timm/mixer_b16_224")
-    with pytest.raises(ValueError, match=r"name='timm/resnet-50' is not a model of timm. Did you mean timm/resnet50"):
+    with pytest.raises(ValueError, match=r"'timm/resnet-50': timm has no such model. Did you mean resnet50"):
         build_backbone("timm/resnet-50")
     with pytest.raises(ValueError, match="padding='paper': backbone='timm/resnet18' is not in the paper"):
         build_backbone("timm/resnet18", padding="paper")
@@ -468,7 +470,7 @@ def test_timm_without_maps_or_of_one_size_is_refused() -> None:
 
 def test_missing_timm_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ImportError, match=r"name='timm/resnet18' needs timm: pip install 'fullyconv\[timm\]'"):
+    with pytest.raises(ImportError, match=r"'timm/resnet18' needs timm: pip install 'fullyconv\[timm\]'"):
         build_backbone("timm/resnet18")
 
 

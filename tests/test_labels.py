@@ -171,7 +171,7 @@ def test_ignored_index_of_ones_own_is_kept():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"names": []}, "names is empty"),
+        ({"names": []}, "names holds 0 classes"),
         ({"names": "road"}, "one string; give a list"),
         ({"names": ["a", "a"]}, "'a' twice"),
         ({"names": ["a", ""]}, "not empty"),
@@ -213,7 +213,7 @@ def test_a_class_is_found_by_its_name_or_number_and_no_number_beyond_the_last():
         ({"names": "road"}, "give a list"),
         ({"names": ["a"], "palete": []}, "Did you mean palette"),
         ({"names": ["a"], "values": {"x": "a"}}, "mapping of integers"),
-        ({"names": []}, "names is empty"),
+        ({"names": []}, "names holds 0 classes"),
     ],
 )
 def test_broken_entry_is_named(entry, message):

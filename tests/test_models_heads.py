@@ -134,7 +134,7 @@ def test_errors_name_argument_rule_and_remedy() -> None:
 
 @pytest.fixture
 def thin(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fullyconv.backbones.vgg.vgg16", thin_vgg16)
+    monkeypatch.setattr("fullyconv.backbones.fusion.vgg", lambda name, **options: thin_vgg16(**options))
 
 
 def test_score_layer_over_both_backbones_averages_their_scores(thin: None) -> None:

@@ -283,7 +283,7 @@ class TestHostileFolders:
 
 def test_a_load_report_is_not_colored_by_what_a_file_says() -> None:
     with pytest.raises(WeightsError) as caught:
-        pretrained.check({}, {"w\x1b[31m\n": (4,)}, Path("w"))
+        pretrained.check({}, {"w\x1b[31m\n": np.zeros(4)}, Path("w"))
     assert "\x1b" not in str(caught.value)
 
 
@@ -297,14 +297,13 @@ def test_a_card_is_not_rewritten_by_what_a_configuration_says(tmp_path: Path) ->
 
 
 def test_tensors_that_do_not_fit_give_a_load_report() -> None:
+    own = {"a": np.zeros(1), "b": np.zeros(2), "c": np.zeros(3)}
     with pytest.raises(WeightsError) as caught:
-        pretrained.check({"a": (1,), "b": (2,), "c": (3,)}, {"b": (3,), "c": (3,), "d": (4,)}, Path("w"))
-    assert str(caught.value).splitlines() == [
-        "w: the tensors are not those of the model; nothing was loaded",
-        "  missing (1): a",
-        "  unexpected (1): d",
-        "  of another shape (1): b: model (2,), file (3,)",
-    ]
+        pretrained.check(own, {"b": np.zeros(3), "c": np.zeros(3), "d": np.zeros(4)}, Path("w"))
+    assert str(caught.value) == (
+        "w: the tensors are not those of the model; nothing was loaded: 1 missing: a; 1 unknown: d; "
+        "1 of another shape: b (3,) for (2,)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -314,7 +313,7 @@ def test_tensors_that_do_not_fit_give_a_load_report() -> None:
         ({"mean_iou": {"a": 1}}, r"score.mean_iou=.*; a figure is a number in 0..100"),
         ({"mean_iou": True}, r"score.mean_iou='True'"),
         ({"pixel_accuracy": 1e308}, r"score.pixel_accuracy=.*; a figure is a number in 0..100"),
-        ({"mean_iou": 50.0, "iou": [1, 2]}, r"score.iou must be an object"),
+        ({"mean_iou": 50.0, "iou": [1, 2]}, r"its 'iou' an object"),
         ({"mean_iou": 50.0, "iou": {"road": "x"}}, r"score.iou.road='x'"),
         ([], "'score' must be an object or null"),
     ],

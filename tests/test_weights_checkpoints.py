@@ -17,22 +17,22 @@ from caffe_nets import FC, WIDTHS, thin_vgg16
 from closeness import assert_close
 from fullyconv.backbones import BACKBONES, Backbone, build_backbone
 from fullyconv.backbones.alexnet import caffenet_classifier
-from fullyconv.backbones.resnet import resnet18_half_classifier, resnet18_quarter_classifier, resnet18_slim_classifier
+from fullyconv.backbones.resnet import narrow_classifier
 from fullyconv.backbones.vgg import vgg11_quarter_classifier
 from fullyconv.errors import WeightsError
 from fullyconv.preprocessing import CAFFE, IMAGENET, Preprocessing
 from fullyconv.weights import checkpoints
-from fullyconv.weights.architectures import build_classifier, preprocessing_of
+from fullyconv.weights.architectures import build_classifier
 from fullyconv.weights.checkpoints import Scheme, canonical, fitting, recognize, translate
-from fullyconv.weights.loading import (
+from fullyconv.weights.classifiers import torchvision_weights
+from fullyconv.weights.expectations import (
     CAFFE_VGG,
     INCEPTION,
-    ClassifierWeights,
-    apply,
     preprocessing_from_timm,
     preprocessing_from_torchvision,
-    torchvision_weights,
+    preprocessing_of,
 )
+from fullyconv.weights.loading import ClassifierWeights, apply
 
 models = torchvision.models
 
@@ -127,9 +127,9 @@ CASES: dict[str, Case] = {
     "caffenet": ("caffenet", 227, lambda: caffenet_classifier(7), lambda c, f: middle(c.fc8, f)),
     "googlenet": ("googlenet", 96, lambda: models.googlenet(num_classes=7, init_weights=False, aux_logits=False), fc),
     "resnet18": ("resnet18", 96, lambda: models.resnet18(num_classes=7), fc),
-    "resnet18_half": ("resnet18_half", 96, lambda: resnet18_half_classifier(7), fc),
-    "resnet18_quarter": ("resnet18_quarter", 96, lambda: resnet18_quarter_classifier(7), fc),
-    "resnet18_slim": ("resnet18_slim", 96, lambda: resnet18_slim_classifier(7), fc),
+    "resnet18_half": ("resnet18_half", 96, lambda: narrow_classifier("resnet18_half", 7), fc),
+    "resnet18_quarter": ("resnet18_quarter", 96, lambda: narrow_classifier("resnet18_quarter", 7), fc),
+    "resnet18_slim": ("resnet18_slim", 96, lambda: narrow_classifier("resnet18_slim", 7), fc),
     "resnet34": ("resnet34", 96, lambda: models.resnet34(num_classes=7), fc),
     "resnet50": ("resnet50", 96, lambda: models.resnet50(num_classes=7), fc),
     "resnet101": ("resnet101", 96, lambda: models.resnet101(num_classes=7), fc),
@@ -419,7 +419,7 @@ def test_caffes_googlenet_and_vgg_without_batch_norm_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("name", "build"), [
-    ("resnet18_half", lambda: resnet18_half_classifier(7)),
+    ("resnet18_half", lambda: narrow_classifier("resnet18_half", 7)),
     ("mobilenet_v3_small", lambda: timm_classifier("mobilenetv3_small_100")),
     ("timm/resnet18", lambda: timm_classifier("resnet18")),
     ("timm/convnext_atto", lambda: timm_classifier("convnext_atto")),
@@ -526,7 +526,7 @@ def test_names_of_no_scheme_are_said_to_be_unknown() -> None:
         ("mobilenet_v3_large", "tf_mobilenetv3_large_100", r"it pads as TensorFlow does"),
         ("timm/efficientnet_b0", "tf_efficientnet_b0", r"it pads as TensorFlow does"),
         ("resnet18", "resnet34", r"build 'resnet34'"),
-        ("caffenet", "bvlc_alexnet", r"take weights of caffenet"),
+        ("caffenet", "torchvision/alexnet", r"build 'alexnet'"),
     ],
 )
 def test_networks_that_compute_otherwise_are_refused_by_name(name: str, architecture: str, message: str) -> None:
@@ -603,7 +603,7 @@ def test_features_published_alone_leave_fc6_and_fc7_to_start_anew(tmp_path: Path
     path = tmp_path / "vgg16_features.pth"
     torch.save({**tensors, "classifier.0.weight": torch.full((2, 3), torch.nan)}, path)
     weights = torchvision_weights(member, path)
-    assert weights.architecture == "vgg16"
+    assert weights.architecture == "torchvision/vgg16"
     assert weights.source == "VGG16_Weights.IMAGENET1K_FEATURES"
     with torch.device("meta"):
         backbone = build_backbone("vgg16")
@@ -632,17 +632,16 @@ def test_preprocessing_of_timms_weights_stands_in_their_configuration() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ([], r"config.json: is a list, not an object"),
-        ({}, r"mean=None: must be a list"),
-        ({"pretrained_cfg": None}, r"pretrained_cfg=None: must be an object"),
-        ({"mean": "0.5", "std": [1.0]}, r"mean='0.5': must be a list"),
-        ({"mean": [], "std": []}, r"mean=\[\]: must be a list"),
-        ({"mean": [True, 0.5, 0.5], "std": [1.0] * 3}, r"mean=\[True, 0.5, 0.5\]"),
-        ({"mean": [0.5] * 3, "std": [1.0, float("nan"), 1.0]}, r"std=\[1.0, nan, 1.0\]"),
-        ({"mean": [0.5] * 3, "std": [1.0, 10**400, 1.0]}, r"std=\[1.0, 1000"),
+        ({}, r"mean and std of pretrained_cfg are none"),
+        ({"pretrained_cfg": None}, r"mean and std of pretrained_cfg are none"),
+        ({"mean": "0.5", "std": [1.0]}, r"no lists of one number a channel"),
+        ({"mean": [], "std": []}, r"give one of each for every channel"),
+        ({"mean": [None, 0.5, 0.5], "std": [1.0] * 3}, r"give one number a channel"),
+        ({"mean": [0.5] * 3, "std": [1.0, float("nan"), 1.0]}, r"numbers must be finite"),
+        ({"mean": [0.5] * 3, "std": [1.0, 10**400, 1.0]}, r"mean and std of pretrained_cfg are none"),
         ({"mean": [0.5] * 3, "std": [1.0, 0.0, 1.0]}, r"std=.*deviations are above 0"),
         ({"mean": [0.5] * 3, "std": [1.0]}, r"mean has 3 and std 1 numbers"),
-        ({"mean": [0.5] * 2000, "std": [1.0] * 2000}, r"must be a list of one number a channel"),
+        ({"mean": [0.5] * 2000, "std": [1.0] * 2000}, r"no lists of one number a channel"),
     ],
 )
 def test_configurations_that_say_nothing_sensible_are_refused(config: Any, message: str) -> None:

@@ -18,7 +18,7 @@ from fullyconv.fcn import MODELS, build_model
 from fullyconv.labels import Labels
 from fullyconv.preprocessing import IMAGENET
 from fullyconv.training.module import SegmentationModule
-from fullyconv.weights.foreign import ForeignSegmenter
+from fullyconv.weights.described import Described
 from fullyconv.weights.segmenters import SEGMENTERS, published, torchvision_segmenter
 
 SMALL = "lraspp_mobilenet_v3_large"
@@ -49,7 +49,7 @@ def calibrated(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def module_of(segmenter: ForeignSegmenter) -> SegmentationModule:
+def module_of(segmenter: Described) -> SegmentationModule:
     assert isinstance(segmenter.labels, Labels)
     module = SegmentationModule(
         segmenter.model,
@@ -114,7 +114,7 @@ def test_every_tensor_of_the_published_file_has_its_place(name: str) -> None:
     assert len(load_report.unused) == (0 if name == SMALL else 8)
     assert all(key.startswith("aux_classifier.") for key in load_report.unused)
     parameters = sum(v.numel() for k, v in on_meta(name).items() if "running" not in k and "num_batches" not in k)
-    weights = torchvision.models.get_weight(published(name).member)
+    weights = published(name)
     assert parameters == weights.meta["num_params"]
 
 
@@ -175,8 +175,8 @@ def test_what_torchvision_states_of_its_weights_comes_along(name: str) -> None:
         "pixel_accuracy": pixel_accuracy,
         "measured_by": "publisher",
     }
-    assert segmenter.training["source"] == f"torchvision, {published(name).member}"
-    assert segmenter.training["url"] == torchvision.models.get_weight(published(name).member).url
+    assert segmenter.training["source"] == f"torchvision, {published(name)}"
+    assert segmenter.training["url"] == published(name).url
     assert "COCO" in segmenter.training["data"]
 
 
@@ -195,12 +195,12 @@ def test_weights_of_your_own_training_claim_nothing_of_the_published_ones() -> N
 
 
 @pytest.fixture(scope="module")
-def segmenter() -> ForeignSegmenter:
+def segmenter() -> Described:
     torch.manual_seed(0)
     return torchvision_segmenter(SMALL, calibrated(theirs(SMALL)).state_dict())
 
 
-def test_model_folder_round_trip_keeps_logits_and_scale(segmenter: ForeignSegmenter, tmp_path: Path) -> None:
+def test_model_folder_round_trip_keeps_logits_and_scale(segmenter: Described, tmp_path: Path) -> None:
     module = module_of(segmenter)
     module.save_pretrained(tmp_path / "a", score=segmenter.score, license=segmenter.license)
     loaded = SegmentationModule.from_pretrained(tmp_path / "a")
@@ -219,12 +219,12 @@ def test_other_classes_cost_the_score_layers_alone(name: str) -> None:
     )
 
 
-def test_an_image_is_looked_at_as_torchvision_does_and_answered_at_its_own_size(segmenter: ForeignSegmenter) -> None:
+def test_an_image_is_looked_at_as_torchvision_does_and_answered_at_its_own_size(segmenter: Described) -> None:
     module = module_of(segmenter)
     torch.manual_seed(1)
     image = torch.nn.functional.interpolate(torch.rand(1, 3, 9, 13), size=(61, 90), mode="bicubic").clamp(0, 1)[0]
     image = (image * 255).round().to(torch.uint8)
-    seen = torchvision.models.get_weight(published(SMALL).member).transforms()(image)
+    seen = published(SMALL).transforms()(image)
     assert seen.shape == (3, 520, 767)
     with torch.no_grad():
         logits = module.model(seen[None])
@@ -261,15 +261,3 @@ def test_a_state_dict_of_another_segmenter_is_refused() -> None:
         torchvision_segmenter("deeplabv3_resnet50", on_meta("fcn_resnet50"))
     with pytest.raises(WeightsError, match=r"1 unknown: aux_classifier.9.weight\. "):
         torchvision_segmenter(SMALL, {**on_meta(SMALL), "aux_classifier.9.weight": torch.zeros(1)})
-
-
-def test_a_whole_checkpoint_is_refused_with_the_place_of_its_state_dict() -> None:
-    with pytest.raises(WeightsError, match=r"no tensor with a name: model, epoch\. .* keeps it under 'model'"):
-        torchvision_segmenter(SMALL, {"model": on_meta(SMALL), "epoch": 3})  # type: ignore[dict-item]
-
-
-def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"name='fcn_resnet5' is not a segmenter .* Did you mean fcn_resnet50\?"):
-        torchvision_segmenter("fcn_resnet5", {})
-    with pytest.raises(ValueError, match=r"name='deeplab' is not a segmenter of torchvision"):
-        published("deeplab")

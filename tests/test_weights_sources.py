@@ -463,7 +463,7 @@ class TestTorchvision:
         path = fetch(source).path
         path.write_bytes(OTHER)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-        with pytest.raises(WeightsError, match=r"is not the file that torchvision .* HF_HUB_OFFLINE forbids"):
+        with pytest.raises(WeightsError, match=r"is not the file that was published .* HF_HUB_OFFLINE forbids"):
             fetch(source)
         assert path.read_bytes() == OTHER
 

@@ -47,15 +47,13 @@ def test_files_of_torch_are_read_under_every_suffix_old_and_new(tmp_path: Path, 
     path = saved(tmp_path, TENSORS, f"weights{suffix}", _use_new_zipfile_serialization=archive)
     file = read_state_dict(str(path))
     assert same(file)
-    assert (file.metadata, file.entry, file.prefix, file.ignored, file.path) == ({}, "", "", (), path)
 
 
-def test_safetensors_bring_their_metadata(tmp_path: Path) -> None:
+def test_safetensors_are_read(tmp_path: Path) -> None:
     save_file(TENSORS, tmp_path / "weights.safetensors", metadata={"format": "pt", "note": "one\nline"})
     file = read_state_dict(tmp_path / "weights.safetensors")
     assert sorted(file.tensors) == sorted(TENSORS)
-    assert same(StateFile({key: file.tensors[key] for key in TENSORS}, {}, file.path))
-    assert file.metadata == {"format": "pt", "note": "one line"}
+    assert same(StateFile({key: file.tensors[key] for key in TENSORS}))
 
 
 @pytest.mark.parametrize("nest", [
@@ -75,9 +73,6 @@ def test_weights_are_found_within_the_checkpoints_of_training_programs(
 ) -> None:
     file = read_state_dict(saved(tmp_path, nest(TENSORS), "last.ckpt"))
     assert same(file)
-    assert file.metadata["arch"] == "resnet50"
-    assert file.metadata["epoch"] == "3"
-    assert file.entry != ""
 
 
 @pytest.mark.parametrize(
@@ -96,7 +91,6 @@ def test_prefixes_of_wrappers_are_taken_off(tmp_path: Path, prefix: str, taken: 
     for path in (saved(tmp_path, wrapped), tmp_path / "weights.safetensors"):
         save_file(wrapped, tmp_path / "weights.safetensors")
         file = read_state_dict(path)
-        assert file.prefix == taken
         assert set(file.tensors) == {key if taken else prefix + key for key in TENSORS}
 
 
@@ -110,8 +104,6 @@ def test_a_prefix_is_taken_off_although_entries_that_are_no_tensors_lack_it(tmp_
     file = read_state_dict(saved(tmp_path, state))
     assert list(file.tensors) == ["weight"]
     assert not file.tensors["weight"].requires_grad
-    assert file.ignored == ("version", "_extra_state")
-    assert file.metadata == {"version": "2"}
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -160,10 +152,9 @@ def test_caffes_files_go_all_the_way_into_a_backbone(tmp_path: Path) -> None:
     fc7 = net.vgg(net.input("data", 3, (50, 50)), caffe_nets.WIDTHS, caffe_nets.FC)
     net.conv("fc8", fc7, 10, 1, relu=False)
     file = read_state_dict(net.save(tmp_path / "vgg16.caffemodel"), without=("fc8.",))
-    assert file.metadata == {"network": "vgg16"}
     assert "fc8.weight" not in file.tensors
     backbone = caffe_nets.thin_vgg16()
-    load_report = apply(backbone, ClassifierWeights(file.tensors, source=str(file.path)))
+    load_report = apply(backbone, ClassifierWeights(file.tensors, source="vgg16.caffemodel"))
     assert len({*load_report.copied, *load_report.reshaped}) == len(backbone.state_dict()) == len(file.tensors)
     assert torch.equal(backbone.features[0].bias, torch.tensor(net.named("conv1_1").blobs[1].data))
     with pytest.raises(WeightsError, match=r"is an HTML page, no .caffemodel; a server gave it"):
@@ -209,11 +200,9 @@ RAW: list[tuple[str, bytes, str]] = [
     ("weights.pt", b"version https://git-lfs.github.com/spec/v1\n", r"is a git-lfs pointer"),
     ("weights.pth", pickle.dumps({"a": 1}), r"is a pickle that torch.save did not write, no file of torch.save"),
     ("weights.safetensors", pickle.dumps({"a": 1}), r"is a pickle that torch.save did not write, no safetensors file"),
-    ("weights.tar", b"a" * 257 + b"ustar" + b"\0" * 300, r"is a tar archive, no file of torch.save"),
-    ("weights.pth", b"\x1f\x8b\x08\0", r"is compressed \(gzip\)"),
-    ("weights.pth", b"\x89HDF\r\n", r"is an HDF5 file \(Keras\)"),
-    ("weights.pth", b'{"error": "not found"}', r"is JSON or other text"),
-    ("weights.pth", b"hello", r"is neither an archive of torch.save nor any other known kind of file"),
+    ("weights.tar", b"a" * 257 + b"ustar" + b"\0" * 300, r"is nothing that is known, no file of torch.save"),
+    ("weights.pth", b"\x1f\x8b\x08\0", r"is nothing that is known, no file of torch.save; .* unpacked"),
+    ("weights.pth", b"hello", r"is nothing that is known, no file of torch.save"),
     ("weights.safetensors", b"hello", r"is no sound safetensors file \(.*header too small\); fetch it again"),
     ("weights.safetensors", (2**62).to_bytes(8, "little") + b"{}", r"no sound safetensors file \(.*header too large\)"),
     ("weights.safetensors", SAFE[:-3], r"no sound safetensors file \(.*\)"),
@@ -245,13 +234,13 @@ OBJECTS: dict[str, tuple[Callable[[], object], str]] = {
     "harm": (lambda: {"state_dict": TENSORS, "args": Harm()}, r"holds Python objects \(.*could run anything"),
     "one tensor": (lambda: torch.zeros(3), r"holds a Tensor, not tensors by name; save them so: torch.save\(model"),
     "a list": (lambda: [torch.zeros(3)], r"holds a list, not tensors by name"),
-    "nothing": (lambda: None, r"holds nothing, not tensors by name"),
+    "nothing": (lambda: None, r"holds a NoneType, not tensors by name"),
     "no tensors": (
         lambda: {"epoch": 3, "lr": 0.1},
         r"holds no tensors, only epoch, lr; pass the file with the weights",
     ),
-    "an empty state": (lambda: {"state_dict": {"a": 1}}, r"holds no tensors in 'state_dict', only a"),
-    "numbered": (lambda: {0: torch.zeros(1)}, r"holds a tensor under '0', which is no name"),
+    "an empty state": (lambda: {"state_dict": {"a": 1}}, r"holds no tensors, only a"),
+    "numbered": (lambda: {0: torch.zeros(1)}, r"holds tensors under what is no name \(0\)"),
     "not finite": (lambda: {"a": torch.tensor([1.0, torch.inf])}, r"tensor 'a' holds values that are not finite"),
     "half not finite": (
         lambda: {"a": torch.tensor([torch.nan]).half()},
@@ -259,15 +248,18 @@ OBJECTS: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "sparse": (
         lambda: {"a": torch.eye(3).to_sparse()},
-        r"tensor 'a' is sparse; save it as plain floating point numbers",
+        r"tensor 'a' holds no plain numbers \(sparse_coo, float32, cpu\); save it as floating point numbers",
     ),
-    "complex": (lambda: {"a": torch.zeros(2, dtype=torch.complex64)}, r"tensor 'a' is complex"),
-    "eight bits": (lambda: {"a": torch.zeros(2).to(torch.float8_e4m3fn)}, r"is of type float8_e4m3fn|is damaged"),
-    "without data": (lambda: {"a": torch.zeros(2, device="meta")}, r"tensor 'a' is without data"),
-    "a bomb": (lambda: {"a": torch.zeros(1).expand(10**12)}, r"tensor 'a' is larger than what the file stores of it"),
+    "complex": (lambda: {"a": torch.zeros(2, dtype=torch.complex64)}, r"tensor 'a' holds no plain numbers"),
+    "eight bits": (
+        lambda: {"a": torch.zeros(2).to(torch.float8_e4m3fn)},
+        r"holds no plain numbers|is damaged",
+    ),
+    "without data": (lambda: {"a": torch.zeros(2, device="meta")}, r"tensor 'a' holds no plain numbers"),
+    "a bomb": (lambda: {"a": torch.zeros(1).expand(10**12)}, r"tensor 'a': it and those before have more numbers"),
     "many views": (
         lambda: dict.fromkeys(map(str, range(64)), torch.zeros(2**15)),
-        r"its tensors have more numbers than the file has bytes",
+        r"have more numbers than the file has bytes",
     ),
     "line breaks": (lambda: {"a\n\x1b[31mb": torch.tensor([torch.nan])}, r"tensor 'a  \[31mb' holds values"),
 }
@@ -287,7 +279,7 @@ def test_what_is_no_plain_state_dict_is_refused_and_never_run(tmp_path: Path, ca
 @pytest.mark.filterwarnings("ignore:.*deprecated")
 def test_quantized_tensors_are_refused(tmp_path: Path) -> None:
     quantized = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
-    with pytest.raises(WeightsError, match=r"tensor 'a' is quantized; save it as plain floating point numbers"):
+    with pytest.raises(WeightsError, match=r"tensor 'a' holds no plain numbers"):
         read_state_dict(saved(tmp_path, {"a": quantized}))
 
 

@@ -31,23 +31,15 @@ from fullyconv.inference.tiles import Network, Options, Size
 from fullyconv.labels import Labels, unique_names
 from fullyconv.preprocessing import IMAGENET, Preprocessing
 from fullyconv.upsampling import resample
-from fullyconv.weights import catalog, pretrained, sources
-from fullyconv.weights.architectures import build_classifier, input_size, preprocessing_of
-from fullyconv.weights.checkpoints import recognize, translate
-from fullyconv.weights.classifiers import (
-    FetchedClassifier,
-    architecture_by_names,
-    count_classes,
-    fetch_classifier,
-    fit_classifier,
-    names_of,
-)
-from fullyconv.weights.loading import ClassifierWeights, preprocessing_from_names
+from fullyconv.weights import pretrained, sources
+from fullyconv.weights.architectures import build_classifier, input_size
+from fullyconv.weights.classifiers import fetch_classifier, names_of, network_of
+from fullyconv.weights.expectations import preprocessing_of
+from fullyconv.weights.loading import ClassifierWeights
 from fullyconv.weights.lock import accepting
 from fullyconv.weights.opening import ModelFolder, opened
 from fullyconv.weights.uploading import Uploads
 
-IMAGENET_CLASSES = 1000
 Method = Literal["cam", "window"]
 
 HEATMAP_SCALES: dict[Method, tuple[float, ...]] = {"cam": (0.5, 0.75, 1.0), "window": (1.0, 1.5)}
@@ -215,75 +207,28 @@ class Classifier(_Stored):
         """Load pretrained weights as this class, in evaluation mode; see ``fullyconv.load_classifier``."""
         place = device_of(device)
         like = names_of(architecture) if architecture is not None else None
-        found = fetch_classifier(source, allow_unverified=allow_unverified, like=like)
-        weights, what = found.weights, found.weights.source
-        name = architecture or found.architecture or architecture_by_names(found)
-        if name is None:
-            raise ValueError(
-                f"source={str(source)!r}: does not say of which architecture it is; pass "
-                "architecture='torchvision/NAME', 'timm/NAME' or a classifier of "
-                "fullyconv.weights.architectures.CLASSIFIERS. A segmenter of torchvision is taken by fullyconv.load, "
-                "and by fullyconv convert, with its name (deeplabv3_resnet50) as architecture, and with classes"
-            )
-        if weights.absent:
-            raise WeightsError(f"{what}: was published without the classifier's own layers; load_backbone takes it")
-        tensors = _under_its_names(name, weights)
-        named = tuple(classes) if classes is not None else found.classes or _published_classes(weights, tensors)
-        try:
-            network = build_classifier(name, len(named) if named is not None else IMAGENET_CLASSES)
-        except ValueError as error:
-            if architecture is not None:
-                raise
-            raise WeightsError(f"{what}: names a classifier that cannot be built: {error}") from error
-        if named is None:
-            count = count_classes(network.state_dict(), tensors)
-            named = tuple(f"class {index}" for index in range(count))
-            tell(f"{what}: says nothing of its classes; they are called 'class 0' to 'class {count - 1}'")
-            network = build_classifier(name, count)
-        unused = (*fit_classifier(network, tensors, what), *weights.beside)
-        if weights.beside:
-            tell(f"{what}: not of the network, and unused: {', '.join(weights.beside)}")
-        expected = _expected(name, weights) if preprocessing is None else Preprocessing.of(preprocessing)
-        size = found.input_size or (input_size(name),) * 2
-        score = found.score if named == found.classes else None
-        module = cls(network, named, expected, size, name, weights.license or "unstated", _record(found), score)
-        module.load_report = LoadReport(tuple(name for name in tensors if name not in unused), unused=unused)
+        weights = fetch_classifier(source, allow_unverified=allow_unverified, like=like)
+        network, name, named, load_report = network_of(weights, architecture, classes)
+        given = None if preprocessing is None else Preprocessing.of(preprocessing)
+        expected = given or weights.preprocessing or preprocessing_of(name, weights.tensors)
+        if expected is None:
+            tell(f"{weights.source}: says nothing of its preprocessing; ImageNet's mean and deviation are assumed")
+            expected = IMAGENET
+        size = weights.input_size or (input_size(name),) * 2
+        score = weights.score if named == weights.classes else None
+        module = cls(network, named, expected, size, name, weights.license or "unstated", _record(weights), score)
+        module.load_report = load_report
         return module.eval().to(place)
 
 
-def _under_its_names(name: str, weights: ClassifierWeights) -> Mapping[str, Tensor]:
-    """Give tensors by the names that the network has for them."""
-    naming = recognize(weights.tensors).naming
-    if naming == "caffe" and name.startswith("torchvision/"):
-        return translate(name.rpartition("/")[2], weights.tensors, weights.architecture).tensors
-    if naming == "lukemelas":
-        return translate(name, weights.tensors, weights.architecture).tensors
-    return weights.tensors
-
-
-def _published_classes(weights: ClassifierWeights, tensors: Mapping[str, Tensor]) -> tuple[str, ...] | None:
-    """Give the classes of weights whose names tell them: under these nothing else was published."""
-    theirs = recognize(weights.tensors).naming == "lukemelas" and len(tensors["classifier.bias"]) == IMAGENET_CLASSES
-    return catalog.imagenet_classes() if theirs else None
-
-
-def _expected(name: str, weights: ClassifierWeights) -> Preprocessing:
-    """Say what weights expect of an image: as they say, as their names tell, as their architecture is used to."""
-    told = weights.preprocessing or preprocessing_from_names(recognize(weights.tensors)) or preprocessing_of(name)
-    if told is None:
-        tell(f"{weights.source}: says nothing of its preprocessing; ImageNet's mean and deviation are assumed")
-    return told or IMAGENET
-
-
-def _record(found: FetchedClassifier) -> dict[str, Any]:
+def _record(weights: ClassifierWeights) -> dict[str, Any]:
     """Say what is known of the training, and where the weights came from."""
-    record, what = dict(found.training or {}), found.weights.source
+    record = dict(weights.training)
     if "source" not in record:  # a model folder knows where its weights came from
         # the record travels with the weights, and where a folder lay on this machine is nobody's business
-        record["source"] = Path(what).name if Path(what).is_absolute() else what
-        digests = list((found.digests or {}).values())
-        if digests:
-            record["sha256"] = digests[-1]
+        record["source"] = Path(weights.source).name if Path(weights.source).is_absolute() else weights.source
+        if weights.sha256:
+            record["sha256"] = weights.sha256
     return record
 
 

@@ -33,6 +33,7 @@ VOID_COLOR = (224, 224, 192)
 """How PASCAL VOC draws index 255."""
 
 _MAX_VALUE = 65535  # masks have 16 bits at most
+_MAX_HEADS = 64
 _MAX_CLASSES = 4096  # a confusion matrix has the square of it; no data set comes near
 
 
@@ -147,7 +148,7 @@ class Labels:
     values: dict[int | str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        _check_names(self.names)
+        _names(self.names)
         k = len(self.names)
         if len(self.palette) != k:
             raise ValueError(f"palette has {len(self.palette)} colors for {k} classes; give one color a class")
@@ -231,15 +232,10 @@ class Labels:
             >>> Labels.of(["background", "cat"]).values
             {0: 'background', 1: 'cat', 255: 'ignore'}
         """
-        if isinstance(names, str):
-            raise ValueError(f'names={names!r} is one string; give a list of class names, such as ["{names}", "other"]')
-        if not isinstance(names, Iterable):
-            raise ValueError(f"names={names!r}: give a list of class names")
-        names = tuple(names)
-        _check_names(names)
+        names = _names(names)
         if ignore_index is None:
             ignore_index = 255 if len(names) <= 255 else _MAX_VALUE
-        colors = palette_for(names) if palette is None else tuple(_color(color) for color in palette)
+        colors = _palette(names, palette)
         table: dict[int | str, str] = dict(values.items()) if values else {}
         if table and ignore_index >= 0 and not any(isinstance(value, str) for value in table):
             table.setdefault(ignore_index, IGNORE)
@@ -312,14 +308,10 @@ class Labels:
     @cached_property
     def _table(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
         """Look-up tables over the values of a file: the class index, and whether the value is known at all."""
-        index = {name: i for i, name in enumerate(self.names)}
-        index[IGNORE] = self.ignore_index
-        size = max(256, max(self.meaning) + 1)
-        encoded = np.zeros(size, dtype=self.dtype)
-        known = np.zeros(size, dtype=np.bool_)
-        for value, name in self.meaning.items():
-            encoded[value] = index[name]
-            known[value] = True
+        values, indices = self._sparse_table
+        encoded = np.zeros(max(256, int(values[-1]) + 1), dtype=self.dtype)
+        known = np.zeros(len(encoded), dtype=np.bool_)
+        encoded[values], known[values] = indices, True
         return encoded, known
 
     def encode(self, mask: npt.NDArray[Any], path: str | Path | None = None) -> npt.NDArray[Any]:
@@ -349,22 +341,17 @@ class Labels:
         if mask.dtype == np.bool_:
             mask = mask.view(np.uint8)
         if self.by_color or min(self.meaning) < 0:
-            return self._encode_sparse(mask, path)
+            values, indices = self._sparse_table
+            runs, lengths = runs_of(mask)
+            places = np.searchsorted(values, runs).clip(max=len(values) - 1)
+            if (values[places] != runs).any():
+                raise DatasetError(self.stray_message(count_values_of(mask), path))
+            return np.repeat(indices[places], lengths).reshape(mask.shape)
         encoded, known = self._table
-        if mask.dtype != np.uint8 and mask.size and (int(mask.min()) < 0 or int(mask.max()) >= len(known)):
-            raise DatasetError(self._stray(mask, path))
-        if not known.take(mask).all():
-            raise DatasetError(self._stray(mask, path))
+        within = mask.dtype == np.uint8 or not mask.size or (mask.min() >= 0 and mask.max() < len(known))
+        if not within or not known.take(mask).all():
+            raise DatasetError(self.stray_message(count_values_of(mask), path))
         result: npt.NDArray[Any] = encoded.take(mask)
-        return result
-
-    def _encode_sparse(self, mask: npt.NDArray[Any], path: str | Path | None) -> npt.NDArray[Any]:
-        values, indices = self._sparse_table
-        runs, lengths = runs_of(mask)
-        places = np.searchsorted(values, runs).clip(max=len(values) - 1)
-        if (values[places] != runs).any():
-            raise DatasetError(self._stray(mask, path))
-        result: npt.NDArray[Any] = np.repeat(indices[places], lengths).reshape(mask.shape)
         return result
 
     def unknown(self, values: Iterable[int]) -> list[int]:
@@ -408,9 +395,6 @@ class Labels:
             items = [*items[:10], "...", *items[-2:]]
         return "{" + ", ".join(items) + "}"
 
-    def _stray(self, mask: npt.NDArray[Any], path: str | Path | None) -> str:
-        return self.stray_message(count_values_of(mask), path)
-
     def to_dict(self) -> dict[str, Any]:
         """Write as plain JSON values; `from_dict` reads them back.
 
@@ -448,24 +432,14 @@ class Labels:
         for key in entry:
             if key not in known:
                 raise ValueError(f"labels has an entry {key!r} that means nothing. {near_miss(str(key), known)}")
-        names = entry["names"]
-        if isinstance(names, str) or not isinstance(names, Sequence):
-            raise ValueError(f"names={names!r}: give a list of class names")
-        palette = entry.get("palette")
+        names = _names(entry["names"])  # before a palette is made for them
         values = entry.get("values") or {}
         try:
             table = {_value(value): name for value, name in values.items()}
         except (AttributeError, TypeError, ValueError):
             raise ValueError(f"values={values!r}: give a mapping of integers or colors to class names") from None
-        _check_names(tuple(names))  # before a palette is made for them
-        if palette is not None and (isinstance(palette, str) or not isinstance(palette, Sequence)):
-            raise ValueError(f"palette={palette!r}: give a list of colors, one a class")
-        return cls(
-            tuple(names),
-            palette_for(names) if palette is None else tuple(_color(color) for color in palette),
-            entry.get("ignore_index", 255 if len(names) <= 255 else _MAX_VALUE),
-            table,
-        )
+        ignore_index = entry.get("ignore_index", 255 if len(names) <= 255 else _MAX_VALUE)
+        return cls(names, _palette(names, entry.get("palette")), ignore_index, table)
 
 
 AnyLabels = Labels | Mapping[str, Labels]
@@ -480,6 +454,27 @@ def by_head(labels: AnyLabels) -> dict[str, Labels]:
 def at_edge(found: Mapping[str, Any]) -> Any:
     """Give what was found for each head as people meet it: of one that stands alone without its name."""
     return found[""] if "" in found else dict(found)
+
+
+def to_plain(labels: AnyLabels) -> dict[str, Any]:
+    """Write labels as plain JSON values, those of several heads under "heads"; `from_plain` reads them back."""
+    return labels.to_dict() if isinstance(labels, Labels) else {"heads": {k: v.to_dict() for k, v in labels.items()}}
+
+
+def from_plain(entry: Mapping[str, Any]) -> Labels | dict[str, Labels]:
+    """Read what `to_plain` wrote.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    if "heads" not in entry:
+        return Labels.from_dict(entry)
+    heads = entry["heads"]
+    if len(entry) != 1 or not isinstance(heads, Mapping) or not 1 <= len(heads) <= _MAX_HEADS:
+        raise ValueError(f"labels must hold 'heads', an object of 1 to {_MAX_HEADS} labels by name, and nothing else")
+    if not all(map(str.isidentifier, heads)):
+        raise ValueError(f"heads {some(heads)}: a head has a name that is an identifier")
+    return {head: Labels.from_dict(labels) for head, labels in heads.items()}
 
 
 def unique_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -499,11 +494,14 @@ def unique_names(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name if counts[name] == 1 else f"{name} ({index})" for index, name in enumerate(names))
 
 
-def _check_names(names: tuple[str, ...]) -> None:
-    if not names:
-        raise ValueError("names is empty: a segmentation task has at least one class; give the class names")
-    if len(names) > _MAX_CLASSES:
-        raise ValueError(f"names holds {len(names)} classes: at most {_MAX_CLASSES} are possible; merge some")
+def _names(names: object) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise ValueError(f'names={names!r} is one string; give a list of class names, such as ["{names}", "other"]')
+    if not isinstance(names, Iterable):
+        raise ValueError(f"names={names!r}: give a list of class names")
+    names = tuple(names)
+    if not 1 <= len(names) <= _MAX_CLASSES:
+        raise ValueError(f"names holds {len(names)} classes: a segmentation task has 1 to {_MAX_CLASSES}")
     seen: set[str] = set()
     for name in names:
         if not isinstance(name, str) or not name.strip():
@@ -518,10 +516,19 @@ def _check_names(names: tuple[str, ...]) -> None:
         if name in seen:
             raise ValueError(f"names holds {name!r} twice: class names are unique; rename one")
         seen.add(name)
+    return names
 
 
 def _value(value: int | str) -> int | str:
     return value if isinstance(value, str) and parse_color(value) is not None else int(value)
+
+
+def _palette(names: tuple[str, ...], palette: object) -> tuple[Color, ...]:
+    if palette is None:
+        return palette_for(names)
+    if isinstance(palette, str) or not isinstance(palette, Sequence):
+        raise ValueError(f"palette={palette!r}: give a list of colors, one a class")
+    return tuple(map(_color, palette))
 
 
 def _color(color: Sequence[int]) -> Color:

@@ -108,13 +108,12 @@ class Preprocessing:
             raise ValueError(f"images has type {x.dtype}; give floating point numbers in 0..1, that is bytes / 255")
         gain = [self.scale / s for s in self.std]
         offset = [-m / s for m, s in zip(self.mean, self.std, strict=True)]
-        if isinstance(x, np.ndarray):
-            y = x if self.channel_order == "rgb" else x[..., self._order(), :, :]
-            shape = (-1, 1, 1)
-            normalized: Images = y * np.array(gain, x.dtype).reshape(shape) + np.array(offset, x.dtype).reshape(shape)
-            return normalized
-        y = x if self.channel_order == "rgb" else x[..., self._order(), :, :]
-        result: Images = y * x.new_tensor(gain).view(-1, 1, 1) + x.new_tensor(offset).view(-1, 1, 1)
+        turned = x if self.channel_order == "rgb" else x[..., self._order(), :, :]
+        gains, offsets = (
+            (np.array(numbers, x.dtype) if isinstance(x, np.ndarray) else x.new_tensor(numbers)).reshape(-1, 1, 1)
+            for numbers in (gain, offset)
+        )
+        result: Images = turned * gains + offsets
         return result
 
     def _order(self) -> list[int]:
@@ -194,14 +193,7 @@ class Preprocessing:
         for key in entry:
             if key not in known:
                 raise ValueError(f"preprocessing has an entry {key!r} that means nothing. {near_miss(str(key), known)}")
-        return cls(
-            entry["mean"],
-            entry["std"],
-            entry.get("scale", 1.0),
-            entry.get("channel_order", "rgb"),
-            entry.get("short_side"),
-            entry.get("value_range"),
-        )
+        return cls(**entry)
 
 
 def _floats(name: str, numbers: Sequence[float]) -> tuple[float, ...]:

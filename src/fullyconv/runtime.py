@@ -8,8 +8,8 @@ bounded, it may not name other files, and its metadata is checked like a model f
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ from fullyconv.images import ImageInput
 from fullyconv.images.raster import Raster, read_raster
 from fullyconv.inference.scaling import scaled_size
 from fullyconv.inference.segmentation import Segmentation
-from fullyconv.labels import Labels, at_edge, by_head
+from fullyconv.labels import Labels, at_edge, by_head, from_plain, to_plain
 from fullyconv.preprocessing import Preprocessing
-from fullyconv.weights.pretrained import respelled
+from fullyconv.weights import wire
+from fullyconv.weights.pretrained import check_kinds, parsed, respelled
 from fullyconv.weights.signatures import refuse_stray
 
 FORMAT = 1
@@ -33,7 +34,6 @@ KEY = "fullyconv"
 MAX_BYTES = 2**31 - 1  # a protocol buffer holds no more
 MAX_METADATA_BYTES = 4 * 2**20
 MAX_CHANNELS = 1024
-MAX_HEADS = 64
 
 
 @dataclass(frozen=True)
@@ -78,25 +78,8 @@ class Description:
 
     def to_json(self) -> str:
         """Write as the JSON that stands in the file; `read_description` reads it back."""
-        return json.dumps(
-            {
-                "format": FORMAT,
-                "labels": self.labels.to_dict()
-                if isinstance(self.labels, Labels)
-                else {"heads": {head: labels.to_dict() for head, labels in self.labels.items()}},
-                "preprocessing": self.preprocessing.to_dict(),
-                "in_channels": self.in_channels,
-                "outputs": list(self.outputs),
-                "model": self.model,
-                "license": self.license,
-                "score": self.score,
-                "parity": self.parity,
-                "precision": self.precision,
-                "version": self.version,
-            },
-            ensure_ascii=False,
-            allow_nan=False,
-        )
+        plain = {"labels": to_plain(self.labels), "preprocessing": self.preprocessing.to_dict()}
+        return json.dumps({"format": FORMAT} | vars(self) | plain, ensure_ascii=False, allow_nan=False)
 
 
 def port(kind: str, head: str) -> str:
@@ -177,7 +160,7 @@ class ExportedSegmenter:
         kind = "labels" if "labels" in self.description.outputs else "scores"
         heads = self.description.heads
         results = {}
-        answers = self._run(pixels, [port(kind, head) for head in heads])
+        answers = self._run(feeds(pixels, self.preprocessing.short_side), [port(kind, head) for head in heads])
         for (head, labels), answer in zip(heads.items(), answers, strict=True):
             mask = answer[0].argmax(0) if kind == "scores" else answer[0]
             if mask.shape != pixels.shape[:2] or int(mask.max()) >= labels.num_classes:
@@ -211,16 +194,9 @@ class ExportedSegmenter:
         if "scores" not in self.description.outputs:
             raise ValueError(f"{self.path}: gives labels alone; export it with scores=True (--scores)")
         heads = self.description.heads
-        answers = self._run(self._read(source).pixels, [port("scores", head) for head in heads])
+        given = feeds(self._read(source).pixels, self.preprocessing.short_side)
+        answers = self._run(given, [port("scores", head) for head in heads])
         return at_edge({head: answer[0] for head, answer in zip(heads, answers, strict=True)})
-
-    def _run(self, pixels: npt.NDArray[np.uint8], outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
-        own = (pixels.shape[0], pixels.shape[1])
-        short_side = self.description.preprocessing.short_side
-        feeds = {"image": np.ascontiguousarray(pixels[None])}
-        if short_side is not None:
-            feeds = {"image": scaled(pixels, scaled_size(own, short_side))[None], "size": np.array(own, np.int64)}
-        return self._run_graph(feeds, outputs)
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]], output: str) -> npt.NDArray[Any]:
         """Run the graph itself.
@@ -235,9 +211,9 @@ class ExportedSegmenter:
         Raises:
             WeightsError: if the network fails on it.
         """
-        return self._run_graph(feeds, [output])[0]
+        return self._run(feeds, [output])[0]
 
-    def _run_graph(self, feeds: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
+    def _run(self, feeds: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
         try:
             answers: list[npt.NDArray[Any]] = self._session.run(list(outputs), dict(feeds))
         except Exception as error:
@@ -306,13 +282,10 @@ def read_description(content: bytes, path: str | Path) -> Description:
         )
     if len(metadata) > MAX_METADATA_BYTES:
         raise WeightsError(f"{path}: {len(metadata)} bytes of metadata; at most {MAX_METADATA_BYTES} are read")
-    try:
-        document = json.loads(metadata.decode(), parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: its metadata is no JSON ({error}); export it again") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        found = document.get("format") if isinstance(document, dict) else None
-        raise WeightsError(f"{path}: format={str(found)[:40]!r}, this version reads format {FORMAT}; export it again")
+    document = parsed(metadata, path)
+    if document.get("format") != FORMAT:
+        found = str(document.get("format"))[:40]
+        raise WeightsError(f"{path}: format={found!r}, this version reads format {FORMAT}; export it again")
     return _description(document, path)
 
 
@@ -339,13 +312,28 @@ def scaled(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[
     return rounded
 
 
+def feeds(
+    pixels: npt.NDArray[np.uint8], short_side: int | None, *, as_it_is: bool = False
+) -> dict[str, npt.NDArray[Any]]:
+    """Give what a graph takes for an image.
+
+    Args:
+        pixels: (H, W, C) uint8.
+        short_side: of its preprocessing.
+        as_it_is: let the network look at the image as it is, whatever its own scale.
+    """
+    if short_side is None:
+        return {"image": np.ascontiguousarray(pixels[None])}
+    own = (pixels.shape[0], pixels.shape[1])
+    seen = scaled(pixels, own if as_it_is else scaled_size(own, short_side))
+    return {"image": seen[None], "size": np.array(own, np.int64)}
+
+
 def _description(document: Mapping[str, Any], path: str | Path) -> Description:
     document = respelled(document)
     kinds = {"labels": dict, "preprocessing": dict, "in_channels": int, "outputs": list, "model": str, "license": str,
              "parity": dict, "precision": str, "version": str}  # fmt: skip
-    for key, kind in kinds.items():
-        if type(document.get(key)) is not kind:
-            raise WeightsError(f"{path}: {key!r} of its metadata is missing or no {kind.__name__}; export it again")
+    check_kinds(document, kinds, path)
     outputs, channels, score = document["outputs"], document["in_channels"], document.get("score")
     if outputs not in (["labels"], ["scores"], ["labels", "scores"]):
         raise WeightsError(f"{path}: outputs={str(outputs)[:60]}: must be labels, scores or both; export it again")
@@ -354,7 +342,7 @@ def _description(document: Mapping[str, Any], path: str | Path) -> Description:
     if score is not None and not isinstance(score, dict):
         raise WeightsError(f"{path}: 'score' of its metadata must be an object or null; export it again")
     try:
-        labels = _labels(document["labels"])
+        labels = from_plain(document["labels"])
         preprocessing = Preprocessing.from_dict(document["preprocessing"])
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise WeightsError(f"{path}: its metadata does not describe a segmenter: {error}") from error
@@ -362,28 +350,9 @@ def _description(document: Mapping[str, Any], path: str | Path) -> Description:
         raise WeightsError(
             f"{path}: in_channels={channels}, and its preprocessing has {preprocessing.in_channels}; export it again"
         )
-    return Description(
-        labels,
-        preprocessing,
-        channels,
-        tuple(outputs),
-        document["model"],
-        document["license"],
-        score,
-        document["parity"],
-        document["precision"],
-        document["version"],
-    )
-
-
-def _labels(entry: dict[str, Any]) -> Labels | dict[str, Labels]:
-    """Read classes; where there are several heads they stand under "heads", as in a model folder."""
-    if "heads" not in entry:
-        return Labels.from_dict(entry)
-    heads = entry["heads"]
-    if not isinstance(heads, dict) or not 1 <= len(heads) <= MAX_HEADS or not all(map(str.isidentifier, heads)):
-        raise ValueError(f"'heads' must hold 1 to {MAX_HEADS} heads by names that are identifiers")
-    return {head: Labels.from_dict(labels) for head, labels in heads.items()}
+    described: dict[str, Any] = {field.name: document.get(field.name) for field in fields(Description)}
+    described |= {"labels": labels, "preprocessing": preprocessing, "outputs": tuple(outputs)}
+    return Description(**described)
 
 
 def _check_ports(session: Any, description: Description, inputs: list[str], path: Path) -> None:
@@ -426,7 +395,7 @@ def _look_through(content: bytes) -> bytes | None:
         kind, message, depth = todo.pop()
         if depth > _DEEPEST:
             raise ValueError("graphs within graphs, deeper than any network")
-        for number, value in _fields(message):
+        for number, value in wire.fields(message):
             if kind == "Tensor" and (number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0)):
                 raise ValueError("a tensor has its values in another file, which is never read; export into one file")
             inner = _MESSAGES.get(kind, {}).get(number)
@@ -436,47 +405,12 @@ def _look_through(content: bytes) -> bytes | None:
             if inner != "Entry":
                 todo.append((inner, value, depth + 1))
                 continue
-            entry = {field: part for field, part in _fields(value) if isinstance(part, memoryview)}
+            entry = {field: part for field, part in wire.fields(value) if isinstance(part, memoryview)}
             if bytes(entry.get(1, b"")) == KEY.encode():
                 found = bytes(entry.get(2, b""))
     if not graphs:
         raise ValueError("it holds no graph")
     return found
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Go through the fields of a message of protocol buffers: number, and value or bytes."""
-    place, end = 0, len(message)
-    while place < end:
-        key, place = _varint(message, place)
-        number, wire = key >> 3, key & 7
-        if wire == 0:
-            value, place = _varint(message, place)
-            yield number, value
-            continue
-        if wire == 2:
-            length, place = _varint(message, place)
-        elif wire in (1, 5):
-            length = 8 if wire == 1 else 4
-        else:
-            raise ValueError(f"a field of the wire type {wire}, which is none of ONNX")
-        if length > end - place:
-            raise ValueError("it is cut off, or damaged")
-        yield number, message[place : place + length]
-        place += length
-
-
-def _varint(message: memoryview, place: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if place >= len(message):
-            raise ValueError("it is cut off, or damaged")
-        byte = message[place]
-        place += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, place
-    raise ValueError("a number of more than 64 bits")
 
 
 def _onnxruntime(path: Path) -> Any:
@@ -485,7 +419,3 @@ def _onnxruntime(path: Path) -> Any:
     except ImportError as error:
         raise ImportError(f"{path}: exported files need onnxruntime: pip install onnxruntime") from error
     return onnxruntime
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"holds {name}, which is no JSON")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fullyconv.backbones import alexnet, efficientnet_lite, fusion, googlenet, mobilenet, resnet, timm, vgg
@@ -10,31 +11,22 @@ from fullyconv.backbones.base import Backbone, Features, LoadReport, Padding, Sw
 from fullyconv.errors import near_miss
 from fullyconv.lazy import submodules
 
+
+def _named(build: Callable[..., Backbone], *names: str) -> dict[str, Callable[..., Backbone]]:
+    return {name: partial(build, name) for name in names}
+
+
 BACKBONES: dict[str, Callable[..., Backbone]] = {
-    "vgg11_quarter": vgg.vgg11_quarter,
-    "vgg16": vgg.vgg16,
-    "vgg16_bn": vgg.vgg16_bn,
+    **_named(vgg.vgg, "vgg11_quarter", "vgg16", "vgg16_bn"),
     "vgg16_late": fusion.vgg16_late,
-    "vgg19": vgg.vgg19,
-    "vgg19_bn": vgg.vgg19_bn,
+    **_named(vgg.vgg, "vgg19", "vgg19_bn"),
     "alexnet": alexnet.alexnet,
     "caffenet": alexnet.caffenet,
     "googlenet": googlenet.googlenet,
-    "resnet18": resnet.resnet18,
-    "resnet18_half": resnet.resnet18_half,
-    "resnet18_quarter": resnet.resnet18_quarter,
-    "resnet18_slim": resnet.resnet18_slim,
-    "resnet34": resnet.resnet34,
-    "resnet50": resnet.resnet50,
-    "resnet101": resnet.resnet101,
-    "resnet50_dilated": resnet.resnet50_dilated,
-    "resnet101_dilated": resnet.resnet101_dilated,
-    "mobilenet_v3_small": mobilenet.mobilenet_v3_small,
-    "mobilenet_v3_large": mobilenet.mobilenet_v3_large,
-    "mobilenet_v3_large_dilated": mobilenet.mobilenet_v3_large_dilated,
-    "efficientnet_lite0": efficientnet_lite.efficientnet_lite0,
-    "efficientnet_lite1": efficientnet_lite.efficientnet_lite1,
-    "efficientnet_lite2": efficientnet_lite.efficientnet_lite2,
+    **_named(resnet.resnet, "resnet18", "resnet18_half", "resnet18_quarter", "resnet18_slim", "resnet34", "resnet50"),
+    **_named(resnet.resnet, "resnet101", "resnet50_dilated", "resnet101_dilated"),
+    **_named(mobilenet.mobilenet, "mobilenet_v3_small", "mobilenet_v3_large", "mobilenet_v3_large_dilated"),
+    **_named(efficientnet_lite.efficientnet_lite, "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"),
 }
 
 

@@ -5,11 +5,13 @@ Features at strides 8 and 16 are pool1 and pool2 (behind its normalization in Ca
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
 
-from fullyconv.backbones.base import PAPER_PADDING, Backbone, Features, Padding, first_convolution, is_paper
+from fullyconv.backbones.base import PAPER_PADDING, Backbone, Chain, Features, Padding, first_convolution, is_paper
 from fullyconv.conversion.linear import linear_to_conv
 
 if TYPE_CHECKING:
@@ -69,88 +71,62 @@ class AlexNet(Backbone):
         return Features(maps, size)
 
 
-class CaffeNetClassifier(nn.Module):
-    """CaffeNet: AlexNet with two groups in conv2, conv4 and conv5, and pooling before normalization.
-
-    Layers have Caffe's names. It takes images of 227 x 227 pixels.
-
-    Args:
-        num_classes: number of classes K.
-    """
-
-    def __init__(self, num_classes: int = 1000) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 96, 11, stride=4)
-        self.pool1 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
-        self.norm1 = nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75)
-        self.conv2 = nn.Conv2d(96, 256, 5, padding=2, groups=2)
-        self.pool2 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
-        self.norm2 = nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75)
-        self.conv3 = nn.Conv2d(256, 384, 3, padding=1)
-        self.conv4 = nn.Conv2d(384, 384, 3, padding=1, groups=2)
-        self.conv5 = nn.Conv2d(384, 256, 3, padding=1, groups=2)
-        self.pool5 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
-        self.fc6 = nn.Linear(256 * FC6_KERNEL * FC6_KERNEL, 4096)
-        self.drop6 = nn.Dropout(0.5)
-        self.fc7 = nn.Linear(4096, 4096)
-        self.drop7 = nn.Dropout(0.5)
-        self.fc8 = nn.Linear(4096, num_classes)
-        self.relu = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Score images (N, 3, 227, 227) as (N, K)."""
-        x = self.norm1(self.pool1(self.relu(self.conv1(x))))
-        x = self.norm2(self.pool2(self.relu(self.conv2(x))))
-        x = self.relu(self.conv5(self.relu(self.conv4(self.relu(self.conv3(x))))))
-        x = self.pool5(x).flatten(1)  # Caffe flattens (C, h, w), as PyTorch does
-        x = self.drop7(self.relu(self.fc7(self.drop6(self.relu(self.fc6(x))))))
-        return cast(Tensor, self.fc8(x))
-
-
-class CaffeNet(Backbone):
+class CaffeNet(Chain):
     """The backbone of CaffeNet, fc6 and fc7 as convolutions.
 
     Args:
         name: the name it is built by.
-        classifier: the classifier; its layers are taken over, not copied.
+        classifier: as `caffenet_classifier` builds it; its layers are taken over, not copied.
         in_channels: channels of the input.
         padding: "same" pads fc6 by 3 cells: its cells lie at 32 i + 17 pixels, one more than pool5 has; "paper" pads
             the first convolution by 100 pixels and fc6 not at all (Long et al., the reference FCN-AlexNet).
     """
 
     def __init__(
-        self, name: str, classifier: CaffeNetClassifier, *, in_channels: int = 3, padding: Padding = "same"
+        self, name: str, classifier: nn.Sequential, *, in_channels: int = 3, padding: Padding = "same"
     ) -> None:
         paper = is_paper(padding, name, paper=True)
+        layers = {layer: module for layer, module in classifier.named_children() if layer not in ("flatten", "fc8")}
+        conv1 = cast(nn.Conv2d, layers["conv1"])
+        layers["conv1"] = first_convolution(conv1, in_channels, PAPER_PADDING if paper else None)
+        layers["fc6"] = fc6 = linear_to_conv(cast(nn.Linear, layers["fc6"]), FC6_KERNEL)
+        layers["fc7"] = linear_to_conv(cast(nn.Linear, layers["fc7"]), 1)
+        fc6.padding = (0, 0) if paper else (FC6_KERNEL // 2, FC6_KERNEL // 2)
         super().__init__(
             name,
+            layers,
+            {"norm1": 8, "norm2": 16, "drop7": 32},
             {8: 96, 16: 256, 32: 4096},
             in_channels=in_channels,
             min_size=1 if paper else 39,  # as AlexNet's 35, but conv1 has no padding of its own
             unused=("fc8.",),
         )
-        self.conv1 = first_convolution(classifier.conv1, in_channels, PAPER_PADDING if paper else None)
-        self.pool1, self.norm1 = classifier.pool1, classifier.norm1
-        self.conv2 = classifier.conv2
-        self.pool2, self.norm2 = classifier.pool2, classifier.norm2
-        self.conv3, self.conv4, self.conv5 = classifier.conv3, classifier.conv4, classifier.conv5
-        self.pool5 = classifier.pool5
-        self.fc6 = linear_to_conv(classifier.fc6, FC6_KERNEL)
-        self.fc6.padding = (0, 0) if paper else (FC6_KERNEL // 2, FC6_KERNEL // 2)
-        self.drop6 = classifier.drop6
-        self.fc7 = linear_to_conv(classifier.fc7, 1)
-        self.drop7 = classifier.drop7
-        self.relu = classifier.relu
 
-    def forward(self, x: Tensor) -> Features:
-        """Compute norm1, norm2 and fc7; see `Backbone.forward`."""
-        size = self._size(x)
-        norm1 = self.norm1(self.pool1(self.relu(self.conv1(x))))
-        norm2 = self.norm2(self.pool2(self.relu(self.conv2(norm1))))
-        x = self.relu(self.conv5(self.relu(self.conv4(self.relu(self.conv3(norm2))))))
-        x = self.pool5(x)
-        fc7 = self.drop7(self.relu(self.fc7(self.drop6(self.relu(self.fc6(x))))))
-        return Features({8: norm1, 16: norm2, 32: fc7}, size)
+
+def caffenet_classifier(num_classes: int = 1000) -> nn.Sequential:
+    """Build CaffeNet: AlexNet with two groups in conv2, conv4 and conv5, and pooling before normalization.
+
+    Args:
+        num_classes: number of classes K.
+
+    Returns:
+        Images of 227 x 227 pixels -> (N, K), randomly initialized; the layers have Caffe's names.
+    """
+    relu = partial(nn.ReLU, inplace=True)
+    norm = partial(nn.LocalResponseNorm, 5, alpha=1e-4, beta=0.75)
+    pool = partial(nn.MaxPool2d, 3, stride=2, ceil_mode=True)
+    layers = {
+        "conv1": nn.Conv2d(3, 96, 11, stride=4), "relu1": relu(), "pool1": pool(), "norm1": norm(),
+        "conv2": nn.Conv2d(96, 256, 5, padding=2, groups=2), "relu2": relu(), "pool2": pool(), "norm2": norm(),
+        "conv3": nn.Conv2d(256, 384, 3, padding=1), "relu3": relu(),
+        "conv4": nn.Conv2d(384, 384, 3, padding=1, groups=2), "relu4": relu(),
+        "conv5": nn.Conv2d(384, 256, 3, padding=1, groups=2), "relu5": relu(), "pool5": pool(),
+        "flatten": nn.Flatten(),  # (C, h, w), as Caffe does
+        "fc6": nn.Linear(256 * FC6_KERNEL * FC6_KERNEL, 4096), "relu6": relu(), "drop6": nn.Dropout(0.5),
+        "fc7": nn.Linear(4096, 4096), "relu7": relu(), "drop7": nn.Dropout(0.5),
+        "fc8": nn.Linear(4096, num_classes),
+    }  # fmt: skip
+    return nn.Sequential(OrderedDict(layers))
 
 
 def alexnet(*, in_channels: int = 3, padding: Padding = "same") -> AlexNet:
@@ -172,15 +148,3 @@ def alexnet(*, in_channels: int = 3, padding: Padding = "same") -> AlexNet:
 def caffenet(*, in_channels: int = 3, padding: Padding = "same") -> CaffeNet:
     """Build the backbone of CaffeNet; see `alexnet` for the arguments."""
     return CaffeNet("caffenet", caffenet_classifier(num_classes=1), in_channels=in_channels, padding=padding)
-
-
-def caffenet_classifier(num_classes: int = 1000) -> CaffeNetClassifier:
-    """Build the classifier that `caffenet` is the backbone of.
-
-    Args:
-        num_classes: number of classes K.
-
-    Returns:
-        The classifier, randomly initialized.
-    """
-    return CaffeNetClassifier(num_classes)

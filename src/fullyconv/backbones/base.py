@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from fullyconv.preprocessing import Preprocessing
 
 Padding = Literal["same", "paper"]
+
+_OUTCOMES = ("copied", "reshaped", "adapted", "reinitialized", "unused")
+_FAULTS = ("missing", "unknown", "of another shape")
 
 PAPER_PADDING = 100  # pixels around the image before the first convolution, in every released net of Long et al.
 
@@ -88,13 +91,7 @@ class LoadReport:
             re-initialized     0
             unused             2  fc.weight, fc.bias
         """
-        groups = {
-            "copied": self.copied,
-            "reshaped": self.reshaped,
-            "adapted": self.adapted,
-            "re-initialized": self.reinitialized,
-            "unused": self.unused,
-        }
+        groups = {group.replace("reinit", "re-init"): getattr(self, group) for group in _OUTCOMES}
         return "\n".join(f"{group:<14}{len(keys):>6}  {some(keys)}".rstrip() for group, keys in groups.items())
 
 
@@ -183,46 +180,39 @@ class Backbone(nn.Module, ABC):
             WeightsError: if tensors are missing, unknown or of another shape; the message names them.
 
         Example:
-            >>> from fullyconv.backbones.resnet import resnet18_half, resnet18_half_classifier
-            >>> resnet18_half().load_classifier(resnet18_half_classifier(num_classes=10).state_dict()).unused
+            >>> from fullyconv.backbones.resnet import narrow_classifier, resnet
+            >>> weights = narrow_classifier("resnet18_half", num_classes=10).state_dict()
+            >>> resnet("resnet18_half").load_classifier(weights).unused
             ('fc.weight', 'fc.bias')
         """
         own = self.state_dict()
         to_own = self._own_keys(state_dict)
         plan: dict[str, Tensor] = {}
-        copied: list[str] = []
-        reshaped: list[str] = []
-        adapted: list[str] = []
-        unused: list[str] = []
-        kept: list[str] = []
-        unknown: list[str] = []
-        misfits: list[str] = []
-        missing: list[str] = []
+        became: dict[str, list[str]] = {group: [] for group in (*_OUTCOMES, *_FAULTS)}
         for key, value in state_dict.items():
             target = to_own.get(key)
             if target is None:
-                (unused if self._is_unused(key) else unknown).append(key)
+                became["unused" if self._is_unused(key) else "unknown"].append(key)
                 continue
             shape = own[target].shape
             if value.shape == shape:
-                copied.append(key)
+                became["copied"].append(key)
                 plan[target] = value
             elif value.ndim == 2 and len(shape) == 4 and value.shape[0] == shape[0] and value.numel() == shape.numel():
-                reshaped.append(key)
+                became["reshaped"].append(key)
                 plan[target] = value.reshape(shape)
             elif self.in_channels != 3 and value.shape == (shape[0], 3, *shape[2:]) and shape[1] == self.in_channels:
-                adapted.append(key)  # only a first convolution sees three channels
+                became["adapted"].append(key)  # only a first convolution sees three channels
                 plan[target] = _other_channels(value, self.in_channels)
             else:
-                misfits.append(f"{key} {tuple(value.shape)} for {tuple(shape)}")
+                became["of another shape"].append(f"{key} {tuple(value.shape)} for {tuple(shape)}")
         found = set(to_own.values())
-        for key in own:
-            if key not in found:
-                # batch norm counts its batches only since torch 0.4.1; older files are complete without the counter
-                expected = key.endswith("num_batches_tracked") or key.startswith(tuple(absent))
-                (kept if expected else missing).append(key)
-        if missing or unknown or misfits:
-            faults = {"missing": missing, "unknown": unknown, "of another shape": misfits}
+        for key in [key for key in own if key not in found]:
+            # batch norm counts its batches only since torch 0.4.1; older files are complete without the counter
+            expected = key.endswith("num_batches_tracked") or key.startswith(tuple(absent))
+            became["reinitialized" if expected else "missing"].append(key)
+        faults = {fault: became.pop(fault) for fault in _FAULTS}
+        if any(faults.values()):
             listed = "; ".join(f"{len(keys)} {fault}: {some(keys)}" for fault, keys in faults.items() if keys)
             raise WeightsError(
                 f"state_dict does not fit backbone={self.name!r}, nothing was changed: {listed}. "
@@ -231,7 +221,7 @@ class Backbone(nn.Module, ABC):
         with torch.no_grad():
             for key, value in plan.items():
                 own[key].copy_(value)
-        return LoadReport(tuple(copied), tuple(reshaped), tuple(adapted), tuple(kept), tuple(unused))
+        return LoadReport(**{group: tuple(keys) for group, keys in became.items()})
 
     def extra_repr(self) -> str:
         """Say name and channels in the printed module."""
@@ -259,6 +249,52 @@ class Backbone(nn.Module, ABC):
                 f"Pad the image first (FCN does so by itself)."
             )
         return height, width
+
+
+class Chain(Backbone):
+    """A backbone whose layers follow one another; its features are what stands behind some of them.
+
+    Args:
+        name: the name it is built by.
+        layers: in their order, by the names that they have in the classifier.
+        taps: names of the layers whose maps are features -> their strides; of several of one stride the last is taken.
+        channels: as `Backbone` takes it, like all options.
+        options: see `Backbone`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        layers: Mapping[str, nn.Module],
+        taps: Mapping[str, int],
+        channels: Mapping[int, int],
+        **options: Any,
+    ) -> None:
+        super().__init__(name, channels, **options)
+        for layer, module in layers.items():
+            self.add_module(layer, module)
+        self._taps = {index: taps[layer] for index, layer in enumerate(layers) if layer in taps}
+
+    def forward(self, x: Tensor) -> Features:
+        """Compute the maps one after the other; see `Backbone.forward`."""
+        size = self._size(x)
+        return Features(tapped(self.children(), self._taps, x), size)
+
+
+def tapped(layers: Iterable[nn.Module], taps: Mapping[int, int], x: Tensor) -> dict[int, Tensor]:
+    """Compute layers one after the other, and keep what stands behind some of them.
+
+    Args:
+        layers: in their order.
+        taps: index of a layer -> stride of its map; of several of one stride the last is kept.
+        x: what the first one takes.
+    """
+    maps: dict[int, Tensor] = {}
+    for index, layer in enumerate(layers):
+        x = layer(x)
+        if index in taps:
+            maps[taps[index]] = x
+    return maps
 
 
 class _Maps(nn.Module):

@@ -12,7 +12,7 @@ from typing import NamedTuple, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fullyconv.backbones.base import Backbone, Features, Padding, first_convolution, is_paper
+from fullyconv.backbones.base import Backbone, Features, Padding, first_convolution, is_paper, tapped
 
 STEM, HEAD = 32, 1280  # channels of the first and the last convolution; the same at every width
 EPSILON = 1e-3  # of all batch norms, as in TensorFlow
@@ -155,16 +155,16 @@ class EfficientNetLite(Backbone):
 
     def __init__(self, name: str, *, in_channels: int = 3) -> None:
         stages = scaled(name)
-        self_strides, stride = [], 2
+        strides, stride = [], 2
         for stage in stages:
             stride *= stage.stride
-            self_strides.append(stride)
-        channels = {stride: stage.channels for stride, stage in zip(self_strides, stages, strict=True) if stride > 2}
+            strides.append(stride)
+        channels = {stride: stage.channels for stride, stage in zip(strides, stages, strict=True) if stride > 2}
         super().__init__(
             name, channels, in_channels=in_channels, size_divisor=32, unused=("conv_head.", "bn2.", "classifier.")
         )
         classifier = EfficientNetLiteClassifier(name, num_classes=1)
-        self.strides = tuple(self_strides)  # of the stages
+        self.strides = {index: stride for index, stride in enumerate(strides) if stride in channels}
         self.conv_stem = first_convolution(classifier.conv_stem, in_channels)
         self.bn1 = classifier.bn1
         self.act = classifier.act
@@ -174,37 +174,19 @@ class EfficientNetLite(Backbone):
         """Compute the last map of each stride; see `Backbone.forward`."""
         size = self._size(x)
         x = self.act(self.bn1(self.conv_stem(pad_same(x, 3))))
-        maps: dict[int, Tensor] = {}
-        for stride, stage in zip(self.strides, self.blocks, strict=True):
-            x = stage(x)
-            maps[stride] = x
-        return Features({stride: maps[stride] for stride in self.channels}, size)
+        return Features(tapped(self.blocks, self.strides, x), size)
 
 
-def efficientnet_lite0(*, in_channels: int = 3, padding: Padding = "same") -> EfficientNetLite:
-    """Build the backbone of EfficientNet-Lite0 (2.9 million parameters).
+def efficientnet_lite(name: str, *, in_channels: int = 3, padding: Padding = "same") -> EfficientNetLite:
+    """Build the backbone of an EfficientNet-Lite, randomly initialized.
 
     Args:
+        name: a key of `SCALES`; lite0 has 2.9 million parameters.
         in_channels: channels of the input.
         padding: "same" only.
-
-    Returns:
-        The backbone, randomly initialized.
     """
-    is_paper(padding, "efficientnet_lite0")
-    return EfficientNetLite("efficientnet_lite0", in_channels=in_channels)
-
-
-def efficientnet_lite1(*, in_channels: int = 3, padding: Padding = "same") -> EfficientNetLite:
-    """Build the backbone of EfficientNet-Lite1; see `efficientnet_lite0` for the arguments."""
-    is_paper(padding, "efficientnet_lite1")
-    return EfficientNetLite("efficientnet_lite1", in_channels=in_channels)
-
-
-def efficientnet_lite2(*, in_channels: int = 3, padding: Padding = "same") -> EfficientNetLite:
-    """Build the backbone of EfficientNet-Lite2; see `efficientnet_lite0` for the arguments."""
-    is_paper(padding, "efficientnet_lite2")
-    return EfficientNetLite("efficientnet_lite2", in_channels=in_channels)
+    is_paper(padding, name)
+    return EfficientNetLite(name, in_channels=in_channels)
 
 
 def scaled(name: str) -> tuple[Stage, ...]:

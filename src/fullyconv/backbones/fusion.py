@@ -14,8 +14,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from fullyconv.backbones import vgg
 from fullyconv.backbones.base import Backbone, Features, LoadReport, Padding
+from fullyconv.backbones.vgg import vgg
 
 COLORS = 3  # channels of the first stream
 
@@ -86,8 +86,7 @@ def vgg16_late(*, in_channels: int = 2 * COLORS, padding: Padding = "same") -> L
 
     Args:
         in_channels: channels of the input: the first three go into the first backbone, the others into the second; of
-        two
-            or three the last one.
+            two or three the last one.
         padding: "same" covers any image without waste; "paper" puts 100 pixels around it.
 
     Returns:
@@ -102,5 +101,5 @@ def vgg16_late(*, in_channels: int = 2 * COLORS, padding: Padding = "same") -> L
             "pass in_channels=6 for color and HHA, or use vgg16"
         )
     first = min(COLORS, in_channels - 1)
-    streams = [vgg.vgg16(in_channels=count, padding=padding) for count in (first, in_channels - first)]
+    streams = [vgg("vgg16", in_channels=count, padding=padding) for count in (first, in_channels - first)]
     return LateFusion("vgg16_late", streams)

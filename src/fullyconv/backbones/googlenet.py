@@ -6,17 +6,18 @@ the last average pooling is left out (Long et al., section 4.1).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
-from torch import Tensor
-
-from fullyconv.backbones.base import PAPER_PADDING, Backbone, Features, Padding, first_convolution, is_paper
+from fullyconv.backbones.base import PAPER_PADDING, Chain, Padding, first_convolution, is_paper
 
 if TYPE_CHECKING:
     import torchvision
 
 
-class GoogLeNet(Backbone):
+_BEHIND = ("avgpool", "dropout", "fc", "aux1", "aux2")
+
+
+class GoogLeNet(Chain):
     """The backbone of torchvision's GoogLeNet; its poolings round up by themselves.
 
     torchvision's published weights expect its `transform_input`, another normalization of the image: say so in the
@@ -33,36 +34,18 @@ class GoogLeNet(Backbone):
         self, name: str, classifier: torchvision.models.GoogLeNet, *, in_channels: int = 3, padding: Padding = "same"
     ) -> None:
         paper = is_paper(padding, name, paper=True)
+        layers = {layer: module for layer, module in classifier.named_children() if layer not in _BEHIND}
+        conv1 = cast(Any, layers["conv1"])
+        conv1.conv = first_convolution(conv1.conv, in_channels, PAPER_PADDING if paper else None)
         super().__init__(
             name,
+            layers,
+            {"inception3b": 8, "inception4e": 16, "inception5b": 32},
             {8: 480, 16: 832, 32: 1024},
             in_channels=in_channels,
             min_size=1 if paper else 15,  # conv1 must give 8 cells: maxpool1 4, maxpool2 2, maxpool3 1
             unused=("fc.", "aux1.", "aux2."),
         )
-        self.conv1 = classifier.conv1
-        self.conv1.conv = first_convolution(self.conv1.conv, in_channels, PAPER_PADDING if paper else None)
-        self.maxpool1 = classifier.maxpool1
-        self.conv2, self.conv3 = classifier.conv2, classifier.conv3
-        self.maxpool2 = classifier.maxpool2
-        self.inception3a, self.inception3b = classifier.inception3a, classifier.inception3b
-        self.maxpool3 = classifier.maxpool3
-        self.inception4a, self.inception4b = classifier.inception4a, classifier.inception4b
-        self.inception4c, self.inception4d = classifier.inception4c, classifier.inception4d
-        self.inception4e = classifier.inception4e
-        self.maxpool4 = classifier.maxpool4
-        self.inception5a, self.inception5b = classifier.inception5a, classifier.inception5b
-
-    def forward(self, x: Tensor) -> Features:
-        """Compute inception3b, inception4e and inception5b; see `Backbone.forward`."""
-        size = self._size(x)
-        x = self.maxpool1(self.conv1(x))
-        x = self.maxpool2(self.conv3(self.conv2(x)))
-        inception3b = self.inception3b(self.inception3a(x))
-        x = self.inception4b(self.inception4a(self.maxpool3(inception3b)))
-        inception4e = self.inception4e(self.inception4d(self.inception4c(x)))
-        inception5b = self.inception5b(self.inception5a(self.maxpool4(inception4e)))
-        return Features({8: inception3b, 16: inception4e, 32: inception5b}, size)
 
 
 def googlenet(*, in_channels: int = 3, padding: Padding = "same") -> GoogLeNet:

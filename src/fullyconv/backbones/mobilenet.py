@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
 
-from fullyconv.backbones.base import Backbone, Features, Padding, first_convolution, is_paper
+from fullyconv.backbones.base import Backbone, Features, Padding, first_convolution, is_paper, tapped
 
 if TYPE_CHECKING:
     import torchvision
@@ -50,50 +50,24 @@ class MobileNetV3(Backbone):
     def forward(self, x: Tensor) -> Features:
         """Compute the map of each stride; see `Backbone.forward`."""
         size = self._size(x)
-        maps: dict[int, Tensor] = {}
-        for index, block in enumerate(self.features):
-            x = cast(Tensor, block(x))
-            if index in self.strides:
-                maps[self.strides[index]] = x
-        return Features(maps, size)
+        return Features(tapped(cast(nn.Sequential, self.features), self.strides, x), size)
 
 
-def mobilenet_v3_small(*, in_channels: int = 3, padding: Padding = "same") -> MobileNetV3:
-    """Build the backbone of torchvision's MobileNetV3-Small.
+def mobilenet(name: str, *, in_channels: int = 3, padding: Padding = "same") -> MobileNetV3:
+    """Build the backbone of torchvision's MobileNetV3, randomly initialized.
 
     Args:
+        name: torchvision's name. With "_dilated" behind it the last three blocks dilate by 2 instead of striding, as
+            in torchvision's segmenters. Features are then C1 and C2, the first blocks of strides 4 and 8, and C5, the
+            last convolution: LR-ASPP reads C2, not the last block of stride 8 (Howard et al. 2019, section 6.4). Keys
+            and weights are those of the ordinary classifier.
         in_channels: channels of the input.
         padding: "same" only.
-
-    Returns:
-        The backbone, randomly initialized.
     """
-    is_paper(padding, "mobilenet_v3_small")
+    is_paper(padding, name)
     import torchvision  # takes seconds, and only its own networks need it
 
-    classifier = torchvision.models.mobilenet_v3_small(weights=None)
-    return MobileNetV3("mobilenet_v3_small", classifier, in_channels=in_channels)
-
-
-def mobilenet_v3_large(*, in_channels: int = 3, padding: Padding = "same") -> MobileNetV3:
-    """Build the backbone of torchvision's MobileNetV3-Large; see `mobilenet_v3_small` for the arguments."""
-    is_paper(padding, "mobilenet_v3_large")
-    import torchvision  # takes seconds, and only its own networks need it
-
-    classifier = torchvision.models.mobilenet_v3_large(weights=None)
-    return MobileNetV3("mobilenet_v3_large", classifier, in_channels=in_channels)
-
-
-def mobilenet_v3_large_dilated(*, in_channels: int = 3, padding: Padding = "same") -> MobileNetV3:
-    """Build the backbone of torchvision's MobileNetV3-Large with stride 16, as its segmenters have it.
-
-    The last three blocks dilate by 2 instead of striding. Features are C1 and C2, the first blocks of strides 4 and 8,
-    and C5, the last convolution: LR-ASPP reads C2, not the last block of stride 8 (Howard et al. 2019, section 6.4).
-    Keys and weights are those of the ordinary classifier. See `mobilenet_v3_small` for the arguments.
-    """
-    is_paper(padding, "mobilenet_v3_large_dilated")
-    import torchvision  # takes seconds, and only its own networks need it
-
-    classifier = torchvision.models.mobilenet_v3_large(weights=None, dilated=True)
-    taps = {4: 2, 8: 4, 16: 16}
-    return MobileNetV3("mobilenet_v3_large_dilated", classifier, in_channels=in_channels, taps=taps)
+    plain = name.removesuffix("_dilated")
+    classifier = torchvision.models.get_model(plain, weights=None, dilated=plain != name)
+    taps = {4: 2, 8: 4, 16: 16} if plain != name else None
+    return MobileNetV3(name, classifier, in_channels=in_channels, taps=taps)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fullyconv.backbones.base import Backbone, Features, Padding, is_paper
+from fullyconv.errors import near_miss
 
 PREFIX = "timm/"
 STRIDES = (4, 8, 16, 32)
@@ -89,14 +89,7 @@ def timm_backbone(name: str, *, in_channels: int = 3, padding: Padding = "same")
     """
     is_paper(padding, name)
     model = name.removeprefix(PREFIX)
-    try:
-        import timm
-    except ImportError as error:
-        raise ImportError(f"name={name!r} needs timm: pip install 'fullyconv[timm]'") from error
-    if not timm.is_model(model):
-        close = [PREFIX + choice for choice in difflib.get_close_matches(model, timm.list_models(), n=3)]
-        hint = f"Did you mean {' or '.join(close)}? " if close else ""
-        raise ValueError(f"name={name!r} is not a model of timm. {hint}timm.list_models() lists them.")
+    check_name(model)
     options = _any_size(model)
     try:
         backbone = _create(model, features_only=True, in_chans=in_channels, **options)
@@ -113,6 +106,21 @@ def timm_backbone(name: str, *, in_channels: int = 3, padding: Padding = "same")
     if len(wanted) == 0:
         raise ValueError(f"name={name!r} has maps of strides {reductions}, none of {STRIDES}. Choose another network.")
     return Timm(name, backbone, in_channels=in_channels)
+
+
+def check_name(model: str) -> None:
+    """Check that timm has a model of a name.
+
+    Raises:
+        ImportError: if timm is not installed.
+        ValueError: if it has none; near ones are offered.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(f"'{PREFIX}{model}' needs timm: pip install 'fullyconv[timm]'") from error
+    if not timm.is_model(model):
+        raise ValueError(f"'{PREFIX}{model}': timm has no such model. {near_miss(model, timm.list_models())}")
 
 
 def _any_size(model: str) -> dict[str, bool]:

@@ -169,59 +169,21 @@ def vgg11_quarter_classifier(num_classes: int = 1000) -> SmallVGG:
     return SmallVGG(width=16, hidden=128, num_classes=num_classes, dropout=0.1)
 
 
-def vgg11_quarter(*, in_channels: int = 3, padding: Padding = "same", fc: bool = True, switches: bool = False) -> VGG:
-    """Build a VGG-11 with batch norm at a quarter of the width (1.4 million parameters), to be trained from scratch.
+def vgg(name: str, *, in_channels: int = 3, padding: Padding = "same", fc: bool = True, switches: bool = False) -> VGG:
+    """Build the backbone of a VGG, randomly initialized.
 
     Args:
+        name: torchvision's name, or "vgg11_quarter": VGG-11 with batch norm at a quarter of the width (1.4 million
+            parameters), to be trained from scratch.
         in_channels: channels of the input.
         padding: "same" covers any image without waste; "paper" puts 100 pixels around it.
         fc: keep fc6 and fc7.
         switches: record the positions of the maxima for max unpooling.
-
-    Returns:
-        The backbone, randomly initialized.
     """
-    classifier = vgg11_quarter_classifier(num_classes=1)
-    return VGG("vgg11_quarter", classifier, in_channels=in_channels, padding=padding, fc=fc, switches=switches)
+    if name == "vgg11_quarter":
+        classifier: torchvision.models.VGG | SmallVGG = vgg11_quarter_classifier(num_classes=1)
+    else:
+        import torchvision  # takes seconds, and only its own networks need it
 
-
-def vgg16(*, in_channels: int = 3, padding: Padding = "same", fc: bool = True, switches: bool = False) -> VGG:
-    """Build the backbone of torchvision's VGG-16.
-
-    Args:
-        in_channels: channels of the input.
-        padding: "same" covers any image without waste; "paper" puts 100 pixels around it.
-        fc: keep fc6 and fc7.
-        switches: record the positions of the maxima for max unpooling.
-
-    Returns:
-        The backbone, randomly initialized.
-    """
-    import torchvision  # takes seconds, and only its own networks need it
-
-    classifier = torchvision.models.vgg16(weights=None, num_classes=1)
-    return VGG("vgg16", classifier, in_channels=in_channels, padding=padding, fc=fc, switches=switches)
-
-
-def vgg16_bn(*, in_channels: int = 3, padding: Padding = "same", fc: bool = True, switches: bool = False) -> VGG:
-    """Build the backbone of torchvision's VGG-16 with batch norm; see `vgg16` for the arguments."""
-    import torchvision  # takes seconds, and only its own networks need it
-
-    classifier = torchvision.models.vgg16_bn(weights=None, num_classes=1)
-    return VGG("vgg16_bn", classifier, in_channels=in_channels, padding=padding, fc=fc, switches=switches)
-
-
-def vgg19(*, in_channels: int = 3, padding: Padding = "same", fc: bool = True, switches: bool = False) -> VGG:
-    """Build the backbone of torchvision's VGG-19; see `vgg16` for the arguments."""
-    import torchvision  # takes seconds, and only its own networks need it
-
-    classifier = torchvision.models.vgg19(weights=None, num_classes=1)
-    return VGG("vgg19", classifier, in_channels=in_channels, padding=padding, fc=fc, switches=switches)
-
-
-def vgg19_bn(*, in_channels: int = 3, padding: Padding = "same", fc: bool = True, switches: bool = False) -> VGG:
-    """Build the backbone of torchvision's VGG-19 with batch norm; see `vgg16` for the arguments."""
-    import torchvision  # takes seconds, and only its own networks need it
-
-    classifier = torchvision.models.vgg19_bn(weights=None, num_classes=1)
-    return VGG("vgg19_bn", classifier, in_channels=in_channels, padding=padding, fc=fc, switches=switches)
+        classifier = torchvision.models.get_model(name, weights=None, num_classes=1)
+    return VGG(name, classifier, in_channels=in_channels, padding=padding, fc=fc, switches=switches)

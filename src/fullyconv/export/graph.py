@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from fullyconv.runtime import port
 from fullyconv.training.module import SegmentationModule
 
 OPSET = 18
+STRETCH = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
 
 
 class Network(nn.Module):
@@ -71,6 +72,7 @@ def graph_of(network: Network, channels: int, heads: Sequence[str]) -> Any:
 def finish(onnx: Any, proto: Any, model: SegmentationModule, labels: bool, scores: bool) -> None:
     """Name the free sides, and add what comes after the logits: scaling to the image's size, argmax."""
     make, graph, types = onnx.helper, proto.graph, onnx.TensorProto
+    add = _adder(onnx, graph)
     heads = model.heads
     scaled_again = model.preprocessing.short_side is not None
     if scaled_again:
@@ -81,33 +83,19 @@ def finish(onnx: Any, proto: Any, model: SegmentationModule, labels: bool, score
             node.input[:] = [logits.get(name, name) for name in node.input]
         graph.input.append(make.make_tensor_value_info("size", types.INT64, [2]))
         makers = {name: node for node in graph.node for name in node.output}
-        for scores_, seen in logits.items():
+        for result, seen in logits.items():
             if _stretches(onnx, makers[seen]):
                 graph.node.remove(makers[seen])
-                graph.node.extend(_stretched_twice(onnx, makers[seen], scores_))
+                _stretch_twice(onnx, add, makers[seen], result)
                 continue
-            graph.node.extend(
-                [
-                    make.make_node("Shape", [seen], [f"{seen}/head"], start=0, end=2),
-                    make.make_node("Concat", [f"{seen}/head", "size"], [f"{seen}/size"], axis=0),
-                    make.make_node(
-                        "Resize",
-                        [seen, "", "", f"{seen}/size"],
-                        [scores_],
-                        mode="linear",
-                        coordinate_transformation_mode="half_pixel",
-                    ),
-                ]
-            )
+            add("Shape", [seen], f"{seen}/head", start=0, end=2)
+            add("Concat", [f"{seen}/head", "size"], f"{seen}/size", axis=0)
+            add("Resize", [seen, "", "", f"{seen}/size"], result, **STRETCH)
     kinds = {head: types.UINT8 if entry.dtype is np.uint8 else types.UINT16 for head, entry in heads.items()}
     for head in heads if labels else ():
         name = port("labels", head)
-        graph.node.extend(
-            [
-                make.make_node("ArgMax", [port("scores", head)], [f"{name}/int64"], axis=1, keepdims=0),
-                make.make_node("Cast", [f"{name}/int64"], [name], to=kinds[head]),
-            ]
-        )
+        add("ArgMax", [port("scores", head)], f"{name}/int64", axis=1, keepdims=0)
+        add("Cast", [f"{name}/int64"], name, to=kinds[head])
     channels = int(model.hparams["in_channels"])
     inputs = [make.make_tensor_value_info("image", types.UINT8, ["N", "H", "W", channels]), *list(graph.input)[1:]]
     sides = ["height", "width"] if scaled_again else ["H", "W"]
@@ -140,7 +128,16 @@ def _stretches(onnx: Any, node: Any) -> bool:
     )
 
 
-def _stretched_twice(onnx: Any, node: Any, output: str) -> list[Any]:
+def _adder(onnx: Any, graph: Any) -> Callable[..., None]:
+    """Give what appends a node of one output to a graph."""
+
+    def add(kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:
+        graph.node.append(onnx.helper.make_node(kind, inputs, [output], **attributes))
+
+    return add
+
+
+def _stretch_twice(onnx: Any, add: Callable[..., None], node: Any, output: str) -> None:
     """Stretch scores over the image and the image to the image in one step.
 
     Both are linear in the rows and in the columns, so that their product is a matrix for either: what they make of the
@@ -148,50 +145,34 @@ def _stretched_twice(onnx: Any, node: Any, output: str) -> list[Any]:
 
     Args:
         onnx: the library.
+        add: takes the nodes in the place of both, as `_adder` gives it.
         node: the first of the two, a "Resize" of scores (N, K, h, w) to sizes.
         output: name of the result (N, K, H, W); "size" holds H and W.
-
-    Returns:
-        Nodes in the place of both.
     """
     make, types = onnx.helper, onnx.TensorProto
     scores, sizes = node.input[0], node.input[3]
-    stretch = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
     zero = make.make_tensor("zero", types.FLOAT, [1], [0.0])
-    nodes = []
 
     def number(name: str, *values: int) -> str:
-        nodes.append(
-            make.make_node("Constant", [], [name], value=make.make_tensor(name, types.INT64, [len(values)], values))
-        )
+        add("Constant", [], name, value=make.make_tensor(name, types.INT64, [len(values)], values))
         return name
 
     one = number(f"{output}/one", 1)
     for axis, name in enumerate(("rows", "columns")):
         at = f"{output}/{name}"
-        pick = number(f"{at}/axis", axis), number(f"{at}/place", 2 + axis)
-        nodes += [
-            make.make_node("Shape", [scores], [f"{at}/n"], start=2 + axis, end=3 + axis),
-            make.make_node("Gather", [sizes, pick[1]], [f"{at}/seen"]),
-            make.make_node("Gather", ["size", pick[0]], [f"{at}/own"]),
-            make.make_node("Concat", [f"{at}/n", f"{at}/n"], [f"{at}/square"], axis=0),
-            make.make_node("ConstantOfShape", [f"{at}/square"], [f"{at}/zeros"], value=zero),
-            make.make_node("EyeLike", [f"{at}/zeros"], [f"{at}/flat"]),
-            make.make_node("Unsqueeze", [f"{at}/flat", number(f"{at}/leading", 0, 1)], [f"{at}/0"]),
-        ]
+        add("Shape", [scores], f"{at}/n", start=2 + axis, end=3 + axis)
+        add("Gather", [sizes, number(f"{at}/place", 2 + axis)], f"{at}/seen")
+        add("Gather", ["size", number(f"{at}/axis", axis)], f"{at}/own")
+        add("Concat", [f"{at}/n", f"{at}/n"], f"{at}/square", axis=0)
+        add("ConstantOfShape", [f"{at}/square"], f"{at}/zeros", value=zero)
+        add("EyeLike", [f"{at}/zeros"], f"{at}/flat")
+        add("Unsqueeze", [f"{at}/flat", number(f"{at}/leading", 0, 1)], f"{at}/0")
         for step, side in enumerate((f"{at}/seen", f"{at}/own")):
-            nodes += [
-                make.make_node("Concat", [one, one, side, f"{at}/n"], [f"{at}/shape{step}"], axis=0),
-                make.make_node(
-                    "Resize", [f"{at}/{step}", "", "", f"{at}/shape{step}"], [f"{at}/{step + 1}"], **stretch
-                ),
-            ]
-    return [
-        *nodes,
-        make.make_node("Transpose", [f"{output}/columns/2"], [f"{output}/across"], perm=[0, 1, 3, 2]),
-        make.make_node("MatMul", [scores, f"{output}/across"], [f"{output}/wide"]),
-        make.make_node("MatMul", [f"{output}/rows/2", f"{output}/wide"], [output]),
-    ]
+            add("Concat", [one, one, side, f"{at}/n"], f"{at}/shape{step}", axis=0)
+            add("Resize", [f"{at}/{step}", "", "", f"{at}/shape{step}"], f"{at}/{step + 1}", **STRETCH)
+    add("Transpose", [f"{output}/columns/2"], f"{output}/across", perm=[0, 1, 3, 2])
+    add("MatMul", [scores, f"{output}/across"], f"{output}/wide")
+    add("MatMul", [f"{output}/rows/2", f"{output}/wide"], output)
 
 
 @contextmanager

@@ -16,8 +16,7 @@ from torch import Tensor
 from fullyconv.confusion import SegmentationScores
 from fullyconv.export.graph import Network
 from fullyconv.images import read_bands
-from fullyconv.inference.scaling import scaled_size
-from fullyconv.runtime import ExportedSegmenter, port, scaled
+from fullyconv.runtime import ExportedSegmenter, feeds, port
 from fullyconv.training.metrics import ConfusionMatrix
 from fullyconv.training.module import SegmentationModule
 from fullyconv.upsampling import MaxUnpooling
@@ -55,15 +54,15 @@ def parity_of(onnx: Any, proto: Any, network: Network, model: SegmentationModule
         image = _example(generator, number, height, width, int(model.hparams["in_channels"]))
         with torch.inference_mode():
             expected = network(image)
-        feeds = {"image": image.numpy()}
+        given = {"image": image.numpy()}
         size: tuple[int, int] | None = None
         if model.preprocessing.short_side is not None:
             size = (height * 3 // 2, width * 2 - 1)
-            feeds["size"] = np.array(size, np.int64)
+            given["size"] = np.array(size, np.int64)
         for head, theirs in zip(heads, expected, strict=True):
             if size is not None:
                 theirs = F.interpolate(theirs, size=size, mode="bilinear", align_corners=False)
-            mine = torch.from_numpy(session.run([port("scores", head)], feeds)[0])
+            mine = torch.from_numpy(session.run([port("scores", head)], given)[0])
             if mine.shape != theirs.shape or not bool(torch.isfinite(mine).all()):
                 raise ValueError(
                     f"model={model.hparams['model']!r}: the exported graph gives scores of {tuple(mine.shape)} where "
@@ -71,7 +70,7 @@ def parity_of(onnx: Any, proto: Any, network: Network, model: SegmentationModule
                 )
             classes = mine.argmax(1)
             if gives_labels(session):
-                classes = torch.from_numpy(session.run([port("labels", head)], feeds)[0])
+                classes = torch.from_numpy(session.run([port("labels", head)], given)[0])
             differing += int((classes.long() != theirs.argmax(1)).sum())
             pixels += theirs[:, 0].numel()
             apart = (mine - theirs).abs().amax(1) / (float(theirs.abs().max()) or 1.0)
@@ -122,13 +121,13 @@ def differing(session: Session, model: SegmentationModule, images: Sequence[Path
     """Give the share of pixels that a quantized graph labels otherwise than the segmenter, over some images."""
     differing = pixels = 0
     for image in images[:16]:
-        feeds = feeds_of(model, image)
+        given = feeds_of(model, image)
         kind = "labels" if gives_labels(session) else "scores"
         answer = model.predict(image)
         expected = answer if isinstance(answer, dict) else {"": answer}
         for head, theirs in expected.items():
-            given = session.run([port(kind, head)], feeds)[0]
-            mine = given[0] if kind == "labels" else given[0].argmax(0)
+            found = session.run([port(kind, head)], given)[0][0]
+            mine = found if kind == "labels" else found.argmax(0)
             differing += int((mine != theirs.mask).sum())
             pixels += theirs.mask.size
     return differing / pixels
@@ -142,26 +141,15 @@ def evaluate(exported: ExportedSegmenter, data: SegmentationDataModule, split: s
         for image, mask, (height, width) in zip(batch["image"], batch["mask"], batch["size"].tolist(), strict=True):
             pixels = (image[:, :height, :width] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
             # Like the segmenter's own evaluation it looks at images as they are: no short_side.
-            predicted = _as_they_are(exported, pixels)
+            given = feeds(pixels, exported.preprocessing.short_side, as_it_is=True)
+            answer = exported.run(given, exported.description.outputs[0])[0]
+            predicted = answer.argmax(0) if answer.ndim == 3 else answer
             confusion.update(torch.from_numpy(predicted.astype(np.int64))[None], mask[None, :height, :width])
     return confusion.scores()
 
 
-def _as_they_are(exported: ExportedSegmenter, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
-    feeds: dict[str, Any] = {"image": np.ascontiguousarray(pixels[None])}
-    if exported.description.preprocessing.short_side is not None:
-        feeds["size"] = np.array(pixels.shape[:2], np.int64)
-    name = exported.description.outputs[0]
-    answer = exported.run(feeds, name)
-    mask: npt.NDArray[Any] = answer[0] if name == "labels" else answer[0].argmax(0)
-    return mask
-
-
 def feeds_of(model: SegmentationModule, image: Path) -> dict[str, npt.NDArray[Any]]:
     """Read an image as the segmenter does, and give it as the graph takes it."""
-    short_side, bits = model.preprocessing.short_side, model.preprocessing.value_range
+    bits = model.preprocessing.value_range
     pixels = read_bands(image, int(model.hparams["in_channels"]), value_range=bits)
-    own = (pixels.shape[0], pixels.shape[1])
-    if short_side is None:
-        return {"image": np.ascontiguousarray(pixels[None])}
-    return {"image": scaled(pixels, scaled_size(own, short_side))[None], "size": np.array(own, np.int64)}
+    return feeds(pixels, model.preprocessing.short_side)

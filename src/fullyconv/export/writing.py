@@ -13,7 +13,7 @@ from fullyconv.export.graph import OPSET, Network, finish, graph_of
 from fullyconv.export.parity import check_parity, differing, evaluate, parity_of, session_of
 from fullyconv.export.quantization import images_of, quantized
 from fullyconv.files import remove_unfinished, write
-from fullyconv.runtime import KEY, Description, ExportedSegmenter, read_description
+from fullyconv.runtime import KEY, MAX_BYTES, Description, ExportedSegmenter, read_description
 from fullyconv.training.module import SegmentationModule
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 MUCH = 0.02
 """Share of pixels beyond which a report says that int8 changes much."""
-MAX_BYTES = 2**31 - 1
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, Literal, overload
 
 from fullyconv.backbones import BACKBONES, Padding, build_backbone
 from fullyconv.backbones.plain import PlainConvolutions
-from fullyconv.backbones.vgg import vgg11_quarter, vgg16_bn
+from fullyconv.backbones.vgg import vgg
 from fullyconv.errors import near_miss
 from fullyconv.fcn.model import FCN
 from fullyconv.fcn.several import MultiHeadFCN, check_heads, with_heads
@@ -154,11 +154,11 @@ def segnet(backbone: str, num_classes: int, in_channels: int = 3) -> FCN:
     Returns:
         The model.
     """
-    build, channels, depths = {
-        "vgg16_bn": (vgg16_bn, {2: 64, 4: 128, 8: 256, 16: 512, 32: 512}, {2: 1, 4: 2, 8: 3, 16: 3, 32: 3}),
-        "vgg11_quarter": (vgg11_quarter, {2: 16, 4: 32, 8: 64, 16: 128, 32: 128}, {2: 1, 4: 1, 8: 2, 16: 2, 32: 2}),
+    channels, depths = {
+        "vgg16_bn": ({2: 64, 4: 128, 8: 256, 16: 512, 32: 512}, {2: 1, 4: 2, 8: 3, 16: 3, 32: 3}),
+        "vgg11_quarter": ({2: 16, 4: 32, 8: 64, 16: 128, 32: 128}, {2: 1, 4: 1, 8: 2, 16: 2, 32: 2}),
     }[backbone]
-    extractor = build(in_channels=in_channels, fc=False, switches=True)
+    extractor = vgg(backbone, in_channels=in_channels, fc=False, switches=True)
     return FCN(extractor, UnpoolHead(channels, num_classes, depths=depths, geometry=extractor.geometry[32]))
 
 

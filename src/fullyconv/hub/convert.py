@@ -61,12 +61,14 @@ def convert(
     if architecture in SEGMENTERS or _is_segmenter(place, allow_unverified):
         if architecture is None and classes is not None:
             raise ValueError(f"classes: {source} says its own; leave them out, load(classes=...) exchanges them")
-        options: dict[str, Any] = {"architecture": architecture, "classes": classes, "preprocessing": preprocessing}
-        module: SegmentationModule | DenseScorer = load(
+        load_any: Any = load  # its signatures tell apart what goes together
+        module: SegmentationModule | DenseScorer = load_any(
             source,
+            architecture=architecture,
+            classes=classes,
+            preprocessing=preprocessing,
             allow_unverified=allow_unverified,
             device="cpu",
-            **{k: v for k, v in options.items() if v is not None},
         )
         if dtype == "float16" and module.score is not None and module.score.get("measured_by") != "publisher":
             module.score = None  # it was measured on other numbers, if only a little
@@ -106,5 +108,5 @@ def _is_segmenter(place: sources.Source, allow_unverified: bool) -> bool:
         return False
     from fullyconv.weights.caffemodel import read_caffemodel
 
-    layers = read_caffemodel(sources.fetch(place, allow_unverified=allow_unverified).path).layers
+    layers = read_caffemodel(sources.fetch(place, allow_unverified=allow_unverified).path)
     return any(layer.name.startswith("score_fr") for layer in layers)

@@ -232,17 +232,17 @@ class SegmentationModule(StoredModule, Predicts):
 
         backbone = self.model.backbone
         found = fetch_classifier(source, allow_unverified=allow_unverified, like=names_of(backbone))
-        self.load_report = apply(backbone, found.weights)
-        tell(f"backbone weights from {found.weights.source}\n{self.load_report.table()}")
+        self.load_report = apply(backbone, found)
+        tell(f"backbone weights from {found.source}\n{self.load_report.table()}")
         theirs = backbone.preprocessing
         if with_preprocessing:
             if theirs is None:
                 tell(f"{source}: says nothing of its preprocessing; ImageNet's mean and deviation are assumed")
             self.preprocessing = theirs or self.preprocessing
             self.hparams["preprocessing"] = self.preprocessing.to_dict()  # a checkpoint has to know it
-        origin = found.weights.source
+        origin = found.source
         # the record travels with the weights, and where a folder lay on this machine is nobody's business
-        self.license, self.origin = found.weights.license, Path(origin).name if Path(origin).is_absolute() else origin
+        self.license, self.origin = found.license, Path(origin).name if Path(origin).is_absolute() else origin
 
     def _freeze(self, prefixes: Sequence[str]) -> list[nn.Module]:
         names = [name for name, _ in self.named_parameters()]

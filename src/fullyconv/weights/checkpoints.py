@@ -42,24 +42,8 @@ ALIASES = {
     "mobilenetv3_large_100": "mobilenet_v3_large",
     "mobilenetv3_large_100_miil": "mobilenet_v3_large",
     "mobilenetv3_large_100_miil_in21k": "mobilenet_v3_large",
-    "tv_resnet34": "resnet34",
-    "tv_resnet50": "resnet50",
-    "tv_resnet101": "resnet101",
-    "ssl_resnet18": "resnet18",
-    "ssl_resnet50": "resnet50",
-    "swsl_resnet18": "resnet18",
-    "swsl_resnet50": "resnet50",
-    "gluon_resnet18_v1b": "resnet18",
-    "gluon_resnet34_v1b": "resnet34",
-    "gluon_resnet50_v1b": "resnet50",
-    "gluon_resnet101_v1b": "resnet101",
-    "vgg_ilsvrc_16_layer": "vgg16",
-    "vgg_ilsvrc_16_layers": "vgg16",
-    "vgg_ilsvrc_19_layer": "vgg19",
-    "vgg_ilsvrc_19_layers": "vgg19",
-    "bvlc_reference_caffenet": "caffenet",
-    "bvlc_alexnet": "caffe's alexnet",  # normalizes in front of its poolings, unlike CaffeNet and torchvision's AlexNet
 }
+OLD_RESNET = re.compile(r"(?:tv_|ssl_|swsl_|gluon_)(resnet\d+)(?:_v1b)?")
 
 # Endings of backbones that arrange the layers of the plain one otherwise: the same keys, the same weights.
 ARRANGEMENTS = ("_dilated", "_late")
@@ -133,44 +117,37 @@ def recognize(keys: Iterable[str]) -> Scheme:
         timm's names for a VGG
     """
     have = set(keys)
-
-    def any_starts(*prefixes: str) -> bool:
-        return any(key.startswith(prefixes) for key in have)
-
-    if any_starts("backbone.") and any_starts("head."):
+    heads = {key.partition(".")[0] for key in have}
+    if {"backbone", "head"} <= heads:
         inner = recognize(key.removeprefix("backbone.") for key in have if key.startswith("backbone."))
         return Scheme("fullyconv", inner.family)
     if efficientnet.is_lukemelas(have):
         return Scheme("lukemelas", "efficientnet")
-    if "conv1_1.weight" in have:
-        return Scheme("caffe", "vgg")
-    if any_starts("inception_3a", "conv1/7x7_s2"):
+    if any(key.startswith(("inception_3a", "conv1/7x7_s2")) for key in have):
         return Scheme("caffe", "googlenet")
-    if {"conv1.weight", "conv2.weight", "conv5.weight", "fc6.weight"} <= have:
-        return Scheme("caffe", "caffenet")
     if "features.0.weight" in have:
-        if any_starts("pre_logits."):
+        if "pre_logits" in heads:
             return Scheme("timm", "vgg")
         return Scheme("torchvision", "alexnet" if _is_alexnet(have) else "vgg")
-    if "features.conv0.weight" in have:
-        return Scheme("torchvision", "densenet")
-    if "features.1.block.0.0.weight" in have:
-        return Scheme("torchvision", "mobilenet_v3")
-    if "features.1.0.block.0.0.weight" in have:
-        return Scheme("torchvision", "efficientnet")
-    if "features.1.0.layer_scale" in have:
-        return Scheme("torchvision", "convnext")
-    if "inception3a.branch1.conv.weight" in have:
-        return Scheme("torchvision", "googlenet")
-    if {"conv1.weight", "layer1.0.conv1.weight"} <= have:
-        return Scheme("torchvision", "resnet")
-    if "conv_stem.weight" in have and any_starts("blocks.0.0."):
+    if "conv_stem.weight" in have and any(key.startswith("blocks.0.0.") for key in have):
         # MobileNetV3 ends with a plain convolution in a stage of its own
         plain = any(re.fullmatch(r"blocks\.\d+\.0\.conv\.weight", key) for key in have)
         return Scheme("timm", "mobilenet_v3" if plain else "efficientnet")
-    if any_starts("stages.0.blocks.0.gamma") and "stem.0.weight" in have:
-        return Scheme("timm", "convnext")
-    return Scheme("unknown", "unknown")
+    return next((scheme for names, scheme in _MARKS if names <= have), Scheme("unknown", "unknown"))
+
+
+_MARKS: list[tuple[set[str], Scheme]] = [
+    ({"conv1_1.weight"}, Scheme("caffe", "vgg")),
+    ({"conv1.weight", "conv2.weight", "conv5.weight", "fc6.weight"}, Scheme("caffe", "caffenet")),
+    ({"features.conv0.weight"}, Scheme("torchvision", "densenet")),
+    ({"features.1.block.0.0.weight"}, Scheme("torchvision", "mobilenet_v3")),
+    ({"features.1.0.block.0.0.weight"}, Scheme("torchvision", "efficientnet")),
+    ({"features.1.0.layer_scale"}, Scheme("torchvision", "convnext")),
+    ({"inception3a.branch1.conv.weight"}, Scheme("torchvision", "googlenet")),
+    ({"conv1.weight", "layer1.0.conv1.weight"}, Scheme("torchvision", "resnet")),
+    ({"stem.0.weight", "stages.0.blocks.0.gamma"}, Scheme("timm", "convnext")),
+]
+"""Names that the tensors of one scheme have -> the scheme; the first that fits."""
 
 
 def _is_alexnet(keys: set[str]) -> bool:
@@ -248,10 +225,11 @@ def canonical(name: str) -> str:
         >>> canonical("timm/mobilenetv3_large_100.ra_in1k"), canonical("resnet50_dilated")
         ('mobilenet_v3_large', 'resnet50')
     """
-    plain = name.removeprefix(TIMM).split(".")[0].lower()
+    plain = name.rpartition("/")[2].split(".")[0].lower()
     for arrangement in ARRANGEMENTS:
         plain = plain.removesuffix(arrangement)
-    return ALIASES.get(plain, plain)
+    old = OLD_RESNET.fullmatch(plain)
+    return old[1] if old else ALIASES.get(plain, plain)
 
 
 def fitting(tensors: Mapping[str, Tensor]) -> list[str]:
@@ -281,7 +259,7 @@ def fitting(tensors: Mapping[str, Tensor]) -> list[str]:
 def _check_architecture(backbone: str, architecture: str | None) -> None:
     if architecture is None or (backbone not in BACKBONES and not backbone.startswith(TIMM)):
         return
-    own, theirs = efficientnet.TF_NAMES.get(backbone, canonical(backbone)), canonical(architecture)
+    own, theirs = (efficientnet.TF_NAMES.get(name, canonical(name)) for name in (backbone, architecture))
     if own != theirs:
         _refuse_architecture(backbone, architecture)
 
@@ -299,9 +277,6 @@ def _refuse_architecture(backbone: str, architecture: str) -> None:
         f"backbone={backbone!r} cannot take weights of {architecture[:100]!r}, which computes something else ({why}); "
         f"{remedy}"
     )
-
-
-# ---- the tables ----------------------------------------------------------------------------------------------------
 
 
 def _from_caffe(backbone: str, tensors: Mapping[str, Tensor], scheme: Scheme) -> tuple[dict[str, str], list[str]]:

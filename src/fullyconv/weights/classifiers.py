@@ -3,46 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from fullyconv.backbones import Backbone, Padding, build_backbone
-from fullyconv.errors import DownloadError, WeightsError
+from fullyconv.backbones import Backbone, LoadReport, Padding, build_backbone
+from fullyconv.errors import DownloadError, WeightsError, tell
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.weights import catalog, efficientnet, pretrained, sources
 from fullyconv.weights.architectures import build_classifier
-from fullyconv.weights.checkpoints import recognize
-from fullyconv.weights.loading import ClassifierWeights, apply, preprocessing_from_timm, torchvision_weights
+from fullyconv.weights.checkpoints import Scheme, recognize, translate
+from fullyconv.weights.expectations import preprocessing_from_timm, preprocessing_from_torchvision
+from fullyconv.weights.loading import ClassifierWeights, apply
 from fullyconv.weights.lock import accepting
 from fullyconv.weights.statedict import read_state_dict
 
-
-@dataclass(frozen=True)
-class FetchedClassifier:
-    """What came from a source.
-
-    Args:
-        weights: tensors with preprocessing and license as far as they are known.
-        architecture: as `build_classifier` takes it, "torchvision/vgg16"; None where it is not known.
-        classes: the K class names; None where they are not known.
-        input_size: height and width it classifies at, in pixels; None where it is not known.
-        digests: sha256 of every file that was read, by its address.
-        training: what a model folder says of its training.
-        score: what a model folder says was measured, in percent.
-    """
-
-    weights: ClassifierWeights
-    architecture: str | None = None
-    classes: tuple[str, ...] | None = None
-    input_size: tuple[int, int] | None = None
-    digests: Mapping[str, str] | None = None
-    training: Mapping[str, Any] | None = None
-    score: Mapping[str, Any] | None = None
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 
 @accepting()
@@ -80,7 +61,7 @@ def load_backbone(
     """
     backbone = build_backbone(name, in_channels=in_channels, padding=padding)
     if weights is not None:
-        apply(backbone, fetch_classifier(weights, allow_unverified=allow_unverified, like=names_of(backbone)).weights)
+        apply(backbone, fetch_classifier(weights, allow_unverified=allow_unverified, like=names_of(backbone)))
     return backbone
 
 
@@ -103,7 +84,7 @@ def names_of(network: Backbone | str) -> Mapping[str, Tensor]:
 
 def fetch_classifier(
     source: str | Path, *, allow_unverified: bool = False, like: Mapping[str, Tensor] | None = None
-) -> FetchedClassifier:
+) -> ClassifierWeights:
     """Fetch, verify and read a classifier's weights.
 
     Args:
@@ -126,38 +107,68 @@ def fetch_classifier(
     fetched = sources.fetch(place, allow_unverified=allow_unverified)
     state = read_state_dict(fetched.path, like=like)
     entry = place.entry
-    license = entry.license if entry else None
-    return FetchedClassifier(
-        ClassifierWeights(state.tensors, None, None, fetched.origin, license, beside=state.beside),
-        entry.architecture if entry else None,
-        tuple(entry.classes) if entry else None,
-        digests={fetched.origin: fetched.digest.sha256},
-        training={"credit": entry.credit} if entry and entry.credit else None,
+    if entry is None:
+        return ClassifierWeights(
+            state.tensors, source=fetched.origin, beside=state.beside, sha256=fetched.digest.sha256
+        )
+    return ClassifierWeights(
+        state.tensors,
+        architecture=entry.architecture,
+        source=fetched.origin,
+        license=entry.license,
+        beside=state.beside,
+        classes=tuple(entry.classes),
+        sha256=fetched.digest.sha256,
+        training={"credit": entry.credit} if entry.credit else {},
     )
 
 
-def _torchvision(place: sources.Source) -> FetchedClassifier:
+def _torchvision(place: sources.Source) -> ClassifierWeights:
     member = sources.torchvision_member(place)
     fetched = sources.fetch(place)
-    weights = torchvision_weights(member, fetched.path, fetched.origin)
-    if weights.license is None:
-        weights = replace(weights, license=catalog.LICENSE_IMAGENET)
-    categories = member.meta.get("categories") or (
-        catalog.imagenet_classes() if member.meta.get("_metrics", {}).get("ImageNet-1K") else None
-    )
+    weights = torchvision_weights(member, fetched.path)
+    return replace(weights, source=fetched.origin, sha256=fetched.digest.sha256)
+
+
+def torchvision_weights(member: WeightsEnum, path: Path) -> ClassifierWeights:
+    """Read the file of weights that torchvision publishes.
+
+    Args:
+        member: of its enum, as ``torchvision.models.VGG16_Weights.IMAGENET1K_V1``.
+        path: the file that was downloaded for it.
+
+    Returns:
+        The weights. Those named ``IMAGENET1K_FEATURES`` were published without a usable fc6, fc7 and score layer, which
+        therefore start anew.
+
+    Raises:
+        WeightsError: if the file is not what it should be.
+    """
+    from torchvision.models import get_model_weights, list_models
+
+    names = [name for name in list_models() if get_model_weights(name) is type(member)]
+    absent = ("classifier.",) if member.name.endswith("_FEATURES") else ()
+    classes = member.meta.get("categories")
+    if not classes and member.meta.get("_metrics", {}).get("ImageNet-1K"):
+        classes = catalog.imagenet_classes()
     crop = getattr(member.transforms(), "crop_size", None)
-    size = (int(crop[0]), int(crop[0])) if crop else None
-    return FetchedClassifier(
-        weights,
-        f"torchvision/{weights.architecture}" if weights.architecture else None,
-        tuple(categories) if categories else None,
-        size,
-        {fetched.origin: fetched.digest.sha256},
+    return ClassifierWeights(
+        read_state_dict(path, without=absent).tensors,
+        preprocessing_from_torchvision(member),
+        f"torchvision/{names[0]}" if len(names) == 1 else None,
+        str(member),
+        str(member.meta.get("license") or catalog.LICENSE_IMAGENET),
+        absent,
+        classes=tuple(classes) if classes else None,
+        input_size=(int(crop[0]), int(crop[0])) if crop else None,
     )
 
 
-def _folder(folder: Path, place: sources.Source) -> FetchedClassifier:
-    document = _json(folder / pretrained.CONFIG)
+def _folder(folder: Path, place: sources.Source) -> ClassifierWeights:
+    config = folder / pretrained.CONFIG
+    if not config.is_file():
+        raise FileNotFoundError(f"{config}: not found; a folder of weights has a {pretrained.CONFIG}; or name a file")
+    document = pretrained.read_json(config)
     if place.pins:
         sources.fetch(place, pretrained.WEIGHTS)  # the shipped weights are those of the catalog, or nothing is loaded
     if "kind" in document:
@@ -166,12 +177,12 @@ def _folder(folder: Path, place: sources.Source) -> FetchedClassifier:
     if not weights.is_file():
         raise FileNotFoundError(f"{weights}: not found; name the weight file itself if it is called otherwise")
     fetched = sources.fetch(place, pretrained.WEIGHTS)
-    return _timm(document, weights, str(folder), {str(weights): fetched.digest.sha256})
+    return _timm(document, fetched, f"{folder}")
 
 
-def _repository(place: sources.Source, allow_unverified: bool) -> FetchedClassifier:
+def _repository(place: sources.Source, allow_unverified: bool) -> ClassifierWeights:
     config = sources.fetch(place, pretrained.CONFIG, allow_unverified=allow_unverified)
-    document = _json(config.path)
+    document = pretrained.read_json(config.path)
     if document.get("kind") not in (None, "classifier", "dense_classifier"):
         _refuse_kind(str(document["kind"]), place.address)
     try:
@@ -180,13 +191,12 @@ def _repository(place: sources.Source, allow_unverified: bool) -> FetchedClassif
         raise DownloadError(
             f"{error}; name the weight file, {place.address}/FILE, if it is called otherwise"
         ) from error
-    digests = {config.origin: config.digest.sha256, weights.origin: weights.digest.sha256}
     if "kind" in document:
-        return _from_folder(weights.path.parent, weights.origin, digests)
-    return _timm(document, weights.path, weights.origin, digests)
+        return _from_folder(weights.path.parent, weights.origin)
+    return _timm(document, weights, weights.origin)
 
 
-def _from_folder(folder: Path, origin: str, digests: dict[str, str] | None = None) -> FetchedClassifier:
+def _from_folder(folder: Path, origin: str) -> ClassifierWeights:
     config, tensors = pretrained.load(folder)
     if config.kind not in ("classifier", "dense_classifier"):
         _refuse_kind(config.kind, origin)
@@ -195,22 +205,17 @@ def _from_folder(folder: Path, origin: str, digests: dict[str, str] | None = Non
     except ValueError as error:
         raise WeightsError(f"{folder / pretrained.CONFIG}: {error}") from error
     height, width = config.model["input_size"]
-    architecture = str(config.model["architecture"])
-    return FetchedClassifier(
-        ClassifierWeights(
-            {name: torch.from_numpy(value) for name, value in tensors.items()},
-            preprocessing,
-            # among the names that publishers use, that of timm for what is ours here
-            efficientnet.TF_NAMES.get(architecture, architecture.rpartition("/")[2]),
-            origin,
-            config.license,
-        ),
-        architecture,
-        tuple(catalog.label_names(config.labels)),
-        (height, width),
-        digests or {origin: str(config.weights["sha256"])},
-        config.training,
-        config.score,
+    return ClassifierWeights(
+        {name: torch.from_numpy(value) for name, value in tensors.items()},
+        preprocessing,
+        config.model["architecture"],
+        origin,
+        config.license,
+        classes=tuple(catalog.label_names(config.labels)),
+        input_size=(height, width),
+        sha256=str(config.weights["sha256"]),
+        training=config.training,
+        score=config.score,
     )
 
 
@@ -220,42 +225,86 @@ def _refuse_kind(kind: str, where: str) -> None:
     )
 
 
-def _timm(document: dict[str, Any], weights: Path, origin: str, digests: dict[str, str]) -> FetchedClassifier:
+def _timm(document: dict[str, Any], fetched: sources.Fetched, origin: str) -> ClassifierWeights:
     """Read a repository of timm: config.json with ``architecture`` and ``pretrained_cfg``."""
-    pretrained = document.get("pretrained_cfg", document)
+    known = document.get("pretrained_cfg", document)
     architecture = document.get("architecture")
-    if not isinstance(pretrained, dict) or not isinstance(architecture, str):
+    if not isinstance(known, dict) or not isinstance(architecture, str):
         raise WeightsError(
             f"{origin}: its config.json is neither of fullyconv (kind) nor of timm (architecture); name the weight "
             "file alone, .../FILE, and the architecture"
         )
-    license = pretrained.get("license")
-    state = read_state_dict(weights)
-    size = pretrained.get("input_size")
-    sized = isinstance(size, list) and len(size) == 3 and all(type(n) is int and 0 < n <= 4096 for n in size)
-    names = document.get("label_names")
+    license, names = known.get("license"), document.get("label_names")
+    count = document.get("num_classes", known.get("num_classes"))
     named = isinstance(names, list) and bool(names) and all(isinstance(name, str) for name in names)
-    count = document.get("num_classes", pretrained.get("num_classes"))
-    classes = tuple(names) if named and names else (catalog.imagenet_classes() if count == 1000 else None)
-    return FetchedClassifier(
-        ClassifierWeights(
-            state.tensors,
-            preprocessing_from_timm(document),
-            architecture,
-            origin,
-            license if isinstance(license, str) else None,
-        ),
+    match known.get("input_size"):
+        case [_, int(height), int(width)] if 0 < height <= pretrained.MAX_INPUT and 0 < width <= pretrained.MAX_INPUT:
+            size: tuple[int, int] | None = (height, width)
+        case _:
+            size = None
+    return ClassifierWeights(
+        read_state_dict(fetched.path).tensors,
+        preprocessing_from_timm(document),
         f"timm/{architecture}",
-        classes,
-        (size[1], size[2]) if sized and size else None,
-        digests,
+        origin,
+        license if isinstance(license, str) else None,
+        classes=tuple(names) if named and names else (catalog.imagenet_classes() if count == 1000 else None),
+        input_size=size,
+        sha256=fetched.digest.sha256,
     )
 
 
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found; a folder of weights has a {pretrained.CONFIG}; or name a file")
-    return pretrained.read_json(path)
+def network_of(
+    weights: ClassifierWeights, architecture: str | None, classes: Sequence[str] | None
+) -> tuple[nn.Module, str, tuple[str, ...], LoadReport]:
+    """Build the classifier that weights belong to, and load them.
+
+    Args:
+        weights: what `fetch_classifier` gave.
+        architecture: as `build_classifier` takes it; None takes what the source or the names of the tensors say.
+        classes: the K class names; None takes those of the source, or numbers them.
+
+    Returns:
+        The network, its architecture, its classes, and what became of each tensor.
+
+    Raises:
+        ValueError: if nobody says which architecture it is of, or there is none of that name.
+        WeightsError: if the weights do not belong to it.
+    """
+    what, tensors = weights.source, weights.tensors
+    scheme = recognize(tensors)
+    name = architecture or weights.architecture or _architecture_by_names(scheme, tensors)
+    if name is None:
+        raise ValueError(
+            f"source={what!r}: does not say of which architecture it is; pass "
+            "architecture='torchvision/NAME', 'timm/NAME' or a classifier of "
+            "fullyconv.weights.architectures.CLASSIFIERS. A segmenter of torchvision is taken by fullyconv.load, "
+            "and by fullyconv convert, with its name (deeplabv3_resnet50) as architecture, and with classes"
+        )
+    if weights.absent:
+        raise WeightsError(f"{what}: was published without the classifier's own layers; load_backbone takes it")
+    named = tuple(classes) if classes is not None else weights.classes
+    if scheme.naming == "caffe" and name.startswith("torchvision/"):
+        tensors = translate(name.rpartition("/")[2], tensors, weights.architecture).tensors
+    elif scheme.naming == "lukemelas":
+        tensors = translate(name, tensors, weights.architecture).tensors
+        if named is None and len(tensors["classifier.bias"]) == len(catalog.imagenet_classes()):
+            named = catalog.imagenet_classes()  # nothing else was published under these names
+    try:
+        network = build_classifier(name, 1000 if named is None else len(named))
+    except ValueError as error:
+        if architecture is not None:
+            raise
+        raise WeightsError(f"{what}: names a classifier that cannot be built: {error}") from error
+    if named is None:
+        count = count_classes(network.state_dict(), tensors)
+        named = tuple(f"class {index}" for index in range(count))
+        tell(f"{what}: says nothing of its classes; they are called 'class 0' to 'class {count - 1}'")
+        network = build_classifier(name, count)
+    unused = (*fit_classifier(network, tensors, what), *weights.beside)
+    if weights.beside:
+        tell(f"{what}: not of the network, and unused: {', '.join(weights.beside)}")
+    return network, name, named, LoadReport(tuple(key for key in tensors if key not in unused), unused=unused)
 
 
 def fit_classifier(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> tuple[str, ...]:
@@ -288,32 +337,20 @@ def fit_classifier(network: nn.Module, tensors: Mapping[str, Tensor], what: str)
     for name, value in own.items():
         if name.endswith("num_batches_tracked") and name not in fitted:
             fitted[name] = value  # batch norm counts its batches only since torch 0.4.1
-    pretrained.check(
-        {name: tuple(value.shape) for name, value in own.items()},
-        {name: tuple(value.shape) for name, value in fitted.items()},
-        Path(what),
-    )
+    pretrained.check(own, fitted, Path(what))
     network.load_state_dict(fitted, strict=True)
     return unused
 
 
-def architecture_by_names(found: FetchedClassifier) -> str | None:
-    """Name the network of a file whose layers tell: Caffe's and efficientnet_pytorch's do.
-
-    Args:
-        found: what was fetched.
-
-    Returns:
-        As `build_classifier` takes it, or None.
-    """
-    scheme = recognize(found.weights.tensors)
+def _architecture_by_names(scheme: Scheme, tensors: Mapping[str, Tensor]) -> str | None:
+    """Name the network of a file whose layers tell: Caffe's and efficientnet_pytorch's do."""
     if scheme.naming == "lukemelas":
-        return efficientnet.architecture(found.weights.tensors)
+        return efficientnet.architecture(tensors)
     if scheme.naming != "caffe":
         return None
     if scheme.family == "caffenet":
         return "caffenet"
-    return "torchvision/vgg19" if "conv3_4.weight" in found.weights.tensors else "torchvision/vgg16"
+    return "torchvision/vgg19" if "conv3_4.weight" in tensors else "torchvision/vgg16"
 
 
 def count_classes(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> int:

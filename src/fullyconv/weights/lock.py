@@ -25,9 +25,8 @@ _ACCEPTED: ContextVar[Entries | None] = ContextVar("accepted", default=None)
 
 def lock_file() -> Path:
     """Give the file that records what was accepted unverified: FULLYCONV_LOCK, or lock.json in the user's settings."""
-    given = os.environ.get("FULLYCONV_LOCK")
     base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(given).expanduser() if given else Path(base).expanduser() / "fullyconv" / "lock.json"
+    return Path(os.environ.get("FULLYCONV_LOCK") or f"{base}/fullyconv/lock.json").expanduser()
 
 
 def read_lock() -> Entries:

@@ -9,7 +9,7 @@ from fullyconv.errors import DownloadError, WeightsError, near_miss, tell
 from fullyconv.labels import Labels
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.weights import lock, pretrained, sources
-from fullyconv.weights.foreign import ForeignSegmenter
+from fullyconv.weights.described import Described
 
 
 class NoSegmenter(WeightsError):
@@ -38,7 +38,7 @@ class Checkpoint:
     path: Path
 
 
-Opened = ModelFolder | Checkpoint | ForeignSegmenter
+Opened = ModelFolder | Checkpoint | Described
 
 
 def opened(place: sources.Source, allow_unverified: bool = False) -> Opened:
@@ -78,7 +78,7 @@ def opened_as(
     labels: Labels | None = None,
     preprocessing: Preprocessing | None = None,
     allow_unverified: bool = False,
-) -> ForeignSegmenter:
+) -> Described:
     """Fetch, verify and translate weights that do not say which model they are of: those of a torchvision segmenter.
 
     Args:
@@ -121,16 +121,14 @@ def opened_as(
     if preprocessing is None:
         tell(f"{what}: says nothing of its preprocessing; ImageNet's mean and deviation are assumed")
     try:
-        foreign = torchvision_segmenter(architecture, state.tensors, labels=labels)
+        foreign = torchvision_segmenter(architecture, state.tensors, labels=labels, beside=state.beside)
     except WeightsError as error:
         raise WeightsError(f"{fetched.path}: {error}") from error
-    report = foreign.load_report
     if state.beside:
         tell(f"{what}: not of the network, and unused: {', '.join(state.beside)}")
     return replace(
         foreign,
         preprocessing=preprocessing or foreign.preprocessing,
-        load_report=replace(report, unused=(*report.unused, *state.beside)),
         training={"source": what, "sha256": fetched.digest.sha256},
     )
 
@@ -174,12 +172,12 @@ def _is_ours(path: Path) -> bool:
     return "kind" in document or "architecture" not in document
 
 
-def _torchvision(place: sources.Source) -> ForeignSegmenter:
+def _torchvision(place: sources.Source) -> Described:
     from fullyconv.weights.segmenters import SEGMENTERS, published, torchvision_segmenter
     from fullyconv.weights.statedict import read_state_dict
 
-    member = str(sources.torchvision_member(place))
-    names = {published(name).member: name for name in SEGMENTERS}
+    member = sources.torchvision_member(place)
+    names = {published(name): name for name in SEGMENTERS}
     if member not in names:
         raise NoSegmenter(_is_classifier(place.address))
     fetched = sources.fetch(place)
@@ -188,7 +186,7 @@ def _torchvision(place: sources.Source) -> ForeignSegmenter:
     return foreign
 
 
-def _file(place: sources.Source, allow_unverified: bool) -> Checkpoint | ForeignSegmenter:
+def _file(place: sources.Source, allow_unverified: bool) -> Checkpoint | Described:
     from fullyconv.weights.caffe import caffe_segmenter
 
     fetched = sources.fetch(place, allow_unverified=allow_unverified)

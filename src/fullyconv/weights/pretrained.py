@@ -169,14 +169,8 @@ def read_config(folder: str | Path) -> Config:
         )
     document = respelled(document)
     kinds = {"kind": str, "model": dict, "labels": dict, "preprocessing": dict, "license": str, "training": dict}
-    for key, kind in (kinds | {"weights": dict}).items():
-        if not isinstance(document.get(key), kind):
-            raise WeightsError(
-                f"{path}: {key!r} is missing or no {kind.__name__}; fetch or save the model folder again"
-            )
+    check_kinds({"parameters": 0, **document}, kinds | {"weights": dict, "parameters": int}, path)
     _check_score(document.get("score"), path)
-    if type(document.get("parameters", 0)) is not int:
-        raise WeightsError(f"{path}: 'parameters' must be a whole number; fetch or save the model folder again")
     _check_model(document["kind"], document["model"], path)
     _check_labels(document["labels"], path)
     return Config(**{f.name: document[f.name] for f in fields(Config) if f.name in document})
@@ -191,13 +185,33 @@ def read_json(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise WeightsError(f"{path}: {path.stat().st_size} bytes; a configuration has at most {MAX_CONFIG_BYTES}")
     refuse_stray(path, "JSON")
+    return parsed(path.read_bytes(), path)
+
+
+def parsed(content: bytes, path: str | Path) -> dict[str, Any]:
+    """Read a JSON object out of a file, ``path``, that comes from anywhere.
+
+    Raises:
+        WeightsError: if it is none.
+    """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+        document = json.loads(content.decode(), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: is no JSON ({error}); fetch or save it again") from error
     if not isinstance(document, dict):
         raise WeightsError(f"{path}: holds no JSON object; fetch or save it again")
     return document
+
+
+def check_kinds(document: Mapping[str, Any], kinds: Mapping[str, type], path: str | Path) -> None:
+    """Check that the entries of a document have the types that they should.
+
+    Raises:
+        WeightsError: if one is missing, or of another type.
+    """
+    for key, kind in kinds.items():
+        if type(document.get(key)) is not kind:
+            raise WeightsError(f"{path}: {key!r} is missing or no {kind.__name__}; fetch or save it again")
 
 
 def respelled(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -282,31 +296,31 @@ def _complete(folder: Path) -> None:
                 write(folder / CONFIG, content)
 
 
-def check(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], path: Path) -> None:
-    """Compare names and shapes of tensors.
+def misfits(own: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """Say how tensors differ from those of a model, by their names and shapes; nothing where they do not.
 
     Args:
-        expected: what the model has.
-        found: what the file has.
-        path: the file, for the message.
+        own: those of the model, of torch or numpy.
+        found: those of the file.
+    """
+    shapes = [
+        f"{_line(name)} {tuple(found[name].shape)} for {tuple(own[name].shape)}"
+        for name in sorted(own.keys() & found.keys())
+        if tuple(found[name].shape) != tuple(own[name].shape)
+    ]
+    faults = {"missing": sorted(own.keys() - found.keys()), "unknown": sorted(map(_line, found.keys() - own.keys()))}
+    faults["of another shape"] = shapes
+    return "; ".join(f"{len(entries)} {fault}: {some(entries)}" for fault, entries in faults.items() if entries)
+
+
+def check(own: Mapping[str, Any], found: Mapping[str, Any], path: Path) -> None:
+    """Compare tensors of a file, ``path``, with those of the model by names and shapes.
 
     Raises:
-        WeightsError: with a load report of missing, unexpected and mis-shaped tensors.
+        WeightsError: if they differ; the message lists missing, unknown and mis-shaped ones.
     """
-    missing = sorted(expected.keys() - found.keys())
-    unexpected = sorted(map(_line, found.keys() - expected.keys()))
-    shapes = [
-        f"{_line(name)}: model {expected[name]}, file {found[name]}"
-        for name in sorted(expected.keys() & found.keys())
-        if expected[name] != found[name]
-    ]
-    if not (missing or unexpected or shapes):
-        return
-    lines = [f"{path}: the tensors are not those of the model; nothing was loaded"]
-    for title, entries in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)):
-        if entries:
-            lines.append(f"  {title} ({len(entries)}): {some(entries, 8)}")
-    raise WeightsError("\n".join(lines))
+    if differing := misfits(own, found):
+        raise WeightsError(f"{path}: the tensors are not those of the model; nothing was loaded: {differing}")
 
 
 def card(document: Mapping[str, Any], name: str, notes: str = "") -> str:
@@ -440,15 +454,13 @@ def _check_score(score: Any, path: Path) -> None:
     """Refuse a score whose figures are not numbers: cards and lists print them."""
     if score is None:
         return
-    if not isinstance(score, dict):
-        raise WeightsError(f"{path}: 'score' must be an object or null")
-    figures = [(key, score[key]) for key in METRICS if score.get(key) is not None]
-    by_class = score.get("iou") or {}
+    by_class = score.get("iou") or {} if isinstance(score, dict) else None
     if not isinstance(by_class, dict):
-        raise WeightsError(f"{path}: score.iou must be an object of class names and figures")
-    figures += [(f"iou.{_line(name)[:40]}", value) for name, value in by_class.items() if value is not None]
-    for key, value in figures:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
+        raise WeightsError(f"{path}: 'score' must be an object or null, and its 'iou' an object of classes and figures")
+    figures = {key: score.get(key) for key in METRICS}
+    figures |= {f"iou.{_line(name)[:40]}": value for name, value in by_class.items()}
+    for key, value in figures.items():
+        if value is not None and (type(value) not in (int, float) or not 0 <= value <= 100):
             raise WeightsError(f"{path}: score.{key}={str(value)[:40]!r}; a figure is a number in 0..100, in percent")
 
 

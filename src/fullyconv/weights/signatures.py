@@ -19,20 +19,6 @@ POINTERS = {
     b"/annex/objects/": "a git-annex pointer",
 }
 
-MAGIC = {
-    b"\x1f\x8b": "compressed (gzip)",
-    b"BZh": "compressed (bzip2)",
-    b"\xfd7zXZ\x00": "compressed (xz)",
-    b"\x28\xb5\x2f\xfd": "compressed (zstd)",
-    b"7z\xbc\xaf": "compressed (7z)",
-    b"\x89HDF": "an HDF5 file (Keras)",
-    b"GGUF": "a GGUF file",
-    b"\x93NUMPY": "an array of NumPy",
-    b"\x89PNG": "a PNG image",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"%PDF": "a PDF document",
-}
-
 REMEDIES: dict[Kind, str] = {
     "safetensors": "rename it to .safetensors",
     "archive": "rename it to .pth",
@@ -40,7 +26,7 @@ REMEDIES: dict[Kind, str] = {
     "page": "a server gave it in place of the file, which may ask for a login or for consent: open the address in a "
     "browser, and fetch the file itself",
     "pointer": "the file itself lies elsewhere: run 'git lfs pull' in the repository, or fetch the file itself",
-    "unknown": "fetch it again from where it is published, as the file itself",
+    "unknown": "fetch it again from where it is published, as the file itself, unpacked",
 }
 
 
@@ -66,13 +52,6 @@ def kind_of(path: Path) -> tuple[Kind, str]:
     if re.match(r"<[!?a-z]", start):
         html = any(f"<{tag}" in start for tag in ("!doctype html", "html", "head", "body", "script", "title"))
         return "page", "an HTML page" if html else "a page of XML or HTML"
-    if head[257:262] == b"ustar":
-        return "unknown", "a tar archive"
-    for magic, words in MAGIC.items():
-        if head.startswith(magic):
-            return "unknown", words
-    if start.startswith(("{", "[")):
-        return "unknown", "JSON or other text"
     return "unknown", ""
 
 

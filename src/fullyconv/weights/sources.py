@@ -12,14 +12,14 @@ import hashlib
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fullyconv import download as downloads
-from fullyconv.errors import DownloadError, WeightsError, tell
+from fullyconv.errors import DownloadError, WeightsError, near_miss, tell
 from fullyconv.files import Digest, digest
 from fullyconv.weights import catalog, repositories
 from fullyconv.weights.lock import COMMIT, DIGEST, accept, lock_file, recorded
@@ -33,7 +33,6 @@ REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 DISTRIBUTION = re.compile(r"[A-Za-z0-9]([\w.-]{0,98}[A-Za-z0-9])?", re.ASCII)
 REVISION = re.compile(r"[\w][\w./-]{0,200}", re.ASCII)
 
-SCHEMES = ("hf://", "torchvision://", "distribution://", "https://", "http://")
 FORMS = (
     "a name of the zoo (fullyconv list), hf://ORG/REPO[@REVISION][/FILE] or ORG/REPO, "
     "torchvision://ENUM.MEMBER, distribution://NAME/FILE (of an installed distribution), "
@@ -103,21 +102,14 @@ def read(text: str | Path) -> Source:
     """
     if isinstance(text, Path):
         return _local(text, str(text))
-    if not isinstance(text, str):
-        raise ValueError(f"source={text!r} of type {type(text).__name__}: is no source; give {FORMS}")
-    if "\0" in text or len(text) > 4096:
-        raise ValueError(f"source={text[:60]!r}: is no source; give {FORMS}")
-    if text.startswith("hf://"):
-        return _hub(text)
-    if text.startswith("torchvision://"):
-        entry = catalog.at_address(text)
-        return Source("torchvision", text, entry=entry)
-    if text.startswith("distribution://"):
-        return _distribution(text)
-    if text.startswith(("https://", "http://")):
-        return _url(text)
-    if "://" in text:
-        raise ValueError(f"source={text!r}: unknown scheme; known are {', '.join(SCHEMES)}")
+    if not isinstance(text, str) or "\0" in text or len(text) > 4096:
+        raise ValueError(f"source={str(text)[:60]!r} of type {type(text).__name__}: is no source; give {FORMS}")
+    scheme, separator, _ = text.partition("://")
+    if separator:
+        if scheme not in _READERS:
+            known = ", ".join(f"{name}://" for name in _READERS)
+            raise ValueError(f"source={text!r}: unknown scheme; known are {known}")
+        return _READERS[scheme](text)
     if text.startswith((".", "/", "~")) or text.endswith("/") or (os.name == "nt" and Path(text).is_absolute()):
         return _local(Path(text), text)
     entry = catalog.find(text)
@@ -222,6 +214,15 @@ def _url(text: str) -> Source:
     return Source("url", address, sha256=sha256, entry=entry)
 
 
+_READERS: dict[str, Callable[[str], Source]] = {
+    "hf": _hub,
+    "torchvision": lambda text: Source("torchvision", text, entry=catalog.at_address(text)),
+    "distribution": _distribution,
+    "https": _url,
+    "http": _url,
+}
+
+
 def _fragment(fragment: str, text: str) -> str | None:
     if not fragment:
         return None
@@ -238,9 +239,6 @@ def _local(path: Path, text: str) -> Source:
     if place.is_dir():
         return Source("folder", str(place))
     raise FileNotFoundError(f"source={text!r}: no such folder or file; pass a model folder, or a zoo name")
-
-
-# ---- fetching ------------------------------------------------------------------------------------------------------
 
 
 def fetch(source: Source, file: str | None = None, *, allow_unverified: bool = False) -> Fetched:
@@ -287,27 +285,16 @@ def torchvision_member(source: Source) -> WeightsEnum:
     Raises:
         ValueError: if torchvision has none of that name.
     """
-    from torchvision.models import get_weight, list_models
+    from torchvision.models import get_model_weights, get_weight, list_models
 
     name = source.address.removeprefix("torchvision://")
     try:
         return get_weight(name)
     except (ValueError, AttributeError, KeyError, TypeError) as error:
-        from torchvision.models import get_model_weights
-
         known = [str(member) for model in list_models() for member in get_model_weights(model)]
         raise ValueError(
-            f"source={source.address!r}: torchvision has no weights of that name. {_nearest(name, known)}"
+            f"source={source.address!r}: torchvision has no weights of that name. {near_miss(name, known)}"
         ) from error
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=3)
-    return (
-        f"Did you mean {' or '.join(close)}?"
-        if close
-        else "torchvision.models.list_models() and get_model_weights list them."
-    )
 
 
 def _from_torchvision(source: Source) -> Fetched:
@@ -320,22 +307,30 @@ def _from_torchvision(source: Source) -> Fetched:
     if match is None:
         raise WeightsError(f"{source.address}: its address {url} holds no digest, so that the file cannot be verified")
     place = Path(torch.hub.get_dir()) / "checkpoints" / name
-    if place.is_file():
-        found = digest(place)
-        if found.sha256.startswith(match[1]):
-            return Fetched(place, found, f"{source.address} ({url})")
-        wrong = f"{place}: is not the file that torchvision published (sha256 {found.sha256[:16]}...)"
-        if repositories.offline():
-            raise WeightsError(f"{wrong}, and HF_HUB_OFFLINE forbids to fetch it afresh")
-        tell(f"{wrong}; fetching it afresh")
-        with _cache("TORCH_HOME"):
-            place.unlink()
-    if repositories.offline():
-        raise DownloadError(f"{source.address}: is not in the cache ({place}), and HF_HUB_OFFLINE forbids to fetch it")
-    tell(f"fetching {url}")
-    with _cache("TORCH_HOME"):
-        found = downloads.download(url, place, sha256=match[1])
+    found = _kept_or_fetched(source, url, place, match[1], "TORCH_HOME")
     return Fetched(place, found, f"{source.address} ({url})")
+
+
+def _kept_or_fetched(source: Source, url: str, place: Path, expected: str | None, settings: str) -> Digest:
+    """Give the digest of a file in a cache; it is fetched where it is not there, or is not what was promised."""
+    offline = repositories.offline()
+    with _cache(settings):
+        if place.is_file():
+            found = digest(place)
+            if expected is not None and found.sha256.startswith(expected):
+                return found
+            if expected is not None and offline:
+                raise WeightsError(
+                    f"{place}: is not the file that was published (sha256 {found.sha256[:16]}...), and HF_HUB_OFFLINE "
+                    "forbids to fetch it afresh"
+                )
+            place.unlink()  # left by a load that was not accepted, changed since, or of another version
+        if offline:
+            raise DownloadError(
+                f"{source.address}: is not in the cache ({place}), and HF_HUB_OFFLINE forbids to fetch it"
+            )
+        tell(f"fetching {url}")
+        return downloads.download(url, place, sha256=expected, plain_http=source.entry is not None)
 
 
 def _from_distribution(source: Source) -> Fetched:
@@ -369,16 +364,7 @@ def _from_url(source: Source, allow_unverified: bool) -> Fetched:
     name = re.sub(r"[^\w.-]", "_", source.address.rsplit("/", 1)[-1]) or "file"
     key = hashlib.sha256(source.address.encode()).hexdigest()[:16]
     place = cache_folder() / "downloads" / key / name
-    with _cache("FULLYCONV_CACHE"):
-        if place.is_file():
-            found = digest(place)
-            if expected is not None and found.sha256 == expected:
-                return Fetched(place, found, source.address)
-            place.unlink()  # left by a load that was not accepted, changed since, or of another version
-        if repositories.offline():
-            raise DownloadError(f"{source.address}: is not in the cache, and HF_HUB_OFFLINE forbids to fetch it")
-        tell(f"fetching {source.address}")
-        found = downloads.download(source.address, place, sha256=expected, plain_http=source.entry is not None)
+    found = _kept_or_fetched(source, source.address, place, expected, "FULLYCONV_CACHE")
     if expected is None:
         accept(source.address, None, "", found)
     return Fetched(place, found, source.address)
@@ -461,6 +447,5 @@ def _cache(settings: str) -> Iterator[None]:
 
 def cache_folder() -> Path:
     """Give the folder of downloads that no other cache holds: FULLYCONV_CACHE, or fullyconv in the user's cache."""
-    given = os.environ.get("FULLYCONV_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(given).expanduser() if given else Path(base).expanduser() / "fullyconv"
+    return Path(os.environ.get("FULLYCONV_CACHE") or f"{base}/fullyconv").expanduser()

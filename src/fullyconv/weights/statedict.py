@@ -10,11 +10,9 @@ import math
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,33 +45,22 @@ ENTRIES = (
     "params",
 )
 
-FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+NUMBERS = {
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+}
 
-Find = Callable[[Mapping[str, Tensor]], tuple[within.Names, str]]
 
-
-@dataclass(frozen=True)
-class StateFile:
+class StateFile(NamedTuple):
     """What a weight file holds.
 
     Args:
         tensors: of the network by name, without its prefix; on the CPU, finite, half precision widened to float32. They
             may share memory with the file: copy them, do not write to them.
-        metadata: the strings of a safetensors header, or the plain entries beside the weights ("arch", "epoch").
-        path: the file.
-        entry: within which entries the weights were found, as ``state_dict``; empty if at the top.
-        prefix: what was taken off the names, as ``module.``.
-        ignored: names of entries beside the tensors that are none.
         beside: names of tensors that are none of the network's: of a loss, a metric, another network.
     """
 
     tensors: dict[str, Tensor]
-    metadata: dict[str, str]
-    path: Path
-    entry: str = ""
-    prefix: str = ""
-    ignored: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
 
 
@@ -97,7 +84,7 @@ def read_state_dict(
         whole: take all tensors under their full names, for someone who looks for the network himself.
 
     Returns:
-        The tensors, and what else is known of them.
+        The tensors, and the names of those beside them.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -110,8 +97,8 @@ def read_state_dict(
         ...     place = Path(folder) / "weights.pth"
         ...     torch.save({"epoch": 3, "state_dict": {"module.fc.bias": torch.zeros(2)}}, place)
         ...     file = read_state_dict(place)
-        >>> file.tensors, file.entry, file.prefix, file.metadata
-        ({'fc.bias': tensor([0., 0.])}, 'state_dict', 'module.', {'epoch': '3'})
+        >>> file.tensors
+        {'fc.bias': tensor([0., 0.])}
     """
     path = Path(path)
     if not path.exists():
@@ -125,60 +112,55 @@ def read_state_dict(
     if size > MAX_BYTES:
         raise WeightsError(f"{path}: {size} bytes; a weight file has at most {MAX_BYTES}")
     kind, what = kind_of(path)
+    if kind not in ("archive", "legacy") if suffix in TORCH_SUFFIXES else what:
+        wanted = {".safetensors": "safetensors file", ".caffemodel": ".caffemodel"}.get(suffix, "file of torch.save")
+        raise WeightsError(f"{path}: is {what or 'nothing that is known'}, no {wanted}; {REMEDIES[kind]}")
     if suffix == ".caffemodel":
-        if what:
-            raise WeightsError(f"{path}: is {what}, no .caffemodel; {REMEDIES[kind]}")
-        return _from_caffe(path, without)
-    find: Find = within.everything if whole else partial(within.find, like=like)
-    if suffix == ".safetensors":
-        if kind in ("archive", "legacy") or what:
-            raise WeightsError(f"{path}: is {what}, no safetensors file; {REMEDIES[kind]}")
-        return _from_safetensors(path, without, find)
-    if kind not in ("archive", "legacy"):
-        found = what or "neither an archive of torch.save nor any other known kind of file"
-        raise WeightsError(f"{path}: is {found}, no file of torch.save; {REMEDIES[kind]}")
-    return _from_torch(path, kind, size, without, find)
+        from fullyconv.weights.caffe import caffe_classifier
+
+        tensors = caffe_classifier(path)
+    elif suffix == ".safetensors":
+        tensors = _from_safetensors(path, tuple(without))
+    else:
+        tensors = _from_torch(path, kind, size)
+    _bound(len(tensors), path)
+    tensors = {key: value for key, value in tensors.items() if not key.startswith(tuple(without))}
+    if not tensors:
+        raise WeightsError(f"{path}: holds no tensors; pass the file with the weights")
+    try:
+        names = {key: key for key in tensors} if whole else within.find(tensors, like)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    used = set(names.values())
+    network = {name: tensors[key] for name, key in names.items()}
+    return StateFile(_checked(network, path, size), tuple(key for key in tensors if key not in used))
 
 
-# ---- the three readers ---------------------------------------------------------------------------------------------
-
-
-def _from_safetensors(path: Path, without: Sequence[str], find: Find) -> StateFile:
+def _from_safetensors(path: Path, without: tuple[str, ...]) -> dict[str, Tensor]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = {printable(key): printable(value) for key, value in (file.metadata() or {}).items()}
-            names = [name for name in file.keys() if not name.startswith(tuple(without))]  # noqa: SIM118  not a mapping
+            names = [name for name in file.keys() if not name.startswith(without)]  # noqa: SIM118  not a mapping
             _bound(len(names), path)
-            tensors = {name: file.get_tensor(name) for name in names}
+            return {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+        if isinstance(error, WeightsError):
+            raise
         raise WeightsError(f"{path}: is no sound safetensors file ({first_line(error)}); fetch it again") from error
-    if not tensors:
-        raise WeightsError(f"{path}: holds no tensors; pass the file with the weights")
-    network, prefix, beside = _network(tensors, path, find)
-    return StateFile(network, metadata, path, prefix=prefix, beside=beside)
 
 
-def _from_caffe(path: Path, without: Sequence[str]) -> StateFile:
-    from fullyconv.weights.caffe import caffe_classifier
-
-    classifier = caffe_classifier(path)
-    kept = {key: value for key, value in classifier.items() if not key.startswith(tuple(without))}
-    return StateFile(_checked(kept, path), {"network": classifier.network}, path)
-
-
-def _from_torch(path: Path, kind: Kind, size: int, without: Sequence[str], find: Find) -> StateFile:
+def _from_torch(path: Path, kind: Kind, size: int) -> dict[str, Tensor]:
     if kind == "archive":
         _check_archive(path, size)
     try:
         with warnings.catch_warnings():
-            # Of storages and layouts that are old or rare: what matters of them is refused below, by name.
+            # Of storages and layouts that are old or rare: what matters of them is refused later, by name.
             warnings.simplefilter("ignore")
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "archive")
     except Exception as error:  # whatever a damaged or hostile pickle brings about
         raise WeightsError(f"{path}: {_reason(error)}") from error
-    return _unnested(loaded, path, size, without, find)
+    return _unnested(loaded, path)
 
 
 def _check_archive(path: Path, size: int) -> None:
@@ -232,13 +214,8 @@ def _reason(error: Exception) -> str:
     return f"is damaged or cut off ({first_line(error)}); fetch it again"
 
 
-# ---- from what was read to tensors by name -------------------------------------------------------------------------
-
-
-def _unnested(loaded: object, path: Path, size: int, without: Sequence[str], find: Find) -> StateFile:
+def _unnested(loaded: object, path: Path) -> dict[str, Tensor]:
     """Find the weights within the checkpoint of a training program."""
-    metadata: dict[str, str] = {}
-    entries: list[str] = []
     state = loaded
     for _ in range(MAX_DEPTH):
         if not isinstance(state, Mapping):
@@ -247,32 +224,19 @@ def _unnested(loaded: object, path: Path, size: int, without: Sequence[str], fin
         inner = inner or _largest(state)
         if inner is None:
             break
-        metadata |= _plain(state)
-        entries.append(inner)
         state = state[inner]
     if not isinstance(state, Mapping):
         raise WeightsError(
-            f"{path}: holds {_article(state)}, not tensors by name; save them so: torch.save(model.state_dict(), ...)"
+            f"{path}: holds a {type(state).__name__}, not tensors by name; save them so: "
+            "torch.save(model.state_dict(), ...)"
         )
     _bound(len(state), path)
-    tensors: dict[str, Tensor] = {}
-    ignored: list[str] = []
-    for key, value in state.items():
-        if not isinstance(value, Tensor):
-            ignored.append(printable(key))
-        elif not isinstance(key, str):
-            raise WeightsError(f"{path}: holds a tensor under {printable(key)!r}, which is no name")
-        elif not key.startswith(tuple(without)):
-            tensors[key] = value.detach()
+    tensors = {key: value.detach() for key, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise WeightsError(
-            f"{path}: holds no tensors{f' in {entries[-1]!r}' if entries else ''}, only {some(ignored) or 'nothing'}; "
-            "pass the file with the weights"
-        )
-    if not entries:
-        metadata |= _plain(state)
-    network, prefix, beside = _network(tensors, path, find, bound=size)
-    return StateFile(network, metadata, path, ".".join(entries), prefix, tuple(ignored), beside)
+        raise WeightsError(f"{path}: holds no tensors, only {some(state) or 'nothing'}; pass the file with the weights")
+    if not all(isinstance(key, str) for key in tensors):
+        raise WeightsError(f"{path}: holds tensors under what is no name ({some(tensors)})")
+    return tensors
 
 
 def _largest(state: Mapping[Any, Any]) -> str | None:
@@ -287,31 +251,20 @@ def _largest(state: Mapping[Any, Any]) -> str | None:
     return most if most is not None and counts[most] > own else None
 
 
-def _network(
-    tensors: dict[str, Tensor], path: Path, find: Find, bound: int | None = None
-) -> tuple[dict[str, Tensor], str, tuple[str, ...]]:
-    """Take the network out of what stands beside it: its tensors, its prefix, and the names of the rest."""
-    try:
-        names, prefix = find(tensors)
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from error
-    used = set(names.values())
-    beside = tuple(key for key in tensors if key not in used)
-    return _checked({name: tensors[key] for name, key in names.items()}, path, bound), prefix, beside
-
-
-def _checked(tensors: Mapping[str, Tensor], path: Path, bound: int | None = None) -> dict[str, Tensor]:
+def _checked(tensors: Mapping[str, Tensor], path: Path, size: int) -> dict[str, Tensor]:
     """Refuse tensors that are no weights, and widen half precision."""
     checked: dict[str, Tensor] = {}
     total = 0
     for key, value in tensors.items():
-        name = printable(key)
-        fault = _fault(value)
-        if fault:
-            raise WeightsError(f"{path}: tensor {name!r} is {fault}; save it as plain floating point numbers")
+        what = f"{path}: tensor {printable(key)!r}"
+        if value.layout != torch.strided or value.is_quantized or value.is_meta or value.dtype not in NUMBERS:
+            kind = f"{value.layout}, {value.dtype}, {value.device}".replace("torch.", "")
+            raise WeightsError(f"{what} holds no plain numbers ({kind}); save it as floating point numbers")
+        # a view that repeats few numbers would fill the memory; tied weights count twice, but each has two bytes
         total += value.numel()
-        if bound is not None and total > max(bound, 2**20):  # tied weights count twice, but every weight has two bytes
-            raise WeightsError(f"{path}: its tensors have more numbers than the file has bytes; fetch it again")
+        stored = value.untyped_storage().nbytes()
+        if value.numel() * value.element_size() > stored or total > max(size, 2**20):
+            raise WeightsError(f"{what}: it and those before have more numbers than the file has bytes; fetch it again")
         if value.dtype in (torch.float16, torch.bfloat16):
             value = value.float()
         # Not isfinite, which would take a quarter of the file's size again. Minimum and maximum show NaN and infinity.
@@ -321,42 +274,12 @@ def _checked(tensors: Mapping[str, Tensor], path: Path, bound: int | None = None
             and not all(math.isfinite(float(extreme)) for extreme in value.aminmax())
         ):
             raise WeightsError(
-                f"{path}: tensor {name!r} holds values that are not finite; the training went wrong, or the file is "
-                "damaged: use another"
+                f"{what} holds values that are not finite; the training went wrong, or the file is damaged: use another"
             )
         checked[key] = value
     return checked
 
 
-def _fault(value: Tensor) -> str:
-    if value.layout != torch.strided:
-        return "sparse"
-    if value.is_quantized:
-        return "quantized"
-    if value.is_meta:
-        return "without data"
-    if value.is_complex():
-        return "complex"
-    if value.dtype not in FLOATING and value.dtype not in WHOLE:
-        return f"of type {str(value.dtype).removeprefix('torch.')}"
-    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        return "larger than what the file stores of it"  # a view that repeats few numbers: it would fill the memory
-    return ""
-
-
-def _plain(state: Mapping[Any, Any]) -> dict[str, str]:
-    entries = {key: value for key, value in state.items() if isinstance(key, str)}
-    return {
-        printable(key): printable(value)
-        for key, value in list(entries.items())[:64]
-        if isinstance(value, str | int | float)
-    }
-
-
 def _bound(count: int, path: Path) -> None:
     if count > MAX_TENSORS:
         raise WeightsError(f"{path}: has {count} entries; a weight file has at most {MAX_TENSORS}")
-
-
-def _article(value: object) -> str:
-    return f"a {type(value).__name__}" if value is not None else "nothing"

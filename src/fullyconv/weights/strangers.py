@@ -49,7 +49,7 @@ def stranger(path: Path) -> str:
             "the names of its classes in their order (fullyconv convert FILE --architecture NAME --classes a,b,c --to "
             "FOLDER makes a model folder of it)"
         )
-    names, _ = find(tensors)
+    names = find(tensors)
     if recognize(names).naming == "fullyconv":
         return (
             "it holds the tensors of a model of this package, but not which one: load them into the module that you "
@@ -60,14 +60,14 @@ def stranger(path: Path) -> str:
 
 def _fits(tensors: Mapping[str, Tensor], name: str) -> bool:
     like = names_of(name)
-    names, _ = find(tensors, like)
+    names = find(tensors, like)
     return all(key in names for key in like if not key.startswith("aux_classifier.") and "num_batches" not in key)
 
 
 def _start(tensors: Mapping[str, Tensor], path: Path) -> str:
     """Say which backbone takes the encoder, if one does."""
     try:
-        names, _ = find(tensors)
+        names = find(tensors)
         found = fitting({name: tensors[key] for name, key in names.items()})
     except WeightsError:
         found = []

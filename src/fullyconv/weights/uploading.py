@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fullyconv.errors import DownloadError, first_line, tell
 from fullyconv.files import aside
 from fullyconv.weights import pretrained, repositories, sources
+from fullyconv.weights.lock import COMMIT
 
 PUBLISHED = (pretrained.WEIGHTS, pretrained.CONFIG, pretrained.CARD)
 """The files of a model folder that are uploaded; whatever else lies in the folder stays at home."""
@@ -105,18 +105,16 @@ def upload(
             f"{repo}: nobody measured these weights, and the card says so; fullyconv.publish(FOLDER, REPO, data=...) "
             "(--data) measures them"
         )
-    commit = _committed(folder, repo, private, message or f"Upload {config.kind} with fullyconv", token)
-    return f"hf://{repo}@{commit}"
-
-
-def _committed(folder: Path, repo: str, private: bool, message: str, token: str | None) -> str:
     from huggingface_hub import HfApi
 
     api = HfApi(endpoint=repositories.endpoint(), token=token, library_name="fullyconv")
     try:
         api.create_repo(repo, private=private, exist_ok=True)
         commit = api.upload_folder(
-            repo_id=repo, folder_path=folder, allow_patterns=list(PUBLISHED), commit_message=message
+            repo_id=repo,
+            folder_path=folder,
+            allow_patterns=list(PUBLISHED),
+            commit_message=message or f"Upload {config.kind} with fullyconv",
         )
     except Exception as error:  # the client's own, its transport's, or OSError: which one differs between releases
         raise DownloadError(
@@ -124,4 +122,4 @@ def _committed(folder: Path, repo: str, private: bool, message: str, token: str 
             "name, and log in with a token that may write (hf auth login, or HF_TOKEN)"
         ) from error
     oid = str(getattr(commit, "oid", "") or "")
-    return oid if re.fullmatch(r"[0-9a-f]{40}", oid) else "main"
+    return f"hf://{repo}@{oid if COMMIT.fullmatch(oid) else 'main'}"

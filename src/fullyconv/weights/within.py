@@ -23,7 +23,7 @@ MAX_LEVELS = 8
 Names = dict[str, str]  # name within the network -> name in the file
 
 
-def find(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor] | None = None) -> tuple[Names, str]:
+def find(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor] | None = None) -> Names:
     """Find the network: by the names and sizes of one that is known, by those of a known scheme, or by a wrapper's.
 
     Args:
@@ -32,15 +32,14 @@ def find(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor] | None = None
             by their order of axes do no harm.
 
     Returns:
-        The names within the network with those of the file, and the prefix. Of several networks that fit, averaged
-        weights are taken.
+        The names within the network with those of the file. Of several networks that fit, averaged weights are taken.
 
     Raises:
         WeightsError: if several networks fit, and nothing tells which is meant.
 
     Example:
         >>> find({"net.fc.bias": torch.ones(2), "loss.weight": torch.ones(2)}, {"fc.bias": torch.ones(2)})
-        ({'fc.bias': 'net.fc.bias'}, 'net.')
+        {'fc.bias': 'net.fc.bias'}
     """
     groups: dict[str, Names] = {}
     for key in tensors:
@@ -63,17 +62,11 @@ def find(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor] | None = None
         return _unwrapped(tensors)
     near = [prefix for prefix, score in scores.items() if 10 * score >= 9 * max(scores.values())]
     outer = [prefix for prefix in near if not any(prefix != other and prefix.startswith(other) for other in near)]
-    prefix = _one(outer, groups, tensors)
-    names = groups[prefix]
+    names = groups[_one(outer, groups, tensors)]
     if like:
         parts = {name.partition(".")[0] for name in like}
         names = {name: key for name, key in names.items() if name.partition(".")[0] in parts}
-    return names, prefix
-
-
-def everything(tensors: Mapping[str, Tensor]) -> tuple[Names, str]:
-    """Take all names as they stand."""
-    return {key: key for key in tensors}, ""
+    return names
 
 
 def _one(prefixes: list[str], groups: Mapping[str, Names], tensors: Mapping[str, Tensor]) -> str:
@@ -89,11 +82,11 @@ def _one(prefixes: list[str], groups: Mapping[str, Names], tensors: Mapping[str,
     return chosen
 
 
-def _unwrapped(tensors: Mapping[str, Tensor]) -> tuple[Names, str]:
+def _unwrapped(tensors: Mapping[str, Tensor]) -> Names:
     """Take off what a wrapper has put before all names."""
     prefix = ""
     while wrapper := next((w for w in WRAPPERS if all(key.startswith(prefix + w) for key in tensors)), None):
         if any(key == prefix + wrapper for key in tensors):
             break
         prefix += wrapper
-    return {key.removeprefix(prefix): key for key in tensors}, prefix
+    return {key.removeprefix(prefix): key for key in tensors}
