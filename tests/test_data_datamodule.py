@@ -251,7 +251,7 @@ def test_from_folder_takes_what_the_constructor_takes():
         ({"crop_size": -3}, "crop_size=-3"),
         ({"flip": 3}, "flip=3"),
         ({"val_fraction": 0}, "val_fraction=0"),
-        ({"classes": []}, "names is empty"),
+        ({"classes": []}, "names holds 0 classes"),
         ({"values": {0: "x"}, "classes": ["y"]}, "names no class"),
     ],
 )

@@ -201,7 +201,7 @@ def test_what_a_machine_is_told_no_other_machine_sees(server: FileServer, tmp_pa
 
     with Files() as other:
         other.files["w"] = BYTES
-        server.fault("weights.bin", "status", code=302, headers={"Location": other.url("w")})
+        server.fault("weights.bin", "status", times=None, code=302, headers={"Location": other.url("w")})
         download(server.url("weights.bin"), tmp_path / "w", headers={"authorization": "Bearer x"})
         assert server.requests[0].headers["authorization"] == "Bearer x"
         assert "authorization" not in other.requests[0].headers

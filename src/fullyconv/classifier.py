@@ -419,9 +419,7 @@ class DenseScorer(_Stored, Predicts):
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             path = found.path / pretrained.CONFIG
             raise WeightsError(f"{path}: describes no classifier that can be built and converted: {error}") from error
-        shapes = {name: tuple(value.shape) for name, value in dense.state_dict().items()}
-        stored = {name: tuple(value.shape) for name, value in tensors.items()}
-        pretrained.check(shapes, stored, found.path / pretrained.WEIGHTS)
+        pretrained.check(dense.state_dict(), tensors, found.path / pretrained.WEIGHTS)
         dense.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()}, strict=True)
         module = cls(dense, labels, preprocessing, architecture, config.license, config.training, config.score)
         return module.eval().to(place)

@@ -52,7 +52,7 @@ class WithoutData(Watch):  # type: ignore[no-untyped-call]
         if func in _NORMS:
             statistics = args[0].new_empty(args[0].shape[1])
             return args[0].new_empty(args[0].shape), statistics, statistics.clone()
-        if func is torch.ops.aten.convolution.default:
+        if func is torch.ops.aten.convolution.default and _fit(*args):
             return _convolved(*args)
         if "device" in kwargs:
             kwargs["device"] = torch.device("meta")
@@ -64,6 +64,13 @@ class WithoutData(Watch):  # type: ignore[no-untyped-call]
         if id(value) not in self._known:
             self._known[id(value)] = value, value.to("meta")
         return self._known[id(value)][1]
+
+
+def _fit(x: Tensor, weight: Tensor, bias: Any, *options: Any) -> bool:
+    """Tell whether an image has the dimensions and channels that a convolution takes; torch says what is wrong."""
+    transposed, _, groups = options[3:]
+    taken = weight.shape[0] if transposed else weight.shape[1] * groups
+    return bool(x.ndim == weight.ndim and x.shape[1] == taken)
 
 
 def _convolved(x: Tensor, weight: Tensor, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool,
