@@ -214,6 +214,8 @@ def test_a_changed_file_of_a_distribution_is_refused(
     monkeypatch.syspath_prepend(str(root))
     with pytest.raises(WeightsError, match="expected 57934424"):
         sources.fetch(place)
+    (root / "other").mkdir()
+    (root / "other" / "weights.pth").touch()
     (info / "RECORD").write_text("other/weights.pth,,\n")
     with pytest.raises(DownloadError, match=r"without that file; it has other/weights\.pth"):
         sources.fetch(place)

@@ -108,12 +108,14 @@ class VideoReader:
         if not self.path.is_file():  # a pipe or a device: reading it might never end
             raise DatasetError(f"{path}: is no regular file; replace it by a video")
         limits = {"max_pixels": str(MAX_PIXELS)}
+        # before PyAV 19 a title that is no UTF-8 is an error, unless told otherwise; from then on it never is
+        titles = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
         try:
             self._container: Any = av.open(
                 f"file:{self.path.absolute()}",  # a name with a colon is no address
-                metadata_errors="replace",
                 options=limits,
                 container_options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"},
+                **titles,
             )
         except Exception as error:  # whatever FFmpeg finds
             what = "an empty file" if self.path.stat().st_size == 0 else f"not a video, or damaged ({_said(error)})"
