@@ -143,7 +143,7 @@ def _means_nothing(text: str) -> str:
     if text.count("/") > 1:
         return (
             f"source={text!r}: no such folder or file here, and no model of the zoo; check the path (a training writes "
-            "its model folder at the end)"
+            f"its model folder at the end), or write hf://{text} for a file of the hub"
         )
     names = catalog.names()
     close = difflib.get_close_matches(text, names, n=3)
