@@ -149,6 +149,7 @@ def test_a_network_of_ones_own_is_not_saved_under_no_name() -> None:
     ("change", "message"),
     [
         ({"architecture": "cifar_resnet21"}, r"no such classifier. Did you mean cifar_resnet20\?"),
+        ({"architecture": "resnet18"}, r"no such classifier. Did you mean torchvision/resnet18\?"),
         ({"architecture": "torchvision/os"}, "torchvision has no such classifier"),
         ({"architecture": "torchvision/fcn_resnet50"}, "torchvision has no such classifier"),
         ({"architecture": "timm/../../x"}, "timm has no such model"),

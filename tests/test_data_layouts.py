@@ -302,6 +302,14 @@ class TestTables:
         (self.tree(tmp_path) / name).write_text(text, encoding="utf-8")
         assert keys(tmp_path, pairs=name) == {"train": ["a"], "val": ["b"]}
 
+    def test_a_table_is_found_from_the_working_directory_too(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.tree(tmp_path / "odd")
+        (tmp_path / "odd" / "pairs.csv").write_text("image,mask\na.png,ma.png\n", encoding="utf-8")
+        monkeypatch.chdir(tmp_path)
+        assert keys(Path("odd"), pairs="odd/pairs.csv") == {"all": ["a"]}
+
     @pytest.mark.parametrize(
         ("name", "text", "message"),
         [

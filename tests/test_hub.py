@@ -197,7 +197,7 @@ class TestSources:
         assert load("street").classes != ["a", "b"]
         assert load("street/").classes == ["a", "b"]
 
-    @pytest.mark.parametrize("source", ["stret", "", "org/repo/more", "fcn4s"])
+    @pytest.mark.parametrize("source", ["stret", "", "fcn4s"])
     def test_an_unknown_name_lists_what_there_is(self, source: str) -> None:
         with pytest.raises(ValueError, match=r"no model of the zoo and no folder with config.json.*Choices: .*street"):
             load(source)

@@ -77,7 +77,7 @@ class TestReading:
             ("torch://x", "unknown scheme"),
             ("stret", r"no model of the zoo .*Did you mean street\?"),
             ("", "no model of the zoo"),
-            ("a/b/c", "no model of the zoo"),
+            ("runs/photos/model", "no such folder or file here, and no model of the zoo; .*hf://runs/photos"),
             ("org/re--po", "admits no"),
             ("a\0b", "is no source"),
             ("x" * 5000, "is no source"),

@@ -6,7 +6,9 @@ Every command imports what it needs when it runs, so that ``--help`` answers at 
 from __future__ import annotations
 
 import argparse
+import difflib
 import io
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -64,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _guard(lambda: fit.fit(words[1:]))
     if words and words[0] in ("test", "validate") and has_option(words, "--config"):
         return _guard(lambda: fit.by_recipe(words[0], words[1:]))
-    arguments = _parser().parse_args(words)
+    arguments, unknown = _parser().parse_known_args(words)
+    if unknown:
+        return _refuse(arguments.parser, unknown)
     return _guard(lambda: int(arguments.run(arguments)))
 
 
@@ -93,6 +97,18 @@ def _guard(run: Any) -> int:
         return 130
 
 
+def _refuse(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> int:
+    """Say which words a command does not know, and the options that they look like."""
+    known = re.findall(r"--[a-z][\w-]*", parser.format_help())
+    close = [name for word in unknown for name in difflib.get_close_matches(word.partition("=")[0], known, n=1)]
+    hint = f"Did you mean {' and '.join(close)}? " if close else ""
+    print(
+        f"{parser.prog}: {' '.join(unknown)}: not understood. {hint}{parser.prog} --help lists the options",
+        file=sys.stderr,
+    )
+    return 2
+
+
 class _Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
         return HELP
@@ -100,7 +116,10 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="fullyconv", usage="fullyconv COMMAND ...")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=argparse.ArgumentParser)
+    kind = argparse.ArgumentParser
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=kind, prog="fullyconv")
     for module in (catalog, demo, predict, join, data, score, weights, fit):
         module.add(commands)
+    for command in commands.choices.values():
+        command.set_defaults(parser=command)
     return parser

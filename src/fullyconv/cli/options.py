@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -136,6 +137,8 @@ def _read_values(text: str) -> dict[int | str, str] | str:
 
     if text in PUBLIC:
         return text
+    if "=" not in text and (close := difflib.get_close_matches(text, PUBLIC, n=1)):
+        raise ValueError(f"--values {text}: no public set is called that. Did you mean {close[0]}?")
     if text.lstrip().startswith("{"):
         read = _read_json("--values", text)
         return dict(read)

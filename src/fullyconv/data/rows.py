@@ -24,15 +24,15 @@ def from_table(root: Path, given: str) -> Layout:
 
     Args:
         root: the data folder.
-        given: a CSV, TSV or JSON-lines file, relative to root or absolute.
+        given: a CSV, TSV or JSON-lines file, inside root, or else from the working directory, or absolute.
 
     Raises:
         FileNotFoundError: if it is not there.
         DatasetError: if it cannot be read, or names no pairs.
     """
-    path = root / given
-    if not path.is_file():
-        raise FileNotFoundError(f"pairs={given!r}: no such file; give a CSV, TSV or JSON-lines file")
+    path = next((path for path in (root / given, Path(given)) if path.is_file()), None)
+    if path is None:
+        raise FileNotFoundError(f"pairs={given!r}: no such file, in {root} or here; give a CSV, TSV or JSON-lines file")
     layout = Layout(f"pairs of {path.name}", root=root)
     _add_rows(layout, path, _rows_of(path, ("image", "mask")))
     if not layout.splits and not layout.lost:

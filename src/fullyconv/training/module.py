@@ -321,8 +321,9 @@ class SegmentationModule(StoredModule, Predicts):
             each = " for each head" if "" not in self.heads else ""
             raise ValueError(
                 f"the data has the classes {names}, the model {self.classes}: they must be the same{each}, in the same "
-                "order; load the model with fullyconv.load(NAME, classes=data.classes), or give the data the model's "
-                "classes"
+                "order. To train, load the model with fullyconv.load(NAME, classes=data.classes). If they are the same "
+                "classes under other names, give the data the model's names (values= or classes=, --values or "
+                "--classes)"
             )
         ignored = getattr(data, "ignore_index", None)
         if ignored is not None and ignored != self.hparams["ignore_index"]:

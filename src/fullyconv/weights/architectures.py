@@ -55,6 +55,12 @@ def build_classifier(architecture: str, num_classes: int) -> nn.Module:
     if family == "timm" and name:
         return _timm(name, num_classes)
     if architecture not in CLASSIFIERS:
+        import torchvision
+
+        if architecture in torchvision.models.list_models(module=torchvision.models):
+            raise ValueError(
+                f"architecture={architecture!r}: no such classifier. Did you mean torchvision/{architecture}?"
+            )
         known = [*CLASSIFIERS, "torchvision/NAME", "timm/NAME"]
         raise ValueError(f"architecture={architecture!r}: no such classifier. {near_miss(architecture, known)}")
     return CLASSIFIERS[architecture](num_classes)

@@ -140,6 +140,11 @@ def read(text: str | Path) -> Source:
 def _means_nothing(text: str) -> str:
     if Path(text).suffix.lower() in (".safetensors", ".pth", ".pt", ".ckpt", ".caffemodel"):
         return f"source={text!r}: no such file here; check the path"
+    if text.count("/") > 1:
+        return (
+            f"source={text!r}: no such folder or file here, and no model of the zoo; check the path (a training writes "
+            f"its model folder at the end), or write hf://{text} for a file of the hub"
+        )
     names = catalog.names()
     close = difflib.get_close_matches(text, names, n=3)
     hint = f"Did you mean {' or '.join(close)}? " if close else ""
