@@ -4,7 +4,8 @@ Every point is `fullyconv predict` or `fullyconv doctor` in a process of its own
 processor, beyond what the least of work takes, and the peak of the resident set. The exponent is the slope of a line
 through the logarithms of the upper half of the points: 1 is a cost that doubles with the work.
 
-- pixels: a TIFF of textured blocks from 1 to 256 megapixels, by the model `street`;
+- pixels: a TIFF of textured blocks from 1 to 256 megapixels, by the model `street`, in tiles of half the memory that is
+  free;
 - classes: 4 megapixels, by the same network with 2 to 150 classes and random weights;
 - pairs: folders of 100 to 10,000 images of 96 x 96 pixels with their masks.
 
@@ -28,7 +29,6 @@ from PIL import Image
 from large_image import make
 from measuring import machine, process
 
-MEMORY = "1GB"
 STUDIES: dict[str, tuple[list[int], list[int]]] = {
     "pixels": ([1, 4, 16, 64, 256], [1, 2]),
     "classes": ([2, 5, 11, 21, 50, 150], [2, 21]),
@@ -47,7 +47,7 @@ TITLES = {
 def of_pixels(megapixels: int, folder: Path) -> list[str | Path]:
     """Make an image, and give the command."""
     make(folder / "image.tif", round(math.sqrt(megapixels) * 1000), tiled=False)
-    return ["-m", "fullyconv", "predict", folder / "image.tif", "--out", folder / "masks", "--memory", MEMORY]
+    return ["-m", "fullyconv", "predict", folder / "image.tif", "--out", folder / "masks"]
 
 
 def of_classes(classes: int, folder: Path) -> list[str | Path]:

@@ -429,6 +429,7 @@ def _unverified(what: str, other: str) -> str:
         f"{what}: nobody vouches for this file: no digest of it is pinned. To fetch it all the same, {other}pass "
         f"allow_unverified=True (--allow-unverified): commit, size and sha256 are then shown and recorded in "
         f"{lock_file()}, and every later load must match them"
+        + (". If a folder on this machine was meant: there is none of that name" if what.startswith("hf:") else "")
     )
 
 
