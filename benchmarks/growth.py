@@ -121,10 +121,10 @@ def draw(study: str, points: list[dict[str, float]], path: Path) -> None:
     figure = Figure(figsize=(6.2, 3.4), layout="constrained")
     axes = figure.subplots()
     sizes = [point["size"] for point in points]
-    axes.loglog(
-        sizes, [point["seconds"] for point in points], "o-", color="#00796b", label="seconds, without the start"
-    )
-    axes.loglog(sizes, [point["mib"] / 1024 for point in points], "s--", color="#b45309", label="memory at most, GiB")
+    seconds, memory = ([point[key] / scale for point in points] for key, scale in (("seconds", 1), ("mib", 1024)))
+    axes.loglog(sizes, seconds, "o-", color="#00796b", label="seconds, without the start")
+    axes.loglog(sizes, memory, "s--", color="#b45309", label="memory at most, GiB")
+    axes.set_ylim(10 ** math.floor(math.log10(min(memory))), 10 ** math.ceil(math.log10(max(seconds))))
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False)
     axes.minorticks_off()
     axes.set_xlabel(UNITS[study])
