@@ -66,8 +66,8 @@ def _cell(cell: dict[str, Any]) -> list[str]:
     parts = [f"```python\n{text}\n```"]
     for output in cell.get("outputs", []):
         data = output.get("data", {})
-        if "image/png" in data:
-            parts.append(f"![figure](data:image/png;base64,{''.join(data['image/png']).strip()})")
+        if form := next((form for form in ("image/png", "image/jpeg") if form in data), None):
+            parts.append(f"![figure](data:{form};base64,{''.join(data[form]).strip()})")
         elif "text" in output or "text/plain" in data:
             words = "".join(output.get("text") or data["text/plain"]).strip("\n")
             parts.append(f"```text\n{words}\n```")
