@@ -86,7 +86,7 @@ MADE: dict[str, Callable[[int, Path], list[str | Path]]] = {
 
 
 def measure(study: str, size: int) -> dict[str, float]:
-    """Measure one point, the second of two runs: the first one compiles and fills the caches of the disk."""
+    """Measure one point, and a start of the same command, whose first run fills the caches of the disk."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         command = MADE[study](size, folder)

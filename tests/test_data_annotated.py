@@ -496,10 +496,15 @@ def test_a_cell_too_many_in_metadata_is_not_looked_at(tmp_path: Path) -> None:
     assert len(source.splits["all"]) == 2
 
 
-def test_metadata_that_is_no_text_does_not_hide_plain_masks(tmp_path: Path) -> None:
+def test_metadata_that_is_no_text_does_not_hide_plain_masks_and_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     root = plain_tree(tmp_path)
     (root / "metadata.csv").write_bytes("file_name,place\nimages/0.png,Köln\n".encode("latin-1"))
-    assert len(open_source(root).splits["all"]) == 2
+    with caplog.at_level("INFO", logger="fullyconv"):
+        assert len(open_source(root).splits["all"]) == 2
+    assert "metadata.csv" in caplog.text
+    assert "The folder of masks is read without it" in caplog.text
 
 
 def test_a_list_of_classes_beside_coco_is_told_to_be_of_no_use(tmp_path: Path) -> None:

@@ -480,3 +480,10 @@ def test_without_data_a_convolution_has_the_size_that_it_has_with_data(
     with WithoutData():
         found = made(x)
     assert found.shape == made(x).shape
+
+
+@pytest.mark.parametrize(("size", "channels"), [((2, 9), 4), ((9, 9), 3)])
+def test_without_data_a_convolution_that_cannot_run_says_what_torch_says(size: tuple[int, int], channels: int) -> None:
+    layer, x = nn.Conv2d(4, 6, 5), torch.rand(1, channels, *size)
+    with WithoutData(), pytest.raises(RuntimeError, match=r"Kernel size|hannel"):
+        layer(x)

@@ -45,6 +45,23 @@ class TrainingError(ValueError):
 _MANY = 100  # choices that nobody would read through
 
 
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Ask whether the nearest choice was meant; an empty text where none is near.
+
+    Args:
+        name: what was asked for.
+        choices: what there is.
+
+    Example:
+        >>> nearest("--modle", ["--model", "--out"]), nearest("x", ["--out"])
+        ('Did you mean --model? ', '')
+    """
+    import difflib  # for a message alone
+
+    close = difflib.get_close_matches(name, list(choices), n=1)
+    return f"Did you mean {close[0]}? " if close else ""
+
+
 def near_miss(name: str, choices: Iterable[str]) -> str:
     """Say which choices there are, the nearest first; of very many only those that are near, or hold the same word.
 
@@ -64,9 +81,7 @@ def near_miss(name: str, choices: Iterable[str]) -> str:
 
     known = sorted(choices)
     if len(known) <= _MANY:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"Did you mean {close[0]}? " if close else ""
-        return f"{hint}Choices: {', '.join(known)}."
+        return f"{nearest(name, known)}Choices: {', '.join(known)}."
     plain = {choice.lower(): choice for choice in reversed(known)}
     words = set(re.findall(r"\w+", name.lower()))
     near = [choice for choice in sorted(plain) if words and words <= set(re.findall(r"\w+", choice))]

@@ -6,7 +6,6 @@ Every command imports what it needs when it runs, so that ``--help`` answers at 
 from __future__ import annotations
 
 import argparse
-import difflib
 import io
 import re
 import sys
@@ -15,7 +14,7 @@ from typing import Any
 
 from fullyconv.cli import catalog, data, demo, fit, join, predict, score, weights
 from fullyconv.cli.options import has_option
-from fullyconv.errors import first_line
+from fullyconv.errors import first_line, nearest
 
 HELP = """usage: fullyconv COMMAND ...
 
@@ -100,8 +99,7 @@ def _guard(run: Any) -> int:
 def _refuse(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> int:
     """Say which words a command does not know, and the options that they look like."""
     known = re.findall(r"--[a-z][\w-]*", parser.format_help())
-    close = [name for word in unknown for name in difflib.get_close_matches(word.partition("=")[0], known, n=1)]
-    hint = f"Did you mean {' and '.join(close)}? " if close else ""
+    hint = nearest(unknown[0].partition("=")[0], known)
     print(
         f"{parser.prog}: {' '.join(unknown)}: not understood. {hint}{parser.prog} --help lists the options",
         file=sys.stderr,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
+
+from fullyconv.errors import nearest
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -137,8 +138,8 @@ def _read_values(text: str) -> dict[int | str, str] | str:
 
     if text in PUBLIC:
         return text
-    if "=" not in text and (close := difflib.get_close_matches(text, PUBLIC, n=1)):
-        raise ValueError(f"--values {text}: no public set is called that. Did you mean {close[0]}?")
+    if "=" not in text and (hint := nearest(text, PUBLIC).strip()):
+        raise ValueError(f"--values {text}: no public set is called that. {hint}")
     if text.lstrip().startswith("{"):
         read = _read_json("--values", text)
         return dict(read)

@@ -52,8 +52,8 @@ class WithoutData(Watch):  # type: ignore[no-untyped-call]
         if func in _NORMS:
             statistics = args[0].new_empty(args[0].shape[1])
             return args[0].new_empty(args[0].shape), statistics, statistics.clone()
-        if func is torch.ops.aten.convolution.default and _fit(*args):
-            return _convolved(*args)
+        if func is torch.ops.aten.convolution.default and (result := _convolved(*args)) is not None:
+            return result
         if "device" in kwargs:
             kwargs["device"] = torch.device("meta")
         return func(*args, **kwargs)
@@ -66,24 +66,21 @@ class WithoutData(Watch):  # type: ignore[no-untyped-call]
         return self._known[id(value)][1]
 
 
-def _fit(x: Tensor, weight: Tensor, bias: Any, *options: Any) -> bool:
-    """Tell whether an image has the dimensions and channels that a convolution takes; torch says what is wrong."""
-    transposed, _, groups = options[3:]
-    taken = weight.shape[0] if transposed else weight.shape[1] * groups
-    return bool(x.ndim == weight.ndim and x.shape[1] == taken)
-
-
 def _convolved(x: Tensor, weight: Tensor, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool,
-               output_padding: Any, groups: int) -> Tensor:  # fmt: skip
-    """Give the empty result of a convolution."""
+               output_padding: Any, groups: int) -> Tensor | None:  # fmt: skip
+    """Give the empty result of a convolution; None where the image does not fit, of which torch says what is wrong."""
+    taken, channels = weight.shape[1] * groups, weight.shape[0]
+    if transposed:
+        taken, channels = weight.shape[0], weight.shape[1] * groups
+    if x.ndim != weight.ndim or x.shape[1] != taken:
+        return None
     sizes = []
     for i, size in enumerate(x.shape[2:]):
         step, reach = stride[i], dilation[i] * (weight.shape[2 + i] - 1) - 2 * padding[i]
         sizes.append(
             (size - 1) * step + reach + output_padding[i] + 1 if transposed else (size - reach - 1) // step + 1
         )
-    channels = weight.shape[1] * groups if transposed else weight.shape[0]
-    return x.new_empty(x.shape[0], channels, *sizes)
+    return x.new_empty(x.shape[0], channels, *sizes) if min(sizes) > 0 else None
 
 
 def _alike(args: tuple[Any, ...]) -> bool:

@@ -17,7 +17,7 @@ from fullyconv.data.annotations.yolo import label_files, yolo_layout
 from fullyconv.data.folders import mask_places
 from fullyconv.data.layouts import Layout, Reading, Tree
 from fullyconv.data.rows import METADATA, metadata_layout
-from fullyconv.errors import DatasetError
+from fullyconv.errors import DatasetError, tell
 from fullyconv.lazy import submodules
 
 _COCO_HEAD = re.compile(rb'"(?:images|annotations|categories)"\s*:\s*\[')
@@ -55,9 +55,10 @@ def find_annotated(tree: Tree, reading: Reading) -> Layout | None:
     if reading.images is None and metadata:
         try:
             named = metadata_layout(root, metadata)
-        except DatasetError:
-            if not mask_places(tree):  # else the masks are found without it
+        except DatasetError as error:
+            if not mask_places(tree):
                 raise
+            tell(f"{error}. The folder of masks is read without it")
             named = None
         if named is not None:
             return named

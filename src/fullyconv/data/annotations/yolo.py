@@ -169,7 +169,7 @@ def _described(tree: Tree) -> tuple[Path, Mapping[str, Any]]:
 
     for path in (*tree.by_suffix.get(".yaml", []), *tree.by_suffix.get(".yml", [])):
         try:
-            content = yaml.safe_load(read_text(path, MAX_BYTES))
+            content = yaml.safe_load(read_text(path, 2**20))
         except (yaml.YAMLError, RecursionError) as error:
             raise DatasetError(f"{path}: is no YAML ({' '.join(str(error).split())}); correct it") from error
         if isinstance(content, dict) and content.keys() & {"names", "train", "nc"}:
