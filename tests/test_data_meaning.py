@@ -364,6 +364,15 @@ def yolo(root: Path, *lines: str) -> Path:
     return root
 
 
+def test_a_yaml_file_that_is_too_long_to_describe_a_set_is_not_parsed(tmp_path: Path) -> None:
+    root = yolo(tmp_path, f"0 {POLYGON}", f"2 {POLYGON}")
+    (root / "log.yaml").write_text("[" * 2**21)
+    assert open_source(root).labels.names == ("background", "class 0", "class 2")
+    (root / "log.yaml").write_text("[1, 2")
+    with pytest.raises(DatasetError, match=r"log\.yaml: is no YAML"):
+        open_source(root)
+
+
 def test_names_of_yolo_are_found_in_classes_txt_or_made(tmp_path: Path) -> None:
     root = yolo(tmp_path, f"0 {POLYGON}", f"2 {POLYGON}")
     assert open_source(root).labels.names == ("background", "class 0", "class 2")

@@ -25,6 +25,7 @@ from fullyconv.errors import DatasetError
 from fullyconv.labels import IGNORE, Labels
 
 MAX_BYTES = 2**24
+MAX_YAML_BYTES = 2**20  # no description of a set is longer, and a parser takes seconds for more
 MAX_CLASS = 4094
 _FAR = 0.1  # fractions of a side beyond the image, which tools write for what is cut at its border
 
@@ -168,8 +169,10 @@ def _described(tree: Tree) -> tuple[Path, Mapping[str, Any]]:
     import yaml
 
     for path in (*tree.by_suffix.get(".yaml", []), *tree.by_suffix.get(".yml", [])):
+        if path.stat().st_size > MAX_YAML_BYTES:
+            continue
         try:
-            content = yaml.safe_load(read_text(path, 2**20))
+            content = yaml.safe_load(read_text(path))
         except (yaml.YAMLError, RecursionError) as error:
             raise DatasetError(f"{path}: is no YAML ({' '.join(str(error).split())}); correct it") from error
         if isinstance(content, dict) and content.keys() & {"names", "train", "nc"}:
