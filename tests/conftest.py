@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import socket
 import warnings
 from collections.abc import Iterator
@@ -23,6 +24,15 @@ def unhurried() -> Iterator[None]:
     """Leave it to the system when bytes reach the disk: a test outlives no power cut."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def roomy() -> Iterator[None]:
+    """Let no test depend on how full the disk of this machine is."""
+    usage = shutil.disk_usage(os.curdir)._replace(free=10**12)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: usage)
         yield
 
 

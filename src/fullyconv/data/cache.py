@@ -26,7 +26,7 @@ Array = npt.NDArray[Any]
 Decoded = tuple[Array, Array]
 
 _FORM = 1  # of what is stored; another number makes all that is there unknown
-_RESERVE = (2**30, 0.05)  # bytes and share of a disk that stay free
+_RESERVE = 2 * 2**30  # bytes of a disk that stay free
 
 
 class DecodedCache:
@@ -45,8 +45,8 @@ class DecodedCache:
         labels: what the values in the masks mean.
         reader: how the files are read.
         gigabytes: how much is kept at most, in 10^9 bytes; all that lies in the folder counts. Several processes that
-            fill it at once can exceed it by what they write in a second. A folder never takes the last twentieth of
-            a disk, nor its last GiB.
+            fill it at once can exceed it by what they write in a second. A folder never takes the last 2 GiB
+            of a disk.
 
     Raises:
         ValueError: if `gigabytes` is not above 0.
@@ -159,7 +159,7 @@ class DecodedCache:
         except OSError as error:
             self._stop(str(error))
             return False
-        if disk.free - size < max(_RESERVE[0], _RESERVE[1] * disk.total):
+        if disk.free - size < _RESERVE:
             self._stop(f"the disk of {self.folder} has {disk.free / 1e9:.3g} GB free")
         return not self._full
 
