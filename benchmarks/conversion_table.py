@@ -19,7 +19,6 @@ import argparse
 import gc
 import json
 import tempfile
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -204,12 +203,10 @@ def measure(library: str, name: str) -> dict[str, Any]:
     row["size"] = size
     calibrate(model, size)
     model.eval()
-    start = time.perf_counter()
     try:
         dense = convolutionalize(model, size, copy=False)
     except ConversionError as error:
         return {**row, "converted": False, "why": str(error), "error_class": type(error).__name__}
-    row["seconds"] = time.perf_counter() - start
     x = images(2, size, seed=2)
     with torch.no_grad():
         own, ours = model(x), dense(x)
@@ -248,14 +245,14 @@ def table(rows: list[dict[str, Any]], library: str) -> list[str]:
         f"smallest signal {min((row['signal'] for row in done), default=0):.2g}; "
         f"state-dict keys unchanged in {sum(row['keys'] for row in done)}.",
         "",
-        "| classifier | input | error | signal | grid at 384 | stride | receptive field | guarantee | seconds |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| classifier | input | error | signal | grid at 384 | stride | receptive field | guarantee |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in done:
         grid = "x".join(map(str, row["grid"])) if row["grid"] else "does not run (1)"
         lines.append(
             f"| {row['name']} | {row['size'][0]} | {row['error']:.1e} | {row['signal']:.2f} | {grid} | "
-            f"{row['stride']:g} | {row['field']:g} | {row['guarantee']} | {row['seconds']:.1f} |"
+            f"{row['stride']:g} | {row['field']:g} | {row['guarantee']} |"
         )
     refused = [row for row in rows if not row["converted"]]
     if refused:
@@ -284,7 +281,6 @@ def document(rows: list[dict[str, Any]]) -> str:
         "- **grid at 384**: rows x columns of scores on an image of 384 x 384 pixels.",
         "- **stride**, **receptive field**: pixels from one score to the next, and pixels that a score can depend on.",
         "- **guarantee**: `window`, `interior` or `head`, as `dense.guarantee` says; see [convert.md](convert.md).",
-        "- **seconds**: of the conversion, on a machine shared with other work.",
         "",
         "(1) The backbone itself runs only at sizes its blocks divide; `dense.report` lists the ones that were tried.",
         "",

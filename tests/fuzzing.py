@@ -251,7 +251,7 @@ def damage(path: Path, rng: random.Random) -> None:
 
 def _replaced(content: Any, rng: random.Random, depth: int = 0) -> Any:
     """Replace one value somewhere in a JSON document."""
-    if depth > 0 and (not isinstance(content, dict | list) or not content or rng.random() < 0.15):
+    if not isinstance(content, dict | list) or not content or (depth > 0 and rng.random() < 0.15):
         return rng.choice(ODD)
     if isinstance(content, dict):
         key = rng.choice(sorted(content))

@@ -163,6 +163,18 @@ def test_every_link_to_a_file_of_the_project_leads_somewhere(page: str) -> None:
             assert ((ROOT / page).parent / target).exists(), f"{page} links to {target}"
 
 
+@pytest.mark.parametrize("page", sorted({*PAGES} - {"docs/benchmarks-full.md"}))
+def test_code_is_no_wider_than_a_page(page: str) -> None:
+    code = [
+        line
+        for language in ("", "bash", "python", "py")
+        for text in blocks(page, language)
+        for line in text.splitlines()
+    ]
+    commands = re.findall(r"^ {4}(?!\s*[-*])\S.*$", text_of(page), re.M)
+    assert [line for line in code + commands if len(line) > 100 and "->" not in line] == []
+
+
 def dotted_names() -> list[str]:
     texts = [text_of(page) for page in [*PAGES, "CONTRIBUTING.md", "CHANGELOG.md"]]
     names = {name for text in texts for name in re.findall(r"(?<![\w/.-])fullyconv(?:\.[A-Za-z_]\w*)+", text)}
