@@ -140,8 +140,6 @@ grid, scores = Geometry((8, 8), (3.5, 3.5), (1, 1)), torch.randn(2, 21, 12, 16)
 ways = {
     "upsample": lambda one: upsample_argmax(one, grid, (96, 128), route="torch"),
     "scaled": lambda one: scaled_argmax(one, grid, (96, 128), (40, 50)),
-    "abstain": lambda one: upsample_argmax(one, grid, (96, 128), abstain=0.2, route="torch"),
-    "probability": lambda one: upsample_argmax(one, grid, (96, 128), confidence="probability", route="torch")[1],
 }
 expected = {name: way(scores) for name, way in ways.items()}
 with Mode():
@@ -183,7 +181,7 @@ def test_on_a_device_of_its_own_nothing_is_mixed_and_the_masks_are_those_of_the_
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     assert lines, done.stderr
     found = json.loads(lines[0].removeprefix("RESULT "))
-    names = {"upsample", "scaled", "abstain", "probability", "one", "batch", "views", "tiles", "memory"}
+    names = {"upsample", "scaled", "one", "batch", "views", "tiles", "memory"}
     assert found == {name: [True, True] for name in names}
 
 
