@@ -117,10 +117,11 @@ class FCN(nn.Module):
         Raises:
             ValueError: if x has the wrong dimensions or channels.
         """
+        scores = self.scores(x)
         size = (x.shape[2], x.shape[3])
         if self.stretch and not at_pixels(self.geometry):
-            return F.interpolate(self.scores(x), size=size, mode="bilinear", align_corners=False)
-        return upsampled(self.scores(x), self.geometry, size)
+            return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
+        return upsampled(scores, self.geometry, size)
 
     def grow(self, stride: int) -> FCN:
         """Make the next stage of staged training: the same network with one more skip (Long et al. 2015, section 4.2).

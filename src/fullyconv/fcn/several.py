@@ -68,8 +68,8 @@ class MultiHeadFCN(nn.Module):
         Raises:
             ValueError: if x has the wrong dimensions or channels.
         """
-        features, size = self.backbone(padded(self.backbone, x)), (x.shape[2], x.shape[3])
-        return {name: scored(head, features, size) for name, head in self.heads.items()}
+        features = self.backbone(padded(self.backbone, x))
+        return {name: scored(head, features, (x.shape[2], x.shape[3])) for name, head in self.heads.items()}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Compute the logits.
@@ -83,8 +83,8 @@ class MultiHeadFCN(nn.Module):
         Raises:
             ValueError: if x has the wrong dimensions or channels.
         """
-        grids, size = self.geometry, (x.shape[2], x.shape[3])
-        return {name: upsampled(scores, grids[name], size) for name, scores in self.scores(x).items()}
+        scores, grids = self.scores(x), self.geometry
+        return {name: upsampled(scores[name], grids[name], (x.shape[2], x.shape[3])) for name in scores}
 
     def grow(self, stride: int) -> MultiHeadFCN:
         """Make the next stage of staged training: one more skip for every head; see `FCN.grow`.
