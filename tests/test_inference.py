@@ -156,10 +156,10 @@ def test_many_classes_need_a_wider_mask() -> None:
     [
         (torch.zeros(2, 3, 4, 4), "take the images of a batch one by one"),
         (torch.zeros(4, 8, 8), r"expected \(C, H, W\) with C 1 or 3"),
-        (torch.zeros(3, 0, 8), r"expected \(C, H, W\)"),
-        (torch.full((3, 4, 4), 2.0), "not normalized; divide by 255, or pass uint8"),
-        (torch.full((3, 4, 4), float("nan")), "expected RGB in 0..1"),
-        (torch.zeros(3, 4, 4, dtype=torch.int64), "expected uint8, or floating values"),
+        (torch.zeros(3, 0, 8), r"source has shape \(0, 8, 3\)"),
+        (torch.full((3, 4, 4), 2.0), "floats are 0..1; divide by 255 or give uint8"),
+        (torch.full((3, 4, 4), float("nan")), "floats are 0..1"),
+        (torch.zeros(3, 4, 4, dtype=torch.int64), "source has type int64: give uint8"),
     ],
 )
 def test_a_tensor_that_is_no_image_is_refused(source: Tensor, message: str) -> None:

@@ -25,7 +25,7 @@ from fullyconv.inference.argmax import scaled_argmax, upsample_argmax
 from fullyconv.inference.budget import most_pixels
 from fullyconv.inference.processor import sent
 from fullyconv.inference.scaling import scaled_size
-from fullyconv.inference.segmentation import Segmentation, Written, count, of_head, writing_probabilities
+from fullyconv.inference.segmentation import Segmentation, Written, count, of_head, writing_mask, writing_probabilities
 from fullyconv.inference.tiles import Block, Network, Options, Size, assemble, bands, blocks, fits, together
 from fullyconv.inference.windows import ArrayImage, WindowedImage
 from fullyconv.labels import Labels
@@ -180,9 +180,7 @@ def segment_to(
         size = image.size
         files = {}
         for head, labels in served.labels.items():
-            palette = labels.palette if len(labels.names) <= 256 else None
-            tags = place.tags_of_mask(labels.ignore_index if void else None) if place is not None else ()
-            masks = stack.enter_context(MaskWriter(targets[head], size, palette, labels.dtype, tags))
+            masks = stack.enter_context(writing_mask(targets[head], size, labels, place, void is not None))
             further = None
             if probabilities is not None:
                 shape = (*size, len(labels.names)) if options.probabilities == "all" else size
@@ -202,9 +200,6 @@ def segment_to(
         note = raster.note if opened is None else opened.note
     if opened is not None and opened is not source and note is not None:
         tell(note)
-    for path in targets.values():
-        if place is not None and path.suffix.lower() == ".png":
-            place.save_beside(path)
     written = {}
     for head, file in files.items():
         shown = Segmentation(np.stack(file.small), file.labels, visible(np.stack(small))) if preview else None
@@ -281,28 +276,19 @@ def read(
     """
     if isinstance(source, Raster):
         return source
-    if not isinstance(source, Tensor):
-        most = most_pixels(memory, in_channels)
-        raster = read_raster(source, in_channels, max_pixels=most, value_range=value_range)
-        if raster.note is not None:
-            tell(raster.note)
-        return raster
-    if source.is_meta:
-        raise ValueError("source is a tensor on the meta device, which holds no values; give one that does")
-    taken = (1, 3) if in_channels == 3 else (in_channels,)
-    if source.ndim != 3 or source.shape[0] not in taken or 0 in source.shape:
-        raise ValueError(
-            f"source is a tensor of shape {tuple(source.shape)}: expected (C, H, W) with C "
-            f"{' or '.join(map(str, taken))}; take the images of a batch one by one"
-        )
-    image = source.detach().cpu()
-    if image.is_floating_point():
-        if not bool(torch.isfinite(image).all()) or float(image.min()) < 0 or float(image.max()) > 1:
+    most = most_pixels(memory, in_channels)
+    if isinstance(source, Tensor):
+        taken = (1, 3) if in_channels == 3 else (in_channels,)
+        if source.is_meta or source.ndim != 3 or source.shape[0] not in taken:
             raise ValueError(
-                f"source is a floating tensor with values {float(image.min()):.3g}..{float(image.max()):.3g}: expected "
-                "RGB in 0..1, not normalized; divide by 255, or pass uint8"
+                f"source is a tensor of shape {tuple(source.shape)} on {source.device}: expected (C, H, W) with C "
+                f"{' or '.join(map(str, taken))}, and values; take the images of a batch one by one"
             )
-        image = (image * 255).round()
-    elif image.dtype != torch.uint8:
-        raise ValueError(f"source is a tensor of type {image.dtype}: expected uint8, or floating values in 0..1")
-    return Raster(image.to(torch.uint8).expand(in_channels, -1, -1).permute(1, 2, 0).contiguous().numpy())
+        values = source.detach().permute(1, 2, 0).cpu()
+        if values.is_floating_point():  # 0..1, whatever the numbers of files mean
+            values, value_range = values.float(), None
+        source = values.numpy()
+    raster = read_raster(source, in_channels, max_pixels=most, value_range=value_range)
+    if raster.note is not None:
+        tell(raster.note)
+    return raster

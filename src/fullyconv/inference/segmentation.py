@@ -16,7 +16,7 @@ from PIL import Image
 
 from fullyconv.drawing import overlay, percent
 from fullyconv.files import replacing
-from fullyconv.images import MaskWriter, visible, write_mask
+from fullyconv.images import MaskWriter, visible
 from fullyconv.images.georeference import Georeference
 from fullyconv.images.raster import Raster
 from fullyconv.labels import Labels
@@ -107,17 +107,10 @@ class Segmentation:
         Args:
             path: ends in `.png`, `.tif` or `.tiff` (with the extra `tiff`).
         """
-        path, palette = Path(path), self.labels.palette if len(self.labels.names) <= 256 else None
-        if path.suffix.lower() in (".tif", ".tiff"):
-            empty = self.labels.ignore_index if (self.mask == self.labels.ignore_index).any() else None
-            tags = [] if self.place is None else self.place.tags_of_mask(empty)
-            with MaskWriter(path, (self.mask.shape[0], self.mask.shape[1]), palette, self.mask.dtype, tags) as writer:
-                writer.write(self.mask)
-            return path
-        write_mask(path, self.mask, palette)
-        if self.place is not None:
-            self.place.save_beside(path)
-        return path
+        size, ignored = (self.mask.shape[0], self.mask.shape[1]), self.mask == self.labels.ignore_index
+        with writing_mask(Path(path), size, self.labels, self.place, bool(ignored.any())) as writer:
+            writer.write(self.mask)
+        return Path(path)
 
     def save_probabilities(self, path: str | Path) -> Path:
         """Write the probabilities as an `.npz` file with the array ``probabilities`` in float16.
@@ -207,6 +200,30 @@ def of_head(path: Path, head: str) -> Path:
     # a table has no overlay: before .csv it is part of the name of a video
     ending = f".overlay{path.suffix}" if path.stem.endswith(".overlay") and path.suffix != ".csv" else path.suffix
     return path.with_name(f"{path.name.removesuffix(ending)}.{head}{ending}") if head else path
+
+
+@contextmanager
+def writing_mask(
+    path: Path, size: tuple[int, int], labels: Labels, place: Georeference | None, void: bool
+) -> Iterator[MaskWriter]:
+    """Write a mask band by band with the palette of its classes, and where it lies.
+
+    Args:
+        path: file to write, as `MaskWriter` takes it.
+        size: height and width, in pixels.
+        labels: names and colors of the classes.
+        place: where on the earth the image lies.
+        void: whether some pixels may hold no data.
+
+    Yields:
+        What writes the next rows.
+    """
+    palette = labels.palette if len(labels.names) <= 256 else None
+    tags = () if place is None else place.tags_of_mask(labels.ignore_index if void else None)
+    with MaskWriter(path, size, palette, labels.dtype, tags) as writer:
+        yield writer
+    if place is not None and path.suffix.lower() == ".png":
+        place.save_beside(path)
 
 
 @contextmanager
