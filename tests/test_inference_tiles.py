@@ -22,7 +22,8 @@ from fullyconv.images import MaskWriter, read_bands, read_image, read_mask
 from fullyconv.images.tiff import open_windows
 from fullyconv.inference import tiles
 from fullyconv.inference.budget import available_memory, parse_memory
-from fullyconv.inference.tiles import Network, Options, assemble, blocks, fits, plan, region
+from fullyconv.inference.options import Options
+from fullyconv.inference.tiles import Network, assemble, blocks, fits, plan, region
 from fullyconv.inference.windows import ArrayImage, Mirrored, Scaled
 from fullyconv.training.module import SegmentationModule
 from fullyconv.upsampling import resample

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fullyconv.geometry import Geometry
-from fullyconv.inference.tiles import Network, Options, Size, image_of, plan, region, tell_of_seams
+from fullyconv.inference.options import Options
+from fullyconv.inference.tiles import Network, Size, image_of, plan, region, tell_of_seams
 from fullyconv.inference.windows import ArrayImage, Continued, Mirrored, Scaled, WindowedImage
 from fullyconv.upsampling import interpolation_matrix
 

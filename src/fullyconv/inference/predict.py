@@ -23,10 +23,11 @@ from fullyconv.images.raster import Raster, read_raster
 from fullyconv.images.tiff import TiffImage, open_windows
 from fullyconv.inference.argmax import scaled_argmax, upsample_argmax
 from fullyconv.inference.budget import most_pixels
+from fullyconv.inference.options import Options
 from fullyconv.inference.processor import sent
 from fullyconv.inference.scaling import scaled_size
 from fullyconv.inference.segmentation import Segmentation, Written, count, of_head, writing_mask, writing_probabilities
-from fullyconv.inference.tiles import Block, Network, Options, Size, assemble, bands, blocks, fits, together
+from fullyconv.inference.tiles import Block, Network, Size, assemble, bands, blocks, fits, together
 from fullyconv.inference.windows import ArrayImage, WindowedImage
 from fullyconv.labels import Labels
 from fullyconv.upsampling import resample

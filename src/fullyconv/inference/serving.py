@@ -20,10 +20,11 @@ from fullyconv.images.raster import Raster
 from fullyconv.images.tiff import TiffImage
 from fullyconv.inference import processor
 from fullyconv.inference.folding import fingerprint, fold
+from fullyconv.inference.options import Halo, Options, Probabilities
 from fullyconv.inference.predict import ImageSource, Served, segment, segment_to
 from fullyconv.inference.processor import Precision
 from fullyconv.inference.segmentation import Segmentation, Written
-from fullyconv.inference.tiles import Halo, Network, Options, Probabilities, Size
+from fullyconv.inference.tiles import Network, Size
 from fullyconv.labels import AnyLabels, Labels, at_edge, by_head
 from fullyconv.preprocessing import Preprocessing
 
