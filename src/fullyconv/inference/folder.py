@@ -431,7 +431,11 @@ class FolderPlan:
 
         def read(one: _Input) -> Raster | TiffImage | Path:
             stamps[one] = file_identity(one.source)  # before it is read: it may be replaced meanwhile
-            return self._read(predictor, one.source)
+            try:
+                with naming_memory(str(one.source)):
+                    return self._read(predictor, one.source)
+            except ImportError as error:  # a file of a kind that needs an extra
+                raise DatasetError(str(error)) from error
 
         def predict(ones: Sequence[_Input], read: Sequence[Any]) -> list[Callable[[], Predicted]]:
             with naming_memory(str(ones[0].source)):
