@@ -19,12 +19,13 @@ from fullyconv.errors import DatasetError
 from fullyconv.fcn import FCN, build_model
 from fullyconv.geometry import Geometry
 from fullyconv.images import MaskWriter, read_bands, read_image, read_mask
+from fullyconv.images.raster import Raster
 from fullyconv.images.tiff import open_windows
 from fullyconv.inference import tiles
 from fullyconv.inference.budget import available_memory, parse_memory
 from fullyconv.inference.options import Options
 from fullyconv.inference.tiles import Network, assemble, blocks, fits, plan, region
-from fullyconv.inference.windows import ArrayImage, Mirrored, Scaled
+from fullyconv.inference.windows import Mirrored, Scaled
 from fullyconv.training.module import SegmentationModule
 from fullyconv.upsampling import resample
 
@@ -112,7 +113,7 @@ def test_a_stretched_segmenter_is_cut_without_seams() -> None:
     with torch.inference_mode():
         expected = model(as_image(pixels)).argmax(1)[0].numpy()
         window = (480, 0, 512, 37)
-        view = tiles._View(ArrayImage(pixels), (1013, 37), False)
+        view = tiles._View(Raster(pixels), (1013, 37), False)
         read = region(net, view.cells(window), (1013, 37))
         scores = net.scores(tiles.image_of(net, view.image, read))
         logits = tiles._logits(view, scores, tiles._placed(net, view, read), window)
@@ -410,7 +411,7 @@ def test_windows_of_a_scaled_image_are_those_of_the_whole() -> None:
     pixels = noise(90, 131)
     for size in ((33, 50), (120, 200), (90, 40)):
         whole = functional.resize(torch.from_numpy(pixels).permute(2, 0, 1), list(size), antialias=True)
-        scaled = Scaled(ArrayImage(pixels), size)
+        scaled = Scaled(Raster(pixels), size)
         window = scaled.read(5, 7, size[0] - 1, size[1])
         expected = whole.permute(1, 2, 0).numpy()[5 : size[0] - 1, 7:]
         assert np.abs(window.astype(int) - expected).max() <= 1
@@ -485,7 +486,7 @@ def test_the_tiles_cover_the_image_once() -> None:
 def test_blocks_come_row_by_row_and_go_together() -> None:
     net = network(seasoned(build_model("fcn8s_vgg11_quarter", 3)))
     with torch.inference_mode():
-        found = list(blocks({"": net}, lambda image: {"": net.scores(image)}, ArrayImage(noise(50, 60)), Options()))
+        found = list(blocks({"": net}, lambda image: {"": net.scores(image)}, Raster(noise(50, 60)), Options()))
     assert [block[""].window for block in found] == [(0, 0, 50, 60)]
     mask, probabilities = assemble(iter(found), (50, 60))[""]
     assert mask.shape == (50, 60)

@@ -12,6 +12,7 @@ import math
 import zlib
 from collections import OrderedDict
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from fullyconv.errors import DatasetError
+from fullyconv.images.georeference import Georeference, georeference_of
 from fullyconv.images.opening import Encoded, File, is_tiff
 from fullyconv.images.pixels import Pixels, ValueRange, faint, gray_of, repeat, rgb_of, to_bytes
 
@@ -179,10 +181,15 @@ class TiffImage:
         except ValueError:
             return None
 
+    @cached_property
+    def place(self) -> Georeference | None:
+        """Where on the earth it lies."""
+        return georeference_of(self.path)
+
     @property
     def has_void(self) -> bool:
-        """Whether some pixels may hold no data: by GDAL's tag, or by a band of transparency."""
-        return self.nodata is not None or self._alpha() is not None
+        """Whether some pixels of what lies on the earth may hold no data: by GDAL's tag, or a band of transparency."""
+        return self.place is not None and (self.nodata is not None or self._alpha() is not None)
 
     def close(self) -> None:
         """Close the file."""

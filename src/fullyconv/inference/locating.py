@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fullyconv.geometry import Geometry
+from fullyconv.images.raster import Raster
 from fullyconv.inference.options import Options
 from fullyconv.inference.tiles import Network, Size, image_of, plan, region, tell_of_seams
-from fullyconv.inference.windows import ArrayImage, Continued, Mirrored, Scaled, WindowedImage
+from fullyconv.inference.windows import Continued, Mirrored, Scaled, WindowedImage
 from fullyconv.upsampling import interpolation_matrix
 
 _BAND = 2**22  # pixels that are interpolated at a time
@@ -57,7 +58,7 @@ def shares_of_class(
     )
     values = np.zeros(own, np.float32)
     for size, mirrored in itertools.product(sizes, (False, True) if flip else (False,)):
-        image: WindowedImage = ArrayImage(pixels)
+        image: WindowedImage = Raster(pixels)
         if size != own:
             image = Scaled(image, size)
         if mirrored:

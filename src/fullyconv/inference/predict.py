@@ -18,7 +18,6 @@ from torch import Tensor
 from fullyconv.errors import tell
 from fullyconv.geometry import Geometry
 from fullyconv.images import ImageInput, MaskWriter, visible
-from fullyconv.images.georeference import georeference_of
 from fullyconv.images.raster import Raster, read_raster
 from fullyconv.images.tiff import TiffImage, open_windows
 from fullyconv.inference.argmax import scaled_argmax, upsample_argmax
@@ -28,7 +27,6 @@ from fullyconv.inference.processor import sent
 from fullyconv.inference.scaling import scaled_size
 from fullyconv.inference.segmentation import Segmentation, Written, count, of_head, writing_mask, writing_probabilities
 from fullyconv.inference.tiles import Block, Network, Size, assemble, bands, blocks, fits, together
-from fullyconv.inference.windows import ArrayImage, WindowedImage
 from fullyconv.labels import Labels
 from fullyconv.upsampling import resample
 
@@ -87,7 +85,7 @@ def segment(served: Served, sources: Sequence[ImageSource], options: Options) ->
     """
     network = served.network
     rasters = [read(source, network.in_channels, options.memory, network.value_range) for source in sources]
-    size, most = _size(rasters[0]), len(rasters) if options.plain else 0
+    size, most = rasters[0].size, len(rasters) if options.plain else 0
     while most and not all(fits(one, size, options, served.seen(size), most) for one in together(served.networks)):
         most //= 2
     if not most:
@@ -103,7 +101,7 @@ def _in_one_pass(served: Served, rasters: Sequence[Raster]) -> list[dict[str, Se
     """Segment images of one size: the best classes are found by `upsample_argmax`, which makes no logits."""
     pixels = np.stack([raster.pixels for raster in rasters]).transpose(0, 3, 1, 2)
     image = torch.from_numpy(np.ascontiguousarray(pixels))
-    own = _size(rasters[0])
+    own = rasters[0].size
     seen = served.seen(own) or own
     if seen != own:
         # on the CPU, because not every accelerator has the antialiased filter; rounded, as torchvision scales bytes
@@ -121,11 +119,10 @@ def _in_one_pass(served: Served, rasters: Sequence[Raster]) -> list[dict[str, Se
 
 
 def _in_tiles(served: Served, raster: Raster, options: Options) -> dict[str, Segmentation]:
-    size = _size(raster)
-    found = blocks(served.networks, served.scores, ArrayImage(raster.pixels), options, served.seen(size))
+    found = blocks(served.networks, served.scores, raster, options, served.seen(raster.size))
     return {
         head: Segmentation.of(raster, mask, served.labels[head], probabilities)
-        for head, (mask, probabilities) in assemble(found, size).items()
+        for head, (mask, probabilities) in assemble(found, raster.size).items()
     }
 
 
@@ -167,21 +164,16 @@ def segment_to(
             raise ValueError(f"target={str(path)!r}: the image would be overwritten by its own mask; give another name")
     channels, bits = served.network.in_channels, served.network.value_range
     with contextlib.ExitStack() as stack:
-        image: WindowedImage
-        void: Callable[[int, int, int, int], npt.NDArray[np.bool_]] | None = None
         opened = source if isinstance(source, TiffImage) else open_windows(source, channels, bits)
-        if opened is not None:
-            image = stack.enter_context(opened)
-            place = georeference_of(opened.path)
-            void = opened.void if place is not None and opened.has_void else None
+        image: TiffImage | Raster
+        if opened is None:
+            image = read(cast(ImageSource, source), channels, options.memory, bits)
         else:
-            raster = read(cast(ImageSource, source), channels, options.memory, bits)
-            image, place = ArrayImage(raster.pixels), raster.place
-            void = None if raster.void is None else _windows_of(raster.void)
-        size = image.size
+            image = stack.enter_context(opened)
+        size, has_void = image.size, image.has_void
         files = {}
         for head, labels in served.labels.items():
-            masks = stack.enter_context(writing_mask(targets[head], size, labels, place, void is not None))
+            masks = stack.enter_context(writing_mask(targets[head], size, labels, image.place, has_void))
             further = None
             if probabilities is not None:
                 shape = (*size, len(labels.names)) if options.probabilities == "all" else size
@@ -194,11 +186,11 @@ def segment_to(
             window = next(iter(band.values())).window
             top, _, bottom, right = window
             rows = range(-(-top // step) * step, bottom, step) if preview else range(0)
-            empty = None if void is None else void(*window)
+            empty = image.void(*window) if has_void else None
             for head, block in band.items():
                 files[head].write(block, empty, rows, step)
             small += [image.read(row, 0, row + 1, right)[0, ::step] for row in rows]
-        note = raster.note if opened is None else opened.note
+        note = image.note
     if opened is not None and opened is not source and note is not None:
         tell(note)
     written = {}
@@ -227,14 +219,6 @@ class _Files:
         if self.further is not None and block.probabilities is not None:
             self.further(block.probabilities)
         self.small += [block.mask[row - block.window[0], ::step] for row in rows]
-
-
-def _size(raster: Raster) -> Size:
-    return raster.pixels.shape[0], raster.pixels.shape[1]
-
-
-def _windows_of(void: npt.NDArray[np.bool_]) -> Callable[[int, int, int, int], npt.NDArray[np.bool_]]:
-    return lambda top, left, bottom, right: void[top:bottom, left:right]
 
 
 def _stretched(scores: Tensor, grid: Geometry, seen: tuple[int, int], own: tuple[int, int]) -> Tensor:

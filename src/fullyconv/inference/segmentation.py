@@ -59,8 +59,8 @@ class Segmentation:
     ) -> Segmentation:
         """Make a result of the classes of all pixels; those that hold no data are ignored."""
         mask = mask.astype(labels.dtype, copy=False)
-        if raster.void is not None:
-            mask = np.where(raster.void, labels.dtype(labels.ignore_index), mask)
+        if raster.empty is not None:
+            mask = np.where(raster.empty, labels.dtype(labels.ignore_index), mask)
         return cls(mask, labels, visible(raster.pixels), probabilities, raster.place)
 
     @property
