@@ -15,10 +15,10 @@ from fullyconv.fcn import FCN, build_model
 from fullyconv.geometry import Geometry
 from fullyconv.inference import predict
 from fullyconv.inference.options import Options
-from fullyconv.inference.predict import ImageSource, Served
+from fullyconv.inference.predict import ImageSource
 from fullyconv.inference.scaling import scaled_size
 from fullyconv.inference.segmentation import Segmentation
-from fullyconv.inference.tiles import Network
+from fullyconv.inference.tiles import Head, Network
 from fullyconv.labels import Labels
 
 LABELS = Labels.of(["dark", "bright"])
@@ -37,9 +37,9 @@ def segment(
     short_side: int | None = None,
     geometry: Callable[[tuple[int, int]], Geometry] = lambda _: Geometry.IDENTITY,
 ) -> Segmentation:
-    network = Network(nn.Identity(), logits, Geometry.IDENTITY, geometry, len(labels.names), 1)
-    served = Served({"": network}, lambda image: {"": logits(image)}, {"": labels}, short_side)
-    return predict.segment(served, [source], Options())[0][""]
+    heads = {"": Head(labels, Geometry.IDENTITY, geometry)}
+    network = Network(nn.Identity(), lambda image: {"": logits(image)}, heads, 1, short_side=short_side)
+    return predict.segment(network, [source], Options())[0][""]
 
 
 @pytest.fixture

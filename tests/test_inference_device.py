@@ -236,7 +236,7 @@ def test_views_and_probabilities_are_made_one_by_one(photos: Path, tmp_path: Pat
 def test_a_batch_that_memory_does_not_hold_is_made_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_predictor()
     images = [Raster(noise(64, 64, seed)) for seed in range(5)]
-    (network,) = model.networks().values()
+    network = model.network()
     passes: list[int] = []
     scores = model.model.scores
     monkeypatch.setattr(model, "_serving", lambda: model.model)
@@ -354,7 +354,7 @@ def test_memory_is_measured_in_any_precision() -> None:
         Predictor(segmenter.model, segmenter.labels, segmenter.preprocessing, owner=nn.Identity(), precision=precision)
         for precision in ("bfloat16", "float32")
     )
-    (one,), (other,) = low.networks().values(), high.networks().values()
+    one, other = low.network(), high.network()
     assert one.bytes_per_pixel() == other.bytes_per_pixel() > 0
 
 
