@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -150,6 +151,16 @@ def test_many_classes_need_a_wider_mask() -> None:
     assert result.mask.dtype == np.uint16
     assert (result.mask == 299).all()
     assert isinstance(result, Segmentation)
+
+
+def test_a_mask_of_few_classes_keeps_its_colors_whatever_is_ignored(tmp_path: Path) -> None:
+    labels = Labels.of(["a", "b"], ignore_index=1000)
+    assert labels.dtype is np.uint16
+    result = Segmentation(np.array([[0, 1]], np.uint16), labels, np.zeros((1, 2, 3), np.uint8))
+    with Image.open(result.save(tmp_path / "m.png")) as saved:
+        assert saved.mode == "P"
+        assert np.asarray(saved).tolist() == [[0, 1]]
+    assert tifffile.imread(result.save(tmp_path / "m.tif")).dtype == np.uint16
 
 
 @pytest.mark.parametrize(

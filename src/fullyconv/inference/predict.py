@@ -141,12 +141,14 @@ def segment_to(
         size, has_void = image.size, image.has_void
         files = {}
         for name, head in network.heads.items():
-            masks = stack.enter_context(writing_mask(targets[name], size, head.labels, image.place, has_void))
+            labels = head.labels
+            mask = writing_mask(targets[name], size, labels.dtype, labels, image.place, has_void)
+            masks = stack.enter_context(mask)
             further = None
             if probabilities is not None:
-                shape = (*size, head.labels.num_classes) if options.probabilities == "all" else size
+                shape = (*size, labels.num_classes) if options.probabilities == "all" else size
                 further = stack.enter_context(writing_probabilities(of_head(Path(probabilities), name), shape))
-            files[name] = _Files(head.labels, masks, further, np.zeros(head.labels.num_classes, np.int64))
+            files[name] = _Files(labels, masks, further, np.zeros(labels.num_classes, np.int64))
         step = -(-max(size) // _PREVIEW)
         small: list[npt.NDArray[np.uint8]] = []
         for band in bands(blocks(network, image, options), size[1]):

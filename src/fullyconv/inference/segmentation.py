@@ -107,10 +107,14 @@ class Segmentation:
         Args:
             path: ends in `.png`, `.tif` or `.tiff` (with the extra `tiff`).
         """
-        size, ignored = (self.mask.shape[0], self.mask.shape[1]), self.mask == self.labels.ignore_index
-        with writing_mask(Path(path), size, self.labels, self.place, bool(ignored.any())) as writer:
+        path, size = Path(path), (self.mask.shape[0], self.mask.shape[1])
+        void = bool((self.mask == self.labels.ignore_index).any())
+        # only a file of 8 bits holds colors; those TIFFs that are put together later have one type
+        colored = path.suffix.lower() == ".png" and int(self.mask.max()) <= 255
+        kind = np.uint8 if colored else self.labels.dtype
+        with writing_mask(path, size, kind, self.labels, self.place, void) as writer:
             writer.write(self.mask)
-        return Path(path)
+        return path
 
     def save_probabilities(self, path: str | Path) -> Path:
         """Write the probabilities as an `.npz` file with the array ``probabilities`` in float16.
@@ -204,13 +208,14 @@ def of_head(path: Path, head: str) -> Path:
 
 @contextmanager
 def writing_mask(
-    path: Path, size: tuple[int, int], labels: Labels, place: Georeference | None, void: bool
+    path: Path, size: tuple[int, int], dtype: npt.DTypeLike, labels: Labels, place: Georeference | None, void: bool
 ) -> Iterator[MaskWriter]:
     """Write a mask band by band with the palette of its classes, and where it lies.
 
     Args:
         path: file to write, as `MaskWriter` takes it.
         size: height and width, in pixels.
+        dtype: uint8 or uint16.
         labels: names and colors of the classes.
         place: where on the earth the image lies.
         void: whether some pixels may hold no data.
@@ -220,7 +225,7 @@ def writing_mask(
     """
     palette = labels.palette if len(labels.names) <= 256 else None
     tags = () if place is None else place.tags_of_mask(labels.ignore_index if void else None)
-    with MaskWriter(path, size, palette, labels.dtype, tags) as writer:
+    with MaskWriter(path, size, palette, dtype, tags) as writer:
         yield writer
     if place is not None and path.suffix.lower() == ".png":
         place.save_beside(path)
