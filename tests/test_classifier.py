@@ -21,7 +21,8 @@ from closeness import assert_close, assert_same_mask, assert_same_tensors
 from fullyconv.classifier import Classifier, DenseScorer
 from fullyconv.errors import WeightsError
 from fullyconv.images import read_mask
-from fullyconv.inference.tiles import Options, plan
+from fullyconv.inference.options import Options
+from fullyconv.inference.tiles import plan
 from fullyconv.preprocessing import CAFFE, IMAGENET
 from fullyconv.weights.architectures import CLASSIFIERS, build_classifier, input_size
 from hub_server import HubServer

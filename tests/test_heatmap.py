@@ -21,7 +21,8 @@ from fullyconv.conversion import convolutionalize
 from fullyconv.conversion.activation import class_activation
 from fullyconv.errors import ConversionError
 from fullyconv.inference.heatmap import Heatmap
-from fullyconv.inference.tiles import Options, plan
+from fullyconv.inference.options import Options
+from fullyconv.inference.tiles import plan
 from fullyconv.preprocessing import IMAGENET, Preprocessing
 from fullyconv.weights.architectures import build_classifier
 

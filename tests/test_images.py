@@ -13,6 +13,7 @@ from PIL import Image
 from fullyconv.errors import DatasetError
 from fullyconv.images import (
     Encoded,
+    MaskWriter,
     bands_size,
     exif_orientation,
     find_images,
@@ -265,11 +266,11 @@ def test_mask_that_cannot_be_written_is_refused_and_leaves_nothing(tmp_path, nam
 def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
     path = write_mask(tmp_path / "m.png", np.array([[3]]))
 
-    def fail(self, file, format, **options):
-        file.write(b"half")
+    def fail(self):
+        self._file.write(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(Image.Image, "save", fail)
+    monkeypatch.setattr(MaskWriter, "_finish", fail)
     with pytest.raises(OSError, match="disk full"):
         write_mask(path, np.array([[4]]))
     monkeypatch.undo()

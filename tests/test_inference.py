@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -14,10 +15,11 @@ from fullyconv.errors import DatasetError
 from fullyconv.fcn import FCN, build_model
 from fullyconv.geometry import Geometry
 from fullyconv.inference import predict
-from fullyconv.inference.predict import ImageSource, Served
+from fullyconv.inference.options import Options
+from fullyconv.inference.predict import ImageSource
 from fullyconv.inference.scaling import scaled_size
 from fullyconv.inference.segmentation import Segmentation
-from fullyconv.inference.tiles import Network, Options
+from fullyconv.inference.tiles import Head, Network
 from fullyconv.labels import Labels
 
 LABELS = Labels.of(["dark", "bright"])
@@ -36,9 +38,9 @@ def segment(
     short_side: int | None = None,
     geometry: Callable[[tuple[int, int]], Geometry] = lambda _: Geometry.IDENTITY,
 ) -> Segmentation:
-    network = Network(nn.Identity(), logits, Geometry.IDENTITY, geometry, len(labels.names), 1)
-    served = Served({"": network}, lambda image: {"": logits(image)}, {"": labels}, short_side)
-    return predict.segment(served, [source], Options())[0][""]
+    heads = {"": Head(labels, Geometry.IDENTITY, geometry)}
+    network = Network(nn.Identity(), lambda image: {"": logits(image)}, heads, 1, short_side=short_side)
+    return predict.segment(network, [source], Options())[0][""]
 
 
 @pytest.fixture
@@ -151,15 +153,25 @@ def test_many_classes_need_a_wider_mask() -> None:
     assert isinstance(result, Segmentation)
 
 
+def test_a_mask_of_few_classes_keeps_its_colors_whatever_is_ignored(tmp_path: Path) -> None:
+    labels = Labels.of(["a", "b"], ignore_index=1000)
+    assert labels.dtype is np.uint16
+    result = Segmentation(np.array([[0, 1]], np.uint16), labels, np.zeros((1, 2, 3), np.uint8))
+    with Image.open(result.save(tmp_path / "m.png")) as saved:
+        assert saved.mode == "P"
+        assert np.asarray(saved).tolist() == [[0, 1]]
+    assert tifffile.imread(result.save(tmp_path / "m.tif")).dtype == np.uint16
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
         (torch.zeros(2, 3, 4, 4), "take the images of a batch one by one"),
         (torch.zeros(4, 8, 8), r"expected \(C, H, W\) with C 1 or 3"),
-        (torch.zeros(3, 0, 8), r"expected \(C, H, W\)"),
-        (torch.full((3, 4, 4), 2.0), "not normalized; divide by 255, or pass uint8"),
-        (torch.full((3, 4, 4), float("nan")), "expected RGB in 0..1"),
-        (torch.zeros(3, 4, 4, dtype=torch.int64), "expected uint8, or floating values"),
+        (torch.zeros(3, 0, 8), r"source has shape \(0, 8, 3\)"),
+        (torch.full((3, 4, 4), 2.0), "floats are 0..1; divide by 255 or give uint8"),
+        (torch.full((3, 4, 4), float("nan")), "floats are 0..1"),
+        (torch.zeros(3, 4, 4, dtype=torch.int64), "source has type int64: give uint8"),
     ],
 )
 def test_a_tensor_that_is_no_image_is_refused(source: Tensor, message: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from closeness import assert_close, assert_same_mask
+from closeness import assert_same_mask
 from fullyconv.geometry import Geometry
 from fullyconv.inference import argmax, kernels
 from fullyconv.inference.argmax import Route, scaled_argmax, upsample_argmax
@@ -179,7 +179,6 @@ def test_layout_and_type_of_the_scores_do_not_matter(route: Route) -> None:
 def test_small_bands_and_many_threads_change_nothing(route: Route) -> None:
     scores, source, size = smooth(2, 12, (20, 15)), grid(4, 1.5), (80, 60)
     whole = upsample_argmax(scores, source, size, route=route)
-    sure, probability = upsample_argmax(scores, source, size, route=route, confidence="probability")
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
@@ -187,40 +186,14 @@ def test_small_bands_and_many_threads_change_nothing(route: Route) -> None:
             labels = upsample_argmax(scores, source, size, route=route, band_bytes=band_bytes)
             assert_same_mask(labels, whole)
             with torch.inference_mode():
-                labels, again = upsample_argmax(
-                    scores, source, size, route=route, band_bytes=band_bytes, confidence="probability"
-                )
-            assert_same_mask(labels, sure)
-            assert_close(again, probability)
+                labels = upsample_argmax(scores, source, size, route=route, band_bytes=band_bytes)
+            assert_same_mask(labels, whole)
     finally:
         torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("source", [(1, 0), (8, 3.5), (32, 0), (7.46, 3.23)])
-def test_confidence_is_that_of_the_softmax_of_the_logits(source: tuple[float, float], route: Route) -> None:
-    scores, size = 3 * smooth(2, 9, (7, 8)), (50, 60)
-    softmax = resample(scores.double(), grid(*source), Geometry.IDENTITY, size).softmax(1)
-    labels, probability = upsample_argmax(scores, grid(*source), size, confidence="probability", route=route)
-    assert_close(probability, softmax.amax(1).float())
-    assert probability.dtype == torch.float32
-    same, entropy = upsample_argmax(scores, grid(*source), size, confidence="entropy", route=route)
-    assert_close(entropy, -(softmax * softmax.log()).sum(1).float())
-    assert_same_mask(same, labels)
-    assert_same_mask(upsample_argmax(scores, grid(*source), size, route=route), labels)
-    unsure = upsample_argmax(scores, grid(*source), size, abstain=0.7, route=route)
-    assert_same_mask(unsure, torch.where(probability < 0.7, 255, labels))
-    both, entropy = upsample_argmax(
-        scores, grid(*source), size, confidence="entropy", abstain=0.7, ignore_index=99, route=route
-    )
-    assert_same_mask(both, torch.where(probability < 0.7, 99, labels))
-
-
-def test_one_class_is_certain(route: Route) -> None:
-    labels, probability = upsample_argmax(
-        torch.randn(1, 1, 3, 3), grid(4, 0), (9, 9), confidence="probability", route=route
-    )
-    assert not labels.any()
-    assert (probability == 1).all()
+def test_one_class_is_everywhere(route: Route) -> None:
+    assert not upsample_argmax(torch.randn(1, 1, 3, 3), grid(4, 0), (9, 9), route=route).any()
 
 
 def test_nan_is_refused_and_infinity_is_a_large_number(route: Route) -> None:
@@ -237,8 +210,7 @@ def test_nan_is_refused_and_infinity_is_a_large_number(route: Route) -> None:
     near_share(torch.where(labels > 1, labels - 1, labels), rest, grid(8, 3.5), (40, 40))
     partly = scores.clone()
     partly[0, 1, 2, 2], partly[0, 3, 4, 4] = float("-inf"), float("inf")
-    labels, probability = upsample_argmax(partly, grid(8, 3.5), (40, 40), confidence="probability", route=route)
-    assert probability.isfinite().all()
+    labels = upsample_argmax(partly, grid(8, 3.5), (40, 40), route=route)
     assert labels[0, 36:, 36:].unique().tolist() == [3]
     assert not (labels[0, 19:21, 19:21] == 1).any()
 
@@ -251,11 +223,7 @@ def test_nan_is_refused_and_infinity_is_a_large_number(route: Route) -> None:
         (torch.zeros(1, 3, 4, 0), {}, "at least one class and one cell"),
         (torch.zeros(1, 3, 4, 4, dtype=torch.int64), {}, "must be floating numbers"),
         (torch.zeros(1, 3, 4, 4), {"size": (0, 4)}, "positive height and width"),
-        (torch.zeros(1, 3, 4, 4), {"confidence": "margin"}, "Choose 'probability', 'entropy' or None"),
         (torch.zeros(1, 3, 4, 4), {"route": "fast"}, "Choose 'auto', 'torch' or 'compiled'"),
-        (torch.zeros(1, 3, 4, 4), {"abstain": 0.5, "ignore_index": 2}, r"choose 3\.\.255"),
-        (torch.zeros(1, 3, 4, 4), {"abstain": 0.5, "ignore_index": -1}, r"choose 3\.\.255"),
-        (torch.zeros(1, 300, 4, 4), {"abstain": 0.5}, r"choose 300\.\."),
         (torch.zeros(1, 3, 4, 4, dtype=torch.float64), {"route": "compiled"}, "runs on the CPU in float32"),
     ],
 )
@@ -324,11 +292,9 @@ def test_ties_and_numbers_that_are_none_of_a_scaled_image() -> None:
 def test_the_full_logits_are_never_made() -> None:
     scores, size = smooth(1, 64, (32, 32)), (256, 256)
     whole = 4 * 64 * size[0] * size[1]
-    options: list[dict[str, object]] = [{}, {"confidence": "entropy"}]
-    for option in options:
-        with torch.profiler.profile(profile_memory=True) as watched:
-            upsample_argmax(scores, grid(8, 3.5), size, route="torch", band_bytes=2**18, **option)  # type: ignore[call-overload]
-        assert max(event.cpu_memory_usage for event in watched.events()) < whole / 8
+    with torch.profiler.profile(profile_memory=True) as watched:
+        upsample_argmax(scores, grid(8, 3.5), size, route="torch", band_bytes=2**18)
+    assert max(event.cpu_memory_usage for event in watched.events()) < whole / 8
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -340,8 +306,3 @@ def test_the_same_on_a_gpu(source: tuple[float, float]) -> None:
         near_share(labels.cpu(), scores, grid(*source), (70, 80))
         half = scores.half()
         near_share(upsample_argmax(half.cuda(), grid(*source), (70, 80)).cpu(), half, grid(*source), (70, 80))
-    labels, entropy = upsample_argmax(
-        scores.cuda(), grid(*source), (70, 80), confidence="entropy", abstain=0.1, ignore_index=999
-    )
-    expected = upsample_argmax(scores, grid(*source), (70, 80), confidence="entropy")[1]
-    assert_close(entropy.cpu(), expected)

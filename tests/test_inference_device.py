@@ -140,8 +140,6 @@ grid, scores = Geometry((8, 8), (3.5, 3.5), (1, 1)), torch.randn(2, 21, 12, 16)
 ways = {
     "upsample": lambda one: upsample_argmax(one, grid, (96, 128), route="torch"),
     "scaled": lambda one: scaled_argmax(one, grid, (96, 128), (40, 50)),
-    "abstain": lambda one: upsample_argmax(one, grid, (96, 128), abstain=0.2, route="torch"),
-    "probability": lambda one: upsample_argmax(one, grid, (96, 128), confidence="probability", route="torch")[1],
 }
 expected = {name: way(scores) for name, way in ways.items()}
 with Mode():
@@ -183,7 +181,7 @@ def test_on_a_device_of_its_own_nothing_is_mixed_and_the_masks_are_those_of_the_
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     assert lines, done.stderr
     found = json.loads(lines[0].removeprefix("RESULT "))
-    names = {"upsample", "scaled", "abstain", "probability", "one", "batch", "views", "tiles", "memory"}
+    names = {"upsample", "scaled", "one", "batch", "views", "tiles", "memory"}
     assert found == {name: [True, True] for name in names}
 
 
@@ -238,7 +236,7 @@ def test_views_and_probabilities_are_made_one_by_one(photos: Path, tmp_path: Pat
 def test_a_batch_that_memory_does_not_hold_is_made_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_predictor()
     images = [Raster(noise(64, 64, seed)) for seed in range(5)]
-    (network,) = model.networks().values()
+    network = model.network()
     passes: list[int] = []
     scores = model.model.scores
     monkeypatch.setattr(model, "_serving", lambda: model.model)
@@ -356,7 +354,7 @@ def test_memory_is_measured_in_any_precision() -> None:
         Predictor(segmenter.model, segmenter.labels, segmenter.preprocessing, owner=nn.Identity(), precision=precision)
         for precision in ("bfloat16", "float32")
     )
-    (one,), (other,) = low.networks().values(), high.networks().values()
+    one, other = low.network(), high.network()
     assert one.bytes_per_pixel() == other.bytes_per_pixel() > 0
 
 

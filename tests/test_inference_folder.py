@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
 import fullyconv
 from fullyconv.errors import FolderInUse
 from fullyconv.images import read_mask
+from fullyconv.inference import folder
 from fullyconv.inference.folder import Predicted
 from fullyconv.inference.identity import identity
 from fullyconv.inference.journal import NAME, Journal
@@ -65,6 +68,28 @@ def photos(tmp_path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (20, 28, 3)).astype(np.uint8)).save(path)
     return tmp_path / "photos"
+
+
+def test_an_image_that_needs_an_extra_or_more_memory_is_left_out_and_named(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planes = np.zeros((3, 20, 28), np.uint16)
+    tifffile.imwrite(photos / "planes.tif", planes, photometric="rgb", planarconfig="separate")
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    real = folder.read_raster
+
+    def read(path: Path, *further: Any, **named: Any) -> Any:
+        if path.name == "b.png":
+            raise MemoryError("Unable to allocate 3 GiB")
+        return real(path, *further, **named)
+
+    monkeypatch.setattr(folder, "read_raster", read)
+    done = fullyconv.predict_folder(always(["a", "b"], 1), photos, tmp_path / "out")
+    assert sorted(one.source.name for one in done.failed) == ["b.png", "planes.tif"]
+    told = " ".join(str(one.error) for one in done.failed)
+    assert "b.png: needs more memory than there is" in told
+    assert "planes.tif: TIFF files of this kind need tifffile: pip install 'fullyconv[tiff]'" in told
+    assert len(done.predicted) == 4
 
 
 def test_every_file_of_a_folder_is_predicted_and_told_in_order(photos: Path, tmp_path: Path) -> None:

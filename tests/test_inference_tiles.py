@@ -19,11 +19,14 @@ from fullyconv.errors import DatasetError
 from fullyconv.fcn import FCN, build_model
 from fullyconv.geometry import Geometry
 from fullyconv.images import MaskWriter, read_bands, read_image, read_mask
+from fullyconv.images.raster import Raster
 from fullyconv.images.tiff import open_windows
 from fullyconv.inference import tiles
 from fullyconv.inference.budget import available_memory, parse_memory
-from fullyconv.inference.tiles import Network, Options, assemble, blocks, fits, plan, region
-from fullyconv.inference.windows import ArrayImage, Mirrored, Scaled
+from fullyconv.inference.options import Options
+from fullyconv.inference.tiles import Head, Network, assemble, blocks, fits, plan, region
+from fullyconv.inference.windows import Mirrored, Scaled
+from fullyconv.labels import Labels
 from fullyconv.training.module import SegmentationModule
 from fullyconv.upsampling import resample
 
@@ -60,7 +63,9 @@ def seasoned(model: nn.Module, seed: int = 0) -> nn.Module:
 
 def network(model: FCN) -> Network:
     align = math.lcm(*model.backbone.channels, model.backbone.size_divisor)
-    return Network(model, model.scores, model.geometry, model.geometry_for, model.num_classes, align)
+    labels = Labels.of([f"c{number}" for number in range(model.num_classes)])
+    heads = {"": Head(labels, model.geometry, model.geometry_for)}
+    return Network(model, lambda image: {"": model.scores(image)}, heads, align)
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -93,7 +98,7 @@ def test_the_scores_of_every_tile_are_those_of_the_whole_image(
         whole = model(image)
         for start in (0, 333, max(size) // 2, max(size) - 40):
             window = (start, 3, start + 40, 60) if size[0] > size[1] else (3, start, 60, start + 40)
-            top, left, bottom, right = region(net, window, size)
+            top, left, bottom, right = region(net, net.heads[""], window, size)
             scores = model.scores(image[..., top:bottom, left:right])
             at = model.geometry
             moved = Geometry(at.stride, (at.center[0] + top, at.center[1] + left), at.receptive_field)
@@ -111,10 +116,10 @@ def test_a_stretched_segmenter_is_cut_without_seams() -> None:
     with torch.inference_mode():
         expected = model(as_image(pixels)).argmax(1)[0].numpy()
         window = (480, 0, 512, 37)
-        view = tiles._View(ArrayImage(pixels), (1013, 37), False)
-        read = region(net, view.cells(window), (1013, 37))
-        scores = net.scores(tiles.image_of(net, view.image, read))
-        logits = tiles._logits(view, scores, tiles._placed(net, view, read), window)
+        view = tiles._View(Raster(pixels), (1013, 37), False)
+        read = region(net, net.heads[""], view.cells(window), (1013, 37))
+        scores = net.scores(tiles.image_of(net, view.image, read))[""]
+        logits = tiles._logits(view, scores, tiles._placed(net.heads[""], view, read), window)
     assert_same_mask(logits.argmax(1)[0], expected[480:512])
 
 
@@ -131,7 +136,7 @@ def segmenter(name: str = "fcn8s_vgg11_quarter", classes: int = 4) -> Segmentati
 def test_an_image_that_does_not_fit_is_cut_and_the_mask_is_the_same() -> None:
     module = segmenter()
     pixels = noise(1300, 90)
-    memory = small_memory(module.predictor().networks()[""], (1300, 90))
+    memory = small_memory(module.predictor().network(), (1300, 90))
     whole, cut = module.predict(pixels), module.predict(pixels, memory=memory)
     assert_same_mask(cut.mask, whole.mask)
     carved = module.predict(pixels, memory=memory, halo=0)
@@ -150,7 +155,7 @@ def test_memory_that_holds_no_tile_is_refused_with_what_is_needed() -> None:
 def test_a_small_halo_and_a_view_of_everything_say_that_seams_are_possible(caplog: pytest.LogCaptureFixture) -> None:
     module = segmenter()
     pixels = noise(1300, 90)
-    memory = small_memory(module.predictor().networks()[""], (1300, 90))
+    memory = small_memory(module.predictor().network(), (1300, 90))
     with caplog.at_level(logging.INFO, "fullyconv"):
         module.predict(pixels, memory=memory)
         assert "seams" not in caplog.text
@@ -160,7 +165,7 @@ def test_a_small_halo_and_a_view_of_everything_say_that_seams_are_possible(caplo
     caplog.clear()
     gated = segmenter("lraspp_mobilenet_v3_large", 3)
     with caplog.at_level(logging.INFO, "fullyconv"):
-        gated.predict(noise(1600, 40), memory=small_memory(gated.predictor().networks()[""], (1600, 40), 2))
+        gated.predict(noise(1600, 40), memory=small_memory(gated.predictor().network(), (1600, 40), 2))
     assert "sees each tile alone" in caplog.text
 
 
@@ -196,7 +201,7 @@ def test_scaled_and_mirrored_looks_have_no_seams_either() -> None:
     pixels = noise(1400, 60)
     options = {"flip": True, "scales": (0.8, 1.0), "probabilities": "all"}
     whole = module.predict(pixels, **options).probabilities
-    memory = small_memory(module.predictor().networks()[""], (1400, 60))
+    memory = small_memory(module.predictor().network(), (1400, 60))
     cut = module.predict(pixels, memory=memory, **options).probabilities
     assert_close(cut, whole)
 
@@ -223,7 +228,7 @@ def two_heads(**options: object) -> SegmentationModule:
 def test_several_heads_are_cut_without_seams_and_a_tile_runs_once() -> None:
     module = two_heads()
     pixels = noise(1300, 60)
-    memory = small_memory(module.predictor().networks()["b"], (1300, 60))
+    memory = small_memory(module.predictor().network(), (1300, 60))
     whole = module.predict(pixels)
     sizes: list[int] = []
     module.model.backbone.register_forward_hook(lambda _, x, y: sizes.append(x[0].shape[2]))
@@ -231,14 +236,14 @@ def test_several_heads_are_cut_without_seams_and_a_tile_runs_once() -> None:
     for name in ("a", "b"):
         assert_same_mask(cut[name].mask, whole[name].mask)
         assert len(np.unique(cut[name].mask)) > 1
-    own = len(plan(module.predictor().networks()["b"], (1300, 60), Options(memory)).tiles)
+    own = len(plan(module.predictor().network(), (1300, 60), Options(memory)).tiles)
     assert 1 < own <= len(sizes) <= own + 1
 
 
 def test_several_heads_go_to_a_file_each_in_one_pass(tmp_path: Path) -> None:
     module = two_heads(preprocessing={"mean": [0.5] * 3, "std": [0.3] * 3, "short_side": 90})
     pixels = noise(1300, 90)
-    memory = small_memory(module.predictor().networks()["b"], (1300, 90))
+    memory = small_memory(module.predictor().network(), (1300, 90))
     further = {"memory": memory, "flip": True}
     cut = module.predict(pixels, probabilities="top", **further)
     runs: list[object] = []
@@ -246,7 +251,7 @@ def test_several_heads_go_to_a_file_each_in_one_pass(tmp_path: Path) -> None:
     written = module.predict_to(
         pixels, tmp_path / "m.png", probabilities=("top", tmp_path / "p.npz"), preview=True, **further
     )
-    tiles_, views = len(plan(module.predictor().networks()["b"], (1300, 90), Options(**further)).tiles), 2
+    tiles_, views = len(plan(module.predictor().network(), (1300, 90), Options(**further)).tiles), 2
     assert tiles_ > 1
     assert len(runs) <= (tiles_ + 1) * views
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.a.png", "m.b.png", "p.a.npz", "p.b.npz"]
@@ -269,7 +274,7 @@ def test_heads_on_different_grids_are_those_of_one_pass() -> None:
     module.model.head["a"] = fine.model.head
     assert module.model.geometry["a"] != other.model.geometry["a"]
     pixels = noise(1300, 60)
-    memory = small_memory(module.predictor().networks()["b"], (1300, 60))
+    memory = small_memory(module.predictor().network(), (1300, 60))
     whole, cut = module.predict(pixels), module.predict(pixels, memory=memory)
     for name in ("a", "b"):
         assert_same_mask(cut[name].mask, whole[name].mask)
@@ -278,7 +283,7 @@ def test_heads_on_different_grids_are_those_of_one_pass() -> None:
 def test_a_mask_goes_to_a_file_band_by_band_with_its_probabilities(tmp_path: Path) -> None:
     module = segmenter()
     pixels = noise(1300, 90)
-    memory = small_memory(module.predictor().networks()[""], (1300, 90))
+    memory = small_memory(module.predictor().network(), (1300, 90))
     whole = module.predict(pixels, probabilities="all")
     for name, kind in (("m.png", "all"), ("n.png", "top")):
         done = module.predict_to(pixels, tmp_path / name, memory=memory, probabilities=(kind, tmp_path / "p.npz"))
@@ -409,7 +414,7 @@ def test_windows_of_a_scaled_image_are_those_of_the_whole() -> None:
     pixels = noise(90, 131)
     for size in ((33, 50), (120, 200), (90, 40)):
         whole = functional.resize(torch.from_numpy(pixels).permute(2, 0, 1), list(size), antialias=True)
-        scaled = Scaled(ArrayImage(pixels), size)
+        scaled = Scaled(Raster(pixels), size)
         window = scaled.read(5, 7, size[0] - 1, size[1])
         expected = whole.permute(1, 2, 0).numpy()[5 : size[0] - 1, 7:]
         assert np.abs(window.astype(int) - expected).max() <= 1
@@ -484,7 +489,7 @@ def test_the_tiles_cover_the_image_once() -> None:
 def test_blocks_come_row_by_row_and_go_together() -> None:
     net = network(seasoned(build_model("fcn8s_vgg11_quarter", 3)))
     with torch.inference_mode():
-        found = list(blocks({"": net}, lambda image: {"": net.scores(image)}, ArrayImage(noise(50, 60)), Options()))
+        found = list(blocks(net, Raster(noise(50, 60)), Options()))
     assert [block[""].window for block in found] == [(0, 0, 50, 60)]
     mask, probabilities = assemble(iter(found), (50, 60))[""]
     assert mask.shape == (50, 60)
@@ -493,11 +498,12 @@ def test_blocks_come_row_by_row_and_go_together() -> None:
 
 def test_a_region_holds_all_that_the_cells_of_its_window_depend_on_and_a_cell_more() -> None:
     at, n, least = Geometry((8.0, 8.0), (3.5, 3.5), (40.0, 40.0)), 200, 100
-    network = Network(nn.Identity(), lambda x: x, at, lambda _: at, 2, 8, least)
+    head = Head(Labels.of(["a", "b"]), at, lambda _: at)
+    network = Network(nn.Identity(), lambda x: {"": x}, {"": head}, 8, least)
     for top, height in itertools.product(range(0, n, 7), (1, 8, 33)):
         bottom = min(n, top + height)
-        start, _, stop, _ = region(network, (top, 0, bottom, n), (n, n))
-        assert region(network, (0, top, n, bottom), (n, n))[1::2] == (start, stop)
+        start, _, stop, _ = region(network, head, (top, 0, bottom, n), (n, n))
+        assert region(network, head, (0, top, n, bottom), (n, n))[1::2] == (start, stop)
         # a pixel is interpolated between the cells on both of its sides
         first = max(0, math.floor((top - 3.5) / 8))
         last = math.ceil((bottom - 1 - 3.5) / 8)

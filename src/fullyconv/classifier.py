@@ -23,11 +23,12 @@ from fullyconv.geometry.measuring import evaluating
 from fullyconv.images import visible
 from fullyconv.inference.heatmap import Heatmap
 from fullyconv.inference.locating import shares_of_class
-from fullyconv.inference.predict import ImageSource, Served, read
+from fullyconv.inference.options import Options
+from fullyconv.inference.predict import ImageSource, read
 from fullyconv.inference.processor import Device, device_of
 from fullyconv.inference.scaling import scaled_size
 from fullyconv.inference.serving import Predicts
-from fullyconv.inference.tiles import Network, Options, Size
+from fullyconv.inference.tiles import Head, Network, Size
 from fullyconv.labels import Labels, unique_names
 from fullyconv.preprocessing import IMAGENET, Preprocessing
 from fullyconv.upsampling import resample
@@ -295,11 +296,10 @@ class DenseScorer(_Stored, Predicts):
         return resample(self.scores(image), self.geometry, Geometry.IDENTITY, size)
 
     @contextmanager
-    def ready(self) -> Iterator[Served]:
+    def ready(self) -> Iterator[Network]:
         """Give what scores windows, for as long as it is in evaluation mode."""
         with evaluating(self), torch.inference_mode():
-            network = self._network()
-            yield Served({"": network}, lambda image: {"": network.scores(image)}, {"": self.labels})
+            yield self._network()
 
     def heatmap(
         self,
@@ -378,7 +378,8 @@ class DenseScorer(_Stored, Predicts):
         parameter = next(self.parameters())
         align = math.lcm(*(math.ceil(stride) for stride in geometry.stride))
         return Network(
-            self, lambda image: run(self._prepared(image, least)), geometry, lambda _: geometry, len(self.classes),
+            self, lambda image: {"": run(self._prepared(image, least))},
+            {"": Head(self.labels, geometry, lambda _: geometry)},
             align, max(least), dense.in_channels, parameter.device, parameter.dtype, self.preprocessing.value_range,
         )  # fmt: skip
 

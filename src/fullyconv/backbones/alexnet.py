@@ -7,68 +7,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
-from torch import Tensor, nn
+from torch import nn
 
-from fullyconv.backbones.base import PAPER_PADDING, Backbone, Chain, Features, Padding, first_convolution, is_paper
+from fullyconv.backbones.base import PAPER_PADDING, Chain, Padding, first_convolution, is_paper
+from fullyconv.backbones.vgg import VGG
 from fullyconv.conversion.linear import linear_to_conv
 
-if TYPE_CHECKING:
-    import torchvision
-
 FC6_KERNEL = 6  # cells of pool5 at the native 224 (227) pixels
-
-
-class AlexNet(Backbone):
-    """The backbone of torchvision's AlexNet, fc6 and fc7 as convolutions.
-
-    Every pooling rounds its output size up, as Caffe does. At the native 224 pixels this changes nothing.
-
-    Args:
-        name: the name it is built by.
-        classifier: torchvision's classifier; its layers are taken over, not copied.
-        in_channels: channels of the input.
-        padding: "same" pads fc6 by 3 cells: its cells lie at 32 i + 15 pixels, one more than pool5 has; "paper" pads
-            the first convolution by 100 pixels and fc6 not at all.
-    """
-
-    def __init__(
-        self, name: str, classifier: torchvision.models.AlexNet, *, in_channels: int = 3, padding: Padding = "same"
-    ) -> None:
-        paper = is_paper(padding, name, paper=True)
-        # pool1, pool2 and pool5 need 7, 3 and 2 cells for one cell of pool5; conv1 gives 8 at 35 pixels
-        super().__init__(
-            name,
-            {8: 64, 16: 192, 32: 4096},
-            in_channels=in_channels,
-            min_size=1 if paper else 35,
-            unused=("classifier.6.",),
-        )
-        layers: list[nn.Module] = [
-            nn.MaxPool2d(3, stride=2, ceil_mode=True) if isinstance(layer, nn.MaxPool2d) else layer
-            for layer in classifier.features
-        ]
-        layers[0] = first_convolution(cast(nn.Conv2d, layers[0]), in_channels, PAPER_PADDING if paper else None)
-        self.features = nn.Sequential(*layers)
-        drop6, linear6, relu6, drop7, linear7, relu7 = list(classifier.classifier)[:6]
-        fc6 = linear_to_conv(linear6, FC6_KERNEL)
-        fc6.padding = (0, 0) if paper else (FC6_KERNEL // 2, FC6_KERNEL // 2)
-        fc7 = linear_to_conv(linear7, 1)
-        self.classifier = nn.Sequential(drop6, fc6, relu6, drop7, fc7, relu7)
-
-    def forward(self, x: Tensor) -> Features:
-        """Compute pool1, pool2 and fc7; see `Backbone.forward`."""
-        size = self._size(x)
-        maps: dict[int, Tensor] = {}
-        stride = 4
-        for layer in self.features:
-            x = layer(x)
-            if isinstance(layer, nn.MaxPool2d):
-                stride *= 2
-                maps[stride] = x
-        maps[32] = self.classifier(x)
-        return Features(maps, size)
 
 
 class CaffeNet(Chain):
@@ -129,12 +76,13 @@ def caffenet_classifier(num_classes: int = 1000) -> nn.Sequential:
     return nn.Sequential(OrderedDict(layers))
 
 
-def alexnet(*, in_channels: int = 3, padding: Padding = "same") -> AlexNet:
+def alexnet(*, in_channels: int = 3, padding: Padding = "same") -> VGG:
     """Build the backbone of torchvision's AlexNet.
 
     Args:
         in_channels: channels of the input.
-        padding: "same" covers the image without waste; "paper" puts 100 pixels around it.
+        padding: "same" covers the image without waste, cells of fc6 at 32 i + 15 pixels; "paper" puts 100 pixels
+            around it.
 
     Returns:
         The backbone, randomly initialized.
@@ -142,7 +90,8 @@ def alexnet(*, in_channels: int = 3, padding: Padding = "same") -> AlexNet:
     import torchvision  # takes seconds, and only its own networks need it
 
     classifier = torchvision.models.alexnet(weights=None, num_classes=1)
-    return AlexNet("alexnet", classifier, in_channels=in_channels, padding=padding)
+    # pool1, pool2 and pool5 need 7, 3 and 2 cells for one cell of pool5; conv1 gives 8 at 35 pixels
+    return VGG("alexnet", classifier, in_channels=in_channels, padding=padding, stride=4, min_size=35)
 
 
 def caffenet(*, in_channels: int = 3, padding: Padding = "same") -> CaffeNet:

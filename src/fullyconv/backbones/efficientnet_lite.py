@@ -149,11 +149,13 @@ class EfficientNetLite(Backbone):
     images lie at the same places.
 
     Args:
-        name: a key of `SCALES`.
+        name: a key of `SCALES`; lite0 has 2.9 million parameters.
         in_channels: channels of the input.
+        padding: "same" only.
     """
 
-    def __init__(self, name: str, *, in_channels: int = 3) -> None:
+    def __init__(self, name: str, *, in_channels: int = 3, padding: Padding = "same") -> None:
+        is_paper(padding, name)
         stages = scaled(name)
         strides, stride = [], 2
         for stage in stages:
@@ -175,18 +177,6 @@ class EfficientNetLite(Backbone):
         size = self._size(x)
         x = self.act(self.bn1(self.conv_stem(pad_same(x, 3))))
         return Features(tapped(self.blocks, self.strides, x), size)
-
-
-def efficientnet_lite(name: str, *, in_channels: int = 3, padding: Padding = "same") -> EfficientNetLite:
-    """Build the backbone of an EfficientNet-Lite, randomly initialized.
-
-    Args:
-        name: a key of `SCALES`; lite0 has 2.9 million parameters.
-        in_channels: channels of the input.
-        padding: "same" only.
-    """
-    is_paper(padding, name)
-    return EfficientNetLite(name, in_channels=in_channels)
 
 
 def scaled(name: str) -> tuple[Stage, ...]:

@@ -7,40 +7,11 @@ latter behind the last stage.
 from __future__ import annotations
 
 from collections import OrderedDict
-from itertools import accumulate
-from operator import mul
-from typing import TYPE_CHECKING, cast
+from typing import Any, cast
 
 from torch import nn
 
 from fullyconv.backbones.base import Chain, Padding, first_convolution, is_paper
-
-if TYPE_CHECKING:
-    import torchvision
-
-
-class ResNet(Chain):
-    """The backbone of a ResNet, up to but without its global average pooling.
-
-    Where stages dilate instead of striding, several maps have the same stride: the feature is the last of them.
-
-    Args:
-        name: the name it is built by.
-        classifier: a classifier with torchvision's ResNet layers (conv1, bn1, relu, maxpool, layer1..layer4); they
-            are taken over, not copied.
-        in_channels: channels of the input.
-    """
-
-    def __init__(self, name: str, classifier: torchvision.models.ResNet | ResNet18, *, in_channels: int = 3) -> None:
-        layers = {
-            name: layer for name, layer in classifier.named_children() if name not in ("avgpool", "flatten", "fc")
-        }
-        layers["conv1"] = first_convolution(cast(nn.Conv2d, classifier.conv1), in_channels)
-        stages = {layer: cast(nn.Sequential, module) for layer, module in layers.items() if layer.startswith("layer")}
-        strides = tuple(accumulate((cast(int, stage[0].stride) for stage in stages.values()), mul, initial=4))[1:]
-        channels = dict(zip(strides, map(_out_channels, stages.values()), strict=True))
-        taps = dict(zip(stages, strides, strict=True))
-        super().__init__(name, layers, taps, channels, in_channels=in_channels, unused=("fc.",))
 
 
 class ResNet18(nn.Sequential):
@@ -92,8 +63,10 @@ def narrow_classifier(name: str, num_classes: int = 1000) -> ResNet18:
     return ResNet18(width, num_classes, last)
 
 
-def resnet(name: str, *, in_channels: int = 3, padding: Padding = "same") -> ResNet:
-    """Build the backbone of a ResNet, randomly initialized.
+def resnet(name: str, *, in_channels: int = 3, padding: Padding = "same") -> Chain:
+    """Build the backbone of a ResNet, up to but without its global average pooling, randomly initialized.
+
+    Where stages dilate instead of striding, several maps have the same stride: the feature is the last of them.
 
     Args:
         name: a key of `NARROW`, or torchvision's name. With "_dilated" behind it the third and fourth stage dilate by 2
@@ -104,14 +77,28 @@ def resnet(name: str, *, in_channels: int = 3, padding: Padding = "same") -> Res
         padding: "same" only.
     """
     is_paper(padding, name)
+    classifier: nn.Module
     if name in NARROW:
-        return ResNet(name, narrow_classifier(name, num_classes=1), in_channels=in_channels)
-    import torchvision  # takes seconds, and only its own networks need it
+        classifier = narrow_classifier(name, num_classes=1)
+    else:
+        import torchvision  # takes seconds, and only its own networks need it
 
-    plain = name.removesuffix("_dilated")
-    dilate = [False, plain != name, plain != name]
-    classifier = torchvision.models.get_model(plain, weights=None, replace_stride_with_dilation=dilate)
-    return ResNet(name, classifier, in_channels=in_channels)
+        plain = name.removesuffix("_dilated")
+        dilate = [False, plain != name, plain != name]
+        classifier = torchvision.models.get_model(plain, weights=None, replace_stride_with_dilation=dilate)
+    layers = {
+        layer: module for layer, module in classifier.named_children() if layer not in ("avgpool", "flatten", "fc")
+    }
+    layers["conv1"] = first_convolution(cast(nn.Conv2d, layers["conv1"]), in_channels)
+    taps: dict[str, int] = {}
+    channels: dict[int, int] = {}
+    stride = 4
+    for layer in ("layer1", "layer2", "layer3", "layer4"):
+        stage = cast(Any, layers[layer])
+        stride *= stage[0].stride
+        taps[layer] = stride
+        channels[stride] = [part.num_features for part in stage[-1].modules() if isinstance(part, nn.BatchNorm2d)][-1]
+    return Chain(name, layers, taps, channels, in_channels=in_channels, unused=("fc.",))
 
 
 def _stage(inplanes: int, planes: int, stride: int) -> nn.Sequential:
@@ -121,7 +108,3 @@ def _stage(inplanes: int, planes: int, stride: int) -> nn.Sequential:
     from torchvision.models.resnet import BasicBlock
 
     return nn.Sequential(BasicBlock(inplanes, planes, stride, downsample), BasicBlock(planes, planes))
-
-
-def _out_channels(stage: nn.Sequential) -> int:
-    return [module.num_features for module in stage[-1].modules() if isinstance(module, nn.BatchNorm2d)][-1]

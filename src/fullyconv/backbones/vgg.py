@@ -1,24 +1,17 @@
-"""VGG (Simonyan and Zisserman, ICLR 2015) as Long et al. use it: fc6 and fc7 are convolutions.
+"""VGG (Simonyan and Zisserman, ICLR 2015) as Long et al. use it: fc6 and fc7 are convolutions; AlexNet is built alike.
 
-Features at strides 4, 8 and 16 are pool2, pool3 and pool4, at 32 fc7. With ``fc=False`` the 13 (16) convolutions stay
-alone, as in SegNet, and the map at 32 is pool5.
+Features of VGG at strides 4, 8 and 16 are pool2, pool3 and pool4, at 32 fc7. With ``fc=False`` the 13 (16) convolutions
+stay alone, as in SegNet, and the map at 32 is pool5.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
 
-from fullyconv.backbones.base import (
-    PAPER_PADDING,
-    Backbone,
-    Features,
-    Padding,
-    Switch,
-    first_convolution,
-    is_paper,
-)
+from fullyconv.backbones.base import PAPER_PADDING, Backbone, Features, Padding, Switch, first_convolution, is_paper
 from fullyconv.conversion.linear import linear_to_conv
 
 if TYPE_CHECKING:
@@ -26,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class VGG(Backbone):
-    """The backbone of a VGG.
+    """The backbone of a VGG, or of torchvision's AlexNet: convolutions with poolings between, and fc6 and fc7.
 
     Every pooling rounds its output size up, as Caffe does, so that no row of pixels is lost and any image is served.
 
@@ -34,49 +27,63 @@ class VGG(Backbone):
         name: the name it is built by.
         classifier: torchvision's classifier, or a smaller one with its layers; they are taken over, not copied.
         in_channels: channels of the input.
-        padding: "same" pads fc6 by 3 cells, so that its cells lie at 32 i + 15.5 pixels and cover the image; "paper"
-            pads the first convolution by 100 pixels and fc6 not at all (Long et al., reference networks).
+        padding: "same" pads fc6 by 3 cells, so that its cells cover the image: those of VGG lie at 32 i + 15.5 pixels;
+            "paper" pads the first convolution by 100 pixels and fc6 not at all (Long et al., reference networks).
         fc: keep fc6 and fc7.
         switches: record where each pooling found its maxima, by the stride after it (2 to 32), for max unpooling.
+        stride: of the map in front of the first pooling.
+        min_size: smallest height and width served without the paper's padding, in pixels.
     """
 
     def __init__(
         self,
         name: str,
-        classifier: torchvision.models.VGG | SmallVGG,
+        classifier: torchvision.models.VGG | torchvision.models.AlexNet | SmallVGG,
         *,
         in_channels: int = 3,
         padding: Padding = "same",
         fc: bool = True,
         switches: bool = False,
+        stride: int = 1,
+        min_size: int = 1,
     ) -> None:
         paper = is_paper(padding, name, paper=True)
-        unused = ("classifier.6.",) if fc else ("classifier.",)
-        channels = _pooled_channels(classifier.features)
-        if fc:
-            channels[32] = cast(nn.Linear, classifier.classifier[3]).out_features
-        super().__init__(name, channels, in_channels=in_channels, unused=unused)
-        self.switches = switches
-        layers: list[nn.Module] = [
-            nn.MaxPool2d(2, ceil_mode=True, return_indices=switches) if isinstance(layer, nn.MaxPool2d) else layer
-            for layer in classifier.features
-        ]
+        layers: list[nn.Module] = []
+        channels: dict[int, int] = {}
+        width, pooled = 0, stride
+        for layer in classifier.features:
+            if isinstance(layer, nn.MaxPool2d):
+                pooled *= 2
+                channels[pooled] = width
+                layers.append(nn.MaxPool2d(layer.kernel_size, layer.stride, ceil_mode=True, return_indices=switches))
+            else:
+                width = layer.out_channels if isinstance(layer, nn.Conv2d) else width
+                layers.append(layer)
         layers[0] = first_convolution(cast(nn.Conv2d, layers[0]), in_channels, PAPER_PADDING if paper else None)
+        dense: list[nn.Module] = list(classifier.classifier)[:-1] if fc else []  # without the score layer
+        for index, layer in enumerate(dense):
+            if isinstance(layer, nn.Linear):
+                kernel = math.isqrt(layer.in_features // width)  # cells of the last pool at the native size; of fc7 one
+                dense[index] = conv = linear_to_conv(layer, kernel)
+                conv.padding = (0, 0) if paper else (kernel // 2, kernel // 2)
+                channels[32] = width = layer.out_features
+        super().__init__(
+            name,
+            {s: number for s, number in channels.items() if s >= 4},
+            in_channels=in_channels,
+            min_size=1 if paper else min_size,
+            unused=("classifier.6.",) if fc else ("classifier.",),
+        )
+        self.stride, self.switches = stride, switches
         self.features = nn.Sequential(*layers)
-        self.classifier: nn.Sequential | None = None
-        if fc:
-            linear6, relu6, drop6, linear7, relu7, drop7 = list(classifier.classifier)[:6]
-            fc6 = linear_to_conv(linear6, 7)
-            fc6.padding = (0, 0) if paper else (3, 3)
-            fc7 = linear_to_conv(linear7, 1)
-            self.classifier = nn.Sequential(fc6, relu6, drop6, fc7, relu7, drop7)
+        self.classifier = nn.Sequential(*dense) if fc else None
 
     def forward(self, x: Tensor) -> Features:
-        """Compute pool2, pool3, pool4 and fc7 (pool5 without fc); see `Backbone.forward`."""
+        """Compute the map behind each pooling from stride 4 on, and fc7; see `Backbone.forward`."""
         size = self._size(x)
         maps: dict[int, Tensor] = {}
         switches: dict[int, Switch] = {}
-        stride = 1
+        stride = self.stride
         for layer in self.features:
             if not isinstance(layer, nn.MaxPool2d):
                 x = layer(x)
@@ -93,18 +100,6 @@ class VGG(Backbone):
         if self.classifier is not None:
             maps[32] = cast(Tensor, self.classifier(x))
         return Features(maps, size, switches)
-
-
-def _pooled_channels(features: nn.Module) -> dict[int, int]:
-    """Give the channels behind the poolings, by stride from 4 on."""
-    channels, found, stride = 0, {}, 1
-    for layer in features.children():
-        if isinstance(layer, nn.Conv2d):
-            channels = layer.out_channels
-        elif isinstance(layer, nn.MaxPool2d):
-            stride *= 2
-            found[stride] = channels
-    return {stride: number for stride, number in found.items() if stride >= 4}
 
 
 class SmallVGG(nn.Module):

@@ -178,14 +178,11 @@ def _stretch_twice(onnx: Any, add: Callable[..., None], node: Any, output: str) 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep what the libraries say of themselves from standing between the user and the answer."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "root", "")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fullyconv.backbones import Backbone
+from fullyconv.backbones import Backbone, Features
 from fullyconv.geometry import Geometry
 from fullyconv.heads import ASPPHead, LadderHead, LRASPPHead, PlainHead, SkipHead, UnpoolHead
 from fullyconv.upsampling import grown_to, resample
@@ -102,9 +103,7 @@ class FCN(nn.Module):
         Raises:
             ValueError: if x has the wrong dimensions or channels.
         """
-        scores: Tensor = self.head(self.backbone(padded(self.backbone, x)))
-        height, width = x.shape[2:]
-        return scores[..., :height, :width] if at_pixels(self.geometry) else scores
+        return scored(self.head, self.backbone(padded(self.backbone, x)), (x.shape[2], x.shape[3]))
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the logits.
@@ -119,12 +118,10 @@ class FCN(nn.Module):
             ValueError: if x has the wrong dimensions or channels.
         """
         scores = self.scores(x)
-        if at_pixels(self.geometry):
-            return scores
         size = (x.shape[2], x.shape[3])
-        if self.stretch:
+        if self.stretch and not at_pixels(self.geometry):
             return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
-        return resample(scores, self.geometry, Geometry.IDENTITY, size)
+        return upsampled(scores, self.geometry, size)
 
     def grow(self, stride: int) -> FCN:
         """Make the next stage of staged training: the same network with one more skip (Long et al. 2015, section 4.2).
@@ -160,6 +157,17 @@ def at_pixels(geometry: Geometry) -> bool:
     return geometry.stride == (1, 1) and geometry.center == (0, 0)
 
 
+def scored(head: nn.Module, features: Features, size: tuple[int, int]) -> Tensor:
+    """Score features; scores at the pixels are those of the image, without what it was continued by."""
+    scores: Tensor = head(features)
+    return scores[..., : size[0], : size[1]] if at_pixels(cast(Geometry, head.geometry)) else scores
+
+
+def upsampled(scores: Tensor, geometry: Geometry, size: tuple[int, int]) -> Tensor:
+    """Interpolate scores at the pixels of an image, where they do not lie there already."""
+    return scores if at_pixels(geometry) else resample(scores, geometry, Geometry.IDENTITY, size)
+
+
 def padded(backbone: Backbone, x: Tensor) -> Tensor:
     """Continue the image at the bottom and right by its border, as far as the backbone demands it."""
     if x.ndim != 4 or min(x.shape[2:]) < 1:
@@ -173,6 +181,12 @@ def padded(backbone: Backbone, x: Tensor) -> Tensor:
     return grown_to(x, (height, width))
 
 
+def head_like(old: SkipHead, backbone: Backbone, num_classes: int, strides: Sequence[int]) -> SkipHead:
+    """Make a new head with the settings of another."""
+    settings = {"upsampling": old.upsampling, "scales": old.scales, "padding": old.padding}
+    return SkipHead(backbone.channels, num_classes, backbone.geometry, strides, **settings)  # type: ignore[arg-type]
+
+
 def grown_head(old: nn.Module, backbone: Backbone, stride: int) -> SkipHead:
     """Make a head with one more skip, which starts at zero, and all weights of the old one."""
     if not isinstance(old, SkipHead):
@@ -183,15 +197,7 @@ def grown_head(old: nn.Module, backbone: Backbone, stride: int) -> SkipHead:
             f"stride={stride}: a model with strides={old.strides} grows by a finer stride of backbone="
             f"{backbone.name!r}: {', '.join(map(str, sorted(finer))) or 'there is none'}."
         )
-    head = SkipHead(
-        backbone.channels,
-        old.num_classes,
-        backbone.geometry,
-        (*old.strides, stride),
-        upsampling=old.upsampling,
-        scales=old.scales,
-        padding=old.padding,
-    )
+    head = head_like(old, backbone, old.num_classes, (*old.strides, stride))
     own, new = old.state_dict(), head.state_dict()
     head.load_state_dict({key: own.get(key, value) for key, value in new.items()})
     head.to(next(old.parameters()))

@@ -63,55 +63,41 @@ fcn4s = skips("fcn4s", 32, 16, 8, 4)  # one skip more than the paper has
 fcn8s_atonce = skips("fcn8s_atonce", 32, 16, 8, scales={16: 0.01, 8: 0.0001})
 
 
+def coarsest(name: str, head: type[PlainHead] | type[ASPPHead]) -> Callable[..., FCN]:
+    """Make a family of torchvision: a head on the coarsest map of a dilated backbone, stride 8 for ResNet.
+
+    Args:
+        name: of the family.
+        head: what scores the map.
+
+    Returns:
+        What builds a model of it. Its upsampling "bilinear" interpolates by the centers of the cells, as all presets
+        do; "stretch" is torchvision's own, which its weights were trained with.
+    """
+
+    def build(backbone: str, num_classes: int, in_channels: int = 3, upsampling: Stretched = "bilinear") -> FCN:
+        extractor = build_backbone(backbone, in_channels=in_channels)
+        stride = max(extractor.channels)
+        scored = head(extractor.channels[stride], num_classes, extractor.geometry[stride], stride=stride)
+        return FCN(extractor, scored, stretch=_is_stretched(upsampling))
+
+    build.__name__ = name
+    return build
+
+
+fcn = coarsest("fcn", PlainHead)
+deeplabv3 = coarsest("deeplabv3", ASPPHead)  # training takes batches of at least two images
+
+
 def plain(backbone: str, num_classes: int, in_channels: int = 3) -> FCN:
-    """Build a model with torchvision's plain head on stride 32.
-
-    Args:
-        backbone: a name that `build_backbone` takes.
-        num_classes: number of classes K.
-        in_channels: channels of the input.
-
-    Returns:
-        The model.
-    """
-    extractor = build_backbone(backbone, in_channels=in_channels)
-    return FCN(extractor, PlainHead(extractor.channels[32], num_classes, extractor.geometry[32], stride=32))
-
-
-def fcn(backbone: str, num_classes: int, in_channels: int = 3, upsampling: Stretched = "bilinear") -> FCN:
-    """Build torchvision's FCN: its plain head on the coarsest map of a dilated backbone, stride 8 for ResNet.
-
-    Args:
-        backbone: a name that `build_backbone` takes.
-        num_classes: number of classes K.
-        in_channels: channels of the input.
-        upsampling: "bilinear" interpolates by the centers of the cells, as all presets do; "stretch" is torchvision's
-            own, which its weights were trained with.
-
-    Returns:
-        The model.
-    """
-    extractor = build_backbone(backbone, in_channels=in_channels)
-    stride = max(extractor.channels)
-    head = PlainHead(extractor.channels[stride], num_classes, extractor.geometry[stride], stride=stride)
-    return FCN(extractor, head, stretch=_is_stretched(upsampling))
-
-
-def deeplabv3(backbone: str, num_classes: int, in_channels: int = 3, upsampling: Stretched = "bilinear") -> FCN:
-    """Build torchvision's DeepLabV3: atrous spatial pyramid pooling on the coarsest map of a dilated backbone.
-
-    See `fcn` for the arguments. Training takes batches of at least two images.
-    """
-    extractor = build_backbone(backbone, in_channels=in_channels)
-    stride = max(extractor.channels)
-    head = ASPPHead(extractor.channels[stride], num_classes, extractor.geometry[stride], stride=stride)
-    return FCN(extractor, head, stretch=_is_stretched(upsampling))
+    """Build a model with torchvision's plain head on the coarsest map of any backbone; see `coarsest`."""
+    return fcn(backbone, num_classes, in_channels)
 
 
 def lraspp(backbone: str, num_classes: int, in_channels: int = 3, upsampling: Stretched = "bilinear") -> FCN:
-    """Build torchvision's LR-ASPP: scores at strides 16 and 8, the coarse features gated; see `fcn` for the arguments.
+    """Build torchvision's LR-ASPP: scores at strides 16 and 8, the coarse features gated.
 
-    The same choice of upsampling brings the scores of stride 16 to those of stride 8.
+    The choice of upsampling brings the scores of stride 16 to those of stride 8, too; see `coarsest`.
     """
     extractor = build_backbone(backbone, in_channels=in_channels)
     stretch = _is_stretched(upsampling)
@@ -288,7 +274,7 @@ def build_model(
             crops.
         upsampling: "bilinear" is a fixed function; "learned" are transposed convolutions that start as bilinear
             interpolation; "frozen" the same with fixed kernels, as in the nets that were released; "stretch" is for
-            torchvision's segmenters only, see `fcn`.
+            torchvision's segmenters only, as their weights were trained.
         head_width: channels of the head, for ladders only; None is the preset's own.
 
     Returns:
@@ -307,8 +293,6 @@ def build_model(
             name, 1, in_channels=in_channels, padding=padding, upsampling=upsampling, head_width=head_width
         )
         return with_heads(model, num_classes)
-    if num_classes < 1:
-        raise ValueError(f"num_classes={num_classes} must be at least 1.")
     build = _found(name)
     takes = inspect.signature(build).parameters
     options: dict[str, Any] = {}

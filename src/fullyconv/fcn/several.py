@@ -9,10 +9,9 @@ from typing import cast
 from torch import Tensor, nn
 
 from fullyconv.backbones import Backbone
-from fullyconv.fcn.model import FCN, at_pixels, grown_head, padded
+from fullyconv.fcn.model import FCN, grown_head, head_like, padded, scored, upsampled
 from fullyconv.geometry import Geometry
 from fullyconv.heads import SkipHead
-from fullyconv.upsampling import resample
 
 
 class MultiHeadFCN(nn.Module):
@@ -70,11 +69,7 @@ class MultiHeadFCN(nn.Module):
             ValueError: if x has the wrong dimensions or channels.
         """
         features = self.backbone(padded(self.backbone, x))
-        height, width = x.shape[2:]
-        return {
-            name: head(features)[..., :height, :width] if at_pixels(head.geometry) else head(features)
-            for name, head in self.heads.items()
-        }
+        return {name: scored(head, features, (x.shape[2], x.shape[3])) for name, head in self.heads.items()}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Compute the logits.
@@ -89,11 +84,7 @@ class MultiHeadFCN(nn.Module):
             ValueError: if x has the wrong dimensions or channels.
         """
         scores, grids = self.scores(x), self.geometry
-        size = (x.shape[2], x.shape[3])
-        return {
-            name: values if at_pixels(grids[name]) else resample(values, grids[name], Geometry.IDENTITY, size)
-            for name, values in scores.items()
-        }
+        return {name: upsampled(scores[name], grids[name], (x.shape[2], x.shape[3])) for name in scores}
 
     def grow(self, stride: int) -> MultiHeadFCN:
         """Make the next stage of staged training: one more skip for every head; see `FCN.grow`.
@@ -138,18 +129,7 @@ def with_heads(model: FCN, num_classes: Mapping[str, int]) -> MultiHeadFCN:
             f"num_classes={dict(num_classes)}: a model with {type(like).__name__} has one head only. Several heads go "
             "with models with skips, such as fcn16s_vgg16; pass one number of classes here."
         )
-    heads = {
-        task: SkipHead(
-            model.backbone.channels,
-            classes,
-            model.backbone.geometry,
-            like.strides,
-            upsampling=like.upsampling,
-            scales=like.scales,
-            padding=like.padding,
-        )
-        for task, classes in num_classes.items()
-    }
+    heads = {task: head_like(like, model.backbone, classes, like.strides) for task, classes in num_classes.items()}
     return MultiHeadFCN(model.backbone, heads)
 
 

@@ -47,8 +47,6 @@ class ASPPHead(nn.Module):
         dilations: Sequence[int] = (12, 24, 36),
     ) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes={num_classes} must be at least 1.")
         inner = 256
         self.num_classes = num_classes
         self.strides = (stride,)

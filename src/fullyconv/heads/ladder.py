@@ -52,8 +52,6 @@ class LadderHead(nn.Module):
     ) -> None:
         super().__init__()
         strides = tuple(strides)
-        if num_classes < 1:
-            raise ValueError(f"num_classes={num_classes} must be at least 1.")
         if len(strides) < 2 or any(coarse <= fine for coarse, fine in pairwise(strides)) or set(strides) - {*channels}:
             raise ValueError(f"strides={strides} must be two or more of {sorted(channels)}, coarsest first.")
         self.num_classes = num_classes

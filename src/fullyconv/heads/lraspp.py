@@ -54,8 +54,6 @@ class LRASPPHead(nn.Module):
         upsampling: Literal["bilinear", "stretch"] = "bilinear",
     ) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes={num_classes} must be at least 1.")
         coarse, fine = strides
         if coarse <= fine or not {coarse, fine} <= set(channels):
             raise ValueError(f"strides={strides} must be a coarse and a fine one of {sorted(channels)}.")

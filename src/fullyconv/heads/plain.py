@@ -33,8 +33,6 @@ class PlainHead(nn.Module):
 
     def __init__(self, channels: int, num_classes: int, geometry: Geometry, stride: int = 32) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes={num_classes} must be at least 1.")
         inner = max(channels // 4, 1)
         self.num_classes = num_classes
         self.strides = (stride,)

@@ -65,7 +65,7 @@ class SkipHead(nn.Module):
     ) -> None:
         super().__init__()
         strides = tuple(strides)
-        _check(channels, num_classes, strides, upsampling, padding, scales or {})
+        _check(channels, strides, upsampling, padding, scales or {})
         self.num_classes = num_classes
         self.strides = strides
         self.upsampling: Upsampling = upsampling
@@ -153,10 +153,15 @@ def score_layer(channels: int, num_classes: int) -> nn.Conv2d:
     Returns:
         The layer.
 
+    Raises:
+        ValueError: if num_classes is below 1.
+
     Example:
         >>> score_layer(4096, 21)
         Conv2d(4096, 21, kernel_size=(1, 1), stride=(1, 1))
     """
+    if num_classes < 1:
+        raise ValueError(f"num_classes={num_classes} must be at least 1.")
     layer = nn.Conv2d(channels, num_classes, kernel_size=1)
     nn.init.zeros_(layer.weight)
     assert layer.bias is not None
@@ -203,14 +208,11 @@ def _whole_cells(offset: tuple[float, float], coarse: int, fine: int) -> tuple[i
 
 def _check(
     channels: Mapping[int, int],
-    num_classes: int,
     strides: tuple[int, ...],
     upsampling: str,
     padding: str,
     scales: Mapping[int, float],
 ) -> None:
-    if num_classes < 1:
-        raise ValueError(f"num_classes={num_classes} must be at least 1.")
     if not strides or any(coarse <= fine for coarse, fine in pairwise(strides)):
         raise ValueError(f"strides={strides} must be one or more strides, coarsest first, such as (32, 16, 8).")
     unknown = [stride for stride in strides if stride not in channels]

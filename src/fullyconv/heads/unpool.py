@@ -56,8 +56,6 @@ class UnpoolHead(nn.Module):
             raise ValueError(
                 f"depths={dict(depths)} must give a number of convolutions for each of the strides {strides}."
             )
-        if num_classes < 1:
-            raise ValueError(f"num_classes={num_classes} must be at least 1.")
         self.num_classes = num_classes
         self.strides = strides
         self.unpool = MaxUnpooling(2)

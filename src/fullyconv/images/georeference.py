@@ -126,6 +126,14 @@ def georeference_of(source: object) -> Georeference | None:
     return found or _from_world_file(path)
 
 
+def nodata_in(value: Any) -> float | None:
+    """Read the number that GDAL's tag says is no data; None where it is none."""
+    try:
+        return float(str(value).strip("\0 "))
+    except ValueError:
+        return None
+
+
 def _from_tags(path: Path) -> Georeference | None:
     try:
         with opened(as_file(path), _ANY) as image:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from fullyconv.errors import DatasetError
+from fullyconv.images.georeference import NODATA, nodata_in
 from fullyconv.images.opening import (
     MAX_PIXELS,
     Encoded,
@@ -156,9 +157,8 @@ def nodata_of(path: str | Path | Encoded) -> float | None:
     """Give the number that GDAL's tag in a TIFF mask says is no data; None where it says nothing."""
     try:
         with opened(as_file(path), None) as image:
-            value = tiff_tag(image, 42113) if image.format == "TIFF" else None
-        return None if value is None else float(str(value).strip("\0 "))
-    except (NotOpened, ValueError):
+            return nodata_in(tiff_tag(image, NODATA))
+    except NotOpened:
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,19 +19,38 @@ from fullyconv.images.tiff import open_windows
 
 @dataclass(frozen=True)
 class Raster:
-    """An image in memory.
+    """An image in memory, which is read in windows like a `TiffImage`.
 
     Args:
         pixels: (H, W, C) uint8.
-        void: (H, W), which pixels hold no data; None where all hold some.
+        empty: (H, W), which pixels hold no data; None where all hold some.
         place: where it lies on the earth.
         note: what a person should know of its values.
     """
 
     pixels: Pixels
-    void: npt.NDArray[np.bool_] | None = None
+    empty: npt.NDArray[np.bool_] | None = None
     place: Georeference | None = None
     note: str | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+    @property
+    def has_void(self) -> bool:
+        """Whether some pixels hold no data."""
+        return self.empty is not None
+
+    def read(self, top: int, left: int, bottom: int, right: int) -> Pixels:
+        """Give a window; it is a view."""
+        return self.pixels[top:bottom, left:right]
+
+    def void(self, top: int, left: int, bottom: int, right: int) -> npt.NDArray[np.bool_]:
+        """Tell which pixels of a window hold no data, (h, w)."""
+        assert self.empty is not None
+        return self.empty[top:bottom, left:right]
 
 
 def read_raster(
@@ -51,10 +71,9 @@ def read_raster(
     windows = None if place is None else open_windows(source, channels, value_range)
     if windows is not None:
         with windows:
-            height, width = windows.size
-            if windows.has_void and height * width <= max_pixels:
-                pixels = windows.read(0, 0, height, width)
-                void = windows.void(0, 0, height, width)
+            whole = (0, 0, *windows.size)
+            if windows.has_void and math.prod(windows.size) <= max_pixels:
+                pixels, void = windows.read(*whole), windows.void(*whole)
                 return Raster(pixels, void if void.any() else None, place, windows.note)
     pixels, note = read_noting(source, channels, max_pixels, value_range)
     if place is not None and windows is None and isinstance(source, str | Path):

@@ -12,6 +12,7 @@ import math
 import zlib
 from collections import OrderedDict
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from fullyconv.errors import DatasetError
+from fullyconv.images.georeference import NODATA, Georeference, georeference_of, nodata_in
 from fullyconv.images.opening import Encoded, File, is_tiff
 from fullyconv.images.pixels import Pixels, ValueRange, faint, gray_of, repeat, rgb_of, to_bytes
 
@@ -30,7 +32,6 @@ COMPRESSIONS = (1, 5, 8, 32773, 32946)
 
 _PLAIN = (1, 8, 32773, 32946)  # tifffile decodes these by itself
 
-GDAL_NODATA = 42113  # tag
 _MULTIPLIED_IN = 1  # kind of a band of transparency, by which the colors were multiplied
 
 _SEGMENT = 2**26  # bytes of the largest strip or tile that is decoded for a window; all that are kept take as much
@@ -49,7 +50,6 @@ class TiffImage:
 
     Attributes:
         path: the file; None of one in memory.
-        refusal: why the file cannot be read in windows, but only as a whole; empty if it can.
 
     Raises:
         ImportError: if tifffile is not installed.
@@ -81,15 +81,14 @@ class TiffImage:
                 self._check_bands()
                 for page in self._pages:
                     bound_segments(page, self._file, file)
-                self.refusal = self._windows_refused()
+                if len(self._pages) == self._planes == 1 and self._page.is_memmappable and isinstance(file, Path):
+                    # rows of windows are read straight into their place, a hundred thousand of them from a large image
+                    self._raw = file.open("rb", buffering=0)
             except (DatasetError, ImportError):
                 raise
             except Exception as error:  # TiffFileError, ValueError, struct.error, whatever a damaged header makes of it
                 why = f"damaged, or a TIFF of a rare kind ({error}); save it anew, with deflate"
                 raise DatasetError(f"{self._name}: {why}") from error
-            if len(self._pages) == self._planes == 1 and self._page.is_memmappable and isinstance(file, Path):
-                # rows of windows are read straight into their place, a hundred thousand of them from a large image
-                self._raw = file.open("rb", buffering=0)
             stack.pop_all()  # from here on who made it closes it
 
     def _main_pages(self) -> list[Any]:
@@ -147,18 +146,6 @@ class TiffImage:
             "bands, in_channels= (--in-channels), that the files have, the same in all of them"
         )
 
-    def _windows_refused(self) -> str:
-        page = self._page
-        if page.is_memmappable and self._planes == len(self._pages) == 1:
-            return ""
-        if math.prod(page.chunks) * page.dtype.itemsize * self._planes * len(self._pages) > _SEGMENT:
-            return "its strips are too large to be decoded one by one; save it in tiles"
-        try:
-            self._segment(0, 0)
-        except DatasetError:
-            return "its compression needs a decoder that is not there, or it is damaged"
-        return ""
-
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels."""
@@ -173,16 +160,31 @@ class TiffImage:
     @property
     def nodata(self) -> float | None:
         """The number that GDAL's tag says is no data; None where it says nothing."""
-        tag = self._page.tags.get(GDAL_NODATA)
-        try:
-            return None if tag is None else float(str(tag.value).strip("\0 "))
-        except ValueError:
-            return None
+        tag = self._page.tags.get(NODATA)
+        return None if tag is None else nodata_in(tag.value)
+
+    @cached_property
+    def place(self) -> Georeference | None:
+        """Where on the earth it lies."""
+        return georeference_of(self.path)
 
     @property
     def has_void(self) -> bool:
-        """Whether some pixels may hold no data: by GDAL's tag, or by a band of transparency."""
-        return self.nodata is not None or self._alpha() is not None
+        """Whether some pixels of what lies on the earth may hold no data: by GDAL's tag, or a band of transparency."""
+        return self.place is not None and (self.nodata is not None or self._alpha() is not None)
+
+    def has_windows(self) -> bool:
+        """Tell whether its parts are small enough to be decoded one by one, and can be decoded."""
+        page = self._page
+        if self._raw is not None:
+            return True
+        if math.prod(page.chunks) * page.dtype.itemsize * self._planes * len(self._pages) > _SEGMENT:
+            return False
+        try:
+            self._segment(0, 0)
+        except DatasetError:
+            return False
+        return True
 
     def close(self) -> None:
         """Close the file."""
@@ -325,10 +327,10 @@ def open_windows(source: object, channels: int, value_range: ValueRange | None =
         image = TiffImage(Path(source), channels, value_range)
     except (ImportError, DatasetError):
         return None
-    if image.refusal:
-        image.close()
-        return None
-    return image
+    if image.has_windows():
+        return image
+    image.close()
+    return None
 
 
 def bound_segments(page: Any, file: Any, path: File) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, NamedTuple, overload
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -23,7 +23,6 @@ from fullyconv.geometry import Geometry
 from fullyconv.inference import kernels
 from fullyconv.upsampling import interpolation_matrix
 
-Confidence = Literal["probability", "entropy"]
 Route = Literal["auto", "torch", "compiled"]
 
 BAND_BYTES = 2**23  # of numbers at a time; more is no faster, because it leaves the processor's cache
@@ -34,48 +33,15 @@ _LARGEST_BLOCK = 32  # pixels along an axis that are decided together
 _WORTH_COMPILING = 2**22  # logits; below, importing and starting the compiled loop takes longer than the torch route
 
 
-@overload
-def upsample_argmax(
-    scores: Tensor,
-    source: Geometry,
-    size: tuple[int, int],
-    *,
-    origin: tuple[int, int] = ...,
-    confidence: None = ...,
-    abstain: float | None = ...,
-    ignore_index: int = ...,
-    route: Route = ...,
-    band_bytes: int | None = ...,
-) -> Tensor: ...
-
-
-@overload
-def upsample_argmax(
-    scores: Tensor,
-    source: Geometry,
-    size: tuple[int, int],
-    *,
-    origin: tuple[int, int] = ...,
-    confidence: Confidence,
-    abstain: float | None = ...,
-    ignore_index: int = ...,
-    route: Route = ...,
-    band_bytes: int | None = ...,
-) -> tuple[Tensor, Tensor]: ...
-
-
 def upsample_argmax(
     scores: Tensor,
     source: Geometry,
     size: tuple[int, int],
     *,
     origin: tuple[int, int] = (0, 0),
-    confidence: Confidence | None = None,
-    abstain: float | None = None,
-    ignore_index: int = 255,
     route: Route = "auto",
     band_bytes: int | None = None,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Tensor:
     """Find the class with the highest interpolated score at every pixel, without interpolating all scores.
 
     The labels are those of ``resample(scores, source, Geometry.IDENTITY, size).argmax(1)``, the lowest class on a tie;
@@ -89,22 +55,16 @@ def upsample_argmax(
         size: height and width of the wanted labels, in pixels.
         origin: (row, column) of the first pixel wanted, so that a large image can be labeled window by window.
             Positions outside the map are clamped to it.
-        confidence: "probability" for the softmax probability of the best class, "entropy" for the entropy of the
-            softmax in nats. Either needs all classes at all pixels, in bands, and takes correspondingly longer.
-        abstain: pixels whose best class has a probability below this get the label `ignore_index`.
-        ignore_index: the label of such pixels; no class, and at most 255 where labels are uint8.
         route: "torch" for plain torch operations on any device, "compiled" for numba on the CPU in float32, "auto" for
             the compiled loop where it applies, is installed, and the map is large enough to be worth it.
         band_bytes: bytes of numbers that are worked on at a time; by default 8 MiB, on accelerators 128 MiB.
 
     Returns:
-        (N, H, W) labels, uint8 for at most 255 classes (so that 255 stays free for pixels without a class), else int32;
-        with `confidence` also (N, H, W) float32.
+        (N, H, W) labels, uint8 for at most 255 classes (so that 255 stays free for pixels without a class), else int32.
 
     Raises:
         ValueError: if scores are not floating numbers (N, K, h, w) with at least one class and one cell, or hold NaN;
-            if size is not positive; if ignore_index, with abstain, is a class or no label; if route="compiled" is not
-            possible.
+            if size is not positive; if route="compiled" is not possible.
 
     Example:
         >>> vgg = Geometry((32, 32), (15.5, 15.5), (404, 404))
@@ -112,11 +72,8 @@ def upsample_argmax(
         >>> scores[:, 15, :, 8:] = 4.0
         >>> upsample_argmax(scores, vgg, (375, 500))[0, 100, [0, 255, 256, 499]].tolist()
         [0, 15, 15, 15]
-        >>> labels, probability = upsample_argmax(scores, vgg, (375, 500), confidence="probability")
-        >>> round(float(probability[0, 0, 499]), 3)
-        0.732
     """
-    _check(scores, size, confidence, abstain, ignore_index, route)
+    _check(scores, size)
     if band_bytes is None:
         # every band costs a few dozen launches on an accelerator, which has no cache of this size to stay in
         band_bytes = BAND_BYTES if scores.device.type == "cpu" else 16 * BAND_BYTES
@@ -133,14 +90,7 @@ def upsample_argmax(
             columns = columns.to(scores.device)
             for one, out in zip(scores, labels, strict=True):
                 _label(one, rows, columns, out, band_bytes)
-        if confidence is None and abstain is None:
-            return labels
-        probability, entropy = _softmax(scores, rows, columns.to(scores.device), confidence == "entropy", band_bytes)
-        if abstain is not None:
-            labels.masked_fill_(probability < abstain, ignore_index)
-    if confidence is None:
-        return labels
-    return labels, probability if entropy is None else entropy
+    return labels
 
 
 def scaled_argmax(scores: Tensor, source: Geometry, seen: tuple[int, int], size: tuple[int, int]) -> Tensor:
@@ -169,7 +119,7 @@ def scaled_argmax(scores: Tensor, source: Geometry, seen: tuple[int, int], size:
         >>> scaled_argmax(scores, stride8, (32, 32), (8, 8))[0, 0].tolist()
         [0, 0, 0, 1, 1, 1, 1, 1]
     """
-    _check(scores, size, None, None, 255, "auto")
+    _check(scores, size)
     with torch.no_grad():
         scores = _finite(scores.detach())
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
@@ -438,43 +388,14 @@ def _label_compiled(
             done.result()
 
 
-def _softmax(
-    scores: Tensor, rows: _Blocks, columns: _Blocks, entropy: bool, band_bytes: int
-) -> tuple[Tensor, Tensor | None]:
-    """Give the largest softmax probability (N, H, W) at all pixels, and the entropy if wanted, both float32."""
-    n, classes, _, _ = scores.shape
-    shape = (n, len(rows.block), len(columns.block))
-    probability = scores.new_empty(shape, dtype=torch.float32)
-    spread = scores.new_empty(shape, dtype=torch.float32) if entropy else None
-    dtype = torch.promote_types(scores.dtype, torch.float32)
-    fx, weight = (axis.weight.to(scores.device, dtype) for axis in (columns, rows))
-    low_x, high_x = columns.low[columns.block], columns.high[columns.block]
-    low, high = rows.low[rows.block], rows.high[rows.block]
-    height = max(1, band_bytes // (4 * classes * shape[2]))
-    for begin in range(0, shape[1], height):
-        end = min(begin + height, shape[1])
-        top, bottom = int(low[begin]), int(high[begin:end].max()) + 1
-        low_y, high_y = ((cells[begin:end] - top).to(scores.device) for cells in (low, high))
-        fy = weight[begin:end, None]
-        for image in range(n):
-            part = scores[image, :, top:bottom].to(dtype)
-            wide = torch.lerp(part.index_select(2, low_x), part.index_select(2, high_x), fx)
-            logits = torch.lerp(wide.index_select(1, low_y), wide.index_select(1, high_y), fy)
-            logits -= logits.amax(0)
-            parts = logits.exp()
-            total = parts.sum(0)
-            probability[image, begin:end] = total.reciprocal()
-            if spread is not None:
-                spread[image, begin:end] = total.log() - parts.mul_(logits).sum(0) / total
-    return probability, spread
-
-
 def _label_type(classes: int) -> torch.dtype:
     return torch.uint8 if classes <= 255 else torch.int32
 
 
 def _to_compile(scores: Tensor, size: tuple[int, int], route: Route) -> bool:
     """Tell whether the compiled loop is wanted and possible."""
+    if route not in get_args(Route):
+        raise ValueError(f"route={route!r} is not known. Choose 'auto', 'torch' or 'compiled'.")
     possible = scores.device.type == "cpu" and scores.dtype != torch.float64
     if route == "compiled":
         if not possible:
@@ -501,14 +422,7 @@ def _finite(scores: Tensor) -> Tensor:
     return scores.clamp(-most, most)
 
 
-def _check(
-    scores: Tensor,
-    size: tuple[int, int],
-    confidence: str | None,
-    abstain: float | None,
-    ignore_index: int,
-    route: str,
-) -> None:
+def _check(scores: Tensor, size: tuple[int, int]) -> None:
     if scores.ndim != 4 or min(scores.shape[1:]) < 1 or not scores.is_floating_point():
         raise ValueError(
             f"scores of shape {tuple(scores.shape)} and type {scores.dtype} must be floating numbers (N, K, h, w) with "
@@ -516,16 +430,3 @@ def _check(
         )
     if min(size) < 1:
         raise ValueError(f"size={tuple(size)} must be a positive height and width.")
-    if confidence not in (None, "probability", "entropy"):
-        raise ValueError(f"confidence={confidence!r} is not known. Choose 'probability', 'entropy' or None.")
-    if route not in ("auto", "torch", "compiled"):
-        raise ValueError(f"route={route!r} is not known. Choose 'auto', 'torch' or 'compiled'.")
-    if abstain is not None:
-        classes = scores.shape[1]
-        limit = torch.iinfo(_label_type(classes)).max
-        least = torch.iinfo(_label_type(classes)).min
-        if 0 <= ignore_index < classes or not least <= ignore_index <= limit:
-            raise ValueError(
-                f"ignore_index={ignore_index} must be no class and fit the labels of {classes} classes: "
-                f"choose {classes}..{limit}."
-            )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
@@ -24,9 +24,10 @@ from fullyconv.images.pixels import ValueRange, check_range
 from fullyconv.images.raster import Raster, read_raster
 from fullyconv.images.tiff import TiffImage, open_windows
 from fullyconv.inference import batches
-from fullyconv.inference.budget import available_processors, most_pixels, naming_memory, parse_memory
+from fullyconv.inference.budget import available_processors, most_pixels, naming_memory
 from fullyconv.inference.identity import file_identity, identity
 from fullyconv.inference.journal import Journal
+from fullyconv.inference.options import Halo, Options, Probabilities
 from fullyconv.inference.outcomes import FolderResult, Predicted
 from fullyconv.inference.outputs import ONE_HEAD, Outputs
 from fullyconv.inference.segmentation import Segmentation, of_head
@@ -65,7 +66,7 @@ class FolderOptions(Outputs):
     """
 
     memory: int | str | None = None
-    halo: int | Literal["exact"] = "exact"
+    halo: Halo = "exact"
     flip: bool = False
     scales: Sequence[float] | None = None
     every: int = 1
@@ -83,18 +84,16 @@ class FolderOptions(Outputs):
             raise ValueError(f'mask_format={self.mask_format!r}: give "png" or "tif"')
         if self.value_range is not None:
             check_range(self.value_range)
-        if self.memory is not None:
-            parse_memory(self.memory)
-        if self.scales is not None and not (self.scales and all(0 < scale <= 16 for scale in self.scales)):
-            raise ValueError(f"scales={list(self.scales)}: give one or more numbers above 0, such as 0.75 1 1.25")
+        Options(**self.predicting)
         for name, number in (("batch", self.batch), ("workers", self.workers)):
             if number is not None and number < 1:
                 raise ValueError(f"{name}={number!r}: a whole number, at least 1")
 
     @property
     def predicting(self) -> dict[str, Any]:
-        """What ``predict`` of a predictor is told."""
-        told = {"memory": self.memory, "halo": self.halo, "flip": self.flip, "scales": list(self.scales or [1.0])}
+        """What ``predict`` of a predictor is told: the fields of `Options`."""
+        scales = [1.0] if self.scales is None else list(self.scales)
+        told = {"memory": self.memory, "halo": self.halo, "flip": self.flip, "scales": scales}
         return told | {"probabilities": self.probabilities}
 
     @property
@@ -127,7 +126,7 @@ def predict_folder(
     out: str | Path,
     *,
     overlay: bool = False,
-    probabilities: Literal["top", "all"] | None = None,
+    probabilities: Probabilities | None = None,
     polygons: Literal["geojson", "coco"] | None = None,
     heatmaps: Sequence[str] = (),
     masks: bool = True,
@@ -298,10 +297,12 @@ class FolderPlan:
         for one in self._inputs:
             yield from ((one.source, target) for target in self._files_of(one, heads))
 
-    def _refuse_collisions(self) -> None:
+    def _refuse_collisions(self, heads: Sequence[str] = ONE_HEAD) -> None:
+        """Refuse to write a file twice, or over what is to be segmented."""
         claimed: dict[Path, Path] = {}
         folders = {one.target: one.source for one in self.videos} if self.options.masks else {}
-        for source, target in self._files():
+        given = {_place(one.source) for one in self._inputs}
+        for source, target in self._files(heads):
             # the mask of an image that is called like the frame of a video
             frame_of = folders.get(target.parent) if target.stem.isdecimal() else None
             other = frame_of or claimed.setdefault(target, source)
@@ -309,19 +310,10 @@ class FolderPlan:
                 raise ValueError(
                     f"{other} and {source} would both be written to {target}: predict them into two folders"
                 )
-            if target.exists() and target.samefile(source):
+            if target.exists() and _place(target) in given:
                 raise ValueError(
-                    f"out={str(self.out)!r}: {source} would be overwritten by its own mask; choose another folder"
-                )
-
-    def _refuse_own(self, heads: Sequence[str]) -> None:
-        """Refuse to write what the heads of a model give over what was to be segmented."""
-        given = {one.source.resolve() for one in self._inputs}
-        for _, target in self._files(heads):
-            if target.resolve() in given:
-                raise ValueError(
-                    f"out={str(self.out)!r}: {target} would be overwritten by a mask of another image; choose another "
-                    "folder"
+                    f"out={str(self.out)!r}: {target} would be overwritten by its own mask or that of another image; "
+                    "choose another folder"
                 )
 
     def _key(self, target: Path, frame: int | None = None) -> str:
@@ -362,7 +354,7 @@ class FolderPlan:
         heads = list(predictor.labels) if isinstance(predictor.labels, Mapping) else [""]
         options = self._options_for(predictor)
         if heads != [""]:
-            self._refuse_own(heads)
+            self._refuse_collisions(heads)
         before = self.total - self.left
         predicted: list[Predicted] = []
         self._open(heads)
@@ -437,14 +429,19 @@ class FolderPlan:
         stamps: dict[_Input, list[Any]] = {}
         most, workers = self._at_once(predictor, options)
 
-        def read(one: _Input) -> Raster | Path | None:
+        def read(one: _Input) -> Raster | TiffImage | Path:
             stamps[one] = file_identity(one.source)  # before it is read: it may be replaced meanwhile
-            return self._read(predictor, one.source)
+            try:
+                with naming_memory(str(one.source)):
+                    return self._read(predictor, one.source)
+            except ImportError as error:  # a file of a kind that needs an extra
+                raise DatasetError(str(error)) from error
 
         def predict(ones: Sequence[_Input], read: Sequence[Any]) -> list[Callable[[], Predicted]]:
             with naming_memory(str(ones[0].source)):
-                if read[0] is None:  # too large to be held as a whole
-                    done = self._predict_large(predictor, ones[0], options)
+                if isinstance(read[0], TiffImage):  # too large to be held as a whole
+                    with read[0]:
+                        done = self._predict_large(predictor, read[0], ones[0], options)
                     return [lambda: done]
                 if len(ones) > 1:
                     results = predictor.predict_batch(read, memory=options["memory"])
@@ -471,21 +468,18 @@ class FolderPlan:
         self._journal.note(self._key(one.target), stamp, one.index, told)
         return predicted
 
-    def _windows(self, predictor: Any, path: Path) -> TiffImage | None:
-        known = predictor.preprocessing
-        return open_windows(path, known.in_channels, self.options.value_range or known.value_range)
-
-    def _read(self, predictor: Any, path: Path) -> Raster | Path | None:
-        """Decode an image; None for one that is to be read window by window."""
+    def _read(self, predictor: Any, path: Path) -> Raster | TiffImage | Path:
+        """Decode an image, or open one that is to be read window by window."""
         known = getattr(predictor, "preprocessing", None)
         if known is None:
             return path  # somebody else's predictor, which reads by itself
         channels, bits = known.in_channels, self.options.value_range or known.value_range
-        if hasattr(predictor, "predict_to") and (windows := self._windows(predictor, path)) is not None:
-            with windows:
-                whole = self.options.overlay or self.options.polygons or self.options.heatmaps
-                if windows.size[0] * windows.size[1] > (MAX_PIXELS if whole else LARGE):
-                    return None
+        windows = open_windows(path, channels, bits) if hasattr(predictor, "predict_to") else None
+        if windows is not None:
+            whole = self.options.overlay or self.options.polygons or self.options.heatmaps
+            if windows.size[0] * windows.size[1] > (MAX_PIXELS if whole else LARGE):
+                return windows
+            windows.close()
         most = most_pixels(self.options.memory, channels)
         return read_raster(path, channels, max_pixels=most, value_range=bits)
 
@@ -499,7 +493,7 @@ class FolderPlan:
         seen = {heatmap.label: heatmap.most for heatmap in heatmaps.values()}
         return Predicted(one.source, one.target, _shares(results), heatmaps=seen, note=note)
 
-    def _predict_large(self, predictor: Any, one: _Input, options: dict[str, Any]) -> Predicted:
+    def _predict_large(self, predictor: Any, image: TiffImage, one: _Input, options: dict[str, Any]) -> Predicted:
         """Segment an image that is read in windows and written in bands."""
         wanted = self.options
         for what, name in ((wanted.polygons, "polygons"), (wanted.heatmaps, "heat maps")):
@@ -509,7 +503,6 @@ class FolderPlan:
                 )
         beside = (wanted.probabilities, one.target.with_suffix(".npz")) if wanted.probabilities else None
         options = options | {"probabilities": beside}
-        image = self._windows(predictor, one.source) or one.source
         done = predictor.predict_to(image, one.target, preview=wanted.overlay, **options)
         results = done if isinstance(done, Mapping) else {"": done}
         notes = {result.note for result in results.values() if result.note is not None}
@@ -539,50 +532,37 @@ class FolderPlan:
         *overlays, table = self.options.of_video(one.target)
         overlay = overlays[0] if overlays else None
         stamp = file_identity(one.source)
-        written: deque[int] = deque()  # frames of this run that are not noted yet
 
         def also(frame: Frame, result: Segmentation, head: str) -> None:
             target = mask_of(folder_of(one.target, head), frame.number)
             target.unlink(missing_ok=True)  # a mask that is there after this is one of this run
             self.options.write_beside(result, f"{one.source.name}/{frame.number:06}", target)
 
-        def known(number: int) -> bool:
-            done = self._frame_is_done(one, number, heads)
-            if not done:
-                written.append(number)
-            return done
-
-        def note(most: int) -> None:
-            while len(written) > most:
-                self._journal.note(self._key(one.target, written.popleft()), stamp, one.index)
-
-        def shown(done: int, expected: int | None) -> None:
-            note(1)  # the frame before this one is on disk
-            if frames is not None:
-                frames(one.source, done, expected)
-
-        try:
-            film = predict_video(
-                predictor,
-                one.source,
-                masks=one.target if masks else None,
-                overlay=overlay,
-                table=table,
-                every=self.options.every,
-                also=also if masks else None,
-                known=known if masks else None,
-                progress=shown,
-                **options,
-            )
-        finally:
-            while written:  # of a run that ends here, what was written whole
-                number = written.popleft()
-                if all(file.is_file() for file in self.options.of_frame(one.target, number, heads)):
-                    self._journal.note(self._key(one.target, number), stamp, one.index)
+        film = predict_video(
+            predictor,
+            one.source,
+            masks=one.target if masks else None,
+            overlay=overlay,
+            table=table,
+            every=self.options.every,
+            also=also if masks else None,
+            known=(lambda number: self._frame_is_done(one, number, heads)) if masks else None,
+            written=(lambda number: self._journal.note(self._key(one.target, number), stamp, one.index))
+            if masks
+            else None,
+            progress=None if frames is None else partial(frames, one.source),
+            **options,
+        )
         films = film if isinstance(film, Mapping) else {"": film}
         target = overlay or (one.target if masks else table)
         done = Predicted(one.source, target, _shares(films), frames=next(iter(films.values())).frames)
         return self._noted(one, done, stamp)
+
+
+def _place(path: Path) -> tuple[int, int]:
+    """Tell a file from all others, whatever names lead to it."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def _shares(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:

@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fullyconv.geometry import Geometry
-from fullyconv.inference.tiles import Network, Options, Size, image_of, plan, region, tell_of_seams
-from fullyconv.inference.windows import ArrayImage, Continued, Mirrored, Scaled, WindowedImage
+from fullyconv.images.raster import Raster
+from fullyconv.inference.options import Options
+from fullyconv.inference.tiles import Network, Size, image_of, plan, region, tell_of_seams
+from fullyconv.inference.windows import Continued, Mirrored, Scaled, WindowedImage
 from fullyconv.upsampling import interpolation_matrix
 
 _BAND = 2**22  # pixels that are interpolated at a time
@@ -36,7 +38,7 @@ def shares_of_class(
     its outermost rows and columns, so that every pixel has its window.
 
     Args:
-        network: what scores cells; in evaluation mode.
+        network: what scores cells, by one head; in evaluation mode.
         pixels: (H, W, C) uint8.
         index: of the class.
         sizes: heights and widths that the image is looked at.
@@ -49,14 +51,15 @@ def shares_of_class(
     Raises:
         ValueError: if the memory does not hold the smallest tile, or the scores are NaN.
     """
-    own, at = (pixels.shape[0], pixels.shape[1]), network.geometry
+    (head,) = network.heads.values()
+    own, at = (pixels.shape[0], pixels.shape[1]), head.geometry
     margin = (
         max(0, math.floor(at.center[0] / network.align)) * network.align,
         max(0, math.floor(at.center[1] / network.align)) * network.align,
     )
     values = np.zeros(own, np.float32)
     for size, mirrored in itertools.product(sizes, (False, True) if flip else (False,)):
-        image: WindowedImage = ArrayImage(pixels)
+        image: WindowedImage = Raster(pixels)
         if size != own:
             image = Scaled(image, size)
         if mirrored:
@@ -82,21 +85,22 @@ def _cells(network: Network, image: WindowedImage, index: int, options: Options)
     chosen = plan(network, image.size, options)
     if not chosen.exact:
         tell_of_seams(network, options, len(chosen.tiles))
+    ((name, head),) = network.heads.items()
     grid: list[list[Shares]] = []
     for tile in chosen.tiles:
-        window = region(network, tile, image.size)
-        scores = network.scores(image_of(network, image, window))
+        window = region(network, head, tile, image.size)
+        scores = network.scores(image_of(network, image, window))[name]
         share = scores.float().softmax(1)[0, index].cpu().numpy()
-        rows, columns = (_owned(network, tile, window, axis, image.size) for axis in (0, 1))
+        rows, columns = (_owned(head.geometry, tile, window, axis, image.size) for axis in (0, 1))
         if tile[1] == 0:
             grid.append([])
         grid[-1].append(share[rows, columns])
     return np.concatenate([np.concatenate(row, 1) for row in grid])
 
 
-def _owned(network: Network, tile: Sequence[int], window: Sequence[int], axis: int, size: Size) -> slice:
+def _owned(geometry: Geometry, tile: Sequence[int], window: Sequence[int], axis: int, size: Size) -> slice:
     """Give the cells of a window that was read whose centers lie on its tile; what is beyond goes with the last one."""
-    stride, center = network.geometry.stride[axis], network.geometry.center[axis]
+    stride, center = geometry.stride[axis], geometry.center[axis]
     skipped = round(window[axis] / stride)  # a window begins at a multiple of the strides
     start, stop = tile[axis], tile[axis + 2]
     first = 0 if start == 0 else max(0, math.ceil((start - center) / stride)) - skipped

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -18,16 +18,14 @@ from torch import Tensor
 from fullyconv.errors import tell
 from fullyconv.geometry import Geometry
 from fullyconv.images import ImageInput, MaskWriter, visible
-from fullyconv.images.georeference import georeference_of
 from fullyconv.images.raster import Raster, read_raster
 from fullyconv.images.tiff import TiffImage, open_windows
 from fullyconv.inference.argmax import scaled_argmax, upsample_argmax
 from fullyconv.inference.budget import most_pixels
+from fullyconv.inference.options import Options
 from fullyconv.inference.processor import sent
-from fullyconv.inference.scaling import scaled_size
-from fullyconv.inference.segmentation import Segmentation, Written, count, of_head, writing_probabilities
-from fullyconv.inference.tiles import Block, Network, Options, Size, assemble, bands, blocks, fits, together
-from fullyconv.inference.windows import ArrayImage, WindowedImage
+from fullyconv.inference.segmentation import Segmentation, Written, count, of_head, writing_mask, writing_probabilities
+from fullyconv.inference.tiles import Block, Network, assemble, bands, blocks, fits
 from fullyconv.labels import Labels
 from fullyconv.upsampling import resample
 
@@ -39,40 +37,11 @@ ImageSource = ImageInput | Tensor | Raster
 tensor (C, H, W), uint8 or float in 0..1, or an image that `read_raster` has read."""
 
 
-@dataclass(frozen=True)
-class Served:
-    """What is run on images: a network with all of its heads, in evaluation mode.
-
-    Args:
-        networks: what has to be known of each head; one that stands alone is called "".
-        scores: (N, C, H, W) RGB in 0..1 -> for each head its class scores.
-        labels: of each head.
-        short_side: pixels that the shorter side of an image is scaled to before the network looks at it, as it was
-            trained; None leaves the image as it is. An image is never enlarged to more than 4096 pixels along its
-            longer side, so that a long strip of few pixels stays affordable.
-    """
-
-    networks: Mapping[str, Network]
-    scores: Callable[[Tensor], Mapping[str, Tensor]]
-    labels: Mapping[str, Labels]
-    short_side: int | None = None
-
-    @property
-    def network(self) -> Network:
-        """Any of the heads, for what they have in common."""
-        return next(iter(self.networks.values()))
-
-    def seen(self, size: Size) -> Size | None:
-        """Give the size that the network looks at an image, if that is another one than its own."""
-        looked = size if self.short_side is None else scaled_size(size, self.short_side)
-        return None if looked == size else looked
-
-
-def segment(served: Served, sources: Sequence[ImageSource], options: Options) -> list[dict[str, Segmentation]]:
+def segment(network: Network, sources: Sequence[ImageSource], options: Options) -> list[dict[str, Segmentation]]:
     """Segment images of one size, as many at once as memory holds; an image that it does not hold, tile by tile.
 
     Args:
-        served: what is run.
+        network: what is run.
         sources: the images, in any form that `ImageSource` names.
         options: memory, halo, flip, scales, and whether probabilities are wanted.
 
@@ -84,52 +53,49 @@ def segment(served: Served, sources: Sequence[ImageSource], options: Options) ->
         ValueError: if a tensor has the wrong shape, type or range, the scores are NaN, or the memory does not hold the
             smallest tile.
     """
-    network = served.network
     rasters = [read(source, network.in_channels, options.memory, network.value_range) for source in sources]
-    size, most = _size(rasters[0]), len(rasters) if options.plain else 0
-    while most and not all(fits(one, size, options, served.seen(size), most) for one in together(served.networks)):
+    size, most = rasters[0].size, len(rasters) if options.plain else 0
+    while most and not fits(network, size, options, most):
         most //= 2
     if not most:
-        return [_in_tiles(served, raster, options) for raster in rasters]
+        return [_in_tiles(network, raster, options) for raster in rasters]
     return [
         result
         for start in range(0, len(rasters), most)
-        for result in _in_one_pass(served, rasters[start : start + most])
+        for result in _in_one_pass(network, rasters[start : start + most])
     ]
 
 
-def _in_one_pass(served: Served, rasters: Sequence[Raster]) -> list[dict[str, Segmentation]]:
+def _in_one_pass(network: Network, rasters: Sequence[Raster]) -> list[dict[str, Segmentation]]:
     """Segment images of one size: the best classes are found by `upsample_argmax`, which makes no logits."""
     pixels = np.stack([raster.pixels for raster in rasters]).transpose(0, 3, 1, 2)
     image = torch.from_numpy(np.ascontiguousarray(pixels))
-    own = _size(rasters[0])
-    seen = served.seen(own) or own
+    own = rasters[0].size
+    seen = network.seen(own)
     if seen != own:
         # on the CPU, because not every accelerator has the antialiased filter; rounded, as torchvision scales bytes
         image = F.interpolate(image.float(), size=seen, mode="bilinear", align_corners=False, antialias=True).round()
-    found = served.scores((sent(image, served.network.device).float() / 255).to(served.network.dtype))
+    found = network.scores((sent(image, network.device).float() / 255).to(network.dtype))
     masks = {}
-    for head, network in served.networks.items():
-        scores, grid = found[head], network.geometry_for(seen)
+    for name, head in network.heads.items():
+        scores, grid = found[name], head.geometry_for(seen)
         best = upsample_argmax(scores, grid, own) if seen == own else _stretched(scores, grid, seen, own)
-        masks[head] = best.cpu().numpy()
+        masks[name] = best.cpu().numpy()
     return [
-        {head: Segmentation.of(raster, masks[head][index], known) for head, known in served.labels.items()}
+        {name: Segmentation.of(raster, masks[name][index], head.labels) for name, head in network.heads.items()}
         for index, raster in enumerate(rasters)
     ]
 
 
-def _in_tiles(served: Served, raster: Raster, options: Options) -> dict[str, Segmentation]:
-    size = _size(raster)
-    found = blocks(served.networks, served.scores, ArrayImage(raster.pixels), options, served.seen(size))
+def _in_tiles(network: Network, raster: Raster, options: Options) -> dict[str, Segmentation]:
     return {
-        head: Segmentation.of(raster, mask, served.labels[head], probabilities)
-        for head, (mask, probabilities) in assemble(found, size).items()
+        name: Segmentation.of(raster, mask, network.heads[name].labels, probabilities)
+        for name, (mask, probabilities) in assemble(blocks(network, raster, options), raster.size).items()
     }
 
 
 def segment_to(
-    served: Served,
+    network: Network,
     source: ImageSource | TiffImage,
     target: str | Path,
     options: Options,
@@ -143,7 +109,7 @@ def segment_to(
     `memory` is given and its half holds the image.
 
     Args:
-        served: what is run.
+        network: what is run.
         source: the image, or a TIFF that is open.
         target: `.png`, `.tif` or `.tiff` file of the mask; `mask.png` becomes `mask.HEAD.png`, as `of_head` says it.
         options: memory, halo, flip, scales, and whether probabilities are wanted.
@@ -160,56 +126,47 @@ def segment_to(
     """
     if (options.probabilities is None) != (probabilities is None):
         raise ValueError("probabilities and their file go together: give both, or none")
-    targets = {head: of_head(Path(target), head) for head in served.networks}
+    targets = {name: of_head(Path(target), name) for name in network.heads}
     for path in targets.values():
         if isinstance(source, str | Path) and path.exists() and path.samefile(source):
             raise ValueError(f"target={str(path)!r}: the image would be overwritten by its own mask; give another name")
-    channels, bits = served.network.in_channels, served.network.value_range
+    channels, bits = network.in_channels, network.value_range
     with contextlib.ExitStack() as stack:
-        image: WindowedImage
-        void: Callable[[int, int, int, int], npt.NDArray[np.bool_]] | None = None
         opened = source if isinstance(source, TiffImage) else open_windows(source, channels, bits)
-        if opened is not None:
-            image = stack.enter_context(opened)
-            place = georeference_of(opened.path)
-            void = opened.void if place is not None and opened.has_void else None
+        image: TiffImage | Raster
+        if opened is None:
+            image = read(cast(ImageSource, source), channels, options.memory, bits)
         else:
-            raster = read(cast(ImageSource, source), channels, options.memory, bits)
-            image, place = ArrayImage(raster.pixels), raster.place
-            void = None if raster.void is None else _windows_of(raster.void)
-        size = image.size
+            image = stack.enter_context(opened)
+        size, has_void = image.size, image.has_void
         files = {}
-        for head, labels in served.labels.items():
-            palette = labels.palette if len(labels.names) <= 256 else None
-            tags = place.tags_of_mask(labels.ignore_index if void else None) if place is not None else ()
-            masks = stack.enter_context(MaskWriter(targets[head], size, palette, labels.dtype, tags))
+        for name, head in network.heads.items():
+            labels = head.labels
+            mask = writing_mask(targets[name], size, labels.dtype, labels, image.place, has_void)
+            masks = stack.enter_context(mask)
             further = None
             if probabilities is not None:
-                shape = (*size, len(labels.names)) if options.probabilities == "all" else size
-                further = stack.enter_context(writing_probabilities(of_head(Path(probabilities), head), shape))
-            files[head] = _Files(labels, masks, further, np.zeros(len(labels.names), np.int64))
+                shape = (*size, labels.num_classes) if options.probabilities == "all" else size
+                further = stack.enter_context(writing_probabilities(of_head(Path(probabilities), name), shape))
+            files[name] = _Files(labels, masks, further, np.zeros(labels.num_classes, np.int64))
         step = -(-max(size) // _PREVIEW)
         small: list[npt.NDArray[np.uint8]] = []
-        found = blocks(served.networks, served.scores, image, options, served.seen(size))
-        for band in bands(found, size[1]):
+        for band in bands(blocks(network, image, options), size[1]):
             window = next(iter(band.values())).window
             top, _, bottom, right = window
             rows = range(-(-top // step) * step, bottom, step) if preview else range(0)
-            empty = None if void is None else void(*window)
-            for head, block in band.items():
-                files[head].write(block, empty, rows, step)
+            empty = image.void(*window) if has_void else None
+            for name, block in band.items():
+                files[name].write(block, empty, rows, step)
             small += [image.read(row, 0, row + 1, right)[0, ::step] for row in rows]
-        note = raster.note if opened is None else opened.note
+        note = image.note
     if opened is not None and opened is not source and note is not None:
         tell(note)
-    for path in targets.values():
-        if place is not None and path.suffix.lower() == ".png":
-            place.save_beside(path)
     written = {}
-    for head, file in files.items():
+    for name, file in files.items():
         shown = Segmentation(np.stack(file.small), file.labels, visible(np.stack(small))) if preview else None
         counts = tuple(int(n) for n in file.counts)
-        written[head] = Written(targets[head], size, file.labels, counts, shown, note)
+        written[name] = Written(targets[name], size, file.labels, counts, shown, note)
     return written
 
 
@@ -231,14 +188,6 @@ class _Files:
         if self.further is not None and block.probabilities is not None:
             self.further(block.probabilities)
         self.small += [block.mask[row - block.window[0], ::step] for row in rows]
-
-
-def _size(raster: Raster) -> Size:
-    return raster.pixels.shape[0], raster.pixels.shape[1]
-
-
-def _windows_of(void: npt.NDArray[np.bool_]) -> Callable[[int, int, int, int], npt.NDArray[np.bool_]]:
-    return lambda top, left, bottom, right: void[top:bottom, left:right]
 
 
 def _stretched(scores: Tensor, grid: Geometry, seen: tuple[int, int], own: tuple[int, int]) -> Tensor:
@@ -281,28 +230,19 @@ def read(
     """
     if isinstance(source, Raster):
         return source
-    if not isinstance(source, Tensor):
-        most = most_pixels(memory, in_channels)
-        raster = read_raster(source, in_channels, max_pixels=most, value_range=value_range)
-        if raster.note is not None:
-            tell(raster.note)
-        return raster
-    if source.is_meta:
-        raise ValueError("source is a tensor on the meta device, which holds no values; give one that does")
-    taken = (1, 3) if in_channels == 3 else (in_channels,)
-    if source.ndim != 3 or source.shape[0] not in taken or 0 in source.shape:
-        raise ValueError(
-            f"source is a tensor of shape {tuple(source.shape)}: expected (C, H, W) with C "
-            f"{' or '.join(map(str, taken))}; take the images of a batch one by one"
-        )
-    image = source.detach().cpu()
-    if image.is_floating_point():
-        if not bool(torch.isfinite(image).all()) or float(image.min()) < 0 or float(image.max()) > 1:
+    most = most_pixels(memory, in_channels)
+    if isinstance(source, Tensor):
+        taken = (1, 3) if in_channels == 3 else (in_channels,)
+        if source.is_meta or source.ndim != 3 or source.shape[0] not in taken:
             raise ValueError(
-                f"source is a floating tensor with values {float(image.min()):.3g}..{float(image.max()):.3g}: expected "
-                "RGB in 0..1, not normalized; divide by 255, or pass uint8"
+                f"source is a tensor of shape {tuple(source.shape)} on {source.device}: expected (C, H, W) with C "
+                f"{' or '.join(map(str, taken))}, and values; take the images of a batch one by one"
             )
-        image = (image * 255).round()
-    elif image.dtype != torch.uint8:
-        raise ValueError(f"source is a tensor of type {image.dtype}: expected uint8, or floating values in 0..1")
-    return Raster(image.to(torch.uint8).expand(in_channels, -1, -1).permute(1, 2, 0).contiguous().numpy())
+        values = source.detach().permute(1, 2, 0).cpu()
+        if values.is_floating_point():  # 0..1, whatever the numbers of files mean
+            values, value_range = values.float(), None
+        source = values.numpy()
+    raster = read_raster(source, in_channels, max_pixels=most, value_range=value_range)
+    if raster.note is not None:
+        tell(raster.note)
+    return raster

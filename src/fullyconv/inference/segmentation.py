@@ -16,7 +16,7 @@ from PIL import Image
 
 from fullyconv.drawing import overlay, percent
 from fullyconv.files import replacing
-from fullyconv.images import MaskWriter, visible, write_mask
+from fullyconv.images import MaskWriter, visible
 from fullyconv.images.georeference import Georeference
 from fullyconv.images.raster import Raster
 from fullyconv.labels import Labels
@@ -59,8 +59,8 @@ class Segmentation:
     ) -> Segmentation:
         """Make a result of the classes of all pixels; those that hold no data are ignored."""
         mask = mask.astype(labels.dtype, copy=False)
-        if raster.void is not None:
-            mask = np.where(raster.void, labels.dtype(labels.ignore_index), mask)
+        if raster.empty is not None:
+            mask = np.where(raster.empty, labels.dtype(labels.ignore_index), mask)
         return cls(mask, labels, visible(raster.pixels), probabilities, raster.place)
 
     @property
@@ -107,16 +107,13 @@ class Segmentation:
         Args:
             path: ends in `.png`, `.tif` or `.tiff` (with the extra `tiff`).
         """
-        path, palette = Path(path), self.labels.palette if len(self.labels.names) <= 256 else None
-        if path.suffix.lower() in (".tif", ".tiff"):
-            empty = self.labels.ignore_index if (self.mask == self.labels.ignore_index).any() else None
-            tags = [] if self.place is None else self.place.tags_of_mask(empty)
-            with MaskWriter(path, (self.mask.shape[0], self.mask.shape[1]), palette, self.mask.dtype, tags) as writer:
-                writer.write(self.mask)
-            return path
-        write_mask(path, self.mask, palette)
-        if self.place is not None:
-            self.place.save_beside(path)
+        path, size = Path(path), (self.mask.shape[0], self.mask.shape[1])
+        void = bool((self.mask == self.labels.ignore_index).any())
+        # only a file of 8 bits holds colors; those TIFFs that are put together later have one type
+        colored = path.suffix.lower() == ".png" and int(self.mask.max()) <= 255
+        kind = np.uint8 if colored else self.labels.dtype
+        with writing_mask(path, size, kind, self.labels, self.place, void) as writer:
+            writer.write(self.mask)
         return path
 
     def save_probabilities(self, path: str | Path) -> Path:
@@ -207,6 +204,31 @@ def of_head(path: Path, head: str) -> Path:
     # a table has no overlay: before .csv it is part of the name of a video
     ending = f".overlay{path.suffix}" if path.stem.endswith(".overlay") and path.suffix != ".csv" else path.suffix
     return path.with_name(f"{path.name.removesuffix(ending)}.{head}{ending}") if head else path
+
+
+@contextmanager
+def writing_mask(
+    path: Path, size: tuple[int, int], dtype: npt.DTypeLike, labels: Labels, place: Georeference | None, void: bool
+) -> Iterator[MaskWriter]:
+    """Write a mask band by band with the palette of its classes, and where it lies.
+
+    Args:
+        path: file to write, as `MaskWriter` takes it.
+        size: height and width, in pixels.
+        dtype: uint8 or uint16.
+        labels: names and colors of the classes.
+        place: where on the earth the image lies.
+        void: whether some pixels may hold no data.
+
+    Yields:
+        What writes the next rows.
+    """
+    palette = labels.palette if len(labels.names) <= 256 else None
+    tags = () if place is None else place.tags_of_mask(labels.ignore_index if void else None)
+    with MaskWriter(path, size, palette, dtype, tags) as writer:
+        yield writer
+    if place is not None and path.suffix.lower() == ".png":
+        place.save_beside(path)
 
 
 @contextmanager

@@ -20,10 +20,11 @@ from fullyconv.images.raster import Raster
 from fullyconv.images.tiff import TiffImage
 from fullyconv.inference import processor
 from fullyconv.inference.folding import fingerprint, fold
-from fullyconv.inference.predict import ImageSource, Served, segment, segment_to
+from fullyconv.inference.options import Halo, Options, Probabilities
+from fullyconv.inference.predict import ImageSource, segment, segment_to
 from fullyconv.inference.processor import Precision
 from fullyconv.inference.segmentation import Segmentation, Written
-from fullyconv.inference.tiles import Halo, Network, Options, Probabilities, Size
+from fullyconv.inference.tiles import Head, Network, Size
 from fullyconv.labels import AnyLabels, Labels, at_edge, by_head
 from fullyconv.preprocessing import Preprocessing
 
@@ -40,7 +41,7 @@ class Predicts:
         """Give what predicts: itself, or what it has for that."""
         return self
 
-    def ready(self) -> AbstractContextManager[Served]:
+    def ready(self) -> AbstractContextManager[Network]:
         """Give what is run, for as long as it is in evaluation mode."""
         raise NotImplementedError
 
@@ -116,8 +117,8 @@ class Predicts:
         """
         wanted, beside = probabilities or (None, None)
         options = Options(memory, halo, flip, tuple(scales), wanted)
-        with self.predictor().ready() as served:
-            return cast(Written, at_edge(segment_to(served, source, target, options, beside, preview)))
+        with self.predictor().ready() as network:
+            return cast(Written, at_edge(segment_to(network, source, target, options, beside, preview)))
 
     def predict_batch(self, rasters: Sequence[Raster], *, memory: int | str | None = None) -> list[Any]:
         """Segment images of one size, as many in one look as memory holds.
@@ -134,8 +135,8 @@ class Predicts:
         return self._segment(rasters, Options(memory))
 
     def _segment(self, sources: Sequence[ImageSource], options: Options) -> list[Any]:
-        with self.predictor().ready() as served:
-            return [at_edge(found) for found in segment(served, sources, options)]
+        with self.predictor().ready() as network:
+            return [at_edge(found) for found in segment(network, sources, options)]
 
 
 class Predictor(Predicts):
@@ -217,37 +218,33 @@ class Predictor(Predicts):
         return self
 
     @contextmanager
-    def ready(self) -> Iterator[Served]:
+    def ready(self) -> Iterator[Network]:
         """Give the model with its heads, for as long as it is in evaluation mode."""
         with evaluating(self._owner), torch.inference_mode():
-            scores, kind = self._ready()
-            short_side = self.preprocessing.short_side
-            yield Served(self._networks(scores, kind), scores, by_head(self.labels), short_side)
+            yield self.network()
 
-    def networks(self) -> dict[str, Network]:
-        """Give what has to be known to run the model on tiles, for each head; one that stands alone is called ""."""
-        return self._networks(*self._ready())
-
-    def _networks(self, scores: Heads, kind: torch.dtype) -> dict[str, Network]:
+    def network(self) -> Network:
+        """Give what has to be known to run the model; it has to be in evaluation mode."""
+        scores, kind = self._ready()
         model, backbone = self.model, self.model.backbone
         alone = isinstance(self.labels, Labels)
         grids = {"": model.geometry} if alone else model.geometry
-        return {
-            head: Network(
-                module=self._owner,
-                scores=partial(_of_head, scores, head),
-                geometry=grids[head],
-                geometry_for=model.geometry_for if alone else partial(_anywhere, grids[head]),
-                classes=len(labels.names),
-                align=math.lcm(*backbone.channels, backbone.size_divisor),
-                least=backbone.min_size,
-                in_channels=self.preprocessing.in_channels,
-                device=self.device,
-                dtype=kind,
-                value_range=self.preprocessing.value_range,
-            )
-            for head, labels in by_head(self.labels).items()
+        heads = {
+            name: Head(labels, grids[name], model.geometry_for if alone else partial(_anywhere, grids[name]))
+            for name, labels in by_head(self.labels).items()
         }
+        return Network(
+            module=self._owner,
+            scores=scores,
+            heads=heads,
+            align=math.lcm(*backbone.channels, backbone.size_divisor),
+            least=backbone.min_size,
+            in_channels=self.preprocessing.in_channels,
+            device=self.device,
+            dtype=kind,
+            value_range=self.preprocessing.value_range,
+            short_side=self.preprocessing.short_side,
+        )
 
     def _ready(self) -> tuple[Heads, torch.dtype]:
         """Give what computes the scores of each head, and the floating type that it takes."""
@@ -318,10 +315,6 @@ class Predictor(Predicts):
             warnings.warn(f"{_EMULATED.format(kind)}: the network is computed in float32", stacklevel=4)
         with torch.autocast("cpu", enabled=False):
             yield
-
-
-def _of_head(scores: Heads, head: str, image: Tensor) -> Tensor:
-    return scores(image)[head]
 
 
 def _anywhere(grid: Geometry, size: Size) -> Geometry:

@@ -12,7 +12,7 @@ import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,14 +25,15 @@ from fullyconv.geometry import Geometry
 from fullyconv.geometry.dispatch import Watch, WithoutData
 from fullyconv.inference.argmax import upsample_argmax
 from fullyconv.inference.budget import parse_memory
+from fullyconv.inference.options import Halo, Options
 from fullyconv.inference.processor import free_memory, sent
+from fullyconv.inference.scaling import scaled_size
 from fullyconv.inference.windows import Mirrored, Scaled, WindowedImage
+from fullyconv.labels import Labels
 from fullyconv.upsampling import resample
 
 Size = tuple[int, int]
 Window = tuple[int, int, int, int]  # top, left, bottom, right
-Halo = Literal["exact"] | int
-Probabilities = Literal["top", "all"]
 
 BAND_BYTES = 2**26  # of logits at a time: a thousand classes at every pixel of a photograph would take gigabytes
 
@@ -42,35 +43,59 @@ _BYTES: weakref.WeakKeyDictionary[nn.Module, float] = weakref.WeakKeyDictionary(
 
 
 @dataclass(frozen=True)
+class Head:
+    """What has to be known of one head of a network.
+
+    Args:
+        labels: of its K classes.
+        geometry: where the cells of its scores lie, and what they depend on.
+        geometry_for: where the scores of an image of a given size are put, which is `geometry` unless they are
+            stretched.
+    """
+
+    labels: Labels
+    geometry: Geometry
+    geometry_for: Callable[[Size], Geometry]
+
+
+@dataclass(frozen=True)
 class Network:
-    """What has to be known of a network to run it on tiles.
+    """What is run on images: a network with all of its heads, in evaluation mode.
 
     Args:
         module: whose use of memory is measured, once.
-        scores: (1, C, H, W) RGB in 0..1 -> (1, K, h, w) class scores.
-        geometry: where the cells of the scores lie, and what they depend on.
-        geometry_for: where the scores of an image of a given size are put, which is `geometry` unless they are
-            stretched.
-        classes: number of classes K.
+        scores: (N, C, H, W) RGB in 0..1 -> for each head its class scores (N, K, h, w).
+        heads: by name; one that stands alone is called "".
         align: a multiple of every stride in the network, in pixels.
         least: smallest side served, in pixels.
         in_channels: channels C.
         device: where it computes.
         dtype: floating type that it expects.
         value_range: the numbers that are black and white in images of more than 8 bits.
+        short_side: pixels that the shorter side of an image is scaled to before the network looks at it, as it was
+            trained; None leaves the image as it is. An image is never enlarged to more than 4096 pixels along its
+            longer side, so that a long strip of few pixels stays affordable.
     """
 
     module: nn.Module
-    scores: Callable[[Tensor], Tensor]
-    geometry: Geometry
-    geometry_for: Callable[[Size], Geometry]
-    classes: int
+    scores: Callable[[Tensor], Mapping[str, Tensor]]
+    heads: Mapping[str, Head]
     align: int
     least: int = 1
     in_channels: int = 3
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
     value_range: tuple[float, float] | None = None
+    short_side: int | None = None
+
+    @property
+    def classes(self) -> int:
+        """Number of classes of all heads, whose scores are in memory at once."""
+        return sum(head.labels.num_classes for head in self.heads.values())
+
+    def seen(self, size: Size) -> Size:
+        """Give the size at which the network looks at an image."""
+        return size if self.short_side is None else scaled_size(size, self.short_side)
 
     def bytes_per_pixel(self) -> float:
         """Estimate the memory that a pixel of the image takes at most while the network runs, without running it."""
@@ -79,46 +104,6 @@ class Network:
             small, large = _peak(self, side), _peak(self, 2 * side)
             _BYTES[self.module] = (large - small) / (3 * side * side)
         return _BYTES[self.module] * _WORKSPACE
-
-
-@dataclass(frozen=True)
-class Options:
-    """How an image is to be segmented.
-
-    Args:
-        memory: bytes, or a word such as "2GB", that a prediction may take beside the network, the image and the mask;
-            None for half of what is free on the device.
-        halo: "exact" reads around each tile what its scores depend on; a number of pixels reads only so many, which is
-            faster and may leave seams.
-        flip: average the probabilities with those of the mirrored image.
-        scales: average the probabilities over the image at these sizes, relative to the one it is looked at.
-        probabilities: None, "top" for that of the winning class, "all" for those of every class.
-
-    Raises:
-        ValueError: if a value is not one of these.
-    """
-
-    memory: int | str | None = None
-    halo: Halo = "exact"
-    flip: bool = False
-    scales: tuple[float, ...] = (1.0,)
-    probabilities: Probabilities | None = None
-
-    def __post_init__(self) -> None:
-        if self.memory is not None:
-            parse_memory(self.memory)
-        if self.halo != "exact" and (isinstance(self.halo, bool) or not isinstance(self.halo, int) or self.halo < 0):
-            raise ValueError(f'halo={self.halo!r}: give "exact", or a number of pixels from 0 on')
-        object.__setattr__(self, "scales", tuple(float(scale) for scale in self.scales))
-        if not self.scales or not all(0 < scale <= 16 for scale in self.scales):
-            raise ValueError(f"scales={self.scales}: give one or more numbers above 0, such as (0.75, 1.0, 1.25)")
-        if self.probabilities not in (None, "top", "all"):
-            raise ValueError(f'probabilities={self.probabilities!r}: give None, "top" or "all"')
-
-    @property
-    def plain(self) -> bool:
-        """Whether the best class of one look at the image is all that is asked for."""
-        return not self.flip and self.scales == (1.0,) and self.probabilities is None
 
 
 @dataclass(frozen=True)
@@ -182,14 +167,13 @@ class Plan:
     exact: bool
 
 
-def plan(network: Network, size: Size, options: Options, seen: Size | None = None) -> Plan:
+def plan(network: Network, size: Size, options: Options) -> Plan:
     """Choose the tiles of an image: the largest whose passes fit in memory, one for all of it if that does.
 
     Args:
         network: what is run.
         size: height and width of the image, in pixels.
         options: how it is segmented.
-        seen: the size that it is looked at, if that is another one.
 
     Returns:
         The tiles.
@@ -197,7 +181,7 @@ def plan(network: Network, size: Size, options: Options, seen: Size | None = Non
     Raises:
         ValueError: if not even the smallest tile fits.
     """
-    looked = seen or size
+    looked = network.seen(size)
     if options.memory is None and math.prod(size) <= _UNMEASURED and math.prod(looked) <= _UNMEASURED:
         return Plan(size, ((0, 0, *size),), True)
     ratio = [max(options.scales) * s / n for s, n in zip(looked, size, strict=True)]
@@ -221,78 +205,55 @@ def plan(network: Network, size: Size, options: Options, seen: Size | None = Non
         for top in range(0, size[0], sides[0])
         for left in range(0, size[1], sides[1])
     )
-    exact = len(tiles) == 1 or (options.halo == "exact" and not network.geometry.global_context)
+    exact = len(tiles) == 1 or (options.halo == "exact" and not _sees_all(network))
     return Plan((sides[0], sides[1]), tiles, exact)
 
 
-def fits(network: Network, size: Size, options: Options, seen: Size | None = None, images: int = 1) -> bool:
+def fits(network: Network, size: Size, options: Options, images: int = 1) -> bool:
     """Tell whether images and the logits of all their pixels fit in memory at once.
 
     Args:
         network: what is run.
         size: height and width of the image, in pixels.
         options: how it is segmented.
-        seen: the size that it is looked at, if that is another one.
         images: how many there are of the size.
     """
-    looked = seen or size
+    looked = network.seen(size)
     if options.memory is None and images * max(math.prod(size), math.prod(looked)) <= _UNMEASURED:
         return True
     passing = math.prod(looked) * network.bytes_per_pixel()
-    logits = 2 * 4 * network.classes * (math.prod(size) + (math.prod(looked) if seen else 0))
+    logits = 2 * 4 * network.classes * (math.prod(size) + (math.prod(looked) if looked != size else 0))
     return images * (passing + logits) <= _budget(options.memory, network.device)
 
 
-def blocks(
-    networks: Mapping[str, Network],
-    scores: Callable[[Tensor], Mapping[str, Tensor]],
-    image: WindowedImage,
-    options: Options,
-    seen: Size | None = None,
-) -> Iterator[dict[str, Block]]:
+def blocks(network: Network, image: WindowedImage, options: Options) -> Iterator[dict[str, Block]]:
     """Segment an image tile by tile, for all heads on one backbone: a tile is read and run once.
 
     The scores of every tile are those of the whole image, unless the network sees all of it at once or the halo is
     chosen smaller; both is said aloud.
 
     Args:
-        networks: what has to be known of each head; in evaluation mode.
-        scores: (1, C, H, W) RGB in 0..1 -> for each head its class scores.
+        network: in evaluation mode.
         image: what is segmented.
         options: how.
-        seen: the size that the network looks at it, if that is another one.
 
     Yields:
         For each head the answer for a tile, row by row from the left.
     """
-    size = image.size
-    # the smallest of the tiles that heads could have fits for all of them
-    chosen, network = min(
-        ((plan(each, size, options, seen), each) for each in together(networks)), key=lambda one: math.prod(one[0].side)
-    )
+    chosen = plan(network, image.size, options)
     if not chosen.exact:
         tell_of_seams(network, options, len(chosen.tiles))
-    views = list(_views(image, options, seen or size))
+    views = list(_views(image, options, network.seen(image.size)))
     for tile in chosen.tiles:
-        scored: dict[str, list[tuple[_View, Tensor, Geometry]]] = {head: [] for head in networks}
+        scored: dict[str, list[tuple[_View, Tensor, Geometry]]] = {name: [] for name in network.heads}
         for view in views:
             known: dict[Window, Mapping[str, Tensor]] = {}  # heads on one grid look at the same pixels
-            for head, one in networks.items():
-                window = region(one, view.cells(tile), view.image.size, options.halo)
+            for name, head in network.heads.items():
+                window = region(network, head, view.cells(tile), view.image.size, options.halo)
                 if window not in known:
-                    known[window] = scores(image_of(one, view.image, window))
-                scored[head].append((view, known[window][head], _placed(one, view, window)))
-        yield {head: _answer(one, scored[head], tile, options) for head, one in networks.items()}
-
-
-def together(networks: Mapping[str, Network]) -> list[Network]:
-    """Give the networks with the classes of all heads, whose scores are in memory at once.
-
-    Args:
-        networks: of each head.
-    """
-    classes = sum(network.classes for network in networks.values())
-    return [replace(network, classes=classes) for network in networks.values()]
+                    known[window] = network.scores(image_of(network, view.image, window))
+                scored[name].append((view, known[window][name], _placed(head, view, window)))
+        yield {name: _answer(head.labels, scored[name], tile, options) for name, head in network.heads.items()}
 
 
 def bands(found: Iterator[dict[str, Block]], width: int) -> Iterator[dict[str, Block]]:
@@ -338,11 +299,12 @@ def assemble(
     return whole
 
 
-def region(network: Network, window: Window, size: Size, halo: Halo = "exact") -> Window:
+def region(network: Network, head: Head, window: Window, size: Size, halo: Halo = "exact") -> Window:
     """Give the pixels that the network has to see so that the logits of a window are those of the whole image.
 
     Args:
         network: what is run.
+        head: whose logits.
         window: of the image, in pixels.
         size: height and width of the image, in pixels.
         halo: "exact", or the pixels around the cells that are seen.
@@ -350,7 +312,7 @@ def region(network: Network, window: Window, size: Size, halo: Halo = "exact") -
     Returns:
         The window to read; it begins at a multiple of all strides and lies in the image.
     """
-    put, own, align = network.geometry_for(size), network.geometry, network.align
+    put, own, align = head.geometry_for(size), head.geometry, network.align
     sides = []
     for axis in (0, 1):
         n, (start, stop) = size[axis], (window[axis], window[axis + 2])
@@ -377,9 +339,9 @@ def image_of(network: Network, photo: WindowedImage, window: Window) -> Tensor:
     return sent(image, network.device).float().div_(255).to(network.dtype)
 
 
-def _placed(network: Network, view: _View, window: Window) -> Geometry:
+def _placed(head: Head, view: _View, window: Window) -> Geometry:
     """Say where the scores of a window that was read lie on the view."""
-    put, own = network.geometry_for(view.image.size), network.geometry
+    put, own = head.geometry_for(view.image.size), head.geometry
     # The tile begins at a multiple of the strides, so that its first cell is a cell of the whole.
     y, x = round(window[0] / own.stride[0]), round(window[1] / own.stride[1])
     return replace(put, center=(put.center[0] + put.stride[0] * y, put.center[1] + put.stride[1] * x))
@@ -400,16 +362,13 @@ def _logits(view: _View, scores: Tensor, geometry: Geometry, window: Window) -> 
     return logits.flip(-1) if view.mirrored else logits
 
 
-def _answer(
-    network: Network, scored: Sequence[tuple[_View, Tensor, Geometry]], tile: Window, options: Options
-) -> Block:
+def _answer(known: Labels, scored: Sequence[tuple[_View, Tensor, Geometry]], tile: Window, options: Options) -> Block:
     top, left, bottom, right = tile
-    dtype = np.uint8 if network.classes <= 255 else np.uint16
-    mask = np.empty((bottom - top, right - left), dtype)
+    classes, mask = known.num_classes, np.empty((bottom - top, right - left), known.dtype)
     kept: npt.NDArray[np.float16] | None = None
     if options.probabilities is not None:
-        kept = np.empty((*mask.shape, *([network.classes] if options.probabilities == "all" else [])), np.float16)
-    rows = max(1, BAND_BYTES // (4 * network.classes * (right - left)))
+        kept = np.empty((*mask.shape, *([classes] if options.probabilities == "all" else [])), np.float16)
+    rows = max(1, BAND_BYTES // (4 * classes * (right - left)))
     for start in range(top, bottom, rows):
         stop = min(bottom, start + rows)
         window = (start, left, stop, right)
@@ -448,22 +407,26 @@ def _views(image: WindowedImage, options: Options, seen: Size) -> Iterator[_View
 
 def tell_of_seams(network: Network, options: Options, tiles: int) -> None:
     """Say why the scores of tiles may differ from those of one pass."""
-    if network.geometry.global_context:
+    if _sees_all(network):
         tell(
             f"the image is segmented in {tiles} tiles, and a part of this network (pooling or attention over the "
             "whole image) sees each tile alone: scores differ from those of one pass, and seams are possible. More "
             "memory makes the tiles larger"
         )
     elif options.halo != "exact":
+        reach = max(max(head.geometry.receptive_field) for head in network.heads.values())
         tell(
             f"the image is segmented in {tiles} tiles with a halo of {options.halo} pixels, less than the scores "
-            f"depend on ({max(network.geometry.receptive_field):.0f} pixels around): seams are possible"
+            f"depend on ({reach:.0f} pixels around): seams are possible"
         )
 
 
-def _reach(network: Network, halo: Halo) -> float:
+def _sees_all(network: Network) -> bool:
+    return any(head.geometry.global_context for head in network.heads.values())
+
+
+def _reach(own: Geometry, align: int, halo: Halo) -> float:
     """Give the most pixels that a tile is read with on either side of its core."""
-    own, align = network.geometry, network.align
     if halo != "exact":
         return halo + max(own.stride) + align
     return max(*own.last, *(-first for first in own.first)) + max(own.stride) + 2 * align
@@ -471,11 +434,12 @@ def _reach(network: Network, halo: Halo) -> float:
 
 def _cost(network: Network, size: Size, side: Size, ratio: Sequence[float], options: Options, views: int) -> float:
     """Estimate the bytes of a tile: its largest pass, the scores of all views, and the logits of a band."""
-    reach = _reach(network, options.halo)
+    grids = [head.geometry for head in network.heads.values()]
+    reach = max(_reach(grid, network.align, options.halo) for grid in grids)
     pixels = 1.0
     for n, s, r in zip(size, side, ratio, strict=True):
         pixels *= max(network.least, min(s * r + 2 * reach, n * r))
-    cells = pixels / (network.geometry.stride[0] * network.geometry.stride[1])
+    cells = pixels / min(math.prod(grid.stride) for grid in grids)
     scores = views * cells * 4 * network.classes
     core = min(side[0], size[0]) * min(side[1], size[1])
     logits = min(4 * network.classes * core, BAND_BYTES) * (2 if options.plain else 4)

@@ -338,6 +338,7 @@ def predict_video(
     every: int = 1,
     also: Callable[[Frame, Segmentation, str], None] | None = None,
     known: Callable[[int], bool] | None = None,
+    written: Callable[[int], None] | None = None,
     progress: Callable[[int, int | None], None] | None = None,
     **options: Any,
 ) -> Any:
@@ -356,6 +357,7 @@ def predict_video(
         every: take every so many-th frame only.
         also: is called with every frame, its segmentation and the head ("" of one) before its mask is written.
         known: tells of the number of a frame whether its mask is there already and is to be taken as it is.
+        written: is called with the number of every frame that was segmented, when all that is made of it is written.
         progress: is called after every frame with the number of frames done and that of all, None where nobody knows.
         options: what the segmenter's ``predict`` takes: memory, flip, scales, ...
 
@@ -387,9 +389,11 @@ def predict_video(
                 if also is not None and fresh:
                     also(frame, result, head)
                 outputs[head].write(frame, result, fresh)
+            if written is not None and fresh:
+                written(frame.number)
 
         writer = stack.enter_context(ThreadPoolExecutor(1))
-        written: Future[None] | None = None
+        pending: Future[None] | None = None
         decoder = stack.enter_context(ThreadPoolExecutor(1))
         frames, done = iter(reader), 0
         decoded = decoder.submit(next, frames, None)
@@ -401,13 +405,13 @@ def predict_video(
             if fresh:
                 answer = segmenter.predict(frame.pixels, **options)
                 results = answer if isinstance(answer, dict) else {"": answer}
-            if written is not None:  # one frame waits to be written, no more
-                written.result()
-            written = writer.submit(write, frame, results, fresh)
+            if pending is not None:  # one frame waits to be written, no more
+                pending.result()
+            pending = writer.submit(write, frame, results, fresh)
             if progress is not None:
                 progress(done, reader.expected)
-        if written is not None:
-            written.result()
+        if pending is not None:
+            pending.result()
     films = {head: output.film(reader.path) for head, output in outputs.items()}
     return films.get("", films)
 

@@ -1,4 +1,4 @@
-"""Images that are read window by window: arrays, and any of them scaled, mirrored or continued."""
+"""Images that are read window by window: a `Raster`, a `TiffImage`, and any of them scaled, mirrored or continued."""
 
 from __future__ import annotations
 
@@ -25,22 +25,6 @@ class WindowedImage(Protocol):
         ...
 
 
-class ArrayImage:
-    """An image in memory.
-
-    Args:
-        pixels: (H, W, C) uint8.
-    """
-
-    def __init__(self, pixels: Pixels) -> None:
-        self.pixels = pixels
-        self.size = (pixels.shape[0], pixels.shape[1])
-
-    def read(self, top: int, left: int, bottom: int, right: int) -> Pixels:
-        """Give a window; it is a view."""
-        return self.pixels[top:bottom, left:right]
-
-
 class Mirrored:
     """An image with left and right exchanged.
 
@@ -65,7 +49,8 @@ class Continued:
         margin: rows above and below, and columns on the left and on the right, in pixels.
 
     Example:
-        >>> Continued(ArrayImage(np.array([[[7], [9]]], np.uint8)), (0, 2)).read(0, 0, 1, 6)[0, :, 0].tolist()
+        >>> from fullyconv.images.raster import Raster
+        >>> Continued(Raster(np.array([[[7], [9]]], np.uint8)), (0, 2)).read(0, 0, 1, 6)[0, :, 0].tolist()
         [7, 7, 7, 9, 9, 9]
     """
 
@@ -92,7 +77,8 @@ class Scaled:
         size: height and width that it is scaled to.
 
     Example:
-        >>> Scaled(ArrayImage(np.full((8, 6, 3), 7, np.uint8)), (4, 9)).read(1, 2, 4, 9).shape
+        >>> from fullyconv.images.raster import Raster
+        >>> Scaled(Raster(np.full((8, 6, 3), 7, np.uint8)), (4, 9)).read(1, 2, 4, 9).shape
         (3, 7, 3)
     """
 
