@@ -15,11 +15,13 @@ import numpy as np
 from PIL import Image
 
 from fullyconv.data import checks
-from fullyconv.data.findings import Finding, Severity, many
+from fullyconv.data.findings import Finding, Severity, joined
+from fullyconv.data.layouts import Source
 from fullyconv.data.looking import Seen, look_at
+from fullyconv.data.masks import AnyReader
 from fullyconv.data.pairs import Pair
-from fullyconv.data.readers import Reader, in_threads, read_both
-from fullyconv.data.sources import Source, broken_pair, find_labels, find_source, two_meanings
+from fullyconv.data.readers import Reader, in_threads, masks_as, read_both
+from fullyconv.data.sources import broken_pair, find_labels, find_source, two_meanings
 from fullyconv.drawing import contact_sheet
 from fullyconv.errors import DatasetError, printable
 from fullyconv.images import visible
@@ -111,7 +113,8 @@ class Diagnosis:
                     lines += [f"    {printable(name, 4096)}" for name in shown]
                     if len(shown) < len(finding.files):
                         lines.append(f"    and {len(finding.files) - len(shown)} more (--all)")
-        lines += ["", f"{many(self.count('error'), 'error')}, {many(self.count('warning'), 'warning')}"]
+        errors, warnings = self.count("error"), self.count("warning")
+        lines += ["", f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}"]
         return "\n".join(lines)
 
     def _table(self, labels: Labels, every: bool) -> list[str]:
@@ -180,25 +183,24 @@ def examine(
 
 def _look_through(diagnosis: Diagnosis, source: Source, naming: Callable[..., None], progress: bool | None) -> None:
     labels, stopped = _labels(source, naming)
-    reader = source.reader if labels is not None or source.named is not None else source.any_reader
+    reader = source.reader if labels is not None or source.named is not None else masks_as(AnyReader, source.reader)
     every = [(split, pair) for split, found in source.splits.items() for pair in found]
     seen = list(_with_bar(in_threads(partial(look_at, reader=reader), every), len(every), progress))
-    problems = checks.problems(seen)
+    problems = joined("error", (one for result in seen for one in result.problems))
     if stopped is not None and not any(str(stopped) in (finding.message, *finding.files) for finding in problems):
         rule = "what the masks hold is not known" if labels is None else "the masks cannot be read as they are"
         if labels is None or not problems:
             diagnosis.findings.append(Finding("error", rule, str(stopped), stopped.files))
     diagnosis.source, diagnosis.labels = source, labels
     diagnosis.splits = {split: len(found) for split, found in source.splits.items()}
-    diagnosis.findings += [*problems, *checks.converted(seen)]
+    diagnosis.findings += [*problems, *checks.swapped(seen), *checks.converted(seen)]
     if labels is not None:
         twice = two_meanings(source, {result.pair.mask: result.counts for result in seen})
         diagnosis.findings += [Finding("error", "a number of two meanings", str(twice), twice.files)] if twice else []
         for check in (checks.stray, checks.empty, checks.occurring):
             diagnosis.findings += check(seen, labels)
     diagnosis.findings += [*checks.enough(diagnosis.splits, source), *checks.twins(seen), *checks.look_alikes(seen)]
-    diagnosis.findings += [*checks.images(seen), *checks.unread(source)]
-    diagnosis.findings += [Finding("note", "how it was read", note) for note in source.notes]
+    diagnosis.findings += [*checks.images(seen), *(Finding("note", "how it was read", note) for note in source.notes)]
     _statistics(diagnosis, seen, labels)
     diagnosis.telling = _telling(seen, labels)
 
@@ -211,7 +213,7 @@ def _labels(source: Source, naming: Callable[..., None]) -> tuple[Labels | None,
     except DatasetError as error:
         stopped = error
     pairs = source.pairs
-    reader: Reader = source.any_reader if source.named is None else source.reader
+    reader: Reader = masks_as(AnyReader, source.reader) if source.named is None else source.reader
     broken = in_threads(partial(broken_pair, reader), pairs)
     sound = [pair for pair, message in zip(pairs, broken, strict=True) if not message]
     if not 0 < len(sound) < len(pairs):

@@ -117,6 +117,11 @@ class JointReader:
     reader: MultiHeadReader
     labels: dict[str, Labels] = field(hash=False)
 
+    @property
+    def channels(self) -> int:
+        """Channels C of an image."""
+        return self.reader.channels
+
     def image(self, pair: Pair) -> npt.NDArray[np.uint8]:
         """Read the image as (H, W, C) uint8."""
         return self.reader.image(pair)

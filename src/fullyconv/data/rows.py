@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fullyconv.data.documents import read_text
-from fullyconv.data.findings import Finding
-from fullyconv.data.layouts import Layout
+from fullyconv.data.layouts import Source
 from fullyconv.data.pairs import Pair
 from fullyconv.data.words import SPLIT_WORDS, meaning_of
 from fullyconv.errors import DatasetError
@@ -19,7 +18,7 @@ from fullyconv.errors import DatasetError
 METADATA = ("metadata.csv", "metadata.jsonl")
 
 
-def from_table(root: Path, given: str) -> Layout:
+def from_table(root: Path, given: str) -> Source:
     """Read the pairs of a table.
 
     Args:
@@ -33,14 +32,14 @@ def from_table(root: Path, given: str) -> Layout:
     path = next((path for path in (root / given, Path(given)) if path.is_file()), None)
     if path is None:
         raise FileNotFoundError(f"pairs={given!r}: no such file, in {root} or here; give a CSV, TSV or JSON-lines file")
-    layout = Layout(f"pairs of {path.name}", root=root)
-    _add_rows(layout, path, _rows_of(path, ("image", "mask")))
-    if not layout.splits and not layout.lost:
+    source = Source(f"pairs of {path.name}", root=root)
+    _add_rows(source, path, _rows_of(path, ("image", "mask")))
+    if not source.splits and not source.lost:
         raise DatasetError(f"{path}: no pairs in it; write the columns image and mask, one pair a line")
-    return layout
+    return source
 
 
-def metadata_layout(root: Path, files: Iterable[Path]) -> Layout | None:
+def metadata_layout(root: Path, files: Iterable[Path]) -> Source | None:
     """Make pairs of the lines of `metadata.csv` or `metadata.jsonl`, as `datasets` wants them in a folder of images.
 
     The column of an image is `file_name` or `image_file_name`; that of its mask is called after masks, labels,
@@ -51,12 +50,12 @@ def metadata_layout(root: Path, files: Iterable[Path]) -> Layout | None:
         files: the metadata files in it.
 
     Returns:
-        The layout, or None where no file has a column of masks.
+        The source, or None where no file has a column of masks.
 
     Raises:
         DatasetError: if a file cannot be read, or several columns could be the masks.
     """
-    layout = Layout(root=root)
+    source = Source(root=root)
     used = []
     for path in sorted(files):
         rows = list(_rows_of(path))
@@ -70,9 +69,9 @@ def metadata_layout(root: Path, files: Iterable[Path]) -> Layout | None:
             (number, {"image": row.get(image), "mask": row.get(mask), "split": row.get("split") or folder})
             for number, row in rows
         )
-        _add_rows(layout, path, named)
-    layout.name = "pairs of " + ", ".join(used)
-    return layout if used else None
+        _add_rows(source, path, named)
+    source.layout = "pairs of " + ", ".join(used)
+    return source if used else None
 
 
 def _metadata_columns(path: Path, names: Sequence[str]) -> tuple[str, str] | None:
@@ -88,18 +87,18 @@ def _metadata_columns(path: Path, names: Sequence[str]) -> tuple[str, str] | Non
     return files[0], masks[0]
 
 
-def _add_rows(layout: Layout, path: Path, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
-    """Add the pairs of lines to a layout; what names no pair is lost."""
+def _add_rows(source: Source, path: Path, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+    """Add the pairs of lines to a source; what names no pair is lost."""
     bad: list[str] = []
     for number, row in rows:
         try:
-            split, pair = _pair_of_row(layout.root, path, f"{path}: line {number}", row)
+            split, pair = _pair_of_row(source.root, path, f"{path}: line {number}", row)
         except DatasetError as error:
             bad.append(str(error))
             continue
-        layout.splits.setdefault(split, []).append(pair)
+        source.splits.setdefault(split, []).append(pair)
     if bad:
-        layout.lost.append(Finding("error", f"lines of {path.name} that name no pair", bad[0], tuple(bad)))
+        source.lose(f"lines of {path.name} that name no pair", bad)
 
 
 def _pair_of_row(root: Path, path: Path, where: str, row: Mapping[str, Any]) -> tuple[str, Pair]:

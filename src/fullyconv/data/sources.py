@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ from fullyconv.data.class_names import (
     two_ends_hint,
 )
 from fullyconv.data.findings import Finding
-from fullyconv.data.layouts import find_layout, is_text, shown
+from fullyconv.data.layouts import Source, find_layout, is_text, shown
 from fullyconv.data.masks import VALUES, AnyReader, MaskReader, decide
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public import PUBLIC, PublicSet, fetch
-from fullyconv.data.readers import FileReader, Reader, count_mask, files_of, in_threads, read_both
+from fullyconv.data.public import PUBLIC, fetch
+from fullyconv.data.readers import FileReader, Reader, count_mask, files_of, in_threads, masks_as, read_both
 from fullyconv.errors import DatasetError, near_miss
 from fullyconv.errors import some as listed
 from fullyconv.images.reading import is_deep, read_noting
@@ -37,59 +37,6 @@ PUBLIC_SETS = tuple(PUBLIC)
 ENVIRONMENT = "FULLYCONV_DATA"
 
 LOOKED_AT = 6  # images, for whether their values are of more bits than they use
-MOST_NAMED = 20  # files of a finding; the doctor names all
-
-
-@dataclass
-class Source:
-    """Hold what is known of a data set before an image of it is used.
-
-    Args:
-        root: its folder.
-        layout: its layout in words.
-        splits: "train", "val", "test" -> pairs, or "all" -> pairs where it has no splits.
-        labels: classes and what the values in the masks mean.
-        notes: what was found out or decided on the way, one sentence each, for people to read.
-        findings: what is wrong, and what was left out.
-        counts: mask -> value -> pixels, of the masks that were read so far.
-        reader: how its files are read.
-        known: the public set that it is, if it is one.
-        in_channels: C of the images.
-        named: the classes, where annotations name them.
-        explicit: whether somebody said what each value means.
-    """
-
-    root: Path
-    layout: str
-    splits: dict[str, list[Pair]]
-    labels: Labels
-    notes: list[str] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-    counts: dict[Path, dict[int, int]] = field(default_factory=dict, repr=False)
-    reader: Reader = field(default_factory=FileReader, repr=False)
-    known: PublicSet | None = None
-    in_channels: int = 3
-    named: Labels | None = None
-    explicit: bool = False
-
-    @property
-    def any_reader(self) -> AnyReader:
-        """What reads images as they are wanted, and masks of which nobody knows what they hold."""
-        return AnyReader(channels=self.in_channels, value_range=getattr(self.reader, "value_range", None))
-
-    @property
-    def pairs(self) -> list[Pair]:
-        """All pairs of all splits."""
-        return [pair for part in self.splits.values() for pair in part]
-
-    @property
-    def warned(self) -> list[str]:
-        """What people who train or score have to know, each with the files concerned."""
-        return [
-            "\n    ".join([f"{one.severity}: {one.rule}: {one.message}", *one.files[:MOST_NAMED]])
-            + (f"\n    and {len(one.files) - MOST_NAMED} more" if len(one.files) > MOST_NAMED else "")
-            for one in self.findings
-        ]
 
 
 def dataset_root(data: str | Path) -> Path:
@@ -198,15 +145,10 @@ def find_source(data: str | Path, **options: Any) -> Source:
         options: as `fullyconv.data.layouts.Reading` takes them.
 
     Returns:
-        The source, with stand-ins for labels and reader. What is wrong is among its findings.
+        The source, with a stand-in for labels. What is wrong is among its findings.
     """
     root = dataset_root(data)
-    layout = find_layout(root, PUBLIC.get(str(data)) if Path(data) != root else None, **options)
-    source = Source(layout.root, layout.name, layout.splits, Labels.of(["unknown"]), layout.notes, layout.findings)
-    source.known, source.named = layout.known, layout.labels
-    in_channels = options.get("in_channels", 3)
-    source.reader = with_channels(layout.reader or source.reader, in_channels, options.get("value_range"))
-    source.in_channels = int(getattr(source.reader, "channels", in_channels))
+    source = find_layout(root, PUBLIC.get(str(data)) if Path(data) != root else None, **options)
     if options.get("skip_bad"):
         _leave_out_broken(source)
     return source
@@ -215,7 +157,7 @@ def find_source(data: str | Path, **options: Any) -> Source:
 def _leave_out_broken(source: Source) -> None:
     """Leave out pairs of which a file cannot be read, or whose sizes differ, and tell them."""
     plain = source.named is None and not isinstance(source.reader, MaskReader)
-    reader: Reader = source.any_reader if plain else source.reader
+    reader: Reader = masks_as(AnyReader, source.reader) if plain else source.reader
     broken = dict(zip(source.pairs, in_threads(partial(broken_pair, reader), source.pairs), strict=True))
     messages = tuple(message for message in broken.values() if message)
     if messages:
@@ -268,12 +210,12 @@ def find_labels(
         beside = names_beside(source.root, {path.parent for pair in every for path in (pair.image, pair.mask)})
     if beside is not None and not beside.in_order:
         beside, values = (None, values) if values is not None else (beside, beside.values)
-    base = source.reader if isinstance(source.reader, MaskReader) else MaskReader()
+    base = source.reader if isinstance(source.reader, MaskReader) else masks_as(MaskReader, source.reader)
     named = classes is not None or (beside is not None and beside.in_order)
     where = VALUES if beside is None else str(beside.files[0])
     decision = decide(every, values, named=named, base=base, where=where)
     source.counts.update({pair.mask: found for pair, found in decision.counts.items()})
-    source.reader = with_channels(decision.reader, source.in_channels, getattr(source.reader, "value_range", None))
+    source.reader = decision.reader
     source.notes += decision.notes
     source.findings += decision.findings
     if beside is not None and beside.by_color and decision.labels is None:
@@ -378,25 +320,6 @@ def _take_preset(source: Source, some: Sequence[Pair] | None, classes: Sequence[
             raise error from None
         source.labels = replace(source.labels, palette=own.palette)
     source.notes.append(f"label map of {name}, {own.num_classes} classes")
-
-
-def with_channels(reader: Reader, in_channels: int, value_range: tuple[float, float] | None = None) -> Reader:
-    """Make a reader of files read images of another number of bands.
-
-    Args:
-        reader: the reader; one that combines files, such as color and depth, has a number of its own.
-        in_channels: C of the images; 3, the default everywhere, leaves such a reader as it is.
-        value_range: the numbers that are black and white.
-
-    Raises:
-        ValueError: if the reader gives another number of bands and cannot be told to.
-    """
-    if isinstance(reader, FileReader):
-        return replace(reader, channels=in_channels, value_range=value_range)
-    own = getattr(reader, "channels", None)
-    if in_channels not in (3, own):
-        raise ValueError(f"in_channels={in_channels}: the images of this set have {own or 'their own'}; leave it out")
-    return reader
 
 
 def count_values(source: Source, pairs: Iterable[Pair]) -> None:

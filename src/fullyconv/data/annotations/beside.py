@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fullyconv.data.findings import Finding
-from fullyconv.data.layouts import Layout, Tree
+from fullyconv.data.layouts import Source, Tree
 from fullyconv.data.pairs import Pair
 from fullyconv.data.readers import in_threads
 from fullyconv.data.words import meaning_of
@@ -18,7 +17,7 @@ MOST_POINTS = 200_000
 
 
 def pair_documents(
-    layout: Layout,
+    source: Source,
     tree: Tree,
     files: Sequence[Path],
     read: Callable[[Path], tuple[Any, list[str]]],
@@ -28,7 +27,7 @@ def pair_documents(
     """Pair images with the files that annotate them; what cannot be read is lost.
 
     Args:
-        layout: gets splits, and what is wrong.
+        source: gets splits, and what is wrong.
         tree: what is in the data folder.
         files: the files.
         read: reads one, and lists the polygons in it of which nothing can be drawn.
@@ -60,14 +59,14 @@ def pair_documents(
             continue
         told[image], owner[image] = said, path
         skipped += short
-        relative = image.relative_to(layout.root)
+        relative = image.relative_to(source.root)
         split = split_of(image) or meaning_of(relative.parent.as_posix())[1] or "all"
-        layout.splits.setdefault(split, []).append(Pair(image, path, relative.with_suffix("").as_posix()))
+        source.splits.setdefault(split, []).append(Pair(image, path, relative.with_suffix("").as_posix()))
     if bad:
-        layout.lost.append(Finding("error", "annotations that cannot be read", bad[0], tuple(bad)))
+        source.lose("annotations that cannot be read", bad)
     if skipped:
         rule = f"{len(skipped)} polygons without three points"
-        layout.warn(rule, "nothing can be drawn of them: they are skipped, and are background", skipped)
-    layout.splits = {split: sorted(pairs, key=lambda pair: pair.key) for split, pairs in layout.splits.items()}
+        source.warn(rule, "nothing can be drawn of them: they are skipped, and are background", skipped)
+    source.splits = {split: sorted(pairs, key=lambda pair: pair.key) for split, pairs in source.splits.items()}
     folders = {image.parent for image in told}
     return told, [image for image in tree.images if image not in told and image.parent in folders]

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fullyconv.data.documents import class_name, classes_of, points_of, read_json, read_once, safe_parts
-from fullyconv.data.layouts import Layout, Reading, Tree
-from fullyconv.data.pairs import Pair, lost
+from fullyconv.data.layouts import Reading, Source, Tree
+from fullyconv.data.pairs import Pair
 from fullyconv.data.readers import FileReader
 from fullyconv.data.words import meaning_of, split_of
 from fullyconv.errors import DatasetError
@@ -320,7 +320,7 @@ def is_coco_file(path: Path) -> bool:
     return True
 
 
-def coco_layout(tree: Tree, files: Sequence[Path], reading: Reading) -> Layout:
+def coco_layout(tree: Tree, files: Sequence[Path], reading: Reading) -> Source:
     """Pair the images of COCO files with their objects.
 
     Args:
@@ -329,7 +329,7 @@ def coco_layout(tree: Tree, files: Sequence[Path], reading: Reading) -> Layout:
         reading: the folder of the images inside root, where it is not found, and what becomes of crowds.
 
     Returns:
-        The layout, with reader and labels.
+        The source, with reader and labels.
 
     Raises:
         DatasetError: if two files could be of one split, or images lie in more than one folder.
@@ -339,14 +339,14 @@ def coco_layout(tree: Tree, files: Sequence[Path], reading: Reading) -> Layout:
     for file in files:
         by_split[split_of(file.relative_to(root))].append(file)
     name = "COCO annotations of " + ", ".join(file.relative_to(root).as_posix() for file in files[:4])
-    layout = Layout(name, root=root)
+    source = Source(name, root=root)
     names: list[str] = []
     documents: dict[Path, Document] = {}
     for split, some in by_split.items():
         objects = [file for file in some if file.name.startswith("instances")]  # beside key points and captions
         if len(some) > 1 and len(objects) == 1:
             others = ", ".join(file.name for file in some if file not in objects)
-            layout.notes.append(f"{objects[0].name} is taken, and {others} left out")
+            source.notes.append(f"{objects[0].name} is taken, and {others} left out")
             some[:] = objects
         if len(some) > 1:
             listed = ", ".join(file.relative_to(root).as_posix() for file in some)
@@ -356,24 +356,24 @@ def coco_layout(tree: Tree, files: Sequence[Path], reading: Reading) -> Layout:
             )
         document = documents[some[0]] = read_document(some[0])
         names += document.names
-        layout.splits[split] = _paired(layout, some[0], document, photos, reading.images)
-    if not any(layout.splits.values()) and not layout.lost:
+        source.splits[split] = _paired(source, some[0], document, photos, reading.images)
+    if not any(source.splits.values()) and not source.lost:
         raise DatasetError(f"{files[0]}: lists no images; export it anew")
-    layout.labels, values = classes_of(names)
-    if layout.labels.num_classes < 2:
+    source.named, values = classes_of(names)
+    if source.named.num_classes < 2:
         raise DatasetError(f"{files[0]}: has no categories, which become the classes; export it anew")
-    layout.reader = CocoReader(values=values, crowds=reading.crowds)
-    layout.notes.append("where objects overlap the smaller one is on top; what is in none is background")
-    _crowds(layout, documents, reading.crowds)
-    _undrawn(layout, documents)
+    source.reader = CocoReader(values=values, crowds=reading.crowds)
+    source.notes.append("where objects overlap the smaller one is on top; what is in none is background")
+    _crowds(source, documents, reading.crowds)
+    _undrawn(source, documents)
     if empty := sum(len(document.images.keys() - document.annotations) for document in documents.values()):
-        layout.notes.append(f"{empty} images have no objects: they are background")
-    if rest := len({*photos} - {pair.image for pair in layout.pairs}):
-        layout.notes.append(f"{rest} images are in no list, and left out")
-    return layout
+        source.notes.append(f"{empty} images have no objects: they are background")
+    if rest := len({*photos} - {pair.image for pair in source.pairs}):
+        source.notes.append(f"{rest} images are in no list, and left out")
+    return source
 
 
-def _crowds(layout: Layout, documents: Mapping[Path, Document], crowds: str) -> None:
+def _crowds(source: Source, documents: Mapping[Path, Document], crowds: str) -> None:
     """Tell regions of many objects: nothing is left of a class that has no others."""
     flags: dict[str, list[bool]] = defaultdict(list)
     for entry in _objects(documents):
@@ -382,18 +382,18 @@ def _crowds(layout: Layout, documents: Mapping[Path, Document], crowds: str) -> 
     if not number:
         return
     if crowds == "category":
-        layout.notes.append(f"{number} regions of many objects (iscrowd) are read as their category")
+        source.notes.append(f"{number} regions of many objects (iscrowd) are read as their category")
         return
     what = f"{number} of {total} annotations ({number / total:.1%}) are regions of many objects (iscrowd)"
     option = 'crowds="category" (--crowds category) reads them as their category'
     if gone := [name for name, found in flags.items() if all(found)]:
         message = f"{next(iter(documents))}: {what}, which are ignored; nothing is left of {', '.join(gone)}; {option}"
-        layout.fail("classes that are all crowd", message, documents)
+        source.fail("classes that are all crowd", message, documents)
     else:
-        layout.warn("crowds", f"{what}, and ignored; {option}", documents)
+        source.warn("crowds", f"{what}, and ignored; {option}", documents)
 
 
-def _undrawn(layout: Layout, documents: Mapping[Path, Document]) -> None:
+def _undrawn(source: Source, documents: Mapping[Path, Document]) -> None:
     """Tell objects that no pixel can be drawn of: a class of nothing else is an error."""
     bad: dict[str, list[str]] = defaultdict(list)
     for document in documents.values():
@@ -403,11 +403,11 @@ def _undrawn(layout: Layout, documents: Mapping[Path, Document]) -> None:
     skipped = [message for name, found in bad.items() for message in found if name in drawn]
     if skipped:
         rule = f"{len(skipped)} annotations without a polygon of three points or a segmentation"
-        layout.warn(rule, "nothing can be drawn of them: they are skipped, and are background", skipped)
+        source.warn(rule, "nothing can be drawn of them: they are skipped, and are background", skipped)
     for name, messages in bad.items():
         if name not in drawn:
             message = f"{messages[0]}; export polygons or run lengths, or remove it. So is every annotation of {name}"
-            layout.fail("classes that cannot be drawn", message, messages if len(messages) > 1 else ())
+            source.fail("classes that cannot be drawn", message, messages if len(messages) > 1 else ())
 
 
 def _objects(documents: Mapping[Path, Document]) -> Iterator[Annotation]:
@@ -416,9 +416,9 @@ def _objects(documents: Mapping[Path, Document]) -> Iterator[Annotation]:
             yield from found
 
 
-def _paired(layout: Layout, file: Path, document: Document, photos: Sequence[Path], images: str | None) -> list[Pair]:
+def _paired(source: Source, file: Path, document: Document, photos: Sequence[Path], images: str | None) -> list[Pair]:
     """Find the images of a file."""
-    root, there = layout.root, set(photos)
+    root, there = source.root, set(photos)
     listed = {key: parts for key, (parts, _, _) in document.images.items()}
     base = root / images if images is not None else _base(root, file, list(listed.values()), photos)
     split = "" if base == root else base.relative_to(root).as_posix() + "/"
@@ -429,7 +429,7 @@ def _paired(layout: Layout, file: Path, document: Document, photos: Sequence[Pat
             f"{file}: {len(missing)} of {len(listed)} images are not there; add them, remove them from the file, or "
             "say in which folder they are (images=, --images)"
         )
-        layout.lost.append(lost("images that are listed and not there", missing, remedy))
+        source.lose("images that are listed and not there", missing, remedy)
     return [
         Pair(image, file / key, split + Path(*listed[key]).with_suffix("").as_posix())
         for key, image in places.items()

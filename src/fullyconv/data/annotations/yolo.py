@@ -18,7 +18,7 @@ from fullyconv.data.annotations.beside import MOST_POINTS, pair_documents
 from fullyconv.data.class_names import names_beside
 from fullyconv.data.documents import BACKGROUND, class_name, classes_of, read_text, whole_number
 from fullyconv.data.folders import mask_places
-from fullyconv.data.layouts import Layout, Tree
+from fullyconv.data.layouts import Source, Tree
 from fullyconv.data.pairs import Pair, plain_name
 from fullyconv.data.readers import FileReader
 from fullyconv.errors import DatasetError
@@ -128,7 +128,7 @@ def _image_stem(root: Path, path: Path) -> str:
     return plain_name(root.joinpath(*parts).as_posix())
 
 
-def yolo_layout(tree: Tree, files: Sequence[Path]) -> Layout:
+def yolo_layout(tree: Tree, files: Sequence[Path]) -> Source:
     """Pair images with YOLO's text files; `data.yaml` names classes and splits.
 
     Args:
@@ -136,19 +136,19 @@ def yolo_layout(tree: Tree, files: Sequence[Path]) -> Layout:
         files: the text files.
 
     Returns:
-        The layout, with reader and labels.
+        The source, with reader and labels.
 
     Raises:
         DatasetError: if all are boxes, or a class has no name.
     """
     root = tree.root
-    layout = Layout("polygons of YOLO", root=root, reader=YoloReader())
+    source = Source("polygons of YOLO", root=root, reader=YoloReader())
     by_stem = {plain_name(image.with_suffix("").as_posix()): image for image in tree.images}
     described = _described(tree)
     base = described[0].parent if described[1] else root
     places = {split: _places(base, described[1].get(split)) for split in ("train", "val", "test")}
     told, lonely = pair_documents(
-        layout,
+        source,
         tree,
         [path for path in files if _image_stem(root, path) in by_stem],
         read_polygons,
@@ -157,11 +157,11 @@ def yolo_layout(tree: Tree, files: Sequence[Path]) -> Layout:
     )
     if lonely:
         message = "they are left out: write an empty text file for each that shows no object, and it is background"
-        layout.warn(f"{len(lonely)} images without a text file", message, lonely)
+        source.warn(f"{len(lonely)} images without a text file", message, lonely)
     used = {number for polygons in told.values() for number, _ in polygons}
-    layout.labels = _labels(root, described, files, used)
-    layout.notes.append("where objects overlap the smaller one is on top; what is in none is background")
-    return layout
+    source.named = _labels(root, described, files, used)
+    source.notes.append("where objects overlap the smaller one is on top; what is in none is background")
+    return source
 
 
 def _described(tree: Tree) -> tuple[Path, Mapping[str, Any]]:
