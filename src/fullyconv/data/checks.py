@@ -56,7 +56,9 @@ def converted(seen: Sequence[Seen]) -> list[Finding]:
         "every CR LF in them became LF, as git and FTP do with text; images that still decode are torn. Get them again "
         "as binary files (in git: '*.png binary' and '*.jpg binary' in .gitattributes)"
     )
-    return counted("error", filter(without_cr_lf, every), "files whose line endings were converted", message)
+    return counted(
+        "error", (path for path in every if without_cr_lf(path)), "files whose line endings were converted", message
+    )
 
 
 def stray(seen: Sequence[Seen], labels: Labels) -> list[Finding]:

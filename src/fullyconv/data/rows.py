@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fullyconv.data.documents import read_text
+from fullyconv.data.documents import read_csv, read_text
 from fullyconv.data.layouts import Source
 from fullyconv.data.pairs import Pair
 from fullyconv.data.words import SPLIT_WORDS, meaning_of
@@ -33,7 +32,7 @@ def from_table(root: Path, given: str) -> Source:
     if path is None:
         raise FileNotFoundError(f"pairs={given!r}: no such file, in {root} or here; give a CSV, TSV or JSON-lines file")
     source = Source(f"pairs of {path.name}", root=root)
-    _add_rows(source, path, _rows_of(path, ("image", "mask")))
+    _add_rows(source, path, _rows_of(path))
     if not source.splits and not source.lost:
         raise DatasetError(f"{path}: no pairs in it; write the columns image and mask, one pair a line")
     return source
@@ -59,7 +58,7 @@ def metadata_layout(root: Path, files: Iterable[Path]) -> Source | None:
     used = []
     for path in sorted(files):
         rows = list(_rows_of(path))
-        columns = _metadata_columns(path, [name for _, row in rows[:1] for name in row if name is not None])
+        columns = _metadata_columns(path, [name for _, row in rows[:1] for name in row])
         if columns is None:
             continue
         image, mask = columns
@@ -126,41 +125,27 @@ def _pair_of_row(root: Path, path: Path, where: str, row: Mapping[str, Any]) -> 
     return split, Pair(files[0], files[1], str(Path(row["image"].strip()).with_suffix("")))
 
 
-def _rows_of(path: Path, needed: Sequence[str] = ()) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _rows_of(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Read the lines of a CSV, TSV or JSON-lines file.
 
     Args:
         path: the file.
-        needed: columns that a CSV or TSV file has to have.
 
     Yields:
         The number of the line, and column -> what stands in it.
 
     Raises:
-        DatasetError: if the file is damaged, or a column is missing.
+        DatasetError: if the file is damaged.
     """
-    lines = read_text(path).splitlines()
-    if path.suffix.lower() in (".jsonl", ".ndjson", ".json"):
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise DatasetError(f"{path}: line {number} is no JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise DatasetError(f"{path}: line {number} is no JSON object with image and mask")
-            yield number, row
+    if path.suffix.lower() not in (".jsonl", ".ndjson", ".json"):
+        yield from read_csv(path)
         return
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    if delimiter == "," and lines and "," not in lines[0] and ";" in lines[0]:
-        delimiter = ";"  # as spreadsheets write it where the comma is the decimal sign
-    try:
-        reader = csv.DictReader(lines, delimiter=delimiter)
-        columns = [name.strip().lower() for name in reader.fieldnames or []]
-        if not set(needed) <= set(columns):
-            raise DatasetError(f"{path}: its first line names the columns {columns}; it must name image and mask")
-        reader.fieldnames = columns
-        yield from enumerate(reader, 2)
-    except csv.Error as error:
-        raise DatasetError(f"{path}: cannot be read ({error}); save it as CSV with one pair a line") from error
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        try:
+            row = json.loads(line) if line.strip() else {}
+        except (ValueError, RecursionError) as error:
+            raise DatasetError(f"{path}: line {number} is no JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise DatasetError(f"{path}: line {number} is no JSON object with image and mask")
+        if row:
+            yield number, row

@@ -291,6 +291,8 @@ def _whole_polygons(segmentation: Any) -> Any:
     """Take polygons of one or two points out of a list; say what is wrong where nothing is left."""
     if segmentation is None or (isinstance(segmentation, list | tuple) and not segmentation):
         return "has no segmentation, and a box is no mask"
+    if isinstance(segmentation, str):
+        return "has a segmentation that is text"
     if not isinstance(segmentation, tuple):  # run lengths, or what cannot be drawn and says so when it is
         return segmentation
     return [polygon for polygon in segmentation if polygon.size > 4] or "a polygon has at least three points"
