@@ -378,8 +378,8 @@ def opened(root: Path, **options: str) -> tuple[SegmentationDataModule | None, s
 
 GOOD = "".join(f"train/images/00{n}.png,train/masks/00{n}.png,{s}\n" for n, s in enumerate(["train"] * 4 + ["val"] * 2))
 PAIRS = [
-    ("columns of other names", b"image,label\na,b\n", "names the columns .'image', 'label'.; it must name image and mask"),
-    ("nothing", b"", "it must name image and mask"),
+    ("columns of other names", b"image,label\na,b\n", "line 2 has no mask; every line has the columns image and mask"),
+    ("nothing", b"", "write the columns image and mask"),
     ("a line that is short", b"image,mask\ntrain/images/000.png\n", "line 2 has no mask"),
     ("a way out", b"image,mask\n../../etc/passwd,train/masks/000.png\n", "line 2: '../../etc/passwd' leads out of"),
     ("a place elsewhere", b"image,mask\n/etc/passwd,train/masks/000.png\n", "line 2: '/etc/passwd' leads out of"),
@@ -454,13 +454,13 @@ GONE_WRONG: list[tuple[str, Callable[[Path], Any], str]] = [
     ("an object of no category", lambda r: coco_tree(r, annotation(77, 0, 9, [SQUARE])), "annotation 77 has the category 9"),
     ("an image twice", coco_text(lambda t: t.replace('"id": 1, "file', '"id": 0, "file')), "image 0 is there twice"),
     ("a file twice", coco_text(lambda t: t.replace("001.png", "000.png")), "image 1 has the file of image 0"),
-    ("an image of no size", coco_text(lambda t: t.replace('"width": 60', '"width": Infinity')), "is no number of pixels"),
+    ("an image of no size", coco_text(lambda t: t.replace('"width": 60', '"width": Infinity')), "40 x inf; both must be equal"),
     ("an image outside", coco_text(lambda t: t.replace("003.png", "../../etc/passwd")), r"image 3: .*leads out of its"),
     ("an image elsewhere", coco_text(lambda t: t.replace("003.png", "C:/x.png")), r"image 3: .*leads out of its"),
     ("an image that is gone", lambda r: (coco_tree(r) / "images/003.png").unlink(), "1 of 4 images are not there"),
     ("an image of another size", lambda r: photo(coco_tree(r) / "images/000.png", (30, 30)), "both must be equal"),
-    ("an image without end", coco_text(lambda t: t.replace('"height": 40', '"height": 4000000')), "too large"),
-    ("an image of fractions", coco_text(lambda t: t.replace('"width": 60', '"width": 60.5')), "no number of pixels"),
+    ("an image without end", coco_text(lambda t: t.replace('"height": 40', '"height": 4000000')), "4000000 x 60; both must be equal"),
+    ("an image of fractions", coco_text(lambda t: t.replace('"width": 60', '"width": 60.5')), "40 x 60.5; both must be equal"),
     ("a category without a name", coco_text(lambda t: t.replace('"cat"', "null")), "category 3: 'None' is no name of a cl"),
     ("annotations cut short", coco_text(lambda t: t[:-30]), r"annotations\.json: is no JSON"),
     ("lists without end", coco_text(lambda t: t[:-1] + ', "x": ' + "[" * 200_000), r"annotations\.json: is no JSON"),
@@ -478,7 +478,7 @@ GONE_WRONG: list[tuple[str, Callable[[Path], Any], str]] = [
     ("a file cut short", lambda r: (labelme_tree(r) / "002.json").write_text('{"shapes": [{'), r"002\.json: is no JSON"),
     ("a file of nothing", lambda r: (labelme_tree(r) / "002.json").write_text(""), r"002\.json: is no JSON"),
     ("another size", labelme_with([[1, 1], [9, 1], [9, 9]], imageHeight=41), "both must be equal"),
-    ("a size that is none", labelme_with([[1, 1], [9, 1], [9, 9]], imageHeight="40"), "imageHeight and imageWidth are '40'"),
+    ("a size that is none", labelme_with([[1, 1], [9, 1], [9, 9]], imageHeight="40"), "'40' x 60; both must be equal"),
 ]  # fmt: skip
 
 

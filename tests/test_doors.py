@@ -220,7 +220,7 @@ def test_a_rotation_of_torchvision_fills_with_what_is_ignored(tree: Path) -> Non
         (lambda image, mask: image, "gives ndarray; give image and mask"),
         (
             lambda image, mask: (image, mask[:-1]),
-            r"gives as mask a ndarray of shape \(47, 64\) and uint8, 0\.\.\d+; give class indices of the size",
+            r"gives as mask a ndarray of shape \(47, 64\) .*give class indices of the size",
         ),
         (lambda image, mask: (image, mask * 7), "gives a mask with the labels .*give class indices below 3"),
         (lambda image, mask: (image, mask / 2), "masks are never interpolated"),

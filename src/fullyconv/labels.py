@@ -249,21 +249,11 @@ class Labels:
         }
 
     @cached_property
-    def _sparse_table(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+    def _table(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
         """The values in increasing order and the class index of each."""
         index = {name: i for i, name in enumerate(self.names)} | {IGNORE: self.ignore_index}
         values = sorted(self.meaning)
-        indices = np.array([index[self.meaning[value]] for value in values], dtype=self.dtype)
-        return np.array(values, np.int64), indices
-
-    @cached_property
-    def _table(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-        """Look-up tables over the values of a file: the class index, and whether the value is known at all."""
-        values, indices = self._sparse_table
-        encoded = np.zeros(max(256, int(values[-1]) + 1), dtype=self.dtype)
-        known = np.zeros(len(encoded), dtype=np.bool_)
-        encoded[values], known[values] = indices, True
-        return encoded, known
+        return np.array(values, np.int64), np.array([index[self.meaning[value]] for value in values], self.dtype)
 
     def encode(self, mask: npt.NDArray[Any], path: str | Path | None = None) -> npt.NDArray[Any]:
         """Turn the values of a mask file into class indices.
@@ -291,19 +281,12 @@ class Labels:
             )
         if mask.dtype == np.bool_:
             mask = mask.view(np.uint8)
-        if self.by_color or min(self.meaning) < 0:
-            values, indices = self._sparse_table
-            runs, lengths = runs_of(mask)
-            places = np.searchsorted(values, runs).clip(max=len(values) - 1)
-            if (values[places] != runs).any():
-                raise DatasetError(self.stray_message(count_values_of(mask), path))
-            return np.repeat(indices[places], lengths).reshape(mask.shape)
-        encoded, known = self._table
-        within = mask.dtype == np.uint8 or not mask.size or (mask.min() >= 0 and mask.max() < len(known))
-        if not within or not known.take(mask).all():
+        values, indices = self._table
+        runs, lengths = runs_of(mask)
+        places = np.searchsorted(values, runs).clip(max=len(values) - 1)
+        if (values[places] != runs).any():
             raise DatasetError(self.stray_message(count_values_of(mask), path))
-        result: npt.NDArray[Any] = encoded.take(mask)
-        return result
+        return np.repeat(indices[places], lengths).reshape(mask.shape)
 
     def unknown(self, values: Iterable[int]) -> list[int]:
         """List the values that the label map does not know, in increasing order; colors as 0xRRGGBB.

@@ -181,13 +181,15 @@ class DecodedCache:
 
 def _plain(value: object) -> Any:
     """Write a reader the same in every process: one that reads otherwise is another."""
+    if isinstance(value, Labels):
+        return value.to_dict()
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     if not dataclasses.is_dataclass(value):
         raise TypeError(
             f"the cache cannot tell how {kind} reads: a reader is a data class of plain values (numbers, text, tuples, "
             "mappings, data classes); or give cache=None"
         )
-    return [kind, {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)}]
+    return [kind, vars(value)]
 
 
 def _mapped(path: Path) -> Array | None:

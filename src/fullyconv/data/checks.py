@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from fullyconv.data.class_names import shifted_hint, two_ends_hint
 from fullyconv.data.findings import Finding, Severity, counted
 from fullyconv.data.layouts import Source
 from fullyconv.data.looking import Seen
+from fullyconv.errors import some
 from fullyconv.images.opening import converted_lines, head_of, without_cr_lf
 from fullyconv.labels import IGNORE, Labels
 
@@ -61,18 +63,50 @@ def converted(seen: Sequence[Seen]) -> list[Finding]:
     )
 
 
-def stray(seen: Sequence[Seen], labels: Labels) -> list[Finding]:
-    """Find values of masks that mean nothing."""
-    bad = [(result, unknown) for result in seen if (unknown := labels.unknown(result.counts))]
-    if not bad:
+def values(source: Source, counts: Mapping[Path, Mapping[int, int]]) -> list[Finding]:
+    """Find values of masks that mean nothing, or more than one thing.
+
+    Args:
+        source: the set, whose labels are known.
+        counts: mask -> value -> pixels.
+    """
+    labels = source.labels
+    seen = {value for held in counts.values() for value in held}
+    findings = []
+    if bad := {path: unknown for path, held in counts.items() if (unknown := labels.unknown(held))}:
+        first = next(iter(bad))
+        files = []
+        for path, unknown in bad.items():
+            pixels = sum(counts[path][value] for value in unknown)
+            files.append(f"{path}: {some(map(labels.value_text, unknown), 8)} ({pixels} pixels)")
+        more = f" The same goes for {len(bad) - 1} more: {some(list(bad)[1:], 4)}." if len(bad) > 1 else ""
+        message = f"{labels.stray_message(counts[first], first)}{more}{shifted_hint(labels, seen)}"
+        findings += counted("error", files, "masks that hold values that are not in the label map", message)
+    findings += two_meanings(source, {**source.counts, **counts})
+    if hint := two_ends_hint(labels, seen):
+        findings.append(
+            Finding("error", "255 is ignored and nothing else but 0 is there", f"{next(iter(counts))}: {hint}")
+        )
+    return findings
+
+
+def two_meanings(source: Source, counts: Mapping[Path, Iterable[int]]) -> list[Finding]:
+    """Find masks of 0 and 1 beside masks of 0 and 255, unless somebody said what 255 is."""
+    meaning = source.labels.values
+    if source.explicit or source.named is not None or meaning.get(255) != IGNORE or meaning.get(1, IGNORE) == IGNORE:
         return []
-    files = []
-    for result, unknown in bad:
-        values = ", ".join(map(labels.value_text, unknown[:8])) + (" ..." if len(unknown) > 8 else "")
-        files.append(f"{result.pair.mask}: {values} ({sum(result.counts[value] for value in unknown)} pixels)")
-    message = labels.stray_message(bad[0][0].counts, bad[0][0].pair.mask)
-    message += shifted_hint(labels, {value for result in seen for value in result.counts})
-    return counted("error", files, "masks that hold values that are not in the label map", message)
+    held = {path: {*found} for path, found in counts.items()}
+    ones, full = ([path for path, found in held.items() if found | {0} == {0, end}] for end in (1, 255))
+    several = any(len(found - {0}) > 1 or not found <= {0, 1, 255} for found in held.values())
+    if several or not ones or {0, 255} not in held.values():
+        return []
+    message = (
+        f"{ones[0]} holds 0 and 1, {full[0]} 0 and 255, and no mask both: is 255 the class, or ignored? Say it: "
+        'values={0: "background", 1: "foreground", 255: "foreground"} (--values '
+        '0=background,1=foreground,255=foreground), or 255: "ignore"'
+    )
+    files = ones if len(ones) < len(full) else full
+    return [Finding("error", "a number of two meanings", message, tuple(map(str, files)))]
 
 
 def empty(seen: Sequence[Seen], labels: Labels) -> list[Finding]:
@@ -84,8 +118,6 @@ def empty(seen: Sequence[Seen], labels: Labels) -> list[Finding]:
     message += f"; all masks of {', '.join(sorted(whole))} are such" if whole else ""
     masks = (result.pair.mask for result in ignored)
     findings = counted("error" if whole else "warning", masks, "masks that ignore every pixel", message)
-    if hint := two_ends_hint(labels, {value for result in read for value in result.counts}):
-        findings.append(Finding("error", "255 is ignored and nothing else but 0 is there", hint))
     single = [names[0] for result in read if len(names := result.classes(labels)) == 1]
     if single and labels.num_classes > 1:
         name, number = Counter(single).most_common(1)[0]
@@ -225,7 +257,7 @@ def look_alikes(seen: Sequence[Seen]) -> list[Finding]:
     drawn = [group for group in groups if not _mixed(group) and group[0].split in ("train", "all")]
     message = "the same image saved twice, or frames of one video?"
     findings = []
-    for some, where, remedy in (
+    for alike, where, remedy in (
         (
             [group for group in groups if _mixed(group)],
             "across splits",
@@ -238,9 +270,9 @@ def look_alikes(seen: Sequence[Seen]) -> list[Finding]:
             "of other scenes",
         ),
     ):
-        if some:
-            rule = f"{sum(map(len, some))} images look alike {where}"
-            findings.append(Finding("warning", rule, f"{message} {remedy}", tuple(map(_group_text, some))))
+        if alike:
+            rule = f"{sum(map(len, alike))} images look alike {where}"
+            findings.append(Finding("warning", rule, f"{message} {remedy}", tuple(map(_group_text, alike))))
     return findings
 
 
@@ -265,8 +297,8 @@ def _group_text(group: Sequence[Seen]) -> str:
     first: dict[str, Seen] = {}  # one of every split, then the others
     for result in group:
         first.setdefault(result.split, result)
-    some = [*first.values(), *(result for result in group if result is not first[result.split])][:4]
-    text = " ~ ".join(f"{result.pair.image} ({result.split})" for result in some)
+    shown = [*first.values(), *(result for result in group if result is not first[result.split])][:4]
+    text = " ~ ".join(f"{result.pair.image} ({result.split})" for result in shown)
     return text + (f" ~ {len(group) - 4} more" if len(group) > 4 else "")
 
 

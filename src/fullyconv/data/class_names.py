@@ -124,7 +124,7 @@ def _table(path: Path) -> Iterator[tuple[Any, object, str]]:
         name = next((row[word] for word in ("name", "class", "class name", "label") if word in row), None)
         number = next((row[word] for word in ("pixel value", "value", "id", "index") if word in row), None)
         by_color = {"r", "g", "b"} <= row.keys()
-        if name is not None and (by_color or number is not None):
+        if name is not None and (by_color or number is not None) and any("".join(row.values()).split()):
             yield [row[word] for word in "rgb"] if by_color else number, name, f"{path}: line {at}"
 
 

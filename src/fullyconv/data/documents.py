@@ -74,20 +74,17 @@ def read_csv(path: Path) -> list[tuple[int, dict[str, str]]]:
         The number of each line that is not empty, and column in small letters -> what stands there.
 
     Raises:
-        DatasetError: if it is no such text, or a line has fewer columns than the first.
+        DatasetError: if it is no such text.
     """
     lines = read_text(path).splitlines()
     by_semicolon = bool(lines) and "," not in lines[0] and ";" in lines[0]
-    reader = csv.DictReader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ";" if by_semicolon else ",")
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ";" if by_semicolon else ","
+    reader = csv.DictReader(lines, delimiter=delimiter, restval="")
     try:
-        reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
-        rows = [(reader.line_num, row) for row in reader if any(map(str.strip, filter(None, row.values())))]
+        columns = reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
+        return [(reader.line_num, {name: row[name] for name in columns}) for row in reader]
     except csv.Error as error:
         raise DatasetError(f"{path}: cannot be read ({error}); save it as CSV") from error
-    for number, row in rows:
-        if None in row.values():
-            raise DatasetError(f"{path}: line {number}: has fewer columns than the first; correct it")
-    return rows
 
 
 def read_once(most: int) -> Callable[[Callable[..., T]], Callable[..., T]]:

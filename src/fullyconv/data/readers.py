@@ -159,7 +159,7 @@ def count_mask(reader: Reader, pair: Pair) -> dict[int, int]:
     return count_values_of(mask)
 
 
-def check_sizes(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
+def check_sizes(pair: Pair, image: tuple[int, ...], mask: tuple[object, ...]) -> None:
     """Refuse a pair whose image and mask differ in size.
 
     Args:

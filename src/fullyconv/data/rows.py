@@ -102,11 +102,11 @@ def _add_rows(source: Source, path: Path, rows: Iterable[tuple[int, Mapping[str,
 
 def _pair_of_row(root: Path, path: Path, where: str, row: Mapping[str, Any]) -> tuple[str, Pair]:
     """Make a pair of a line with image, mask and, if there is one, split; names are relative to the file's folder."""
+    missing = [column for column in ("image", "mask") if not _is_text(row.get(column))]
+    if missing:
+        raise DatasetError(f"{where} has no {' and no '.join(missing)}; every line has the columns image and mask")
     files = []
-    for column in ("image", "mask"):
-        name = row.get(column)
-        if not isinstance(name, str) or not name.strip():
-            raise DatasetError(f"{where} has no {column}; every line has the columns image and mask")
+    for name in (row["image"], row["mask"]):
         place = path.parent / name.strip()
         try:
             above = place.resolve().parents
@@ -123,6 +123,10 @@ def _pair_of_row(root: Path, path: Path, where: str, row: Mapping[str, Any]) -> 
     if split not in ("train", "val", "test", "all"):
         raise DatasetError(f"{where}: split={word!r}; choose train, val or test")
     return split, Pair(files[0], files[1], str(Path(row["image"].strip()).with_suffix("")))
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _rows_of(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:

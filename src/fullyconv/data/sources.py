@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fullyconv import label_sets
+from fullyconv.data import checks
 from fullyconv.data.class_names import (
     ClassNames,
     labels_from_values,
@@ -17,8 +18,6 @@ from fullyconv.data.class_names import (
     numbers_of,
     only_numbers,
     renamed,
-    shifted_hint,
-    two_ends_hint,
 )
 from fullyconv.data.findings import Finding
 from fullyconv.data.layouts import Source, find_layout, is_text, shown
@@ -271,32 +270,6 @@ def _name_values(
     source.labels = own
 
 
-def two_meanings(source: Source, counts: Mapping[Path, Iterable[int]]) -> DatasetError | None:
-    """Find masks of 0 and 1 beside masks of 0 and 255, unless somebody said what 255 is.
-
-    Args:
-        source: the set.
-        counts: mask -> the values that it holds.
-
-    Returns:
-        What is wrong, if it is.
-    """
-    meaning = source.labels.values
-    if source.explicit or source.named is not None or meaning.get(255) != IGNORE or meaning.get(1, IGNORE) == IGNORE:
-        return None
-    held = {path: {*values} for path, values in counts.items()}
-    ones, full = ([path for path, values in held.items() if values | {0} == {0, end}] for end in (1, 255))
-    several = any(len(values - {0}) > 1 or not values <= {0, 1, 255} for values in held.values())
-    if several or not ones or {0, 255} not in held.values():
-        return None
-    return DatasetError(
-        f"{ones[0]} holds 0 and 1, {full[0]} 0 and 255, and no mask both: is 255 the class, or ignored? Say it: "
-        'values={0: "background", 1: "foreground", 255: "foreground"} (--values '
-        '0=background,1=foreground,255=foreground), or 255: "ignore"',
-        files=ones if len(ones) < len(full) else full,
-    )
-
-
 def _take_preset(source: Source, some: Sequence[Pair] | None, classes: Sequence[str] | None, name: str) -> None:
     """Read masks by the label map of a public set: by its numbers or, where they hold colors, by its colors."""
     if classes is not None:
@@ -353,21 +326,14 @@ def check_labels(source: Source, pairs: Sequence[Pair]) -> dict[str, int]:
             255.
     """
     count_values(source, pairs)
-    if (problem := two_meanings(source, source.counts)) is not None:
-        raise problem
+    counts = {pair.mask: source.counts[pair.mask] for pair in pairs}
+    for finding in checks.values(source, counts):
+        raise DatasetError(finding.message, files=finding.files)
     labels = source.labels
-    seen = {value for pair in pairs for value in source.counts[pair.mask]}
-    if labels.unknown(seen):
-        first, *others = [pair.mask for pair in pairs if labels.unknown(source.counts[pair.mask])]
-        more = f" The same goes for {len(others)} more: {listed(others, 4)}." if others else ""
-        hint = shifted_hint(labels, seen)
-        raise DatasetError(f"{labels.stray_message(source.counts[first], first)}{more}{hint}")
     totals = dict.fromkeys([*labels.names, IGNORE], 0)
-    for pair in pairs:
-        for value, pixels in source.counts[pair.mask].items():
+    for found in counts.values():
+        for value, pixels in found.items():
             totals[labels.meaning[value]] += pixels
-    if hint := two_ends_hint(labels, seen):
-        raise DatasetError(f"{pairs[0].mask}: {hint}")
     if not any(totals[name] for name in labels.names):
         raise DatasetError(f"{pairs[0].mask}: all pixels of all masks are ignored; check the label map and the masks")
     return totals

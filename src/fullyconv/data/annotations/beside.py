@@ -8,12 +8,34 @@ from typing import Any
 
 from fullyconv.data.layouts import Source, Tree
 from fullyconv.data.pairs import Pair
-from fullyconv.data.readers import in_threads
+from fullyconv.data.readers import FileReader, check_sizes, in_threads
 from fullyconv.data.words import meaning_of
 from fullyconv.errors import DatasetError
+from fullyconv.images import MAX_PIXELS
 
 MOST_POINTS = 200_000
 """Points of one file: Pillow goes through all that a shape has for every row of it."""
+
+
+def drawn_size(reader: FileReader, pair: Pair, said: Sequence[object] = ()) -> tuple[int, int]:
+    """Give height and width of an image that a mask is drawn for.
+
+    Args:
+        reader: reads the image.
+        pair: the pair.
+        said: height and width that the file of annotations says, if it says them.
+
+    Raises:
+        DatasetError: if it says others, or the image is too large.
+    """
+    height, width = reader.size(pair)
+    if any(side is not None for side in said):
+        check_sizes(
+            pair, (height, width), tuple(side if isinstance(side, int | float) else repr(side)[:20] for side in said)
+        )
+    if height * width > MAX_PIXELS:
+        raise DatasetError(f"{pair.image}: too large ({height} x {width} pixels), the bound is {MAX_PIXELS}")
+    return height, width
 
 
 def pair_documents(

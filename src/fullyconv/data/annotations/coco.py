@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fullyconv.data.annotations.beside import drawn_size
 from fullyconv.data.documents import class_name, classes_of, points_of, read_json, read_once, safe_parts
 from fullyconv.data.layouts import Reading, Source, Tree
 from fullyconv.data.pairs import Pair
@@ -55,13 +56,13 @@ class Document:
     """What a file says.
 
     Args:
-        images: name in `Pair.mask` -> name of the file in parts, height and width in pixels (0 where it does not say).
+        images: name in `Pair.mask` -> name of the file in parts, height and width in pixels, as it says.
         names: the classes, in the order of their ids.
         annotations: name in `Pair.mask` -> objects, in the order of the file.
         bad: name of a class -> what is wrong with each of its objects that no pixel can be drawn of.
     """
 
-    images: dict[str, tuple[tuple[str, ...], int, int]]
+    images: dict[str, tuple[tuple[str, ...], object, object]]
     names: list[str]
     annotations: dict[str, list[Annotation]]
     bad: dict[str, list[str]]
@@ -89,8 +90,7 @@ class CocoReader(FileReader):
         document = read_document(pair.mask.parent)
         if pair.mask.name not in document.images:
             raise DatasetError(f"{pair.mask.parent}: has no image {pair.mask.name} any more; open the set anew")
-        _, height, width = document.images[pair.mask.name]
-        size = (height, width) if height else self.size(pair)
+        size = drawn_size(self, pair, document.images[pair.mask.name][1:])
         drawn: list[tuple[bool, int, int, Array]] = []
         left = most = max(_MOST_OUTLINE, size[0] * size[1])
         for annotation in document.annotations.get(pair.mask.name, ()):
@@ -231,7 +231,7 @@ def read_document(path: Path) -> Document:
             raise DatasetError(f"{where}: its id is no whole number, or that of another; give each its own")
         names[number] = class_name(entry.get("name"), where)
         supers.add(str(entry.get("supercategory")))
-    images: dict[str, tuple[tuple[str, ...], int, int]] = {}
+    images: dict[str, tuple[tuple[str, ...], object, object]] = {}
     by_id: dict[Any, str] = {}
     files: dict[tuple[str, ...], Any] = {}
     for where, entry in _entries(path, content, "images"):
@@ -242,7 +242,7 @@ def read_document(path: Path) -> Document:
         parts = safe_parts(entry.get("file_name"), where)
         if files.setdefault(parts, number) != number:
             raise DatasetError(f"{where} has the file of image {files[parts]}, {'/'.join(parts)}; join the two")
-        images[by_id[number]] = (parts, *_size(entry, where))
+        images[by_id[number]] = (parts, entry.get("height") or None, entry.get("width") or None)
     annotations: dict[str, list[Annotation]] = defaultdict(list)
     bad: dict[str, list[str]] = defaultdict(list)
     used = set()
@@ -271,20 +271,6 @@ def _entries(path: Path, content: Mapping[str, Any], kind: str) -> Iterator[tupl
         if not isinstance(entry, dict):
             raise DatasetError(f"{path}: entry {position} of its {kind} is no object; export it anew")
         yield f"{path}: {one} {str(entry.get('id', f'at place {position}'))[:80]}", entry
-
-
-def _size(entry: Mapping[str, Any], where: str) -> tuple[int, int]:
-    """Read height and width; zeros where one is not said."""
-    sides = []
-    for key in ("height", "width"):
-        value = entry.get(key) or 0
-        if not isinstance(value, int | float) or not 0 <= value <= 2**24 or value != int(value):
-            raise DatasetError(f"{where}: {key}={value!r} is no number of pixels; correct it")
-        sides.append(int(value))
-    height, width = sides
-    if height * width > MAX_PIXELS:
-        raise DatasetError(f"{where}: too large ({height} x {width} pixels), the bound is {MAX_PIXELS}")
-    return (height, width) if height and width else (0, 0)
 
 
 def _whole_polygons(segmentation: Any) -> Any:

@@ -18,13 +18,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from fullyconv.data.annotations.beside import MOST_POINTS, pair_documents
+from fullyconv.data.annotations.beside import MOST_POINTS, drawn_size, pair_documents
 from fullyconv.data.documents import BACKGROUND, class_name, classes_of, points_of, read_json, read_text
 from fullyconv.data.layouts import Reading, Source, Tree
 from fullyconv.data.pairs import Pair, plain_name
 from fullyconv.data.readers import FileReader
 from fullyconv.errors import DatasetError, near_miss
-from fullyconv.images import MAX_PIXELS, Encoded, read_mask
+from fullyconv.images import Encoded, read_mask
 from fullyconv.labels import IGNORE
 
 MAX_JSON = 2**28
@@ -52,15 +52,7 @@ class LabelmeReader(FileReader):
             DatasetError: if the file is damaged or a shape cannot be drawn; the message names file and shape.
         """
         content = _content(pair.mask)
-        height, width = self.size(pair)
-        said = content.get("imageHeight"), content.get("imageWidth")
-        if said not in ((None, None), (height, width)):
-            raise DatasetError(
-                f"{pair.mask}: imageHeight and imageWidth are {said[0]!r} and {said[1]!r}, {pair.image} has {height} x "
-                f"{width} pixels (H x W); both must be equal: label the image that is there"
-            )
-        if height * width > MAX_PIXELS:
-            raise DatasetError(f"{pair.image}: too large ({height} x {width} pixels), the bound is {MAX_PIXELS}")
+        height, width = drawn_size(self, pair, (content.get("imageHeight"), content.get("imageWidth")))
         wide = max(self.values.values()) > 255
         image = Image.new("I" if wide else "L", (width, height), self.values[BACKGROUND])
         left = MOST_POINTS

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from fullyconv.data.annotations.beside import MOST_POINTS, pair_documents
+from fullyconv.data.annotations.beside import MOST_POINTS, drawn_size, pair_documents
 from fullyconv.data.class_names import names_beside
 from fullyconv.data.documents import BACKGROUND, class_name, classes_of, read_text, whole_number
 from fullyconv.data.folders import mask_places
@@ -44,7 +44,7 @@ class YoloReader(FileReader):
         Raises:
             DatasetError: if a line is no polygon; the message names file and line.
         """
-        height, width = self.size(pair)
+        height, width = drawn_size(self, pair)
         polygons = [(number, points * (width, height)) for number, points in read_polygons(pair.mask)[0]]
         image = Image.new("I", (width, height))
         draw = ImageDraw.Draw(image)
