@@ -443,6 +443,7 @@ GONE_WRONG: list[tuple[str, Callable[[Path], Any], str]] = [
     ("a polygon of words", coco_with([["1", "2", "3", "4", "5", "6"]]), r"annotation 77 .*x, y, x, y"),
     ("a polygon that is not finite", coco_with([[1, 2, float("nan"), 4, 5, 6]]), r"annotation 77 .*lies nan pixels"),
     ("a polygon without end", coco_with([[0, 0, 1e12, 0, 5, 6]]), r"annotation 77 .*lies 1e\+12 pixels"),
+    ("a segmentation of words", coco_with("x" * 9999), r"annotation 77 \(of \S+\): has a segmentation that is text"),
     ("a box alone", coco_with([], bbox=[1, 2, 3, 4]), r"annotation 77 .*a box is no mask"),
     ("runs of another size", coco_with(rle([30, 30], [900])), r"annotation 77 .*run lengths are for \[30, 30\] pixels"),
     ("runs too long", coco_with(rle([*SIZE], [10, 10**9])), r"annotation 77 .*do not add up"),

@@ -120,6 +120,12 @@ def test_splits_outside_and_inside_are_found(tmp_path, val):
         }
 
 
+def test_pairs_of_one_name_in_several_folders_are_set_aside_one_by_one():
+    pairs = [Pair(Path(folder) / "1.png", Path(folder) / "m.png", "1") for folder in "abcde"]
+    kept, drawn = set_aside(pairs, 0.2, 0)
+    assert (len(kept), len(drawn)) == (4, 1)
+
+
 def test_split_without_masks_is_an_error_and_not_left_out(tmp_path):
     for split in ("train", "val"):
         write_pairs(tmp_path / split / "images", tmp_path / split / "masks", ["a" + split])

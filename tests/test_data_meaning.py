@@ -364,6 +364,19 @@ def yolo(root: Path, *lines: str) -> Path:
     return root
 
 
+def test_text_beside_images_that_is_no_utf8_is_not_taken_for_labels(tmp_path: Path) -> None:
+    tree(tmp_path, binary(1), binary(1))
+    for path in (tmp_path / "images").iterdir():
+        path.with_suffix(".txt").write_bytes("Straße".encode("latin1"))
+    assert open_source(tmp_path).layout == "images + masks"
+
+
+def test_a_split_in_data_yaml_that_is_no_name_of_a_file_is_passed_over(tmp_path: Path) -> None:
+    root = yolo(tmp_path, f"0 {POLYGON}", f"1 {POLYGON}")
+    (root / "data.yaml").write_text(f"train: {'a' * 300}\nnames: [cat, dog]\n")
+    assert list(open_source(root).splits) == ["all"]
+
+
 def test_a_yaml_file_that_is_too_long_to_describe_a_set_is_not_parsed(tmp_path: Path) -> None:
     root = yolo(tmp_path, f"0 {POLYGON}", f"2 {POLYGON}")
     (root / "log.yaml").write_text("[" * 2**21)

@@ -108,10 +108,19 @@ def label_files(tree: Tree) -> list[Path]:
     """
     there = {plain_name(image.with_suffix("").as_posix()) for image in tree.images}
     found = [path for path in tree.by_suffix.get(".txt", []) if _image_stem(tree.root, path) in there]
-    heads = [lines[0][1].split() for path in found[:20] if (lines := _lines(path))]
+    heads = [words for path in found[:20] if (words := _first_words(path))]
     if all(len(words) == 5 for words in heads) and mask_places(tree):
         return []
     return found if 2 * sum(len(words) >= 5 and _is_number(words[0]) for words in heads) > len(heads) else []
+
+
+def _first_words(path: Path) -> list[str]:
+    """Give the words of the first line that is not empty; of what is no such text one that is no number."""
+    try:
+        lines = _lines(path)
+    except DatasetError:
+        return ["?"]
+    return lines[0][1].split() if lines else []
 
 
 def _is_number(word: str) -> bool:
@@ -192,7 +201,10 @@ def _place(base: Path, text: object) -> Path | None:
     parts = PureWindowsPath(text.strip()).parts if isinstance(text, str) else ()
     parts = tuple(part for part in parts if part.strip("./\\:"))
     tails = (base.joinpath(*parts[start:]) for start in range(len(parts)))
-    return next((path for path in tails if path.exists()), None)
+    try:
+        return next((path for path in tails if path.exists()), None)
+    except OSError:  # a name too long
+        return None
 
 
 def _labels(root: Path, described: tuple[Path, Mapping[str, Any]], files: Sequence[Path], used: set[int]) -> Labels:
