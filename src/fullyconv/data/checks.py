@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fullyconv.data.class_names import shifted_hint, two_ends_hint
-from fullyconv.data.findings import Finding, Severity, counted
+from fullyconv.data.findings import Finding, counted
 from fullyconv.data.layouts import Source
 from fullyconv.data.looking import Seen
 from fullyconv.errors import some
@@ -79,8 +79,7 @@ def values(source: Source, counts: Mapping[Path, Mapping[int, int]]) -> list[Fin
         for path, unknown in bad.items():
             pixels = sum(counts[path][value] for value in unknown)
             files.append(f"{path}: {some(map(labels.value_text, unknown), 8)} ({pixels} pixels)")
-        more = f" The same goes for {len(bad) - 1} more: {some(list(bad)[1:], 4)}." if len(bad) > 1 else ""
-        message = f"{labels.stray_message(counts[first], first)}{more}{shifted_hint(labels, seen)}"
+        message = f"{labels.stray_message(counts[first], first)}{shifted_hint(labels, seen)}"
         findings += counted("error", files, "masks that hold values that are not in the label map", message)
     findings += two_meanings(source, {**source.counts, **counts})
     if hint := two_ends_hint(labels, seen):
@@ -148,30 +147,16 @@ def occurring(seen: Sequence[Seen], labels: Labels) -> list[Finding]:
             present[name].add(result.split)
     splits = {result.split for result in seen}
     here = {name: where for name, where in present.items() if where and len(splits) > 1 and "train" in splits}
-    cases: list[tuple[Severity, str, str, list[str]]] = [
-        (
-            "warning",
-            "classes that never occur",
-            "no mask holds it; correct the label map, or leave the class out",
-            [name for name, where in present.items() if not where],
-        ),
-        (
-            "warning",
-            "classes that are not in train",
-            "in no training mask, so that it cannot be learned; split anew",
-            [name for name, where in here.items() if "train" not in where],
-        ),
-        (
-            "note",
-            "classes that are scored nowhere",
-            "in training masks only, so that nobody will know how well it is found",
-            [name for name, where in here.items() if where == {"train"}],
-        ),
-    ]
+    never = [name for name, where in present.items() if not where]
+    untrained = [name for name, where in here.items() if "train" not in where]
+    unscored = [name for name, where in here.items() if where == {"train"}]
+    no_mask = "no mask holds them; correct the label map, or leave them out"
+    no_training = "no training mask holds them, so that they cannot be learned; split anew"
+    no_score = "training masks alone hold them, so that nobody will know how well they are found"
     return [
-        Finding(severity, f"{len(names)} x {rule}", f"{', '.join(names)}: {message}")
-        for severity, rule, message, names in cases
-        if names
+        *counted("warning", never, "classes that never occur", no_mask),
+        *counted("warning", untrained, "classes that are not in train", no_training),
+        *counted("note", unscored, "classes that are scored nowhere", no_score),
     ]
 
 

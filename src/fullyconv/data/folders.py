@@ -68,7 +68,8 @@ def _add(
 ) -> None:
     """Pair the files of two folders, and add them to a split."""
     pairs = pair_files(source, *both, *places, reading.unlabeled)
-    source.splits.setdefault(split or "all", []).extend(_keyed(source.root, pair) for pair in pairs)
+    if pairs:
+        source.splits.setdefault(split or "all", []).extend(_keyed(source.root, pair) for pair in pairs)
 
 
 def image_folders(folders: Sequence[Folder]) -> list[Folder]:
@@ -228,15 +229,13 @@ def _named(tree: Tree, given: str, option: str) -> list[Path]:
 
 def _unknown(root: Path, found: str) -> str:
     there = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in root.iterdir())
-    listed = ", ".join(there[:12]) + (", ..." if len(there) > 12 else "") if there else "nothing"
-    return (
-        f"{root}: holds {listed}, which is no layout that is understood ({found}). Accepted:\n{LAYOUTS}\nOr {OPTIONS}"
-    )
+    holds = f"{root}: holds {some(there, 12) or 'nothing'}"
+    return f"{holds}, which is no layout that is understood ({found}). Accepted:\n{LAYOUTS}\nOr {OPTIONS}"
 
 
 def _listed(folders: Sequence[Folder]) -> str:
-    firsts = [f", {folder.files[0].name} ..." if folder.files else "" for folder in folders]
-    texts = [
-        f"{folder.path}/ ({len(folder.files)} files{first})" for folder, first in zip(folders, firsts, strict=True)
-    ]
-    return some(texts, 10)
+    def text(folder: Folder) -> str:
+        first = f", {folder.files[0].name} ..." if folder.files else ""
+        return f"{folder.path}/ ({len(folder.files)} files{first})"
+
+    return some(map(text, folders), 10)

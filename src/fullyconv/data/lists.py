@@ -101,7 +101,8 @@ def _listed_pairs(folder: Path, place: Path, lists: Lists, names: _Names) -> tup
     """
     found: dict[str, list[Pair]] = {}
     gone: list[str] = []
-    for split, lines in lists.items():
+    taken: set[Pair] = set()
+    for split, lines in reversed(lists.items()):  # test, val, train: what is scored is not trained on
         path = folder / f"{split}.txt"
         there: dict[Pair, None] = {}
         missing: list[str] = []
@@ -118,21 +119,16 @@ def _listed_pairs(folder: Path, place: Path, lists: Lists, names: _Names) -> tup
             missing += [] if hits else [line]
         if missing:
             gone.append(f"{path.name} names {len(missing)} of {len(lines)} that are not there ({missing[0]} ...)")
-        if there:
-            found[split] = list(there)
-        elif split == "train" or not names.without_mask(missing):
+        if not there and (split == "train" or not names.without_mask(missing)):
             raise DatasetError(
                 f"{path}: none of its {len(lines)} names is that of an image with a mask ({missing[0]!r} ...); correct "
                 f"the names, or remove or rename {path.name} to have the images split at random",
                 files=[path],
             )
-    taken: set[Pair] = set()
-    for split in [split for split in ("test", "val", "train") if split in found]:  # what is scored is not trained on
-        both = [pair for pair in found[split] if pair in taken]
-        if both:
-            gone.append(f"{len(both)} of {split}.txt are in another list as well ({both[0].key} ...): taken out of it")
-        found[split] = [pair for pair in found[split] if pair not in taken]
-        taken.update(found[split])
+        if both := [pair for pair in there if pair in taken]:
+            gone.append(f"{len(both)} of {path.name} are in another list as well ({both[0].key} ...): taken out of it")
+        found[split] = [pair for pair in there if pair not in taken]
+        taken.update(there)
     if not found["train"]:
         path = folder / "train.txt"
         raise DatasetError(f"{path}: all its images are in another list as well; take them out of one", files=[path])

@@ -30,9 +30,6 @@ from fullyconv.errors import some as listed
 from fullyconv.images.reading import is_deep, read_noting
 from fullyconv.labels import IGNORE, Labels, as_text, packed_color
 
-PUBLIC_SETS = tuple(PUBLIC)
-"""Sets whose layout, classes and splits are known by name."""
-
 ENVIRONMENT = "FULLYCONV_DATA"
 
 LOOKED_AT = 6  # images, for whether their values are of more bits than they use
@@ -63,7 +60,7 @@ def dataset_root(data: str | Path) -> Path:
     if not root:
         raise FileNotFoundError(
             f"data={str(data)!r}: no such folder here; for a public set by its name set {ENVIRONMENT}=FOLDER to the "
-            f"folder that holds it (known sets: {', '.join(PUBLIC_SETS)})"
+            f"folder that holds it (known sets: {', '.join(PUBLIC)})"
         )
     if not Path(root).is_dir():
         raise FileNotFoundError(f"{ENVIRONMENT}={root}: no such folder; set it to that which holds the public sets")
@@ -328,7 +325,9 @@ def check_labels(source: Source, pairs: Sequence[Pair]) -> dict[str, int]:
     count_values(source, pairs)
     counts = {pair.mask: source.counts[pair.mask] for pair in pairs}
     for finding in checks.values(source, counts):
-        raise DatasetError(finding.message, files=finding.files)
+        others = finding.files[1:]
+        more = f" The same goes for {len(others)} more: {listed(others, 4)}." if others else ""
+        raise DatasetError(f"{finding.message}{more}", files=finding.files)
     labels = source.labels
     totals = dict.fromkeys([*labels.names, IGNORE], 0)
     for found in counts.values():
