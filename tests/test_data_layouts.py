@@ -204,7 +204,7 @@ class TestLists:
     @pytest.mark.parametrize(
         ("lists", "message"),
         [
-            ({"train": "x0", "val": "x1"}, r"train\.txt: none of its 1 names .*'x0' .*correct the names, or remove or"),
+            ({"train": "x0", "val": "x1"}, r"val\.txt: none of its 1 names .*'x1' .*correct the names, or remove or"),
             ({"train": "b", "val": "x1"}, r"val\.txt: none of its 1 names .*'x1'"),
             ({"train": "b", "val": "\na"}, r"val\.txt: line 2: 'a' could be .*x/a\.png, .*y/a\.png; write the path"),
             ({"train": "b", "val": "z/a.png"}, r"val\.txt: line 1: 'z/a\.png' could be "),
@@ -224,7 +224,7 @@ class TestLists:
             layout = find_layout(root, **options)
             assert len(layout.splits["all"]) == 3
             assert [(one.rule, Path(one.files[0]).name) for one in layout.findings] == [
-                ("lists that do not fit", "train.txt")
+                ("lists that do not fit", "val.txt")
             ]
 
     def test_a_list_of_images_without_masks_is_told(self, tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from fullyconv.data.class_names import (
     only_numbers,
     renamed,
 )
-from fullyconv.data.findings import Finding
 from fullyconv.data.layouts import Source, find_layout, is_text, shown
 from fullyconv.data.masks import VALUES, AnyReader, MaskReader, decide
 from fullyconv.data.pairs import Pair
@@ -157,12 +156,11 @@ def _leave_out_broken(source: Source) -> None:
     broken = dict(zip(source.pairs, in_threads(partial(broken_pair, reader), source.pairs), strict=True))
     messages = tuple(message for message in broken.values() if message)
     if messages:
-        message = "they are left out, as skip_bad (--skip-bad) says"
-        source.findings.append(Finding("warning", f"{len(messages)} broken pairs", message, messages))
+        source.warn(f"{len(messages)} broken pairs", "they are left out, as skip_bad (--skip-bad) says", messages)
         kept = {split: [pair for pair in part if not broken[pair]] for split, part in source.splits.items()}
         source.splits = {split: part for split, part in kept.items() if part}
     if not source.splits:
-        source.findings.append(Finding("error", "no pairs are left", f"{source.root}: every pair is broken", messages))
+        source.fail("no pairs are left", f"{source.root}: every pair is broken", messages)
 
 
 def broken_pair(reader: Reader, pair: Pair) -> str:
@@ -260,7 +258,7 @@ def _name_values(
     for value in sorted(nodata):
         if own.values.get(value, IGNORE) != IGNORE:
             message = f"GDAL_NODATA is {value}, read as {own.values[value]}; {value}=ignore in --values ignores it"
-            source.findings.append(Finding("warning", "a class that the files call no data", message))
+            source.warn("a class that the files call no data", message)
         elif value not in own.values:
             source.notes.append(f"{value} is ignored: GDAL_NODATA says so")
             own = Labels(own.names, own.palette, own.ignore_index, {**own.values, value: IGNORE})
