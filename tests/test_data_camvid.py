@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fullyconv.data.datamodule import SegmentationDataModule
-from fullyconv.data.public.trees import CAMVID as SET
+from fullyconv.data.public import PUBLIC
 from fullyconv.data.sources import open_source
 from fullyconv.errors import DatasetError
 from fullyconv.images import write_image, write_mask
@@ -22,6 +22,7 @@ def write_camvid(root: Path, splits: dict[str, list[str]], values: int = 12) -> 
     return root
 
 
+SET = PUBLIC["camvid"]
 CAMVID, SPLITS = SET.labels["main"], SET.facts.counts
 
 FILES = {"train": ["0001TP_006690", "0016E5_01260"], "val": ["0016E5_07959"], "test": ["Seq05VD_f00000"]}

@@ -84,7 +84,7 @@ def test_mask_without_image_is_named(simple):
 
 def test_two_files_of_one_name_are_named(simple):
     shutil.copy(simple / "images" / "b.png", simple / "images" / "b.bmp")
-    with pytest.raises(DatasetError, match=r"b\.bmp and .*b\.png share one name"):
+    with pytest.raises(DatasetError, match=r"b\.bmp, .*b\.png: share one name"):
         open_source(simple)
 
 
@@ -120,11 +120,17 @@ def test_splits_outside_and_inside_are_found(tmp_path, val):
         }
 
 
+def test_pairs_of_one_name_in_several_folders_are_set_aside_one_by_one():
+    pairs = [Pair(Path(folder) / "1.png", Path(folder) / "m.png", "1") for folder in "abcde"]
+    kept, drawn = set_aside(pairs, 0.2, 0)
+    assert (len(kept), len(drawn)) == (4, 1)
+
+
 def test_split_without_masks_is_an_error_and_not_left_out(tmp_path):
     for split in ("train", "val"):
         write_pairs(tmp_path / split / "images", tmp_path / split / "masks", ["a" + split])
     shutil.rmtree(tmp_path / "val" / "masks")
-    with pytest.raises(DatasetError, match="val/masks: no such folder"):
+    with pytest.raises(DatasetError, match=r"no folder of masks goes with .*val/images"):
         open_source(tmp_path)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.data.doctor import examine
-from fullyconv.data.layouts import find_layout
+from fullyconv.data.layouts import Source, find_layout
 from fullyconv.data.pairs import pair_files
 from fullyconv.data.sources import open_source
 from fullyconv.errors import DatasetError
@@ -93,7 +93,9 @@ class TestNames:
     def test_exact_names_come_first(self, tmp_path: Path) -> None:
         images = [tmp_path / f"{name}.jpg" for name in ("a_1", "a_2")]
         masks = [tmp_path / f"{name}.png" for name in ("a_1", "a_2")]
-        assert pair_files(images, masks, "i", "m").notes == []
+        source = Source()
+        assert len(pair_files(source, images, masks, "i", "m")) == 2
+        assert source.notes == []
 
     @pytest.mark.parametrize(
         ("images", "masks"),
@@ -108,18 +110,17 @@ class TestNames:
     def test_what_all_names_share_is_taken_off_and_numbers_are_compared_as_such(
         self, tmp_path: Path, images: tuple[str, ...], masks: tuple[str, ...]
     ) -> None:
-        paired = pair_files(
-            [tmp_path / f"{name}.jpg" for name in images], [tmp_path / f"{name}.png" for name in masks], "i", "m"
-        )
-        found = {pair.image.stem: pair.mask.stem for pair in paired.pairs}
+        source = Source()
+        left, right = [tmp_path / f"{name}.jpg" for name in images], [tmp_path / f"{name}.png" for name in masks]
+        found = {pair.image.stem: pair.mask.stem for pair in pair_files(source, left, right, "i", "m")}
         assert found == dict(zip(images, masks, strict=True))
-        assert paired.notes[0].startswith("paired by the part of the names that differs")
+        assert source.notes[0].startswith("paired by the part of the names that differs")
 
     def test_digits_are_never_cut_in_two(self, tmp_path: Path) -> None:
         images, masks = ([tmp_path / f"{name}.png" for name in names] for names in (("im10", "im11"), ("m20", "m21")))
-        found = pair_files(images, masks, "i", "m")
-        assert not found.pairs
-        assert "no mask of the same name" in found.lost[0].message
+        source = Source()
+        assert not pair_files(source, images, masks, "i", "m")
+        assert "no mask of the same name" in source.lost[0].message
 
     def test_images_without_a_mask_are_an_error_or_left_out_on_demand(self, tmp_path: Path) -> None:
         put(tmp_path, "images/a.png", "images/b.png", "masks/a.png")
@@ -203,7 +204,7 @@ class TestLists:
     @pytest.mark.parametrize(
         ("lists", "message"),
         [
-            ({"train": "x0", "val": "x1"}, r"train\.txt: none of its 1 names .*'x0' .*correct the names, or remove or"),
+            ({"train": "x0", "val": "x1"}, r"val\.txt: none of its 1 names .*'x1' .*correct the names, or remove or"),
             ({"train": "b", "val": "x1"}, r"val\.txt: none of its 1 names .*'x1'"),
             ({"train": "b", "val": "\na"}, r"val\.txt: line 2: 'a' could be .*x/a\.png, .*y/a\.png; write the path"),
             ({"train": "b", "val": "z/a.png"}, r"val\.txt: line 1: 'z/a\.png' could be "),
@@ -223,7 +224,7 @@ class TestLists:
             layout = find_layout(root, **options)
             assert len(layout.splits["all"]) == 3
             assert [(one.rule, Path(one.files[0]).name) for one in layout.findings] == [
-                ("lists that do not fit", "train.txt")
+                ("lists that do not fit", "val.txt")
             ]
 
     def test_a_list_of_images_without_masks_is_told(self, tmp_path: Path) -> None:
@@ -316,9 +317,9 @@ class TestTables:
             (
                 "p.csv",
                 "picture,mask\na.png,ma.png\n",
-                r"names the columns \['picture', 'mask'\]; it must name image and",
+                r"line 2 has no image; every line has the columns image and",
             ),
-            ("p.csv", "", "it must name image and mask"),
+            ("p.csv", "", "no pairs in it; write the columns image and mask"),
             ("p.csv", "image,mask\n", "no pairs in it"),
             ("p.csv", "image,mask\na.png,\n", "line 2 has no mask"),
             ("p.csv", "image,mask\na.png,gone.png\n", r"line 2: .*gone\.png: no such file"),
@@ -469,12 +470,12 @@ def test_a_split_without_masks_does_not_mix_the_others(tmp_path: Path) -> None:
     put(tmp_path, *(f"{kind}/{name}.png" for kind in ("images", "masks") for name in ("train/a", "val/b")))
     put(tmp_path, "images/test/c.png")
     given: dict[str, Any] = {"images": "images", "masks": "masks"}
-    with pytest.raises(DatasetError, match=r"c\.png: images of the split 'test', where masks has no masks; .*skip"):
+    with pytest.raises(DatasetError, match=r"c\.png: no mask of the same name in masks; .*skip"):
         open_source(tmp_path, **given)
     expected = {"train": ["a"], "val": ["b"]}
     assert keys(tmp_path, **given, unlabeled="skip") == expected
     notes = find_layout(tmp_path, **given, unlabeled="skip").notes
-    assert "images: 1 images of the split 'test' are without masks and left out" in notes
+    assert "images: 1 images without a mask are left out" in notes
     assert keys(tmp_path, **given) == expected
     assert [(one.rule, [Path(name).name for name in one.files]) for one in find_layout(tmp_path, **given).lost] == [
         ("images without a mask", ["c.png"])

@@ -342,8 +342,8 @@ def test_names_alone_do_not_say_what_one_bit_is_beside_0_and_255(tmp_path: Path)
     inside = LABEL == 1
     root = tree(tmp_path, Image.fromarray(inside), np.where(inside, 255, 0).astype(np.uint8))
     (root / "classes.txt").write_text("ground\nbox\n")
-    with pytest.raises(DatasetError, match=r"0\.png has 1 bit, .*1\.png holds 0 and 255: .*give values=\{0:"):
-        open_source(root)
+    with pytest.raises(DatasetError, match=r"0\.png holds 0 and 1, .*1\.png 0 and 255, .*values=\{0:"):
+        SegmentationDataModule(root).check()
     source = open_source(root, values={0: "ground", 255: "box"})
     assert (encoded(source, 0) == inside).all()
     assert (encoded(source, 1) == inside).all()

@@ -166,7 +166,7 @@ def test_colors_of_names_beside_masks_of_numbers_are_told_and_not_used(tmp_path:
     ("name", "text", "message"),
     [
         ("class_dict.csv", "name,r,g,b\nground,0,0,300\n", "line 2: 0, 0, 300 is no color"),
-        ("class_dict.csv", "name,r,g,b\nground,0\n", "line 2: has 2 of 4 columns"),
+        ("class_dict.csv", "name,r,g,b\nground,0\n", "line 2: 0, , "),
         ("_classes.csv", "Pixel Value,Class\nx,ground\n", "line 2: has no value of a pixel"),
         ("_classes.csv", "Pixel Value,Class\n0,ground\n0,box\n", "line 3: 0 is ground and box"),
         ("labelmap.txt", "ground:0,0::\n", "line 1: 0, 0 is no color"),
@@ -346,7 +346,7 @@ def test_images_of_a_test_without_masks_are_left_out_and_those_of_val_are_not(tm
     photo(tmp_path / "test" / "images" / "9.png")
     assert [one.severity for one in find_layout(tmp_path).findings] == ["warning"]
     photo(tmp_path / "val" / "images" / "8.png")
-    with pytest.raises(DatasetError, match="val/masks: no such folder"):
+    with pytest.raises(DatasetError, match=r"no folder of masks goes with .*val/images"):
         open_source(tmp_path)
     assert set(open_source(tmp_path, unlabeled="skip").splits) == {"train"}
 
@@ -362,6 +362,19 @@ def yolo(root: Path, *lines: str) -> Path:
         (root / "labels").mkdir(exist_ok=True)
         (root / "labels" / f"{number}.txt").write_text(f"{line}\n")
     return root
+
+
+def test_text_beside_images_that_is_no_utf8_is_not_taken_for_labels(tmp_path: Path) -> None:
+    tree(tmp_path, binary(1), binary(1))
+    for path in (tmp_path / "images").iterdir():
+        path.with_suffix(".txt").write_bytes("Straße".encode("latin1"))
+    assert open_source(tmp_path).layout == "images + masks"
+
+
+def test_a_split_in_data_yaml_that_is_no_name_of_a_file_is_passed_over(tmp_path: Path) -> None:
+    root = yolo(tmp_path, f"0 {POLYGON}", f"1 {POLYGON}")
+    (root / "data.yaml").write_text(f"train: {'a' * 300}\nnames: [cat, dog]\n")
+    assert list(open_source(root).splits) == ["all"]
 
 
 def test_a_yaml_file_that_is_too_long_to_describe_a_set_is_not_parsed(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from fullyconv.data.public import PUBLIC, describe, fetch, locate, recognize, se
 from fullyconv.data.public.nyudv2 import CHANNELS, LOG_DEPTH, Nyudv2, log_depth_codes
 from fullyconv.data.public.siftflow import SCENES
 from fullyconv.data.public.voc import YEARS, Voc
-from fullyconv.data.sources import PUBLIC_SETS, Source, dataset_root, open_source
+from fullyconv.data.sources import Source, dataset_root, open_source
 from fullyconv.errors import DatasetError
 from fullyconv.images import write_image, write_mask
 from fullyconv.palettes import default_palette, voc_palette
@@ -89,7 +89,6 @@ def test_name_finds_the_set_under_the_root_and_samples_are_right(
 
 
 def test_registry_names_are_those_of_the_sets_and_facts_are_complete() -> None:
-    assert tuple(PUBLIC) == PUBLIC_SETS
     for name, known in PUBLIC.items():
         assert known.name == name
         facts = known.facts
@@ -439,6 +438,15 @@ def test_nyud_trains_on_trainval_where_there_is_no_train(tmp_path: Path) -> None
     (root / "train.txt").rename(root / "trainval.txt")
     (root / "val.txt").unlink()
     assert {split: len(part) for split, part in PUBLIC["nyudv2"].find_splits(root).items()} == {"train": 1, "test": 1}
+
+
+def test_nyud_without_lists_names_those_that_are_wanted(tmp_path: Path) -> None:
+    root = trees.nyud(tmp_path)
+    (root / "train.txt").unlink()
+    assert list(PUBLIC["nyudv2"].find_splits(root)) == ["test"]
+    (root / "test.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"none of train\.txt, trainval\.txt and test\.txt"):
+        PUBLIC["nyudv2"].find_splits(root)
 
 
 def test_nyud_as_images_is_known_in_a_folder_that_is_called_so(tmp_path: Path) -> None:

@@ -247,11 +247,11 @@ def test_a_class_is_found_by_name_and_number_and_near_misses_are_offered() -> No
         ("crane", r"Did you mean crane \(bird\) or crane \(machine\)\? There are 1000 choices\.$"),
         ("Palace", r"Did you mean palace\? There are"),
         ("pallace", r"Did you mean palace\? There are"),
-        ("qqq", r"label='qqq': no such class. There are 1000 choices\.$"),
-        (1000, r"label=1000: there are 1000 classes; give 0\.\.999"),
-        (-1, r"label=-1: there are 1000 classes"),
-        (True, "label=True: give the name of a class, or its number"),
-        (None, "label=None: give the name of a class, or its number"),
+        ("qqq", r"label='qqq': no such class; .* There are 1000 choices\.$"),
+        (1000, r"label=1000: no such class; give a name, or a number 0\.\.999"),
+        (-1, "label=-1: no such class"),
+        (True, "label=True: no such class"),
+        (None, "label=None: no such class"),
     ):
         with pytest.raises(ValueError, match=said):
             dense.heatmap(image, wrong)  # type: ignore[arg-type]

@@ -163,7 +163,7 @@ def test_labels_serve_as_dictionary_keys():
 
 
 def test_ignored_index_of_ones_own_is_kept():
-    with pytest.raises(ValueError, match="ignore_index=-1: masks hold integers from 0 on"):
+    with pytest.raises(ValueError, match=r"ignore_index=-1: .* no class, 2\.\.65535"):
         Labels.of(["a", "b"], ignore_index=-1)
     assert Labels.of(["a", "b"], ignore_index=9).values == {0: "a", 1: "b", 9: "ignore"}
 
@@ -172,19 +172,19 @@ def test_ignored_index_of_ones_own_is_kept():
     ("arguments", "message"),
     [
         ({"names": []}, "names holds 0 classes"),
-        ({"names": "road"}, "one string; give a list"),
+        ({"names": "road"}, "give a list of class names"),
         ({"names": ["a", "a"]}, "'a' twice"),
-        ({"names": ["a", ""]}, "not empty"),
+        ({"names": ["a", ""]}, "one printable line of 1 to 200 letters"),
         ({"names": ["a", "ignore"]}, "rename the class"),
-        ({"names": ["a", 3]}, "a class name is a string"),
-        ({"names": ["a"], "palette": [(0, 0, 0), (1, 1, 1)]}, "2 colors for 1 classes"),
+        ({"names": ["a", 3]}, "names holds '3': a class name is"),
+        ({"names": ["a"], "palette": [(0, 0, 0), (1, 1, 1)]}, "for each of the 1 classes"),
         ({"names": ["a"], "palette": [(0, 0, 300)]}, r"integers in 0\.\.255"),
         ({"names": ["a"], "palette": [(0, 0)]}, "three integers"),
         ({"names": ["road"], "values": {0: "raod"}}, "Did you mean road"),
         ({"names": ["a"], "values": {-1: "a"}}, r"integers in 0\.\.65535"),
         ({"names": ["a"], "values": {"0": "a"}}, r"integers in 0\.\.65535"),
-        ({"names": ["a", "b"], "ignore_index": 1}, "is the index of class 'b'"),
-        ({"names": ["a", "b"], "ignore_index": 70_000}, "16 bits"),
+        ({"names": ["a", "b"], "ignore_index": 1}, r"ignore_index=1: .* no class, 2\.\."),
+        ({"names": ["a", "b"], "ignore_index": 70_000}, r"ignore_index=70000: "),
     ],
 )
 def test_broken_rule_is_named(arguments, message):
@@ -256,7 +256,7 @@ class TestColors:
     @pytest.mark.parametrize(
         ("values", "message"),
         [
-            ({"#ff0000": "road", 0: "sky"}, r"mixes numbers and colors \(0 and #ff0000\)"),
+            ({"#ff0000": "road", 0: "sky"}, "mixes numbers and colors"),
             ({"#ff0000": "road", "#FF0000": "sky"}, "holds the color #ff0000 twice"),
             ({"red": "road"}, 'or colors written "#rrggbb"'),
             ({"other": "road"}, "names no color"),

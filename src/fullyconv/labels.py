@@ -148,60 +148,16 @@ class Labels:
     values: dict[int | str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        _names(self.names)
-        k = len(self.names)
-        if len(self.palette) != k:
-            raise ValueError(f"palette has {len(self.palette)} colors for {k} classes; give one color a class")
-        for color in self.palette:
-            if len(color) != 3 or not all(isinstance(c, int) and 0 <= c <= 255 for c in color):
-                raise ValueError(f"palette={color!r}: a color is three integers in 0..255 (red, green, blue)")
-        if not isinstance(self.ignore_index, int) or isinstance(self.ignore_index, bool) or self.ignore_index < 0:
+        k = len(_names(self.names))
+        object.__setattr__(self, "palette", _palette(self.names, self.palette))
+        index = self.ignore_index
+        if not isinstance(index, int) or isinstance(index, bool) or not k <= index <= _MAX_VALUE:
             raise ValueError(
-                f"ignore_index={self.ignore_index!r}: masks hold integers from 0 on; give one above the classes (255)"
+                f"ignore_index={index!r}: give a whole number that is no class, {k}..{_MAX_VALUE}; to leave a class "
+                f'out map its value to "{IGNORE}" in values='
             )
-        if self.ignore_index < k:
-            raise ValueError(
-                f"ignore_index={self.ignore_index} is the index of class {self.names[self.ignore_index]!r}; give one "
-                f'outside 0..{k - 1}, and to leave a class out map its value to "ignore" in values='
-            )
-        if self.ignore_index > _MAX_VALUE:
-            raise ValueError(f"ignore_index={self.ignore_index}: masks hold 16 bits; give one up to {_MAX_VALUE}")
-        if not self.values:
-            default: dict[int | str, str] = dict(enumerate(self.names))
-            default[self.ignore_index] = IGNORE
-            object.__setattr__(self, "values", default)
-        read: dict[int | str, str] = {}
-        for value, name in self.values.items():
-            code = parse_color(value) if isinstance(value, str) else None
-            if code is not None:
-                value = as_text(code)
-                if value in read:
-                    raise ValueError(f"values holds the color {value} twice; remove one")
-            elif not isinstance(value, int) or isinstance(value, bool) or not -(2**31) <= value <= _MAX_VALUE:
-                raise ValueError(
-                    f"values={{{value!r}: {name!r}}}: a mask holds integers in 0..{_MAX_VALUE}, negative ones to be "
-                    'ignored, or colors written "#rrggbb"'
-                )
-            elif value < 0 and name != IGNORE:
-                raise ValueError(
-                    f'values={{{value}: {name!r}}}: a class has integers in 0..{_MAX_VALUE}; others may be "{IGNORE}"'
-                )
-            if name != IGNORE and name not in self.names:
-                raise ValueError(
-                    f"values={{{value!r}: {name!r}}} names no class. {near_miss(str(name), [*self.names, IGNORE])}"
-                )
-            read[value] = name
-        texts = [value for value in read if isinstance(value, str)]
-        if texts and len(texts) < len(read):
-            number = next(value for value in read if not isinstance(value, str))
-            raise ValueError(
-                f"values mixes numbers and colors ({number} and {texts[0]}): masks of one set hold one or the other"
-            )
-        if texts:
-            if texts == [OTHER]:
-                raise ValueError(f'values={read!r}: names no color; give at least one, such as "#ff0000"')
-            read.setdefault(OTHER, IGNORE)
-        object.__setattr__(self, "values", read)
+        default: dict[int | str, str] = {**dict(enumerate(self.names)), index: IGNORE}
+        object.__setattr__(self, "values", _values(self.values or default, self.names))
 
     @classmethod
     def of(
@@ -235,11 +191,10 @@ class Labels:
         names = _names(names)
         if ignore_index is None:
             ignore_index = 255 if len(names) <= 255 else _MAX_VALUE
-        colors = _palette(names, palette)
         table: dict[int | str, str] = dict(values.items()) if values else {}
-        if table and ignore_index >= 0 and not any(isinstance(value, str) for value in table):
+        if table and not any(isinstance(value, str) for value in table):
             table.setdefault(ignore_index, IGNORE)
-        return cls(names, colors, ignore_index, table)
+        return cls(names, _palette(names, palette), ignore_index, table)
 
     @property
     def num_classes(self) -> int:
@@ -265,19 +220,15 @@ class Labels:
         """
         if isinstance(label, str) and label in self.names:
             return self.names.index(label)
-        text = str(label)
-        if isinstance(label, bool) or not isinstance(label, str | int | np.integer):
-            raise ValueError(f"label={label!r}: give the name of a class, or its number")
-        if text.isdecimal() and int(text) < self.num_classes:
-            return int(text)
-        if not isinstance(label, str) or text.isdecimal():
-            raise ValueError(f"label={label!r}: there are {self.num_classes} classes; give 0..{self.num_classes - 1}")
-        raise ValueError(f"label={label!r}: no such class. {near_miss(label, self.names)}")
+        if str(label).isdecimal() and int(label) < self.num_classes:
+            return int(label)
+        remedy = f"give a name, or a number 0..{self.num_classes - 1}. {near_miss(str(label), self.names)}"
+        raise ValueError(f"label={label!r}: no such class; {remedy}")
 
     @property
     def dtype(self) -> type[np.uint8] | type[np.uint16]:
         """Tell the type of an encoded mask: uint8 up to 255 classes, uint16 beyond."""
-        return np.uint8 if self.num_classes <= 255 and 0 <= self.ignore_index <= 255 else np.uint16
+        return np.uint8 if self.ignore_index <= 255 else np.uint16
 
     @property
     def by_color(self) -> bool:
@@ -298,21 +249,11 @@ class Labels:
         }
 
     @cached_property
-    def _sparse_table(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+    def _table(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
         """The values in increasing order and the class index of each."""
         index = {name: i for i, name in enumerate(self.names)} | {IGNORE: self.ignore_index}
         values = sorted(self.meaning)
-        indices = np.array([index[self.meaning[value]] for value in values], dtype=self.dtype)
-        return np.array(values, np.int64), indices
-
-    @cached_property
-    def _table(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-        """Look-up tables over the values of a file: the class index, and whether the value is known at all."""
-        values, indices = self._sparse_table
-        encoded = np.zeros(max(256, int(values[-1]) + 1), dtype=self.dtype)
-        known = np.zeros(len(encoded), dtype=np.bool_)
-        encoded[values], known[values] = indices, True
-        return encoded, known
+        return np.array(values, np.int64), np.array([index[self.meaning[value]] for value in values], self.dtype)
 
     def encode(self, mask: npt.NDArray[Any], path: str | Path | None = None) -> npt.NDArray[Any]:
         """Turn the values of a mask file into class indices.
@@ -340,19 +281,12 @@ class Labels:
             )
         if mask.dtype == np.bool_:
             mask = mask.view(np.uint8)
-        if self.by_color or min(self.meaning) < 0:
-            values, indices = self._sparse_table
-            runs, lengths = runs_of(mask)
-            places = np.searchsorted(values, runs).clip(max=len(values) - 1)
-            if (values[places] != runs).any():
-                raise DatasetError(self.stray_message(count_values_of(mask), path))
-            return np.repeat(indices[places], lengths).reshape(mask.shape)
-        encoded, known = self._table
-        within = mask.dtype == np.uint8 or not mask.size or (mask.min() >= 0 and mask.max() < len(known))
-        if not within or not known.take(mask).all():
+        values, indices = self._table
+        runs, lengths = runs_of(mask)
+        places = np.searchsorted(values, runs).clip(max=len(values) - 1)
+        if (values[places] != runs).any():
             raise DatasetError(self.stray_message(count_values_of(mask), path))
-        result: npt.NDArray[Any] = encoded.take(mask)
-        return result
+        return np.repeat(indices[places], lengths).reshape(mask.shape)
 
     def unknown(self, values: Iterable[int]) -> list[int]:
         """List the values that the label map does not know, in increasing order; colors as 0xRRGGBB.
@@ -429,9 +363,8 @@ class Labels:
         if not isinstance(entry, Mapping) or "names" not in entry:
             raise ValueError(f"labels={entry!r} lacks 'names'; give a mapping as Labels.to_dict writes it")
         known = ["names", "palette", "ignore_index", "values"]
-        for key in entry:
-            if key not in known:
-                raise ValueError(f"labels has an entry {key!r} that means nothing. {near_miss(str(key), known)}")
+        for key in entry.keys() - known:
+            raise ValueError(f"labels has an entry {key!r} that means nothing. {near_miss(str(key), known)}")
         names = _names(entry["names"])  # before a palette is made for them
         values = entry.get("values") or {}
         try:
@@ -495,19 +428,15 @@ def unique_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _names(names: object) -> tuple[str, ...]:
-    if isinstance(names, str):
-        raise ValueError(f'names={names!r} is one string; give a list of class names, such as ["{names}", "other"]')
-    if not isinstance(names, Iterable):
-        raise ValueError(f"names={names!r}: give a list of class names")
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise ValueError(f'names={names!r}: give a list of class names, such as ["road", "sky"]')
     names = tuple(names)
     if not 1 <= len(names) <= _MAX_CLASSES:
         raise ValueError(f"names holds {len(names)} classes: a segmentation task has 1 to {_MAX_CLASSES}")
     seen: set[str] = set()
     for name in names:
-        if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"names holds {name!r}: a class name is a string that is not empty")
-        if not name.isprintable() or len(name) > 200:
-            raise ValueError(f"names holds {name[:200]!r}: a class name is one printable line, at most 200 letters")
+        if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > 200:
+            raise ValueError(f"names holds {str(name)[:200]!r}: a class name is one printable line of 1 to 200 letters")
         if name == IGNORE:
             raise ValueError(
                 f'names holds "{IGNORE}", which is the word for pixels that count for nothing; rename the class, or '
@@ -519,6 +448,34 @@ def _names(names: object) -> tuple[str, ...]:
     return names
 
 
+def _values(values: Mapping[int | str, str], names: Sequence[str]) -> dict[int | str, str]:
+    """Check a label map; its colors are written in small letters."""
+    read: dict[int | str, str] = {}
+    for value, name in values.items():
+        color = parse_color(value) if isinstance(value, str) else None
+        if color is None and (
+            not isinstance(value, int)
+            or isinstance(value, bool)
+            or not (-(2**31) if name == IGNORE else 0) <= value <= _MAX_VALUE
+        ):
+            raise ValueError(
+                f"values={{{value!r}: {name!r}}}: a class has integers in 0..{_MAX_VALUE}, or colors written "
+                f'"#rrggbb"; negative integers may be "{IGNORE}"'
+            )
+        if name != IGNORE and name not in names:
+            raise ValueError(f"values={{{value!r}: {name!r}}} names no class. {near_miss(str(name), [*names, IGNORE])}")
+        key = value if color is None else as_text(color)
+        if key in read:
+            raise ValueError(f"values holds the color {key} twice; remove one")
+        read[key] = name
+    colors = [value for value in read if isinstance(value, str)]
+    if colors and len(colors) < len(read):
+        raise ValueError(f"values={read!r}: mixes numbers and colors; masks of one set hold one or the other")
+    if colors == [OTHER]:
+        raise ValueError(f'values={read!r}: names no color; give at least one, such as "#ff0000"')
+    return read | {OTHER: read.get(OTHER, IGNORE)} if colors else read
+
+
 def _value(value: int | str) -> int | str:
     return value if isinstance(value, str) and parse_color(value) is not None else int(value)
 
@@ -526,8 +483,8 @@ def _value(value: int | str) -> int | str:
 def _palette(names: tuple[str, ...], palette: object) -> tuple[Color, ...]:
     if palette is None:
         return palette_for(names)
-    if isinstance(palette, str) or not isinstance(palette, Sequence):
-        raise ValueError(f"palette={palette!r}: give a list of colors, one a class")
+    if isinstance(palette, str) or not isinstance(palette, Sequence) or len(palette) != len(names):
+        raise ValueError(f"palette={palette!r}: give a list of colors, one for each of the {len(names)} classes")
     return tuple(map(_color, palette))
 
 
@@ -535,7 +492,7 @@ def _color(color: Sequence[int]) -> Color:
     try:
         red, green, blue = (int(c) for c in color)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(
-            f"palette={color!r}: a color is three integers in 0..255 (red, green, blue), one color a class"
-        ) from None
+        red = green = blue = -1
+    if not all(0 <= level <= 255 for level in (red, green, blue)):
+        raise ValueError(f"palette={color!r}: a color is three integers in 0..255 (red, green, blue)")
     return red, green, blue

@@ -62,18 +62,16 @@ class Augmented:
         if not isinstance(given, tuple | list) or len(given) != 2:
             raise self._wrong(f"gives {type(given).__name__}", "give image and mask, as a pair or by these keys")
         image, mask = _tensor(given[0], planes=True), _tensor(given[1])
-        if image is None or image.ndim != 3 or image.shape[0] != channels:
-            raise self._wrong(f"gives as image {_described(given[0])}", f"give one of {channels} channels")
-        if image.is_floating_point() and not (bool(image.min() >= 0) and bool(image.max() <= 1)):
+        if image is None or image.ndim != 3 or image.shape[0] != channels or not _is_photo(image):
             raise self._wrong(
-                "gives an image of floats beyond 0..1", "give uint8, or do not normalize: the module does"
+                f"gives as image {_described(given[0])}",
+                f"give one of {channels} channels, uint8, or floats in 0..1: do not normalize, the module does",
             )
-        if not image.is_floating_point() and image.dtype != torch.uint8:
-            raise self._wrong(f"gives an image of type {image.dtype}", "give uint8, or floats in 0..1")
-        if mask is None or mask.shape != image.shape[1:]:
-            raise self._wrong(f"gives as mask {_described(given[1])}", "give one of the size of its image, (H, W)")
-        if mask.is_floating_point():
-            raise self._wrong(f"gives a mask of type {mask.dtype}", "give class indices; masks are never interpolated")
+        if mask is None or mask.shape != image.shape[1:] or mask.is_floating_point():
+            raise self._wrong(
+                f"gives as mask {_described(given[1])}",
+                "give class indices of the size of its image, (H, W); masks are never interpolated",
+            )
         known = {*range(self.labels.num_classes), self.labels.ignore_index}
         foreign = sorted(set(np.unique(mask.numpy()).tolist()) - known)
         if foreign:
@@ -99,9 +97,18 @@ def _tensor(value: Any, planes: bool = False) -> Tensor | None:
     return torch.from_numpy(array.astype(np.int32) if array.dtype == np.uint16 else array)
 
 
+def _is_photo(image: Tensor) -> bool:
+    """Tell whether the values are bytes, or floats in 0..1."""
+    if image.is_floating_point():
+        return bool(image.min() >= 0) and bool(image.max() <= 1)
+    return image.dtype == torch.uint8
+
+
 def _described(value: Any) -> str:
-    shape = getattr(value, "shape", None)
-    return type(value).__name__ if shape is None else f"a {type(value).__name__} of shape {tuple(shape)}"
+    kind = type(value).__name__
+    if not hasattr(value, "shape"):
+        return kind
+    return f"a {kind} of shape {tuple(value.shape)} and {value.dtype}, {value.min()}..{value.max()}"
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -141,27 +141,27 @@ class DecodedCache:
                 return
 
     def _room_for(self, size: int) -> bool:
-        if self.folder is None:
-            if self._used + size > self.bound:
-                self._stop(f"{self.bound / 1e9:g} GB are kept in memory")
-            return not self._full
+        if self.folder is not None:
+            self._count()
+        if self._used + size > self.bound:
+            where = "memory" if self.folder is None else self.folder
+            self._stop(f"{where} holds {self._used / 1e9:.3g} of {self.bound / 1e9:g} GB")
+        elif self.folder is not None:
+            try:
+                free = shutil.disk_usage(self.folder).free
+                if free - size < _RESERVE:
+                    self._stop(f"the disk of {self.folder} has {free / 1e9:.3g} GB free")
+            except OSError as error:
+                self._stop(str(error))
+        return not self._full
+
+    def _count(self) -> None:
+        """Look through the folder for what other processes wrote, in at most a twentieth of the time."""
         now = time.monotonic()
         if self._counted is None or now - self._counted > self._pause:
             self._used = sum(self._sizes())
             self._counted = time.monotonic()
-            # Other processes write, too; looking through the folder never takes more than a twentieth of the time.
             self._pause = max(1.0, 20.0 * (self._counted - now))
-        if self._used + size > self.bound:
-            self._stop(f"{self.folder} holds {self._used / 1e9:.3g} of {self.bound / 1e9:g} GB")
-            return False
-        try:
-            disk = shutil.disk_usage(self.folder)
-        except OSError as error:
-            self._stop(str(error))
-            return False
-        if disk.free - size < _RESERVE:
-            self._stop(f"the disk of {self.folder} has {disk.free / 1e9:.3g} GB free")
-        return not self._full
 
     def _sizes(self) -> Iterator[int]:
         assert self.folder is not None
@@ -180,20 +180,14 @@ class DecodedCache:
 
 
 def _plain(value: object) -> Any:
-    """Write a reader, and what in it JSON has not, the same in every process: one that reads otherwise is another."""
-    if isinstance(value, Mapping):
-        return list(value.items())
-    if isinstance(value, set | frozenset):
-        return sorted(value, key=repr)
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, np.ndarray):
-        return [value.dtype.str, value.shape, hashlib.sha256(value.tobytes()).hexdigest()]
+    """Write a reader the same in every process: one that reads otherwise is another."""
+    if isinstance(value, Labels):
+        return value.to_dict()
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
-    if callable(value) or not hasattr(value, "__dict__"):
+    if not dataclasses.is_dataclass(value):
         raise TypeError(
-            f"the cache cannot tell how {kind} reads: a reader holds plain values only (numbers, text, tuples, paths, "
-            "arrays, data classes); or give cache=None"
+            f"the cache cannot tell how {kind} reads: a reader is a data class of plain values (numbers, text, tuples, "
+            "mappings, data classes); or give cache=None"
         )
     return [kind, vars(value)]
 

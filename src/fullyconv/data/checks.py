@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from fullyconv.data.class_names import shifted_hint, two_ends_hint
-from fullyconv.data.findings import Finding, Severity, counted, many
-from fullyconv.data.layouts import shown
+from fullyconv.data.findings import Finding, counted
+from fullyconv.data.layouts import Source
 from fullyconv.data.looking import Seen
-from fullyconv.data.sources import Source
-from fullyconv.images import MASK_EXTENSIONS
+from fullyconv.errors import some
 from fullyconv.images.opening import converted_lines, head_of, without_cr_lf
 from fullyconv.labels import IGNORE, Labels
 
@@ -32,34 +32,21 @@ half a level; the nearest different images of two splits stay below 0.975.
 
 MOST_COMPARED = 20_000  # images, because each is compared with all that do not look like it
 
-# Text beside images and masks: nobody expects it to be read as one.
-_EXPECTED = (".txt", ".md", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".db", ".ini", ".html", ".pdf")
 
-
-def problems(seen: Sequence[Seen]) -> list[Finding]:
-    """Find what could not be read, and pairs whose sizes are each the other way round than those of another."""
-    by_rule: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for result in seen:
-        for rule, file, message in result.problems:
-            by_rule[rule].append((file, message))
-    findings = []
-    for rule, found in by_rule.items():
-        # One file is named in its message; of many, each is shown with what is wrong with it.
-        alike = len({message.replace(file, "") for file, message in found}) == 1
-        files = tuple(file if alike else message for file, message in found)
-        findings.append(Finding("error", f"{len(found)} x {rule}", found[0][1], files if len(found) > 1 else ()))
+def swapped(seen: Sequence[Seen]) -> list[Finding]:
+    """Find pairs whose sizes are each the other way round than those of another."""
     by_sizes: dict[tuple[tuple[int, int], tuple[int, int]], list[Seen]] = defaultdict(list)
     for result in seen:
         if result.digest and result.counts and result.size != result.mask_size:
             by_sizes[result.size, result.mask_size].append(result)
-    swapped = [
+    found = [
         f"{result.pair.image}: {' or '.join(str(other.pair.mask) for other in others[:3])} has its size"
         for (size, mask_size), same in by_sizes.items()
         if (others := by_sizes.get((mask_size, size), []))
         for result in same
     ]
     message = "the sizes of one are those of another the other way round: were their masks, or their images, swapped?"
-    return findings + counted("error", swapped, ("pair looks swapped", "pairs look swapped"), message)
+    return counted("error", found, "pairs that look swapped", message)
 
 
 def converted(seen: Sequence[Seen]) -> list[Finding]:
@@ -71,23 +58,54 @@ def converted(seen: Sequence[Seen]) -> list[Finding]:
         "every CR LF in them became LF, as git and FTP do with text; images that still decode are torn. Get them again "
         "as binary files (in git: '*.png binary' and '*.jpg binary' in .gitattributes)"
     )
-    rule = "file had its line endings converted", "files had their line endings converted"
-    return counted("error", (path for path in every if without_cr_lf(path)), rule, message)
+    return counted(
+        "error", (path for path in every if without_cr_lf(path)), "files whose line endings were converted", message
+    )
 
 
-def stray(seen: Sequence[Seen], labels: Labels) -> list[Finding]:
-    """Find values of masks that mean nothing."""
-    bad = [(result, unknown) for result in seen if (unknown := labels.unknown(result.counts))]
-    if not bad:
+def values(source: Source, counts: Mapping[Path, Mapping[int, int]]) -> list[Finding]:
+    """Find values of masks that mean nothing, or more than one thing.
+
+    Args:
+        source: the set, whose labels are known.
+        counts: mask -> value -> pixels.
+    """
+    labels = source.labels
+    seen = {value for held in counts.values() for value in held}
+    findings = []
+    if bad := {path: unknown for path, held in counts.items() if (unknown := labels.unknown(held))}:
+        first = next(iter(bad))
+        files = []
+        for path, unknown in bad.items():
+            pixels = sum(counts[path][value] for value in unknown)
+            files.append(f"{path}: {some(map(labels.value_text, unknown), 8)} ({pixels} pixels)")
+        message = f"{labels.stray_message(counts[first], first)}{shifted_hint(labels, seen)}"
+        findings += counted("error", files, "masks that hold values that are not in the label map", message)
+    findings += two_meanings(source, {**source.counts, **counts})
+    if hint := two_ends_hint(labels, seen):
+        findings.append(
+            Finding("error", "255 is ignored and nothing else but 0 is there", f"{next(iter(counts))}: {hint}")
+        )
+    return findings
+
+
+def two_meanings(source: Source, counts: Mapping[Path, Iterable[int]]) -> list[Finding]:
+    """Find masks of 0 and 1 beside masks of 0 and 255, unless somebody said what 255 is."""
+    meaning = source.labels.values
+    if source.explicit or source.named is not None or meaning.get(255) != IGNORE or meaning.get(1, IGNORE) == IGNORE:
         return []
-    files = []
-    for result, unknown in bad:
-        values = ", ".join(map(labels.value_text, unknown[:8])) + (" ..." if len(unknown) > 8 else "")
-        files.append(f"{result.pair.mask}: {values} ({sum(result.counts[value] for value in unknown)} pixels)")
-    message = labels.stray_message(bad[0][0].counts, bad[0][0].pair.mask)
-    message += shifted_hint(labels, {value for result in seen for value in result.counts})
-    rule = "mask holds values that are not in the label map", "masks hold values that are not in the label map"
-    return counted("error", files, rule, message)
+    held = {path: {*found} for path, found in counts.items()}
+    ones, full = ([path for path, found in held.items() if found | {0} == {0, end}] for end in (1, 255))
+    several = any(len(found - {0}) > 1 or not found <= {0, 1, 255} for found in held.values())
+    if several or not ones or {0, 255} not in held.values():
+        return []
+    message = (
+        f"{ones[0]} holds 0 and 1, {full[0]} 0 and 255, and no mask both: is 255 the class, or ignored? Say it: "
+        'values={0: "background", 1: "foreground", 255: "foreground"} (--values '
+        '0=background,1=foreground,255=foreground), or 255: "ignore"'
+    )
+    files = ones if len(ones) < len(full) else full
+    return [Finding("error", "a number of two meanings", message, tuple(map(str, files)))]
 
 
 def empty(seen: Sequence[Seen], labels: Labels) -> list[Finding]:
@@ -97,16 +115,14 @@ def empty(seen: Sequence[Seen], labels: Labels) -> list[Finding]:
     whole = {result.split for result in read} - {result.split for result in read if result not in ignored}
     message = "nothing is learned from them: correct the masks or the label map, or remove the pairs"
     message += f"; all masks of {', '.join(sorted(whole))} are such" if whole else ""
-    rule = "mask ignores every pixel", "masks ignore every pixel"
-    findings = counted("error" if whole else "warning", (result.pair.mask for result in ignored), rule, message)
-    if hint := two_ends_hint(labels, {value for result in read for value in result.counts}):
-        findings.append(Finding("error", "255 is ignored and nothing else but 0 is there", hint))
+    masks = (result.pair.mask for result in ignored)
+    findings = counted("error" if whole else "warning", masks, "masks that ignore every pixel", message)
     single = [names[0] for result in read if len(names := result.classes(labels)) == 1]
     if single and labels.num_classes > 1:
         name, number = Counter(single).most_common(1)[0]
-        rule_text = f"{len(single)} of {many(len(read), 'mask holds', 'masks hold')} one class alone"
-        message = f"most often {name} ({many(number, 'mask')}): is it meant so?"
-        findings.append(Finding("warning" if len(single) == len(read) > 1 else "note", rule_text, message))
+        rule = f"{len(single)} of {len(read)} masks hold one class alone"
+        message = f"most often {name} (in {number}): is it meant so?"
+        findings.append(Finding("warning" if len(single) == len(read) > 1 else "note", rule, message))
     return findings
 
 
@@ -131,59 +147,42 @@ def occurring(seen: Sequence[Seen], labels: Labels) -> list[Finding]:
             present[name].add(result.split)
     splits = {result.split for result in seen}
     here = {name: where for name, where in present.items() if where and len(splits) > 1 and "train" in splits}
+    never = [name for name, where in present.items() if not where]
+    untrained = [name for name, where in here.items() if "train" not in where]
+    unscored = [name for name, where in here.items() if where == {"train"}]
+    no_mask = "no mask holds them; correct the label map, or leave them out"
+    no_training = "no training mask holds them, so that they cannot be learned; split anew"
+    no_score = "training masks alone hold them, so that nobody will know how well they are found"
     return [
-        *_of_classes(
-            "warning",
-            [name for name, where in present.items() if not where],
-            ("class never occurs", "classes never occur"),
-            "no mask holds it; correct the label map, or leave the class out",
-        ),
-        *_of_classes(
-            "warning",
-            [name for name, where in here.items() if "train" not in where],
-            ("class is not in train", "classes are not in train"),
-            "in no training mask, so that it cannot be learned; split anew",
-        ),
-        *_of_classes(
-            "note",
-            [name for name, where in here.items() if where == {"train"}],
-            ("class is scored nowhere", "classes are scored nowhere"),
-            "in training masks only, so that nobody will know how well it is found",
-        ),
+        *counted("warning", never, "classes that never occur", no_mask),
+        *counted("warning", untrained, "classes that are not in train", no_training),
+        *counted("note", unscored, "classes that are scored nowhere", no_score),
     ]
-
-
-def _of_classes(severity: Severity, names: Sequence[str], rule: tuple[str, str], message: str) -> list[Finding]:
-    return [Finding(severity, many(len(names), *rule), f"{', '.join(names)}: {message}")] if names else []
 
 
 def images(seen: Sequence[Seen]) -> list[Finding]:
     """Find what is odd about images."""
     read = [result for result in seen if result.digest]
-    turned = (
-        "image is turned by its EXIF orientation and its mask is not",
-        "images are turned by their EXIF orientation and their masks are not",
-    )
     findings = []
     for odd, rule, message in (
         (
             [result for result in seen if result.turned],
-            turned,
+            "images that are turned by their EXIF orientation, and their masks are not",
             "the sizes fit either way: look whether the masks do (--sheet), else turn the masks or strip the tags",
         ),
         (
             [result for result in read if min(result.size) < SMALL],
-            ("image is tiny", "images are tiny"),
+            "tiny images",
             f"smaller than {SMALL} pixels, which is one cell of the coarsest features of a network",
         ),
         (
             [result for result in read if result.constant and result.size != (1, 1)],
-            ("image is of one color", "images are of one color"),
+            "images of one color",
             "every pixel is the same: exported wrongly?",
         ),
         (
             [result for result in read if not result.constant and result.highest <= DARK],
-            ("image is nearly black", "images are nearly black"),
+            "images that are nearly black",
             f"no value is above {DARK} of 255 (of 16 bits the upper 8 are read): 12 bits stored in 16? Then say so, "
             "--range 0,4095. Or values of 0 and 1? Stretch all of them by one factor",
         ),
@@ -196,26 +195,6 @@ def images(seen: Sequence[Seen]) -> list[Finding]:
         listed = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
         message = f"{listed}: of 16 bits the upper 8 are read; see that all have one brightness (--sheet)"
         findings.append(Finding("warning", "images of different depths are mixed", message, files))
-    return findings
-
-
-def unread(source: Source) -> list[Finding]:
-    """Say which files beside the images and masks are of formats that are not read."""
-    if source.named is not None and source.known is None:
-        return []
-    folders = {path.parent for found in source.splits.values() for pair in found for path in (pair.image, pair.mask)}
-    by_suffix: dict[str, list[str]] = defaultdict(list)
-    for folder in sorted(folder for folder in folders if folder.is_dir()):
-        for entry in sorted(folder.iterdir()):
-            suffix = entry.suffix.lower()
-            plain = entry.name.startswith(".") or suffix in (*MASK_EXTENSIONS, *_EXPECTED, "")
-            if not plain and entry.is_file():
-                by_suffix[suffix].append(shown(str(entry)))
-    message = f"images and masks are {', '.join(MASK_EXTENSIONS)}: convert them, if they belong to the set"
-    findings = []
-    for suffix, files in by_suffix.items():
-        rule = f"file is {suffix}, which is not read", f"files are {suffix}, which is not read"
-        findings += counted("note", files, rule, message)
     return findings
 
 
@@ -232,19 +211,19 @@ def twins(seen: Sequence[Seen]) -> list[Finding]:
         *counted(
             "error",
             [" = ".join(f"{result.pair.image} ({result.split})" for result in group) for group in across],
-            ("image is in more than one split", "images are in more than one split"),
+            "images that are in more than one split",
             "what is trained on is scored as well, so that every score is too good: keep each in one split",
         ),
         *counted(
             "warning",
             [" = ".join(str(result.pair.image) for result in group) for group in within],
-            ("image is there more than once", "images are there more than once"),
+            "images that are there more than once",
             message,
         ),
         *counted(
             "warning",
             [" / ".join(str(result.pair.mask) for result in group) for group in contradicting],
-            ("image has masks that contradict each other", "images have masks that contradict each other"),
+            "images with masks that contradict each other",
             "the same image is there with different masks: keep one",
         ),
     ]
@@ -263,7 +242,7 @@ def look_alikes(seen: Sequence[Seen]) -> list[Finding]:
     drawn = [group for group in groups if not _mixed(group) and group[0].split in ("train", "all")]
     message = "the same image saved twice, or frames of one video?"
     findings = []
-    for some, where, remedy in (
+    for alike, where, remedy in (
         (
             [group for group in groups if _mixed(group)],
             "across splits",
@@ -276,9 +255,9 @@ def look_alikes(seen: Sequence[Seen]) -> list[Finding]:
             "of other scenes",
         ),
     ):
-        if some:
-            rule = f"{many(sum(map(len, some)), 'image')} look alike {where}"
-            findings.append(Finding("warning", rule, f"{message} {remedy}", tuple(map(_group_text, some))))
+        if alike:
+            rule = f"{sum(map(len, alike))} images look alike {where}"
+            findings.append(Finding("warning", rule, f"{message} {remedy}", tuple(map(_group_text, alike))))
     return findings
 
 
@@ -303,8 +282,8 @@ def _group_text(group: Sequence[Seen]) -> str:
     first: dict[str, Seen] = {}  # one of every split, then the others
     for result in group:
         first.setdefault(result.split, result)
-    some = [*first.values(), *(result for result in group if result is not first[result.split])][:4]
-    text = " ~ ".join(f"{result.pair.image} ({result.split})" for result in some)
+    shown = [*first.values(), *(result for result in group if result is not first[result.split])][:4]
+    text = " ~ ".join(f"{result.pair.image} ({result.split})" for result in shown)
     return text + (f" ~ {len(group) - 4} more" if len(group) > 4 else "")
 
 

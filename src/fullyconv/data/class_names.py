@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fullyconv.data.documents import class_name, read_json, read_text, whole_number
+from fullyconv.data.documents import class_name, read_csv, read_json, read_text, whole_number
 from fullyconv.errors import DatasetError, some
 from fullyconv.labels import IGNORE, Labels, as_text, packed_color, parse_color
 
@@ -121,21 +120,12 @@ def _color_lines(path: Path) -> Iterator[tuple[Any, object, str]]:
 
 def _table(path: Path) -> Iterator[tuple[Any, object, str]]:
     """Read columns of names with r, g, b, or with the value of the pixels."""
-    try:
-        rows = list(csv.reader(read_text(path).splitlines()))
-    except csv.Error as error:
-        raise DatasetError(f"{path}: cannot be read ({error}); save it as CSV") from error
-    columns = [name.strip().lower() for name in rows[0]] if rows else []
-    name = next((word for word in ("name", "class", "class name", "label") if word in columns), None)
-    number = next((word for word in ("pixel value", "value", "id", "index") if word in columns), None)
-    by_color = {"r", "g", "b"} <= {*columns}
-    for at, cells in enumerate(rows[1:] if name and (number or by_color) else [], 2):
-        row = dict(zip(columns, cells, strict=False))
-        if any(cell.strip() for cell in cells):
-            if len(row) < len(columns):
-                raise DatasetError(f"{path}: line {at}: has {len(row)} of {len(columns)} columns; correct it")
-            key = [row[word] for word in "rgb"] if by_color else row[number or ""]
-            yield key, row[name or ""], f"{path}: line {at}"
+    for at, row in read_csv(path):
+        name = next((row[word] for word in ("name", "class", "class name", "label") if word in row), None)
+        number = next((row[word] for word in ("pixel value", "value", "id", "index") if word in row), None)
+        by_color = {"r", "g", "b"} <= row.keys()
+        if name is not None and (by_color or number is not None) and any("".join(row.values()).split()):
+            yield [row[word] for word in "rgb"] if by_color else number, name, f"{path}: line {at}"
 
 
 def _json(path: Path) -> list[tuple[Any, object, str]]:

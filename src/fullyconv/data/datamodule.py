@@ -243,7 +243,7 @@ class SegmentationDataModule(L.LightningDataModule):
     @property
     def in_channels(self) -> int:
         """Channels C of the images."""
-        return self.source.in_channels
+        return self.source.reader.channels
 
     @property
     def ignore_index(self) -> int:

@@ -15,18 +15,20 @@ import numpy as np
 from PIL import Image
 
 from fullyconv.data import checks
-from fullyconv.data.findings import Finding, Severity, many
+from fullyconv.data.findings import Finding, Severity, joined
+from fullyconv.data.layouts import Source
 from fullyconv.data.looking import Seen, look_at
+from fullyconv.data.masks import AnyReader
 from fullyconv.data.pairs import Pair
-from fullyconv.data.readers import Reader, in_threads, read_both
-from fullyconv.data.sources import Source, broken_pair, find_labels, find_source, two_meanings
+from fullyconv.data.readers import Reader, in_threads, masks_as, read_both
+from fullyconv.data.sources import broken_pair, find_labels, find_source
 from fullyconv.drawing import contact_sheet
 from fullyconv.errors import DatasetError, printable
 from fullyconv.images import visible
 from fullyconv.labels import IGNORE, Labels
 
 SHEET_COLUMNS, SHEET_CELLS, SHEET_SIDE = 4, 12, 320
-_PLAIN = ("layout", "splits", "pixels", "images", "weights", "soft_weights", "sizes", "kinds")
+_PLAIN = ("pixels", "images", "weights", "soft_weights", "sizes", "kinds")
 MOST_CLASSES = 60  # rows of the table, unless all are asked for
 
 
@@ -35,34 +37,36 @@ class Diagnosis:
     """What the doctor found.
 
     Args:
-        root: the folder.
-        layout: its layout in words; empty where none was found.
-        splits: number of pairs of each split.
+        source: the opened set, with everything that was found, the worst first.
         labels: the classes, or None where they could not be found.
-        findings: everything that was found, the worst first.
         pixels: class name (and "ignore") -> pixels.
         images: class name -> number of masks that hold it.
         weights: class name -> weight for the loss by median frequency (Eigen and Fergus 2015; SegNet), 1 in the median.
         soft_weights: class name -> weight by the inverse square root of its share of the pixels, 1 on average.
         sizes: least, median and largest height and width in pixels, and how many sizes there are.
         kinds: "RGB", "gray", "16 bits", ... -> number of images.
-        source: the opened set, for the sheet.
         telling: pairs that show what was found, and why, for the sheet.
     """
 
-    root: str
-    layout: str = ""
-    splits: dict[str, int] = field(default_factory=dict)
+    source: Source
     labels: Labels | None = None
-    findings: list[Finding] = field(default_factory=list)
     pixels: dict[str, int] = field(default_factory=dict)
     images: dict[str, int] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
     soft_weights: dict[str, float] = field(default_factory=dict)
     sizes: dict[str, Any] = field(default_factory=dict)
     kinds: dict[str, int] = field(default_factory=dict)
-    source: Source | None = field(default=None, repr=False)
     telling: list[tuple[Pair, str]] = field(default_factory=list, repr=False)
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Number of pairs of each split."""
+        return {split: len(pairs) for split, pairs in self.source.splits.items()}
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Everything that was found, the worst first."""
+        return self.source.findings
 
     def count(self, severity: Severity) -> int:
         """Count the findings of one severity."""
@@ -75,7 +79,9 @@ class Diagnosis:
     def to_dict(self) -> dict[str, Any]:
         """Write as plain JSON values."""
         return {
-            "root": self.root,
+            "root": str(self.source.root),
+            "layout": self.source.layout,
+            "splits": self.splits,
             "healthy": self.healthy(),
             "errors": self.count("error"),
             "warnings": self.count("warning"),
@@ -89,7 +95,7 @@ class Diagnosis:
         Args:
             most: files named in a finding; None names all, and all classes.
         """
-        lines = [f"{self.root}: {self.layout or 'no layout found'}"]
+        lines = [f"{self.source.root}: {self.source.layout or 'no layout found'}"]
         if self.splits:
             lines.append("pairs: " + ", ".join(f"{split} {number}" for split, number in self.splits.items()))
         if self.sizes:
@@ -111,7 +117,8 @@ class Diagnosis:
                     lines += [f"    {printable(name, 4096)}" for name in shown]
                     if len(shown) < len(finding.files):
                         lines.append(f"    and {len(finding.files) - len(shown)} more (--all)")
-        lines += ["", f"{many(self.count('error'), 'error')}, {many(self.count('warning'), 'warning')}"]
+        errors, warnings = self.count("error"), self.count("warning")
+        lines += ["", f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}"]
         return "\n".join(lines)
 
     def _table(self, labels: Labels, every: bool) -> list[str]:
@@ -166,39 +173,32 @@ def examine(
         True
     """
     source = find_source(data, **options)
-    diagnosis = Diagnosis(str(data) if not source.splits else str(source.root), source.layout)
-    diagnosis.findings += source.findings
+    diagnosis = Diagnosis(source)
     if source.splits:
-        found = len(source.findings)
-        naming = partial(find_labels, source, classes=classes, values=values)
-        _look_through(diagnosis, source, naming, progress)
-        diagnosis.findings += source.findings[found:]  # of the labels
+        _look_through(diagnosis, partial(find_labels, source, classes=classes, values=values), progress)
     order = {"error": 0, "warning": 1, "note": 2}
-    diagnosis.findings.sort(key=lambda finding: order[finding.severity])
+    source.findings.sort(key=lambda finding: order[finding.severity])
     return diagnosis
 
 
-def _look_through(diagnosis: Diagnosis, source: Source, naming: Callable[..., None], progress: bool | None) -> None:
+def _look_through(diagnosis: Diagnosis, naming: Callable[..., None], progress: bool | None) -> None:
+    source, findings = diagnosis.source, diagnosis.source.findings
     labels, stopped = _labels(source, naming)
-    reader = source.reader if labels is not None or source.named is not None else source.any_reader
+    reader = source.reader if labels is not None or source.named is not None else masks_as(AnyReader, source.reader)
     every = [(split, pair) for split, found in source.splits.items() for pair in found]
     seen = list(_with_bar(in_threads(partial(look_at, reader=reader), every), len(every), progress))
-    problems = checks.problems(seen)
+    problems = joined("error", (one for result in seen for one in result.problems))
     if stopped is not None and not any(str(stopped) in (finding.message, *finding.files) for finding in problems):
         rule = "what the masks hold is not known" if labels is None else "the masks cannot be read as they are"
         if labels is None or not problems:
-            diagnosis.findings.append(Finding("error", rule, str(stopped), stopped.files))
-    diagnosis.source, diagnosis.labels = source, labels
-    diagnosis.splits = {split: len(found) for split, found in source.splits.items()}
-    diagnosis.findings += [*problems, *checks.converted(seen)]
+            findings.append(Finding("error", rule, str(stopped), stopped.files))
+    diagnosis.labels = labels
+    findings += [*problems, *checks.swapped(seen), *checks.converted(seen)]
     if labels is not None:
-        twice = two_meanings(source, {result.pair.mask: result.counts for result in seen})
-        diagnosis.findings += [Finding("error", "a number of two meanings", str(twice), twice.files)] if twice else []
-        for check in (checks.stray, checks.empty, checks.occurring):
-            diagnosis.findings += check(seen, labels)
-    diagnosis.findings += [*checks.enough(diagnosis.splits, source), *checks.twins(seen), *checks.look_alikes(seen)]
-    diagnosis.findings += [*checks.images(seen), *checks.unread(source)]
-    diagnosis.findings += [Finding("note", "how it was read", note) for note in source.notes]
+        findings += checks.values(source, {result.pair.mask: result.counts for result in seen if result.counts})
+        findings += [*checks.empty(seen, labels), *checks.occurring(seen, labels)]
+    findings += [*checks.enough(diagnosis.splits, source), *checks.twins(seen), *checks.look_alikes(seen)]
+    findings += [*checks.images(seen), *(Finding("note", "how it was read", note) for note in source.notes)]
     _statistics(diagnosis, seen, labels)
     diagnosis.telling = _telling(seen, labels)
 
@@ -211,7 +211,7 @@ def _labels(source: Source, naming: Callable[..., None]) -> tuple[Labels | None,
     except DatasetError as error:
         stopped = error
     pairs = source.pairs
-    reader: Reader = source.any_reader if source.named is None else source.reader
+    reader: Reader = masks_as(AnyReader, source.reader) if source.named is None else source.reader
     broken = in_threads(partial(broken_pair, reader), pairs)
     sound = [pair for pair, message in zip(pairs, broken, strict=True) if not message]
     if not 0 < len(sound) < len(pairs):
@@ -304,8 +304,8 @@ def sheet(diagnosis: Diagnosis) -> Image.Image:
         DatasetError: if no pair can be read.
     """
     source, labels = diagnosis.source, diagnosis.labels
-    if source is None or labels is None:
-        raise DatasetError(f"{diagnosis.root}: no pairs to draw; see the findings")
+    if labels is None:
+        raise DatasetError(f"{source.root}: no pairs to draw; see the findings")
     telling = diagnosis.telling[: 2 * SHEET_CELLS // 3]
     every = source.pairs
     step = max(1, len(every) // (SHEET_CELLS - len(telling)))
@@ -323,5 +323,5 @@ def sheet(diagnosis: Diagnosis) -> Image.Image:
         if len(shown) == SHEET_CELLS:
             break
     if not shown:
-        raise DatasetError(f"{diagnosis.root}: no pair can be drawn; see the findings")
+        raise DatasetError(f"{source.root}: no pair can be drawn; see the findings")
     return contact_sheet(shown, labels, columns=SHEET_COLUMNS, side=SHEET_SIDE)

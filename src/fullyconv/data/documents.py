@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import json
 import threading
@@ -61,6 +62,29 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES, hook: Callable[[dict[str, 
         return json.loads(text, object_hook=hook)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: is no JSON ({error}); export it anew") from error
+
+
+def read_csv(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Read the lines of a CSV or TSV file.
+
+    Args:
+        path: the file; a semicolon may stand for the comma, as spreadsheets write it where that is the decimal sign.
+
+    Returns:
+        The number of each line that is not empty, and column in small letters -> what stands there.
+
+    Raises:
+        DatasetError: if it is no such text.
+    """
+    lines = read_text(path).splitlines()
+    by_semicolon = bool(lines) and "," not in lines[0] and ";" in lines[0]
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ";" if by_semicolon else ","
+    reader = csv.DictReader(lines, delimiter=delimiter, restval="")
+    try:
+        columns = reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
+        return [(reader.line_num, {name: row[name] for name in columns}) for row in reader]
+    except csv.Error as error:
+        raise DatasetError(f"{path}: cannot be read ({error}); save it as CSV") from error
 
 
 def read_once(most: int) -> Callable[[Callable[..., T]], Callable[..., T]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Severity = Literal["error", "warning", "note"]
@@ -26,24 +27,26 @@ class Finding:
     files: tuple[str, ...] = ()
 
 
-def many(number: int, what: str, plural: str | None = None) -> str:
-    """Write a number and what it counts.
-
-    Example:
-        >>> many(1, "mask holds", "masks hold"), many(0, "error")
-        ('1 mask holds', '0 errors')
-    """
-    return f"{number} {what if number == 1 else plural or what + 's'}"
-
-
-def counted(severity: Severity, cases: Iterable[object], rule: tuple[str, str], message: str) -> list[Finding]:
+def counted(severity: Severity, cases: Iterable[object], rule: str, message: str) -> list[Finding]:
     """Give one finding of all cases, or none where there are no cases.
 
     Args:
         severity: how bad it is.
         cases: files, or words about them.
-        rule: what they are, of one and of many; the number stands before it.
+        rule: what they are; their number is put before it.
         message: what is wrong, and the remedy.
     """
     files = tuple(map(str, cases))
-    return [Finding(severity, many(len(files), *rule), message, files)] if files else []
+    return [Finding(severity, f"{len(files)} x {rule}", message, files)] if files else []
+
+
+def joined(severity: Severity, found: Iterable[Finding]) -> list[Finding]:
+    """Give one finding of all that have one rule, with the message of the first."""
+    by_rule: dict[str, list[Finding]] = defaultdict(list)
+    for one in found:
+        by_rule[one.rule].append(one)
+    return [
+        entry if len(entry.files) > 1 else replace(entry, files=())  # which its message names
+        for rule, same in by_rule.items()
+        for entry in counted(severity, (name for one in same for name in one.files), rule, same[0].message)
+    ]

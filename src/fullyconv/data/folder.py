@@ -141,8 +141,8 @@ def set_aside(pairs: Sequence[Pair], fraction: float, seed: int) -> tuple[list[P
         )
     count = min(max(round(len(pairs) * fraction), 1), len(pairs) - 1)
     drawn = sorted(pairs, key=lambda pair: hashlib.blake2b(f"{seed}/{pair.key}".encode()).digest())
-    chosen = {pair.key for pair in drawn[:count]}
-    return [pair for pair in pairs if pair.key not in chosen], [pair for pair in pairs if pair.key in chosen]
+    chosen = set(drawn[:count])
+    return [pair for pair in pairs if pair not in chosen], [pair for pair in pairs if pair in chosen]
 
 
 def _sample(image: Tensor, mask: Tensor, pair: Pair) -> dict[str, Any]:

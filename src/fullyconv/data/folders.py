@@ -7,9 +7,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fullyconv.data.findings import Finding
-from fullyconv.data.layouts import LAYOUTS, OPTIONS, Folder, Layout, Reading, Tree
-from fullyconv.data.pairs import Pair, common_names, lost, pair_files
+from fullyconv.data.layouts import LAYOUTS, OPTIONS, Folder, Reading, Source, Tree
+from fullyconv.data.pairs import Pair, common_names, pair_files
 from fullyconv.data.words import IMAGE_WORDS, SPLIT_WORDS, bare, mask_base, meaning_of
 from fullyconv.errors import DatasetError, some
 from fullyconv.images import EXTENSIONS
@@ -17,14 +16,14 @@ from fullyconv.images import EXTENSIONS
 _LOSSY = (".jpg", ".jpeg")
 
 
-def pair_folders(tree: Tree, reading: Reading) -> Layout:
+def pair_folders(tree: Tree, reading: Reading) -> Source:
     """Pair folders by what their names say.
 
     Raises:
         DatasetError: if there is no layout, or more than one; the message lists what there is and the option to give.
     """
     root, folders = tree.root, tree.folders
-    layout = Layout(root=root)
+    source = Source(root=root)
     images = image_folders(folders)
     apart = {folder.path: within(folder) for folder in images}
     options = {folder.path: [] if apart[folder.path] else candidates_of(folder, folders, images) for folder in images}
@@ -47,31 +46,30 @@ def pair_folders(tree: Tree, reading: Reading) -> Layout:
         both = inside or (folder.files, mask.files)
         places = f"{root}/{folder.path}", f"{root}/{mask.path}"
         if not any(both):
-            layout.fail("an empty folder", f"{places[0]}: no images in it; accepted are {', '.join(EXTENSIONS)}")
-        _add(layout, folder.split, both, places, reading)
+            source.fail("an empty folder", f"{places[0]}: no images in it; accepted are {', '.join(EXTENSIONS)}")
+        _add(source, folder.split, both, places, reading)
     if not used:
         found = f"no folder of images with a folder of masks beside it, only {_listed(folders)}"
         raise DatasetError(_unknown(root, found if folders else "no images in it"))
     for folder in bare_folders:
-        _without_masks(layout, folder, used, reading)
+        _without_masks(source, folder, used, reading)
     taken = {*used, *(mask.path for mask in used.values())}
-    layout.name = " + ".join(sorted(taken)) if len(taken) <= 6 else f"{len(taken)} folders"
+    source.layout = " + ".join(sorted(taken)) if len(taken) <= 6 else f"{len(taken)} folders"
     taken |= {folder.path for folder in bare_folders}
     for folder in folders:
         if folder.path not in taken and folder.files and (folder.role == "mask" or (folder.split and not folder.role)):
             what = "masks without images" if folder.role else "images without masks"
-            layout.notes.append(f"{folder.path}: {len(folder.files)} {what}, left out")
-    return layout
+            source.notes.append(f"{folder.path}: {len(folder.files)} {what}, left out")
+    return source
 
 
 def _add(
-    layout: Layout, split: str, both: tuple[Sequence[Path], Sequence[Path]], places: tuple[str, str], reading: Reading
+    source: Source, split: str, both: tuple[Sequence[Path], Sequence[Path]], places: tuple[str, str], reading: Reading
 ) -> None:
     """Pair the files of two folders, and add them to a split."""
-    paired = pair_files(*both, *places, reading.unlabeled)
-    layout.notes += paired.notes
-    layout.lost += paired.lost
-    layout.splits.setdefault(split or "all", []).extend(_keyed(layout.root, pair) for pair in paired.pairs)
+    pairs = pair_files(source, *both, *places, reading.unlabeled)
+    if pairs:
+        source.splits.setdefault(split or "all", []).extend(_keyed(source.root, pair) for pair in pairs)
 
 
 def image_folders(folders: Sequence[Folder]) -> list[Folder]:
@@ -146,24 +144,21 @@ def candidates_of(images: Folder, folders: Sequence[Folder], others: Sequence[Fo
     return [*named, *alike]
 
 
-def _without_masks(layout: Layout, folder: Folder, used: dict[str, Folder], reading: Reading) -> None:
+def _without_masks(source: Source, folder: Folder, used: dict[str, Folder], reading: Reading) -> None:
     """Tell images that have no folder of masks: an error in train and val, where other splits have theirs."""
     number = f"{folder.path}: {len(folder.files)} images without masks, left out"
-    pattern = next((path for path, mask in used.items() if mask.split and mask.split != folder.split), None)
     if folder.split in ("", "test"):
-        layout.warn("images without masks", number, folder.files)
+        source.warn("images without masks", number, folder.files)
         return
-    if pattern is None or reading.unlabeled == "skip":
-        layout.notes.append(number)
+    others = next((mask.path for mask in used.values() if mask.split and mask.split != folder.split), None)
+    if others is None or reading.unlabeled == "skip":
+        source.notes.append(number)
         return
-    expected = used[pattern].path
-    for theirs, own in zip(Path(pattern).parts, Path(folder.path).parts, strict=False):
-        expected = expected if theirs == own else expected.replace(theirs, own)
-    message = (
-        f"{layout.root}/{expected}: no such folder, and {layout.root}/{folder.path} has {len(folder.files)} images; "
-        'add the masks, or leave the images out (unlabeled="skip", --unlabeled skip)'
+    remedy = (
+        f"no folder of masks goes with {source.root}/{folder.path}, as {others} with another split; add the masks, or "
+        'leave the images out (unlabeled="skip", --unlabeled skip)'
     )
-    layout.lost.append(Finding("error", "images without a mask", message, tuple(map(str, folder.files))))
+    source.lose("images without a mask", folder.files, remedy)
 
 
 def _keyed(root: Path, pair: Pair) -> Pair:
@@ -174,7 +169,7 @@ def _keyed(root: Path, pair: Pair) -> Pair:
     return Pair(pair.image, pair.mask, "/".join([*parts, relative.name]))
 
 
-def from_options(tree: Tree, reading: Reading) -> Layout:
+def from_options(tree: Tree, reading: Reading) -> Source:
     """Pair the images and masks that options name; of one that is not given what the names of folders say.
 
     Raises:
@@ -195,30 +190,12 @@ def from_options(tree: Tree, reading: Reading) -> Layout:
             by_split[meaning_of(file.relative_to(tree.root).parent.as_posix())[1] or "all"][kind].append(file)
     if not any(all(both) for both in by_split.values()):
         by_split = {"all": (left, right)}
-    layout, places = Layout(f"{images} + {masks}", root=tree.root), (str(images), str(masks))
+    source, places = Source(f"{images} + {masks}", root=tree.root), (str(images), str(masks))
     for split, both in by_split.items():
-        (_add if all(both) else _one_sided)(layout, split, both, places, reading)
-    if "train" not in layout.splits:
-        layout.splits = {"all": layout.pairs}
-    return layout
-
-
-def _one_sided(
-    layout: Layout, split: str, both: tuple[list[Path], list[Path]], places: tuple[str, str], reading: Reading
-) -> None:
-    """Tell a split that has images only or masks only; a split is never mixed with another."""
-    where = f"of the split {split!r}" if split != "all" else "outside the folders of the splits"
-    if both[0] and reading.unlabeled == "skip":
-        layout.notes.append(f"{places[0]}: {len(both[0])} images {where} are without masks and left out")
-    elif both[0]:
-        remedy = (
-            f"images {where}, where {places[1]} has no masks; add the masks, remove the images, or leave them out "
-            '(unlabeled="skip", --unlabeled skip)'
-        )
-        layout.lost.append(lost("images without a mask", both[0], remedy))
-    else:
-        remedy = f"masks {where}, where {places[0]} has no images; add the images or remove the masks"
-        layout.lost.append(lost("masks without an image", both[1], remedy))
+        _add(source, split, both, places, reading)
+    if "train" not in source.splits:
+        source.splits = {"all": source.pairs}
+    return source
 
 
 def _only(tree: Tree, role: str, is_near: Callable[[Folder], bool], given: str) -> tuple[str, list[Path]]:
@@ -252,15 +229,13 @@ def _named(tree: Tree, given: str, option: str) -> list[Path]:
 
 def _unknown(root: Path, found: str) -> str:
     there = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in root.iterdir())
-    listed = ", ".join(there[:12]) + (", ..." if len(there) > 12 else "") if there else "nothing"
-    return (
-        f"{root}: holds {listed}, which is no layout that is understood ({found}). Accepted:\n{LAYOUTS}\nOr {OPTIONS}"
-    )
+    holds = f"{root}: holds {some(there, 12) or 'nothing'}"
+    return f"{holds}, which is no layout that is understood ({found}). Accepted:\n{LAYOUTS}\nOr {OPTIONS}"
 
 
 def _listed(folders: Sequence[Folder]) -> str:
-    firsts = [f", {folder.files[0].name} ..." if folder.files else "" for folder in folders]
-    texts = [
-        f"{folder.path}/ ({len(folder.files)} files{first})" for folder, first in zip(folders, firsts, strict=True)
-    ]
-    return some(texts, 10)
+    def text(folder: Folder) -> str:
+        first = f", {folder.files[0].name} ..." if folder.files else ""
+        return f"{folder.path}/ ({len(folder.files)} files{first})"
+
+    return some(map(text, folders), 10)

@@ -11,6 +11,7 @@ import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -117,6 +118,11 @@ class JointReader:
     reader: MultiHeadReader
     labels: dict[str, Labels] = field(hash=False)
 
+    @property
+    def channels(self) -> int:
+        """Channels C of an image."""
+        return self.reader.channels
+
     def image(self, pair: Pair) -> npt.NDArray[np.uint8]:
         """Read the image as (H, W, C) uint8."""
         return self.reader.image(pair)
@@ -197,16 +203,11 @@ class MultiHeadDataModule(SegmentationDataModule):
 
     def _loader(self, *arguments: Any, **options: Any) -> DataLoader[Any]:
         loader = super()._loader(*arguments, **options)
-        loader.collate_fn = _Collate(self._codes)
+        loader.collate_fn = partial(_collate, codes=self._codes)
         return loader
 
 
-class _Collate:
-    """Make a batch of samples with joint labels, and split them by head. It travels to worker processes."""
-
-    def __init__(self, codes: HeadCodes) -> None:
-        self.codes = codes
-
-    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        batch = collate(samples, ignore_index=self.codes.joint.ignore_index)
-        return {**batch, "mask": self.codes.split(batch["mask"])}
+def _collate(samples: Sequence[dict[str, Any]], codes: HeadCodes) -> dict[str, Any]:
+    """Make a batch of samples with joint labels, and split them by head."""
+    batch = collate(samples, ignore_index=codes.joint.ignore_index)
+    return {**batch, "mask": codes.split(batch["mask"])}

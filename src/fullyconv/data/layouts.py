@@ -7,17 +7,16 @@ images, nothing is guessed: the candidates are listed, with the option to give.
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fullyconv.data.findings import Finding, Severity
+from fullyconv.data.findings import Finding, joined
 from fullyconv.data.pairs import Pair
-from fullyconv.data.readers import Reader
+from fullyconv.data.readers import FileReader, Reader, with_channels
 from fullyconv.data.words import apart, meaning_of
-from fullyconv.errors import DatasetError
+from fullyconv.errors import DatasetError, some
 from fullyconv.images import EXTENSIONS, MASK_EXTENSIONS
 from fullyconv.images.pixels import check_range
 from fullyconv.labels import Labels
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
 MAX_FILES = 2_000_000
 MAX_CHANNELS = 1024  # what a model folder holds at most
+MOST_NAMED = 20  # files of a finding; the doctor names all
 
 OPTIONS = (
     "say which: images=FOLDER and masks=FOLDER (--images, --masks; inside the data folder, a pattern such as "
@@ -93,35 +93,50 @@ class Reading:
 
 
 @dataclass
-class Layout:
-    """What was found.
+class Source:
+    """Hold what is known of a data set before an image of it is used.
 
     Args:
-        name: the layout in words; empty where there is none.
-        splits: "train", "val", "test" -> pairs, or "all" -> pairs.
-        notes: what was decided on the way, one sentence each.
-        lost: what was left out because it does not pair or cannot be read, as errors.
-        findings: what else is wrong.
-        reader: reads the files, where these are no images of masks.
-        labels: the classes, where the files name them.
+        layout: its layout in words; empty where there is none.
+        splits: "train", "val", "test" -> pairs, or "all" -> pairs where it has no splits.
+        root: its folder.
+        notes: what was found out or decided on the way, one sentence each, for people to read.
+        findings: what is wrong, and what was left out.
+        lost: what of it was left out because it does not pair or cannot be read, as errors.
+        reader: how its files are read.
         known: the public set that it is, if it is one.
-        root: the folder of the set.
+        named: the classes, where annotations or a public set name them.
+        labels: classes and what the values in the masks mean; a stand-in until they are found.
+        counts: mask -> value -> pixels, of the masks that were read so far.
+        explicit: whether somebody said what each value means.
     """
 
-    name: str = ""
+    layout: str = ""
     splits: dict[str, list[Pair]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    lost: list[Finding] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-    reader: Reader | None = None
-    labels: Labels | None = None
-    known: PublicSet | None = None
     root: Path = Path()
+    notes: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    lost: list[Finding] = field(default_factory=list)
+    reader: Reader = field(default_factory=FileReader, repr=False)
+    known: PublicSet | None = None
+    named: Labels | None = None
+    labels: Labels = field(default_factory=lambda: Labels.of(["unknown"]))
+    counts: dict[Path, dict[int, int]] = field(default_factory=dict, repr=False)
+    explicit: bool = False
 
     @property
     def pairs(self) -> list[Pair]:
-        """All pairs, each once."""
+        """All pairs of all splits, each once."""
         return list(dict.fromkeys(pair for part in self.splits.values() for pair in part))
+
+    @property
+    def warned(self) -> list[str]:
+        """What people who train or score have to know, each with the files concerned."""
+        return [
+            "\n    ".join([f"{one.severity}: {one.rule}: {one.message}", *one.files[:MOST_NAMED]])
+            + (f"\n    and {len(one.files) - MOST_NAMED} more" if len(one.files) > MOST_NAMED else "")
+            for one in self.findings
+        ]
 
     def warn(self, rule: str, message: str, files: Iterable[object] = ()) -> None:
         """Add a warning."""
@@ -130,6 +145,18 @@ class Layout:
     def fail(self, rule: str, message: str, files: Iterable[object] = ()) -> None:
         """Add an error that leaves out no files."""
         self.findings.append(Finding("error", rule, message, tuple(map(str, files))))
+
+    def lose(self, rule: str, files: Iterable[object], what: str = "") -> None:
+        """Tell files that are left out because they do not pair or cannot be read.
+
+        Args:
+            rule: what is wrong with them.
+            files: the files, or a message about each.
+            what: what is wrong and the remedy, to follow their names; nothing where they are messages.
+        """
+        names = tuple(map(str, files))
+        message = f"{some(names, 5)}: {what}" if what else names[0]
+        self.lost.append(Finding("error", rule, message, names))
 
 
 @dataclass(frozen=True)
@@ -180,6 +207,10 @@ def walk(root: Path) -> Tree:
         if count > MAX_FILES:
             raise DatasetError(f"{root}: holds more than {MAX_FILES} files; give the folder of one data set")
         inside = [entry for entry in entries if not entry.name.startswith((".", "__MACOSX"))]
+        if bad := next((entry.path for entry in inside if not is_text(entry.name)), None):
+            raise DatasetError(
+                f"{shown(bad)}: its name is no UTF-8, and no list and no report could hold it: rename it"
+            )
         folders = [entry for entry in inside if entry.is_dir()]
         files: list[Path] = []
         for entry in inside:
@@ -199,7 +230,7 @@ def walk(root: Path) -> Tree:
     return tree
 
 
-def find_layout(root: Path, known: PublicSet | None = None, **options: Any) -> Layout:
+def find_layout(root: Path, known: PublicSet | None = None, **options: Any) -> Source:
     """Find the pairs and splits of a folder.
 
     Args:
@@ -208,7 +239,8 @@ def find_layout(root: Path, known: PublicSet | None = None, **options: Any) -> L
         options: as `Reading` takes them.
 
     Returns:
-        The layout. What is wrong with the data is in it; what could be read is there all the same.
+        The source, with a stand-in for labels. What is wrong with the data is in it; what could be read is there all
+        the same.
 
     Raises:
         FileNotFoundError: if an option names a folder or file that is not there.
@@ -217,34 +249,25 @@ def find_layout(root: Path, known: PublicSet | None = None, **options: Any) -> L
     from fullyconv.data.lists import split_by_lists
 
     reading = Reading(**options)
-    layout = _checked_names(_found(root, known, reading))
-    layout.root = layout.root if layout.known else root
-    layout.splits = {name: part for name in ("train", "val", "test", "all") if (part := layout.splits.get(name))}
-    plain = layout.known is None and layout.reader is None and set(layout.splits) == {"all"}
+    source = _found(root, known, reading)
+    source.splits = {name: part for name in ("train", "val", "test", "all") if (part := source.splits.get(name))}
+    plain = source.known is None and type(source.reader) is FileReader and set(source.splits) == {"all"}
     if reading.lists is not None or plain:
-        split_by_lists(layout, reading.lists)
-    if "all" in layout.splits and len(layout.splits) > 1:
-        first, others = layout.splits["all"][0].image, ", ".join(layout.splits.keys() - {"all"})
+        split_by_lists(source, reading.lists)
+    if "all" in source.splits and len(source.splits) > 1:
+        first, others = source.splits["all"][0].image, ", ".join(source.splits.keys() - {"all"})
         message = (
             f"{first} is of no split, and other pairs are of {others}; name one for all, or for none; or {OPTIONS}"
         )
-        layout.fail("pairs of no split", message)
-    by_rule: dict[str, list[Finding]] = defaultdict(list)
-    for one in layout.lost:
-        by_rule[one.rule].append(one)
-    for rule, same in by_rule.items():  # of all splits together
-        files = tuple(name for one in same for name in one.files)
-        severity: Severity = "warning" if reading.skip_bad else "error"
-        named = files if len(files) > 1 else ()  # the message has the first
-        layout.findings.append(Finding(severity, f"{len(files)} x {rule}", same[0].message, named))
-    layout.name, layout.notes = shown(layout.name), [*map(shown, layout.notes)]
-    layout.findings = [
-        Finding(one.severity, one.rule, shown(one.message), tuple(map(shown, one.files))) for one in layout.findings
-    ]
-    return layout
+        source.fail("pairs of no split", message)
+    if not source.splits and not source.lost and not source.findings:
+        source.fail("no pairs", f"{source.root}: no image has a mask; add masks, or {OPTIONS}")
+    source.findings += joined("warning" if reading.skip_bad else "error", source.lost)
+    source.reader = with_channels(source.reader, reading.in_channels, reading.value_range)
+    return source
 
 
-def _found(root: Path, known: PublicSet | None, reading: Reading) -> Layout:
+def _found(root: Path, known: PublicSet | None, reading: Reading) -> Source:
     from fullyconv.data.annotations import find_annotated
     from fullyconv.data.folders import from_options, pair_folders
     from fullyconv.data.rows import from_table
@@ -262,9 +285,9 @@ def _found(root: Path, known: PublicSet | None, reading: Reading) -> Layout:
             return annotated
         return from_options(tree, reading) if named else pair_folders(tree, reading)
     except DatasetError as error:
-        layout = Layout()
-        layout.fail("the folder cannot be read as a data set", str(error), error.files)
-        return layout
+        source = Source(root=root)
+        source.fail("the folder cannot be read as a data set", str(error), error.files)
+        return source
 
 
 def _public(root: Path, named: PublicSet | None) -> tuple[PublicSet, Path] | None:
@@ -283,33 +306,21 @@ def _public(root: Path, named: PublicSet | None) -> tuple[PublicSet, Path] | Non
     return None
 
 
-def _published(known: PublicSet, tree: Tree, reading: Reading) -> Layout:
+def _published(known: PublicSet, tree: Tree, reading: Reading) -> Source:
     """Take what was published; where files of it are missing, what the names of its folders say of the others."""
     from fullyconv.data.folders import pair_folders
 
     try:
-        layout = Layout(known.facts.title, known.find_splits(tree.root))
+        source = Source(known.facts.title, known.find_splits(tree.root), tree.root)
     except (DatasetError, FileNotFoundError) as error:
         try:
-            layout = pair_folders(tree, reading)
+            source = pair_folders(tree, reading)
         except DatasetError:
-            layout = Layout()
-        layout.findings[:0] = [Finding("error", "files of the set are missing", str(error))]
-    layout.notes += [*known.facts.notes, *known.fewer(layout.splits)]
-    layout.root, layout.known = tree.root, known
-    layout.reader, layout.labels = known.reader(tree.root), next(iter(known.labels.values()))
-    return layout
-
-
-def _checked_names(layout: Layout) -> Layout:
-    """Leave out pairs whose names no other program could write: Python holds bytes that are no UTF-8 as surrogates."""
-    bad = [pair for pair in layout.pairs if not is_text(f"{pair.image}{pair.mask}")]
-    if bad:
-        names = tuple(shown(name) for pair in bad for name in (str(pair.image), str(pair.mask)))
-        message = f"{names[0]}: its name is no UTF-8, so that no list and no report can hold it: rename it"
-        layout.lost.append(Finding("error", "names that are no UTF-8", message, names))
-        layout.splits = {split: [pair for pair in part if pair not in bad] for split, part in layout.splits.items()}
-    return layout
+            source = Source(root=tree.root)
+        source.findings.insert(0, Finding("error", "files of the set are missing", str(error)))
+    source.notes += [*known.facts.notes, *known.fewer(source.splits)]
+    source.known, source.reader, source.named = known, known.reader(tree.root), next(iter(known.labels.values()))
+    return source
 
 
 def is_text(name: str) -> bool:

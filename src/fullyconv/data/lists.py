@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fullyconv.data.documents import read_text
-from fullyconv.data.layouts import Layout
+from fullyconv.data.layouts import Source
 from fullyconv.data.pairs import Pair, plain_name
 from fullyconv.errors import DatasetError, some
 
@@ -18,23 +18,23 @@ FEW = 0.03
 """Share of pairs that lists may leave out with no more than a note."""
 
 
-def split_by_lists(layout: Layout, given: str | None) -> None:
-    """Take the splits of a layout from lists: those given, or those beside its pairs, of each tree its own.
+def split_by_lists(source: Source, given: str | None) -> None:
+    """Take the splits of a source from lists: those given, or those beside its pairs, of each tree its own.
 
     Lists that do not fit the pairs are an error: another split than theirs is never made of them.
 
     Args:
-        layout: its splits, notes and findings are changed.
+        source: its splits, notes and findings are changed.
         given: the folder of the lists, if they are given.
 
     Raises:
         FileNotFoundError: if there are no lists in that folder.
     """
-    root = layout.root
+    root = source.root
     splits: dict[str, list[Pair]] = defaultdict(list)
     notes = []
     try:
-        groups, unlisted = _beside(layout) if given is None else (_in_folder(layout, given), [])
+        groups, unlisted = _beside(source) if given is None else (_in_folder(source, given), [])
         for folder, place, lists, pairs in groups:
             listed, said = _listed_pairs(folder, place, lists, _Names(root, pairs))
             notes += [f"splits from {folder if given else folder.relative_to(root).as_posix()}/*.txt", *said]
@@ -43,35 +43,35 @@ def split_by_lists(layout: Layout, given: str | None) -> None:
             taken = {pair for part in listed.values() for pair in part}
             unlisted += [pair for pair in pairs if pair not in taken]
     except DatasetError as error:
-        layout.fail("lists that do not fit", str(error), error.files)
+        source.fail("lists that do not fit", str(error), error.files)
         return
     if not groups:
         return
-    total, number = len(layout.pairs), len(unlisted)
-    layout.splits = dict(splits)
+    total, number = len(source.pairs), len(unlisted)
+    source.splits = dict(splits)
     if number:
         notes.insert(1, f"{number} pairs are in no list and left out")
-    layout.notes.append("; ".join(notes))
+    source.notes.append("; ".join(notes))
     if given is None and number > FEW * total:
         message = "they are left out: add their names to a list, if they are meant"
-        layout.warn(f"{number} of {total} pairs are in no list", message, [pair.image for pair in unlisted])
+        source.warn(f"{number} of {total} pairs are in no list", message, [pair.image for pair in unlisted])
 
 
-def _in_folder(layout: Layout, given: str) -> list[Group]:
+def _in_folder(source: Source, given: str) -> list[Group]:
     folder = Path(given).expanduser()
     lists = _read_lists(folder)
     if not lists:
         raise FileNotFoundError(f"lists={given!r}: no train.txt with val.txt or test.txt in it; check it")
-    return [(folder, layout.root, lists, layout.pairs)]
+    return [(folder, source.root, lists, source.pairs)]
 
 
-def _beside(layout: Layout) -> tuple[list[Group], list[Pair]]:
+def _beside(source: Source) -> tuple[list[Group], list[Pair]]:
     """Find for each pair the nearest lists above it; and the pairs that have none."""
-    root = layout.root
+    root = source.root
     found: dict[Path, Lists] = {}
     by_folder: dict[tuple[Path, Path], list[Pair]] = defaultdict(list)
     unlisted: list[Pair] = []
-    for pair in layout.pairs:
+    for pair in source.pairs:
         places = [place for place in pair.image.parents[1:] if place == root or root in place.parents] or [root]
         above = [(folder, place) for place in places for folder in (place / "ImageSets" / "Segmentation", place)]
         for folder, _ in above:
@@ -101,7 +101,8 @@ def _listed_pairs(folder: Path, place: Path, lists: Lists, names: _Names) -> tup
     """
     found: dict[str, list[Pair]] = {}
     gone: list[str] = []
-    for split, lines in lists.items():
+    taken: set[Pair] = set()
+    for split, lines in reversed(lists.items()):  # test, val, train: what is scored is not trained on
         path = folder / f"{split}.txt"
         there: dict[Pair, None] = {}
         missing: list[str] = []
@@ -118,21 +119,16 @@ def _listed_pairs(folder: Path, place: Path, lists: Lists, names: _Names) -> tup
             missing += [] if hits else [line]
         if missing:
             gone.append(f"{path.name} names {len(missing)} of {len(lines)} that are not there ({missing[0]} ...)")
-        if there:
-            found[split] = list(there)
-        elif split == "train" or not names.without_mask(missing):
+        if not there and (split == "train" or not names.without_mask(missing)):
             raise DatasetError(
                 f"{path}: none of its {len(lines)} names is that of an image with a mask ({missing[0]!r} ...); correct "
                 f"the names, or remove or rename {path.name} to have the images split at random",
                 files=[path],
             )
-    taken: set[Pair] = set()
-    for split in [split for split in ("test", "val", "train") if split in found]:  # what is scored is not trained on
-        both = [pair for pair in found[split] if pair in taken]
-        if both:
-            gone.append(f"{len(both)} of {split}.txt are in another list as well ({both[0].key} ...): taken out of it")
-        found[split] = [pair for pair in found[split] if pair not in taken]
-        taken.update(found[split])
+        if both := [pair for pair in there if pair in taken]:
+            gone.append(f"{len(both)} of {path.name} are in another list as well ({both[0].key} ...): taken out of it")
+        found[split] = [pair for pair in there if pair not in taken]
+        taken.update(there)
     if not found["train"]:
         path = folder / "train.txt"
         raise DatasetError(f"{path}: all its images are in another list as well; take them out of one", files=[path])

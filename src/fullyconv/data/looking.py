@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from fullyconv.data.findings import Finding
 from fullyconv.data.pairs import Pair
 from fullyconv.data.readers import Reader, check_sizes, files_of
 from fullyconv.errors import DatasetError
@@ -42,7 +43,7 @@ class Seen:
     highest: int = 255
     kind: str = ""
     turned: bool = False  # by the camera, in a way that sizes do not tell, and the mask is not
-    problems: list[tuple[str, str, str]] = field(default_factory=list)  # rule, file, message
+    problems: list[Finding] = field(default_factory=list)
 
     def pixels(self, labels: Labels) -> Counter[str]:
         """Count the pixels of every class, and of what is ignored."""
@@ -62,7 +63,7 @@ def look_at(item: tuple[str, Pair], reader: Reader) -> Seen:
     split, pair = item
     seen = Seen(pair, split)
     orientation = 1
-    rule, file = "images that cannot be read", pair.image
+    rule = "images that cannot be read"
     try:
         photo, labels = files_of(reader, pair)
         image = reader.image(pair)
@@ -74,12 +75,12 @@ def look_at(item: tuple[str, Pair], reader: Reader) -> Seen:
         seen.constant = bool((image == image[:1, :1]).all())
         seen.kind, orientation = _header(photo)
     except (DatasetError, OSError) as error:
-        seen.problems.append((rule, str(file), str(error)))
-    rule, file = "masks that cannot be read", pair.mask
+        seen.problems.append(Finding("error", rule, str(error), (str(error),)))
+    rule = "masks that cannot be read"
     try:
         mask = reader.mask(pair)
-        seen.counts, seen.mask_size = count_values_of(mask), (mask.shape[0], mask.shape[1])
-        seen.labeled = _digest(mask)
+        seen.counts, seen.labeled = count_values_of(mask), _digest(mask)
+        seen.mask_size = (mask.shape[0], mask.shape[1])
         if seen.digest:
             rule = "pairs whose image and mask differ in size"
             check_sizes(pair, seen.size, seen.mask_size)
@@ -87,7 +88,7 @@ def look_at(item: tuple[str, Pair], reader: Reader) -> Seen:
         hidden = orientation in (2, 3, 4) or (orientation != 1 and seen.size[0] == seen.size[1])
         seen.turned = hidden and _header(labels)[1] != orientation
     except (DatasetError, OSError) as error:
-        seen.problems.append((rule, str(file), str(error)))
+        seen.problems.append(Finding("error", rule, str(error), (str(error),)))
     return seen
 
 

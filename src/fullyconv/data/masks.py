@@ -116,10 +116,8 @@ class MaskReader(FileReader):
         values = np.array([own.get(int(color), -1) for color in found], np.int32)
         missing = np.flatnonzero(values < 0)
         if len(missing) and not self.snap:
-            first = int(found[missing[0]])
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            known = ", ".join(map(as_text, self.colors[:8])) + (" ..." if len(self.colors) > 8 else "")
-            what = f"holds the color {as_text(first)}{more}, which is none of the label map ({known})"
+            strange, known = some(map(as_text, found[missing].tolist()), 1), some(map(as_text, self.colors), 8)
+            what = f"holds the color {strange}, which is none of the label map ({known})"
             raise DatasetError(f"{name}: {what}; correct the mask, or give the color a class in values=")
         if len(missing):
             nearest, near = _nearest(found[missing], self.colors)
@@ -154,25 +152,83 @@ class AnyReader(FileReader):
         return read_mask(pair.mask)
 
 
+@dataclass(frozen=True)
+class _Header:
+    """What the header of a mask says."""
+
+    mode: str
+    lossy: str
+    palette: bytes = b""
+    nodata: int | None = None
+
+
+def _header(file: Path | Encoded) -> _Header:
+    mode = mask_mode(file)
+    lossy = lossy_format(file) if mode in ("L", "RGB") else ""
+    palette = palette_of(file) if mode == "P" else b""
+    if palette and palette == bytes(level // 3 for level in range(len(palette))):
+        mode, palette = "L", b""  # the palette of those who gave none: a number is its own gray
+    number = None if mode in ("mat", "seg") else nodata_of(file)
+    nodata = int(number) if number is not None and math.isfinite(number) and number == int(number) else None
+    return _Header(mode, lossy, palette, nodata)
+
+
 @dataclass
 class Decision:
-    """How the masks of a set are to be read.
+    """What is found out about the masks of a set, and how they are to be read.
 
     Args:
         reader: the reader.
+        headers: what the header of each mask says.
+        given: what was said of their values.
+        named: whether class names are given elsewhere.
         labels: the classes, where colors tell them.
         notes: what was decided, one sentence each.
         findings: what of it names files.
-        nodata: values that the files themselves call no data.
         counts: pair -> value -> pixels, of masks that had to be read anyway.
     """
 
     reader: MaskReader
+    headers: Mapping[Pair, _Header]
+    given: Mapping[int | str, str] | None
+    named: bool
     labels: Labels | None = None
     notes: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
-    nodata: frozenset[int] = frozenset()
     counts: dict[Pair, dict[int, int]] = field(default_factory=dict)
+
+    @property
+    def nodata(self) -> set[int]:
+        """Values that the files themselves call no data."""
+        return {header.nodata for header in self.headers.values() if header.nodata is not None}
+
+    def read_as(self, note: str, **how: Any) -> None:
+        """Read masks in another way; what was counted is not what will be read."""
+        self.reader = replace(self.reader, **how)
+        self.notes.append(note)
+        self.counts = {}
+
+    def of(self, *modes: str) -> list[Pair]:
+        """Give the pairs whose masks are of these modes."""
+        return [pair for pair, header in self.headers.items() if header.mode in modes]
+
+    def but(self, some: Sequence[Pair]) -> list[Pair]:
+        """Give the others."""
+        taken = set(some)
+        return [pair for pair in self.headers if pair not in taken]
+
+    def values(self, pairs: Sequence[Pair]) -> list[dict[int, int]]:
+        """Count the values of masks that hold numbers."""
+        todo = [pair for pair in pairs if pair not in self.counts]
+        self.counts.update(zip(todo, in_threads(partial(count_mask, self.reader), todo), strict=True))
+        return [self.counts[pair] for pair in pairs]
+
+    def colors(self, pairs: Sequence[Pair]) -> Counter[int]:
+        """Count the colors of masks, whatever they hold."""
+        total: Counter[int] = Counter()
+        for found in in_threads(lambda pair: count_values_of(packed(read_colors(self.reader.mask_file(pair)))), pairs):
+            total.update(found)
+        return total
 
 
 def decide(
@@ -201,78 +257,19 @@ def decide(
     """
     colors = _given_colors(values)
     headers = dict(zip(pairs, in_threads(lambda pair: _header(base.mask_file(pair)), pairs), strict=True))
-    masks = _Masks(base, headers, values, named)
-    unused = []
+    masks = Decision(base, headers, values, named)
     if colors and where != VALUES and not masks.of("RGB", "P") and not set(masks.colors(pairs)) <= {*colors}:
         message = f"{where} names colors, and the masks hold numbers: say which is which by values= (--values)"
-        unused = [Finding("warning", "names that do not fit the masks", message, (where,))]
-        colors, masks = [], replace(masks, given=None)
+        masks.findings.append(Finding("warning", "names that do not fit the masks", message, (where,)))
+        colors, masks.given = [], None
     if colors:
-        return _by_table(masks, colors, where)
-    decision = _by_number(masks)
-    decision.findings += unused
-    if decision.labels is None:
-        decision.nodata = frozenset(header.nodata for header in headers.values() if header.nodata is not None)
-    if decision.reader == base:  # else what was counted is not what will be read
-        decision.counts = masks.counts
-    return decision
+        _by_table(masks, colors, where)
+    else:
+        _by_number(masks)
+    return masks
 
 
-@dataclass(frozen=True)
-class _Header:
-    """What the header of a mask says."""
-
-    mode: str
-    lossy: str
-    palette: bytes = b""
-    nodata: int | None = None
-
-
-def _header(file: Path | Encoded) -> _Header:
-    mode = mask_mode(file)
-    lossy = lossy_format(file) if mode in ("L", "RGB") else ""
-    palette = palette_of(file) if mode == "P" else b""
-    if palette and palette == bytes(level // 3 for level in range(len(palette))):
-        mode, palette = "L", b""  # the palette of those who gave none: a number is its own gray
-    number = None if mode in ("mat", "seg") else nodata_of(file)
-    nodata = int(number) if number is not None and math.isfinite(number) and number == int(number) else None
-    return _Header(mode, lossy, palette, nodata)
-
-
-@dataclass(frozen=True)
-class _Masks:
-    """The masks of a set, what was said of their values, and what was found out about them."""
-
-    reader: MaskReader
-    headers: Mapping[Pair, _Header]
-    given: Mapping[int | str, str] | None
-    named: bool
-    counts: dict[Pair, dict[int, int]] = field(default_factory=dict)
-
-    def of(self, *modes: str) -> list[Pair]:
-        """Give the pairs whose masks are of these modes."""
-        return [pair for pair, header in self.headers.items() if header.mode in modes]
-
-    def but(self, some: Sequence[Pair]) -> list[Pair]:
-        """Give the others."""
-        taken = set(some)
-        return [pair for pair in self.headers if pair not in taken]
-
-    def values(self, pairs: Sequence[Pair]) -> list[dict[int, int]]:
-        """Count the values of masks that hold numbers."""
-        todo = [pair for pair in pairs if pair not in self.counts]
-        self.counts.update(zip(todo, in_threads(partial(count_mask, self.reader), todo), strict=True))
-        return [self.counts[pair] for pair in pairs]
-
-    def colors(self, pairs: Sequence[Pair]) -> Counter[int]:
-        """Count the colors of masks, whatever they hold."""
-        total: Counter[int] = Counter()
-        for found in in_threads(lambda pair: count_values_of(packed(read_colors(self.reader.mask_file(pair)))), pairs):
-            total.update(found)
-        return total
-
-
-def _by_number(masks: _Masks) -> Decision:
+def _by_number(masks: Decision) -> None:
     """Take masks for numbers, unless they hold colors."""
     reader, given = masks.reader, masks.given
     lossy = [pair for pair, header in masks.headers.items() if header.lossy]
@@ -281,32 +278,28 @@ def _by_number(masks: _Masks) -> Decision:
         levels = tuple(sorted(int(value) for value in given if 0 <= int(value) <= 255))
         what = f"{len(lossy)} masks are {formats}, which changes values near borders"
         note = f"{what}: snapped to the nearest of {', '.join(map(str, levels))}"
-        return Decision(replace(reader, levels=levels), notes=[note])
+        masks.read_as(note, levels=levels)
+        return
     if lossy:
         read_mask(reader.mask_file(lossy[0]))  # which refuses it and says why
     indexed = masks.of("P")
     totals = masks.colors(masks.of("RGB"))
-    if any(color != (color & 255) * 0x010101 for color in totals):  # no gray
-        return _mixed_colors(masks, totals, "")
-    if indexed and (disagreement := _disagreement(masks, indexed)):
-        return _mixed_colors(masks, totals, disagreement)
-    if indexed and given is None:
+    colored = any(color != (color & 255) * 0x010101 for color in totals)  # no gray
+    disagreement = "" if colored else _disagreement(masks, indexed)
+    if colored or disagreement:
+        _mixed_colors(masks, totals, disagreement)
+        return
+    if given is None:
         _check_kinds(masks, indexed)
-    if given is None and not masks.named:
-        return _from_levels(masks)
-    bits = masks.of("1")
-    if bits and given is None:
-        _check_bits(masks, bits)
-    if bits and given is not None and 255 in given and 1 not in given:
-        return Decision(replace(reader, bit_value=255), notes=["1-bit masks: a set pixel is read as 255"])
-    if {str(value) for value in given or ()} == {"0", "255"} and IGNORE not in (given or {}).values():
-        cut = _from_levels(masks)  # both are classes, so that what lies between may be soft edges
-        if cut.reader.threshold is not None:
-            return cut
-    return Decision(reader)
+        if not masks.named:
+            _from_levels(masks)
+    elif masks.of("1") and 255 in given and 1 not in given:
+        masks.read_as("1-bit masks: a set pixel is read as 255", bit_value=255)
+    elif set(given) == {0, 255} and IGNORE not in given.values():
+        _from_levels(masks)  # both are classes, so that what lies between may be soft edges
 
 
-def _disagreement(masks: _Masks, indexed: Sequence[Pair]) -> str:
+def _disagreement(masks: Decision, indexed: Sequence[Pair]) -> str:
     """Say of which index that occurs the palettes give different colors; empty where there is none."""
     palettes = {masks.headers[pair].palette: pair for pair in reversed(indexed)}
     if len(palettes) < 2:
@@ -322,7 +315,7 @@ def _disagreement(masks: _Masks, indexed: Sequence[Pair]) -> str:
     return ""
 
 
-def _mixed_colors(masks: _Masks, totals: Counter[int], disagreement: str) -> Decision:
+def _mixed_colors(masks: Decision, totals: Counter[int], disagreement: str) -> None:
     """Read masks of colors, and palette masks among them or with palettes that disagree, by their colors."""
     colored, indexed = masks.of("RGB"), masks.of("P")
     totals = totals + masks.colors(indexed)
@@ -343,20 +336,19 @@ def _mixed_colors(masks: _Masks, totals: Counter[int], disagreement: str) -> Dec
             'values={"#rrggbb": "name", ...} (--values "#rrggbb=name,...")',
             files=files,
         )
-    decision = _from_colors(masks, totals + gray, (colored or indexed)[0].mask)
+    _from_colors(masks, totals + gray, (colored or indexed)[0].mask)
     if disagreement:
         message = f"{disagreement}; all are read by color"
-        decision.findings.append(Finding("warning", "palettes that disagree", message, files))
+        masks.findings.append(Finding("warning", "palettes that disagree", message, files))
     elif indexed:
         message = f"{len(indexed)} masks have a palette and {len(colored)} hold colors: all are read by color"
-        decision.findings.append(Finding("note", "palettes beside colors", message, files))
-    return decision
+        masks.findings.append(Finding("note", "palettes beside colors", message, files))
 
 
-def _check_kinds(masks: _Masks, indexed: Sequence[Pair]) -> None:
+def _check_kinds(masks: Decision, indexed: Sequence[Pair]) -> None:
     """Refuse palette masks beside gray ones that have no value in common but 0: is an index a gray level?"""
     others = masks.but(indexed)
-    if not others:
+    if not indexed or not others:
         return
     here, there = ({value for found in masks.values(side) for value in found} - {0} for side in (indexed, others))
     if here and there and not here & there:
@@ -368,43 +360,29 @@ def _check_kinds(masks: _Masks, indexed: Sequence[Pair]) -> None:
         )
 
 
-def _check_bits(masks: _Masks, bits: Sequence[Pair]) -> None:
-    """Refuse 1-bit files beside files of 0 and 255: by the names alone a set pixel is 1 in these, ignored in those."""
-    others = masks.but(bits)
-    found = masks.values(others)
-    full = [pair for pair, values in zip(others, found, strict=True) if 255 in values]
-    if full and all(set(values) <= {0, 255} for values in found):
-        raise DatasetError(
-            f"{bits[0].mask} has 1 bit, {full[0].mask} holds 0 and 255: class names alone do not say "
-            'that a set pixel is the same in both; give values={0: "name", 255: "name"} (--values), and it is',
-            files=[pair.mask for pair in min(bits, full, key=len)],
-        )
-
-
-def _from_levels(masks: _Masks) -> Decision:
+def _from_levels(masks: Decision) -> None:
     """See whether gray levels are soft edges between 0 and 255, and what 1-bit files stand beside."""
-    reader = masks.reader
     bits = masks.of("1")
     if not bits and not masks.of("L", "RGB"):
-        return Decision(reader)
+        return
     total: Counter[int] = Counter()
     for found in masks.values(list(masks.headers)):
         total.update(found)
     beside = {value for found in masks.values(masks.but(bits)) for value in found}
     if bits and beside and beside <= {0, 255}:
         note = "some masks have 1 bit and some hold 0 and 255: a set pixel is read as 255"
-        return Decision(replace(reader, bit_value=255), notes=[note])
+        masks.read_as(note, bit_value=255)
+        return
     pixels = sum(total.values())
     between = {value for value in total if 16 < value < 240}
     ends = pixels - sum(total[value] for value in between)
     if len(total) > 32 and between and ends >= 0.97 * pixels and max(total) <= 255:
         soft = 1 - (total[0] + total[255]) / pixels
         what = f"{len(total)} gray levels between 0 and 255 (soft edges, {soft:.1%} of the pixels)"
-        return Decision(replace(reader, threshold=128), notes=[f"the masks hold {what}: cut at 128"])
-    return Decision(reader)
+        masks.read_as(f"the masks hold {what}: cut at 128", threshold=128)
 
 
-def _from_colors(masks: _Masks, counts: Counter[int], path: Path) -> Decision:
+def _from_colors(masks: Decision, counts: Counter[int], path: Path) -> None:
     """Find the colors that are classes among those that occur."""
     remedy = 'give every color its class: values={"#ff0000": "name", "#000000": "ignore", ...} (--values)'
     pixels = sum(counts.values())
@@ -412,10 +390,11 @@ def _from_colors(masks: _Masks, counts: Counter[int], path: Path) -> Decision:
     numbered = masks.named or masks.given is not None
     if set(counts) <= {*voc, _VOID} and (len(counts) > 2 or numbered):
         present = sorted(voc.index(color) for color in counts if color != _VOID)
-        reader = replace(masks.reader, colors=(*voc[:255], _VOID), codes=(*range(255), 255))
         note = f"the masks have the colors of PASCAL VOC's map: color i is read as value i ({len(present)} occur)"
         names = {value: f"class {value}" for value in present}
-        return Decision(reader, None if numbered else Labels.of(list(names.values()), values=names), [note])
+        masks.read_as(note, colors=(*voc[:255], _VOID), codes=(*range(255), 255))
+        masks.labels = None if numbered else Labels.of(list(names.values()), values=names)
+        return
     kept = [color for color, count in counts.items() if count >= 0.002 * pixels or len(counts) <= 64]
     off = pixels - sum(counts[color] for color in kept)
     if numbered or not 2 <= len(kept) <= 64 or off > 0.08 * pixels:
@@ -423,31 +402,31 @@ def _from_colors(masks: _Masks, counts: Counter[int], path: Path) -> Decision:
         what = f"{path}: the masks hold {len(counts)} colors ({shown}{' ...' if len(counts) > 12 else ''})"
         why = "photographs, or antialiased edges?" if len(counts) > MAX_COLORS else "which is which class is not known"
         raise DatasetError(f"{what}, {why if numbered else 'too many to be classes (antialiased edges?)'}; {remedy}")
-    notes = [f"the masks hold {len(kept)} colors, each read as a class named after it: name them with values="]
+    kept.sort()
+    note = f"the masks hold {len(kept)} colors, each read as a class named after it: name them with values="
+    masks.read_as(note, colors=tuple(kept), snap=bool(off))
     if off:
-        notes.append(
+        masks.notes.append(
             f"{off / pixels:.1%} of the pixels have one of {len(counts) - len(kept)} other colors (soft edges?): "
             f"read as the nearest color within {SNAP:g}, else ignored"
         )
-    kept.sort()
     texts = [as_text(color) for color in kept]
-    labels = Labels.of(texts, [color.to_bytes(3) for color in kept], {text: text for text in texts})
-    return Decision(replace(masks.reader, colors=tuple(kept), snap=bool(off)), labels, notes)
+    masks.labels = Labels.of(texts, [color.to_bytes(3) for color in kept], {text: text for text in texts})
 
 
-def _by_table(masks: _Masks, colors: Sequence[int], where: str) -> Decision:
+def _by_table(masks: Decision, colors: Sequence[int], where: str) -> None:
     """Take the colors that were given; what is none of them is snapped, and counted."""
     values = masks.given or {}
     names = list(dict.fromkeys(name for name in values.values() if name != IGNORE))
     by_name = {values[as_text(color)]: color for color in reversed(colors)}
     unseen = (color for color in map(packed_color, default_palette(4096)) if color not in colors)
     palette = [(by_name[name] if name in by_name else next(unseen)).to_bytes(3) for name in names]
-    labels = Labels.of(names, palette, values)
+    masks.labels = Labels.of(names, palette, values)
     counts = masks.colors(list(masks.headers))
     pixels = sum(counts.values())
     strays = np.array([color for color in counts if color not in set(colors)], np.int64)
     off = sum(counts[int(color)] for color in strays)
-    notes = []
+    masks.reader = replace(masks.reader, colors=tuple(colors), snap=bool(off) or OTHER in values)
     if off:
         _, near = _nearest(strays, colors)
         far = Counter({int(color): counts[int(color)] for color in strays[~near]})
@@ -460,11 +439,10 @@ def _by_table(masks: _Masks, colors: Sequence[int], where: str) -> Decision:
             )
         lossy = next((header.lossy for header in masks.headers.values() if header.lossy), "")
         why = f"{lossy} changes colors near borders" if lossy else "antialiased edges?"
-        notes.append(
+        masks.notes.append(
             f"{off / pixels:.2%} of the pixels ({off}) have none of the colors given ({why}): {off - lost} are read as "
             f"the nearest within {SNAP:g}, {lost} as {values.get(OTHER, IGNORE)}" + (f" ({shown} ...)" if lost else "")
         )
-    return Decision(replace(masks.reader, colors=tuple(colors), snap=bool(off) or OTHER in values), labels, notes)
 
 
 def _given_colors(values: Mapping[int | str, str] | None) -> list[int]:

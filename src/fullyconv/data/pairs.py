@@ -6,14 +6,18 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fullyconv.data.findings import Finding
 from fullyconv.data.words import bare
 from fullyconv.errors import some
 from fullyconv.images import MASK_EXTENSIONS
+
+if TYPE_CHECKING:
+    from fullyconv.data.layouts import Source
 
 
 @dataclass(frozen=True)
@@ -33,30 +37,21 @@ class Pair:
     key: str
 
 
-@dataclass
-class Paired:
-    """What goes together of two lists of files.
-
-    Args:
-        pairs: the pairs, sorted by name.
-        lost: what does not pair, as errors.
-        notes: what was decided on the way, one sentence each.
-    """
-
-    pairs: list[Pair] = field(default_factory=list)
-    lost: list[Finding] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
 def pair_files(
-    images: Iterable[Path], masks: Iterable[Path], images_at: str, masks_at: str, unlabeled: str = "error"
-) -> Paired:
+    source: Source,
+    images: Iterable[Path],
+    masks: Iterable[Path],
+    images_at: str,
+    masks_at: str,
+    unlabeled: str = "error",
+) -> list[Pair]:
     """Pair files by their names without extension.
 
     Where no two names are equal, a word at their end such as _image or _mask is taken off, and then what all names of
     one side begin or end with. Where nothing but numbers is left, they have to be equal: 04 goes with labels00000004.
 
     Args:
+        source: told what does not pair, and what was decided.
         images: images.
         masks: masks.
         images_at: where the images are, for messages.
@@ -64,67 +59,57 @@ def pair_files(
         unlabeled: "error" or "skip" for images without a mask.
 
     Returns:
-        What pairs and what does not.
+        The pairs, sorted by name.
     """
-    found = Paired()
-    left, right = _by_stem(images, masks, found)
-    return pair_names(left, right, images_at, masks_at, unlabeled, found)
+    left, right, twins = _by_stem(images, masks)
+    for same in twins:
+        source.lose("files that share one name", same, "share one name; remove or rename one of them")
+    return pair_names(source, left, right, images_at, masks_at, unlabeled)
 
 
 def pair_names(
+    source: Source,
     left: Mapping[str, Path],
     right: Mapping[str, Path],
     images_at: str,
     masks_at: str,
     unlabeled: str = "error",
-    found: Paired | None = None,
-) -> Paired:
+) -> list[Pair]:
     """Pair images and masks, each listed by a name, as `pair_files` does.
 
     Args:
+        source: told what does not pair, and what was decided.
         left: name -> image.
         right: name -> mask.
         images_at: where the images are, for messages.
         masks_at: where the masks are, for messages.
         unlabeled: "error" or "skip" for images without a mask.
-        found: what was found before.
 
     Returns:
-        What pairs and what does not.
+        The pairs, sorted by name.
     """
-    found = found or Paired()
     left, right, key = _shared(dict(left), dict(right))
     if key is not None:
         example = f"{left[key].name} with {right[key].name}"
-        found.notes.append(f"paired by the part of the names that differs: {example}")
-    _several(left, right, masks_at, found)
+        source.notes.append(f"paired by the part of the names that differs: {example}")
+    _several(source, left, right, masks_at)
     lonely = [left[key] for key in sorted(left.keys() - right.keys())]
-    if lonely and unlabeled == "skip" and len(lonely) < len(left):
-        found.notes.append(f"{images_at}: {len(lonely)} images without a mask are left out")
+    if lonely and unlabeled == "skip":
+        source.notes.append(f"{images_at}: {len(lonely)} images without a mask are left out")
     elif lonely:
-        leave = ', or leave them out (unlabeled="skip", --unlabeled skip)' if unlabeled != "skip" else ""
-        _alone(found, "image", lonely, "mask", right.values(), masks_at, leave)
+        remedy = (
+            f"no mask of the same name in {masks_at}{_hint(lonely[0], right.values(), masks_at)}; add the masks (the "
+            'name without its extension must be equal), remove the images, or leave them out (unlabeled="skip", '
+            "--unlabeled skip)"
+        )
+        source.lose("images without a mask", lonely, remedy)
     if extra := [right[key] for key in sorted(right.keys() - left.keys())]:
-        _alone(found, "mask", extra, "image", left.values(), images_at, "")
-    found.pairs = [Pair(left[key], right[key], key) for key in sorted(left.keys() & right.keys())]
-    return found
-
-
-def _alone(
-    found: Paired, kind: str, files: Sequence[Path], other: str, others: Iterable[Path], place: str, leave: str
-) -> None:
-    """Tell files of one side that have no partner."""
-    remedy = (
-        f"no {other} of the same name in {place}{_hint(files[0], others, place)}; add the {other}s (the name without "
-        f"its extension must be equal), or remove the {kind}s{leave}"
-    )
-    found.lost.append(lost(f"{kind}s without {'a mask' if other == 'mask' else 'an image'}", files, remedy))
-
-
-def lost(rule: str, files: Iterable[object], remedy: str) -> Finding:
-    """Tell files that do not pair."""
-    names = tuple(map(str, files))
-    return Finding("error", rule, f"{some(names, 5)}: {remedy}", names)
+        remedy = (
+            f"no image of the same name in {images_at}{_hint(extra[0], left.values(), images_at)}; add the images (the "
+            "name without its extension must be equal), or remove the masks"
+        )
+        source.lose("masks without an image", extra, remedy)
+    return [Pair(left[key], right[key], key) for key in sorted(left.keys() & right.keys())]
 
 
 def plain_name(name: str) -> str:
@@ -132,21 +117,19 @@ def plain_name(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _by_stem(images: Iterable[Path], masks: Iterable[Path], found: Paired) -> tuple[dict[str, Path], dict[str, Path]]:
-    """List files by their names; a name that two images or two masks share is left out of both."""
+def _by_stem(
+    images: Iterable[Path], masks: Iterable[Path]
+) -> tuple[dict[str, Path], dict[str, Path], list[list[Path]]]:
+    """List files by their names; files of one side that share a name are left out of both, and listed apart."""
     sides: list[dict[str, list[Path]]] = []
     for files in (images, masks):
         by_name: dict[str, list[Path]] = defaultdict(list)
         for file in files:
             by_name[plain_name(file.stem)].append(file)
         sides.append(by_name)
-    twins = {name for side in sides for name, same in side.items() if len(same) > 1}
-    for name in sorted(twins):
-        same = next(side[name] for side in sides if len(side.get(name, [])) > 1)
-        message = f"{' and '.join(map(str, same))} share one name; remove or rename one of them"
-        found.lost.append(Finding("error", "files that share one name", message, tuple(map(str, same))))
+    twins = {name: same for side in sides for name, same in side.items() if len(same) > 1}
     left, right = ({name: same[0] for name, same in side.items() if name not in twins} for side in sides)
-    return left, right
+    return left, right, list(twins.values())
 
 
 def _shared(left: dict[str, Path], right: dict[str, Path]) -> tuple[dict[str, Path], dict[str, Path], str | None]:
@@ -171,11 +154,11 @@ def _shared(left: dict[str, Path], right: dict[str, Path]) -> tuple[dict[str, Pa
 
 def common_names(images: Iterable[Path], masks: Iterable[Path]) -> int:
     """Count the names that two lists of files share, as `pair_files` compares them."""
-    left, right, _ = _shared(*_by_stem(images, masks, Paired()))
+    left, right, _ = _shared(*_by_stem(images, masks)[:2])
     return len(left.keys() & right.keys())
 
 
-def _several(left: dict[str, Path], right: dict[str, Path], masks_at: str, found: Paired) -> None:
+def _several(source: Source, left: dict[str, Path], right: dict[str, Path], masks_at: str) -> None:
     """Take out images that have several masks each, one a class or one an object, and tell them."""
     begins: dict[str, list[str]] = defaultdict(list)
     for name in sorted(right.keys() - left.keys()):
@@ -194,7 +177,7 @@ def _several(left: dict[str, Path], right: dict[str, Path], masks_at: str, found
         "mask an image is read: draw them into one, with a value for each class, or say by a pattern which are meant "
         f"(--masks '*{names[0].removeprefix(name)}')"
     )
-    found.lost.append(Finding("error", "images with several masks", message, tuple(str(left[name]) for name in many)))
+    source.lost.append(Finding("error", "images with several masks", message, tuple(str(left[name]) for name in many)))
     for name, masks in many.items():
         del left[name]
         for mask in masks:

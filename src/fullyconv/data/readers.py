@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -38,6 +38,10 @@ def in_threads(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 
 class Reader(Protocol):
     """Read the two files of a pair. It travels to worker processes, so it holds plain values only."""
+
+    @property
+    def channels(self) -> int:
+        """Channels C of an image."""
 
     def image(self, pair: Pair) -> npt.NDArray[np.uint8]:
         """Read the image as (H, W, C) uint8, the right way up.
@@ -91,11 +95,37 @@ class FileReader:
         return read_mask(self.mask_file(pair))
 
 
+F = TypeVar("F", bound=FileReader)
+
+
 def files_of(reader: Reader, pair: Pair) -> tuple[Path | Encoded, Path | Encoded]:
     """Give the files of image and mask."""
     if isinstance(reader, FileReader):
         return reader.image_file(pair), reader.mask_file(pair)
     return pair.image, pair.mask
+
+
+def with_channels(reader: Reader, in_channels: int, value_range: tuple[float, float] | None = None) -> Reader:
+    """Make a reader of files read images of another number of bands.
+
+    Args:
+        reader: the reader; one that combines files, such as color and depth, has a number of its own.
+        in_channels: C of the images; 3, the default everywhere, leaves such a reader as it is.
+        value_range: the numbers that are black and white.
+
+    Raises:
+        ValueError: if the reader gives another number of bands and cannot be told to.
+    """
+    if isinstance(reader, FileReader):
+        return replace(reader, channels=in_channels, value_range=value_range)
+    if in_channels not in (3, reader.channels):
+        raise ValueError(f"in_channels={in_channels}: the images of this set have {reader.channels}; leave it out")
+    return reader
+
+
+def masks_as(kind: type[F], reader: Reader) -> F:
+    """Make a reader of another kind of masks, which reads images as this one does."""
+    return kind(channels=reader.channels, value_range=getattr(reader, "value_range", None))
 
 
 def read_both(reader: Reader, pair: Pair) -> tuple[npt.NDArray[np.uint8], Array]:
@@ -129,7 +159,7 @@ def count_mask(reader: Reader, pair: Pair) -> dict[int, int]:
     return count_values_of(mask)
 
 
-def check_sizes(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
+def check_sizes(pair: Pair, image: tuple[int, ...], mask: tuple[object, ...]) -> None:
     """Refuse a pair whose image and mask differ in size.
 
     Args:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fullyconv.data.documents import read_text
-from fullyconv.data.findings import Finding
-from fullyconv.data.layouts import Layout
+from fullyconv.data.documents import read_csv, read_text
+from fullyconv.data.layouts import Source
 from fullyconv.data.pairs import Pair
 from fullyconv.data.words import SPLIT_WORDS, meaning_of
 from fullyconv.errors import DatasetError
@@ -19,7 +17,7 @@ from fullyconv.errors import DatasetError
 METADATA = ("metadata.csv", "metadata.jsonl")
 
 
-def from_table(root: Path, given: str) -> Layout:
+def from_table(root: Path, given: str) -> Source:
     """Read the pairs of a table.
 
     Args:
@@ -33,14 +31,14 @@ def from_table(root: Path, given: str) -> Layout:
     path = next((path for path in (root / given, Path(given)) if path.is_file()), None)
     if path is None:
         raise FileNotFoundError(f"pairs={given!r}: no such file, in {root} or here; give a CSV, TSV or JSON-lines file")
-    layout = Layout(f"pairs of {path.name}", root=root)
-    _add_rows(layout, path, _rows_of(path, ("image", "mask")))
-    if not layout.splits and not layout.lost:
+    source = Source(f"pairs of {path.name}", root=root)
+    _add_rows(source, path, _rows_of(path))
+    if not source.splits and not source.lost:
         raise DatasetError(f"{path}: no pairs in it; write the columns image and mask, one pair a line")
-    return layout
+    return source
 
 
-def metadata_layout(root: Path, files: Iterable[Path]) -> Layout | None:
+def metadata_layout(root: Path, files: Iterable[Path]) -> Source | None:
     """Make pairs of the lines of `metadata.csv` or `metadata.jsonl`, as `datasets` wants them in a folder of images.
 
     The column of an image is `file_name` or `image_file_name`; that of its mask is called after masks, labels,
@@ -51,16 +49,16 @@ def metadata_layout(root: Path, files: Iterable[Path]) -> Layout | None:
         files: the metadata files in it.
 
     Returns:
-        The layout, or None where no file has a column of masks.
+        The source, or None where no file has a column of masks.
 
     Raises:
         DatasetError: if a file cannot be read, or several columns could be the masks.
     """
-    layout = Layout(root=root)
+    source = Source(root=root)
     used = []
     for path in sorted(files):
         rows = list(_rows_of(path))
-        columns = _metadata_columns(path, [name for _, row in rows[:1] for name in row if name is not None])
+        columns = _metadata_columns(path, [name for _, row in rows[:1] for name in row])
         if columns is None:
             continue
         image, mask = columns
@@ -70,9 +68,9 @@ def metadata_layout(root: Path, files: Iterable[Path]) -> Layout | None:
             (number, {"image": row.get(image), "mask": row.get(mask), "split": row.get("split") or folder})
             for number, row in rows
         )
-        _add_rows(layout, path, named)
-    layout.name = "pairs of " + ", ".join(used)
-    return layout if used else None
+        _add_rows(source, path, named)
+    source.layout = "pairs of " + ", ".join(used)
+    return source if used else None
 
 
 def _metadata_columns(path: Path, names: Sequence[str]) -> tuple[str, str] | None:
@@ -88,27 +86,27 @@ def _metadata_columns(path: Path, names: Sequence[str]) -> tuple[str, str] | Non
     return files[0], masks[0]
 
 
-def _add_rows(layout: Layout, path: Path, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
-    """Add the pairs of lines to a layout; what names no pair is lost."""
+def _add_rows(source: Source, path: Path, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+    """Add the pairs of lines to a source; what names no pair is lost."""
     bad: list[str] = []
     for number, row in rows:
         try:
-            split, pair = _pair_of_row(layout.root, path, f"{path}: line {number}", row)
+            split, pair = _pair_of_row(source.root, path, f"{path}: line {number}", row)
         except DatasetError as error:
             bad.append(str(error))
             continue
-        layout.splits.setdefault(split, []).append(pair)
+        source.splits.setdefault(split, []).append(pair)
     if bad:
-        layout.lost.append(Finding("error", f"lines of {path.name} that name no pair", bad[0], tuple(bad)))
+        source.lose(f"lines of {path.name} that name no pair", bad)
 
 
 def _pair_of_row(root: Path, path: Path, where: str, row: Mapping[str, Any]) -> tuple[str, Pair]:
     """Make a pair of a line with image, mask and, if there is one, split; names are relative to the file's folder."""
+    missing = [column for column in ("image", "mask") if not _is_text(row.get(column))]
+    if missing:
+        raise DatasetError(f"{where} has no {' and no '.join(missing)}; every line has the columns image and mask")
     files = []
-    for column in ("image", "mask"):
-        name = row.get(column)
-        if not isinstance(name, str) or not name.strip():
-            raise DatasetError(f"{where} has no {column}; every line has the columns image and mask")
+    for name in (row["image"], row["mask"]):
         place = path.parent / name.strip()
         try:
             above = place.resolve().parents
@@ -127,41 +125,31 @@ def _pair_of_row(root: Path, path: Path, where: str, row: Mapping[str, Any]) -> 
     return split, Pair(files[0], files[1], str(Path(row["image"].strip()).with_suffix("")))
 
 
-def _rows_of(path: Path, needed: Sequence[str] = ()) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _rows_of(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Read the lines of a CSV, TSV or JSON-lines file.
 
     Args:
         path: the file.
-        needed: columns that a CSV or TSV file has to have.
 
     Yields:
         The number of the line, and column -> what stands in it.
 
     Raises:
-        DatasetError: if the file is damaged, or a column is missing.
+        DatasetError: if the file is damaged.
     """
-    lines = read_text(path).splitlines()
-    if path.suffix.lower() in (".jsonl", ".ndjson", ".json"):
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise DatasetError(f"{path}: line {number} is no JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise DatasetError(f"{path}: line {number} is no JSON object with image and mask")
-            yield number, row
+    if path.suffix.lower() not in (".jsonl", ".ndjson", ".json"):
+        yield from read_csv(path)
         return
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    if delimiter == "," and lines and "," not in lines[0] and ";" in lines[0]:
-        delimiter = ";"  # as spreadsheets write it where the comma is the decimal sign
-    try:
-        reader = csv.DictReader(lines, delimiter=delimiter)
-        columns = [name.strip().lower() for name in reader.fieldnames or []]
-        if not set(needed) <= set(columns):
-            raise DatasetError(f"{path}: its first line names the columns {columns}; it must name image and mask")
-        reader.fieldnames = columns
-        yield from enumerate(reader, 2)
-    except csv.Error as error:
-        raise DatasetError(f"{path}: cannot be read ({error}); save it as CSV with one pair a line") from error
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        try:
+            row = json.loads(line) if line.strip() else {}
+        except (ValueError, RecursionError) as error:
+            raise DatasetError(f"{path}: line {number} is no JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise DatasetError(f"{path}: line {number} is no JSON object with image and mask")
+        if row:
+            yield number, row

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fullyconv import label_sets
+from fullyconv.data import checks
 from fullyconv.data.class_names import (
     ClassNames,
     labels_from_values,
@@ -17,79 +18,20 @@ from fullyconv.data.class_names import (
     numbers_of,
     only_numbers,
     renamed,
-    shifted_hint,
-    two_ends_hint,
 )
-from fullyconv.data.findings import Finding
-from fullyconv.data.layouts import find_layout, is_text, shown
+from fullyconv.data.layouts import Source, find_layout, is_text, shown
 from fullyconv.data.masks import VALUES, AnyReader, MaskReader, decide
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public import PUBLIC, PublicSet, fetch
-from fullyconv.data.readers import FileReader, Reader, count_mask, files_of, in_threads, read_both
+from fullyconv.data.public import PUBLIC, fetch
+from fullyconv.data.readers import FileReader, Reader, count_mask, files_of, in_threads, masks_as, read_both
 from fullyconv.errors import DatasetError, near_miss
 from fullyconv.errors import some as listed
 from fullyconv.images.reading import is_deep, read_noting
 from fullyconv.labels import IGNORE, Labels, as_text, packed_color
 
-PUBLIC_SETS = tuple(PUBLIC)
-"""Sets whose layout, classes and splits are known by name."""
-
 ENVIRONMENT = "FULLYCONV_DATA"
 
 LOOKED_AT = 6  # images, for whether their values are of more bits than they use
-MOST_NAMED = 20  # files of a finding; the doctor names all
-
-
-@dataclass
-class Source:
-    """Hold what is known of a data set before an image of it is used.
-
-    Args:
-        root: its folder.
-        layout: its layout in words.
-        splits: "train", "val", "test" -> pairs, or "all" -> pairs where it has no splits.
-        labels: classes and what the values in the masks mean.
-        notes: what was found out or decided on the way, one sentence each, for people to read.
-        findings: what is wrong, and what was left out.
-        counts: mask -> value -> pixels, of the masks that were read so far.
-        reader: how its files are read.
-        known: the public set that it is, if it is one.
-        in_channels: C of the images.
-        named: the classes, where annotations name them.
-        explicit: whether somebody said what each value means.
-    """
-
-    root: Path
-    layout: str
-    splits: dict[str, list[Pair]]
-    labels: Labels
-    notes: list[str] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-    counts: dict[Path, dict[int, int]] = field(default_factory=dict, repr=False)
-    reader: Reader = field(default_factory=FileReader, repr=False)
-    known: PublicSet | None = None
-    in_channels: int = 3
-    named: Labels | None = None
-    explicit: bool = False
-
-    @property
-    def any_reader(self) -> AnyReader:
-        """What reads images as they are wanted, and masks of which nobody knows what they hold."""
-        return AnyReader(channels=self.in_channels, value_range=getattr(self.reader, "value_range", None))
-
-    @property
-    def pairs(self) -> list[Pair]:
-        """All pairs of all splits."""
-        return [pair for part in self.splits.values() for pair in part]
-
-    @property
-    def warned(self) -> list[str]:
-        """What people who train or score have to know, each with the files concerned."""
-        return [
-            "\n    ".join([f"{one.severity}: {one.rule}: {one.message}", *one.files[:MOST_NAMED]])
-            + (f"\n    and {len(one.files) - MOST_NAMED} more" if len(one.files) > MOST_NAMED else "")
-            for one in self.findings
-        ]
 
 
 def dataset_root(data: str | Path) -> Path:
@@ -117,7 +59,7 @@ def dataset_root(data: str | Path) -> Path:
     if not root:
         raise FileNotFoundError(
             f"data={str(data)!r}: no such folder here; for a public set by its name set {ENVIRONMENT}=FOLDER to the "
-            f"folder that holds it (known sets: {', '.join(PUBLIC_SETS)})"
+            f"folder that holds it (known sets: {', '.join(PUBLIC)})"
         )
     if not Path(root).is_dir():
         raise FileNotFoundError(f"{ENVIRONMENT}={root}: no such folder; set it to that which holds the public sets")
@@ -198,15 +140,10 @@ def find_source(data: str | Path, **options: Any) -> Source:
         options: as `fullyconv.data.layouts.Reading` takes them.
 
     Returns:
-        The source, with stand-ins for labels and reader. What is wrong is among its findings.
+        The source, with a stand-in for labels. What is wrong is among its findings.
     """
     root = dataset_root(data)
-    layout = find_layout(root, PUBLIC.get(str(data)) if Path(data) != root else None, **options)
-    source = Source(layout.root, layout.name, layout.splits, Labels.of(["unknown"]), layout.notes, layout.findings)
-    source.known, source.named = layout.known, layout.labels
-    in_channels = options.get("in_channels", 3)
-    source.reader = with_channels(layout.reader or source.reader, in_channels, options.get("value_range"))
-    source.in_channels = int(getattr(source.reader, "channels", in_channels))
+    source = find_layout(root, PUBLIC.get(str(data)) if Path(data) != root else None, **options)
     if options.get("skip_bad"):
         _leave_out_broken(source)
     return source
@@ -215,16 +152,15 @@ def find_source(data: str | Path, **options: Any) -> Source:
 def _leave_out_broken(source: Source) -> None:
     """Leave out pairs of which a file cannot be read, or whose sizes differ, and tell them."""
     plain = source.named is None and not isinstance(source.reader, MaskReader)
-    reader: Reader = source.any_reader if plain else source.reader
+    reader: Reader = masks_as(AnyReader, source.reader) if plain else source.reader
     broken = dict(zip(source.pairs, in_threads(partial(broken_pair, reader), source.pairs), strict=True))
     messages = tuple(message for message in broken.values() if message)
     if messages:
-        message = "they are left out, as skip_bad (--skip-bad) says"
-        source.findings.append(Finding("warning", f"{len(messages)} broken pairs", message, messages))
+        source.warn(f"{len(messages)} broken pairs", "they are left out, as skip_bad (--skip-bad) says", messages)
         kept = {split: [pair for pair in part if not broken[pair]] for split, part in source.splits.items()}
         source.splits = {split: part for split, part in kept.items() if part}
     if not source.splits:
-        source.findings.append(Finding("error", "no pairs are left", f"{source.root}: every pair is broken", messages))
+        source.fail("no pairs are left", f"{source.root}: every pair is broken", messages)
 
 
 def broken_pair(reader: Reader, pair: Pair) -> str:
@@ -268,12 +204,12 @@ def find_labels(
         beside = names_beside(source.root, {path.parent for pair in every for path in (pair.image, pair.mask)})
     if beside is not None and not beside.in_order:
         beside, values = (None, values) if values is not None else (beside, beside.values)
-    base = source.reader if isinstance(source.reader, MaskReader) else MaskReader()
+    base = source.reader if isinstance(source.reader, MaskReader) else masks_as(MaskReader, source.reader)
     named = classes is not None or (beside is not None and beside.in_order)
     where = VALUES if beside is None else str(beside.files[0])
     decision = decide(every, values, named=named, base=base, where=where)
     source.counts.update({pair.mask: found for pair, found in decision.counts.items()})
-    source.reader = with_channels(decision.reader, source.in_channels, getattr(source.reader, "value_range", None))
+    source.reader = decision.reader
     source.notes += decision.notes
     source.findings += decision.findings
     if beside is not None and beside.by_color and decision.labels is None:
@@ -322,37 +258,11 @@ def _name_values(
     for value in sorted(nodata):
         if own.values.get(value, IGNORE) != IGNORE:
             message = f"GDAL_NODATA is {value}, read as {own.values[value]}; {value}=ignore in --values ignores it"
-            source.findings.append(Finding("warning", "a class that the files call no data", message))
+            source.warn("a class that the files call no data", message)
         elif value not in own.values:
             source.notes.append(f"{value} is ignored: GDAL_NODATA says so")
             own = Labels(own.names, own.palette, own.ignore_index, {**own.values, value: IGNORE})
     source.labels = own
-
-
-def two_meanings(source: Source, counts: Mapping[Path, Iterable[int]]) -> DatasetError | None:
-    """Find masks of 0 and 1 beside masks of 0 and 255, unless somebody said what 255 is.
-
-    Args:
-        source: the set.
-        counts: mask -> the values that it holds.
-
-    Returns:
-        What is wrong, if it is.
-    """
-    meaning = source.labels.values
-    if source.explicit or source.named is not None or meaning.get(255) != IGNORE or meaning.get(1, IGNORE) == IGNORE:
-        return None
-    held = {path: {*values} for path, values in counts.items()}
-    ones, full = ([path for path, values in held.items() if values | {0} == {0, end}] for end in (1, 255))
-    several = any(len(values - {0}) > 1 or not values <= {0, 1, 255} for values in held.values())
-    if several or not ones or {0, 255} not in held.values():
-        return None
-    return DatasetError(
-        f"{ones[0]} holds 0 and 1, {full[0]} 0 and 255, and no mask both: is 255 the class, or ignored? Say it: "
-        'values={0: "background", 1: "foreground", 255: "foreground"} (--values '
-        '0=background,1=foreground,255=foreground), or 255: "ignore"',
-        files=ones if len(ones) < len(full) else full,
-    )
 
 
 def _take_preset(source: Source, some: Sequence[Pair] | None, classes: Sequence[str] | None, name: str) -> None:
@@ -378,25 +288,6 @@ def _take_preset(source: Source, some: Sequence[Pair] | None, classes: Sequence[
             raise error from None
         source.labels = replace(source.labels, palette=own.palette)
     source.notes.append(f"label map of {name}, {own.num_classes} classes")
-
-
-def with_channels(reader: Reader, in_channels: int, value_range: tuple[float, float] | None = None) -> Reader:
-    """Make a reader of files read images of another number of bands.
-
-    Args:
-        reader: the reader; one that combines files, such as color and depth, has a number of its own.
-        in_channels: C of the images; 3, the default everywhere, leaves such a reader as it is.
-        value_range: the numbers that are black and white.
-
-    Raises:
-        ValueError: if the reader gives another number of bands and cannot be told to.
-    """
-    if isinstance(reader, FileReader):
-        return replace(reader, channels=in_channels, value_range=value_range)
-    own = getattr(reader, "channels", None)
-    if in_channels not in (3, own):
-        raise ValueError(f"in_channels={in_channels}: the images of this set have {own or 'their own'}; leave it out")
-    return reader
 
 
 def count_values(source: Source, pairs: Iterable[Pair]) -> None:
@@ -430,21 +321,16 @@ def check_labels(source: Source, pairs: Sequence[Pair]) -> dict[str, int]:
             255.
     """
     count_values(source, pairs)
-    if (problem := two_meanings(source, source.counts)) is not None:
-        raise problem
-    labels = source.labels
-    seen = {value for pair in pairs for value in source.counts[pair.mask]}
-    if labels.unknown(seen):
-        first, *others = [pair.mask for pair in pairs if labels.unknown(source.counts[pair.mask])]
+    counts = {pair.mask: source.counts[pair.mask] for pair in pairs}
+    for finding in checks.values(source, counts):
+        others = finding.files[1:]
         more = f" The same goes for {len(others)} more: {listed(others, 4)}." if others else ""
-        hint = shifted_hint(labels, seen)
-        raise DatasetError(f"{labels.stray_message(source.counts[first], first)}{more}{hint}")
+        raise DatasetError(f"{finding.message}{more}", files=finding.files)
+    labels = source.labels
     totals = dict.fromkeys([*labels.names, IGNORE], 0)
-    for pair in pairs:
-        for value, pixels in source.counts[pair.mask].items():
+    for found in counts.values():
+        for value, pixels in found.items():
             totals[labels.meaning[value]] += pixels
-    if hint := two_ends_hint(labels, seen):
-        raise DatasetError(f"{pairs[0].mask}: {hint}")
     if not any(totals[name] for name in labels.names):
         raise DatasetError(f"{pairs[0].mask}: all pixels of all masks are ignored; check the label map and the masks")
     return totals

@@ -15,7 +15,7 @@ from fullyconv.data.annotations.labelme import labelme_layout
 from fullyconv.data.annotations.tables import saved_tables, table_layout
 from fullyconv.data.annotations.yolo import label_files, yolo_layout
 from fullyconv.data.folders import mask_places
-from fullyconv.data.layouts import Layout, Reading, Tree
+from fullyconv.data.layouts import Reading, Source, Tree
 from fullyconv.data.rows import METADATA, metadata_layout
 from fullyconv.errors import DatasetError, tell
 from fullyconv.lazy import submodules
@@ -25,7 +25,7 @@ _LABELME_HEAD = re.compile(rb'"shapes"\s*:\s*\[')
 _HEAD = 65536
 
 
-def find_annotated(tree: Tree, reading: Reading) -> Layout | None:
+def find_annotated(tree: Tree, reading: Reading) -> Source | None:
     """Find labels that are no masks in files beside images.
 
     Args:
@@ -34,7 +34,7 @@ def find_annotated(tree: Tree, reading: Reading) -> Layout | None:
             text files, or the column of a table, where they are not found.
 
     Returns:
-        The layout, or None where there is nothing of the kind, or the options name something else.
+        The source, or None where there is nothing of the kind, or the options name something else.
 
     Raises:
         FileNotFoundError: if `masks` names a file that is not there.
@@ -81,7 +81,7 @@ def find_annotated(tree: Tree, reading: Reading) -> Layout | None:
     return labelme_layout(tree, labelme, reading) if labelme else yolo_layout(tree, yolo)
 
 
-def _chosen(tree: Tree, reading: Reading, masks: str) -> Layout:
+def _chosen(tree: Tree, reading: Reading, masks: str) -> Source:
     """Read the files of annotations that were named."""
     hits = set(tree.root.glob(masks))
     chosen = [path for path in tree.by_suffix.get(Path(masks).suffix.lower(), []) if path in hits]

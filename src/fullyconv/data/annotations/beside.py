@@ -6,19 +6,40 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fullyconv.data.findings import Finding
-from fullyconv.data.layouts import Layout, Tree
+from fullyconv.data.layouts import Source, Tree
 from fullyconv.data.pairs import Pair
-from fullyconv.data.readers import in_threads
+from fullyconv.data.readers import FileReader, check_sizes, in_threads
 from fullyconv.data.words import meaning_of
 from fullyconv.errors import DatasetError
+from fullyconv.images import MAX_PIXELS
 
 MOST_POINTS = 200_000
 """Points of one file: Pillow goes through all that a shape has for every row of it."""
 
 
+def drawn_size(reader: FileReader, pair: Pair, said: Sequence[object] = ()) -> tuple[int, int]:
+    """Give height and width of an image that a mask is drawn for.
+
+    Args:
+        reader: reads the image.
+        pair: the pair.
+        said: height and width that the file of annotations says, if it says them.
+
+    Raises:
+        DatasetError: if it says others, or the image is too large.
+    """
+    height, width = reader.size(pair)
+    if any(side is not None for side in said):
+        check_sizes(
+            pair, (height, width), tuple(side if isinstance(side, int | float) else repr(side)[:20] for side in said)
+        )
+    if height * width > MAX_PIXELS:
+        raise DatasetError(f"{pair.image}: too large ({height} x {width} pixels), the bound is {MAX_PIXELS}")
+    return height, width
+
+
 def pair_documents(
-    layout: Layout,
+    source: Source,
     tree: Tree,
     files: Sequence[Path],
     read: Callable[[Path], tuple[Any, list[str]]],
@@ -28,7 +49,7 @@ def pair_documents(
     """Pair images with the files that annotate them; what cannot be read is lost.
 
     Args:
-        layout: gets splits, and what is wrong.
+        source: gets splits, and what is wrong.
         tree: what is in the data folder.
         files: the files.
         read: reads one, and lists the polygons in it of which nothing can be drawn.
@@ -60,14 +81,14 @@ def pair_documents(
             continue
         told[image], owner[image] = said, path
         skipped += short
-        relative = image.relative_to(layout.root)
+        relative = image.relative_to(source.root)
         split = split_of(image) or meaning_of(relative.parent.as_posix())[1] or "all"
-        layout.splits.setdefault(split, []).append(Pair(image, path, relative.with_suffix("").as_posix()))
+        source.splits.setdefault(split, []).append(Pair(image, path, relative.with_suffix("").as_posix()))
     if bad:
-        layout.lost.append(Finding("error", "annotations that cannot be read", bad[0], tuple(bad)))
+        source.lose("annotations that cannot be read", bad)
     if skipped:
         rule = f"{len(skipped)} polygons without three points"
-        layout.warn(rule, "nothing can be drawn of them: they are skipped, and are background", skipped)
-    layout.splits = {split: sorted(pairs, key=lambda pair: pair.key) for split, pairs in layout.splits.items()}
+        source.warn(rule, "nothing can be drawn of them: they are skipped, and are background", skipped)
+    source.splits = {split: sorted(pairs, key=lambda pair: pair.key) for split, pairs in source.splits.items()}
     folders = {image.parent for image in told}
     return told, [image for image in tree.images if image not in told and image.parent in folders]

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fullyconv.data.annotations.beside import drawn_size
 from fullyconv.data.documents import class_name, classes_of, points_of, read_json, read_once, safe_parts
-from fullyconv.data.layouts import Layout, Reading, Tree
-from fullyconv.data.pairs import Pair, lost
+from fullyconv.data.layouts import Reading, Source, Tree
+from fullyconv.data.pairs import Pair
 from fullyconv.data.readers import FileReader
 from fullyconv.data.words import meaning_of, split_of
 from fullyconv.errors import DatasetError
@@ -55,13 +56,13 @@ class Document:
     """What a file says.
 
     Args:
-        images: name in `Pair.mask` -> name of the file in parts, height and width in pixels (0 where it does not say).
+        images: name in `Pair.mask` -> name of the file in parts, height and width in pixels, as it says.
         names: the classes, in the order of their ids.
         annotations: name in `Pair.mask` -> objects, in the order of the file.
         bad: name of a class -> what is wrong with each of its objects that no pixel can be drawn of.
     """
 
-    images: dict[str, tuple[tuple[str, ...], int, int]]
+    images: dict[str, tuple[tuple[str, ...], object, object]]
     names: list[str]
     annotations: dict[str, list[Annotation]]
     bad: dict[str, list[str]]
@@ -89,8 +90,7 @@ class CocoReader(FileReader):
         document = read_document(pair.mask.parent)
         if pair.mask.name not in document.images:
             raise DatasetError(f"{pair.mask.parent}: has no image {pair.mask.name} any more; open the set anew")
-        _, height, width = document.images[pair.mask.name]
-        size = (height, width) if height else self.size(pair)
+        size = drawn_size(self, pair, document.images[pair.mask.name][1:])
         drawn: list[tuple[bool, int, int, Array]] = []
         left = most = max(_MOST_OUTLINE, size[0] * size[1])
         for annotation in document.annotations.get(pair.mask.name, ()):
@@ -231,7 +231,7 @@ def read_document(path: Path) -> Document:
             raise DatasetError(f"{where}: its id is no whole number, or that of another; give each its own")
         names[number] = class_name(entry.get("name"), where)
         supers.add(str(entry.get("supercategory")))
-    images: dict[str, tuple[tuple[str, ...], int, int]] = {}
+    images: dict[str, tuple[tuple[str, ...], object, object]] = {}
     by_id: dict[Any, str] = {}
     files: dict[tuple[str, ...], Any] = {}
     for where, entry in _entries(path, content, "images"):
@@ -242,7 +242,7 @@ def read_document(path: Path) -> Document:
         parts = safe_parts(entry.get("file_name"), where)
         if files.setdefault(parts, number) != number:
             raise DatasetError(f"{where} has the file of image {files[parts]}, {'/'.join(parts)}; join the two")
-        images[by_id[number]] = (parts, *_size(entry, where))
+        images[by_id[number]] = (parts, entry.get("height") or None, entry.get("width") or None)
     annotations: dict[str, list[Annotation]] = defaultdict(list)
     bad: dict[str, list[str]] = defaultdict(list)
     used = set()
@@ -273,24 +273,12 @@ def _entries(path: Path, content: Mapping[str, Any], kind: str) -> Iterator[tupl
         yield f"{path}: {one} {str(entry.get('id', f'at place {position}'))[:80]}", entry
 
 
-def _size(entry: Mapping[str, Any], where: str) -> tuple[int, int]:
-    """Read height and width; zeros where one is not said."""
-    sides = []
-    for key in ("height", "width"):
-        value = entry.get(key) or 0
-        if not isinstance(value, int | float) or not 0 <= value <= 2**24 or value != int(value):
-            raise DatasetError(f"{where}: {key}={value!r} is no number of pixels; correct it")
-        sides.append(int(value))
-    height, width = sides
-    if height * width > MAX_PIXELS:
-        raise DatasetError(f"{where}: too large ({height} x {width} pixels), the bound is {MAX_PIXELS}")
-    return (height, width) if height and width else (0, 0)
-
-
 def _whole_polygons(segmentation: Any) -> Any:
     """Take polygons of one or two points out of a list; say what is wrong where nothing is left."""
     if segmentation is None or (isinstance(segmentation, list | tuple) and not segmentation):
         return "has no segmentation, and a box is no mask"
+    if isinstance(segmentation, str):
+        return "has a segmentation that is text"
     if not isinstance(segmentation, tuple):  # run lengths, or what cannot be drawn and says so when it is
         return segmentation
     return [polygon for polygon in segmentation if polygon.size > 4] or "a polygon has at least three points"
@@ -320,7 +308,7 @@ def is_coco_file(path: Path) -> bool:
     return True
 
 
-def coco_layout(tree: Tree, files: Sequence[Path], reading: Reading) -> Layout:
+def coco_layout(tree: Tree, files: Sequence[Path], reading: Reading) -> Source:
     """Pair the images of COCO files with their objects.
 
     Args:
@@ -329,7 +317,7 @@ def coco_layout(tree: Tree, files: Sequence[Path], reading: Reading) -> Layout:
         reading: the folder of the images inside root, where it is not found, and what becomes of crowds.
 
     Returns:
-        The layout, with reader and labels.
+        The source, with reader and labels.
 
     Raises:
         DatasetError: if two files could be of one split, or images lie in more than one folder.
@@ -339,14 +327,14 @@ def coco_layout(tree: Tree, files: Sequence[Path], reading: Reading) -> Layout:
     for file in files:
         by_split[split_of(file.relative_to(root))].append(file)
     name = "COCO annotations of " + ", ".join(file.relative_to(root).as_posix() for file in files[:4])
-    layout = Layout(name, root=root)
+    source = Source(name, root=root)
     names: list[str] = []
     documents: dict[Path, Document] = {}
     for split, some in by_split.items():
         objects = [file for file in some if file.name.startswith("instances")]  # beside key points and captions
         if len(some) > 1 and len(objects) == 1:
             others = ", ".join(file.name for file in some if file not in objects)
-            layout.notes.append(f"{objects[0].name} is taken, and {others} left out")
+            source.notes.append(f"{objects[0].name} is taken, and {others} left out")
             some[:] = objects
         if len(some) > 1:
             listed = ", ".join(file.relative_to(root).as_posix() for file in some)
@@ -356,24 +344,24 @@ def coco_layout(tree: Tree, files: Sequence[Path], reading: Reading) -> Layout:
             )
         document = documents[some[0]] = read_document(some[0])
         names += document.names
-        layout.splits[split] = _paired(layout, some[0], document, photos, reading.images)
-    if not any(layout.splits.values()) and not layout.lost:
+        source.splits[split] = _paired(source, some[0], document, photos, reading.images)
+    if not any(source.splits.values()) and not source.lost:
         raise DatasetError(f"{files[0]}: lists no images; export it anew")
-    layout.labels, values = classes_of(names)
-    if layout.labels.num_classes < 2:
+    source.named, values = classes_of(names)
+    if source.named.num_classes < 2:
         raise DatasetError(f"{files[0]}: has no categories, which become the classes; export it anew")
-    layout.reader = CocoReader(values=values, crowds=reading.crowds)
-    layout.notes.append("where objects overlap the smaller one is on top; what is in none is background")
-    _crowds(layout, documents, reading.crowds)
-    _undrawn(layout, documents)
+    source.reader = CocoReader(values=values, crowds=reading.crowds)
+    source.notes.append("where objects overlap the smaller one is on top; what is in none is background")
+    _crowds(source, documents, reading.crowds)
+    _undrawn(source, documents)
     if empty := sum(len(document.images.keys() - document.annotations) for document in documents.values()):
-        layout.notes.append(f"{empty} images have no objects: they are background")
-    if rest := len({*photos} - {pair.image for pair in layout.pairs}):
-        layout.notes.append(f"{rest} images are in no list, and left out")
-    return layout
+        source.notes.append(f"{empty} images have no objects: they are background")
+    if rest := len({*photos} - {pair.image for pair in source.pairs}):
+        source.notes.append(f"{rest} images are in no list, and left out")
+    return source
 
 
-def _crowds(layout: Layout, documents: Mapping[Path, Document], crowds: str) -> None:
+def _crowds(source: Source, documents: Mapping[Path, Document], crowds: str) -> None:
     """Tell regions of many objects: nothing is left of a class that has no others."""
     flags: dict[str, list[bool]] = defaultdict(list)
     for entry in _objects(documents):
@@ -382,18 +370,18 @@ def _crowds(layout: Layout, documents: Mapping[Path, Document], crowds: str) -> 
     if not number:
         return
     if crowds == "category":
-        layout.notes.append(f"{number} regions of many objects (iscrowd) are read as their category")
+        source.notes.append(f"{number} regions of many objects (iscrowd) are read as their category")
         return
     what = f"{number} of {total} annotations ({number / total:.1%}) are regions of many objects (iscrowd)"
     option = 'crowds="category" (--crowds category) reads them as their category'
     if gone := [name for name, found in flags.items() if all(found)]:
         message = f"{next(iter(documents))}: {what}, which are ignored; nothing is left of {', '.join(gone)}; {option}"
-        layout.fail("classes that are all crowd", message, documents)
+        source.fail("classes that are all crowd", message, documents)
     else:
-        layout.warn("crowds", f"{what}, and ignored; {option}", documents)
+        source.warn("crowds", f"{what}, and ignored; {option}", documents)
 
 
-def _undrawn(layout: Layout, documents: Mapping[Path, Document]) -> None:
+def _undrawn(source: Source, documents: Mapping[Path, Document]) -> None:
     """Tell objects that no pixel can be drawn of: a class of nothing else is an error."""
     bad: dict[str, list[str]] = defaultdict(list)
     for document in documents.values():
@@ -403,11 +391,11 @@ def _undrawn(layout: Layout, documents: Mapping[Path, Document]) -> None:
     skipped = [message for name, found in bad.items() for message in found if name in drawn]
     if skipped:
         rule = f"{len(skipped)} annotations without a polygon of three points or a segmentation"
-        layout.warn(rule, "nothing can be drawn of them: they are skipped, and are background", skipped)
+        source.warn(rule, "nothing can be drawn of them: they are skipped, and are background", skipped)
     for name, messages in bad.items():
         if name not in drawn:
             message = f"{messages[0]}; export polygons or run lengths, or remove it. So is every annotation of {name}"
-            layout.fail("classes that cannot be drawn", message, messages if len(messages) > 1 else ())
+            source.fail("classes that cannot be drawn", message, messages if len(messages) > 1 else ())
 
 
 def _objects(documents: Mapping[Path, Document]) -> Iterator[Annotation]:
@@ -416,9 +404,9 @@ def _objects(documents: Mapping[Path, Document]) -> Iterator[Annotation]:
             yield from found
 
 
-def _paired(layout: Layout, file: Path, document: Document, photos: Sequence[Path], images: str | None) -> list[Pair]:
+def _paired(source: Source, file: Path, document: Document, photos: Sequence[Path], images: str | None) -> list[Pair]:
     """Find the images of a file."""
-    root, there = layout.root, set(photos)
+    root, there = source.root, set(photos)
     listed = {key: parts for key, (parts, _, _) in document.images.items()}
     base = root / images if images is not None else _base(root, file, list(listed.values()), photos)
     split = "" if base == root else base.relative_to(root).as_posix() + "/"
@@ -429,7 +417,7 @@ def _paired(layout: Layout, file: Path, document: Document, photos: Sequence[Pat
             f"{file}: {len(missing)} of {len(listed)} images are not there; add them, remove them from the file, or "
             "say in which folder they are (images=, --images)"
         )
-        layout.lost.append(lost("images that are listed and not there", missing, remedy))
+        source.lose("images that are listed and not there", missing, remedy)
     return [
         Pair(image, file / key, split + Path(*listed[key]).with_suffix("").as_posix())
         for key, image in places.items()

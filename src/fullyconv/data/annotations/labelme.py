@@ -18,13 +18,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from fullyconv.data.annotations.beside import MOST_POINTS, pair_documents
+from fullyconv.data.annotations.beside import MOST_POINTS, drawn_size, pair_documents
 from fullyconv.data.documents import BACKGROUND, class_name, classes_of, points_of, read_json, read_text
-from fullyconv.data.layouts import Layout, Reading, Tree
-from fullyconv.data.pairs import Pair, lost, plain_name
+from fullyconv.data.layouts import Reading, Source, Tree
+from fullyconv.data.pairs import Pair, plain_name
 from fullyconv.data.readers import FileReader
 from fullyconv.errors import DatasetError, near_miss
-from fullyconv.images import MAX_PIXELS, Encoded, read_mask
+from fullyconv.images import Encoded, read_mask
 from fullyconv.labels import IGNORE
 
 MAX_JSON = 2**28
@@ -52,15 +52,7 @@ class LabelmeReader(FileReader):
             DatasetError: if the file is damaged or a shape cannot be drawn; the message names file and shape.
         """
         content = _content(pair.mask)
-        height, width = self.size(pair)
-        said = content.get("imageHeight"), content.get("imageWidth")
-        if said not in ((None, None), (height, width)):
-            raise DatasetError(
-                f"{pair.mask}: imageHeight and imageWidth are {said[0]!r} and {said[1]!r}, {pair.image} has {height} x "
-                f"{width} pixels (H x W); both must be equal: label the image that is there"
-            )
-        if height * width > MAX_PIXELS:
-            raise DatasetError(f"{pair.image}: too large ({height} x {width} pixels), the bound is {MAX_PIXELS}")
+        height, width = drawn_size(self, pair, (content.get("imageHeight"), content.get("imageWidth")))
         wide = max(self.values.values()) > 255
         image = Image.new("I" if wide else "L", (width, height), self.values[BACKGROUND])
         left = MOST_POINTS
@@ -126,7 +118,7 @@ def _draw(image: Image.Image, shape: Mapping[str, Any], points: npt.NDArray[Any]
         image.paste(value, (int(first[0]), int(first[1])), Image.fromarray(inside))
 
 
-def labelme_layout(tree: Tree, files: Sequence[Path], reading: Reading) -> Layout:
+def labelme_layout(tree: Tree, files: Sequence[Path], reading: Reading) -> Source:
     """Pair images with labelme files, and find the classes: the names of all shapes, in the order of the alphabet.
 
     Where `labels.txt` or `classes.txt` lies in the folder, its lines are the classes, and no shape may have another.
@@ -137,7 +129,7 @@ def labelme_layout(tree: Tree, files: Sequence[Path], reading: Reading) -> Layou
         reading: what becomes of images without a file.
 
     Returns:
-        The layout, with reader and labels.
+        The source, with reader and labels.
 
     Raises:
         DatasetError: if no shape has a name.
@@ -145,29 +137,29 @@ def labelme_layout(tree: Tree, files: Sequence[Path], reading: Reading) -> Layou
     by_name: dict[str, list[Path]] = defaultdict(list)
     for photo in tree.images:
         by_name[plain_name(photo.stem)].append(photo)
-    layout = Layout("labelme files beside images", root=tree.root)
+    source = Source("labelme files beside images", root=tree.root)
     told, lonely = pair_documents(
-        layout, tree, files, _told, lambda path, said: _image(tree.root, path, said[0], by_name)
+        source, tree, files, _told, lambda path, said: _image(tree.root, path, said[0], by_name)
     )
     labels: dict[str, str] = {}
     for _, found in told.values():
         labels = {**found, **labels}
     if lonely and reading.unlabeled == "skip":
-        layout.notes.append(f"{len(lonely)} images without a labelme file are left out")
+        source.notes.append(f"{len(lonely)} images without a labelme file are left out")
     elif lonely:
         remedy = (
             "no labelme file names it; label it (a file without shapes is all background), remove it, or leave such "
             'images out (unlabeled="skip", --unlabeled skip)'
         )
-        layout.lost.append(lost("images without a labelme file", lonely, remedy))
-    if not layout.splits:
-        return layout
-    layout.labels, values = classes_of(_names(labels, layout))
-    if layout.labels.num_classes < 2:
+        source.lose("images without a labelme file", lonely, remedy)
+    if not source.splits:
+        return source
+    source.named, values = classes_of(_names(labels, source))
+    if source.named.num_classes < 2:
         raise DatasetError(f"{files[0]}: no shape of any file has a name that is a class; draw some")
-    layout.reader = LabelmeReader(values=values)
-    layout.notes.append("where shapes overlap the later one is on top; what is in none is background")
-    return layout
+    source.reader = LabelmeReader(values=values)
+    source.notes.append("where shapes overlap the later one is on top; what is in none is background")
+    return source
 
 
 def _told(path: Path) -> tuple[tuple[object, dict[str, str]], list[str]]:
@@ -196,13 +188,13 @@ def _image(root: Path, path: Path, given: object, by_name: Mapping[str, Sequence
     raise DatasetError(f"{path}: its image {named.name} is not there; add it, correct imagePath, or remove the file")
 
 
-def _names(labels: Mapping[str, str], layout: Layout) -> list[str]:
-    listing = next((path for name in _LISTS if (path := layout.root / name).is_file()), None)
+def _names(labels: Mapping[str, str], source: Source) -> list[str]:
+    listing = next((path for name in _LISTS if (path := source.root / name).is_file()), None)
     if listing is None:
         return sorted(labels)
     names = [class_name(line, str(listing)) for line in read_text(listing).splitlines() if line.strip()]
     for name, where in labels.items():
         if name not in (*names, BACKGROUND, IGNORE):
             raise DatasetError(f"{where}: is no class of {listing}. {near_miss(name, names)}")
-    layout.notes.append(f"classes from {listing}")
+    source.notes.append(f"classes from {listing}")
     return names

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fullyconv.data.documents import read_json, read_once, safe_parts
-from fullyconv.data.layouts import Layout, Reading, Tree
+from fullyconv.data.layouts import Reading, Source, Tree
 from fullyconv.data.masks import MaskReader
 from fullyconv.data.pairs import Pair
 from fullyconv.data.words import meaning_of, split_of
@@ -120,7 +120,7 @@ def _validate(file: Path) -> None:
         raise DatasetError(f"{file}: damaged ({error}); save the set anew") from error
 
 
-def table_layout(root: Path, tables: Sequence[Path], reading: Reading) -> Layout:
+def table_layout(root: Path, tables: Sequence[Path], reading: Reading) -> Source:
     """Make pairs of the rows of tables.
 
     Args:
@@ -129,7 +129,7 @@ def table_layout(root: Path, tables: Sequence[Path], reading: Reading) -> Layout
         reading: the names of the columns, where they are not found.
 
     Returns:
-        The layout, with reader; what the masks mean is for others to find out.
+        The source, with reader; what the masks mean is for others to find out.
 
     Raises:
         DatasetError: if a table is damaged, or its columns do not tell which is which.
@@ -145,24 +145,24 @@ def table_layout(root: Path, tables: Sequence[Path], reading: Reading) -> Layout
     if len(folders) > 1:
         shown = ", ".join(f"{folder.relative_to(root).as_posix()}/" for folder in sorted(folders))
         raise DatasetError(f"{root}: holds more than one set, in {shown}; give the folder of one of them")
-    layout = Layout("table of images and masks", root=root)
+    source = Source("table of images and masks", root=root)
     columns: set[tuple[str, str]] = set()
     for split, some in by_split.items():
-        layout.splits[split] = []
+        source.splits[split] = []
         for table in some:
             content = open_table(table)
             columns.add(_columns(content.features, table, reading))
             key = table.parent.name if table.name == STATE else table.stem
             places = ((table / str(row), f"{key}/{row}") for row in range(len(content)))
-            layout.splits[split] += [Pair(place, place, name) for place, name in places]
+            source.splits[split] += [Pair(place, place, name) for place, name in places]
     if len(columns) > 1:
         raise DatasetError(f"{root}: its tables have different columns, {sorted(columns)}; give images= and masks=")
-    if not any(layout.splits.values()):
+    if not any(source.splits.values()):
         raise DatasetError(f"{tables[0]}: has no rows; save the set anew")
     (both,) = columns
-    layout.name += f" (columns {both[0]} and {both[1]})"
-    layout.reader = TableReader(image_column=both[0], mask_column=both[1])
-    return layout
+    source.layout += f" (columns {both[0]} and {both[1]})"
+    source.reader = TableReader(image_column=both[0], mask_column=both[1])
+    return source
 
 
 def _columns(features: Mapping[str, Any], table: Path, reading: Reading) -> tuple[str, str]:

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from fullyconv.data.annotations.beside import MOST_POINTS, pair_documents
+from fullyconv.data.annotations.beside import MOST_POINTS, drawn_size, pair_documents
 from fullyconv.data.class_names import names_beside
 from fullyconv.data.documents import BACKGROUND, class_name, classes_of, read_text, whole_number
 from fullyconv.data.folders import mask_places
-from fullyconv.data.layouts import Layout, Tree
+from fullyconv.data.layouts import Source, Tree
 from fullyconv.data.pairs import Pair, plain_name
 from fullyconv.data.readers import FileReader
 from fullyconv.errors import DatasetError
@@ -44,7 +44,7 @@ class YoloReader(FileReader):
         Raises:
             DatasetError: if a line is no polygon; the message names file and line.
         """
-        height, width = self.size(pair)
+        height, width = drawn_size(self, pair)
         polygons = [(number, points * (width, height)) for number, points in read_polygons(pair.mask)[0]]
         image = Image.new("I", (width, height))
         draw = ImageDraw.Draw(image)
@@ -108,10 +108,19 @@ def label_files(tree: Tree) -> list[Path]:
     """
     there = {plain_name(image.with_suffix("").as_posix()) for image in tree.images}
     found = [path for path in tree.by_suffix.get(".txt", []) if _image_stem(tree.root, path) in there]
-    heads = [lines[0][1].split() for path in found[:20] if (lines := _lines(path))]
+    heads = [words for path in found[:20] if (words := _first_words(path))]
     if all(len(words) == 5 for words in heads) and mask_places(tree):
         return []
     return found if 2 * sum(len(words) >= 5 and _is_number(words[0]) for words in heads) > len(heads) else []
+
+
+def _first_words(path: Path) -> list[str]:
+    """Give the words of the first line that is not empty; of what is no such text one that is no number."""
+    try:
+        lines = _lines(path)
+    except DatasetError:
+        return ["?"]
+    return lines[0][1].split() if lines else []
 
 
 def _is_number(word: str) -> bool:
@@ -128,7 +137,7 @@ def _image_stem(root: Path, path: Path) -> str:
     return plain_name(root.joinpath(*parts).as_posix())
 
 
-def yolo_layout(tree: Tree, files: Sequence[Path]) -> Layout:
+def yolo_layout(tree: Tree, files: Sequence[Path]) -> Source:
     """Pair images with YOLO's text files; `data.yaml` names classes and splits.
 
     Args:
@@ -136,19 +145,19 @@ def yolo_layout(tree: Tree, files: Sequence[Path]) -> Layout:
         files: the text files.
 
     Returns:
-        The layout, with reader and labels.
+        The source, with reader and labels.
 
     Raises:
         DatasetError: if all are boxes, or a class has no name.
     """
     root = tree.root
-    layout = Layout("polygons of YOLO", root=root, reader=YoloReader())
+    source = Source("polygons of YOLO", root=root, reader=YoloReader())
     by_stem = {plain_name(image.with_suffix("").as_posix()): image for image in tree.images}
     described = _described(tree)
     base = described[0].parent if described[1] else root
     places = {split: _places(base, described[1].get(split)) for split in ("train", "val", "test")}
     told, lonely = pair_documents(
-        layout,
+        source,
         tree,
         [path for path in files if _image_stem(root, path) in by_stem],
         read_polygons,
@@ -157,11 +166,11 @@ def yolo_layout(tree: Tree, files: Sequence[Path]) -> Layout:
     )
     if lonely:
         message = "they are left out: write an empty text file for each that shows no object, and it is background"
-        layout.warn(f"{len(lonely)} images without a text file", message, lonely)
+        source.warn(f"{len(lonely)} images without a text file", message, lonely)
     used = {number for polygons in told.values() for number, _ in polygons}
-    layout.labels = _labels(root, described, files, used)
-    layout.notes.append("where objects overlap the smaller one is on top; what is in none is background")
-    return layout
+    source.named = _labels(root, described, files, used)
+    source.notes.append("where objects overlap the smaller one is on top; what is in none is background")
+    return source
 
 
 def _described(tree: Tree) -> tuple[Path, Mapping[str, Any]]:
@@ -192,7 +201,10 @@ def _place(base: Path, text: object) -> Path | None:
     parts = PureWindowsPath(text.strip()).parts if isinstance(text, str) else ()
     parts = tuple(part for part in parts if part.strip("./\\:"))
     tails = (base.joinpath(*parts[start:]) for start in range(len(parts)))
-    return next((path for path in tails if path.exists()), None)
+    try:
+        return next((path for path in tails if path.exists()), None)
+    except OSError:  # a name too long
+        return None
 
 
 def _labels(root: Path, described: tuple[Path, Mapping[str, Any]], files: Sequence[Path], used: set[int]) -> Labels:

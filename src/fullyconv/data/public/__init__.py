@@ -17,7 +17,7 @@ from fullyconv.data.public.nyudv2 import Nyudv2
 from fullyconv.data.public.oxford_pet import OxfordPet
 from fullyconv.data.public.pascal_context import PascalContext
 from fullyconv.data.public.siftflow import SiftFlow
-from fullyconv.data.public.trees import ADE20K, CAMVID, CITYSCAPES, COCO_STUFF
+from fullyconv.data.public.trees import train_ids, trees
 from fullyconv.data.public.voc import YEARS, Sbd, Voc
 from fullyconv.errors import DatasetError, near_miss, tell
 from fullyconv.labels import IGNORE, Labels
@@ -32,7 +32,7 @@ _SEMANTIC, _GEOMETRIC = {"semantic": label_sets.sift_flow_semantic()}, {"geometr
 PUBLIC: dict[str, PublicSet] = {
     known.name: known
     for known in (
-        CAMVID,
+        trees("camvid", label_sets.camvid()),
         *(Voc(f"voc{year}", _VOC, year) for year in YEARS),
         Sbd("sbd", _VOC),
         Sbd("sbd_seg11valid", _VOC, "sbd", "seg11valid"),
@@ -49,11 +49,11 @@ PUBLIC: dict[str, PublicSet] = {
         Nyudv2("nyudv2_rgb_hha", _NYUD, "rgb-hha"),
         SiftFlow("siftflow", _SEMANTIC | _GEOMETRIC),
         SiftFlow("siftflow_geometric", _GEOMETRIC),
-        CITYSCAPES,
-        ADE20K,
+        trees("cityscapes", label_sets.cityscapes(), train_ids()),
+        trees("ade20k", label_sets.ade20k()),
         OxfordPet("oxford_pet", {"main": label_sets.oxford_pet()}),
         OxfordPet("oxford_pet_border", {"main": label_sets.oxford_pet(border=True)}),
-        COCO_STUFF,
+        trees("coco_stuff", label_sets.coco_stuff()),
     )
 }
 """The sets by name; several of them are one with another option."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import lzma
+import shutil
 import tarfile
 import zipfile
 import zlib
@@ -51,28 +52,24 @@ def extract(archive: Path, target: Path, *, max_bytes: int = MAX_BYTES, max_file
     if not archive.is_file():
         raise FileNotFoundError(f"{archive}: no such file")
     bound = min(max_bytes, MAX_RATIO * archive.stat().st_size + _SLACK)
-    written = files = 0
+    total = files = 0
     target.mkdir(parents=True, exist_ok=True)
     try:
-        for name, stream in _members(archive):
+        for name, size, stream in _members(archive):
             place = target / _inside(name, archive)
             if stream is None:
                 place.mkdir(parents=True, exist_ok=True)
                 continue
-            files += 1
+            files, total = files + 1, total + max(size, 0)
             if files > max_files:
                 raise DatasetError(f"{archive}: holds more than {max_files} files; nothing of it is used")
+            if total > bound:  # neither library gives more of a member than its header says
+                raise DatasetError(f"{archive}: unpacks to more than {bound} bytes; no published set does")
             place.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                file = place.open("xb")
-            except FileExistsError:
-                raise DatasetError(f"{archive}: holds {name!r} twice, or it is there; unpack it by hand") from None
-            with file, stream:
-                while block := stream.read(_BLOCK):
-                    written += len(block)
-                    if written > bound:
-                        raise DatasetError(f"{archive}: unpacks to more than {bound} bytes; no published set does")
-                    file.write(block)
+            if place.exists():
+                raise DatasetError(f"{archive}: holds {name!r} twice, or it is there; unpack it by hand")
+            with stream, place.open("xb") as file:
+                shutil.copyfileobj(stream, file, _BLOCK)
     except DatasetError:
         raise
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
@@ -83,8 +80,8 @@ def extract(archive: Path, target: Path, *, max_bytes: int = MAX_BYTES, max_file
         raise DatasetError(f"{archive}: holds no files; fetch it again")
 
 
-def _members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
-    """Give the name and the content of every member; no content for folders."""
+def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes] | None]]:
+    """Give name, size and content of every member; no content for folders."""
     if not archive.name.lower().endswith(ENDINGS):
         raise DatasetError(f"{archive}: no archive that is understood; accepted are {', '.join(ENDINGS)}")
     if archive.name.lower().endswith(".zip"):
@@ -95,18 +92,13 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
                     raise DatasetError(f"{archive}: {entry.filename!r} is a link or a device, and not unpacked")
                 if entry.flag_bits & 1:
                     raise DatasetError(f"{archive}: {entry.filename!r} is encrypted; unpack the archive by hand")
-                yield entry.filename, None if entry.is_dir() else packed.open(entry)
+                yield entry.filename, entry.file_size, None if entry.is_dir() else packed.open(entry)
         return
     with tarfile.open(archive, "r:*") as tape:
         for member in tape:
-            if member.isdir():
-                yield member.name, None
-            elif member.isreg():
-                stream = tape.extractfile(member)
-                assert stream is not None
-                yield member.name, stream
-            else:
+            if not (member.isdir() or member.isreg()):
                 raise DatasetError(f"{archive}: {member.name!r} is a link or a device, and not unpacked")
+            yield member.name, member.size, tape.extractfile(member)  # no stream for folders
 
 
 def _inside(name: str, archive: Path) -> Path:

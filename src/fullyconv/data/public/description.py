@@ -94,7 +94,8 @@ class PublicSet:
     @property
     def facts(self) -> Facts:
         """What a person should know of it."""
-        return Facts(**_filled(entries()[self.entry] | entries().get(self.name, {}), vars(self)))
+        said = entries()[self.entry] | entries().get(self.name, {})
+        return Facts(**_filled({key: value for key, value in said.items() if key != "trees"}, vars(self)))
 
     @property
     def archives(self) -> tuple[Archive, ...]:

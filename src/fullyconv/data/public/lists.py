@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from fullyconv.data.layouts import Source
 from fullyconv.data.pairs import Pair, pair_names
 from fullyconv.errors import DatasetError
 
@@ -106,9 +107,10 @@ def paired(images: Mapping[str, Path], masks: Mapping[str, Path], where: Path) -
     Raises:
         DatasetError: if one side lacks what the other has, or there is nothing.
     """
-    found = pair_names(images, masks, "the set", str(where))
-    if found.lost:
-        raise DatasetError(f"{found.lost[0].message}; or unpack the set again")
-    if not found.pairs:
+    told = Source()
+    pairs = pair_names(told, images, masks, "the set", str(where))
+    if told.lost:
+        raise DatasetError(f"{told.lost[0].message}; or unpack the set again")
+    if not pairs:
         raise DatasetError(f"{where}: no images and masks there; unpack all parts of the set")
-    return found.pairs
+    return pairs

@@ -71,13 +71,12 @@ class Nyudv2(PublicSet):
         """
         if not (_is_gupta(root) or _is_plain(root)):
             raise FileNotFoundError(f"{root}: is not laid out as NYUDv2:\n{self.facts.layout}")
-        there = {name: root / f"{name}.txt" for name in ("train", "trainval", "val", "test")}
-        splits = {name: read_names(path) for name, path in there.items() if path.is_file()}
-        both = splits.pop("trainval", [])
-        if "train" not in splits:
-            splits = {"train": both, **splits}
-            splits.pop("val", None)
-        pairs = {split: self._pairs(root, listed, there[split]) for split, listed in splits.items()}
+        lists = {name: root / f"{name}.txt" for name in ("train", "val", "test")}
+        if not lists["train"].is_file():
+            lists = {"train": root / "trainval.txt", "test": lists["test"]}
+        pairs = {split: self._pairs(root, path) for split, path in lists.items() if path.is_file()}
+        if not pairs:
+            raise FileNotFoundError(f"{root}: has none of train.txt, trainval.txt and test.txt; they list its images")
         for kind in self.inputs.split("-"):
             every = [pair for part in pairs.values() for pair in part] if kind != "rgb" else []
             gone = [pair for pair in every if _beside(pair.image, kind) is None]
@@ -88,7 +87,8 @@ class Nyudv2(PublicSet):
                 )
         return pairs
 
-    def _pairs(self, root: Path, names: list[str], listing: Path) -> list[Pair]:
+    def _pairs(self, root: Path, listing: Path) -> list[Pair]:
+        names = read_names(listing)
         if _is_gupta(root):
             return pairs_of(listing, root, "data/images/img_{}.png", "segmentation/img_{}.mat", names)
         images, labels = _first(root, _IMAGES), _first(root, _LABELS)

@@ -11,16 +11,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fullyconv import label_sets
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public.description import PublicSet, RenumberingReader
+from fullyconv.data.public.description import PublicSet, RenumberingReader, entries
 from fullyconv.data.public.lists import by_suffix, paired
 from fullyconv.data.readers import FileReader, Reader
-
-_TRAIN_IDS = "_gtFine_labelTrainIds.png"
+from fullyconv.labels import Labels
 
 Places = tuple[tuple[str, str], ...]
 
@@ -94,39 +94,21 @@ class Trees(PublicSet):
         return self.reads or FileReader()
 
 
-_TABLE = np.full(256, -1)
-_TABLE[[*range(19), 255]] = [*(value for value, _ in label_sets.CITYSCAPES.values()), 255]
+def trees(name: str, labels: Labels, reads: Reader | None = None) -> Trees:
+    """Make a set of what facts.toml says of its trees."""
+    said = {key: _pairs(value) for key, value in entries()[name]["trees"].items()}
+    return Trees(name, {"main": labels}, reads=reads, **said)
 
-ADE20K = Trees(
-    "ade20k",
-    {"main": label_sets.ade20k()},
-    images=(("images/{}", ".jpg"),),
-    masks=(("annotations/{}", ".png"),),
-    key="ADE_train_",
-    parts=(("train", "training"), ("val", "validation")),
-)
-CAMVID = Trees(
-    "camvid",
-    {"main": label_sets.camvid()},
-    images=(("{}", ".png"), ("{}", ".jpg")),
-    masks=(("{}annot", ".png"),),
-    key="(0001TP|0006R0|0016E5|Seq05VD)_",  # the four sequences
-    parts=(("train", "train"), ("val", "val"), ("test", "test")),
-    called="camvid",
-)
-CITYSCAPES = Trees(
-    "cityscapes",
-    {"main": label_sets.cityscapes()},
-    images=(("leftImg8bit/{}", "_leftImg8bit.png"),),
-    masks=(("gtFine/{}", "_gtFine_labelIds.png"), ("gtFine/{}", _TRAIN_IDS)),
-    key="",
-    reads=RenumberingReader(table=tuple(_TABLE.tolist()), ending=_TRAIN_IDS),
-)
-COCO_STUFF = Trees(
-    "coco_stuff",
-    {"main": label_sets.coco_stuff()},
-    images=(("images/{}", ".jpg"), ("{}", ".jpg")),
-    masks=(("stuffthingmaps/{}", ".png"), ("annotations/{}", ".png"), ("annotations/stuffthingmaps/{}", ".png")),
-    key="[0-9]{12}$",  # some tools write NAME_labelTrainIds.png beside the maps
-    parts=(("train", "train2017"), ("val", "val2017")),
-)
+
+def _pairs(value: Any) -> Any:
+    """Give lists of pairs, and tables, as tuples of tuples."""
+    if isinstance(value, str):
+        return value
+    return tuple(map(tuple, value.items() if isinstance(value, dict) else value))
+
+
+def train_ids() -> Reader:
+    """Read the masks of Cityscapes, where they are of train ids as those of the published ids."""
+    table = np.full(256, -1)
+    table[[*range(19), 255]] = [*(value for value, _ in label_sets.CITYSCAPES.values()), 255]
+    return RenumberingReader(table=tuple(table.tolist()), ending="_gtFine_labelTrainIds.png")
