@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-Kind = Literal["module", "forward", "function", "method", "attribute"]
-"""What is done: "forward" is that of a module without its hooks."""
+Kind = Literal["module", "function", "method", "attribute"]
 
 
 @dataclass(frozen=True)
@@ -146,8 +145,7 @@ def execute(
     if kind == "function":
         assert callable(target)
         return target(*args, **kwargs)
-    module = find_module(root, str(target))
-    return module.forward(*args, **kwargs) if kind == "forward" else module(*args, **kwargs)
+    return find_module(root, str(target))(*args, **kwargs)
 
 
 def run(root: nn.Module, steps: Sequence[Step], values: dict[str, Any]) -> dict[str, Any]:
@@ -170,7 +168,6 @@ def run(root: nn.Module, steps: Sequence[Step], values: dict[str, Any]) -> dict[
 def window_rows(
     map: Tensor,
     window: tuple[int, int],
-    fold: tuple[int, int] | None,
     index: Tensor | None,
     shape: tuple[int, ...],
     batch_axis: int,
@@ -180,7 +177,6 @@ def window_rows(
     Args:
         map: (N, C, h, w).
         window: (kH, kW), the cells one score looks at.
-        fold: size of an adaptive average pooling of each window, or None.
         index: which entries of the flattened (C, kH, kW) window are taken, in which order; None: all, as they are.
         shape: shape of one window without its batch axis.
         batch_axis: where the batch axis belongs.
@@ -193,8 +189,6 @@ def window_rows(
         rows = map.permute(0, 2, 3, 1).reshape(-1, channels)
     else:
         rows = F.unfold(map, window).transpose(1, 2).reshape(-1, channels * window[0] * window[1])
-    if fold is not None:
-        rows = F.adaptive_avg_pool2d(rows.reshape(-1, channels, *window), fold).flatten(1)
     if index is not None:
         rows = rows[:, index]
     return rows.reshape(-1, *shape).movedim(0, batch_axis)

@@ -13,13 +13,13 @@ from torch import Tensor, fx, nn
 from fullyconv.conversion.cells import HeadPlan
 from fullyconv.conversion.checks import check_head, check_scores, classify, describe, name_of
 from fullyconv.conversion.head import HeadWalk
-from fullyconv.conversion.hooks import name_of_hook, without_hooks
+from fullyconv.conversion.hooks import name_of_hook
 from fullyconv.conversion.linear import FullyConnectedConv2d
 from fullyconv.conversion.network import DenseClassifier
 from fullyconv.conversion.operations import FeatureMap, frontier
 from fullyconv.conversion.program import Mode, Step, Value, label, map_leaves, with_releases
 from fullyconv.conversion.refusals import FixedInputSize, TraceError, UnsupportedHead
-from fullyconv.conversion.trace import BARE, REFERENCE, Trace, called, trace
+from fullyconv.conversion.trace import REFERENCE, Trace, called, trace
 from fullyconv.conversion.without_data import undisturbed
 from fullyconv.errors import ConversionError, first_line, some
 from fullyconv.geometry import Pair, pair
@@ -301,11 +301,7 @@ def _assemble(
         map_leaves(note, (step.args, step.kwargs))
     dense = DenseClassifier(found.size, in_channels, pool)
     kernels = {id(source.get_submodule(path)): kernel for path, kernel in plan.kernels.items()}
-    leaves = {id(source.get_submodule(path)): source.get_submodule(path) for path in whole}
-    for node in found.scores.graph.nodes:
-        if node.meta.get(BARE):  # its hooks are steps of their own
-            module = source.get_submodule(str(node.target))
-            leaves[id(module)] = without_hooks(module)
+    leaves = {id(source.get_submodule(path)) for path in whole}
     convolutions: dict[int, nn.Module] = {}
 
     def graft(module: nn.Module, path: str, into: nn.Module) -> nn.Module | None:
@@ -320,7 +316,7 @@ def _assemble(
                     convolutions[id(child)] = kernels[id(child)].convolution(child, FullyConnectedConv2d)
                 into._modules[name] = convolutions[id(child)]
             elif id(child) in leaves:
-                into._modules[name] = leaves[id(child)]
+                into._modules[name] = child
             else:
                 ordered = type(child) in (nn.Sequential, nn.ModuleList)
                 kept = graft(child, inside, nn.Sequential() if ordered else Part())
@@ -347,7 +343,7 @@ def _assemble(
     dense._trunk, dense._head = with_releases(plan.trunk, plan.maps), with_releases(plan.steps, [plan.result])
     dense._maps, dense._result = tuple(plan.maps), plan.result
     dense._windows = tuple((1, 1) if pool == "cam" else map.cells for map in maps)
-    dense._kernels = dict(plan.kernels)
+    dense._kernels, dense._averages, dense._linear = dict(plan.kernels), tuple(plan.averages), plan.linear
     dense._dropped = _dropped(source, dense)
     return dense
 

@@ -7,12 +7,8 @@ modules is traced. That is why the result is short, state-dict keys stay, and no
 
 from __future__ import annotations
 
-import builtins
 import operator
-import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from fullyconv import geometry
-from fullyconv.conversion.hooks import PARALLEL, computed_weights, hooked, hooks_of, is_plain
+from fullyconv.conversion.hooks import PARALLEL, hooks_of, is_plain
 from fullyconv.conversion.inplace import assign, hand_on
 from fullyconv.conversion.program import Kind, Mode, execute, map_leaves
 from fullyconv.conversion.refusals import InputSizeError, TraceError
@@ -34,8 +30,6 @@ from fullyconv.geometry.dispatch import WithoutData
 GROWTH = (128, 192)
 
 REFERENCE, LARGER = "reference", "larger"
-# Marks the call of a module whose hooks are operations of their own in the graph.
-BARE = "bare"
 
 
 @dataclass
@@ -146,54 +140,14 @@ class _Proxy(fx.Proxy):
         return value
 
 
-class _Attribute(_Proxy):
+class _Attribute(fx.proxy.Attribute, _Proxy):
     """A proxy of `root.name`, which becomes a method call if it is called."""
-
-    def __init__(self, root: fx.Proxy, name: str) -> None:
-        self.root, self.attr, self.tracer = root, name, root.tracer
-        self._node: fx.Node | None = None
-
-    @property
-    def node(self) -> fx.Node:  # type: ignore[override]
-        if self._node is None:
-            self._node = self.tracer.create_proxy("call_function", getattr, (self.root, self.attr), {}).node
-        return self._node
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.tracer.create_proxy("call_method", self.attr, (self.root, *args), kwargs)
 
 
 def _reference(proxy: fx.Proxy) -> Any:
     if REFERENCE not in proxy.node.meta:
         raise fx.proxy.TraceError(f"{proxy.node.name} has no value at the reference size")
     return proxy.node.meta[REFERENCE]
-
-
-_ISINSTANCE = builtins.isinstance
-_FOLLOWING = threading.RLock()
-
-
-@contextmanager
-def _taken_for_tensors() -> Iterator[None]:
-    """Let `if isinstance(x, torch.Tensor)` in somebody's forward or hook go the way that it goes with a tensor.
-
-    A proxy cannot say itself that it is one: the C++ of torch would believe it. Of anything else the answer is what it
-    always is, and one forward is followed at a time, so that none puts back what another one has put there.
-    """
-    plain = _ISINSTANCE
-
-    def answer(item: Any, kinds: Any) -> bool:
-        if issubclass(type(item), _Proxy):
-            asking = sys._getframe(1).f_globals.get("__name__", "")
-            if not asking.startswith(("torch.", "fullyconv.conversion.")):
-                item = item.node.meta.get(REFERENCE, item)
-        return plain(item, kinds)
-
-    builtins.isinstance = answer
-    try:
-        yield
-    finally:
-        builtins.isinstance = plain
 
 
 class _Tracer(fx.Tracer):
@@ -204,7 +158,6 @@ class _Tracer(fx.Tracer):
         self.leaves, self.inputs, self.runs, self.mode = leaves, inputs, runs, WithoutData()
         self.autocast = _autocast()
         self.stack: list[str] = []
-        self.bare: set[str] = set()
         self.lost_in: str | None = None
         self.broken: tuple[fx.Node, Exception] | None = None
         self._evaluating = False
@@ -233,36 +186,13 @@ class _Tracer(fx.Tracer):
         path = self.path_of_module(m)
         self.stack.append(path)
         try:
-            # Hooks of a container are followed with it, those of the backbone stay where they are. What remains are the
-            # modules that become something else.
-            if hooked(m) and path not in self.leaves and self.is_leaf_module(m, path) and not computed_weights(m):
-                result = self._with_hooks(m, path, forward, args, kwargs)
-            else:
-                result = super().call_module(m, forward, args, kwargs)
+            result = super().call_module(m, forward, args, kwargs)
         except Exception:
             if self.lost_in is None and path not in self.leaves:
                 self.lost_in = path
             raise
         self.stack.pop()
         return result
-
-    def _with_hooks(self, m: nn.Module, path: str, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Follow the hooks of a module as operations of their own, before and after its bare forward."""
-        before = dict(vars(m))
-
-        def bare(*args: Any, **kwargs: Any) -> Any:
-            del m.__dict__["forward"]
-            changed = [name for name, value in vars(m).items() if name not in before or value is not before[name]]
-            if changed:
-                raise fx.proxy.TraceError(f"a forward pre-hook sets its attribute {changed[0]!r}")
-            self.bare.add(path)
-            return self.create_proxy("call_module", path, args, kwargs)
-
-        m.__dict__["forward"] = bare
-        try:
-            return call(*args, **kwargs)
-        finally:
-            m.__dict__.pop("forward", None)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         return attr_val if self._evaluating else super().getattr(attr, attr_val, parameter_proxy_cache)
@@ -283,7 +213,6 @@ class _Tracer(fx.Tracer):
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
         node: fx.Node = proxy.node
         node.meta["module"] = self.stack[-1] if self.stack else ""
-        node.meta[BARE] = kind == "call_module" and target in self.bare
         for when in (REFERENCE, LARGER):
             if kind == "placeholder":
                 if when in self.inputs:
@@ -308,7 +237,7 @@ class _Tracer(fx.Tracer):
 
     def _evaluate(self, node: fx.Node, when: str) -> Any:
         run, path = self.runs[when], str(node.target)
-        calls = run.calls.get(path, []) if node.op == "call_module" and not node.meta[BARE] else []
+        calls = run.calls.get(path, []) if node.op == "call_module" else []
         with self.mode:
             if path in run.dtypes and len(calls) == 1:  # known from watching the classifier
                 return torch.empty(calls[0][1][0], dtype=run.dtypes[path])
@@ -335,15 +264,14 @@ def called(node: fx.Node, leaf: Callable[[Any], Any]) -> tuple[Kind, Any, tuple[
 
 
 def perform(node: fx.Node, classifier: nn.Module, value: Callable[[fx.Node], Any]) -> Any:
-    """Do what a node does; of a module whose hooks have nodes of their own that is the forward alone."""
+    """Do what a node does."""
 
     def leaf(argument: Any) -> Any:
         if isinstance(argument, fx.Node):
             return value(argument)
         return bool(argument) if isinstance(argument, Mode) else argument
 
-    kind, *rest = called(node, leaf)
-    return execute(classifier, "forward" if node.meta.get(BARE) else kind, *rest)
+    return execute(classifier, *called(node, leaf))
 
 
 def trace(
@@ -438,8 +366,7 @@ def _follow(
             for name, module, _ in flags:
                 if name not in leaves and not name.startswith(inside) and not tracer.is_leaf_module(module, name):
                     module.training = Mode.of(name)
-            with _FOLLOWING, _taken_for_tensors():
-                tracer.graph = tracer.trace(classifier)
+            tracer.graph = tracer.trace(classifier)
             return tracer, unfollowed
         except Exception as error:
             lost = tracer.lost_in
