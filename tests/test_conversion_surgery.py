@@ -403,7 +403,7 @@ def test_transformer_is_refused_with_what_in_it_is_not_convolutional() -> None:
         FixedInputSize, match=r"VisionTransformer: is not convolutional: \d+% of its parameters"
     ) as caught:
         convolutionalize(vit, 64)
-    assert "encoder.pos_embedding (1, 65, 32)" in str(caught.value)
+    assert "pixels the forward of VisionTransformer stops: Wrong image height!" in str(caught.value)
     assert "sliding_window(classifier, image, window=64" in str(caught.value)
     assert isinstance(caught.value, ConversionError)
 

@@ -25,7 +25,7 @@ from torch import Tensor, fx, nn
 
 from fullyconv.conversion.cells import Cells, HeadPlan
 from fullyconv.conversion.hooks import is_plain
-from fullyconv.conversion.linear import Kernel
+from fullyconv.conversion.linear import PARAMETERS, Kernel
 from fullyconv.conversion.operations import (
     ARITHMETIC,
     ENTRYWISE,
@@ -270,11 +270,16 @@ class HeadWalk:
         """
         _, layer = operation(node, self.classifier)
         path, shape = str(node.target), cells.layout.shape
-        if not isinstance(layer, nn.Linear) or not is_plain(layer, nn.Linear) or "weight" not in layer._parameters:
+        if (
+            not isinstance(layer, nn.Linear)
+            or not is_plain(layer, nn.Linear)
+            or not layer._parameters.keys() >= PARAMETERS
+        ):
             return None
         if cells.batch_axis != 0 or shape.numel() != BATCH * layer.in_features or shape[-1] != layer.in_features:
             return None
-        if any(each.op == "get_attr" and str(each.target).rpartition(".")[0] == path for each in node.graph.nodes):
+        reads = any(each.op == "get_attr" and str(each.target).rpartition(".")[0] == path for each in node.graph.nodes)
+        if reads or not layer._parameters.keys() >= PARAMETERS:
             return None
         kernel = Kernel(cells.channels, cells.window, None if cells.in_order() else cells.index())
         known = self.plan.kernels.setdefault(path, kernel)

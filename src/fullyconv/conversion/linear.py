@@ -14,6 +14,7 @@ from fullyconv.conversion.hooks import hooked, hooks_of, is_plain
 from fullyconv.geometry import pair
 
 MOST_WINDOWS = 256  # beyond, a convolution of the CPU is as fast as the product of matrices, and needs no copies
+PARAMETERS = {"weight", "bias"}  # what a fully connected layer owns, unless they are computed from something else
 
 
 def linear_to_conv(
@@ -61,7 +62,7 @@ def linear_to_conv(
     index = None
     if order == "hwc" and height * width > 1:
         index = torch.arange(linear.in_features).reshape(channels, height, width).permute(1, 2, 0).flatten()
-    if not {"weight", "bias"} <= set(linear._parameters):
+    if not linear._parameters.keys() >= PARAMETERS:
         raise ValueError(
             "linear: its weight is computed from other parameters (pruning, a norm, a parametrization); make it a "
             "plain one first, e.g. by torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.prune.remove"

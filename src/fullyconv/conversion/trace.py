@@ -42,7 +42,6 @@ class Trace:
         size: reference height and width in pixels.
         larger: height and width of the second run.
         failure: where and why the plain classifier stopped in the second run, or None.
-        broken: the first traced operation that did not work at the larger size, and its error, or None.
         unfollowed: modules that were left whole because they could not be followed, and why.
     """
 
@@ -51,7 +50,6 @@ class Trace:
     size: Pair
     larger: Pair
     failure: tuple[str, Exception] | None
-    broken: tuple[fx.Node, Exception] | None
     unfollowed: dict[str, str]
 
 
@@ -159,7 +157,6 @@ class _Tracer(fx.Tracer):
         self.autocast = _autocast()
         self.stack: list[str] = []
         self.lost_in: str | None = None
-        self.broken: tuple[fx.Node, Exception] | None = None
         self._evaluating = False
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
@@ -226,11 +223,9 @@ class _Tracer(fx.Tracer):
             try:
                 self._evaluating = True
                 node.meta[when] = self._evaluate(node, when)
-            except Exception as error:
+            except Exception:
                 if when == REFERENCE:
                     raise
-                if self.broken is None and target is not torch._assert:
-                    self.broken = (node, error)
             finally:
                 self._evaluating = False
         return proxy
@@ -314,42 +309,27 @@ def trace(
     hand_on(tracer.graph, classifier)
     out = next(node for node in tracer.graph.nodes if node.op == "output")
     scores = _select(out.args[0], output, kind)
-    return Trace(tracer.graph, scores, size, larger, run.failure, tracer.broken, unfollowed)
+    return Trace(tracer.graph, scores, size, larger, run.failure, unfollowed)
 
 
 def does_not_run(classifier: nn.Module, size: Pair, channels: int, where: str, error: Exception) -> ConversionError:
     """Say why a classifier does not run: on images of this size, without the values of tensors, or at all."""
     kind, at = type(classifier).__name__, place(classifier, where)
-    mixed = _mixed(classifier)
-    if "meta" not in mixed:
-        try:
-            classifier(example(classifier, channels, size))
-        except Exception as seen:
-            error = seen
-        else:
-            return TraceError(
-                f"classifier={kind}: {at} cannot be followed, because it works on the values of tensors, not with "
-                f"operations of torch alone: {first_line(error)}. Write it with operations of torch, or use "
-                "fullyconv.conversion.sliding_window"
-            )
-    if mixed:
-        return ConversionError(
-            f"classifier={kind}: does not run: {at}: {first_line(error)}. Its tensors are not of one kind: {mixed}; "
-            "bring them to one dtype and device first, with classifier.to(...)"
+    try:
+        classifier(example(classifier, channels, size))
+    except Exception as seen:
+        error = seen
+    else:
+        return TraceError(
+            f"classifier={kind}: {at} cannot be followed, because it works on the values of tensors, not with "
+            f"operations of torch alone: {first_line(error)}. Write it with operations of torch, or use "
+            "fullyconv.conversion.sliding_window"
         )
     return InputSizeError(
         f"input_size={size[0]} x {size[1]}: {kind} does not run on an image of {channels} channels of this size: {at}: "
-        f"{first_line(error)}. Pass the size and in_channels it was trained with"
+        f"{first_line(error)}. Pass the size and in_channels it was trained with, and a classifier of one dtype on one "
+        "device"
     )
-
-
-def _mixed(classifier: nn.Module) -> str:
-    """Name a tensor of each dtype and device, if a classifier has several."""
-    found: dict[str, str] = {}
-    for name, tensor in (*classifier.named_parameters(), *classifier.named_buffers()):
-        if tensor.is_floating_point():
-            found.setdefault(f"{str(tensor.dtype).removeprefix('torch.')} on {tensor.device}", name)
-    return ", ".join(f"{what} ({name})" for what, name in found.items()) if len(found) > 1 else ""
 
 
 def _follow(
@@ -391,52 +371,38 @@ def _follow(
 
 def _select(returned: Any, output: int | str | None, kind: str) -> fx.Node:
     """Find the node of the scores in what the forward returns."""
-    if output is None and isinstance(returned, fx.Node) and isinstance(returned.meta.get(REFERENCE), Tensor):
+    whole = returned.meta.get(REFERENCE) if isinstance(returned, fx.Node) else returned
+    if output is None and isinstance(returned, fx.Node) and isinstance(whole, Tensor):
         return returned
-    entries = _entries(returned)
-    names = list(entries)
-    if output is None and not names:
+    items: dict[Any, Any] = {}  # name -> (key, value)
+    if isinstance(whole, dict):
+        items = {name: (name, value) for name, value in whole.items()}
+    elif isinstance(whole, (tuple, list)):
+        items = dict(zip(getattr(whole, "_fields", range(len(whole))), enumerate(whole), strict=True))
+    scores = {name: item for name, item in items.items() if isinstance(_value(item[1]), Tensor)}
+    names = list(scores)
+    if not names:
         raise TraceError(f"classifier={kind}: its forward returns no tensor that depends on the image")
     if output is None and len(names) > 1:
         raise TraceError(
             f"output=None: {kind} returns {len(names)} values; say which one holds the scores, "
             f"output={names[0]!r} for instance (choices: {names})"
         )
-    if output is not None and output not in entries:
+    if output is not None and output not in scores:
         raise TraceError(f"output={output!r}: {kind} returns no such value (choices: {names})")
-    return entries[names[0] if output is None else output]
-
-
-def _entries(returned: Any) -> dict[int | str, fx.Node]:
-    """Name the tensors that a forward returns; those of a module that was left whole are taken out of its answer."""
-    whole = returned.meta.get(REFERENCE) if isinstance(returned, fx.Node) else returned
-    items: dict[Any, Any] = {}
-    if isinstance(whole, dict):
-        items = whole
-    elif isinstance(whole, (tuple, list)):
-        items = dict(zip(getattr(whole, "_fields", range(len(whole))), whole, strict=True))
-    if isinstance(returned, fx.Node):
-        keys = items if isinstance(whole, dict) else range(len(items))
-        return {
-            name: _taken_out(returned, key)
-            for key, (name, item) in zip(keys, items.items(), strict=True)
-            if isinstance(item, Tensor)
-        }
-    return {
-        name: item
-        for name, item in items.items()
-        if isinstance(item, fx.Node) and isinstance(item.meta.get(REFERENCE), Tensor)
-    }
-
-
-def _taken_out(returned: fx.Node, key: int | str) -> fx.Node:
+    key, found = scores[names[0] if output is None else output]
+    if isinstance(found, fx.Node):
+        return found
+    # of a module that was left whole: taken out of its answer
     with returned.graph.inserting_after(returned):
-        node = returned.graph.call_function(operator.getitem, (returned, key))
+        node: fx.Node = returned.graph.call_function(operator.getitem, (returned, key))
     node.meta["module"] = ""
-    for when in (REFERENCE, LARGER):
-        if when in returned.meta:
-            node.meta[when] = returned.meta[when][key]
+    node.meta |= {when: returned.meta[when][key] for when in (REFERENCE, LARGER) if when in returned.meta}
     return node
+
+
+def _value(item: Any) -> Any:
+    return item.meta.get(REFERENCE) if isinstance(item, fx.Node) else item
 
 
 def place(classifier: nn.Module, path: str) -> str:
