@@ -23,7 +23,7 @@ from fullyconv.heads import SkipHead
 from fullyconv.labels import Labels
 from fullyconv.preprocessing import CAFFE, Preprocessing
 from fullyconv.weights.caffefile import CaffeFile, key_of
-from fullyconv.weights.described import Described
+from fullyconv.weights.described import Described, NoSegmenter
 
 LICENSE = (
     "not stated in the file; the reference networks are released under BSD-2-Clause or for unrestricted use "
@@ -115,8 +115,9 @@ def caffe_segmenter(path: str | Path) -> Described:
     """
     file = CaffeFile(path)
     if not any(name.startswith("score_fr") for name in file.layers):
-        hint = "it is a classifier: start a backbone from it" if "fc8" in file.layers else "pass one of those"
-        raise WeightsError(
+        classifier = "fc8" in file.layers
+        hint = "it is a classifier: start a backbone from it" if classifier else "pass one of those"
+        raise (NoSegmenter if classifier else WeightsError)(
             f"{file.path}: is none of the reference segmenters, which have a layer score_fr; its layers are "
             f"{file.names()}; {hint}"
         )

@@ -9,11 +9,7 @@ from fullyconv.errors import DownloadError, WeightsError, near_miss, tell
 from fullyconv.labels import Labels
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.weights import lock, pretrained, sources
-from fullyconv.weights.described import Described
-
-
-class NoSegmenter(WeightsError):
-    """What was asked for is a classifier; `fullyconv.load_classifier` loads it."""
+from fullyconv.weights.described import Described, NoSegmenter
 
 
 @dataclass(frozen=True)
