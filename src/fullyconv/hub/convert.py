@@ -70,8 +70,8 @@ def convert(
         else:
             if architecture is None and (classes is not None or preprocessing is not None):
                 raise ValueError(
-                    f"classes and preprocessing: {source} says its own; leave them out, and load(classes=...) exchanges "
-                    "classes"
+                    f"classes and preprocessing: {source} says its own; leave them out, load(classes=...) exchanges "
+                    "its classes"
                 )
             if dtype == "float16" and module.score is not None and module.score.get("measured_by") != "publisher":
                 module.score = None  # it was measured on other numbers, if only a little

@@ -92,7 +92,6 @@ class Entry:
         bytes: size of the file, None where it is not known.
         architecture: of a classifier, as `build_classifier` takes it; of a segmenter, the preset.
         verified: whether the bytes are checked against a digest that this package or an installed library knows.
-        commit: pinned commit of a hub repository.
         sha256: pinned digests, by file.
         trained_on: the data the weights were trained on, where ``data`` is that of the score.
         config: the configuration of a shipped model.
@@ -116,7 +115,6 @@ class Entry:
     bytes: int | None = None
     architecture: str | None = None
     verified: bool = False
-    commit: str | None = None
     sha256: Mapping[str, str] = field(default_factory=dict)
     trained_on: str | None = None
     config: pretrained.Config | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fullyconv.errors import DownloadError, WeightsError, near_miss, tell
+from fullyconv.errors import WeightsError, near_miss, tell
 from fullyconv.labels import Labels
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.weights import lock, pretrained, sources
@@ -153,12 +153,7 @@ def _repository(place: sources.Source, allow_unverified: bool) -> ModelFolder:
         named = pretrained.read_config(config.path.parent).weights.get("sha256")
         if isinstance(named, str) and lock.DIGEST.fullmatch(named):
             place = replace(place, pins={pretrained.WEIGHTS: named})
-    place = replace(place, revision=config.commit)  # the branch may have moved since
-    weights = sources.fetch(place, pretrained.WEIGHTS, allow_unverified=allow_unverified)
-    if weights.commit != config.commit:
-        raise DownloadError(
-            f"{place.address}: changed between two requests ({config.commit} and {weights.commit}); load it again"
-        )
+    sources.fetch_weights(place, config, allow_unverified=allow_unverified)
     return _model_folder(config.path.parent, place.address, f"{place.repo}@{config.commit}")
 
 

@@ -339,7 +339,7 @@ def card(document: Mapping[str, Any], name: str, notes: str = "") -> str:
     count = " + ".join(str(len(head["names"])) for head in heads.values())
     lines = [
         "---",
-        *_metadata(document, name),
+        _metadata(document, name),
         "---",
         "",
         f"# {name}",
@@ -390,36 +390,28 @@ def card(document: Mapping[str, Any], name: str, notes: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
-def _metadata(document: Mapping[str, Any], name: str) -> list[str]:
-    """Write the metadata that the hub reads. Strings are written as JSON, which is YAML too."""
+def _metadata(document: Mapping[str, Any], name: str) -> str:
+    """Write the metadata that the hub reads."""
+    from huggingface_hub import EvalResult, ModelCardData
+
     score = document.get("score") or {}
     task = "image-classification" if document["kind"] == "classifier" else "image-segmentation"
-    lines = [
-        "library_name: fullyconv",
-        f"pipeline_tag: {task}",
-        "tags: [semantic-segmentation, fully-convolutional-networks, pytorch-lightning]",
-        "license: other",
-        f"license_name: {json.dumps(_line(document['license']))}",
+    data, split = _line(score.get("data", "unnamed")), _line(score.get("split", "unnamed"))
+    results = [
+        EvalResult(task, data, data, key, round(float(score[key]), 2), dataset_split=split, metric_name=title)
+        for key, title in METRICS.items()
+        if isinstance(score.get(key), int | float)
     ]
-    figures = [(key, title) for key, title in METRICS.items() if isinstance(score.get(key), int | float)]
-    if not figures:
-        return lines
-    data = json.dumps(_line(score.get("data", "unnamed")))
-    lines += [
-        "model-index:",
-        f"- name: {json.dumps(_line(name))}",
-        "  results:",
-        "  - task:",
-        f"      type: {task}",
-        "    dataset:",
-        f"      name: {data}",
-        f"      type: {data}",
-        f"      split: {json.dumps(_line(score.get('split', 'unnamed')))}",
-        "    metrics:",
-    ]
-    for key, title in figures:
-        lines += [f"    - type: {key}", f"      name: {title}", f"      value: {float(score[key]):.2f}"]
-    return lines
+    found = ModelCardData(
+        library_name="fullyconv",
+        pipeline_tag=task,
+        tags=["semantic-segmentation", "fully-convolutional-networks", "pytorch-lightning"],
+        license="other",
+        license_name=_line(document["license"]),
+        model_name=_line(name),
+        eval_results=results or None,
+    )
+    return found.to_yaml().strip()
 
 
 def _usage(kind: str, name: str, several: bool) -> list[str]:
