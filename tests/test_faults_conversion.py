@@ -168,6 +168,36 @@ def test_m8_products_on_a_flattened_map_convert(product: Callable[[Tensor, Tenso
     assert list(dense.state_dict()) == list(classifier.state_dict()), "the keys stay the classifier's own"
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: F.relu(x, inplace=True),
+        lambda x: x.mul_(2).add_(1),
+        lambda x: x.__setitem__((slice(None), 0), 0),
+        nn.LeakyReLU(inplace=True),
+    ],
+    ids=["function", "methods", "assignment", "module"],
+)
+@pytest.mark.parametrize("head", [True, False])
+def test_a_statement_that_changes_a_tensor_in_place_is_followed(change: Callable[[Tensor], Any], head: bool) -> None:
+    class Changing(Product):
+        change: Any
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.features[0](x)
+            x = x if head else self.changed(x)
+            x = self.features[2](x).flatten(1)
+            return (self.changed(x) if head else x) @ self.weight.t() + self.bias
+
+        def changed(self, x: Tensor) -> Tensor:
+            self.change(x)
+            return x
+
+    classifier = Changing(lambda x, weight, bias: x)
+    classifier.change = change
+    scores_are_those_of_the_windows(classifier)
+
+
 def test_m8_a_parallel_wrapper_converts_or_is_named() -> None:
     classifier = nn.DataParallel(Net())
     try:

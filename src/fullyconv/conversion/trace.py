@@ -18,8 +18,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from fullyconv import geometry
 from fullyconv.conversion.hooks import PARALLEL, hooks_of, is_plain
-from fullyconv.conversion.inplace import assign, hand_on
-from fullyconv.conversion.program import Kind, Mode, execute, map_leaves
+from fullyconv.conversion.program import Kind, Mode, execute, label, map_leaves
 from fullyconv.conversion.refusals import InputSizeError, TraceError
 from fullyconv.conversion.without_data import example, map_axes, tensors
 from fullyconv.errors import ConversionError, first_line, near_miss
@@ -129,7 +128,7 @@ class _Proxy(fx.Proxy):
         return _Attribute(self, name)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self.tracer.create_proxy("call_function", assign, (self, key, value), {})
+        self.tracer.create_proxy("call_function", _assign, (self, key, value), {})
 
     def __index__(self) -> int:
         value = _reference(self)
@@ -140,6 +139,11 @@ class _Proxy(fx.Proxy):
 
 class _Attribute(fx.proxy.Attribute, _Proxy):
     """A proxy of `root.name`, which becomes a method call if it is called."""
+
+
+def _assign(tensor: Tensor, key: Any, value: Any) -> Tensor:
+    tensor[key] = value
+    return tensor
 
 
 def _reference(proxy: fx.Proxy) -> Any:
@@ -228,7 +232,16 @@ class _Tracer(fx.Tracer):
                     raise
             finally:
                 self._evaluating = False
+        if args and isinstance(args[0], _Proxy) and not isinstance(args[0], _Attribute) and self._in_place(node):
+            args[0].node = node  # whoever reads the tensor from here on reads what it was changed to
+            return args[0]
         return proxy
+
+    def _in_place(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return getattr(self.root.get_submodule(str(node.target)), "inplace", False) is True
+        name = label(node)
+        return node.kwargs.get("inplace") is True or node.target is _assign or (name[-1:] == "_" and name[-2:] != "__")
 
     def _evaluate(self, node: fx.Node, when: str) -> Any:
         run, path = self.runs[when], str(node.target)
@@ -306,7 +319,6 @@ def trace(
     tracer, unfollowed = _follow(
         classifier, {REFERENCE: size, LARGER: larger}, channels, whole, {REFERENCE: reference, LARGER: run}
     )
-    hand_on(tracer.graph, classifier)
     out = next(node for node in tracer.graph.nodes if node.op == "output")
     scores = _select(out.args[0], output, kind)
     return Trace(tracer.graph, scores, size, larger, run.failure, unfollowed)
