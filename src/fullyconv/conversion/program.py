@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -130,7 +130,7 @@ def with_releases(steps: Iterable[Step], keep: Iterable[str]) -> tuple[Step, ...
 
         map_leaves(note, (step.args, step.kwargs))
         unused = () if step.result in seen else (step.result,)
-        linked.append(Step(step.kind, step.target, step.args, step.kwargs, step.result, (*used, *unused)))
+        linked.append(replace(step, release=(*used, *unused)))
     return tuple(reversed(linked))
 
 
