@@ -254,13 +254,9 @@ def _refuse_architecture(backbone: str, architecture: str) -> None:
     own, theirs = canonical(backbone), canonical(architecture)
     theirs = next((name for name, other in efficientnet.TF_NAMES.items() if other == theirs), theirs)
     remedy = f"build {theirs!r}" if theirs in BACKBONES else f"take weights of {own}, or another backbone"
-    why = (
-        "it pads as TensorFlow does"
-        if canonical(architecture).startswith("tf_")
-        else "names and shapes may be the same"
-    )
+    why = ", as it pads as TensorFlow does" if canonical(architecture).startswith("tf_") else ""
     raise WeightsError(
-        f"backbone={backbone!r} cannot take weights of {architecture[:100]!r}, which computes something else ({why}); "
+        f"backbone={backbone!r} cannot take weights of {architecture[:100]!r}, which computes something else{why}; "
         f"{remedy}"
     )
 

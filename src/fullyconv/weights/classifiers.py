@@ -18,7 +18,7 @@ from fullyconv.weights import catalog, efficientnet, pretrained, sources
 from fullyconv.weights.architectures import build_classifier
 from fullyconv.weights.checkpoints import Scheme, recognize, translate
 from fullyconv.weights.expectations import preprocessing_from_timm, preprocessing_from_torchvision
-from fullyconv.weights.loading import ClassifierWeights, apply
+from fullyconv.weights.loading import ClassifierWeights, apply, numbered
 from fullyconv.weights.lock import accepting
 from fullyconv.weights.statedict import read_state_dict
 
@@ -272,8 +272,7 @@ def network_of(
         raise WeightsError(f"{what}: names a classifier that cannot be built: {error}") from error
     if named is None:
         count = count_classes(network.state_dict(), tensors)
-        named = tuple(f"class {index}" for index in range(count))
-        tell(f"{what}: says nothing of its classes; they are called 'class 0' to 'class {count - 1}'")
+        named = numbered(count, what)
         network = build_classifier(name, count)
     unused = (*fit_classifier(network, tensors, what), *weights.beside)
     if weights.beside:

@@ -89,6 +89,7 @@ def opened_as(
         WeightsError: if the weights are damaged, or of another model.
         DownloadError: if they could not be fetched.
     """
+    from fullyconv.weights.loading import numbered
     from fullyconv.weights.segmenters import SEGMENTERS, count_classes, names_of, torchvision_segmenter
     from fullyconv.weights.statedict import read_state_dict
 
@@ -107,8 +108,7 @@ def opened_as(
     state = read_state_dict(fetched.path, like=names_of(architecture))
     count = count_classes(architecture, state.tensors)
     if labels is None and count:
-        tell(f"{what}: says nothing of its classes; they are called 'class 0' to 'class {count - 1}'")
-        labels = Labels.of([f"class {index}" for index in range(count)])
+        labels = Labels.of(numbered(count, what))
     if labels is not None and count is not None and labels.num_classes != count:
         raise ValueError(
             f"classes: {labels.num_classes} names, but {what} scores {count} classes; name those that it was trained "
