@@ -90,6 +90,22 @@ def test_w4_a_pre_hook_with_keywords_has_its_say(place: str) -> None:
     scores_are_those_of_the_windows(classifier)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: layer.register_forward_hook(double),
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+        parametrizations.weight_norm,
+    ],
+    ids=["hook", "pruning", "weight norm"],
+)
+def test_w4_a_fully_connected_layer_that_is_most_of_a_network_may_have_them(change: Callable[[nn.Module], Any]) -> None:
+    classifier = Net()
+    classifier.classifier[0], classifier.classifier[2] = nn.Linear(8 * 3 * 3, 200), nn.Linear(200, 4)
+    change(classifier.classifier[0])
+    scores_are_those_of_the_windows(classifier)
+
+
 def test_w4_a_hook_that_mixes_the_images_of_a_batch_is_refused() -> None:
     classifier = Net()
     classifier.register_forward_hook(lambda module, args, output: output - output.mean(0))

@@ -380,16 +380,17 @@ class HeadWalk:
                 self.plan.by_window[str(source.target)] = source.meta[REFERENCE].numel()
 
     def is_product(self, node: fx.Node) -> bool:
-        """Tell whether an operation multiplies with a matrix."""
-        name, module = operation(node, self.classifier)
-        return name in PRODUCTS or (node.op == "call_module" and isinstance(module, (nn.Linear, nn.Conv2d)))
+        """Tell whether an operation multiplies with a matrix, whatever its hooks do besides."""
+        if node.op == "call_module":
+            return isinstance(self.classifier.get_submodule(str(node.target)), (nn.Linear, nn.Conv2d))
+        return operation(node, self.classifier)[0] in PRODUCTS
 
     def is_affine(self, node: fx.Node, cells: int) -> bool:
         """Tell whether an operation is linear in the cells it reads (batch norm with stored statistics)."""
         name, module = operation(node, self.classifier)
         if name in ("cat", "concat", "stack", "batch_norm") or type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
             return True
-        return cells == 1 and self.is_product(node)
+        return cells == 1 and (name in PRODUCTS or type(module) in (nn.Linear, nn.Conv2d))
 
     def finish(self, scores: fx.Node) -> HeadPlan:
         """Bring the scores into the form (N, K, Ho, Wo)."""

@@ -124,7 +124,7 @@ class _Proxy(fx.Proxy):
     def __len__(self) -> int:
         return len(_reference(self))
 
-    def __getattr__(self, name: str) -> _Attribute:  # type: ignore[override]
+    def __getattr__(self, name: str) -> _Attribute:
         return _Attribute(self, name)
 
     def __setitem__(self, key: Any, value: Any) -> None:
