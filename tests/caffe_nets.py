@@ -224,12 +224,6 @@ class Net:
             weight.data.extend(values)
         return self.sum(f"fuse_{pool}{suffix}", [up, self.crop(f"score_{pool}{suffix}c", score, up, offset)])
 
-    def python_data(self, text: str) -> None:
-        layer = self.proto.layer.add(name="data", type="Python", top=["data", "label"])
-        layer.python_param.CopyFrom(message("PythonParameter", module="nyud_layers", layer="Data", param_str=text))
-
-    # ---- writing -----------------------------------------------------------------------------------------------------
-
     def prototxt(self) -> str:
         """The definition without weights."""
         plain = schema()["NetParameter"]()

@@ -58,13 +58,13 @@ def early_net() -> Net:
     return net
 
 
-def late_net(coeff: tuple[float, ...] = (0.5, 0.5)) -> Net:
+def late_net() -> Net:
     net = Net(3)
     color, hha = net.input("color", 3, SIZE), net.input("hha", 3, SIZE)
     maps = []
     for data in (color, hha):
         maps.append(net.conv(f"score_fr{data}", net.vgg(data, WIDTHS, FC, suffix=data), 40, 1, relu=False))
-    net.crop("score", net.upscore("upscore", net.sum("score_fused", maps, coeff), 64, 32), color, 19)
+    net.crop("score", net.upscore("upscore", net.sum("score_fused", maps, (0.5, 0.5)), 64, 32), color, 19)
     return net
 
 
@@ -152,10 +152,9 @@ def test_early_fusion_sees_the_logarithm_of_depth_as_a_fourth_channel(tmp_path: 
     assert foreign.load_report.copied[0] == "conv1_1_bgrd.weight"
 
 
-@pytest.mark.parametrize("coeff", [(0.5, 0.5), (0.75, 0.5), ()], ids=["mean", "weighted", "sum"])
-def test_late_fusion_is_one_score_layer_over_both_backbones(coeff: tuple[float, ...], tmp_path: Path) -> None:
+def test_late_fusion_is_one_score_layer_over_both_backbones(tmp_path: Path) -> None:
     x, y = noise(6, 1), noise(6, 2)
-    (expected,) = late_net(coeff).infer(tmp_path, {"color": x[:, :3], "hha": x[:, 3:]}, ["score"])
+    (expected,) = late_net().infer(tmp_path, {"color": x[:, :3], "hha": x[:, 3:]}, ["score"])
     foreign = caffe_segmenter(tmp_path / "net.caffemodel")
     assert (foreign.model, foreign.in_channels) == ("fcn32s_vgg16_late", 6)
     model = build(foreign)
@@ -233,14 +232,11 @@ def test_preprocessing_of_fused_inputs_turns_the_colors_only(tmp_path: Path) -> 
     assert_close(early(image), as_tensor(expected))
 
 
-def test_data_layer_or_name_tells_color_from_hha(tmp_path: Path) -> None:
+def test_its_name_tells_color_from_hha(tmp_path: Path) -> None:
     net = vgg_net(40, 32)
     with pytest.raises(WeightsError, match=r"40 classes of NYUDv2 from three channels.*color or hha in its name"):
         caffe_segmenter(net.save(tmp_path / "net.caffemodel"))
     assert caffe_segmenter(net.save(tmp_path / "nyud-HHA.caffemodel")).preprocessing.channel_order == "rgb"
-    net.python_data("{'nyud_dir': '../data/nyud', 'tops': ['hha', 'label']}")
-    told = caffe_segmenter(net.save(tmp_path / "my_colors.caffemodel"))  # the layer knows better than the name
-    assert told.preprocessing.channel_order == "rgb"
 
 
 def test_other_classes_than_those_of_the_released_networks_are_refused(tmp_path: Path) -> None:
@@ -379,10 +375,6 @@ def test_network_of_another_kind_is_refused(tmp_path: Path) -> None:
     net.conv("conv1_1", "data", 4, 3)
     with pytest.raises(WeightsError, match=r"two layers conv1_1 with weights"):
         caffe_segmenter(net.save(tmp_path / "twice"))
-    net = late_net()
-    net.named("score_fused").eltwise_param.coeff.append(1.0)
-    with pytest.raises(WeightsError, match=r"score_fused has 3 factors for 2 maps"):
-        caffe_segmenter(net.save(tmp_path / "late"))
     with pytest.raises(FileNotFoundError, match=r"nothing: not found; pass the path of a .caffemodel"):
         caffe_segmenter(tmp_path / "nothing")
 

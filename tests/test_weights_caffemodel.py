@@ -35,21 +35,18 @@ def test_layers_are_read_as_they_were_written(tmp_path: Path) -> None:
     net = Net()
     data = net.input("data", 3, (40, 50))
     net.head(net.vgg(data, WIDTHS, FC), 5, 8, data, atonce=True)
-    net.python_data("{'tops': ['color', 'label']}")
     read = read_caffemodel(write(tmp_path, net.proto))
     assert len(read) == len(net.proto.layer)
     for ours, theirs in zip(read, net.proto.layer, strict=True):
         assert (ours.name, ours.type) == (theirs.name, theirs.type)
         assert ours.bottoms == tuple(theirs.bottom)
         assert ours.offset == tuple(theirs.crop_param.offset)
-        assert ours.coefficients == tuple(theirs.eltwise_param.coeff)
         assert (ours.convolution is not None) == theirs.HasField("convolution_param")
         assert len(ours.blobs) == len(theirs.blobs)
         for values, written in zip(ours.blobs, theirs.blobs, strict=True):
             assert values.dtype == np.float32
             assert values.shape == tuple(written.shape.dim)
             assert np.array_equal(values.ravel(), np.array(written.data, np.float32))
-    assert read[-1].text == "Data {'tops': ['color', 'label']}"
     conv1_1 = next(layer for layer in read if layer.name == "conv1_1")
     assert conv1_1.convolution == Convolution((3, 3), (1, 1), (100, 100), 1, (1, 1))
 
@@ -59,16 +56,13 @@ def test_layers_of_the_generation_before_are_read(tmp_path: Path) -> None:
     net.layers.add(name="conv", type=4, bottom=["data"], top=["conv"], blobs=[blob(VALUES, legacy=True)])
     net.layers[0].convolution_param.pad.append(2)
     net.layers.add(name="fc", type=14, blobs=[blob(VALUES.reshape(4, 6), legacy=True)])
-    net.layers.add(name="sum", type=25)
-    net.layers[2].eltwise_param.coeff.extend([0.5, 0.25])
     net.layers.add(name="strange", type=99)
-    conv, matrix, total, strange = read_caffemodel(write(tmp_path, net))
+    conv, matrix, strange = read_caffemodel(write(tmp_path, net))
     assert (conv.name, conv.type, conv.bottoms) == ("conv", "Convolution", ("data",))
     assert conv.convolution is not None
     assert conv.convolution.pad == (2, 2)
     assert np.array_equal(conv.blobs[0], VALUES)
     assert (matrix.type, matrix.blobs[0].shape) == ("InnerProduct", (1, 1, 4, 6))
-    assert (total.type, total.coefficients) == ("Eltwise", (0.5, 0.25))
     assert strange.type == "V1 type 99"
 
 
@@ -191,7 +185,6 @@ SINGLE = b"\x2d\x00\x00\x80\x3f"
         (layer_of(b"") * 4097, r"4097 layers, not 1 to 4096"),
         (layer_of(nested(1, b"a" * 65537)), r"a text of more than 65536 bytes"),
         (layer_of(nested(106, b"\x18\x01" * 33)), r"more than 32 numbers where one for each axis"),
-        (layer_of(nested(110, nested(2, b"\0" * 132))), r"more than 32 numbers of one sum"),
         (nested(2, nested(1, b"")), r"first generation; Caffe's upgrade_net_proto_binary mends that"),
         (layer_of(b"\x48\x00" * 200_001), r"more than 200000 fields"),
     ],
@@ -255,7 +248,6 @@ def seeds() -> Iterator[bytes]:
     data = net.input("data", 3, (4, 5))
     net.channels["fc7"] = 2
     net.head(net.conv("fc7", data, 2, 3, pad=1), 2, 32, data, suffix="_sem")
-    net.python_data("{'tops': []}")
     yield net.proto.SerializeToString()
     old = message("NetParameter", name="old")
     old.layers.add(name="conv", type=4, blobs=[blob(VALUES, legacy=True)] * 2)

@@ -486,14 +486,14 @@ def of(name: str) -> dict[str, Tensor]:
     ("name", "other", "message"),
     [
         ("resnet18", "resnet34", r"resnet34.pth: state_dict does not fit backbone='resnet18', nothing was changed: 96 "
-         r"unknown.* The file has the names of torchvision and timm for a ResNet, and looks like resnet34: build that"),
+         r"unknown.* The file has names of torchvision and timm for resnet, and looks like resnet34: build that"),
         ("resnet50", "resnet101", r"looks like resnet101: build that backbone"),
         ("resnet101_dilated", "resnet50", r"looks like resnet50: build that backbone"),
-        ("vgg16", "vgg16_bn", r"The file has torchvision's names for a VGG, and looks like vgg16_bn"),
-        ("vgg16", "alexnet", r"The file has torchvision's names for an AlexNet, and looks like alexnet"),
-        ("resnet18", "caffenet", r"The file has Caffe's names for a CaffeNet or AlexNet, and looks like caffenet"),
-        ("alexnet", "googlenet", r"torchvision's names for a GoogLeNet, and looks like googlenet"),
-        ("mobilenet_v3_small", "mobilenet_v3_large", r"a MobileNetV3, and looks like mobilenet_v3_large"),
+        ("vgg16", "vgg16_bn", r"The file has names of torchvision for vgg, and looks like vgg16_bn"),
+        ("vgg16", "alexnet", r"The file has names of torchvision for alexnet, and looks like alexnet"),
+        ("resnet18", "caffenet", r"The file has names of Caffe for caffenet, and looks like caffenet"),
+        ("alexnet", "googlenet", r"names of torchvision for googlenet, and looks like googlenet"),
+        ("mobilenet_v3_small", "mobilenet_v3_large", r"for mobilenet_v3, and looks like mobilenet_v3_large"),
     ],
 )  # fmt: skip
 def test_weights_of_another_backbone_are_named(name: str, other: str, message: str) -> None:
@@ -565,11 +565,11 @@ def test_schemes_are_recognized() -> None:
             assert recognize(models.get_model(network).state_dict()) == Scheme("torchvision", family)
     assert recognize(timm_keys("efficientnet_b0")) == Scheme("timm", "efficientnet")
     assert recognize(timm_keys("convnext_atto")) == Scheme("timm", "convnext")
-    assert str(Scheme("timm", "efficientnet")) == "timm's names for an EfficientNet"
+    assert str(Scheme("timm", "efficientnet")) == "names of timm for efficientnet"
     assert recognize({f"backbone.{key}": 0 for key in of("resnet18")} | {"head.score.32.weight": 0}) == Scheme(
         "fullyconv", "resnet"
     )
-    assert str(Scheme("fullyconv", "resnet")) == "fullyconv's names for a ResNet"
+    assert str(Scheme("fullyconv", "resnet")) == "names of fullyconv for resnet"
     assert recognize([]) == Scheme("unknown", "unknown")
 
 

@@ -23,7 +23,7 @@ def open_model(arguments: argparse.Namespace) -> SegmentationModule | DenseScore
     quiet_lightning()
     from fullyconv.hub.load import load, load_classifier
     from fullyconv.inference.processor import device_of
-    from fullyconv.weights.opening import NoSegmenter
+    from fullyconv.weights.described import NoSegmenter
 
     set_threads(getattr(arguments, "threads", None))
     unverified, device = arguments.allow_unverified, getattr(arguments, "device", "cpu")

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from fullyconv.conversion.dense import SpreadPool
 from fullyconv.conversion.network import DenseClassifier
-from fullyconv.conversion.program import Step, Value, find_module, run
+from fullyconv.conversion.program import Step, run
+from fullyconv.conversion.refusals import no_activation_map
 from fullyconv.errors import ConversionError
 from fullyconv.geometry import Geometry
-from fullyconv.geometry.measuring import evaluating
 
 
 @dataclass(frozen=True)
@@ -54,8 +51,7 @@ class ClassActivation:
 def class_activation(dense: DenseClassifier) -> ClassActivation:
     """Take the global average pooling out of the head of a converted classifier.
 
-    Whether that means anything is computed: on a random map, the pooled scores of the cells have to be the scores of
-    the windows.
+    That means something only where all behind the pooling is linear, which the conversion found out.
 
     Args:
         dense: with either meaning of a global pooling.
@@ -70,19 +66,14 @@ def class_activation(dense: DenseClassifier) -> ClassActivation:
     if len(dense._maps) > 1:
         raise ConversionError(f"{name}: has no class activation map: its head reads several feature maps")
     window = dense._windows[0]
-    pools = [] if window == (1, 1) else [step for step in dense._head if _averages(dense, step)]
-    if not pools and window != (1, 1):
-        raise ConversionError(
-            f"{name}: has no class activation map: there is no global average pooling in front of its scores, which "
-            f"see {window[0]} x {window[1]} cells of the last feature map at once"
-        )
-    removed = {step.result for step in pools}
-    head = tuple(_passing(step) if step.result in removed else step for step in dense._head)
+    if window != (1, 1) and not dense._linear:
+        raise ConversionError(f"{name}: has no class activation map: {no_activation_map(dense._linear)}")
+    head = tuple(_passing(step) if step.result in dense._averages else step for step in dense._head)
     geometry = dense.geometry
     # The pooling began at the first pixel that its first cell depends on, and reached (window - 1) strides further.
     reach = [stride * (cells - 1) for stride, cells in zip(geometry.stride, window, strict=True)]
     (y, x), (height, width) = geometry.center, geometry.receptive_field
-    found = ClassActivation(
+    return ClassActivation(
         dense,
         replace(
             geometry,
@@ -91,39 +82,7 @@ def class_activation(dense: DenseClassifier) -> ClassActivation:
         ),
         head,
     )
-    if pools:
-        _check(found, pools)
-    return found
-
-
-def _averages(dense: DenseClassifier, step: Step) -> bool:
-    """Tell whether a step of the head is an average over windows."""
-    if step.kind == "function":
-        return step.target is F.avg_pool2d
-    if step.kind != "module":
-        return False
-    module = find_module(dense, str(step.target))
-    return isinstance(module.pool if isinstance(module, SpreadPool) else module, nn.AvgPool2d)
 
 
 def _passing(step: Step) -> Step:
     return Step("method", "view_as", (step.args[0], step.args[0]), {}, step.result, step.release)
-
-
-def _check(found: ClassActivation, pools: list[Step]) -> None:
-    dense, window = found.dense, found.dense._windows[0]
-    like = next(p for p in dense.parameters() if p.is_floating_point())
-    channels = dense.report.frontier[0][1][0]
-    generator = torch.Generator().manual_seed(0)
-    map = torch.randn(1, channels, window[0] + 1, window[1] + 2, generator=generator).abs().to(like)
-    with evaluating(dense), torch.no_grad():
-        expected, pooled = dense.scores_of(map), found.of(map)
-        for step in pools:
-            last = replace(step, args=(Value("map"), *step.args[1:]), result="map", release=())
-            pooled = run(dense, [last], {"map": pooled})["map"]
-    tolerance = 1e-3 if like.dtype in (torch.float32, torch.float64) else 5e-2
-    if pooled.shape != expected.shape or bool((pooled - expected).abs().max() > tolerance * expected.abs().max()):
-        raise ConversionError(
-            f"{dense.report.classifier}: has no class activation map: something behind its global pooling is not "
-            "linear (an activation or a normalization), so that the mean of the map would not be the classifier's score"
-        )

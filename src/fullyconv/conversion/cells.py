@@ -22,10 +22,8 @@ class Cells:
         channels: C.
         window: cells of the map that one score still looks at; (1, 1) once they are pooled or convolved away.
         layout: int64, shape of the classifier's own tensor: n * C * h * w + the entry's place in the (C, h, w) window.
-        fold: size (a, b) of an adaptive average pooling that waits for a fully connected layer to take it in; the
-            layout then counts in (C, a, b).
         opened: true once the windows became a batch, until the next fully connected layer.
-        linear: whether everything since the pooling is linear (None before a pooling).
+        linear: whether the pooling, and everything since, is linear; None before a pooling.
         rows: result of a step that already has the windows as a batch, in exactly this layout.
     """
 
@@ -33,20 +31,14 @@ class Cells:
     channels: int
     window: Pair
     layout: Tensor
-    fold: Pair | None = None
     opened: bool = False
     linear: bool | None = None
     rows: str | None = None
 
     @property
-    def nodes(self) -> Pair:
-        """Height and width of what the layout counts in."""
-        return self.fold or self.window
-
-    @property
     def entries(self) -> int:
         """Number of entries of one window."""
-        return self.channels * self.nodes[0] * self.nodes[1]
+        return self.channels * self.window[0] * self.window[1]
 
     @property
     def batch_axis(self) -> int | None:
@@ -83,6 +75,8 @@ class HeadPlan:
         modules: paths of the other modules that the steps call.
         buffers: index tensors that the steps need.
         by_window: parameters (by path) of what runs on whole windows, and the first such operation.
+        averages: names of the results that are means over windows.
+        linear: whether the scores are linear in what was pooled; None where nothing was.
     """
 
     trunk: list[Step] = field(default_factory=list)
@@ -95,4 +89,5 @@ class HeadPlan:
     buffers: dict[str, Tensor] = field(default_factory=dict)
     by_window: dict[str, int] = field(default_factory=dict)
     first_by_window: str = ""
-    pooled: bool = False
+    averages: list[str] = field(default_factory=list)
+    linear: bool | None = None

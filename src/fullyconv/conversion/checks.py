@@ -30,7 +30,6 @@ def check_head(
     found: Trace,
     maps: list[FeatureMap],
     head: list[fx.Node],
-    output: int | str | None,
 ) -> None:
     """Compare the dense head on a larger map with the classifier's own head on two windows of it.
 
@@ -66,9 +65,7 @@ def check_head(
         got = torch.stack([scores[0, :, i : i + h, j : j + w].mean((1, 2)) for i, j in corners])
     else:
         got = torch.stack([scores[0, :, i, j] for i, j in corners])
-    _refuse_unlike(
-        got, expected, source, dense, output, "its head gives another answer when it sees several windows together"
-    )
+    _refuse_unlike(got, expected, source, "its head gives another answer when it sees several windows together")
 
 
 def classify(source: nn.Module, dense: DenseClassifier, output: int | str | None) -> tuple[Tensor, Tensor] | None:
@@ -80,9 +77,10 @@ def classify(source: nn.Module, dense: DenseClassifier, output: int | str | None
     Raises:
         ConversionError: it does not run.
     """
-    images = _images(source, dense)
-    if images is None:
+    if any(tensor.is_meta for tensor in (*source.parameters(), *source.buffers())):
         return None
+    like = example(source, dense.in_channels, dense.input_size, batch=2)
+    images = torch.randn(like.shape, generator=torch.Generator().manual_seed(1)).to(like)
     try:
         with _same_random_numbers(images):
             return images, _scores_of(source, images, output)[:1]
@@ -90,9 +88,7 @@ def classify(source: nn.Module, dense: DenseClassifier, output: int | str | None
         raise does_not_run(source, dense.input_size, dense.in_channels, "", error) from error
 
 
-def check_scores(
-    source: nn.Module, dense: DenseClassifier, images: Tensor, expected: Tensor, output: int | str | None
-) -> None:
+def check_scores(source: nn.Module, dense: DenseClassifier, images: Tensor, expected: Tensor) -> None:
     """Compare the scores at the classifier's own size with what it gave itself.
 
     The head was compared with what was followed. This shows what was not: a hook, a value that was kept, whatever.
@@ -100,41 +96,18 @@ def check_scores(
     with _same_random_numbers(images):
         got = dense(images[:1])  # alone, while it had company before: the scores of an image are its own
     got = got.mean((2, 3)) if dense.pool == "cam" else got.flatten(1)
-    _refuse_unlike(got, expected, source, dense, output, "the converted network would give other scores")
+    _refuse_unlike(got, expected, source, "the converted network would give other scores")
 
 
-def _refuse_unlike(
-    got: Tensor, expected: Tensor, source: nn.Module, dense: DenseClassifier, output: int | str | None, what: str
-) -> None:
+def _refuse_unlike(got: Tensor, expected: Tensor, source: nn.Module, what: str) -> None:
     if not _agree(got, expected):
         difference = f"{float((got - expected).abs().max()):.2g} of {float(expected.abs().max()):.2g}"
+        hooks = some([place(source, path) for path, module in source.named_modules() if hooked(module)])
         raise UnsupportedHead(
-            f"classifier={type(source).__name__}: {what} (difference {difference}): {_cause(source, dense, output)}; "
-            "use fullyconv.conversion.sliding_window"
+            f"classifier={type(source).__name__}: {what} (difference {difference}): something in it is random (dropout "
+            f"that is always on?), mixes the images of a batch, keeps state or cannot be followed"
+            f"{f' ({hooks})' if hooks else ''}; use fullyconv.conversion.sliding_window"
         )
-
-
-def _cause(source: nn.Module, dense: DenseClassifier, output: int | str | None) -> str:
-    """Find out why a classifier does not do what was followed."""
-    images = _images(source, dense)
-    assert images is not None
-    with _same_random_numbers(images):
-        first, second = (_scores_of(source, images, output) for _ in range(2))
-        if not _agree(first, second):
-            return "its scores are random: twice on the same images it gives two answers (dropout that is always on?)"
-        other = _scores_of(source, torch.cat([images[:1], images[1:].flip(-1) + 1]), output)
-    if not _agree(first[:1], other[:1]):
-        return "it mixes the images of a batch: the scores of an image depend on the others"
-    hooks = [place(source, path) for path, module in source.named_modules() if hooked(module)]
-    return f"something in it keeps state or cannot be followed{f' ({some(hooks)})' if hooks else ''}"
-
-
-def _images(source: nn.Module, dense: DenseClassifier) -> Tensor | None:
-    """Draw two images for a classifier that has values."""
-    if any(tensor.is_meta for tensor in (*source.parameters(), *source.buffers())):
-        return None
-    like = example(source, dense.in_channels, dense.input_size, batch=2)
-    return torch.randn(like.shape, generator=torch.Generator().manual_seed(1)).to(like)
 
 
 def _scores_of(classifier: nn.Module, images: Tensor, output: int | str | None) -> Tensor:

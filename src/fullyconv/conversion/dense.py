@@ -9,6 +9,7 @@ where no padding is involved: every pixel window gets the answer that it gets al
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +18,6 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from fullyconv.conversion.network import DenseClassifier
 from fullyconv.conversion.program import Step
@@ -25,7 +25,7 @@ from fullyconv.conversion.surgery import duplicate
 from fullyconv.errors import ConversionError
 from fullyconv.geometry import Geometry, Pair, measure, pair, watch
 from fullyconv.geometry.measuring import evaluating
-from fullyconv.geometry.tracking import STATISTICS, Tracker, joins, operation
+from fullyconv.geometry.tracking import Tracker
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -152,8 +152,8 @@ def atrous(
 
     so that the taps of every kernel stay on the same pixels. Receptive field and center of a cell do not change, and
     with f = s/T ``atrous(dense, T)(x)[..., ::f, ::f]`` equals ``dense(x)``. The scores in between equal those of
-    :func:`shift_and_stitch` wherever no padding is in sight. Statistics over the entire map (squeeze-excite) are taken
-    over the denser map: such networks run, but for them nothing is equal.
+    :func:`shift_and_stitch` wherever no padding is in sight. What sees the entire map (squeeze-excite, attention)
+    sees the denser map: such networks run, but for them nothing is equal.
 
     Args:
         dense: a fully convolutional network, (N, C, H, W) to (N, K, h, w): a converted classifier or any other.
@@ -180,38 +180,31 @@ def atrous(
         _make_pools_modules(diluted)
     before = _Census(diluted, size, channels)
     factors = _factors(before.scores, stride)
-    for path, strides in _too_coarse(before.events, diluted, stride).items():
+    for path, strides in _too_coarse(before, diluted, stride).items():
         _dilute(diluted, path, strides, stride)
     after = _Census(diluted, size, channels)
-    _verify(before.outputs, after.outputs, diluted, stride)
+    _verify(before, after, diluted, stride)
     if isinstance(diluted, DenseClassifier) and isinstance(after.scores, Geometry):
         _describe(diluted, after.scores, factors)
     return diluted
 
 
 @dataclass(frozen=True)
-class _Event:
-    """Note an operation that reads more than one cell, or moves cells."""
+class _Call:
+    """Note where the cells of what a module is given and returns lie."""
 
-    module: str
-    operation: str
-    strides: tuple[float, float, float, float]  # (y, x) of its input, (y, x) of its output
-    mixes: bool  # it lets a cell see the entire map
+    before: Geometry | None
+    after: Geometry
 
 
 class _Census(Tracker):  # type: ignore[no-untyped-call]
-    """Note where in a network the geometry changes, and the geometry of what each call of a module returns."""
+    """Note the geometry of each call of a module: by its path, and its number among the calls of that module."""
 
     def __init__(self, network: nn.Module, size: Pair, channels: int) -> None:
         super().__init__()
-        self.events: list[_Event] = []
-        self.outputs: dict[tuple[str, int], Geometry] = {}
-        self._calls: dict[str, int] = {}
-        self._path: list[str] = []
-        hooks: list[Any] = []
-        for path, module in network.named_modules():
-            hooks.append(module.register_forward_pre_hook(partial(self._enter, path)))
-            hooks.append(module.register_forward_hook(self._leave))
+        self.calls: dict[tuple[str, int], _Call] = {}
+        self._counts: Counter[str] = Counter()
+        hooks = [module.register_forward_hook(partial(self._leave, path)) for path, module in network.named_modules()]
         try:
             output = watch(network, size, channels, self)
         finally:
@@ -219,58 +212,33 @@ class _Census(Tracker):  # type: ignore[no-untyped-call]
                 hook.remove()
         self.scores = self.geometry(output)
 
-    def _enter(self, path: str, module: nn.Module, args: Any) -> None:
-        self._path.append(path)
-
-    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        path = self._path.pop()
-        number = self._calls[path] = self._calls.get(path, -1) + 1
+    def _leave(self, path: str, module: nn.Module, args: Any, output: Any) -> None:
         seen, geometry = self.seen(output), self.geometry(output)
         if seen is not None and seen.axes and geometry is not None:
-            self.outputs[path, number] = geometry
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        maps = [seen for t in tree_leaves((args, kwargs)) if (seen := self.seen(t)) is not None and seen.axes]
-        result = super().__torch_dispatch__(func, types, args, kwargs)
-        if not maps or joins(func):
-            return result
-        before, name = maps[0].geometry, operation(func)
-        for output in tree_leaves(result):
-            after = self.seen(output)
-            if after is None:
-                continue
-            mixes = after.geometry.global_context and not before.global_context and name not in STATISTICS
-            if mixes or (after.axes and _place(after.geometry) != _place(before)):
-                self.events.append(_Event(self._path[-1], name, (*before.stride, *after.geometry.stride), mixes))
-        return result
+            before = self.geometry(args[0]) if args else None
+            self.calls[path, self._counts[path]] = _Call(before, geometry)
+        self._counts[path] += 1
 
 
-def _too_coarse(events: list[_Event], network: nn.Module, stride: int) -> dict[str, tuple[float, float]]:
+def _too_coarse(census: _Census, network: nn.Module, stride: int) -> dict[str, tuple[float, float]]:
     """Find the layers that a network of the wanted stride cannot keep, with the strides (y, x) of their inputs."""
     modules = dict(network.named_modules())
     found: dict[str, tuple[float, float]] = {}
-    for event in events:
-        if max(event.strides) <= stride:
+    for (path, _), call in census.calls.items():
+        module, before, after = modules[path], call.before, call.after
+        if not isinstance(module, _DILUTED) or before is None or _place(before) == _place(after):
             continue
-        module = modules[event.module]
-        if event.mixes:
-            reason = f"{event.operation} lets every cell see the entire map, so that more cells mean other scores"
-        elif not isinstance(module, _DILUTED):
-            reason = f"{event.operation} in its forward is no module whose kernel could be spread"
-        elif isinstance(module, nn.Conv2d) and module.padding_mode != "zeros" and max(event.strides[:2]) > stride:
+        if max(*before.stride, *after.stride) <= stride:
+            continue
+        if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros" and max(before.stride) > stride:
             reason = f"padding_mode={module.padding_mode!r} has no spread form"
         elif isinstance(module, nn.MaxPool2d) and module.return_indices:
             reason = "return_indices=True asks for positions on the coarse map"
-        elif found.setdefault(event.module, event.strides[:2]) != event.strides[:2]:
+        elif found.setdefault(path, before.stride) != before.stride:
             reason = "it is called on maps of several strides"
         else:
             continue
-        raise ConversionError(
-            f"{_name(event.module, module)}: cannot be diluted to stride={stride}: {reason}. Use shift_and_stitch, "
-            "which runs the network as it is, or write that part with nn.Conv2d and pooling modules."
-        )
+        raise ConversionError(f"{_name(path, module)}: cannot be diluted to stride={stride}: {reason}. {_REMEDY}")
     return found
 
 
@@ -316,23 +284,21 @@ def _whole(ratio: float, path: str, j: float, stride: int) -> int:
     return round(ratio)
 
 
-def _verify(
-    before: dict[tuple[str, int], Geometry], after: dict[tuple[str, int], Geometry], network: nn.Module, stride: int
-) -> None:
+def _verify(before: _Census, after: _Census, network: nn.Module, stride: int) -> None:
     """Hold the result against the promise: the same pixels per cell everywhere, only the cells are closer.
 
-    A module with a forward of its own may treat stride and dilation in its own way (padding by the size of the input).
+    A forward may move cells by functions, or treat stride and dilation in its own way (padding by the size of the
+    input).
     """
     modules = dict(network.named_modules(remove_duplicate=False))
-    for (path, number), was in before.items():
-        now = after.get((path, number))
+    for (path, number), was in ((call, noted.after) for call, noted in before.calls.items()):
+        now = after.calls[path, number].after if (path, number) in after.calls else None
         finer = tuple(min(j, float(stride)) for j in was.stride)
         wanted = replace(was, stride=(finer[0], finer[1]))
         if now is None or not _same_place(now, wanted):
             raise ConversionError(
                 f"{_name(path, modules[path])}: cannot be diluted to stride={stride}: its forward "
-                f"gives {now} where {wanted} was to be expected. Use shift_and_stitch, which runs the network as it "
-                "is, or write that part with nn.Conv2d and pooling modules."
+                f"gives {now} where {wanted} was to be expected. {_REMEDY}"
             )
 
 
@@ -391,9 +357,14 @@ class SpreadPool(nn.Module):
         Returns:
             (N, C, h', w').
         """
-        axes = zip(x.shape[-2:], *(pair(n) for n in self._numbers), self.step, self.spread, strict=True)
+        pool = self.pool
+        kernel, padding, dilation = pair(pool.kernel_size), pair(pool.padding), pair(getattr(pool, "dilation", 1))
+        # The coarse map has every spread-th cell. With ceil_mode it may end in a window that hangs over.
+        windows = pool(x[..., :: self.spread[0], :: self.spread[1]]).shape[-2:]
+        axes = zip(
+            x.shape[-2:], windows, kernel, pair(pool.stride), padding, dilation, self.step, self.spread, strict=True
+        )
         (top, bottom, h), (left, right, w) = (self._margins(*numbers) for numbers in axes)
-        kernel, _, _, dilation = (pair(n) for n in self._numbers)
         taps = dilation[0] * self.spread[0], dilation[1] * self.spread[1]
         margins = (left, right, top, bottom)
         if isinstance(self.pool, nn.MaxPool2d):
@@ -404,7 +375,7 @@ class SpreadPool(nn.Module):
         # What counts as a cell: the map, and the padding if it is asked for, but nothing beyond.
         inside = x.new_ones(1, 1, *x.shape[-2:])
         if self.pool.count_include_pad:
-            py, px = (p * m for p, m in zip(pair(self.pool.padding), self.spread, strict=True))
+            py, px = (p * m for p, m in zip(padding, self.spread, strict=True))
             inside = F.pad(inside, (px, px, py, py), value=1.0)
             inside = F.pad(inside, (0, right - px, 0, bottom - py))
         else:
@@ -415,23 +386,11 @@ class SpreadPool(nn.Module):
         """Say what was changed."""
         return f"step={self.step}, spread={self.spread}"
 
-    @property
-    def _numbers(self) -> tuple[Any, Any, Any, Any]:
-        """Kernel, stride, padding and dilation of the coarse pooling."""
-        pool = self.pool
-        return pool.kernel_size, pool.stride, pool.padding, getattr(pool, "dilation", 1)
-
-    def _margins(self, n: int, k: int, s: int, p: int, d: int, step: int, spread: int) -> tuple[int, int, int]:
+    @staticmethod
+    def _margins(n: int, windows: int, k: int, s: int, p: int, d: int, step: int, spread: int) -> tuple[int, int, int]:
         """Give the padding before and after an axis of n cells, and the cells of the result."""
         before, reach = p * spread, d * (k - 1) * spread
-        cells = (n + 2 * before - reach - 1) // step + 1
-        if self.pool.ceil_mode:
-            # The coarse axis has every spread-th cell. It may end in a window that begins inside and hangs over.
-            coarse = -(-n // spread)
-            count = -(-(coarse + 2 * p - d * (k - 1) - 1) // s) + 1
-            if (count - 1) * s >= coarse + p:
-                count -= 1
-            cells = max(cells, (count - 1) * s * spread // step + 1)
+        cells = max((n + 2 * before - reach - 1) // step + 1, (windows - 1) * s * spread // step + 1)
         return before, max(before, (cells - 1) * step + reach + 1 - n - before), cells
 
     def _sum(self, x: Tensor, kernel: Pair, taps: Pair) -> Tensor:
@@ -450,6 +409,9 @@ _POOLINGS: dict[str, tuple[type[nn.AvgPool2d] | type[nn.MaxPool2d], tuple[str, .
     "max_pool2d": (nn.MaxPool2d, ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")),
 }
 
+_REMEDY = (
+    "Use shift_and_stitch, which runs the network as it is, or write that part with nn.Conv2d and pooling modules."
+)
 _DILUTED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.ConstantPad2d)  # ZeroPad2d is a ConstantPad2d
 
 

@@ -5,16 +5,17 @@ there is one window of h x w cells for every score. While the head is walked, ea
 those windows: a dense map (N, C, H, W), a window size, and a *layout* that says which entry of a window stands where
 in the classifier's own tensor. The layout is found by doing to entry numbers what the head does to values:
 flattening, viewing, permuting, slicing move entries about and cost nothing in the dense network. A fully connected
-layer then knows the cell and channel of each of its inputs, and becomes a convolution. Poolings become poolings at
-stride 1. Whatever has no such form (layer norm, an attention pooling, somebody's own idea) is run by the classifier's
-own code on the windows laid out as a batch, which is exact by definition.
+layer then knows the cell and channel of each of its inputs, and becomes a convolution. Poolings of the whole window
+become poolings at stride 1. Whatever has no such form (layer norm, a product with a parameter, an attention pooling,
+somebody's own idea) is run by the classifier's own code on the windows laid out as a batch, which is exact by
+definition.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -23,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fullyconv.conversion.cells import Cells, HeadPlan
-from fullyconv.conversion.hooks import computed_weights, is_plain
-from fullyconv.conversion.linear import Kernel, kernel_of
+from fullyconv.conversion.hooks import is_plain
+from fullyconv.conversion.linear import PARAMETERS, Kernel
 from fullyconv.conversion.operations import (
     ARITHMETIC,
     ENTRYWISE,
@@ -33,20 +34,19 @@ from fullyconv.conversion.operations import (
     MOVING_MODULES,
     POOL_MODULES,
     POOLS,
-    REDUCTIONS,
+    PRODUCTS,
     SAME,
     SAME_MODULES,
     FeatureMap,
     operation,
 )
-from fullyconv.conversion.products import product
-from fullyconv.conversion.program import Step, Value, label, map_leaves, pick_channels, rows_map, window_rows
-from fullyconv.conversion.refusals import UnsupportedHead
+from fullyconv.conversion.program import Step, Value, label, pick_channels, rows_map, window_rows
+from fullyconv.conversion.refusals import UnsupportedHead, no_activation_map
 from fullyconv.conversion.trace import REFERENCE, called, perform
 from fullyconv.conversion.without_data import BATCH, tensors
-from fullyconv.geometry import Pair
 
 SLIDE = "Use fullyconv.conversion.sliding_window, which runs the classifier on every window"
+TWICE = ("is used in two ways, which no one layer can follow", "Give each use its own layer")
 
 
 class HeadWalk:
@@ -67,11 +67,7 @@ class HeadWalk:
             self.entrywise,
             self.arithmetic,
             self.reduce,
-            self.adaptive,
             self.linear,
-            self.product,
-            self.pointwise_convolution,
-            self.norm_of_cells,
         )
 
     def emit(self, kind: Any, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> str:
@@ -151,23 +147,27 @@ class HeadWalk:
         known = self.constants(leaf)
         return Value(known.name) if isinstance(known, Cells) else known
 
+    def on_numbers(self, node: fx.Node, numbers: Callable[[Cells], Tensor]) -> Any:
+        """Do what a node does to numbers that stand for the entries of windows."""
+
+        def value(source: fx.Node) -> Any:
+            known = self.known[source]
+            return numbers(known) if isinstance(known, Cells) else known
+
+        return perform(node, self.classifier, value)
+
     def move(self, node: fx.Node, cells: Cells) -> Any:
         """Move entries about: do the same to their numbers."""
         name, module = operation(node, self.classifier)
         turned = name == "getattr" and node.args[1] in ("T", "mT")
-        if not (name in MOVES or turned or isinstance(module, MOVING_MODULES)) or len(node.all_input_nodes) == 0:
+        if not (name in MOVES or turned or isinstance(module, MOVING_MODULES)):
             return None
-        if node.args and node.args[0] is not self.cells_node(node):
-            return None
-
-        if any(isinstance(self.known[source], Value) for source in node.all_input_nodes):
+        first = next(source for source in node.all_input_nodes if isinstance(self.known[source], Cells))
+        if (node.args and node.args[0] is not first) or any(
+            isinstance(self.known[source], Value) for source in node.all_input_nodes
+        ):
             return None  # indexed by a computed tensor
-
-        def value(source: fx.Node) -> Any:
-            known = self.known[source]
-            return known.layout if isinstance(known, Cells) else known
-
-        layout = perform(node, self.classifier, value)
+        layout = self.on_numbers(node, lambda known: known.layout)
 
         def moved(layout: Tensor) -> Cells:
             rows = cells.rows if torch.equal(layout, cells.layout) else None
@@ -185,16 +185,11 @@ class HeadWalk:
         sources = [self.known[source] for source in node.all_input_nodes]
         return sum(isinstance(s, Cells) for s in sources) == 1 and not any(isinstance(s, Value) for s in sources)
 
-    def cells_node(self, node: fx.Node) -> fx.Node:
-        """Give the node that the cells of a node come from."""
-        return next(s for s in node.all_input_nodes if isinstance(self.known[s], Cells))
-
     def entrywise(self, node: fx.Node, cells: Cells) -> Cells | None:
         """Change every entry by itself: keep the operation, on the dense map."""
         name, module = operation(node, self.classifier)
         same = name in SAME or isinstance(module, SAME_MODULES)
-        changing = name in ENTRYWISE or isinstance(module, ENTRYWISE_MODULES)
-        if not self.alone(node) or not (same or (changing and cells.fold is None)):
+        if not self.alone(node) or not (same or name in ENTRYWISE or isinstance(module, ENTRYWISE_MODULES)):
             return None
         done = self.emit(*called(node, self.names))
         return replace(cells, name=done, rows=None, linear=cells.linear and same)
@@ -202,357 +197,111 @@ class HeadWalk:
     def arithmetic(self, node: fx.Node, cells: Cells) -> Cells | None:
         """Add or multiply entries with numbers, or with other entries that stand in the same places."""
         name, _ = operation(node, self.classifier)
-        if name not in ARITHMETIC or cells.fold is not None:
+        others = [self.known[source] for source in node.all_input_nodes]
+        if name not in ARITHMETIC or any(isinstance(other, Value) for other in others):
+            return None  # broadcasting a parameter is left to the operation itself
+        several = [other for other in others if isinstance(other, Cells)]
+        if any(
+            (other.window, other.channels) != (cells.window, cells.channels)
+            or not torch.equal(other.layout, cells.layout)
+            for other in several
+        ):
             return None
-        others = [self.known[s] for s in node.all_input_nodes]
-        for other in others:
-            if isinstance(other, Value):
-                return None  # a parameter: broadcasting is left to the operation itself
-            if isinstance(other, Cells) and (
-                (other.window, other.channels) != (cells.window, cells.channels)
-                or other.fold is not None
-                or not torch.equal(other.layout, cells.layout)
-            ):
-                return None
-        vectors = sum(isinstance(other, Cells) for other in others)
-        linear = cells.linear and all(o.linear for o in others if isinstance(o, Cells))
-        if vectors > 1 and name not in ("add", "add_", "iadd", "sub", "sub_", "isub"):
-            linear = _spoiled(linear)
-        if name in ("truediv", "itruediv", "div", "div_") and not isinstance(node.args[0], fx.Node):
-            linear = _spoiled(linear)
-        done = self.emit(*called(node, self.names))
-        opened = any(o.opened for o in others if isinstance(o, Cells))
-        return replace(cells, name=done, rows=None, linear=linear, opened=opened)
+        product = len(several) > 1 and name not in ("add", "add_", "iadd", "sub", "sub_", "isub")
+        divisor = name in ("truediv", "itruediv", "div", "div_") and not isinstance(node.args[0], fx.Node)
+        linear = _linear(several, not product and not divisor)
+        opened = any(other.opened for other in several)
+        return replace(cells, name=self.emit(*called(node, self.names)), rows=None, linear=linear, opened=opened)
 
     def reduce(self, node: fx.Node, cells: Cells) -> Cells | None:
-        """Pool the window away: mean, maximum or sum over its height, its width or both."""
-        found = self.reduction(node, cells)
-        if found is None or cells.fold is not None or cells.batch_axis is None:
+        """Pool the window away: mean, maximum or sum over all of its cells.
+
+        How it is written (a module, a function, a mean over axes in some order) does not matter, for it is done to two
+        sets of numbers: those of the channels tell whose result stands where, and random ones what was computed.
+        """
+        name, module = operation(node, self.classifier)
+        reference = node.meta[REFERENCE]
+        if not (name in POOLS or isinstance(module, POOL_MODULES)) or not isinstance(reference, Tensor):
             return None
-        kind, axes, keep = found
-        if not axes:
+        if not self.alone(node) or cells.batch_axis is None:
+            return None
+        what = (name or type(module).__name__).lower()
+        count, size = BATCH * cells.channels, math.prod(cells.window)
+        if "adaptive" in what and size > 1 and reference.shape == cells.layout.shape:
             self.note(node, "nothing (the window has that size)")
             return cells
-        layout, (h, w) = cells.layout, cells.window
-        axes = tuple(sorted(axis % layout.dim() for axis in axes))
-        if cells.batch_axis in axes:
-            return None
-        kept = [axis for axis in range(layout.dim()) if axis not in axes]
-        groups = layout.permute(*kept, *axes).reshape(*(layout.shape[axis] for axis in kept), -1)
-        groups = groups.sort(dim=-1).values
-        start, size = groups[..., :1], groups.shape[-1]
-        for kernel, step in (((h, w), 1), ((1, w), 1), ((h, 1), w)):
-            whole = (start + step * torch.arange(size) == groups).all()
-            aligned = (
-                (start % (h * w) == 0) if kernel == (h, w) else (start % w == 0 if step == 1 else start % (h * w) < w)
-            )
-            if size == kernel[0] * kernel[1] and whole and aligned.all():
-                break
-        else:
-            return None
-        rest = (h // kernel[0], w // kernel[1])
-        entry = start.squeeze(-1)
-        channel, y, x = entry // (h * w), entry % (h * w) // w, entry % w
-        reduced = (channel * rest[0] + (y if rest[0] > 1 else 0)) * rest[1] + (x if rest[1] > 1 else 0)
-        if keep:
-            for axis in axes:
-                reduced = reduced.unsqueeze(axis)
-        name, linear = self.pooling(node, cells, kind, kernel)
-        return replace(cells, name=name, window=rest, layout=reduced, linear=linear, rows=None)
-
-    def pooling(self, node: fx.Node, cells: Cells, kind: str, kernel: Pair) -> tuple[str, bool | None]:
-        """Plan a pooling over the whole map; give its result and whether it is linear."""
-        size = f"{kernel[0]}x{kernel[1]}"
-        if kernel == (1, 1):
-            if cells.linear is None and cells.window == (1, 1):
-                self.plan.pooled = True
-            self.note(node, "nothing (the window is one cell)")
-            return cells.name, True if cells.linear is None and kind != "max" else cells.linear
-        self.plan.pooled = True
-        if self.pool == "cam":
-            if kind == "max":
-                raise self.refuse(
-                    node,
-                    "is a maximum, which is not linear, so that pool='cam' has no meaning: the mean of a class "
-                    "activation map would not be the classifier's score",
-                    "Use pool='window'",
-                )
-            self.note(node, "nothing (class activation map)")
-            name = cells.name
-            if kind == "sum":
-                name = self.emit("function", torch.mul, (Value(name), kernel[0] * kernel[1]))
-            return name, cells.linear is not False
-        if kind == "max":
-            name = self.emit("function", F.max_pool2d, (Value(cells.name), kernel, 1))
-            self.note(node, f"max over every {size} window, stride 1")
-        else:
-            extra = {"divisor_override": 1} if kind == "sum" else {}
-            name = self.emit("function", F.avg_pool2d, (Value(cells.name), kernel, 1), extra)
-            self.note(node, f"{kind} over every {size} window, stride 1")
-        return name, None
-
-    def reduction(
-        self, node: fx.Node, cells: Cells
-    ) -> tuple[Literal["mean", "max", "sum"], tuple[int, ...], bool] | None:
-        """Say over which axes a node reduces, if it is a reduction or a pooling with one result per map."""
-        name, module = operation(node, self.classifier)
-        pool = POOLS.get(name) or POOLS.get(POOL_MODULES.get(type(module), ""))
-        result: Any = node.meta[REFERENCE]
-        if not isinstance(result, Tensor) or not self.alone(node):
-            return None
-        if pool is not None:
-            count, kind, adaptive = pool
-            shape = cells.layout.shape
-            if len(shape) != count + 2:
-                return None
-            axes = []
-            for axis in range(2, len(shape)):
-                if result.shape[axis] == 1:
-                    axes.append(axis)
-                elif result.shape[axis] != shape[axis] or not adaptive:
-                    return None
-            if not adaptive and not self.whole_kernel(node, module, shape[2:]):
-                return None
-            return kind, tuple(axes), True
-        if name not in REDUCTIONS or node.op == "call_module":
-            return None
-        arguments = list(node.args[1:])
-        dims: Any = node.kwargs.get("dim", node.kwargs.get("axis", arguments[0] if arguments else None))
-        if dims is None:
-            return None
-        dims = map_leaves(self.constants, dims)
-        dims = (dims,) if isinstance(dims, int) else tuple(dims)
-        return REDUCTIONS[name], dims, result.dim() == cells.layout.dim()
-
-    def whole_kernel(self, node: fx.Node, module: nn.Module | None, shape: tuple[int, ...]) -> bool:
-        """Tell whether a pooling with a fixed kernel covers the reference map exactly, once, without padding."""
-        if module is not None:
-            kernel, padding = module.kernel_size, module.padding
-            plain = not getattr(module, "return_indices", False) and getattr(module, "divisor_override", None) is None
-        else:
-            arguments = map_leaves(self.constants, list(node.args))
-            named = map_leaves(self.constants, dict(node.kwargs))
-            kernel = named.get("kernel_size", arguments[1] if len(arguments) > 1 else None)
-            padding = named.get("padding", arguments[3] if len(arguments) > 3 else 0)
-            plain = named.get("divisor_override") is None and len(arguments) <= 6
-        sizes = tuple(kernel) if isinstance(kernel, (tuple, list)) else (kernel,) * len(shape)
-        pads = tuple(padding) if isinstance(padding, (tuple, list)) else (padding,)
-        return plain and (sizes * len(shape))[: len(shape)] == tuple(shape) and not any(pads)
-
-    def adaptive(self, node: fx.Node, cells: Cells) -> Cells | None:
-        """Average to another size than the window's: wait for the fully connected layer that takes it in."""
-        name, module = operation(node, self.classifier)
-        if (name or POOL_MODULES.get(type(module))) != "adaptive_avg_pool2d":
-            return None
-        result: Tensor = node.meta[REFERENCE]
-        if cells.window == (1, 1) or cells.fold is not None or cells.layout.dim() != 4 or not cells.in_order():
-            return None
-        if cells.layout.shape[2:] != cells.window or cells.batch_axis != 0:
-            return None
-        fold = (int(result.shape[2]), int(result.shape[3]))
-        layout = torch.arange(BATCH * cells.channels * fold[0] * fold[1]).reshape(BATCH, cells.channels, *fold)
-        self.note(node, f"folded into the kernel that follows ({cells.window[0]}x{cells.window[1]} cells)")
-        return replace(cells, layout=layout, fold=fold, rows=None)
-
-    def linear(self, node: fx.Node, cells: Cells) -> Cells | None:
-        """Turn a fully connected layer into a convolution as large as what it covers."""
-        path = self.linear_path(node)
-        if path is None:
-            return None
-        layer = self.classifier.get_submodule(path)
-        assert isinstance(layer, nn.Linear)
-        shape = cells.layout.shape
-        if cells.batch_axis != 0 or shape.numel() != BATCH * layer.in_features or shape[-1] != layer.in_features:
-            return None
-        if path in self.plan.modules:
-            raise self.refuse(node, "is used in two ways, which no one layer can follow", "Give each use its own layer")
-        kernel = self.kernel(node, cells)
-        known = self.plan.kernels.get(path)
-        if known is not None and not known.same(kernel):
-            raise self.refuse(
-                node, "shares its weights with a layer that reads another window", "Give each its own layer"
-            )
-        layout = torch.arange(BATCH * layer.out_features).reshape(*shape[:-1], layer.out_features)
-        if self.is_read_besides(node.graph, path):  # so that the parameters have to stay as they are
-            names = ("weight", "bias") if layer.bias is not None else ("weight",)
-            matrix, *bias = (Value(self.emit("attribute", f"{path}.{name}", ())) for name in names)
-            name = self.convolve(node, cells, (matrix, (0, 1), layer.out_features), kernel, bias[0] if bias else None)
-            return Cells(name, layer.out_features, (1, 1), layout, linear=cells.linear)
-        if known is None:
-            try:
-                after = repr(kernel.convolution(layer))
-            except ValueError as error:
-                reason, _, remedy = str(error).removeprefix("linear: ").partition("; ")
-                raise self.refuse(node, f"cannot be converted: {reason}", remedy[:1].upper() + remedy[1:]) from None
-            self.plan.kernels[path] = kernel
-            self.plan.changes.append((path, repr(layer), after))
-        name = self.emit("module", path, (Value(cells.name),))
-        return Cells(name, layer.out_features, (1, 1), layout, linear=cells.linear)
-
-    def linear_path(self, node: fx.Node) -> str | None:
-        """Find the fully connected layer that a node runs, as a module or as a function of its parameters."""
-        name, module = operation(node, self.classifier)
-        if node.op == "call_module":
-            called = self.classifier.get_submodule(str(node.target))
-            plain = module is not None or computed_weights(called) is not None
-            return str(node.target) if plain and is_plain(called, nn.Linear) else None
-        if name != "linear":
-            return None
-        arguments = dict(zip(("input", "weight", "bias"), node.args, strict=False)) | dict(node.kwargs)
-        weight, bias = arguments.get("weight"), arguments.get("bias")
-        if not isinstance(weight, fx.Node) or weight.op != "get_attr":
-            return None
-        path, _, leaf = str(weight.target).rpartition(".")
-        owner = self.classifier.get_submodule(path)
-        own_bias = bias is None or (isinstance(bias, fx.Node) and str(bias.target) == f"{path}.bias".lstrip("."))
-        if (
-            leaf != "weight"
-            or not isinstance(owner, nn.Linear)
-            or not own_bias
-            or (bias is None) != (owner.bias is None)
-            or self.is_read_besides(node.graph, path)
-        ):
-            return None
-        return path
-
-    def is_read_besides(self, graph: fx.Graph, path: str) -> bool:
-        """Tell whether the forward reads what a fully connected layer owns for something else than the layer."""
-        prefix = f"{path}." if path else ""
-        return any(
-            node.op == "get_attr"
-            and str(node.target).rpartition(".")[0] == path
-            and (
-                str(node.target) not in (f"{prefix}weight", f"{prefix}bias")
-                or any(operation(user, self.classifier)[0] != "linear" for user in node.users)
-            )
-            for node in graph.nodes
+        channels = torch.arange(count, dtype=torch.float64).repeat_interleave(size)
+        drawn = torch.rand(count, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        owners, pooled = (
+            self.on_numbers(node, lambda known, numbers=numbers: numbers[known.layout])  # type: ignore[misc]
+            for numbers in (channels, drawn.flatten())
         )
+        candidates: dict[str, Tensor] = {"mean": drawn.mean(1), "sum": drawn.sum(1)}
+        for kind, expected in ({"max": drawn.amax(1)} if "max" in what else candidates).items():
+            layout = (owners / (size if kind == "sum" else 1)).round().long().clamp(0, count - 1)
+            if torch.allclose(pooled.double(), expected[layout], rtol=1e-4, atol=0):
+                pooling = self.pooling(node, cells, kind)
+                linear = cells.linear is not False and kind != "max"
+                return replace(cells, name=pooling, window=(1, 1), layout=layout, linear=linear, rows=None)
+        return None
 
-    def product(self, node: fx.Node, cells: Cells) -> Cells | None:
-        """Multiply the entries of a window by a matrix of parameters: a convolution as large as what it covers."""
-        found = product(node, operation(node, self.classifier)[0])
-        if found is None:
-            return None
-        mine = next((n for n, factor in enumerate(found.factors) if self.known[factor] is cells), None)
-        matrix = None if mine is None else self.known[found.factors[1 - mine]]
-        axis, added = cells.batch_axis, found.added and self.known[found.added]
-        if mine is None or not isinstance(matrix, Value) or axis is None or not isinstance(added, Value | None):
-            return None
-        (own, other), out = (found.letters[mine], found.letters[1 - mine]), found.letters[2]
-        sizes = dict(zip(own, cells.layout.shape, strict=True))
-        lengths = dict(zip(other, found.factors[1 - mine].meta[REFERENCE].shape, strict=True))
-        summed, free = [a for a in own if a in other], [a for a in out if a in other and a not in own]
-        single = [a for a in own if a != own[axis] and a not in summed]
-        if (
-            any(len(set(letters)) < len(letters) for letters in found.letters)
-            or own[axis] in other
-            or any(sizes[a] != 1 for a in single)
-            or any(sizes[a] != lengths[a] or a in out for a in summed)
-            or set(other) != {*summed, *free}
-            or set(out) != {own[axis], *single, *free}
-        ):
-            return None
-        shape = [lengths[a] for a in free]
-        outputs = math.prod(shape)
-        layout = torch.arange(BATCH * outputs).reshape(BATCH, *shape)
-        kept = [a for a in out if a not in single]
-        layout = layout.permute([[own[axis], *free].index(a) for a in kept])
-        for place, letter in enumerate(out):
-            layout = layout.unsqueeze(place) if letter in single else layout
-        if found.added is not None:
-            # One number per output at most, the same for all images.
-            of = found.added.meta[REFERENCE].shape
-            padded = [1] * (len(out) - len(of)) + list(of)
-            if padded[out.index(own[axis])] != 1 or math.prod(of) not in (1, outputs):
-                return None
-        by = (matrix, tuple(other.index(a) for a in (*free, *summed)), outputs)
-        name = self.convolve(node, cells, by, self.kernel(node, cells), added, found.scales)
-        return Cells(name, outputs, (1, 1), layout, linear=cells.linear)
-
-    def kernel(self, node: fx.Node, cells: Cells) -> Kernel:
-        """Say where in the window the inputs of a fully connected layer lie."""
-        if cells.window != (1, 1) and self.pool == "cam":
-            raise self.refuse(
-                node,
-                "reads a flattened map and there is no global average pooling, so that pool='cam' has no meaning",
-                "Use pool='window'",
-            )
-        fold = None
-        if cells.fold is not None:
-            fold = (_averages(cells.fold[0], cells.window[0]), _averages(cells.fold[1], cells.window[1]))
-        return Kernel(cells.channels, cells.window, None if cells.in_order() else cells.index(), fold)
-
-    def convolve(
-        self,
-        node: fx.Node,
-        cells: Cells,
-        by: tuple[Value, tuple[int, ...], int],
-        kernel: Kernel,
-        bias: Value | None = None,
-        scales: tuple[float, float] = (1, 1),
-    ) -> str:
-        """Convolve with a kernel that is made of a matrix of parameters at every call, so that it stays what it is."""
-        made = self.emit("function", kernel_of, (*by, kernel))
-        self.plan.changes.append((label(node), f"{label(node)}()", f"conv2d, kernel_size={kernel.size}"))
-        name = self.emit("function", F.conv2d, (Value(cells.name), Value(made)))
-        if scales[0] != 1:
-            name = self.emit("function", torch.mul, (Value(name), scales[0]))
-        if bias is not None:
-            added = self.emit("method", "reshape", (bias, -1, 1, 1))
-            name = self.emit("function", torch.add, (Value(name), Value(added)), {"alpha": scales[1]})
+    def pooling(self, node: fx.Node, cells: Cells, kind: str) -> str:
+        """Plan a pooling over the whole map; give the name of its result."""
+        window, name = cells.window, cells.name
+        if window == (1, 1):
+            self.note(node, "nothing (the window is one cell)")
+            return name
+        if kind == "max":
+            name = self.emit("function", F.max_pool2d, (Value(name), window, 1))
+        elif self.pool == "window":
+            name = self.emit("function", F.avg_pool2d, (Value(name), window, 1))
+            self.plan.averages.append(name)
+        if kind == "sum":
+            name = self.emit("function", torch.mul, (Value(name), math.prod(window)))
+        windows = f"{kind} over every {window[0]}x{window[1]} window, stride 1"
+        self.note(node, "nothing (class activation map)" if self.pool == "cam" else windows)
         return name
 
-    def pointwise_convolution(self, node: fx.Node, cells: Cells) -> Cells | None:
-        """Keep a 1x1 convolution of the pooled vector, as it is."""
-        _, module = operation(node, self.classifier)
-        if not isinstance(module, nn.Conv2d) or type(module).forward is not nn.Conv2d.forward:
-            return None
-        simple = module.kernel_size == (1, 1) == module.stride and module.padding in ((0, 0), 0, "valid", "same")
-        shape = (BATCH, cells.channels, 1, 1)
-        if not simple or cells.window != (1, 1) or cells.layout.shape != shape or not cells.in_order():
-            return None
-        name = self.emit("module", str(node.target), (Value(cells.name),))
-        layout = torch.arange(BATCH * module.out_channels).reshape(BATCH, module.out_channels, 1, 1)
-        return Cells(name, module.out_channels, (1, 1), layout, linear=cells.linear)
+    def linear(self, node: fx.Node, cells: Cells) -> Cells | None:
+        """Turn a fully connected layer into a convolution as large as what it covers.
 
-    def norm_of_cells(self, node: fx.Node, cells: Cells) -> Cells | None:
-        """Normalize over the channels of every cell (layer norm of tokens in front of their mean), cell by cell."""
-        name, module = operation(node, self.classifier)
-        over = tuple(cells.layout.shape[-1:])
-        h, w = cells.window
-        if not (isinstance(module, nn.LayerNorm) or name == "layer_norm") or cells.fold is not None or h * w == 1:
+        One with hooks, with weights that are computed from others, or whose weights the forward reads as well stays
+        what it is, and runs on every window.
+        """
+        _, layer = operation(node, self.classifier)
+        path, shape = str(node.target), cells.layout.shape
+        if (
+            not isinstance(layer, nn.Linear)
+            or not is_plain(layer, nn.Linear)
+            or not layer._parameters.keys() >= PARAMETERS
+        ):
             return None
-        shape = module.normalized_shape if isinstance(module, nn.LayerNorm) else None
-        if module is None:
-            arguments = dict(zip(("input", "normalized_shape"), node.args, strict=False)) | dict(node.kwargs)
-            shape = map_leaves(self.constants, arguments["normalized_shape"])
-        first = cells.layout[..., :1]
-        channels = torch.arange(cells.channels) * (h * w)
-        if tuple(shape or ()) != over or over != (cells.channels,) or bool((first % cells.entries >= h * w).any()):
+        if cells.batch_axis != 0 or shape.numel() != BATCH * layer.in_features or shape[-1] != layer.in_features:
             return None
-        if not torch.equal(cells.layout, first + channels) or cells.batch_axis == cells.layout.dim() - 1:
+        reads = any(each.op == "get_attr" and str(each.target).rpartition(".")[0] == path for each in node.graph.nodes)
+        if reads or not layer._parameters.keys() >= PARAMETERS:
             return None
-        size, cell = (cells.channels,), (1, 1)
-        rows = self.emit("function", window_rows, (Value(cells.name), cell, None, None, size, 0))
-
-        def value(leaf: Any) -> Any:
-            known = self.constants(leaf)
-            return Value(rows) if isinstance(known, Cells) else known
-
-        done = self.emit(*called(node, value))
-        dense = self.emit("function", rows_map, (Value(done), Value(cells.name), cell, 0))
-        self.note(node, "runs on every cell")
-        return replace(cells, name=dense, rows=None, linear=_spoiled(cells.linear))
+        kernel = Kernel(cells.channels, cells.window, None if cells.in_order() else cells.index())
+        known = self.plan.kernels.setdefault(path, kernel)
+        if path in self.plan.modules or not known.same(kernel):
+            raise self.refuse(node, *TWICE)
+        if known is kernel:
+            self.plan.changes.append((path, repr(layer), repr(kernel.convolution(layer))))
+        layout = torch.arange(BATCH * layer.out_features).reshape(*shape[:-1], layer.out_features)
+        name = self.emit("module", path, (Value(cells.name),))
+        return Cells(name, layer.out_features, (1, 1), layout, linear=cells.linear)
 
     def by_window(self, node: fx.Node) -> Any:
         """Run the classifier's own operation on all windows, laid out as a batch."""
         sources = [self.known[s] for s in node.all_input_nodes]
         cells = [source for source in sources if isinstance(source, Cells)]
-        first, opened = cells[0], any(c.opened or c.nodes != (1, 1) for c in cells)
+        first, opened = cells[0], any(c.opened or c.window != (1, 1) for c in cells)
+        what = label(node)
+        self.plan.changes.append((what, what, "runs on every window" if opened else "runs on every cell"))
+        if len(cells) == 1 and self.is_product(node) and sum(length > 1 for length in first.layout.shape) == 2:
+            opened = False  # a fully connected layer, however it is written
         self.count(node, opened)
-        linear = first.linear
-        if any(c.linear is not None for c in cells):
-            linear = all(c.linear is not False for c in cells) and self.is_affine(node)
+        linear = _linear(cells, self.is_affine(node, len(cells)))
         rows = {
             source: self.rows(node, self.known[source])
             for source in node.all_input_nodes
@@ -571,10 +320,8 @@ class HeadWalk:
             return known
 
         if node.op == "call_module" and str(node.target) in self.plan.kernels:
-            raise self.refuse(node, "is used in two ways, which no one layer can follow", "Give each use its own layer")
+            raise self.refuse(node, *TWICE)
         name = self.emit(*called(node, value))
-        what = label(node)
-        self.plan.changes.append((what, what, "runs on every window" if opened else "runs on every cell"))
 
         def back(reference: Any, name: str) -> Any:
             if isinstance(reference, Tensor):
@@ -598,7 +345,7 @@ class HeadWalk:
         assert axis is not None
         shape = [length for i, length in enumerate(cells.layout.shape) if i != axis]
         index = None if cells.in_order() else Value(self.buffer(cells.index()))
-        args = (Value(cells.name), cells.window, cells.fold, index, tuple(shape), axis)
+        args = (Value(cells.name), cells.window, index, tuple(shape), axis)
         return self.emit("function", window_rows, args)
 
     def back(
@@ -632,12 +379,18 @@ class HeadWalk:
             if source.op == "get_attr" and isinstance(source.meta[REFERENCE], Tensor):
                 self.plan.by_window[str(source.target)] = source.meta[REFERENCE].numel()
 
-    def is_affine(self, node: fx.Node) -> bool:
-        """Tell whether an operation that runs cell by cell is a linear one (batch norm with stored statistics)."""
+    def is_product(self, node: fx.Node) -> bool:
+        """Tell whether an operation multiplies with a matrix, whatever its hooks do besides."""
+        if node.op == "call_module":
+            return isinstance(self.classifier.get_submodule(str(node.target)), (nn.Linear, nn.Conv2d))
+        return operation(node, self.classifier)[0] in PRODUCTS
+
+    def is_affine(self, node: fx.Node, cells: int) -> bool:
+        """Tell whether an operation is linear in the cells it reads (batch norm with stored statistics)."""
         name, module = operation(node, self.classifier)
-        if name in ("linear", "cat", "concat", "stack"):
+        if name in ("cat", "concat", "stack", "batch_norm") or type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
             return True
-        return type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.Linear) or name == "batch_norm"
+        return cells == 1 and (name in PRODUCTS or type(module) in (nn.Linear, nn.Conv2d))
 
     def finish(self, scores: fx.Node) -> HeadPlan:
         """Bring the scores into the form (N, K, Ho, Wo)."""
@@ -648,7 +401,7 @@ class HeadWalk:
             raise self.refuse(
                 scores, f"returns scores {tuple(cells.layout.shape)} for {BATCH} images", "They have to be (N, K)"
             )
-        if cells.nodes != (1, 1):
+        if cells.window != (1, 1):
             flat = self.emit("method", "flatten", (Value(self.rows(scores, cells)), 1))
             shape = torch.empty(BATCH, cells.layout[0].numel(), device="meta")
             cells = self.back(scores, shape, flat, cells, True, cells.linear)
@@ -656,31 +409,15 @@ class HeadWalk:
             index = self.buffer(cells.index())
             name = self.emit("function", pick_channels, (Value(cells.name), Value(index)))
             cells = replace(cells, name=name)
-        if self.pool == "cam":
-            if not self.plan.pooled:
-                raise self.refuse(
-                    scores,
-                    "does not come from a global average pooling, so that pool='cam' has no meaning",
-                    "Use pool='window'",
-                )
-            if cells.linear is False:
-                raise UnsupportedHead(
-                    f"pool='cam': in {type(self.classifier).__name__} something behind the global pooling is not linear"
-                    " (an activation or a normalization), so that the mean of a class activation map would not be the"
-                    " classifier's score. Use pool='window'"
-                )
-        self.plan.result = cells.name
+        if self.pool == "cam" and not cells.linear:
+            raise UnsupportedHead(
+                f"pool='cam': of {type(self.classifier).__name__}: {no_activation_map(cells.linear)}. Use pool='window'"
+            )
+        self.plan.result, self.plan.linear = cells.name, cells.linear
         return self.plan
 
 
-def _spoiled(linear: bool | None) -> bool | None:
-    return None if linear is None else False
-
-
-def _averages(outputs: int, inputs: int) -> Tensor:
-    """Write adaptive average pooling along one axis as a matrix (outputs, inputs), as torch defines its bins."""
-    matrix = torch.zeros(outputs, inputs, dtype=torch.float64)
-    for i in range(outputs):
-        start, stop = i * inputs // outputs, -(-(i + 1) * inputs // outputs)
-        matrix[i, start:stop] = 1 / (stop - start)
-    return matrix
+def _linear(cells: Iterable[Cells], kept: bool) -> bool | None:
+    """Say whether what an operation makes of cells is linear in what was pooled; None where nothing was."""
+    before = [each.linear for each in cells]
+    return None if all(each is None for each in before) else kept and False not in before

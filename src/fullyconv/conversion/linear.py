@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fullyconv.conversion.hooks import computed_weights, hooked, hooks_of, is_plain
+from fullyconv.conversion.hooks import hooked, hooks_of, is_plain
 from fullyconv.geometry import pair
 
 MOST_WINDOWS = 256  # beyond, a convolution of the CPU is as fast as the product of matrices, and needs no copies
+PARAMETERS = {"weight", "bias"}  # what a fully connected layer owns, unless they are computed from something else
 
 
 def linear_to_conv(
@@ -60,7 +62,11 @@ def linear_to_conv(
     index = None
     if order == "hwc" and height * width > 1:
         index = torch.arange(linear.in_features).reshape(channels, height, width).permute(1, 2, 0).flatten()
-    conv = Kernel(channels, (height, width), index).convolution(linear)
+    if not linear._parameters.keys() >= PARAMETERS:
+        raise ValueError(
+            "linear: its weight is computed from other parameters (pruning, a norm, a parametrization); make it a "
+            "plain one first, e.g. by torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.prune.remove"
+        )
     if hooked(linear):
         raise ValueError(f"linear: its {hooks_of(linear)} would be lost; remove the hooks first, by their handles")
     if not is_plain(linear, nn.Linear):
@@ -68,7 +74,7 @@ def linear_to_conv(
             f"linear={type(linear).__name__}: its forward is not that of torch.nn.Linear, which the convolution would "
             "compute; pass a torch.nn.Linear with its weight and bias"
         )
-    return conv
+    return Kernel(channels, (height, width), index).convolution(linear)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,55 +86,32 @@ class Kernel:
         size: (kH, kW), the window in cells.
         index: (D,) position of input d in the flattened (C, kH, kW) window, or None where it is d itself. Inputs that
             stand nowhere get no entry (their cells weigh nothing), a position that is read twice sums both weights.
-        fold: the two averaging matrices (a, kH) and (b, kW) of an adaptive average pooling between the map and the
-            layer. Pooling and layer are both linear, so that their product is one kernel; `index` then points
-            into (C, a, b).
     """
 
     channels: int
     size: tuple[int, int]
     index: Tensor | None = None
-    fold: tuple[Tensor, Tensor] | None = None
 
     @property
     def inputs(self) -> int:
         """Number of inputs of the fully connected layer."""
-        if self.index is not None:
-            return self.index.numel()
-        nodes = self.size if self.fold is None else (self.fold[0].shape[0], self.fold[1].shape[0])
-        return self.channels * nodes[0] * nodes[1]
+        return math.prod((self.channels, *self.size)) if self.index is None else self.index.numel()
 
     def weight(self, weight: Tensor) -> Tensor:
         """Rearrange a (K, D) weight to (K, C, kH, kW): a view wherever the order allows it."""
-        outputs = weight.shape[0]
-        nodes = self.size if self.fold is None else (self.fold[0].shape[0], self.fold[1].shape[0])
         if self.index is not None:
-            nothing = weight.new_zeros(outputs, self.channels * nodes[0] * nodes[1])
+            nothing = weight.new_zeros(len(weight), math.prod((self.channels, *self.size)))
             weight = nothing.index_add(1, self.index.to(weight.device), weight)
-        kernel = weight.reshape(outputs, self.channels, *nodes)
-        if self.fold is not None:
-            rows, columns = (matrix.to(weight) for matrix in self.fold)
-            kernel = torch.einsum("kcab,ah,bw->kchw", kernel, rows, columns)
-        return kernel
+        return weight.reshape(len(weight), self.channels, *self.size)
 
     def same(self, other: Kernel) -> bool:
         """Tell whether two kernels would be the same convolution of the same layer."""
-
-        def equal(a: Tensor | None, b: Tensor | None) -> bool:
-            return (a is None) == (b is None) and (a is None or b is None or torch.equal(a, b))
-
-        mine, others = self.fold or (None, None), other.fold or (None, None)
-        shapes = (self.channels, self.size) == (other.channels, other.size)
-        return shapes and equal(self.index, other.index) and equal(mine[0], others[0]) and equal(mine[1], others[1])
+        if (self.channels, self.size) != (other.channels, other.size) or self.index is None or other.index is None:
+            return (self.channels, self.size, self.index) == (other.channels, other.size, other.index)
+        return torch.equal(self.index, other.index)
 
     def convolution(self, linear: nn.Linear, kind: type[nn.Conv2d] = nn.Conv2d) -> nn.Conv2d:
         """Build the convolution, of that class, with the layer's own parameters, flags and mode."""
-        computed = computed_weights(linear)
-        if computed is not None or not {"weight", "bias"} <= set(linear._parameters):
-            by, remedy = computed or ("in a forward pre-hook", "so that `weight` and `bias` are its parameters")
-            raise ValueError(
-                f"linear: its weight is computed from other parameters ({by}); make it a plain one first, with {remedy}"
-            )
         bias = linear.bias is not None
         with torch.device("meta"):  # nothing to initialize: the parameters are the layer's
             conv = kind(self.channels, linear.out_features, self.size, bias=bias)
@@ -174,18 +157,3 @@ class FullyConnectedConv2d(nn.Conv2d):
             return False
         height, width = self._sides(input)
         return min(height, width) > 0 and 0 < len(input) * height * width <= MOST_WINDOWS
-
-
-def kernel_of(matrix: Tensor, axes: tuple[int, ...], outputs: int, kernel: Kernel) -> Tensor:
-    """Rearrange a matrix of parameters to a kernel.
-
-    Args:
-        matrix: parameters, in whatever order of axes they are stored.
-        axes: where its axes of outputs are, and then those of inputs.
-        outputs: K.
-        kernel: where the inputs lie.
-
-    Returns:
-        (K, C, kH, kW), a view wherever the order allows it.
-    """
-    return kernel.weight(matrix.permute(axes).reshape(outputs, -1))

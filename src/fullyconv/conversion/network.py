@@ -42,6 +42,8 @@ class DenseClassifier(nn.Module):
     _result: str
     _kernels: dict[str, Kernel]
     _dropped: tuple[str, ...]
+    _averages: tuple[str, ...]  # results of the head that are means over windows
+    _linear: bool | None  # whether the scores are linear in what was pooled; None where nothing was
     _grids: dict[Pair, Pair | None]
     _steps: Pair | None = None  # of a network whose cells move with the size of the image
 

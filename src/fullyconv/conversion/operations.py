@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, fx, nn
 
 from fullyconv.conversion.hooks import hooked
-from fullyconv.conversion.trace import BARE, LARGER, REFERENCE
+from fullyconv.conversion.trace import LARGER, REFERENCE
 from fullyconv.conversion.without_data import map_axes, tensors
 from fullyconv.geometry import Pair
 
@@ -36,27 +36,16 @@ ENTRYWISE_MODULES = (
     *(nn.CELU, nn.LeakyReLU, nn.Mish, nn.Softplus, nn.Hardtanh, nn.LogSigmoid, nn.Softsign, nn.Tanhshrink),
 )
 ARITHMETIC = _words("add add_ iadd sub sub_ isub mul mul_ imul truediv itruediv div div_ neg rsub")
-REDUCTIONS: dict[str, Literal["mean", "max", "sum"]] = {"mean": "mean", "amax": "max", "sum": "sum"}
-POOLS: dict[str, tuple[int, Literal["mean", "max"], bool]] = {  # axes, kind, adaptive
-    "adaptive_avg_pool2d": (2, "mean", True),
-    "adaptive_avg_pool1d": (1, "mean", True),
-    "adaptive_max_pool2d": (2, "max", True),
-    "adaptive_max_pool1d": (1, "max", True),
-    "avg_pool2d": (2, "mean", False),
-    "avg_pool1d": (1, "mean", False),
-    "max_pool2d": (2, "max", False),
-    "max_pool1d": (1, "max", False),
-}
-POOL_MODULES = {
-    nn.AdaptiveAvgPool2d: "adaptive_avg_pool2d",
-    nn.AdaptiveAvgPool1d: "adaptive_avg_pool1d",
-    nn.AdaptiveMaxPool2d: "adaptive_max_pool2d",
-    nn.AdaptiveMaxPool1d: "adaptive_max_pool1d",
-    nn.AvgPool2d: "avg_pool2d",
-    nn.AvgPool1d: "avg_pool1d",
-    nn.MaxPool2d: "max_pool2d",
-    nn.MaxPool1d: "max_pool1d",
-}
+# What may take one number of each window: what it is, is found by doing it.
+POOLS = _words(
+    "mean sum amax avg_pool1d avg_pool2d max_pool1d max_pool2d adaptive_avg_pool1d adaptive_avg_pool2d "
+    "adaptive_max_pool1d adaptive_max_pool2d"
+)
+POOL_MODULES = (
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d),
+    *(nn.AvgPool1d, nn.AvgPool2d, nn.MaxPool1d, nn.MaxPool2d),
+)
+PRODUCTS = _words("linear matmul __matmul__ mm mv addmm inner tensordot einsum")
 
 
 def operation(node: fx.Node, classifier: nn.Module) -> tuple[str, nn.Module | None]:
@@ -66,8 +55,7 @@ def operation(node: fx.Node, classifier: nn.Module) -> tuple[str, nn.Module | No
     """
     if node.op == "call_module":
         module = classifier.get_submodule(str(node.target))
-        altered = "forward" in vars(module) or (hooked(module) and not node.meta[BARE])
-        return "", None if altered else module
+        return "", None if "forward" in vars(module) or hooked(module) else module
     if node.op == "call_method":
         return str(node.target), None
     target: Any = node.target

@@ -5,15 +5,14 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-Kind = Literal["module", "forward", "function", "method", "attribute"]
-"""What is done: "forward" is that of a module without its hooks."""
+Kind = Literal["module", "function", "method", "attribute"]
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def with_releases(steps: Iterable[Step], keep: Iterable[str]) -> tuple[Step, ...
 
         map_leaves(note, (step.args, step.kwargs))
         unused = () if step.result in seen else (step.result,)
-        linked.append(Step(step.kind, step.target, step.args, step.kwargs, step.result, (*used, *unused)))
+        linked.append(replace(step, release=(*used, *unused)))
     return tuple(reversed(linked))
 
 
@@ -146,8 +145,7 @@ def execute(
     if kind == "function":
         assert callable(target)
         return target(*args, **kwargs)
-    module = find_module(root, str(target))
-    return module.forward(*args, **kwargs) if kind == "forward" else module(*args, **kwargs)
+    return find_module(root, str(target))(*args, **kwargs)
 
 
 def run(root: nn.Module, steps: Sequence[Step], values: dict[str, Any]) -> dict[str, Any]:
@@ -170,7 +168,6 @@ def run(root: nn.Module, steps: Sequence[Step], values: dict[str, Any]) -> dict[
 def window_rows(
     map: Tensor,
     window: tuple[int, int],
-    fold: tuple[int, int] | None,
     index: Tensor | None,
     shape: tuple[int, ...],
     batch_axis: int,
@@ -180,7 +177,6 @@ def window_rows(
     Args:
         map: (N, C, h, w).
         window: (kH, kW), the cells one score looks at.
-        fold: size of an adaptive average pooling of each window, or None.
         index: which entries of the flattened (C, kH, kW) window are taken, in which order; None: all, as they are.
         shape: shape of one window without its batch axis.
         batch_axis: where the batch axis belongs.
@@ -193,8 +189,6 @@ def window_rows(
         rows = map.permute(0, 2, 3, 1).reshape(-1, channels)
     else:
         rows = F.unfold(map, window).transpose(1, 2).reshape(-1, channels * window[0] * window[1])
-    if fold is not None:
-        rows = F.adaptive_avg_pool2d(rows.reshape(-1, channels, *window), fold).flatten(1)
     if index is not None:
         rows = rows[:, index]
     return rows.reshape(-1, *shape).movedim(0, batch_axis)

@@ -13,15 +13,15 @@ from torch import Tensor, fx, nn
 from fullyconv.conversion.cells import HeadPlan
 from fullyconv.conversion.checks import check_head, check_scores, classify, describe, name_of
 from fullyconv.conversion.head import HeadWalk
-from fullyconv.conversion.hooks import name_of_hook, without_hooks
+from fullyconv.conversion.hooks import name_of_hook
 from fullyconv.conversion.linear import FullyConnectedConv2d
 from fullyconv.conversion.network import DenseClassifier
 from fullyconv.conversion.operations import FeatureMap, frontier
-from fullyconv.conversion.program import Mode, Step, Value, label, map_leaves, with_releases
+from fullyconv.conversion.program import Mode, Step, Value, map_leaves, with_releases
 from fullyconv.conversion.refusals import FixedInputSize, TraceError, UnsupportedHead
-from fullyconv.conversion.trace import BARE, REFERENCE, Trace, called, trace
+from fullyconv.conversion.trace import Trace, called, place, trace
 from fullyconv.conversion.without_data import undisturbed
-from fullyconv.errors import ConversionError, first_line, some
+from fullyconv.errors import ConversionError, first_line
 from fullyconv.geometry import Pair, pair
 
 
@@ -90,10 +90,10 @@ def convolutionalize(
             module.training = False
         truth = classify(source, dense, output)
         if truth is not None:
-            check_head(source, dense, found, maps, head, output)
+            check_head(source, dense, found, maps, head)
         describe(source, dense, found, maps, plan)
         if truth is not None:  # last, so that hooks that remember what they saw remember values
-            check_scores(source, dense, *truth, output)
+            check_scores(source, dense, *truth)
     for name, module in dense.named_modules(remove_duplicate=False):
         module.training = modes.get(name, module.training)
     return dense
@@ -204,18 +204,9 @@ def _not_convolutional(source: nn.Module, found: Trace, plan: HeadPlan) -> Conve
     height, width = found.size
     window = height if height == width else found.size
     why = ""
-    if found.broken is not None:
-        node, error = found.broken
-        where = str(node.target) if node.op == "call_module" else node.meta.get("module") or "its forward"
-        operation = "" if node.op == "call_module" else f", operation {label(node)!r}"
-        why = f"{where!r}{operation} stops: {first_line(error)}."
-    elif found.failure is not None:
-        why = f"{found.failure[0]!r} stops: {first_line(found.failure[1])}."
-    if why:
-        why = f" At {found.larger[0]} x {found.larger[1]} pixels {why}"
-    tied = _tied_to_cells(source, found)
-    if tied:
-        why += f" Learned for that size: {tied}."
+    if found.failure is not None:
+        where, error = found.failure
+        why = f" At {found.larger[0]} x {found.larger[1]} pixels {place(source, where)} stops: {first_line(error)}."
     if plan.first_by_window in found.unfollowed:
         return TraceError(
             f"classifier={type(source).__name__}: {found.unfollowed[plan.first_by_window]}. It would have to run on "
@@ -229,22 +220,6 @@ def _not_convolutional(source: nn.Module, found: Trace, plan: HeadPlan) -> Conve
         f"fullyconv.conversion.sliding_window(classifier, image, window={window}, stride=...), which runs it on every "
         "window"
     )
-
-
-def _tied_to_cells(source: nn.Module, found: Trace) -> str:
-    """Name parameters that have one entry per cell of a map: embeddings of positions, mixing of tokens."""
-    counts = set()
-    for node in found.scores.graph.nodes:
-        value = node.meta.get(REFERENCE)
-        if isinstance(value, Tensor) and value.dim() == 4 and value.shape[2] == value.shape[3] and value.shape[2] > 3:
-            cells = value.shape[2] * value.shape[3]
-            counts |= {cells, cells + 1, cells + 2}
-    names = [
-        f"{name} {tuple(parameter.shape)}"
-        for name, parameter in source.named_parameters()
-        if parameter.dim() in (2, 3) and counts & set(parameter.shape)
-    ]
-    return some(names, 2)
 
 
 def _backbone_steps(graph: fx.Graph, maps: list[FeatureMap]) -> tuple[list[Step], list[str]]:
@@ -301,11 +276,7 @@ def _assemble(
         map_leaves(note, (step.args, step.kwargs))
     dense = DenseClassifier(found.size, in_channels, pool)
     kernels = {id(source.get_submodule(path)): kernel for path, kernel in plan.kernels.items()}
-    leaves = {id(source.get_submodule(path)): source.get_submodule(path) for path in whole}
-    for node in found.scores.graph.nodes:
-        if node.meta.get(BARE):  # its hooks are steps of their own
-            module = source.get_submodule(str(node.target))
-            leaves[id(module)] = without_hooks(module)
+    leaves = {id(source.get_submodule(path)) for path in whole}
     convolutions: dict[int, nn.Module] = {}
 
     def graft(module: nn.Module, path: str, into: nn.Module) -> nn.Module | None:
@@ -320,7 +291,7 @@ def _assemble(
                     convolutions[id(child)] = kernels[id(child)].convolution(child, FullyConnectedConv2d)
                 into._modules[name] = convolutions[id(child)]
             elif id(child) in leaves:
-                into._modules[name] = leaves[id(child)]
+                into._modules[name] = child
             else:
                 ordered = type(child) in (nn.Sequential, nn.ModuleList)
                 kept = graft(child, inside, nn.Sequential() if ordered else Part())
@@ -347,7 +318,7 @@ def _assemble(
     dense._trunk, dense._head = with_releases(plan.trunk, plan.maps), with_releases(plan.steps, [plan.result])
     dense._maps, dense._result = tuple(plan.maps), plan.result
     dense._windows = tuple((1, 1) if pool == "cam" else map.cells for map in maps)
-    dense._kernels = dict(plan.kernels)
+    dense._kernels, dense._averages, dense._linear = dict(plan.kernels), tuple(plan.averages), plan.linear
     dense._dropped = _dropped(source, dense)
     return dense
 

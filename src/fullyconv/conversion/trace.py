@@ -7,12 +7,8 @@ modules is traced. That is why the result is short, state-dict keys stay, and no
 
 from __future__ import annotations
 
-import builtins
 import operator
-import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +17,8 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from fullyconv import geometry
-from fullyconv.conversion.hooks import PARALLEL, computed_weights, hooked, hooks_of, is_plain
-from fullyconv.conversion.inplace import assign, hand_on
-from fullyconv.conversion.program import Kind, Mode, execute, map_leaves
+from fullyconv.conversion.hooks import PARALLEL, hooks_of, is_plain
+from fullyconv.conversion.program import Kind, Mode, execute, label, map_leaves
 from fullyconv.conversion.refusals import InputSizeError, TraceError
 from fullyconv.conversion.without_data import example, map_axes, tensors
 from fullyconv.errors import ConversionError, first_line, near_miss
@@ -34,8 +29,6 @@ from fullyconv.geometry.dispatch import WithoutData
 GROWTH = (128, 192)
 
 REFERENCE, LARGER = "reference", "larger"
-# Marks the call of a module whose hooks are operations of their own in the graph.
-BARE = "bare"
 
 
 @dataclass
@@ -48,7 +41,6 @@ class Trace:
         size: reference height and width in pixels.
         larger: height and width of the second run.
         failure: where and why the plain classifier stopped in the second run, or None.
-        broken: the first traced operation that did not work at the larger size, and its error, or None.
         unfollowed: modules that were left whole because they could not be followed, and why.
     """
 
@@ -57,7 +49,6 @@ class Trace:
     size: Pair
     larger: Pair
     failure: tuple[str, Exception] | None
-    broken: tuple[fx.Node, Exception] | None
     unfollowed: dict[str, str]
 
 
@@ -133,11 +124,11 @@ class _Proxy(fx.Proxy):
     def __len__(self) -> int:
         return len(_reference(self))
 
-    def __getattr__(self, name: str) -> _Attribute:  # type: ignore[override]
+    def __getattr__(self, name: str) -> _Attribute:
         return _Attribute(self, name)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self.tracer.create_proxy("call_function", assign, (self, key, value), {})
+        self.tracer.create_proxy("call_function", _assign, (self, key, value), {})
 
     def __index__(self) -> int:
         value = _reference(self)
@@ -146,54 +137,19 @@ class _Proxy(fx.Proxy):
         return value
 
 
-class _Attribute(_Proxy):
+class _Attribute(fx.proxy.Attribute, _Proxy):
     """A proxy of `root.name`, which becomes a method call if it is called."""
 
-    def __init__(self, root: fx.Proxy, name: str) -> None:
-        self.root, self.attr, self.tracer = root, name, root.tracer
-        self._node: fx.Node | None = None
 
-    @property
-    def node(self) -> fx.Node:  # type: ignore[override]
-        if self._node is None:
-            self._node = self.tracer.create_proxy("call_function", getattr, (self.root, self.attr), {}).node
-        return self._node
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.tracer.create_proxy("call_method", self.attr, (self.root, *args), kwargs)
+def _assign(tensor: Tensor, key: Any, value: Any) -> Tensor:
+    tensor[key] = value
+    return tensor
 
 
 def _reference(proxy: fx.Proxy) -> Any:
     if REFERENCE not in proxy.node.meta:
         raise fx.proxy.TraceError(f"{proxy.node.name} has no value at the reference size")
     return proxy.node.meta[REFERENCE]
-
-
-_ISINSTANCE = builtins.isinstance
-_FOLLOWING = threading.RLock()
-
-
-@contextmanager
-def _taken_for_tensors() -> Iterator[None]:
-    """Let `if isinstance(x, torch.Tensor)` in somebody's forward or hook go the way that it goes with a tensor.
-
-    A proxy cannot say itself that it is one: the C++ of torch would believe it. Of anything else the answer is what it
-    always is, and one forward is followed at a time, so that none puts back what another one has put there.
-    """
-    plain = _ISINSTANCE
-
-    def answer(item: Any, kinds: Any) -> bool:
-        if issubclass(type(item), _Proxy):
-            asking = sys._getframe(1).f_globals.get("__name__", "")
-            if not asking.startswith(("torch.", "fullyconv.conversion.")):
-                item = item.node.meta.get(REFERENCE, item)
-        return plain(item, kinds)
-
-    builtins.isinstance = answer
-    try:
-        yield
-    finally:
-        builtins.isinstance = plain
 
 
 class _Tracer(fx.Tracer):
@@ -204,9 +160,7 @@ class _Tracer(fx.Tracer):
         self.leaves, self.inputs, self.runs, self.mode = leaves, inputs, runs, WithoutData()
         self.autocast = _autocast()
         self.stack: list[str] = []
-        self.bare: set[str] = set()
         self.lost_in: str | None = None
-        self.broken: tuple[fx.Node, Exception] | None = None
         self._evaluating = False
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
@@ -233,36 +187,13 @@ class _Tracer(fx.Tracer):
         path = self.path_of_module(m)
         self.stack.append(path)
         try:
-            # Hooks of a container are followed with it, those of the backbone stay where they are. What remains are the
-            # modules that become something else.
-            if hooked(m) and path not in self.leaves and self.is_leaf_module(m, path) and not computed_weights(m):
-                result = self._with_hooks(m, path, forward, args, kwargs)
-            else:
-                result = super().call_module(m, forward, args, kwargs)
+            result = super().call_module(m, forward, args, kwargs)
         except Exception:
             if self.lost_in is None and path not in self.leaves:
                 self.lost_in = path
             raise
         self.stack.pop()
         return result
-
-    def _with_hooks(self, m: nn.Module, path: str, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Follow the hooks of a module as operations of their own, before and after its bare forward."""
-        before = dict(vars(m))
-
-        def bare(*args: Any, **kwargs: Any) -> Any:
-            del m.__dict__["forward"]
-            changed = [name for name, value in vars(m).items() if name not in before or value is not before[name]]
-            if changed:
-                raise fx.proxy.TraceError(f"a forward pre-hook sets its attribute {changed[0]!r}")
-            self.bare.add(path)
-            return self.create_proxy("call_module", path, args, kwargs)
-
-        m.__dict__["forward"] = bare
-        try:
-            return call(*args, **kwargs)
-        finally:
-            m.__dict__.pop("forward", None)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         return attr_val if self._evaluating else super().getattr(attr, attr_val, parameter_proxy_cache)
@@ -283,7 +214,6 @@ class _Tracer(fx.Tracer):
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
         node: fx.Node = proxy.node
         node.meta["module"] = self.stack[-1] if self.stack else ""
-        node.meta[BARE] = kind == "call_module" and target in self.bare
         for when in (REFERENCE, LARGER):
             if kind == "placeholder":
                 if when in self.inputs:
@@ -297,18 +227,25 @@ class _Tracer(fx.Tracer):
             try:
                 self._evaluating = True
                 node.meta[when] = self._evaluate(node, when)
-            except Exception as error:
+            except Exception:
                 if when == REFERENCE:
                     raise
-                if self.broken is None and target is not torch._assert:
-                    self.broken = (node, error)
             finally:
                 self._evaluating = False
+        if args and isinstance(args[0], _Proxy) and not isinstance(args[0], _Attribute) and self._in_place(node):
+            args[0].node = node  # whoever reads the tensor from here on reads what it was changed to
+            return args[0]
         return proxy
+
+    def _in_place(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return getattr(self.root.get_submodule(str(node.target)), "inplace", False) is True
+        name = label(node)
+        return node.kwargs.get("inplace") is True or node.target is _assign or (name[-1:] == "_" and name[-2:] != "__")
 
     def _evaluate(self, node: fx.Node, when: str) -> Any:
         run, path = self.runs[when], str(node.target)
-        calls = run.calls.get(path, []) if node.op == "call_module" and not node.meta[BARE] else []
+        calls = run.calls.get(path, []) if node.op == "call_module" else []
         with self.mode:
             if path in run.dtypes and len(calls) == 1:  # known from watching the classifier
                 return torch.empty(calls[0][1][0], dtype=run.dtypes[path])
@@ -335,15 +272,14 @@ def called(node: fx.Node, leaf: Callable[[Any], Any]) -> tuple[Kind, Any, tuple[
 
 
 def perform(node: fx.Node, classifier: nn.Module, value: Callable[[fx.Node], Any]) -> Any:
-    """Do what a node does; of a module whose hooks have nodes of their own that is the forward alone."""
+    """Do what a node does."""
 
     def leaf(argument: Any) -> Any:
         if isinstance(argument, fx.Node):
             return value(argument)
         return bool(argument) if isinstance(argument, Mode) else argument
 
-    kind, *rest = called(node, leaf)
-    return execute(classifier, "forward" if node.meta.get(BARE) else kind, *rest)
+    return execute(classifier, *called(node, leaf))
 
 
 def trace(
@@ -383,45 +319,29 @@ def trace(
     tracer, unfollowed = _follow(
         classifier, {REFERENCE: size, LARGER: larger}, channels, whole, {REFERENCE: reference, LARGER: run}
     )
-    hand_on(tracer.graph, classifier)
     out = next(node for node in tracer.graph.nodes if node.op == "output")
     scores = _select(out.args[0], output, kind)
-    return Trace(tracer.graph, scores, size, larger, run.failure, tracer.broken, unfollowed)
+    return Trace(tracer.graph, scores, size, larger, run.failure, unfollowed)
 
 
 def does_not_run(classifier: nn.Module, size: Pair, channels: int, where: str, error: Exception) -> ConversionError:
     """Say why a classifier does not run: on images of this size, without the values of tensors, or at all."""
     kind, at = type(classifier).__name__, place(classifier, where)
-    mixed = _mixed(classifier)
-    if "meta" not in mixed:
-        try:
-            classifier(example(classifier, channels, size))
-        except Exception as seen:
-            error = seen
-        else:
-            return TraceError(
-                f"classifier={kind}: {at} cannot be followed, because it works on the values of tensors, not with "
-                f"operations of torch alone: {first_line(error)}. Write it with operations of torch, or use "
-                "fullyconv.conversion.sliding_window"
-            )
-    if mixed:
-        return ConversionError(
-            f"classifier={kind}: does not run: {at}: {first_line(error)}. Its tensors are not of one kind: {mixed}; "
-            "bring them to one dtype and device first, with classifier.to(...)"
+    try:
+        classifier(example(classifier, channels, size))
+    except Exception as seen:
+        error = seen
+    else:
+        return TraceError(
+            f"classifier={kind}: {at} cannot be followed, because it works on the values of tensors, not with "
+            f"operations of torch alone: {first_line(error)}. Write it with operations of torch, or use "
+            "fullyconv.conversion.sliding_window"
         )
     return InputSizeError(
         f"input_size={size[0]} x {size[1]}: {kind} does not run on an image of {channels} channels of this size: {at}: "
-        f"{first_line(error)}. Pass the size and in_channels it was trained with"
+        f"{first_line(error)}. Pass the size and in_channels it was trained with, and a classifier of one dtype on one "
+        "device"
     )
-
-
-def _mixed(classifier: nn.Module) -> str:
-    """Name a tensor of each dtype and device, if a classifier has several."""
-    found: dict[str, str] = {}
-    for name, tensor in (*classifier.named_parameters(), *classifier.named_buffers()):
-        if tensor.is_floating_point():
-            found.setdefault(f"{str(tensor.dtype).removeprefix('torch.')} on {tensor.device}", name)
-    return ", ".join(f"{what} ({name})" for what, name in found.items()) if len(found) > 1 else ""
 
 
 def _follow(
@@ -438,8 +358,7 @@ def _follow(
             for name, module, _ in flags:
                 if name not in leaves and not name.startswith(inside) and not tracer.is_leaf_module(module, name):
                     module.training = Mode.of(name)
-            with _FOLLOWING, _taken_for_tensors():
-                tracer.graph = tracer.trace(classifier)
+            tracer.graph = tracer.trace(classifier)
             return tracer, unfollowed
         except Exception as error:
             lost = tracer.lost_in
@@ -464,52 +383,38 @@ def _follow(
 
 def _select(returned: Any, output: int | str | None, kind: str) -> fx.Node:
     """Find the node of the scores in what the forward returns."""
-    if output is None and isinstance(returned, fx.Node) and isinstance(returned.meta.get(REFERENCE), Tensor):
+    whole = returned.meta.get(REFERENCE) if isinstance(returned, fx.Node) else returned
+    if output is None and isinstance(returned, fx.Node) and isinstance(whole, Tensor):
         return returned
-    entries = _entries(returned)
-    names = list(entries)
-    if output is None and not names:
+    items: dict[Any, Any] = {}  # name -> (key, value)
+    if isinstance(whole, dict):
+        items = {name: (name, value) for name, value in whole.items()}
+    elif isinstance(whole, (tuple, list)):
+        items = dict(zip(getattr(whole, "_fields", range(len(whole))), enumerate(whole), strict=True))
+    scores = {name: item for name, item in items.items() if isinstance(_value(item[1]), Tensor)}
+    names = list(scores)
+    if not names:
         raise TraceError(f"classifier={kind}: its forward returns no tensor that depends on the image")
     if output is None and len(names) > 1:
         raise TraceError(
             f"output=None: {kind} returns {len(names)} values; say which one holds the scores, "
             f"output={names[0]!r} for instance (choices: {names})"
         )
-    if output is not None and output not in entries:
+    if output is not None and output not in scores:
         raise TraceError(f"output={output!r}: {kind} returns no such value (choices: {names})")
-    return entries[names[0] if output is None else output]
-
-
-def _entries(returned: Any) -> dict[int | str, fx.Node]:
-    """Name the tensors that a forward returns; those of a module that was left whole are taken out of its answer."""
-    whole = returned.meta.get(REFERENCE) if isinstance(returned, fx.Node) else returned
-    items: dict[Any, Any] = {}
-    if isinstance(whole, dict):
-        items = whole
-    elif isinstance(whole, (tuple, list)):
-        items = dict(zip(getattr(whole, "_fields", range(len(whole))), whole, strict=True))
-    if isinstance(returned, fx.Node):
-        keys = items if isinstance(whole, dict) else range(len(items))
-        return {
-            name: _taken_out(returned, key)
-            for key, (name, item) in zip(keys, items.items(), strict=True)
-            if isinstance(item, Tensor)
-        }
-    return {
-        name: item
-        for name, item in items.items()
-        if isinstance(item, fx.Node) and isinstance(item.meta.get(REFERENCE), Tensor)
-    }
-
-
-def _taken_out(returned: fx.Node, key: int | str) -> fx.Node:
+    key, found = scores[names[0] if output is None else output]
+    if isinstance(found, fx.Node):
+        return found
+    # of a module that was left whole: taken out of its answer
     with returned.graph.inserting_after(returned):
-        node = returned.graph.call_function(operator.getitem, (returned, key))
+        node: fx.Node = returned.graph.call_function(operator.getitem, (returned, key))
     node.meta["module"] = ""
-    for when in (REFERENCE, LARGER):
-        if when in returned.meta:
-            node.meta[when] = returned.meta[when][key]
+    node.meta |= {when: returned.meta[when][key] for when in (REFERENCE, LARGER) if when in returned.meta}
     return node
+
+
+def _value(item: Any) -> Any:
+    return item.meta.get(REFERENCE) if isinstance(item, fx.Node) else item
 
 
 def place(classifier: nn.Module, path: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from fullyconv import geometry
 from fullyconv.conversion.hooks import PARALLEL
@@ -43,13 +44,7 @@ def example(module: nn.Module, channels: int, size: Pair, batch: int = BATCH) ->
 
 def tensors(value: Any) -> list[Tensor]:
     """List the tensors in a nested value."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, (tuple, list)):
-        return [t for item in value for t in tensors(item)]
-    if isinstance(value, dict):
-        return [t for item in value.values() for t in tensors(item)]
-    return []
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 def map_axes(reference: Sequence[int], larger: Sequence[int]) -> Pair | None:

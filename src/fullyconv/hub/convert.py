@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fullyconv.classifier import DenseScorer
-from fullyconv.errors import WeightsError
 from fullyconv.hub.load import load, load_classifier
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.training.module import SegmentationModule
-from fullyconv.weights import pretrained, sources
+from fullyconv.weights import sources
+from fullyconv.weights.described import NoSegmenter
 from fullyconv.weights.lock import accepting
 from fullyconv.weights.segmenters import SEGMENTERS
 
@@ -58,22 +58,25 @@ def convert(
     place = sources.read(source)
     if place.kind == "folder" and Path(place.address).resolve() == target.resolve():
         raise ValueError(f"--to {target}: is the source itself; give another folder")
-    if architecture in SEGMENTERS or _is_segmenter(place, allow_unverified):
-        if architecture is None and classes is not None:
-            raise ValueError(f"classes: {source} says its own; leave them out, load(classes=...) exchanges them")
+    if architecture in SEGMENTERS or (architecture is None and not _is_bare(place)):
         load_any: Any = load  # its signatures tell apart what goes together
-        module: SegmentationModule | DenseScorer = load_any(
-            source,
-            architecture=architecture,
-            classes=classes,
-            preprocessing=preprocessing,
-            allow_unverified=allow_unverified,
-            device="cpu",
-        )
-        if dtype == "float16" and module.score is not None and module.score.get("measured_by") != "publisher":
-            module.score = None  # it was measured on other numbers, if only a little
-        module.save_pretrained(target, dtype=dtype)
-        return module
+        trained = {} if architecture is None else {"classes": classes, "preprocessing": preprocessing}
+        try:
+            module: SegmentationModule | DenseScorer = load_any(
+                source, architecture=architecture, allow_unverified=allow_unverified, device="cpu", **trained
+            )
+        except NoSegmenter:
+            pass
+        else:
+            if architecture is None and (classes is not None or preprocessing is not None):
+                raise ValueError(
+                    f"classes and preprocessing: {source} says its own; leave them out, load(classes=...) exchanges "
+                    "its classes"
+                )
+            if dtype == "float16" and module.score is not None and module.score.get("measured_by") != "publisher":
+                module.score = None  # it was measured on other numbers, if only a little
+            module.save_pretrained(target, dtype=dtype)
+            return module
     classifier = load_classifier(
         source,
         architecture=architecture,
@@ -87,26 +90,8 @@ def convert(
     return dense
 
 
-def _is_segmenter(place: sources.Source, allow_unverified: bool) -> bool:
-    if place.entry is not None:
-        return place.entry.kind == "segmenter"
-    if place.kind == "torchvision":
-        return "torchvision.models.segmentation" in type(sources.torchvision_member(place)).__module__
-    if place.kind == "folder":
-        try:
-            return pretrained.read_config(place.address).kind != "classifier"
-        except (WeightsError, FileNotFoundError):
-            return False
-    if place.kind == "hub" and place.file is None:
-        config = sources.fetch(place, pretrained.CONFIG, allow_unverified=allow_unverified)
-        try:
-            return pretrained.read_config(config.path.parent).kind != "classifier"
-        except WeightsError:
-            return False
-    name = place.file or place.address
-    if not name.lower().endswith(".caffemodel"):
+def _is_bare(place: sources.Source) -> bool:
+    """Tell whether a source is a file of weights alone, which says nothing of a segmenter."""
+    if place.kind in ("folder", "torchvision") or (place.kind == "hub" and place.file is None):
         return False
-    from fullyconv.weights.caffemodel import read_caffemodel
-
-    layers = read_caffemodel(sources.fetch(place, allow_unverified=allow_unverified).path)
-    return any(layer.name.startswith("score_fr") for layer in layers)
+    return Path(place.file or place.address).suffix.lower() not in (".ckpt", ".caffemodel")

@@ -9,8 +9,9 @@ from fullyconv.inference.processor import Device, device_of
 from fullyconv.inference.serving import Predictor
 from fullyconv.weights import sources
 from fullyconv.weights.building import build_described, describe
+from fullyconv.weights.described import NoSegmenter
 from fullyconv.weights.lock import accepting
-from fullyconv.weights.opening import Checkpoint, ModelFolder, NoSegmenter, opened
+from fullyconv.weights.opening import Checkpoint, ModelFolder, opened
 
 
 @accepting()

@@ -23,7 +23,7 @@ from fullyconv.heads import SkipHead
 from fullyconv.labels import Labels
 from fullyconv.preprocessing import CAFFE, Preprocessing
 from fullyconv.weights.caffefile import CaffeFile, key_of
-from fullyconv.weights.described import Described
+from fullyconv.weights.described import Described, NoSegmenter
 
 LICENSE = (
     "not stated in the file; the reference networks are released under BSD-2-Clause or for unrestricted use "
@@ -115,8 +115,9 @@ def caffe_segmenter(path: str | Path) -> Described:
     """
     file = CaffeFile(path)
     if not any(name.startswith("score_fr") for name in file.layers):
-        hint = "it is a classifier: start a backbone from it" if "fc8" in file.layers else "pass one of those"
-        raise WeightsError(
+        classifier = "fc8" in file.layers
+        hint = "it is a classifier: start a backbone from it" if classifier else "pass one of those"
+        raise (NoSegmenter if classifier else WeightsError)(
             f"{file.path}: is none of the reference segmenters, which have a layer score_fr; its layers are "
             f"{file.names()}; {hint}"
         )
@@ -207,17 +208,15 @@ def _which_preprocessing(file: CaffeFile, counts: tuple[int, ...], in_channels: 
         return Preprocessing(_SIFT_FLOW, (1.0,) * 3, 255.0, "bgr"), color
     if counts != (len(label_sets.NYUDV2),):
         return CAFFE, color
-    # the data layer of the reference lists what it puts on top: 'tops': ['hha', 'label']
-    for text in (*(layer.text for layer in file.all if "tops" in layer.text), file.path.name):
-        named = [kind for kind in ("color", "hha") if kind in text.lower()]
-        if named == ["hha"]:
-            return Preprocessing(_HHA, (1.0,) * 3, 255.0, "rgb"), hha
-        if named == ["color"]:
-            return Preprocessing(_NYUD, (1.0,) * 3, 255.0, "bgr"), color
-    raise WeightsError(
-        f"{file.path}: scores the 40 classes of NYUDv2 from three channels, and neither its data layer nor its name "
-        "tells whether they are color or HHA; rename the file, with color or hha in its name"
-    )
+    named = [kind for kind in ("color", "hha") if kind in file.path.name.lower()]
+    if len(named) != 1:
+        raise WeightsError(
+            f"{file.path}: scores the 40 classes of NYUDv2 from three channels, and its name does not tell whether "
+            "they are color or HHA; rename the file, with color or hha in its name"
+        )
+    if named == ["hha"]:
+        return Preprocessing(_HHA, (1.0,) * 3, 255.0, "rgb"), hha
+    return Preprocessing(_NYUD, (1.0,) * 3, 255.0, "bgr"), color
 
 
 def _convolutions(backbone: Backbone, suffixes: Sequence[str], early: bool) -> Iterator[tuple[str, str]]:
@@ -255,10 +254,8 @@ def _head(file: CaffeFile, head: SkipHead, streams: Sequence[str]) -> dict[str, 
         weights = [file.take(name, 0, shape) for name in names]
         biases = [file.take(name, 1, (classes,)) for name in names]
         if len(names) > 1:
-            # the sum of the score maps of several streams is one score layer over all of their features
-            factors = file.factors("score_fused", len(names))
-            weights = [weight * factor for weight, factor in zip(weights, factors, strict=True)]
-            biases = [bias * factor for bias, factor in zip(biases, factors, strict=True)]
+            # the mean of the score maps of several streams is one score layer over all of their features
+            weights, biases = ([value / len(names) for value in values] for values in (weights, biases))
             file.adapt(*(key_of(name, index) for name in names for index in (0, 1)))
         tensors[f"score.{stride}.weight"] = torch.cat(weights, 1)
         tensors[f"score.{stride}.bias"] = torch.stack(biases).sum(0)

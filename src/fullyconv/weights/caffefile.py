@@ -134,15 +134,6 @@ class CaffeFile:
             if layer.name == name and layer.offset:
                 self._compare(name, {"offset": ((layer.offset[0], layer.offset[-1]), ours)})
 
-    def factors(self, name: str, count: int) -> list[float]:
-        """Read the factors of a sum of score maps; the reference averages."""
-        sums = [layer.coefficients for layer in self.all if layer.name == name and layer.type == "Eltwise"]
-        if not sums:
-            return [1 / count] * count
-        if len(sums[0]) not in (0, count):
-            self._faults.append(f"{name} has {len(sums[0])} factors for {count} maps")
-        return [*sums[0], *[1.0] * count][:count]
-
     def check_order(self) -> None:
         """Tell CaffeNet from AlexNet, whose tensors have the same names and shapes: it pools before it normalizes.
 

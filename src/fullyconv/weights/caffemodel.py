@@ -31,7 +31,7 @@ MAX_FIELDS = 200_000  # the released networks have some thousands
 MAX_LAYERS = 4096
 MAX_BLOBS = 64  # of one layer
 MAX_AXES = 32  # Caffe's own bound
-MAX_TEXT = 65536  # bytes of one name or of the parameters of a Python layer
+MAX_TEXT = 65536  # bytes of one name
 
 Values = npt.NDArray[np.floating[Any]]
 
@@ -44,14 +44,12 @@ class _Numbers(NamedTuple):
     bottom: int
     blobs: int
     convolution: int
-    eltwise: int
     crop: int = 0
-    python: int = 0
 
 
-_LAYER = _Numbers(1, 2, 3, 7, 106, 110, 144, 130)
-_V1_LAYER = _Numbers(4, 5, 2, 6, 10, 24)
-_V1_TYPES = {4: "Convolution", 14: "InnerProduct", 25: "Eltwise", 39: "Deconvolution"}  # as LayerParameter names them
+_LAYER = _Numbers(1, 2, 3, 7, 106, 144)
+_V1_LAYER = _Numbers(4, 5, 2, 6, 10)
+_V1_TYPES = {4: "Convolution", 14: "InnerProduct", 39: "Deconvolution"}  # as LayerParameter names them
 
 
 @dataclass(frozen=True)
@@ -84,8 +82,6 @@ class CaffeLayer:
         blobs: the weights, 32-bit floats; weight and bias of a convolution. They are read-only, and maybe not aligned.
         convolution: settings of a convolution, where the file states them.
         offset: offsets of a Crop layer in cells, where the file states them.
-        coefficients: factors of an Eltwise layer, where the file states them.
-        text: parameters of a Python layer, such as a data layer of the reference networks.
     """
 
     name: str
@@ -94,8 +90,6 @@ class CaffeLayer:
     blobs: tuple[Values, ...] = ()
     convolution: Convolution | None = None
     offset: tuple[int, ...] = ()
-    coefficients: tuple[float, ...] = ()
-    text: str = ""
 
 
 def read_caffemodel(path: str | Path) -> tuple[CaffeLayer, ...]:
@@ -168,9 +162,7 @@ class _Reader:
         if len(blobs) > MAX_BLOBS:
             raise ValueError(f"more than {MAX_BLOBS} blobs in one layer")
         convolutions = [self._convolution(part) for part in _parts(fields[numbers.convolution])]
-        sums = [self._message(part) for part in _parts(fields[numbers.eltwise])]
         crops = [self._message(part) for part in _parts(fields[numbers.crop])]
-        scripts = [self._message(part) for part in _parts(fields[numbers.python])]
         return CaffeLayer(
             "".join(_texts(fields[numbers.name])[-1:]),
             "".join(kinds[-1:]),
@@ -178,8 +170,6 @@ class _Reader:
             tuple(self._blob(part) for part in blobs),
             convolutions[-1] if convolutions else None,
             tuple(offset for crop in crops for offset in _integers(crop[2])),
-            tuple(float(factor) for each in sums for factor in _floats(each[2], "<f4", MAX_AXES)),
-            " ".join(text for script in scripts for text in _texts([*script[2], *script[3]])),
         )
 
     def _blob(self, data: memoryview) -> Values:
@@ -245,11 +235,9 @@ def _integers(values: Sequence[wire.Value]) -> list[int]:
     return numbers
 
 
-def _floats(values: Sequence[wire.Value], dtype: str, most: int = MAX_BYTES) -> Values:
+def _floats(values: Sequence[wire.Value], dtype: str) -> Values:
     """Give the values of a repeated field: packed, one by one, or any mixture of these."""
     parts: list[Values] = [np.frombuffer(part, dtype) for part in _parts(values) if len(part)]
-    if sum(map(len, parts)) > most:
-        raise ValueError(f"more than {most} numbers of one sum")
     if len(parts) == 1:
         return parts[0]
     return np.concatenate(parts) if parts else np.empty(0, dtype)

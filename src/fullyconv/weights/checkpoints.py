@@ -24,18 +24,6 @@ Naming = Literal["torchvision", "timm", "lukemelas", "caffe", "fullyconv", "unkn
 
 TIMM = "timm/"
 
-FAMILIES = {
-    "vgg": "VGG",
-    "alexnet": "AlexNet",
-    "caffenet": "CaffeNet or AlexNet",
-    "googlenet": "GoogLeNet",
-    "resnet": "ResNet",
-    "mobilenet_v3": "MobileNetV3",
-    "efficientnet": "EfficientNet",
-    "densenet": "DenseNet",
-    "convnext": "ConvNeXt",
-}
-
 # Names that one network has elsewhere. Deprecated ones of timm stand in old files.
 ALIASES = {
     "mobilenetv3_small_100": "mobilenet_v3_small",
@@ -70,7 +58,7 @@ class Scheme:
     Args:
         naming: "torchvision", "timm" or "caffe"; "lukemelas" for efficientnet_pytorch; "fullyconv" for a model of this
             package; "unknown". A ResNet has the same names in torchvision and timm.
-        family: "vgg", "resnet" and so on, a key of `FAMILIES`; "unknown".
+        family: "vgg", "resnet" and so on; "unknown".
     """
 
     naming: Naming
@@ -79,12 +67,10 @@ class Scheme:
     def __str__(self) -> str:
         if self.naming == "unknown":
             return "names of no known scheme"
-        family = FAMILIES.get(self.family, "network of an unknown kind")
-        if self.naming == "torchvision" and self.family in ("resnet", "densenet"):
-            return f"the names of torchvision and timm for a {family}"
         owner = {"caffe": "Caffe", "lukemelas": "efficientnet_pytorch"}.get(self.naming, self.naming)
-        article = "an" if family[0] in "AE" else "a"
-        return f"{owner}'s names for {article} {family}"
+        if self.naming == "torchvision" and self.family in ("resnet", "densenet"):
+            owner = "torchvision and timm"
+        return f"names of {owner} for {self.family}"
 
 
 @dataclass(frozen=True)
@@ -114,7 +100,7 @@ def recognize(keys: Iterable[str]) -> Scheme:
 
     Example:
         >>> print(recognize(["features.0.weight", "pre_logits.fc1.weight"]))
-        timm's names for a VGG
+        names of timm for vgg
     """
     have = set(keys)
     heads = {key.partition(".")[0] for key in have}
@@ -268,13 +254,9 @@ def _refuse_architecture(backbone: str, architecture: str) -> None:
     own, theirs = canonical(backbone), canonical(architecture)
     theirs = next((name for name, other in efficientnet.TF_NAMES.items() if other == theirs), theirs)
     remedy = f"build {theirs!r}" if theirs in BACKBONES else f"take weights of {own}, or another backbone"
-    why = (
-        "it pads as TensorFlow does"
-        if canonical(architecture).startswith("tf_")
-        else "names and shapes may be the same"
-    )
+    why = ", as it pads as TensorFlow does" if canonical(architecture).startswith("tf_") else ""
     raise WeightsError(
-        f"backbone={backbone!r} cannot take weights of {architecture[:100]!r}, which computes something else ({why}); "
+        f"backbone={backbone!r} cannot take weights of {architecture[:100]!r}, which computes something else{why}; "
         f"{remedy}"
     )
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from fullyconv.backbones import Backbone, LoadReport, Padding, build_backbone
-from fullyconv.errors import DownloadError, WeightsError, tell
+from fullyconv.errors import WeightsError, tell
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.weights import catalog, efficientnet, pretrained, sources
 from fullyconv.weights.architectures import build_classifier
 from fullyconv.weights.checkpoints import Scheme, recognize, translate
 from fullyconv.weights.expectations import preprocessing_from_timm, preprocessing_from_torchvision
-from fullyconv.weights.loading import ClassifierWeights, apply
+from fullyconv.weights.loading import ClassifierWeights, apply, numbered
 from fullyconv.weights.lock import accepting
 from fullyconv.weights.statedict import read_state_dict
 
@@ -100,10 +100,8 @@ def fetch_classifier(
     place = sources.read(source)
     if place.kind == "torchvision":
         return _torchvision(place)
-    if place.kind == "folder":
-        return _folder(Path(place.address), place)
-    if place.kind == "hub" and place.file is None:
-        return _repository(place, allow_unverified)
+    if place.kind == "folder" or (place.kind == "hub" and place.file is None):
+        return _model_folder(place, allow_unverified)
     fetched = sources.fetch(place, allow_unverified=allow_unverified)
     state = read_state_dict(fetched.path, like=like)
     entry = place.entry
@@ -164,42 +162,24 @@ def torchvision_weights(member: WeightsEnum, path: Path) -> ClassifierWeights:
     )
 
 
-def _folder(folder: Path, place: sources.Source) -> ClassifierWeights:
-    config = folder / pretrained.CONFIG
-    if not config.is_file():
-        raise FileNotFoundError(f"{config}: not found; a folder of weights has a {pretrained.CONFIG}; or name a file")
-    document = pretrained.read_json(config)
-    if place.pins:
-        sources.fetch(place, pretrained.WEIGHTS)  # the shipped weights are those of the catalog, or nothing is loaded
-    if "kind" in document:
-        return _from_folder(folder, place.entry.name if place.entry else f"{folder}")
-    weights = folder / pretrained.WEIGHTS
-    if not weights.is_file():
-        raise FileNotFoundError(f"{weights}: not found; name the weight file itself if it is called otherwise")
-    fetched = sources.fetch(place, pretrained.WEIGHTS)
-    return _timm(document, fetched, f"{folder}")
-
-
-def _repository(place: sources.Source, allow_unverified: bool) -> ClassifierWeights:
+def _model_folder(place: sources.Source, allow_unverified: bool) -> ClassifierWeights:
+    """Read a model folder of this package, or what timm publishes, here or on the hub."""
     config = sources.fetch(place, pretrained.CONFIG, allow_unverified=allow_unverified)
     document = pretrained.read_json(config.path)
     if document.get("kind") not in (None, "classifier", "dense_classifier"):
-        _refuse_kind(str(document["kind"]), place.address)
-    try:
-        weights = sources.fetch(place, pretrained.WEIGHTS, allow_unverified=allow_unverified)
-    except DownloadError as error:
-        raise DownloadError(
-            f"{error}; name the weight file, {place.address}/FILE, if it is called otherwise"
-        ) from error
+        raise WeightsError(
+            f"{place.address}: config.json says kind={str(document['kind'])[:40]!r}, which is no classifier; "
+            "fullyconv.load loads a segmenter"
+        )
+    weights = sources.fetch_weights(place, config, allow_unverified=allow_unverified)
+    origin = weights.origin if place.kind == "hub" else place.entry.name if place.entry else place.address
     if "kind" in document:
-        return _from_folder(weights.path.parent, weights.origin)
-    return _timm(document, weights, weights.origin)
+        return _from_folder(weights.path.parent, origin)
+    return _timm(document, weights, origin)
 
 
 def _from_folder(folder: Path, origin: str) -> ClassifierWeights:
     config, tensors = pretrained.load(folder)
-    if config.kind not in ("classifier", "dense_classifier"):
-        _refuse_kind(config.kind, origin)
     try:
         preprocessing = Preprocessing.from_dict(config.preprocessing)
     except ValueError as error:
@@ -216,12 +196,6 @@ def _from_folder(folder: Path, origin: str) -> ClassifierWeights:
         sha256=str(config.weights["sha256"]),
         training=config.training,
         score=config.score,
-    )
-
-
-def _refuse_kind(kind: str, where: str) -> None:
-    raise WeightsError(
-        f"{where}: config.json says kind={kind[:40]!r}, which is no classifier; fullyconv.load loads a segmenter"
     )
 
 
@@ -298,8 +272,7 @@ def network_of(
         raise WeightsError(f"{what}: names a classifier that cannot be built: {error}") from error
     if named is None:
         count = count_classes(network.state_dict(), tensors)
-        named = tuple(f"class {index}" for index in range(count))
-        tell(f"{what}: says nothing of its classes; they are called 'class 0' to 'class {count - 1}'")
+        named = numbered(count, what)
         network = build_classifier(name, count)
     unused = (*fit_classifier(network, tensors, what), *weights.beside)
     if weights.beside:

@@ -9,8 +9,13 @@ from typing import Any, Literal
 from torch import Tensor
 
 from fullyconv.backbones import LoadReport
+from fullyconv.errors import WeightsError
 from fullyconv.labels import Labels
 from fullyconv.preprocessing import Preprocessing
+
+
+class NoSegmenter(WeightsError):
+    """What was asked for is a classifier; `fullyconv.load_classifier` loads it."""
 
 
 @dataclass(frozen=True)

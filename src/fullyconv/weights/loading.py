@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from fullyconv.backbones import BACKBONES, Backbone, LoadReport
-from fullyconv.errors import WeightsError
+from fullyconv.errors import WeightsError, tell
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.weights.checkpoints import canonical, fitting, recognize, translate
 from fullyconv.weights.expectations import preprocessing_of
@@ -47,6 +47,12 @@ class ClassifierWeights:
     sha256: str | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     score: Mapping[str, Any] | None = None
+
+
+def numbered(count: int, what: str) -> tuple[str, ...]:
+    """Number the classes of a file, ``what``, that says nothing of them."""
+    tell(f"{what}: says nothing of its classes; they are called 'class 0' to 'class {count - 1}'")
+    return tuple(f"class {index}" for index in range(count))
 
 
 def apply(backbone: Backbone, weights: ClassifierWeights) -> LoadReport:

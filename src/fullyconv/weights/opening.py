@@ -5,15 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fullyconv.errors import DownloadError, WeightsError, near_miss, tell
+from fullyconv.errors import WeightsError, near_miss, tell
 from fullyconv.labels import Labels
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.weights import lock, pretrained, sources
-from fullyconv.weights.described import Described
-
-
-class NoSegmenter(WeightsError):
-    """What was asked for is a classifier; `fullyconv.load_classifier` loads it."""
+from fullyconv.weights.described import Described, NoSegmenter
 
 
 @dataclass(frozen=True)
@@ -93,6 +89,7 @@ def opened_as(
         WeightsError: if the weights are damaged, or of another model.
         DownloadError: if they could not be fetched.
     """
+    from fullyconv.weights.loading import numbered
     from fullyconv.weights.segmenters import SEGMENTERS, count_classes, names_of, torchvision_segmenter
     from fullyconv.weights.statedict import read_state_dict
 
@@ -111,8 +108,7 @@ def opened_as(
     state = read_state_dict(fetched.path, like=names_of(architecture))
     count = count_classes(architecture, state.tensors)
     if labels is None and count:
-        tell(f"{what}: says nothing of its classes; they are called 'class 0' to 'class {count - 1}'")
-        labels = Labels.of([f"class {index}" for index in range(count)])
+        labels = Labels.of(numbered(count, what))
     if labels is not None and count is not None and labels.num_classes != count:
         raise ValueError(
             f"classes: {labels.num_classes} names, but {what} scores {count} classes; name those that it was trained "
@@ -157,12 +153,7 @@ def _repository(place: sources.Source, allow_unverified: bool) -> ModelFolder:
         named = pretrained.read_config(config.path.parent).weights.get("sha256")
         if isinstance(named, str) and lock.DIGEST.fullmatch(named):
             place = replace(place, pins={pretrained.WEIGHTS: named})
-    place = replace(place, revision=config.commit)  # the branch may have moved since
-    weights = sources.fetch(place, pretrained.WEIGHTS, allow_unverified=allow_unverified)
-    if weights.commit != config.commit:
-        raise DownloadError(
-            f"{place.address}: changed between two requests ({config.commit} and {weights.commit}); load it again"
-        )
+    sources.fetch_weights(place, config, allow_unverified=allow_unverified)
     return _model_folder(config.path.parent, place.address, f"{place.repo}@{config.commit}")
 
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from fullyconv.confusion import headline
 from fullyconv.errors import WeightsError, some
 from fullyconv.files import digest, remove_unfinished, unfinished, write, write_all
+from fullyconv.labels import from_plain
 from fullyconv.weights.signatures import refuse_stray
 
 FORMAT = 1
@@ -172,7 +173,10 @@ def read_config(folder: str | Path) -> Config:
     check_kinds({"parameters": 0, **document}, kinds | {"weights": dict, "parameters": int}, path)
     _check_score(document.get("score"), path)
     _check_model(document["kind"], document["model"], path)
-    _check_labels(document["labels"], path)
+    try:
+        from_plain(document["labels"])
+    except (TypeError, ValueError, AttributeError) as error:
+        raise WeightsError(f"{path}: {error}; fetch or save the model folder again") from error
     return Config(**{f.name: document[f.name] for f in fields(Config) if f.name in document})
 
 
@@ -339,7 +343,7 @@ def card(document: Mapping[str, Any], name: str, notes: str = "") -> str:
     count = " + ".join(str(len(head["names"])) for head in heads.values())
     lines = [
         "---",
-        *_metadata(document, name),
+        _metadata(document, name),
         "---",
         "",
         f"# {name}",
@@ -390,36 +394,28 @@ def card(document: Mapping[str, Any], name: str, notes: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
-def _metadata(document: Mapping[str, Any], name: str) -> list[str]:
-    """Write the metadata that the hub reads. Strings are written as JSON, which is YAML too."""
+def _metadata(document: Mapping[str, Any], name: str) -> str:
+    """Write the metadata that the hub reads."""
+    from huggingface_hub import EvalResult, ModelCardData
+
     score = document.get("score") or {}
     task = "image-classification" if document["kind"] == "classifier" else "image-segmentation"
-    lines = [
-        "library_name: fullyconv",
-        f"pipeline_tag: {task}",
-        "tags: [semantic-segmentation, fully-convolutional-networks, pytorch-lightning]",
-        "license: other",
-        f"license_name: {json.dumps(_line(document['license']))}",
+    data, split = _line(score.get("data", "unnamed")), _line(score.get("split", "unnamed"))
+    results = [
+        EvalResult(task, data, data, key, round(float(score[key]), 2), dataset_split=split, metric_name=title)
+        for key, title in METRICS.items()
+        if isinstance(score.get(key), int | float)
     ]
-    figures = [(key, title) for key, title in METRICS.items() if isinstance(score.get(key), int | float)]
-    if not figures:
-        return lines
-    data = json.dumps(_line(score.get("data", "unnamed")))
-    lines += [
-        "model-index:",
-        f"- name: {json.dumps(_line(name))}",
-        "  results:",
-        "  - task:",
-        f"      type: {task}",
-        "    dataset:",
-        f"      name: {data}",
-        f"      type: {data}",
-        f"      split: {json.dumps(_line(score.get('split', 'unnamed')))}",
-        "    metrics:",
-    ]
-    for key, title in figures:
-        lines += [f"    - type: {key}", f"      name: {title}", f"      value: {float(score[key]):.2f}"]
-    return lines
+    found = ModelCardData(
+        library_name="fullyconv",
+        pipeline_tag=task,
+        tags=["semantic-segmentation", "fully-convolutional-networks", "pytorch-lightning"],
+        license="other",
+        license_name=_line(document["license"]),
+        model_name=_line(name),
+        eval_results=results or None,
+    )
+    return found.to_yaml().strip()
 
 
 def _usage(kind: str, name: str, several: bool) -> list[str]:
@@ -462,18 +458,6 @@ def _check_score(score: Any, path: Path) -> None:
     for key, value in figures.items():
         if value is not None and (type(value) not in (int, float) or not 0 <= value <= 100):
             raise WeightsError(f"{path}: score.{key}={str(value)[:40]!r}; a figure is a number in 0..100, in percent")
-
-
-def _check_labels(labels: dict[str, Any], path: Path) -> None:
-    heads = labels.get("heads", {"": labels})
-    groups = list(heads.values()) if isinstance(heads, dict) else []
-    for group in groups or [None]:
-        names = group.get("names") if isinstance(group, dict) else None
-        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-            raise WeightsError(
-                f"{path}: labels={str(labels)[:60]!r}: must hold 'names', a list of class names, or 'heads' by name "
-                "that do; fetch or save the model folder again"
-            )
 
 
 def _check_model(kind: str, model: dict[str, Any], path: Path) -> None:

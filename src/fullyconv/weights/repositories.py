@@ -130,6 +130,14 @@ def _metadata(file: File, revision: str | None) -> HfFileMetadata:
     from huggingface_hub import errors as hub
 
     what = file.what
+    refusals = {
+        hub.GatedRepoError: "the repository asks for consent: accept its terms on its page, then log in (hf auth "
+        "login) or set HF_TOKEN",
+        hub.RepositoryNotFoundError: "no such repository on the hub, or a private one: check the name, and log in (hf "
+        "auth login) or set HF_TOKEN if it is private",
+        hub.RevisionNotFoundError: f"the repository has no revision {revision!r}",
+        hub.RemoteEntryNotFoundError: "the repository has no such file",
+    }
     try:
         return get_hf_file_metadata(
             _address(file, revision),
@@ -137,20 +145,10 @@ def _metadata(file: File, revision: str | None) -> HfFileMetadata:
             library_name="fullyconv",
             endpoint=endpoint(),
         )
-    except hub.GatedRepoError as error:
-        raise DownloadError(
-            f"{what}: the repository asks for consent: accept its terms on its page, then log in (hf auth login) "
-            "or set HF_TOKEN"
-        ) from error
-    except hub.RepositoryNotFoundError as error:
-        raise DownloadError(
-            f"{what}: no such repository on the hub, or a private one: check the name, and log in (hf auth login) "
-            "or set HF_TOKEN if it is private"
-        ) from error
-    except hub.RevisionNotFoundError as error:
-        raise DownloadError(f"{what}: the repository has no revision {revision!r}") from error
-    except hub.RemoteEntryNotFoundError as error:
-        raise DownloadError(f"{what}: the repository has no such file{_others(file.repo, revision)}") from error
+    except tuple(refusals) as error:
+        reason = next(words for kind, words in refusals.items() if isinstance(error, kind))
+        others = _others(file.repo, revision) if isinstance(error, hub.RemoteEntryNotFoundError) else ""
+        raise DownloadError(f"{what}: {reason}{others}") from error
     except hub.HFValidationError as error:
         raise ValueError(f"source={what!r}: {first_line(error)}") from error
     except Exception as error:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fullyconv import download as downloads
 from fullyconv.errors import DownloadError, WeightsError, near_miss, tell
 from fullyconv.files import Digest, digest
-from fullyconv.weights import catalog, repositories
+from fullyconv.weights import catalog, pretrained, repositories
 from fullyconv.weights.lock import COMMIT, DIGEST, accept, lock_file, recorded
 
 if TYPE_CHECKING:
@@ -159,14 +159,7 @@ def of_entry(entry: catalog.Entry) -> Source:
     """Say where a model of the catalog lies."""
     if entry.source == "shipped":
         return Source("folder", entry.address, pins=entry.sha256, entry=entry)
-    if entry.source == "hub":
-        source = _hub(entry.address)
-        return replace(source, revision=entry.commit, pins=entry.sha256, entry=entry)
-    if entry.source == "torchvision":
-        return Source("torchvision", entry.address, entry=entry)
-    if entry.source == "distribution":
-        return _distribution(entry.address)
-    return Source("url", entry.address, entry=entry)
+    return _READERS[entry.address.partition("://")[0]](entry.address)
 
 
 def _hub(text: str) -> Source:
@@ -183,8 +176,7 @@ def _hub(text: str) -> Source:
         raise ValueError(f"source={text!r}: a digest belongs to one file; write hf://ORG/REPO/FILE#sha256=DIGEST")
     address = f"hf://{match[1]}" + (f"@{match[2]}" if match[2] else "")
     entry = catalog.at_address(f"hf://{match[1]}") if match[2] is None else None
-    revision = match[2] or (entry.commit if entry else None)
-    return Source("hub", address, match[1], revision, match[3], sha256, entry.sha256 if entry else None, entry)
+    return Source("hub", address, match[1], match[2], match[3], sha256, entry.sha256 if entry else None, entry)
 
 
 def _distribution(text: str) -> Source:
@@ -277,6 +269,30 @@ def fetch(source: Source, file: str | None = None, *, allow_unverified: bool = F
     if name is None:
         raise ValueError(f"{source.address}: name a file, {source.address}/FILE")
     return _from_hub(source, name, allow_unverified)
+
+
+def fetch_weights(source: Source, config: Fetched, *, allow_unverified: bool = False) -> Fetched:
+    """Bring the weights of a model folder to this machine, of the commit that its configuration is of.
+
+    Args:
+        source: a folder, or a repository.
+        config: its configuration, as `fetch` brought it.
+        allow_unverified: as `fetch` takes it.
+
+    Raises:
+        FileNotFoundError: if there is no file of that name in a folder.
+        WeightsError: if the bytes are not those that were promised, or nobody vouches for them.
+        DownloadError: if they could not be fetched.
+    """
+    try:
+        weights = fetch(replace(source, revision=config.commit), pretrained.WEIGHTS, allow_unverified=allow_unverified)
+    except (DownloadError, FileNotFoundError) as error:
+        raise type(error)(f"{error}; name the weight file, {source.address}/FILE, if it is called otherwise") from error
+    if weights.commit != config.commit:
+        raise DownloadError(
+            f"{source.address}: changed between two requests ({config.commit} and {weights.commit}); load it again"
+        )
+    return weights
 
 
 def _must_be(found: Digest, promised: str | None, what: str, remedy: str) -> None:

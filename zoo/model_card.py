@@ -1,6 +1,6 @@
 """MODEL_CARD.md: a section for every published model, written from the catalog so that it cannot drift.
 
-python -m fullyconv.hub.model_card > MODEL_CARD.md
+python zoo/model_card.py > MODEL_CARD.md
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ scores of shipped segmenters are what `fullyconv test` printed for the stored we
 matrix over the whole split at the images' own size; pixels labeled void count for nothing. The license of the weights
 follows from the data they were trained on. **It is never that of the code.**
 
-This file is written by `python -m fullyconv.hub.model_card > MODEL_CARD.md`.
+This file is written by `python zoo/model_card.py > MODEL_CARD.md`.
 """
 
 TRAINED = {"segmenter": "fullyconv", "classifier": "python zoo/classifier.py"}
