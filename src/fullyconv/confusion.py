@@ -17,6 +17,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+METRICS = {
+    "pixel_accuracy": "pixel accuracy",
+    "mean_accuracy": "mean accuracy",
+    "mean_iou": "mIoU",
+    "frequency_weighted_iou": "frequency weighted IoU",
+}
+"""The four metrics of section 5: attribute of `SegmentationScores` -> what people call it."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -102,10 +110,7 @@ class SegmentationScores:
         """
         _check_names(names, len(self.iou))
         return {
-            "pixel_accuracy": _percent(self.pixel_accuracy),
-            "mean_accuracy": _percent(self.mean_accuracy),
-            "mean_iou": _percent(self.mean_iou),
-            "frequency_weighted_iou": _percent(self.frequency_weighted_iou),
+            **{metric: _percent(getattr(self, metric)) for metric in METRICS},
             "iou": {name: _percent(value) for name, value in zip(names, self.iou, strict=True)},
             "pixels": self.pixels,
         }
@@ -128,15 +133,7 @@ class SegmentationScores:
             road     80.00       100.00
         """
         _check_names(names, len(self.iou))
-        lines = [
-            f"{label:<22} {value * 100:>7.2f} %"
-            for label, value in (
-                ("pixel accuracy", self.pixel_accuracy),
-                ("mean accuracy", self.mean_accuracy),
-                ("mIoU", self.mean_iou),
-                ("frequency weighted IoU", self.frequency_weighted_iou),
-            )
-        ]
+        lines = [f"{label:<22} {getattr(self, metric) * 100:>7.2f} %" for metric, label in METRICS.items()]
         width = max(len("class"), *(len(name) for name in names))
         lines += ["", f"{'class':<{width}}  {'IoU %':>7}  {'accuracy %':>11}"]
         for name, iou, accuracy in zip(names, self.iou, self.accuracy, strict=True):
@@ -231,17 +228,8 @@ def scores(matrix: npt.ArrayLike) -> SegmentationScores:
 
 def headline(score: Mapping[str, Any]) -> str:
     """Say the metrics of a stored score (percent) in one line: the paper's four, or a classifier's accuracy."""
-    return ", ".join(
-        f"{label} {score[key]:.2f}"
-        for key, label in (
-            ("pixel_accuracy", "pixel accuracy"),
-            ("mean_accuracy", "mean accuracy"),
-            ("mean_iou", "mIoU"),
-            ("frequency_weighted_iou", "f.w. IoU"),
-            ("top1", "top-1 accuracy"),
-        )
-        if score.get(key) is not None
-    )
+    labels = METRICS | {"frequency_weighted_iou": "f.w. IoU", "top1": "top-1 accuracy"}
+    return ", ".join(f"{label} {score[key]:.2f}" for key, label in labels.items() if score.get(key) is not None)
 
 
 def _check_names(names: Sequence[str], number: int) -> None:

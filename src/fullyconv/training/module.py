@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from fullyconv.confusion import SegmentationScores
+from fullyconv.confusion import METRICS, SegmentationScores
 from fullyconv.errors import hush, tell
 from fullyconv.fcn import build_model
 from fullyconv.inference.processor import Device, device_of
@@ -522,12 +522,7 @@ class SegmentationModule(StoredModule, Predicts):
 
 def _figures(prefix: str, result: SegmentationScores, classes: Sequence[str]) -> dict[str, float]:
     """Name what is logged of one confusion matrix."""
-    values = {
-        f"{prefix}/mean_iou": result.mean_iou,
-        f"{prefix}/pixel_accuracy": result.pixel_accuracy,
-        f"{prefix}/mean_accuracy": result.mean_accuracy,
-        f"{prefix}/frequency_weighted_iou": result.frequency_weighted_iou,
-    }
+    values = {f"{prefix}/{metric}": getattr(result, metric) for metric in METRICS}
     return values | {f"{prefix}/iou/{name}": iou for name, iou in zip(classes, result.iou, strict=True)}
 
 
