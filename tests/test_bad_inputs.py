@@ -620,7 +620,7 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monke
         (("doctor", "shapes", "--values", "0=ground,1=bax", "--classes", "ground,box"), "Did you mean box?"),
         (("doctor", "file.zip"), "is a file: give the folder that holds images and masks"),
         (("doctor", "shapes", "--values", "0"), "write VALUE=NAME"),
-        (("doctor", "shapes", "--values", "{0: x}"), "is no JSON"),
+        (("doctor", "shapes", "--values", "{0: x}"), "write VALUE=NAME"),
         (("doctor", "shapes", "--masks", "../x"), "is looked for inside the data folder"),
         (("doctor", "shapes", "--unlabeled", "drop"), 'choose "error" or "skip"'),
         (("doctor", "shapes", "--sheet", "x.txt"), "--sheet x.txt: give a .png or .jpg"),

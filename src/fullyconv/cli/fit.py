@@ -58,8 +58,7 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     add_unverified(parser)
     parser.add_argument("--help-all", action="store_true", help="all options of Lightning, which hold here, too")
     add_reading(parser, fractions=True)
-    parser.add_argument("--in-channels", type=positive, metavar="C", help=CHANNELS_HELP)
-    parser.add_argument("--data.in_channels", type=positive, dest="in_channels", help=argparse.SUPPRESS)
+    parser.add_argument("--in-channels", "--data.in_channels", type=positive, metavar="C", help=CHANNELS_HELP)
     parser.add_argument("--data.train_on", dest="train_on", help=argparse.SUPPRESS)
     return parser
 

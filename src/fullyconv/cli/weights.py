@@ -16,6 +16,7 @@ from fullyconv.cli.options import (
     positive,
     print_json,
     reading_of,
+    split_names,
 )
 from fullyconv.cli.progress import busy
 
@@ -99,7 +100,7 @@ def _convert(arguments: argparse.Namespace) -> int:
             arguments.source,
             arguments.to,
             architecture=arguments.architecture,
-            classes=arguments.classes.split(",") if arguments.classes else None,
+            classes=split_names("--classes", arguments.classes) if arguments.classes else None,
             pool=arguments.pool,
             dtype=arguments.dtype,
             allow_unverified=arguments.allow_unverified,
