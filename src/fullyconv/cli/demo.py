@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fullyconv.cli.opening import check_target, open_model, quiet_lightning
+from fullyconv.cli.opening import check_target, quiet_lightning
 from fullyconv.cli.options import MODEL_HELP, Commands, add_device, add_unverified, new_command
 from fullyconv.cli.progress import busy
 
@@ -16,13 +16,11 @@ def add(commands: Commands) -> None:
         commands,
         "demo",
         "[IMAGE] [options]",
-        "Show where a classifier sees a word on a photograph; with --model, what a segmenter makes of it.",
+        "Show where a classifier sees a word on a photograph.",
     )
     demo.add_argument("image", nargs="?", metavar="IMAGE", help="a photograph (default: those of the extra 'demo')")
     demo.add_argument("--word", help="class of ImageNet (default: the one that wins most pixels)")
-    demo.add_argument("--model", help="segment the image with this model instead")
     demo.add_argument("--out", default="fullyconv-demo.png", metavar="FILE", help="(default: %(default)s)")
-    add_unverified(demo)
     demo.set_defaults(run=_demo)
 
     serving = new_command(
@@ -46,15 +44,10 @@ def _demo(arguments: argparse.Namespace) -> int:
     from fullyconv.images import write_image
 
     check_target(Path(arguments.out))
-    if arguments.model is not None:
-        result = open_model(arguments).predict(arguments.image or demo.sample_photograph())
-        write_image(arguments.out, result.overlay())
-        print(repr(result))
-    else:
-        with busy("looking at the photograph"):
-            shown = demo.show(arguments.image, arguments.word)
-        write_image(arguments.out, shown.sheet)
-        print("\n".join(shown.lines))
+    with busy("looking at the photograph"):
+        image, lines = demo.show(arguments.image, arguments.word)
+    write_image(arguments.out, image)
+    print("\n".join(lines))
     print(f"written to {arguments.out}")
     return 0
 
