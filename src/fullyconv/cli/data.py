@@ -88,17 +88,19 @@ def _fetch(arguments: argparse.Namespace) -> int:
     if arguments.name is None:
         rows: list[dict[str, Any]] = []
         for name, known in PUBLIC.items():
-            archives = known.archives
-            ways = "download" if archives and all(archive.urls for archive in archives) else "by hand"
-            where = None if base is None else locate(known, Path(base))
-            row: dict[str, Any] = {
-                "name": name,
-                "title": known.facts.title,
-                "counts": known.facts.counts,
-                "folder": where,
-            }
-            how = "login" if known.facts.login else ways
-            rows.append(row | {"how": how, "license": known.facts.license, "page": known.facts.page})
+            facts, archives = known.facts, known.archives
+            downloaded = archives and all(archive.urls for archive in archives)
+            rows.append(
+                {
+                    "name": name,
+                    "title": facts.title,
+                    "counts": facts.counts,
+                    "folder": None if base is None else locate(known, Path(base)),
+                    "how": "login" if facts.login else "download" if downloaded else "by hand",
+                    "license": facts.license,
+                    "page": facts.page,
+                }
+            )
         if arguments.json:
             print_json(rows)
             return 0
