@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +15,17 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from fullyconv.cli.options import reading_words
-from fullyconv.cli.recipes import respelled
 from fullyconv.data.datamodule import SegmentationDataModule
-from fullyconv.labels import Labels
+from fullyconv.labels import AnyLabels
 from fullyconv.locks import held
 from fullyconv.plan import Plan, patience_of
 from fullyconv.report import SHOWN
 from fullyconv.training.checkpointing import AtomicCheckpointIO, EpochSeed, KeptWeights
+from fullyconv.training.heads import plain
 from fullyconv.training.module import SegmentationModule
 from fullyconv.training.runs import RunOptions, score, scored_split, store
 from fullyconv.training.shortcomings import shortcomings
 from fullyconv.training.stopping import Deadline, EnoughSteps, FiniteLoss, PatientStop
-
-LINKED: dict[str, Callable[[Labels], Any]] = {
-    "classes": lambda labels: list(labels.names),
-    "palette": lambda labels: [list(color) for color in labels.palette],
-    "ignore_index": lambda labels: labels.ignore_index,
-    "label_values": lambda labels: dict(labels.values),
-}
-"""What a module of a recipe takes from the data, as plain values."""
 
 
 class RecipeCLI(LightningCLI):
@@ -73,7 +66,7 @@ class RecipeCLI(LightningCLI):
             super().__init__(
                 SegmentationModule,
                 SegmentationDataModule if data is None else _already(data),
-                args=[command, *respelled(words)],
+                args=[command, *words],
                 parser_kwargs={"prog": "fullyconv"},
                 seed_everything_default=0,
             )
@@ -86,8 +79,9 @@ class RecipeCLI(LightningCLI):
         """Add what is the package's own, and what was chosen."""
         parser.add_class_arguments(RunOptions, "run")
         # The data knows its classes when it exists; a module must never be built for other ones.
-        for key, form in LINKED.items():
-            parser.link_arguments("data.labels", f"model.{key}", compute_fn=form, apply_on="instantiate")
+        for key in ("classes", "palette", "ignore_index", "label_values"):
+            of_data = partial(_plain_label, key)
+            parser.link_arguments("data.labels", f"model.{key}", compute_fn=of_data, apply_on="instantiate")
         parser.set_defaults(self._defaults)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -184,6 +178,10 @@ class RecipeCLI(LightningCLI):
         print(f"{scored.data}, {scored.split} split, measured on the stored model folder")
         print(scored.scores.table(scored.classes))
         self.shortcomings = shortcomings(scored.scores, scored.classes, scored.split, steps)
+
+
+def _plain_label(key: str, labels: AnyLabels) -> Any:
+    return plain(labels)[key]
 
 
 def is_first() -> bool:
