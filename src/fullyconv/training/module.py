@@ -21,15 +21,15 @@ from fullyconv.errors import hush, tell
 from fullyconv.fcn import build_model
 from fullyconv.inference.processor import Device, device_of
 from fullyconv.inference.serving import Predictor, Predicts
-from fullyconv.labels import AnyLabels, Labels, at_edge, by_head
+from fullyconv.labels import Labels, at_edge, by_head
 from fullyconv.preprocessing import IMAGENET, Preprocessing
-from fullyconv.training import transfer
 from fullyconv.training.checkpointing import AveragedWeights
-from fullyconv.training.heads import labels_of, loss_of, plain
+from fullyconv.training.heads import labels_of, loss_of, plain, split_heads
 from fullyconv.training.losses import PixelLoss, loss_name
 from fullyconv.training.metrics import ConfusionMatrix, best_class
 from fullyconv.training.optimization import Optimization
-from fullyconv.training.storing import MODEL_ARGUMENTS, StoredModule, text_of
+from fullyconv.training.storing import MODEL_ARGUMENTS, text_of
+from fullyconv.training.transfer import Transfers
 from fullyconv.weights.lock import accepting
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ Batch = dict[str, Any]
 """``image`` (N, C, H, W) float RGB in 0..1, ``mask`` (N, H, W) int64, ``size`` (N, 2) height and width, ``path``."""
 
 
-class SegmentationModule(StoredModule, Predicts):
+class SegmentationModule(Transfers, Predicts):
     """Train, evaluate and use a segmentation model.
 
     Args:
@@ -404,23 +404,22 @@ class SegmentationModule(StoredModule, Predicts):
         Returns:
             (N,) the loss of each image, whose mean neither batches nor processes change.
         """
-        masks: Any = batch["mask"]
+        masks = split_heads(batch["mask"])
         pairs = [(batch["image"], masks)]
         height, width = batch["image"].shape[-2:]
         if not bool((batch["size"] == batch["size"].new_tensor([height, width])).all()):
             pairs = []
-            for index, (image, (h, w)) in enumerate(zip(_own_sizes(batch), batch["size"].tolist(), strict=True)):
-                own = {head: mask[index : index + 1, :h, :w] for head, mask in _by_head(masks).items()}
-                pairs.append((image[None], at_edge(own)))
+            for index, image in enumerate(_own_sizes(batch)):
+                h, w = image.shape[1:]
+                pairs.append((image[None], {head: mask[index : index + 1, :h, :w] for head, mask in masks.items()}))
         losses = []
-        for images, truth in pairs:
-            logits = self(images)
-            answers, truths = _by_head(logits), _by_head(truth)
+        for images, truths in pairs:
+            answers = split_heads(self(images))
             for index in range(len(images)):
-                one = (
+                logits, truth = (
                     at_edge({head: each[index : index + 1] for head, each in by.items()}) for by in (answers, truths)
                 )
-                losses.append(self.loss(*one))
+                losses.append(self.loss(logits, truth))
             for head, matrix in zip(self.heads, confusion, strict=True):
                 cast(ConfusionMatrix, matrix).update(best_class(answers[head]), truths[head])
         return torch.stack(losses)
@@ -469,56 +468,6 @@ class SegmentationModule(StoredModule, Predicts):
         scores: SegmentationScores = self.test_scores
         return scores
 
-    def with_classes(self, labels: AnyLabels) -> Self:
-        """Give a segmenter for other classes: everything is kept but the score layers, which start at zero.
-
-        With the same class names in the same order nothing is lost, only palette and label values are exchanged.
-
-        Args:
-            labels: the new classes; for several heads a dict by head, in which heads may be left out or new.
-
-        Returns:
-            A new module in evaluation mode; ``reinitialized`` names the tensors that were not kept.
-
-        Raises:
-            ValueError: if labels are given by head and the model has one that stands alone, or the other way round.
-        """
-        return transfer.with_classes(self, labels)
-
-    def expand_classes(self, classes: Sequence[str] | Labels) -> Self:
-        """Give a segmenter that knows further classes: all rows of the old ones are kept, those of the new are zero.
-
-        Args:
-            classes: names of the further classes, or the labels of all, beginning with those that are known already.
-                With names alone, the value of a further class in mask files is its index, or the next that is free.
-
-        Returns:
-            A new module in evaluation mode; ``load_report`` says which tensors were copied and which were extended.
-
-        Raises:
-            ValueError: if a name is known already, the labels do not begin with the known ones, or the model has
-                several heads.
-
-        Example:
-            >>> module = SegmentationModule("fcn32s_resnet18_half", classes=["sky", "road"])
-            >>> module.expand_classes(["crack"]).classes
-            ['sky', 'road', 'crack']
-        """
-        return transfer.expand_classes(self, classes)
-
-    def grow(self, stride: int) -> Self:
-        """Give the next stage of staged training, FCN-32s to 16s to 8s to 4s (Long et al. 2015, section 4.2).
-
-        All weights are kept, the new score layer is zero, so that the next stage starts at the outputs of this one.
-
-        Args:
-            stride: of the skip to add; half of the finest stride so far.
-
-        Raises:
-            ValueError: if the model has no such next stage.
-        """
-        return transfer.grow(self, stride)
-
 
 def _figures(prefix: str, result: SegmentationScores, classes: Sequence[str]) -> dict[str, float]:
     """Name what is logged of one confusion matrix."""
@@ -537,10 +486,6 @@ def _plain_value(value: object) -> object:
 def _range_of(data: Any) -> tuple[float, float] | None:
     bits = data.hparams.get("value_range")
     return None if bits is None else (float(bits[0]), float(bits[1]))
-
-
-def _by_head(found: Any) -> Mapping[str, Any]:
-    return found if isinstance(found, Mapping) else {"": found}
 
 
 def _own_sizes(batch: Batch) -> list[Tensor]:
