@@ -108,16 +108,13 @@ class Preprocessing:
             raise ValueError(f"images has type {x.dtype}; give floating point numbers in 0..1, that is bytes / 255")
         gain = [self.scale / s for s in self.std]
         offset = [-m / s for m, s in zip(self.mean, self.std, strict=True)]
-        turned = x if self.channel_order == "rgb" else x[..., self._order(), :, :]
+        turned = x if self.channel_order == "rgb" else x[..., [2, 1, 0, *range(3, self.in_channels)], :, :]
         gains, offsets = (
             (np.array(numbers, x.dtype) if isinstance(x, np.ndarray) else x.new_tensor(numbers)).reshape(-1, 1, 1)
             for numbers in (gain, offset)
         )
         result: Images = turned * gains + offsets
         return result
-
-    def _order(self) -> list[int]:
-        return [2, 1, 0, *range(3, self.in_channels)]
 
     def for_channels(self, in_channels: int) -> Preprocessing:
         """Give the numbers for images of other channels than the three colors of these.
