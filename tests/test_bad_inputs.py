@@ -549,7 +549,7 @@ def test_every_image_is_segmented_at_its_own_size_or_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     segmenter = load("street")
-    monkeypatch.setattr("fullyconv.cli.predict.open_predictor", lambda arguments: segmenter)
+    monkeypatch.setattr("fullyconv.hub.predictor.open_predictor", lambda *_, **__: segmenter)
     good, bad = 0, []
     for number, (name, damage, message) in enumerate(PICTURES):
         write_tree(tmp_path / "one", {"train": 1})

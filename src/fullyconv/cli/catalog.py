@@ -29,21 +29,18 @@ FACTS = (
 
 def add(commands: Commands) -> None:
     """Add `list`."""
-    listing = new_command(
-        commands,
-        "list",
-        "[NAME] [options]",
-        "The models there are, one a line: name, what it finds, score in percent, size, license of the weights. With a "
-        "name: all that is known of it.",
-    )
+    listing = new_command(commands, _list, "[NAME] [options]")
     listing.add_argument("name", nargs="?", metavar="NAME", help="of a model")
     listing.add_argument("--kind", choices=("segmenter", "classifier"), help="only these")
     listing.add_argument("--source", choices=tuple(ORIGINS), metavar="ORIGIN", help=f"only these: {', '.join(ORIGINS)}")
     listing.add_argument("--json", action="store_true", help="for programs: a list of objects, or one")
-    listing.set_defaults(run=_list)
 
 
 def _list(arguments: argparse.Namespace) -> int:
+    """Say which models there are, one a line: name, what it finds, score in percent, size, license of the weights.
+
+    With a name: all that is known of it.
+    """
     from fullyconv.errors import near_miss
     from fullyconv.weights.catalog import entries
 

@@ -12,33 +12,21 @@ from fullyconv.cli.progress import busy
 
 def add(commands: Commands) -> None:
     """Add `demo`."""
-    demo = new_command(
-        commands,
-        "demo",
-        "[IMAGE] [options]",
-        "Show where a classifier sees a word on a photograph.",
-    )
+    demo = new_command(commands, _demo, "[IMAGE] [options]")
     demo.add_argument("image", nargs="?", metavar="IMAGE", help="a photograph (default: those of the extra 'demo')")
     demo.add_argument("--word", help="class of ImageNet (default: the one that wins most pixels)")
     demo.add_argument("--out", default="fullyconv-demo.png", metavar="FILE", help="(default: %(default)s)")
-    demo.set_defaults(run=_demo)
 
-    serving = new_command(
-        commands,
-        "serve",
-        "[MODEL ...] [options]",
-        "A web page that segments the images dropped on it, by the models named here or those that come with the "
-        "package. Nothing that is uploaded is kept.",
-    )
+    serving = new_command(commands, _serve, "[MODEL ...] [options]")
     serving.add_argument("models", nargs="*", metavar="MODEL", help=MODEL_HELP)
     serving.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     serving.add_argument("--port", type=int, default=8000, help="(default: %(default)s)")
     add_device(serving)
     add_unverified(serving)
-    serving.set_defaults(run=_serve)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
+    """Show where a classifier sees a word on a photograph."""
     quiet_lightning()
     from fullyconv import demo
     from fullyconv.images import write_image
@@ -53,6 +41,10 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    """Serve a web page that segments the images dropped on it.
+
+    The models are those named here, or those that come with the package. Nothing that is uploaded is kept.
+    """
     quiet_lightning()
     from fullyconv.serve import serve
 

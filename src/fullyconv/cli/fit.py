@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from fullyconv.cli.opening import quiet_lightning
 from fullyconv.cli.options import (
-    CHANNELS_HELP,
+    CHANNELS,
     DATA_HELP,
+    FRACTIONS,
     Commands,
     add_device,
     add_reading,
@@ -37,13 +38,7 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> argparse.ArgumentParser:
     """Add `fit`, and give its parser."""
-    parser = new_command(
-        commands,
-        "fit",
-        "DATA [options]  |  fit --config RECIPE [options]",
-        "Train on images and masks of your own; what is not said is chosen and told. The run's folder gets a model "
-        "folder, its score on held-out images and report.html. The same command goes on after an interruption.",
-    )
+    parser = new_command(commands, fit, "DATA [options]  |  fit --config RECIPE [options]")
     parser.allow_abbrev = False
     parser.add_argument("data", metavar="DATA", help=DATA_HELP)
     parser.add_argument("--model", metavar="MODEL", help=f"to start from, or random:PRESET (default: {MODEL})")
@@ -57,14 +52,17 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     parser.add_argument("--out", metavar="FOLDER", help="of the run (default: runs/ and the name of DATA)")
     add_unverified(parser)
     parser.add_argument("--help-all", action="store_true", help="all options of Lightning, which hold here, too")
-    add_reading(parser, fractions=True)
-    parser.add_argument("--in-channels", "--data.in_channels", type=positive, metavar="C", help=CHANNELS_HELP)
+    add_reading(parser, FRACTIONS, CHANNELS)
     parser.add_argument("--data.train_on", dest="train_on", help=argparse.SUPPRESS)
     return parser
 
 
 def fit(words: list[str]) -> int:
-    """Train: by a recipe, or from DATA alone with everything else chosen."""
+    """Train on images and masks of your own; what is not said is chosen and told.
+
+    The run's folder gets a model folder, its score on held-out images and report.html. The same command goes on after
+    an interruption.
+    """
     began = time.monotonic()
     if "--help-all" in words:
         return by_recipe("fit", ["--help"])
@@ -92,7 +90,6 @@ def fit(words: list[str]) -> int:
     from fullyconv.training.resuming import resume, split_digest, write_state
 
     reading = reading_of(own)
-    reading |= {key: value for key in ("in_channels", "train_on") if (value := getattr(own, key)) is not None}
     data = SegmentationDataModule(own.data, **reading)
     folder = Path(own.out or f"runs/{Path(own.data).resolve().name}")
     command = {

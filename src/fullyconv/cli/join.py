@@ -12,19 +12,16 @@ from fullyconv.cli.score import show_joined
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    join = new_command(
-        commands,
-        "join",
-        "FOLDER [options]",
-        "Put together what `predict --shard` or `test --shard` left in a folder; parts that are missing are named. "
-        "A test is printed as one process prints it.",
-    )
+    join = new_command(commands, _join, "FOLDER [options]")
     join.add_argument("folder", metavar="FOLDER", help="--out of the processes")
     add_json(join)
-    join.set_defaults(run=_join)
 
 
 def _join(arguments: argparse.Namespace) -> int:
+    """Put together what `predict --shard` or `test --shard` left in a folder; parts that are missing are named.
+
+    A test is printed as one process prints it.
+    """
     from fullyconv.inference.joining import join_masks, join_scores, scored_in
 
     if scored_in(arguments.folder):

@@ -8,7 +8,8 @@ import csv
 import io
 import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, TypeAlias
 
 from fullyconv.errors import nearest
@@ -18,8 +19,6 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 MODEL_HELP = "zoo name (fullyconv list), hub id, or model folder"
 DATA_HELP = "folder, or name of a public set (fullyconv fetch)"
-
-CHANNELS_HELP = "bands: 3 reads all as RGB, 1 as gray (default: 3)"
 
 
 def halo(text: str) -> int | str:
@@ -77,6 +76,12 @@ FRACTIONS: dict[str, dict[str, Any]] = {
 """Options that say what a set without splits is tested with, of fit and of test."""
 
 
+CHANNELS: dict[str, dict[str, Any]] = {
+    "in_channels": {"metavar": "C", "type": positive, "help": "bands: 3 reads all as RGB, 1 as gray (default: 3)"},
+}
+"""The option of commands whose model does not say how many channels the images have."""
+
+
 class Lines(argparse.HelpFormatter):
     """One line an option, as far as it goes, and of two spellings the short one."""
 
@@ -89,28 +94,34 @@ class Lines(argparse.HelpFormatter):
         return super()._format_action_invocation(shown)
 
 
-def new_command(commands: Commands, name: str, words: str, description: str) -> argparse.ArgumentParser:
+def new_command(
+    commands: Commands, run: Callable[..., int], words: str, name: str | None = None
+) -> argparse.ArgumentParser:
     """Make the parser of a command.
 
     Args:
         commands: where it belongs to.
-        name: of the command.
-        words: what follows it, for the line of its usage.
-        description: one or two sentences.
+        run: what it does with its arguments; its docstring is the description.
+        words: what follows the name, for the line of its usage.
+        name: of the command; None is that of `run`.
     """
-    usage = f"fullyconv {name} {words}"
-    return commands.add_parser(name, usage=usage, description=description, formatter_class=Lines)
+    name = name or run.__name__.strip("_")
+    command = commands.add_parser(
+        name, usage=f"fullyconv {name} {words}", description=run.__doc__, formatter_class=Lines
+    )
+    command.set_defaults(run=run, parser=command)
+    return command
 
 
-def add_reading(command: argparse.ArgumentParser, fractions: bool = False) -> None:
+def add_reading(command: argparse.ArgumentParser, *further: Mapping[str, dict[str, Any]]) -> None:
     """Add the options that say how DATA is read, each also as the whole LightningCLI spells it, ``--data.NAME``.
 
     Args:
         command: to add them to.
-        fractions: also what is set aside where it has no splits.
+        further: `FRACTIONS` and `CHANNELS`, where the command has them, too.
     """
     group = command.add_argument_group("how DATA is read, where it is not found out")
-    for key, how in (READING | FRACTIONS if fractions else READING).items():
+    for key, how in chain.from_iterable(options.items() for options in (READING, *further)):
         # one without a value has one there: of fit, Lightning reads it
         spellings = [_flag(key)] if "action" in how else [_flag(key), f"--data.{key}"]
         group.add_argument(*spellings, dest=key, **how)
@@ -123,7 +134,7 @@ def reading_of(arguments: argparse.Namespace, learned: tuple[float, float] | Non
         arguments: the command line.
         learned: the range of values that the model was trained with; taken where the line names none.
     """
-    told = {key: getattr(arguments, key, None) for key in (*READING, *FRACTIONS)}
+    told = {key: getattr(arguments, key, None) for key in (*READING, *FRACTIONS, *CHANNELS, "train_on")}
     if told["value_range"] is None:
         told["value_range"] = learned
     if told["values"] is not None:
@@ -204,10 +215,7 @@ def add_unverified(command: argparse.ArgumentParser) -> None:
 def add_device(command: Any) -> None:
     """Add the option that says where is computed."""
     command.add_argument(
-        "--device",
-        default="auto",
-        metavar="NAME",
-        help="auto (an accelerator, if any), cpu, cuda, cuda:1",
+        "--device", default="auto", metavar="NAME", help="auto (an accelerator, if any), cpu, cuda, cuda:1"
     )
 
 

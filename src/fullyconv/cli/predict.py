@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from fullyconv.cli.catalog import found_by
-from fullyconv.cli.opening import open_predictor
+from fullyconv.cli.opening import set_threads
 from fullyconv.cli.options import (
     Commands,
     add_device,
@@ -36,12 +36,7 @@ MODEL = "street"
 
 def add(commands: Commands) -> None:
     """Add `predict`."""
-    predict = new_command(
-        commands,
-        "predict",
-        "INPUT ... [options]",
-        "Write a mask for each image, whose pixel values are class indices. It goes on where it was stopped.",
-    )
+    predict = new_command(commands, _predict, "INPUT ... [options]")
     predict.add_argument("input", nargs="+", metavar="INPUT", help="image, video, folder, quoted pattern; - is stdin")
     predict.add_argument("--model", help=f"zoo name, hub id, folder or .onnx ({MODEL})")
     predict.add_argument("--out", default="masks", metavar="DIR", help="folder of the masks (default: %(default)s)")
@@ -97,10 +92,10 @@ def add(commands: Commands) -> None:
     video.add_argument(
         "--no-masks", dest="masks", action="store_false", help="no mask a frame: overlay and table alone"
     )
-    predict.set_defaults(run=_predict)
 
 
 def _predict(arguments: argparse.Namespace) -> int:
+    """Write a mask for each image, whose pixel values are class indices. It goes on where it was stopped."""
     if len(arguments.input) > 1 and Path(arguments.input[0]).suffix.lower() == ".onnx":
         arguments.model = arguments.input.pop(0)
     arguments.chosen = arguments.model is None  # by us
@@ -177,7 +172,13 @@ def told_of(model: str | None, result: FolderResult, unread: Mapping[str, int]) 
 
 def _open(arguments: argparse.Namespace) -> Any:
     if Path(arguments.model).suffix.lower() != ".onnx":
-        model = open_predictor(arguments)
+        from fullyconv.hub.predictor import open_predictor
+
+        set_threads(arguments.threads)
+        with busy(f"opening {arguments.model}"):
+            model = open_predictor(
+                arguments.model, allow_unverified=arguments.allow_unverified, device=arguments.device
+            )
         if arguments.chosen:
             print(f"fullyconv: {_told(arguments.model, model.labels)}; --model NAME takes another", file=sys.stderr)
         return model

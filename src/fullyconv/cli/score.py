@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fullyconv.cli.opening import open_model
+from fullyconv.cli.opening import open_segmenter
 from fullyconv.cli.options import (
     DATA_HELP,
+    FRACTIONS,
     MODEL_HELP,
     Commands,
     add_device,
@@ -36,13 +37,7 @@ if TYPE_CHECKING:
 def add(commands: Commands) -> None:
     """Add `test` and `validate`."""
     for name, split in (("test", "test"), ("validate", "val")):
-        command = new_command(
-            commands,
-            name,
-            "MODEL DATA [options]",
-            f"Print the metrics of a model on the {split} split of a set. "
-            f"Or of a run: {name} --config RECIPE --ckpt_path FILE.",
-        )
+        command = new_command(commands, _test, "MODEL DATA [options]", name)
         command.add_argument("model", metavar="MODEL", help=MODEL_HELP)
         command.add_argument("data", metavar="DATA", help=DATA_HELP)
         command.add_argument("--split", choices=("train", "val", "test"), default=split, help="(default: %(default)s)")
@@ -53,19 +48,16 @@ def add(commands: Commands) -> None:
         add_shard(command, "score the part of this process, such as 3/16, into --out; join adds up")
         command.add_argument("--out", metavar="FOLDER", help="of the parts that --shard scores")
         add_unverified(command)
-        add_reading(command, fractions=True)
-        command.set_defaults(run=_test)
+        add_reading(command, FRACTIONS)
 
 
 def _test(arguments: argparse.Namespace) -> int:
-    from fullyconv.classifier import DenseScorer
+    """Print the metrics of a model on one split of a set. Or of a run: --config RECIPE --ckpt_path FILE."""
     from fullyconv.data.datamodule import SegmentationDataModule
 
     if (arguments.shard is None) != (arguments.out is None) or (arguments.shard and arguments.report):
         raise ValueError("--shard K/N and --out FOLDER: give both, and no --report; or none")
-    segmenter = open_model(arguments)
-    if isinstance(segmenter, DenseScorer):
-        raise ValueError(f"MODEL {arguments.model}: a converted classifier has no masks to be tested on")
+    segmenter = open_segmenter(arguments)
     reading = reading_of(arguments, segmenter.preprocessing.value_range)
     data = SegmentationDataModule(
         arguments.data, in_channels=int(segmenter.hparams["in_channels"]), batch_size=arguments.batch_size, **reading
