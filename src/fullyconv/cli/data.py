@@ -13,8 +13,8 @@ from fullyconv.cli.options import (
     CHANNELS,
     DATA_HELP,
     Commands,
-    add_json,
     add_reading,
+    add_shared,
     new_command,
     print_json,
     reading_of,
@@ -30,13 +30,13 @@ def add(commands: Commands) -> None:
     doctor.add_argument("--sheet", metavar="FILE", help="write a contact sheet of images and masks, .png or .jpg")
     doctor.add_argument("--all", action="store_true", help="name every file, not five a finding")
     doctor.add_argument("--strict", action="store_true", help="warnings are errors")
-    add_json(doctor)
+    add_shared(doctor, "json")
     add_reading(doctor, CHANNELS)
 
     fetching = new_command(commands, _fetch, "[NAME] [options]")
     fetching.add_argument("name", nargs="?", metavar="NAME", help="of a public set")
     fetching.add_argument("--to", metavar="FOLDER", help="folder of the sets (default: FULLYCONV_DATA)")
-    add_json(fetching)
+    add_shared(fetching, "json")
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

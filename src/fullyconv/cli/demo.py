@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from fullyconv.cli.opening import check_target, quiet_lightning
-from fullyconv.cli.options import MODEL_HELP, Commands, add_device, add_unverified, new_command
+from fullyconv.cli.options import MODEL_HELP, Commands, add_shared, new_command
 from fullyconv.cli.progress import busy
 
 
@@ -21,8 +21,7 @@ def add(commands: Commands) -> None:
     serving.add_argument("models", nargs="*", metavar="MODEL", help=MODEL_HELP)
     serving.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     serving.add_argument("--port", type=int, default=8000, help="(default: %(default)s)")
-    add_device(serving)
-    add_unverified(serving)
+    add_shared(serving, "device", "allow_unverified")
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -19,9 +19,8 @@ from fullyconv.cli.options import (
     DATA_HELP,
     FRACTIONS,
     Commands,
-    add_device,
     add_reading,
-    add_unverified,
+    add_shared,
     has_option,
     new_command,
     option_in,
@@ -48,9 +47,9 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     parser.add_argument(
         "--minutes", type=float, metavar="M", help="as long as this, scoring and interruptions included"
     )
-    add_device(parser)
+    add_shared(parser, "device")
     parser.add_argument("--out", metavar="FOLDER", help="of the run (default: runs/ and the name of DATA)")
-    add_unverified(parser)
+    add_shared(parser, "allow_unverified")
     parser.add_argument("--help-all", action="store_true", help="all options of Lightning, which hold here, too")
     add_reading(parser, FRACTIONS, CHANNELS)
     parser.add_argument("--data.train_on", dest="train_on", help=argparse.SUPPRESS)

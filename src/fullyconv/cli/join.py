@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from fullyconv.cli.options import Commands, add_json, new_command, print_json
+from fullyconv.cli.options import Commands, add_shared, new_command, print_json
 from fullyconv.cli.predict import told_of
 from fullyconv.cli.score import show_joined
 
@@ -14,7 +14,7 @@ def add(commands: Commands) -> None:
     """Add the command."""
     join = new_command(commands, _join, "FOLDER [options]")
     join.add_argument("folder", metavar="FOLDER", help="--out of the processes")
-    add_json(join)
+    add_shared(join, "json")
 
 
 def _join(arguments: argparse.Namespace) -> int:

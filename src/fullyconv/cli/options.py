@@ -47,6 +47,13 @@ def positive(text: str) -> int:
     return number
 
 
+SHARED: dict[str, dict[str, Any]] = {
+    "allow_unverified": {"action": "store_true", "help": "accept weights that nobody vouches for; recorded"},
+    "device": {"metavar": "NAME", "default": "auto", "help": "auto (an accelerator, if any), cpu, cuda, cuda:1"},
+    "json": {"action": "store_true", "help": "for programs: one object"},
+}
+"""Options that several commands have -> how argparse adds them."""
+
 READING: dict[str, dict[str, Any]] = {
     "images": {"metavar": "PLACE", "help": "images inside DATA: a folder or quoted pattern"},
     "masks": {"metavar": "PLACE", "help": "masks inside DATA, JSON of annotations, or column"},
@@ -111,6 +118,12 @@ def new_command(
     )
     command.set_defaults(run=run, parser=command)
     return command
+
+
+def add_shared(command: Any, *keys: str) -> None:
+    """Add options of `SHARED` to a command, or to a group of its options."""
+    for key in keys:
+        command.add_argument(_flag(key), **SHARED[key])
 
 
 def add_reading(command: argparse.ArgumentParser, *further: Mapping[str, dict[str, Any]]) -> None:
@@ -203,30 +216,6 @@ def _read_values(text: str) -> dict[str, str] | str:
             raise ValueError(f"--values {text}: {key} is there twice; give each value once")
         values[key] = name
     return values
-
-
-def add_unverified(command: argparse.ArgumentParser) -> None:
-    """Add `--allow-unverified`."""
-    command.add_argument(
-        "--allow-unverified", action="store_true", help="accept weights that nobody vouches for; recorded"
-    )
-
-
-def add_device(command: Any) -> None:
-    """Add the option that says where is computed."""
-    command.add_argument(
-        "--device", default="auto", metavar="NAME", help="auto (an accelerator, if any), cpu, cuda, cuda:1"
-    )
-
-
-def add_shard(command: Any, text: str) -> None:
-    """Add the option that says which part of the files is meant."""
-    command.add_argument("--shard", metavar="K/N", help=text)
-
-
-def add_json(command: argparse.ArgumentParser) -> None:
-    """Add `--json`."""
-    command.add_argument("--json", action="store_true", help="for programs: one object")
 
 
 def print_json(answer: Any) -> None:

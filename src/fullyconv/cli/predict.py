@@ -15,9 +15,7 @@ from fullyconv.cli.catalog import found_by
 from fullyconv.cli.opening import set_threads
 from fullyconv.cli.options import (
     Commands,
-    add_device,
-    add_shard,
-    add_unverified,
+    add_shared,
     halo,
     new_command,
     positive,
@@ -42,7 +40,7 @@ def add(commands: Commands) -> None:
     predict.add_argument("--out", default="masks", metavar="DIR", help="folder of the masks (default: %(default)s)")
     predict.add_argument("--overwrite", action="store_true", help="also what is done already")
     predict.add_argument("--json", action="store_true", help="for programs: what became of each file")
-    add_unverified(predict)
+    add_shared(predict, "allow_unverified")
     more = predict.add_argument_group("what is written")
     more.add_argument(
         "--format",
@@ -76,7 +74,7 @@ def add(commands: Commands) -> None:
         metavar="LOW,HIGH",
         help="black and white of more than 8 bits, such as 0,4095",
     )
-    add_device(how)
+    add_shared(how, "device")
     how.add_argument(
         "--precision", choices=("float32", "bfloat16", "float16"), default="float32", metavar="TYPE",
         help="float32 (default), bfloat16, float16",
@@ -86,7 +84,7 @@ def add(commands: Commands) -> None:
     )
     how.add_argument("--workers", type=positive, metavar="N", help="threads that read (accelerator: one a core)")
     how.add_argument("--threads", type=positive, metavar="N", help="of the network (default: one a core)")
-    add_shard(how, "part of this process, such as 3/16; see join")
+    how.add_argument("--shard", metavar="K/N", help="part of this process, such as 3/16; see join")
     video = predict.add_argument_group("of a video")
     video.add_argument("--every", type=positive, default=1, metavar="N", help="every Nth frame")
     video.add_argument(

@@ -17,10 +17,8 @@ from fullyconv.cli.options import (
     FRACTIONS,
     MODEL_HELP,
     Commands,
-    add_device,
     add_reading,
-    add_shard,
-    add_unverified,
+    add_shared,
     new_command,
     positive,
     print_json,
@@ -44,10 +42,9 @@ def add(commands: Commands) -> None:
         command.add_argument("--report", metavar="FILE", help="write a page: scores, curves and the worst images")
         command.add_argument("--batch-size", type=positive, default=4, metavar="N", help="images at a time (4)")
         command.add_argument("--json", action="store_true", help="for programs: one object, in percent")
-        add_device(command)
-        add_shard(command, "score the part of this process, such as 3/16, into --out; join adds up")
+        add_shared(command, "device", "allow_unverified")
+        command.add_argument("--shard", metavar="K/N", help="score this part, such as 3/16, into --out; join adds up")
         command.add_argument("--out", metavar="FOLDER", help="of the parts that --shard scores")
-        add_unverified(command)
         add_reading(command, FRACTIONS)
 
 

@@ -9,9 +9,8 @@ from fullyconv.cli.options import (
     CHANNELS,
     MODEL_HELP,
     Commands,
-    add_json,
     add_reading,
-    add_unverified,
+    add_shared,
     new_command,
     print_json,
     reading_of,
@@ -35,8 +34,7 @@ def add(commands: Commands) -> None:
     converting.add_argument("--classes", metavar="A,B,C", help="names of the classes in their order, if not said")
     converting.add_argument("--pool", choices=("window", "cam"), default="window", help="what a global pooling becomes")
     converting.add_argument("--dtype", choices=DTYPES, default="float32", help="of the stored weights")
-    add_json(converting)
-    add_unverified(converting)
+    add_shared(converting, "json", "allow_unverified")
 
     publishing = new_command(commands, _publish, "SOURCE ORG/NAME [options]  |  publish --zoo ORG")
     publishing.add_argument("source", metavar="SOURCE", nargs="?", help="model folder, .ckpt, or name of the zoo")
@@ -57,8 +55,7 @@ def add(commands: Commands) -> None:
     exporting.add_argument("--calibrate", metavar="FOLDER", help="images to measure the ranges for --int8 on")
     exporting.add_argument("--score", metavar="DATA", help="set to measure the file on, beside the model")
     exporting.add_argument("--split", choices=("train", "val", "test"), default="test", help="of DATA (test)")
-    add_json(exporting)
-    add_unverified(exporting)
+    add_shared(exporting, "json", "allow_unverified")
     add_reading(exporting)
 
 
