@@ -106,15 +106,18 @@ def offers(sources: Sequence[str] = ()) -> list[Offer]:
     """
     if not sources:
         return [_shipped(entry) for entry in catalog.shipped() if entry.kind == "segmenter"]
-    found = []
+    found: dict[str, Offer] = {}
     for source in sources:
         entry = catalog.find(source)
         if entry is not None and entry.source == "shipped":
-            found.append(_shipped(entry))
+            offer = _shipped(entry)
         else:
-            name = source.rstrip("/").rpartition("/")[2] or source
-            found.append(Offer(name, source, source, "as its source states", _classes(Path(source))))
-    return found
+            name = source.rstrip("/").rpartition("/")[2]
+            if not name or name in found:  # a/model beside b/model
+                name = source
+            offer = Offer(name, source, source, "as its source states", _classes(Path(source)))
+        found[offer.name] = offer
+    return list(found.values())
 
 
 def _shipped(entry: catalog.Entry) -> Offer:
