@@ -119,6 +119,8 @@ def test_the_curves_run_through_all_parts_of_a_run(shapes: Path, tmp_path: Path)
             writer.writerows(
                 [epoch, epoch * 10, "" if epoch == 1 else 2.0 - epoch / 10, epoch / 10] for epoch in epochs
             )
+    (log / "version_of mine").mkdir()  # nobody's but a person's
+    (log / "version_of mine" / "metrics.csv").write_text("epoch,train/loss\n0,99\n")
     with (log / "version_10" / "metrics.csv").open("a") as file:
         file.write("8,8")  # what a killed process leaves
     data = SegmentationDataModule.from_folder(shapes)

@@ -213,8 +213,9 @@ def _curves(history: str | Path | None) -> str:
     if history is None:
         return "<p>No curves: this page is of a model alone; the page that 'fullyconv fit' writes has them.</p>"
     series: dict[str, dict[float, float]] = defaultdict(dict)
-    versions = Path(history).glob("version_*/metrics.csv")
-    for path in sorted(versions, key=lambda path: int(path.parent.name.split("_")[1])):
+    versions = {path.parent.name.partition("_")[2]: path for path in Path(history).glob("version_*/metrics.csv")}
+    for number in sorted(filter(str.isdecimal, versions), key=int):
+        path = versions[number]
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 for key in ("train/loss", "val/loss", "val/mean_iou"):
