@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -106,5 +107,5 @@ def _fetch(arguments: argparse.Namespace) -> int:
         return 0
     print(f"{arguments.name}: {folder}")
     if arguments.to and Path(arguments.to).expanduser() != Path(os.environ.get(ENVIRONMENT, "")):
-        print(f"{ENVIRONMENT}={arguments.to} fullyconv doctor {arguments.name}")
+        print(f"{ENVIRONMENT}={shlex.quote(arguments.to)} fullyconv doctor {arguments.name}")
     return 0
