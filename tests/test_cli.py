@@ -283,7 +283,7 @@ def test_testing_on_data_with_other_classes_is_refused(
 ) -> None:
     folder = SegmentationModule("fcn32s_resnet18_quarter", classes=["a", "b"]).save_pretrained(tmp_path / "model")
     assert cli.main(["test", str(folder), str(tree)]) == 2
-    assert "the data has the classes ['ground', 'box', 'sky'], the model ['a', 'b']" in capsys.readouterr().err
+    assert "the data has classes=['ground', 'box', 'sky'], the model classes=['a', 'b']" in capsys.readouterr().err
 
 
 def test_list_shows_a_model_a_line_with_its_score_size_and_license(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
@@ -147,15 +147,8 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """Write as plain JSON values; `from_dict` reads them back."""
-        further: dict[str, Any] = {} if self.short_side is None else {"short_side": self.short_side}
-        further |= {} if self.value_range is None else {"value_range": list(self.value_range)}
-        return {
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "scale": self.scale,
-            "channel_order": self.channel_order,
-            **further,
-        }
+        said = {name: value for name, value in vars(self).items() if value is not None}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in said.items()}
 
     @classmethod
     def of(cls, given: Preprocessing | Mapping[str, Any]) -> Preprocessing:
@@ -184,7 +177,7 @@ class Preprocessing:
             >>> Preprocessing.from_dict(IMAGENET.to_dict()) == IMAGENET
             True
         """
-        known = ["mean", "std", "scale", "channel_order", "short_side", "value_range"]
+        known = [field.name for field in fields(cls)]
         if not isinstance(entry, Mapping) or not {"mean", "std"} <= set(entry):
             raise ValueError(f"preprocessing={entry!r} lacks 'mean' or 'std'; give a mapping as to_dict writes it")
         for key in entry:

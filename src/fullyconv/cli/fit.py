@@ -85,7 +85,7 @@ def fit(words: list[str]) -> int:
     quiet_lightning()
     from fullyconv.cli.lightning import RecipeCLI, hold, is_first
     from fullyconv.data.datamodule import SegmentationDataModule
-    from fullyconv.plan import describe, plan
+    from fullyconv.plan import plan
     from fullyconv.training.resuming import resume, split_digest, write_state
 
     reading = reading_of(own)
@@ -137,7 +137,9 @@ def fit(words: list[str]) -> int:
         if mine:
             chosen.reasons.append(f"instead of what was chosen, as you say: {', '.join(mine)}")
         if is_first():
-            print(describe(chosen, data, folder, going_on is not None))
+            where = "writes to" if going_on is None else "goes on in"
+            print(data.report, *chosen.reasons, sep="\n")
+            print(f"{where} {folder}; the same command goes on after an interruption")
         if not there:
             hold(stack, folder)
             if is_first() and resume(folder, command) is not None:

@@ -7,7 +7,7 @@ import sys
 
 from fullyconv.cli.options import Commands, add_shared, new_command, print_json
 from fullyconv.cli.predict import told_of
-from fullyconv.cli.score import show_joined
+from fullyconv.cli.score import show
 
 
 def add(commands: Commands) -> None:
@@ -25,7 +25,8 @@ def _join(arguments: argparse.Namespace) -> int:
     from fullyconv.inference.joining import join_masks, join_scores, scored_in
 
     if scored_in(arguments.folder):
-        show_joined(join_scores(arguments.folder), arguments.json)
+        found = join_scores(arguments.folder)
+        show(found.where, found.classes, found.scores, arguments.json)
         return 0
     joined = join_masks(arguments.folder)
     if arguments.json:

@@ -18,7 +18,7 @@ from fullyconv.cli.options import reading_words
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.labels import AnyLabels
 from fullyconv.locks import held
-from fullyconv.plan import Plan, patience_of
+from fullyconv.plan import Plan
 from fullyconv.report import SHOWN
 from fullyconv.training.checkpointing import AtomicCheckpointIO, EpochSeed, KeptWeights
 from fullyconv.training.heads import plain
@@ -121,7 +121,7 @@ class RecipeCLI(LightningCLI):
             own += [FiniteLoss(), self._watch()]
         if self._plan is not None and self._budget is None and chosen_on_val:
             validations = int(config.get("max_epochs") or 1) // int(config.get("check_val_every_n_epoch") or 1)
-            patience = patience_of(validations)
+            patience = max(20, validations // 2)
             if patience < validations:
                 print(f"stops after {patience} validations without a better mIoU on val")
             own.append(PatientStop(SegmentationModule.monitor, patience))

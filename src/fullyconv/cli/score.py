@@ -28,8 +28,8 @@ from fullyconv.cli.options import (
 from fullyconv.cli.progress import busy
 
 if TYPE_CHECKING:
+    from fullyconv.confusion import SegmentationScores
     from fullyconv.data.pairs import Pair
-    from fullyconv.inference.joining import JoinedScores
 
 
 def add(commands: Commands) -> None:
@@ -73,7 +73,7 @@ def _test(arguments: argparse.Namespace) -> int:
     else:
         with busy(f"scoring {arguments.model}"):
             result = segmenter.evaluate(data, arguments.split, device=arguments.device)
-    _show(_where(arguments), segmenter.classes, result, arguments.json)
+    show(_where(arguments), segmenter.classes, result, arguments.json)
     return 0
 
 
@@ -117,12 +117,15 @@ def _where(arguments: argparse.Namespace) -> dict[str, str]:
     return {"model": arguments.model, "data": Path(arguments.data).name, "split": arguments.split}
 
 
-def show_joined(joined: JoinedScores, as_json: bool) -> None:
-    """Print what the parts of a test say together, as one process does."""
-    _show(joined.where, joined.classes, joined.scores, as_json)
+def show(where: Mapping[str, str], classes: Sequence[str], result: SegmentationScores, as_json: bool) -> None:
+    """Print the metrics of a model.
 
-
-def _show(where: Mapping[str, str], classes: Sequence[str], result: Any, as_json: bool) -> None:
+    Args:
+        where: its name, that of the set, and the split.
+        classes: the K names.
+        result: the metrics.
+        as_json: for programs.
+    """
     if as_json:
         print_json(dict(where) | result.to_dict(classes))
     else:

@@ -105,8 +105,6 @@ class ConfusionMatrix(Metric):
         ValueError: if ignore_index is one of the classes (the score of that class would silently change its meaning).
     """
 
-    is_differentiable = False
-    higher_is_better = True
     full_state_update = False
     matrix: Tensor
 

@@ -23,11 +23,11 @@ from fullyconv.inference.processor import Device, device_of
 from fullyconv.inference.serving import Predictor, Predicts
 from fullyconv.labels import Labels, at_edge, by_head
 from fullyconv.preprocessing import IMAGENET, Preprocessing
+from fullyconv.training import optimization
 from fullyconv.training.checkpointing import AveragedWeights
 from fullyconv.training.heads import labels_of, loss_of, plain, split_heads
 from fullyconv.training.losses import PixelLoss, loss_name
 from fullyconv.training.metrics import ConfusionMatrix, best_class
-from fullyconv.training.optimization import Optimization
 from fullyconv.training.storing import MODEL_ARGUMENTS, text_of
 from fullyconv.training.transfer import Transfers
 from fullyconv.weights.lock import accepting
@@ -39,6 +39,17 @@ hush()
 
 Batch = dict[str, Any]
 """``image`` (N, C, H, W) float RGB in 0..1, ``mask`` (N, H, W) int64, ``size`` (N, 2) height and width, ``path``."""
+
+
+_REMEDIES = {
+    "in_channels": "; give both the same in_channels",
+    "classes": ", in the same order. To train, load the model with fullyconv.load(NAME, classes=data.classes). If they "
+    "are the same classes under other names, give the data the model's names (values= or classes=, --values or "
+    "--classes)",
+    "ignore_index": "; use one ignore_index",
+    "value_range": "; give the data the value_range that the model was trained with",
+}
+"""What a module and its data have to have in common, and what to do where they differ."""
 
 
 class SegmentationModule(Transfers, Predicts):
@@ -152,7 +163,7 @@ class SegmentationModule(Transfers, Predicts):
         self.save_hyperparameters(ignore=["backbone_weights", "allow_unverified", "loss"])
         self.hparams.update({name: _plain_value(value) for name, value in self.hparams.items()})
         self.hparams.update(plain(self.labels))
-        self.optimization = Optimization.of(self.hparams)
+        optimization.check(self.hparams)
         self.hparams["loss"] = loss_name(loss)
         self._hparams_initial = copy.deepcopy(self.hparams)
         counts = {head: labels.num_classes for head, labels in self.heads.items()}
@@ -174,8 +185,6 @@ class SegmentationModule(Transfers, Predicts):
         )
         # Lightning's own mean rounds the number of images a process, which is no whole one where they differ.
         self.val_loss, self.test_loss = (MeanMetric(nan_strategy="disable") for _ in range(2))
-        self.score: dict[str, Any] | None = None
-        self.license: str | None = None
         self.training_record: dict[str, Any] = {}
         if backbone_weights is not None:
             self._start_from(backbone_weights, preprocessing is None, allow_unverified)
@@ -271,8 +280,8 @@ class SegmentationModule(Transfers, Predicts):
 
     def configure_optimizers(self) -> Any:
         """Build SGD or AdamW with groups for backbone and head, weights and biases, and the schedule by steps."""
-        return self.optimization.configure(
-            self.named_parameters(), lambda: float(self.trainer.estimated_stepping_batches)
+        return optimization.configure(
+            self.hparams, self.named_parameters(), lambda: float(self.trainer.estimated_stepping_batches)
         )
 
     def configure_callbacks(self) -> Sequence[Callback]:
@@ -304,32 +313,18 @@ class SegmentationModule(Transfers, Predicts):
         Raises:
             ValueError: if classes, ignore_index or the number of channels differ.
         """
-        theirs, own = getattr(data, "in_channels", None), int(self.hparams["in_channels"])
-        if theirs is not None and theirs != own:
-            raise ValueError(
-                f"the data has images of {theirs} channels, the model takes {own}: give both the same in_channels"
-            )
-        learned = self.preprocessing.value_range
-        if learned is not None and hasattr(data, "hparams") and _range_of(data) != learned:
-            raise ValueError(
-                f"the data is read with value_range={_range_of(data)}, the model was trained with {learned}: give the "
-                f"data value_range={learned}"
-            )
-        names = getattr(data, "classes", None)
-        names = dict(names) if isinstance(names, Mapping) else list(names or [])
-        if names and names != self.classes:
-            each = " for each head" if "" not in self.heads else ""
-            raise ValueError(
-                f"the data has the classes {names}, the model {self.classes}: they must be the same{each}, in the same "
-                "order. To train, load the model with fullyconv.load(NAME, classes=data.classes). If they are the same "
-                "classes under other names, give the data the model's names (values= or classes=, --values or "
-                "--classes)"
-            )
-        ignored = getattr(data, "ignore_index", None)
-        if ignored is not None and ignored != self.hparams["ignore_index"]:
-            raise ValueError(
-                f"the data ignores the label {ignored}, the model {self.hparams['ignore_index']}: use one ignore_index"
-            )
+        own: dict[str, Any] = {"in_channels": int(self.hparams["in_channels"]), "classes": self.classes}
+        own["ignore_index"] = self.hparams["ignore_index"]
+        theirs = {name: getattr(data, name, None) for name in own}
+        names = theirs["classes"]
+        theirs["classes"] = dict(names) if isinstance(names, Mapping) else list(names or []) or None
+        if self.preprocessing.value_range is not None and hasattr(data, "hparams"):
+            own["value_range"], theirs["value_range"] = self.preprocessing.value_range, _range_of(data) or "unset"
+        for name, value in theirs.items():
+            if value is not None and value != own[name]:
+                raise ValueError(
+                    f"the data has {name}={value}, the model {name}={own[name]}: they must be the same{_REMEDIES[name]}"
+                )
 
     def on_fit_start(self) -> None:
         """Forget what was measured on other weights, and how they came to be: it is not true of those trained now."""

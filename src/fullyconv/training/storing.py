@@ -32,14 +32,14 @@ class StoredModule(L.LightningModule, Uploads):
     model: Any
     labels: Labels
     preprocessing: Preprocessing
-    score: dict[str, Any] | None
-    license: str | None
     training_record: dict[str, Any]
     _loss_given: tuple[Any]
 
     reinitialized: tuple[str, ...] = ()
     start_classes: tuple[str, ...] = ()  # of the weights that classes were exchanged of
     load_report: LoadReport | None = None
+    score: dict[str, Any] | None = None
+    license: str | None = None
     origin: str | None = None
 
     def descend(self, parent: StoredModule) -> None:
