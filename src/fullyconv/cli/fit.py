@@ -108,7 +108,7 @@ def fit(words: list[str]) -> int:
             hold(stack, folder)
         going_on = resume(folder, command)
         if going_on == "finished":
-            model = folder / "model"
+            model = option_in(others, "--run.model_folder") or folder / "model"
             print(f"{folder}: this run is finished; its model folder is {model}. --epochs N with more goes on")
             return 0
         if option_in(others, "--data.check") is None:
@@ -151,8 +151,10 @@ def fit(words: list[str]) -> int:
         if is_first():
             write_state(folder, {"command": command, "finished": False})
         done = RecipeCLI("fit", words_of_theirs, chosen, defaults, data, anew=going_on is None, budget=budget)
-        if done.kept:
-            _write_report(folder, done.datamodule, chosen.reasons, shlex.join(["fullyconv", "fit", *words]))
+        if done.model_folder is not None:
+            _write_report(
+                folder, done.model_folder, done.datamodule, chosen.reasons, shlex.join(["fullyconv", "fit", *words])
+            )
             write_state(folder, {"command": command, "finished": True})
     for wanting in done.shortcomings:
         print(wanting)
@@ -198,7 +200,7 @@ def by_recipe(command: str, words: list[str]) -> int:
     return 0
 
 
-def _write_report(folder: Path, data: SegmentationDataModule, told: list[str], command: str) -> None:
+def _write_report(folder: Path, model: Path, data: SegmentationDataModule, told: list[str], command: str) -> None:
     """Write the page of a run that is finished: of what was stored, on the split that was not trained on."""
     from fullyconv.report import write_report
     from fullyconv.training.module import SegmentationModule
@@ -207,6 +209,6 @@ def _write_report(folder: Path, data: SegmentationDataModule, told: list[str], c
     if split is None:
         print("no report: every image was trained on")
         return
-    stored = SegmentationModule.from_pretrained(folder / "model")
+    stored = SegmentationModule.from_pretrained(model)
     write_report(stored, data, split, folder / "report.html", history=folder / "log", told=told, command=command)
     print(f"report written to {folder / 'report.html'}")

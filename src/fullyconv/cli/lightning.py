@@ -42,11 +42,11 @@ class RecipeCLI(LightningCLI):
 
     Attributes:
         shortcomings: what is wanting in what was trained, in sentences.
-        kept: whether something was left by this process: a trial of a few batches leaves nothing.
+        model_folder: what this process left; None of a trial of a few batches, and of all processes but the first.
     """
 
     shortcomings: Sequence[str] = ()
-    kept = True
+    model_folder: Path | None = None
 
     def __init__(
         self,
@@ -159,19 +159,17 @@ class RecipeCLI(LightningCLI):
             torch.distributed.barrier()
             torch.distributed.destroy_process_group()
         if not first:
-            self.kept = False
             return
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self.kept = False
             print("--trainer.fast_dev_run: a trial of a few batches went well; nothing of it is kept")
             return
         run, data = self._run(), self.datamodule
         if not getattr(self.trainer.checkpoint_callback, "best_model_path", ""):
             print("no epoch was validated and kept: the model folder has the weights of the last step")
-        folder = store(self.trainer, self.model, run, data)
-        print(f"\nmodel folder written to {folder}")
+        self.model_folder = store(self.trainer, self.model, run, data)
+        print(f"\nmodel folder written to {self.model_folder}")
         steps = int(self.trainer.global_step)
-        scored = score(folder, self.model, run, data, reading_words(data.hparams))
+        scored = score(self.model_folder, self.model, run, data, reading_words(data.hparams))
         if scored is None:
             self.shortcomings = shortcomings(None, (), "", steps)
             return
