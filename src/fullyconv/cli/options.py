@@ -188,6 +188,8 @@ def split_names(option: str, text: str) -> list[str]:
         option: where they were given.
         text: the names.
     """
+    if text.strip()[:1] in ("[", "{"):
+        raise ValueError(f"{option} {text[:60]}: give it without brackets, separated by commas")
     try:
         return [name.strip() for name in next(csv.reader([text], skipinitialspace=True))]
     except csv.Error as error:

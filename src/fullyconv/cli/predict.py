@@ -173,12 +173,12 @@ def _open(arguments: argparse.Namespace) -> Any:
         from fullyconv.hub.predictor import open_predictor
 
         set_threads(arguments.threads)
+        unverified, device = arguments.allow_unverified, arguments.device
         with busy(f"opening {arguments.model}"):
-            model = open_predictor(
-                arguments.model, allow_unverified=arguments.allow_unverified, device=arguments.device
-            )
+            model = open_predictor(arguments.model, allow_unverified=unverified, device=device)
         if arguments.chosen:
-            print(f"fullyconv: {_told(arguments.model, model.labels)}; --model NAME takes another", file=sys.stderr)
+            finds = found_by(model.classes, 100)
+            print(f"fullyconv: the model is {MODEL}, which finds {finds}; --model NAME takes another", file=sys.stderr)
         return model
     from fullyconv.inference.budget import available_processors
     from fullyconv.runtime import load  # which needs no torch
@@ -187,11 +187,6 @@ def _open(arguments: argparse.Namespace) -> Any:
         raise ValueError(f"--device {arguments.device}: an exported model runs on the processor; leave it out")
     with busy(f"opening {arguments.model}"):
         return load(arguments.model, threads=arguments.threads or available_processors())
-
-
-def _told(name: str, labels: Any) -> str:
-    every = labels.values() if isinstance(labels, Mapping) else [labels]
-    return f"the model is {name}, which finds {found_by([one for each in every for one in each.names], 100)}"
 
 
 def _identity(model: str) -> Any:
