@@ -45,16 +45,15 @@ class PixelwiseLoss(nn.Module):
             _one_each(len(self.class_weights), logits.shape[1])
         if logits.dtype in (torch.float16, torch.bfloat16):  # the pixels of one batch do not fit into its range
             logits = logits.float()
-        valid = mask != self.ignore_index
-        return self._loss(logits, mask.where(valid, 0), valid)
+        return self._loss(logits, mask, mask != self.ignore_index)
 
-    def _loss(self, logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        """Give the loss, where `valid` marks the pixels that count, and `target` is class 0 at the others."""
+    def _loss(self, logits: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
+        """Give the loss, where `valid` marks the pixels that count."""
         raise NotImplementedError
 
-    def _weights(self, target: Tensor, valid: Tensor) -> Tensor:
+    def _weights(self, mask: Tensor, valid: Tensor) -> Tensor:
         """Give the weight of every pixel."""
-        return valid if self.class_weights is None else valid * self.class_weights[target]
+        return valid if self.class_weights is None else valid * self.class_weights[mask.where(valid, 0)]
 
     def _mean_of_present(self, losses: Tensor, present: Tensor) -> Tensor:
         """Average the losses of the classes that occur, by their weights."""
@@ -71,9 +70,9 @@ def _share(total: Tensor, weight: Tensor) -> Tensor:
     return total / weight.sum().to(total.dtype).clamp(min=torch.finfo(total.dtype).tiny)
 
 
-def _one_hot(values: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+def _one_hot(values: Tensor, mask: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Zero the ignored pixels of (N, K, H, W) values and give the one-hot truth, zero there as well."""
-    truth = F.one_hot(target, values.shape[1]).movedim(-1, 1).to(values.dtype) * valid[:, None]
+    truth = F.one_hot(mask.where(valid, 0), values.shape[1]).movedim(-1, 1).to(values.dtype) * valid[:, None]
     return values * valid[:, None], truth
 
 
@@ -102,12 +101,16 @@ class PixelCrossEntropy(PixelwiseLoss):
         self.reduction = reduction
         self.label_smoothing = label_smoothing
 
-    def _loss(self, logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        counted = target.where(valid, -100)  # which torch ignores
+    def _loss(self, logits: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
         total = F.cross_entropy(
-            logits, counted, self.class_weights, reduction="sum", label_smoothing=self.label_smoothing
+            logits,
+            mask,
+            self.class_weights,
+            ignore_index=self.ignore_index,
+            reduction="sum",
+            label_smoothing=self.label_smoothing,
         )
-        return total / len(logits) if self.reduction == "sum" else _share(total, self._weights(target, valid))
+        return total / len(logits) if self.reduction == "sum" else _share(total, self._weights(mask, valid))
 
 
 class FocalLoss(PixelwiseLoss):
@@ -127,9 +130,9 @@ class FocalLoss(PixelwiseLoss):
             raise ValueError(f"gamma={gamma}: must not be negative")
         self.gamma = gamma
 
-    def _loss(self, logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        log_p = F.log_softmax(logits, dim=1).gather(1, target[:, None]).squeeze(1)
-        return _mean(-((1 - log_p.exp()) ** self.gamma) * log_p, self._weights(target, valid))
+    def _loss(self, logits: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
+        log_p = F.log_softmax(logits, dim=1).gather(1, mask.where(valid, 0)[:, None]).squeeze(1)
+        return _mean(-((1 - log_p.exp()) ** self.gamma) * log_p, self._weights(mask, valid))
 
 
 class TverskyLoss(PixelwiseLoss):
@@ -159,8 +162,8 @@ class TverskyLoss(PixelwiseLoss):
                 raise ValueError(f"{name}={value}: must be a finite number, not negative")
         self.alpha, self.beta, self.smooth = alpha, beta, smooth
 
-    def _loss(self, logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        probabilities, truth = _one_hot(logits.softmax(dim=1), target, valid)
+    def _loss(self, logits: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
+        probabilities, truth = _one_hot(logits.softmax(dim=1), mask, valid)
         overlap = (probabilities * truth).sum(dim=(0, 2, 3))
         present = truth.sum(dim=(0, 2, 3))
         wrong = self.alpha * (probabilities.sum(dim=(0, 2, 3)) - overlap) + self.beta * (present - overlap)
@@ -197,9 +200,9 @@ class LovaszLoss(PixelwiseLoss):
     def __init__(self, ignore_index: int = 255, class_weights: Sequence[float] | None = None) -> None:
         super().__init__(ignore_index, class_weights)
 
-    def _loss(self, logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        probabilities = logits.softmax(dim=1).movedim(1, 0)[:, valid]
-        truth = F.one_hot(target[valid], len(probabilities)).T.to(logits.dtype)
+    def _loss(self, logits: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
+        probabilities = logits.softmax(dim=1).movedim(1, 0).flatten(1)[:, valid.flatten()]
+        truth = F.one_hot(mask[valid], len(probabilities)).T.to(logits.dtype)
         errors, order = (truth - probabilities).abs().sort(dim=1, descending=True)
         truth = truth.gather(1, order)
         present = truth.sum(dim=1)
@@ -229,10 +232,10 @@ class PixelSquaredError(PixelwiseLoss):
             raise ValueError(f'of={of!r}: choose "probabilities" or "scores"')
         self.of = of
 
-    def _loss(self, logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    def _loss(self, logits: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
         values = logits.softmax(dim=1) if self.of == "probabilities" else logits
-        values, truth = _one_hot(values, target, valid)
-        return _mean(((values - truth) ** 2).sum(dim=1), self._weights(target, valid))
+        values, truth = _one_hot(values, mask, valid)
+        return _mean(((values - truth) ** 2).sum(dim=1), self._weights(mask, valid))
 
 
 class SumOfLosses(nn.Module):

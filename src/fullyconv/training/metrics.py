@@ -62,11 +62,12 @@ def confusion_matrix(prediction: Tensor, mask: Tensor, num_classes: int, ignore_
             "take the argmax of K logits"
         )
     if max(num_classes, ignore_index + 1) > 256 or ignore_index < 0:
-        counts = mask != ignore_index
-        truth, found = mask[counts].long(), prediction[counts].long()
-        if truth.numel() and (int(truth.min()) < 0 or int(truth.max()) >= num_classes):
+        no_class = (mask < 0) | (mask >= num_classes)
+        if bool((no_class & (mask != ignore_index)).any()):
             raise _stray(mask, num_classes, ignore_index)
-        return torch.bincount(truth * num_classes + found, minlength=num_classes**2).view(num_classes, num_classes)
+        truth = torch.where(no_class, num_classes, mask.long())
+        cells, side = (truth * (num_classes + 1) + prediction).flatten(), num_classes + 1
+        return torch.bincount(cells, minlength=side**2).view(side, side)[:num_classes, :num_classes]
     if mask.dtype != torch.uint8:
         low, high = (int(label) for label in torch.aminmax(mask))
         if low < 0 or high > 255:
