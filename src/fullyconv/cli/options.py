@@ -82,7 +82,6 @@ FRACTIONS: dict[str, dict[str, Any]] = {
 }
 """Options that say what a set without splits is tested with, of fit and of test."""
 
-
 CHANNELS: dict[str, dict[str, Any]] = {
     "in_channels": {"metavar": "C", "type": positive, "help": "bands: 3 reads all as RGB, 1 as gray (default: 3)"},
 }
