@@ -550,7 +550,7 @@ def test_every_image_is_segmented_at_its_own_size_or_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     segmenter = load("street")
-    monkeypatch.setattr("fullyconv.cli.predict.open_predictor", lambda arguments: segmenter)
+    monkeypatch.setattr("fullyconv.hub.predictor.open_predictor", lambda *_, **__: segmenter)
     good, bad = 0, []
     for number, (name, damage, message) in enumerate(PICTURES):
         write_tree(tmp_path / "one", {"train": 1})
@@ -621,7 +621,8 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monke
         (("doctor", "shapes", "--values", "0=ground,1=bax", "--classes", "ground,box"), "Did you mean box?"),
         (("doctor", "file.zip"), "is a file: give the folder that holds images and masks"),
         (("doctor", "shapes", "--values", "0"), "write VALUE=NAME"),
-        (("doctor", "shapes", "--values", "{0: x}"), "is no JSON"),
+        (("doctor", "shapes", "--values", "{0: x}"), "without brackets"),
+        (("doctor", "shapes", "--classes", '["ground", "box"]'), "without brackets"),
         (("doctor", "shapes", "--masks", "../x"), "is looked for inside the data folder"),
         (("doctor", "shapes", "--unlabeled", "drop"), 'choose "error" or "skip"'),
         (("doctor", "shapes", "--sheet", "x.txt"), "--sheet x.txt: give a .png or .jpg"),

@@ -128,7 +128,7 @@ def test_w12_two_runs_at_once_leave_no_mask_of_one_model_under_the_name_of_the_o
 # ---- C2: what Pillow opens ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["predict", "demo", "doctor: image", "doctor: mask"])
+@pytest.mark.parametrize("command", ["predict", "doctor: image", "doctor: mask"])
 def test_c2_a_file_of_eps_bytes_never_reaches_ghostscript(
     command: str, model: Path, tmp_path: Path, ghostscript: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,9 +136,6 @@ def test_c2_a_file_of_eps_bytes_never_reaches_ghostscript(
     if command == "predict":
         file.write_bytes(EPS)
         assert predict(model, file, tmp_path / "masks") != 0
-    elif command == "demo":
-        file.write_bytes(EPS)
-        assert run("demo", file, "--model", model, "--out", tmp_path / "overlay.png") != 0
     else:
         tree = write_tree(tmp_path / "shapes", {"train": 3})
         file = tree / "train" / ("images" if command.endswith("image") else "masks") / "001.png"
@@ -326,10 +323,10 @@ def test_c21_an_image_that_memory_does_not_hold_is_left_out_and_the_option_named
 def test_c21_a_command_that_lacks_memory_says_so_and_other_errors_stay_what_they_are(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(_: object) -> int:
+    def fail() -> None:
         raise error
 
-    monkeypatch.setattr("fullyconv.cli.catalog._list", fail)
+    monkeypatch.setattr("fullyconv.weights.catalog.entries", fail)
     if "network" in str(error):
         with pytest.raises(RuntimeError, match="of the network"):
             run("list")
@@ -427,7 +424,7 @@ def test_m17_an_address_in_python_and_of_the_demo_is_named_as_it_was_given(
     address = "https://example.org/a.jpg"
     with pytest.raises((ValueError, OSError)) as caught:
         fullyconv.load(model).predict(address)
-    assert run("demo", address, "--model", model, "--out", tmp_path / "overlay.png") == 2
+    assert run("demo", address, "--out", tmp_path / "overlay.png") == 2
     for said in (str(caught.value), capsys.readouterr().err):
         assert address in said
         assert "no such file" not in said

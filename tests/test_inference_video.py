@@ -297,7 +297,7 @@ def test_a_video_that_was_cut_short_goes_on_from_its_masks(
 ) -> None:
     clip = write(tmp_path / "clip.mp4")
     segmenter = Threshold()
-    monkeypatch.setattr("fullyconv.cli.predict.open_predictor", lambda _: segmenter)
+    monkeypatch.setattr("fullyconv.hub.predictor.open_predictor", lambda *_, **__: segmenter)
     monkeypatch.setattr(Threshold, "classes", Threshold.labels.names, raising=False)
     monkeypatch.setattr(Threshold, "predict", lambda self, source, **_: _interrupted(self, source))
     words = ["predict", str(clip), "--out", str(tmp_path / "out"), "--overlay"]
@@ -385,7 +385,7 @@ def test_several_heads_have_masks_overlays_and_tables_of_their_own(
 ) -> None:
     clip = write(tmp_path / "my.clip.mp4")
     segmenter = TwoHeads()
-    monkeypatch.setattr("fullyconv.cli.predict.open_predictor", lambda _: segmenter)
+    monkeypatch.setattr("fullyconv.hub.predictor.open_predictor", lambda *_, **__: segmenter)
     out = tmp_path / "out"
     words = ["predict", str(clip), "--out", str(out), "--overlay", "--polygons", "coco"]
     assert cli.main(words) == 0

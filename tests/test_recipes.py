@@ -1,4 +1,4 @@
-"""The recipes of the zoo: each begins to train on its own data, also under the words that older versions wrote."""
+"""The recipes of the zoo: each begins to train on its own data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 import yaml
 
 from fullyconv import cli
-from fullyconv.cli.recipes import respelled
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = {path.parent.name: path for path in sorted(ROOT.glob("zoo/*/recipe.yaml"))}
@@ -53,15 +52,3 @@ def test_every_recipe_of_a_classifier_takes_two_steps(
     monkeypatch.setattr(sys, "argv", [str(ROOT / "zoo/classifier.py"), *words])
     runpy.run_path(sys.argv[0], run_name="__main__")
     assert list(tmp_path.rglob("config.json"))
-
-
-def test_a_recipe_of_older_words_is_read(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(f"run: {{folder: {folder}, artefact: {folder}/m, licence: mine}}\ndata: {{data: nowhere}}\n")
-    taken = respelled(["--config", str(recipe), "--run.licence=yours"])
-    assert yaml.safe_load(taken[1])["run"] == {"folder": str(folder), "model_folder": f"{folder}/m", "license": "mine"}
-    assert taken[2:] == ["--run.license=yours"]
-    assert respelled([f"--config={recipe}"]) == [f"--config={taken[1]}"]
-    recipe.write_text("run: {license: mine}\n")
-    assert respelled(["--config", str(recipe)]) == ["--config", str(recipe)]

@@ -119,6 +119,8 @@ def test_the_curves_run_through_all_parts_of_a_run(shapes: Path, tmp_path: Path)
             writer.writerows(
                 [epoch, epoch * 10, "" if epoch == 1 else 2.0 - epoch / 10, epoch / 10] for epoch in epochs
             )
+    (log / "version_of mine").mkdir()  # nobody's but a person's
+    (log / "version_of mine" / "metrics.csv").write_text("epoch,train/loss\n0,99\n")
     with (log / "version_10" / "metrics.csv").open("a") as file:
         file.write("8,8")  # what a killed process leaves
     data = SegmentationDataModule.from_folder(shapes)
@@ -186,14 +188,14 @@ def test_the_matrix_is_blue_where_right_and_red_where_wrong_and_stronger_with_th
 
 
 def _css(color: tuple[int, int, int]) -> str:
-    return f"rgb({color[0]},{color[1]},{color[2]})" if any(color) else "none"
+    return f"rgb{color}" if any(color) else "none"
 
 
 def test_what_differs_is_red_in_the_images_and_everything_else_pale(shapes: Path) -> None:
     data = SegmentationDataModule.from_folder(shapes)
     segmenter = segmenter_for(data)
     sample = data.dataset("val")[0]
-    result = report._Result(0, "a", 0.5, 0.5, np.zeros((2, 2), np.int64))
+    result = report._Result(0, "a", 0.5, 0.5)
     drawn = report._images([result], data.dataset("val"), segmenter, data.labels)
     tiles = [Image.open(io.BytesIO(base64.b64decode(text))) for text in re.findall("base64,([^']*)'", drawn)]
     wrong = segmenter.predict(sample["image"]).mask != sample["mask"].numpy()
@@ -219,7 +221,7 @@ def test_the_legend_is_in_the_order_of_every_legend_with_shares_and_no_swatch_fo
     assert re.findall(r"</span>(\w+) <span class='dim'>([^<]*)<", drawn) == [
         ("cat", "20.0 %"), ("dog", "30.0 %"), ("background", "50.0 %"),
     ]  # fmt: skip
-    assert "rgb(0,0,0)" not in drawn
+    assert "rgb(0, 0, 0)" not in drawn
 
 
 def test_what_cannot_be_scored_writes_nothing(shapes: Path, tmp_path: Path) -> None:

@@ -177,6 +177,7 @@ def test_own_models_can_be_offered() -> None:
     found = offers(["pets", "runs/mine/"])
     assert [offer.name for offer in found] == ["pets", "mine"]
     assert [len(offer.classes) for offer in found] == [2, 0]  # of a source that is no folder here they are not known
+    assert [offer.name for offer in offers(["a/model", "b/model"])] == ["model", "b/model"]
 
 
 # ---- in a browser ----------------------------------------------------------------------------------------------------

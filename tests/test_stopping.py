@@ -338,6 +338,14 @@ def test_a_copied_run_without_its_best_weights_begins_to_look_for_them_anew(
     assert not Path("run").exists()
 
 
+def test_the_report_is_of_the_model_folder_wherever_it_lies(shapes: Path, capsys: Capture) -> None:
+    said = fit(capsys, "--epochs", 1, "--run.model_folder", "elsewhere")
+    assert said.code == 0, said.text
+    assert Path("elsewhere/config.json").is_file()
+    assert Path("run/report.html").is_file()
+    assert "its model folder is elsewhere" in fit(capsys, "--epochs", 1, "--run.model_folder", "elsewhere").out
+
+
 def test_a_checkpoint_knows_what_binds_its_weights(shapes: Path, tmp_path: Path) -> None:
     data = SegmentationDataModule.from_folder(shapes, batch_size=2, crop_size=32, num_workers=0)
     module = SegmentationModule(SMALL, data.labels)

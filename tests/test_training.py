@@ -346,8 +346,6 @@ def test_trained_on_train_and_val_the_weights_of_the_last_epoch_are_kept(shapes:
         (["fit", "shapes", "--values", "0"], "write VALUE=NAME"),
         (["fit", "shapes", "--minutes", "0"], "a number of minutes above 0"),
         (["fit", "shapes", "--values", "0=a,0=b"], "0 is there twice"),
-        (["fit", "shapes", "--values", '{"0": "a", "0": "b"}'], "0 is there twice"),
-        (["fit", "shapes", "--values", '{"0": ["a"], "1": "b"}'], "a class name is text"),
         (["fit", "shapes", "--data", "{}"], "DATA is given already"),
     ],
 )

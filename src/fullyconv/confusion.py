@@ -17,56 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-
-@dataclass(frozen=True)
-class Table:
-    """Say where pairs of true and predicted class are counted: at `true * width + predicted`, in a number of few bits.
-
-    Moving numbers takes most of the time, so they are as narrow as they can be. Neighbors in a label map are mostly
-    equal, and a processor that adds 1 to the same cell again and again waits for itself; so neighboring pixels are
-    counted in different banks of the table, as many as fit, which are summed in the end.
-
-    Args:
-        height: rows of a bank: 256, so that masks of bytes are counted unseen, or one for each class and the ignored.
-        width: columns of a bank, at least K.
-        banks: number of banks.
-        bits: of the number that holds a place in the table.
-        ignored: the row that is cut off.
-        renamed: whether the mask has to hold K instead of ignore_index.
-    """
-
-    height: int
-    width: int
-    banks: int
-    bits: int
-    ignored: int
-    renamed: bool
-
-    @classmethod
-    def of(cls, num_classes: int, ignore_index: int) -> Table:
-        """Lay out the table for K classes.
-
-        Example:
-            >>> Table.of(21, 255)
-            Table(height=256, width=32, banks=4, bits=16, ignored=255, renamed=False)
-        """
-        if max(num_classes, ignore_index + 1) > 256 or ignore_index < 0:
-            # As many rows as a large ignore_index has would take gigabytes, so that one is moved behind the classes.
-            return cls(num_classes + 1, num_classes + 1, 1, 64, num_classes, True)
-        for width, banks in ((32, 4), (64, 2), (128, 1)):  # 2^15 cells each: what 16 bits with a sign can name
-            if num_classes <= width:
-                return cls(256, width, banks, 16, ignore_index, False)
-        return cls(256, 256, 1, 32, ignore_index, False)
-
-    @property
-    def size(self) -> int:
-        """Number of cells."""
-        return self.banks * self.height * self.width
-
-    @property
-    def apart(self) -> int:
-        """What moves the neighbors in one word of memory, as many as there are banks, to a bank each."""
-        return sum(bank * self.height * self.width << (bank * self.bits) for bank in range(self.banks))
+METRICS = {
+    "pixel_accuracy": "pixel accuracy",
+    "mean_accuracy": "mean accuracy",
+    "mean_iou": "mIoU",
+    "frequency_weighted_iou": "frequency weighted IoU",
+}
+"""The four metrics of section 5: attribute of `SegmentationScores` -> what people call it."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +59,7 @@ class SegmentationScores:
         """
         _check_names(names, len(self.iou))
         return {
-            "pixel_accuracy": _percent(self.pixel_accuracy),
-            "mean_accuracy": _percent(self.mean_accuracy),
-            "mean_iou": _percent(self.mean_iou),
-            "frequency_weighted_iou": _percent(self.frequency_weighted_iou),
+            **{metric: _percent(getattr(self, metric)) for metric in METRICS},
             "iou": {name: _percent(value) for name, value in zip(names, self.iou, strict=True)},
             "pixels": self.pixels,
         }
@@ -128,15 +82,7 @@ class SegmentationScores:
             road     80.00       100.00
         """
         _check_names(names, len(self.iou))
-        lines = [
-            f"{label:<22} {value * 100:>7.2f} %"
-            for label, value in (
-                ("pixel accuracy", self.pixel_accuracy),
-                ("mean accuracy", self.mean_accuracy),
-                ("mIoU", self.mean_iou),
-                ("frequency weighted IoU", self.frequency_weighted_iou),
-            )
-        ]
+        lines = [f"{label:<22} {getattr(self, metric) * 100:>7.2f} %" for metric, label in METRICS.items()]
         width = max(len("class"), *(len(name) for name in names))
         lines += ["", f"{'class':<{width}}  {'IoU %':>7}  {'accuracy %':>11}"]
         for name, iou, accuracy in zip(names, self.iou, self.accuracy, strict=True):
@@ -231,17 +177,8 @@ def scores(matrix: npt.ArrayLike) -> SegmentationScores:
 
 def headline(score: Mapping[str, Any]) -> str:
     """Say the metrics of a stored score (percent) in one line: the paper's four, or a classifier's accuracy."""
-    return ", ".join(
-        f"{label} {score[key]:.2f}"
-        for key, label in (
-            ("pixel_accuracy", "pixel accuracy"),
-            ("mean_accuracy", "mean accuracy"),
-            ("mean_iou", "mIoU"),
-            ("frequency_weighted_iou", "f.w. IoU"),
-            ("top1", "top-1 accuracy"),
-        )
-        if score.get(key) is not None
-    )
+    labels = METRICS | {"frequency_weighted_iou": "f.w. IoU", "top1": "top-1 accuracy"}
+    return ", ".join(f"{label} {score[key]:.2f}" for key, label in labels.items() if score.get(key) is not None)
 
 
 def _check_names(names: Sequence[str], number: int) -> None:

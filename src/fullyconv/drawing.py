@@ -218,30 +218,45 @@ def contact_sheet(
     """
     if not samples:
         raise ValueError("samples is empty: give at least one image with its mask")
-    font = ImageFont.load_default(13)
-    gap, line = 10, 20
-    tiles = []
     total: Counter[int] = Counter()
-    for image, mask, title in samples:
+    for _, mask, _ in samples:
         total.update({k: share / len(samples) for k, share in _shares(_checked_mask(mask), labels).items()})
-        tile = overlay(image, mask, labels, legend=False)
-        scale = side / max(tile.size)
-        size = (max(1, round(tile.width * scale)), max(1, round(tile.height * scale)))
-        tiles.append((tile.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST), title))
+    tiles = [(overlay(image, mask, labels, legend=False), title) for image, mask, title in samples]
+    return _with_legend(sheet(tiles, columns=columns, side=side), _entries(total, labels, most=60), 15)
+
+
+def sheet(
+    images: Sequence[tuple[Image.Image, str]], *, columns: int = 4, side: int = 320, letters: int = 13
+) -> Image.Image:
+    """Lay images side by side, each over its name.
+
+    Args:
+        images: what to lay there, and what to write below each.
+        columns: images in a row.
+        side: pixels that the longer side of an image is scaled to.
+        letters: size of the letters in pixels.
+    """
+    font = ImageFont.load_default(letters)
+    gap, line = 10, round(1.5 * letters)
+    tiles = []
+    for image, title in images:
+        scale = side / max(image.size)
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        tiles.append((image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST), title))
     columns = min(columns, len(tiles))
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
     heights = [max(tile.height for tile, _ in row) + line for row in rows]
-    sheet = Image.new("RGB", (gap + columns * (side + gap), gap + sum(heights) + gap * len(rows)), _PAPER)
-    draw = ImageDraw.Draw(sheet)
+    drawn = Image.new("RGB", (gap + columns * (side + gap), gap + sum(heights) + gap * len(rows)), _PAPER)
+    draw = ImageDraw.Draw(drawn)
     top = gap
     for row, height in zip(rows, heights, strict=True):
         for column, (tile, title) in enumerate(row):
             left = gap + column * (side + gap)
-            sheet.paste(tile, (left + (side - tile.width) // 2, top))
+            drawn.paste(tile, (left + (side - tile.width) // 2, top))
             below = top + tile.height + 3
             draw.text((left + side // 2, below), _shortened(title, font, side), _INK, font, anchor="ma")
         top += height + gap
-    return _with_legend(sheet, _entries(total, labels, most=60), 15)
+    return drawn
 
 
 def _shortened(text: str, font: Any, width: int) -> str:

@@ -19,7 +19,6 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-CHUNK = 1 << 20
 LEFT_AFTER = 3600.0
 """Seconds after which nobody is taken to be writing a file that has not changed since, where locks do not say."""
 
@@ -119,7 +118,7 @@ def replacing(path: str | Path, *, lasting: bool = False) -> Iterator[Path]:
         file.discard()
 
 
-def write(path: str | Path, content: bytes | str, *, lasting: bool = False) -> Path:
+def write(path: str | Path, content: bytes | memoryview | str, *, lasting: bool = False) -> Path:
     """Write a file, all of it or nothing.
 
     Args:
@@ -261,9 +260,6 @@ def digest(path: str | Path) -> Digest:
         >>> digest(os.devnull).sha256[:8]
         'e3b0c442'
     """
-    value, size = hashlib.sha256(), 0
     with Path(path).open("rb") as file:
-        while block := file.read(CHUNK):
-            value.update(block)
-            size += len(block)
-    return Digest(value.hexdigest(), size)
+        value = hashlib.file_digest(file, "sha256")
+        return Digest(value.hexdigest(), file.tell())

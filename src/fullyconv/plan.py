@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from fullyconv.backbones import BACKBONES
@@ -35,13 +34,11 @@ class Plan:
     """What was chosen for a run, and why.
 
     Args:
-        model: what training starts from, as `fullyconv.load` takes it, or "random:PRESET".
         segmenter: the loaded start, with the classes of the data; None for random initialization.
         settings: options of a recipe, as "data.batch_size" -> value.
         reasons: one sentence for each choice, for people to read.
     """
 
-    model: str
     segmenter: SegmentationModule | None
     settings: dict[str, Any]
     reasons: list[str] = field(default_factory=list)
@@ -188,7 +185,7 @@ def plan(
     settings["trainer.num_sanity_val_steps"] = 0 if minutes is None else 1
     settings["trainer.log_every_n_steps"] = max(1, min(20, steps))
     settings["trainer.enable_model_summary"] = False
-    return Plan(model, segmenter, settings, reasons)
+    return Plan(segmenter, settings, reasons)
 
 
 def _backbone_of(model: str) -> str | None:
@@ -198,11 +195,6 @@ def _backbone_of(model: str) -> str | None:
         return None
     name = entry.architecture.removeprefix("torchvision/")
     return name if name in BACKBONES else None
-
-
-def patience_of(epochs: int) -> int:
-    """Give the epochs without improvement after which a planned run stops."""
-    return max(20, epochs // 2)
 
 
 def _class_weights(data: SegmentationDataModule, train: Sequence[Pair]) -> tuple[list[float] | None, str]:
@@ -240,9 +232,3 @@ def _crop(data: SegmentationDataModule, quick: bool) -> tuple[tuple[int, int], s
         f"crops of {crop[0]} x {crop[1]}: the median image has {middle[0]} x {middle[1]} pixels, and {most} is the "
         f"most that is taken on {'an accelerator' if quick else 'the CPU'}"
     )
-
-
-def describe(plan: Plan, data: SegmentationDataModule, folder: Path, going_on: bool) -> str:
-    """Say aloud what was found and chosen, before minutes are spent on it."""
-    where = f"{'goes on in' if going_on else 'writes to'} {folder}; the same command goes on after an interruption"
-    return "\n".join([data.report, *plan.reasons, where])

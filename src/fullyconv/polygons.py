@@ -148,9 +148,8 @@ def _trace(inside: npt.NDArray[np.bool_], index: int) -> Iterator[Region]:
     start, way, number = _edges(part)
     rings = _rings(_next(start, way, number))
     corners = [_corners(start[ring], way[ring]) for ring in rings]
-    parents = _parents(part, start, way, number, rings, corners)
     members: dict[int, list[int]] = {}
-    for ring, parent in parents.items():
+    for ring, parent in enumerate(_parents(way, rings)):
         members.setdefault(parent, []).append(ring)
     for parent, all_of_it in sorted(members.items()):
         edges = np.concatenate([rings[ring] for ring in all_of_it])
@@ -213,35 +212,23 @@ def _corners(start: npt.NDArray[np.intp], way: npt.NDArray[np.intp]) -> Ring:
     return [(int(x), int(y)) for y, x in start[turns]]
 
 
-def _parents(
-    part: npt.NDArray[np.bool_],
-    start: npt.NDArray[np.intp],
-    way: npt.NDArray[np.intp],
-    number: npt.NDArray[np.int32],
-    rings: list[npt.NDArray[np.intp]],
-    corners: list[Ring],
-) -> dict[int, int]:
-    """Give for each ring the outer ring of its region; outer rings are their own."""
-    ring_of = np.empty(len(start), np.intp)
+def _parents(way: npt.NDArray[np.intp], rings: list[npt.NDArray[np.intp]]) -> list[int]:
+    """Give for each ring the outer ring of its region, which is the first of them: it reaches up the most."""
+    ring_of = np.empty(len(way), np.intp)
     for ring, edges in enumerate(rings):
         ring_of[edges] = ring
-    parents = {ring: ring for ring, of_it in enumerate(corners) if _area(of_it) > 0}
-    holes = []
-    for ring, edges in enumerate(rings):
-        if ring not in parents:
-            above = edges[way[edges] == 2]  # borders below pixels of the region
-            holes.append((*(int(n) for n in start[above[np.argmin(start[above, 0])]]), ring))
-    for y, x, ring in sorted(holes):  # from the top: what a hole is found by lies higher
-        outside = np.flatnonzero(~part[y - 1, :x])
-        run = int(outside[-1]) + 1 if len(outside) else 0
-        parents[ring] = parents[int(ring_of[number[3, y, run]])]
-    return parents
+    parents = list(range(len(rings)))
 
+    def root(ring: int) -> int:
+        while parents[ring] != ring:
+            parents[ring] = ring = parents[parents[ring]]
+        return ring
 
-def _area(ring: Ring) -> int:
-    corners = np.array(ring)
-    x, y = corners[:, 0], corners[:, 1]
-    return int((x * np.roll(y, -1) - np.roll(x, -1) * y).sum())
+    # Both ends of a row of pixels are of one region; edges to the left and to the right come in the order of the rows.
+    for ends in set(zip(ring_of[way == 3].tolist(), ring_of[way == 1].tolist(), strict=True)):
+        first, second = sorted(map(root, ends))
+        parents[second] = first
+    return [root(ring) for ring in range(len(rings))]
 
 
 def _counts(runs: npt.NDArray[np.int64], total: int) -> list[int]:

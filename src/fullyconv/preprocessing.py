@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
@@ -108,16 +108,13 @@ class Preprocessing:
             raise ValueError(f"images has type {x.dtype}; give floating point numbers in 0..1, that is bytes / 255")
         gain = [self.scale / s for s in self.std]
         offset = [-m / s for m, s in zip(self.mean, self.std, strict=True)]
-        turned = x if self.channel_order == "rgb" else x[..., self._order(), :, :]
+        turned = x if self.channel_order == "rgb" else x[..., [2, 1, 0, *range(3, self.in_channels)], :, :]
         gains, offsets = (
             (np.array(numbers, x.dtype) if isinstance(x, np.ndarray) else x.new_tensor(numbers)).reshape(-1, 1, 1)
             for numbers in (gain, offset)
         )
         result: Images = turned * gains + offsets
         return result
-
-    def _order(self) -> list[int]:
-        return [2, 1, 0, *range(3, self.in_channels)]
 
     def for_channels(self, in_channels: int) -> Preprocessing:
         """Give the numbers for images of other channels than the three colors of these.
@@ -150,15 +147,8 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """Write as plain JSON values; `from_dict` reads them back."""
-        further: dict[str, Any] = {} if self.short_side is None else {"short_side": self.short_side}
-        further |= {} if self.value_range is None else {"value_range": list(self.value_range)}
-        return {
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "scale": self.scale,
-            "channel_order": self.channel_order,
-            **further,
-        }
+        said = {name: value for name, value in vars(self).items() if value is not None}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in said.items()}
 
     @classmethod
     def of(cls, given: Preprocessing | Mapping[str, Any]) -> Preprocessing:
@@ -187,7 +177,7 @@ class Preprocessing:
             >>> Preprocessing.from_dict(IMAGENET.to_dict()) == IMAGENET
             True
         """
-        known = ["mean", "std", "scale", "channel_order", "short_side", "value_range"]
+        known = [field.name for field in fields(cls)]
         if not isinstance(entry, Mapping) or not {"mean", "std"} <= set(entry):
             raise ValueError(f"preprocessing={entry!r} lacks 'mean' or 'std'; give a mapping as to_dict writes it")
         for key in entry:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import csv
 import html
+import importlib.resources
 import io
 import math
 from collections import defaultdict
@@ -22,7 +23,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from fullyconv.confusion import SegmentationScores, scores
+from fullyconv.confusion import METRICS, SegmentationScores, scores
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.drawing import legend_order, overlay, percent
 from fullyconv.files import write
@@ -39,31 +40,6 @@ MATRIX_CLASSES = 64  # a table of more columns nobody reads
 MISTAKEN = 5  # pairs of classes that are named
 VIEWS = ("image", "truth", "prediction", "red: where they differ")
 
-STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;margin:2em auto;max-width:1320px;padding:0 1em;color:#1d2329;background:#fff}
-h1{font-size:1.6em;margin-bottom:0;overflow-wrap:anywhere}h2{margin-top:2em;border-bottom:1px solid #d5dade}
-.dim{color:#5b646d}.scroll{overflow-x:auto}table{border-collapse:collapse}
-td,th{padding:.2em .6em;text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}th{font-weight:600}
-td:first-child,th:first-child{text-align:left}tr:nth-child(even) td{background:#f6f8fa}
-.cards{display:flex;gap:1em;flex-wrap:wrap}.card{border:1px solid #d5dade;border-radius:8px;padding:.6em 1.2em}
-.card b{display:block;font-size:1.7em}.swatch{display:inline-block;width:.9em;height:.9em;margin-right:.5em;
-vertical-align:-1px;border-radius:2px}.track{display:inline-block;width:90px;margin-left:.6em;text-align:left;
-background:#e4e8ec;height:.7em}.bar{display:block;height:100%;background:#3b7dd8}
-.views{display:grid;grid-template-columns:repeat(4,1fr);gap:.5em;margin:0 0 1.6em}.views img{width:100%;display:block}
-.views figcaption{grid-column:1/-1;overflow-wrap:anywhere}.views small{color:#5b646d}
-pre{background:#f6f8fa;padding:.8em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere}
-.matrix th,.matrix td{padding:.15em .3em;font-size:.85em}.matrix td+td{min-width:1.9em;text-align:center}
-.matrix th+th{writing-mode:vertical-rl;transform:rotate(180deg);text-align:left;vertical-align:bottom;font-weight:400}
-.matrix td:first-child,.matrix th:first-child{position:sticky;left:0;background:#fff;max-width:11em;overflow:hidden;
-text-overflow:ellipsis}.matrix.many th,.matrix.many td{font-size:.66em;padding:.1em 0}
-.matrix.many td+td{min-width:1.75em}
-.banner{background:#fdecea;border-left:5px solid #d62828;padding:.6em 1em}
-.legend>span{margin-right:1.2em;display:inline-block}svg{max-width:100%;height:auto}
-svg text{font:12px system-ui,sans-serif;fill:#5b646d}.chart{margin:0;flex:1 1 20em;max-width:34em}
-@media(max-width:44em){body{margin:1em auto}.views{grid-template-columns:1fr 1fr}.card{padding:.4em .8em}
-.card b{font-size:1.3em}}
-"""
-
 
 @dataclass(frozen=True)
 class _Result:
@@ -73,7 +49,6 @@ class _Result:
     key: str
     mean_iou: float
     accuracy: float
-    matrix: npt.NDArray[np.int64]
 
 
 def write_report(
@@ -113,24 +88,26 @@ def write_report(
     labels = data.labels
     dataset = data.dataset(split) if split != "train" else data.eval_dataloader(split).dataset
     results = []
-    for index in range(len(data.splits[split])):
+    total = np.zeros((labels.num_classes, labels.num_classes), np.int64)
+    for index, pair in enumerate(data.splits[split]):
         sample: dict[str, Any] = dataset[index]
         prediction = _predicted(segmenter, sample["image"])
-        matrix = confusion_matrix(prediction[None], sample["mask"][None], labels.num_classes, labels.ignore_index)
-        own = scores(matrix.numpy())
-        results.append(_Result(index, data.splits[split][index].key, own.mean_iou, own.pixel_accuracy, matrix.numpy()))
-    total = sum((result.matrix for result in results), np.zeros((labels.num_classes,) * 2, np.int64))
+        matrix = confusion_matrix(prediction, sample["mask"], labels.num_classes, labels.ignore_index).numpy()
+        own = scores(matrix)
+        total += matrix
+        results.append(_Result(index, pair.key, own.mean_iou, own.pixel_accuracy))
     whole = scores(total)
     ranked = sorted((r for r in results if not math.isnan(r.mean_iou)), key=lambda r: (r.mean_iou, r.key))
     worst = ranked[:SHOWN]
     best = [result for result in reversed(ranked) if result not in worst][:SHOWN]
     wants = shortcomings(whole, labels.names, split, segmenter.training_record.get("steps"))
     name = title or data.source.root.resolve().name
+    style = (importlib.resources.files("fullyconv") / "web" / "report.css").read_text(encoding="utf-8")
     parts = [
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         f"<meta name='viewport' content='width=device-width,initial-scale=1'><title>{_e(name)}: {_e(split)}</title>"
         f"<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; img-src data:; "
-        f"style-src 'unsafe-inline'\"><style>{STYLE}</style></head><body>",
+        f"style-src 'unsafe-inline'\"><style>{style}</style></head><body>",
         f"<h1>{_e(name)}</h1><p class='dim'>{_e(segmenter.hparams['model'])}, {labels.num_classes} classes, scored on "
         f"the {_e(split)} split: {len(results)} images, {whole.pixels:,} pixels</p>",
         "".join(f"<p class='banner'>{_e(wanting)}</p>" for wanting in wants),
@@ -166,21 +143,17 @@ def _predicted(segmenter: SegmentationModule, image: torch.Tensor) -> torch.Tens
 
 
 def _cards(whole: SegmentationScores) -> str:
-    figures = [
-        ("mIoU", whole.mean_iou),
-        ("pixel accuracy", whole.pixel_accuracy),
-        ("mean accuracy", whole.mean_accuracy),
-        ("frequency weighted IoU", whole.frequency_weighted_iou),
-    ]
-    cards = "".join(f"<div class='card'><b>{_percent(value)} %</b>{label}</div>" for label, value in figures)
+    order = sorted(METRICS, key=lambda metric: metric != "mean_iou")  # which most look for
+    cards = "".join(
+        f"<div class='card'><b>{_percent(getattr(whole, metric))} %</b>{METRICS[metric]}</div>" for metric in order
+    )
     return f"<div class='cards'>{cards}</div>"
 
 
 def _classes(whole: SegmentationScores, total: npt.NDArray[np.int64], labels: Labels) -> str:
     pixels = max(1, int(total.sum()))
     rows = []
-    order = sorted(range(labels.num_classes), key=lambda k: (math.isnan(whole.iou[k]), whole.iou[k]))
-    for k in order:
+    for k in sorted(range(labels.num_classes), key=lambda k: (math.isnan(whole.iou[k]), whole.iou[k])):
         iou = 0.0 if math.isnan(whole.iou[k]) else whole.iou[k]
         rows.append(
             f"<tr><td>{_swatch(labels, k)}{_e(labels.names[k])}</td><td>{_percent(whole.iou[k])}"
@@ -240,8 +213,9 @@ def _curves(history: str | Path | None) -> str:
     if history is None:
         return "<p>No curves: this page is of a model alone; the page that 'fullyconv fit' writes has them.</p>"
     series: dict[str, dict[float, float]] = defaultdict(dict)
-    versions = Path(history).glob("version_*/metrics.csv")
-    for path in sorted(versions, key=lambda path: int(path.parent.name.split("_")[1])):
+    versions = {path.parent.name.partition("_")[2]: path for path in Path(history).glob("version_*/metrics.csv")}
+    for number in sorted(filter(str.isdecimal, versions), key=int):
+        path = versions[number]
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 for key in ("train/loss", "val/loss", "val/mean_iou"):
@@ -310,8 +284,7 @@ def _images(chosen: Sequence[_Result], dataset: Any, segmenter: SegmentationModu
     figures = []
     for result in chosen:
         sample = dataset[result.index]
-        image = (sample["image"].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-        image = visible(image)
+        image = visible((sample["image"].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
         truth, prediction = sample["mask"].numpy(), _predicted(segmenter, sample["image"]).numpy()
         counted = truth != labels.ignore_index
         pale = image.mean(2, keepdims=True) / 3 + 150
@@ -355,8 +328,7 @@ def _inline(image: Image.Image) -> str:
 
 
 def _swatch(labels: Labels, k: int) -> str:
-    red, green, blue = labels.palette[k]
-    color = f"rgb({red},{green},{blue})" if red or green or blue else "none"  # black is not drawn
+    color = f"rgb{labels.palette[k]}" if any(labels.palette[k]) else "none"  # black is not drawn
     return f"<span class='swatch' style='background:{color}'></span>"
 
 

@@ -100,6 +100,11 @@ class ExportedSegmenter:
         content: its bytes, looked through already.
         description: what its metadata says.
         threads: threads of onnxruntime; None leaves the number to it.
+
+    Attributes:
+        labels: names, colors and ignore index of the classes; of several heads a dict by head.
+        preprocessing: what the network was trained on.
+        license: of the weights, as stated by whoever trained them.
     """
 
     def __init__(self, path: Path, content: bytes, description: Description, threads: int | None = None) -> None:
@@ -115,30 +120,17 @@ class ExportedSegmenter:
                 f"{path}: onnxruntime does not load it ({first_line(error)}); export it again, or install a newer "
                 "onnxruntime"
             ) from error
-        self.path = path
-        self.description = description
+        self.path, self.description = path, description
+        self.labels: Any = description.labels
+        self.preprocessing = description.preprocessing
+        self.license = description.license
         scaled = description.preprocessing.short_side is not None
         _check_ports(self._session, description, ["image", "size"] if scaled else ["image"], path)
-
-    @property
-    def labels(self) -> Any:
-        """Names, colors and ignore index of the classes; of several heads a dict by head."""
-        return self.description.labels
 
     @property
     def classes(self) -> Any:
         """The K class names; of several heads a dict by head."""
         return at_edge({head: list(labels.names) for head, labels in self.description.heads.items()})
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """What the network was trained on."""
-        return self.description.preprocessing
-
-    @property
-    def license(self) -> str:
-        """License of the weights, as stated by whoever trained them."""
-        return self.description.license
 
     def predict(self, source: ImageInput) -> Any:
         """Segment one image.
@@ -160,7 +152,7 @@ class ExportedSegmenter:
         kind = "labels" if "labels" in self.description.outputs else "scores"
         heads = self.description.heads
         results = {}
-        answers = self._run(feeds(pixels, self.preprocessing.short_side), [port(kind, head) for head in heads])
+        answers = self.run(feeds(pixels, self.preprocessing.short_side), [port(kind, head) for head in heads])
         for (head, labels), answer in zip(heads.items(), answers, strict=True):
             mask = answer[0].argmax(0) if kind == "scores" else answer[0]
             if mask.shape != pixels.shape[:2] or int(mask.max()) >= labels.num_classes:
@@ -195,25 +187,22 @@ class ExportedSegmenter:
             raise ValueError(f"{self.path}: gives labels alone; export it with scores=True (--scores)")
         heads = self.description.heads
         given = feeds(self._read(source).pixels, self.preprocessing.short_side)
-        answers = self._run(given, [port("scores", head) for head in heads])
+        answers = self.run(given, [port("scores", head) for head in heads])
         return at_edge({head: answer[0] for head, answer in zip(heads, answers, strict=True)})
 
-    def run(self, feeds: Mapping[str, npt.NDArray[Any]], output: str) -> npt.NDArray[Any]:
+    def run(self, feeds: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
         """Run the graph itself.
 
         Args:
             feeds: ``image`` (N, H, W, C) uint8, for a network with a scale of its own also ``size`` (2,) int64.
-            output: ``labels`` or ``scores``, of several heads ``labels_HEAD`` or ``scores_HEAD``.
+            outputs: ``labels`` or ``scores``, of several heads ``labels_HEAD`` or ``scores_HEAD``.
 
         Returns:
-            (N, H, W) labels or (N, K, H, W) scores.
+            For each (N, H, W) labels or (N, K, H, W) scores.
 
         Raises:
             WeightsError: if the network fails on it.
         """
-        return self._run(feeds, [output])[0]
-
-    def _run(self, feeds: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
         try:
             answers: list[npt.NDArray[Any]] = self._session.run(list(outputs), dict(feeds))
         except Exception as error:

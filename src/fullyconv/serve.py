@@ -16,13 +16,13 @@ import math
 import signal
 import socket
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
@@ -32,18 +32,24 @@ from fullyconv.hub.load import load
 from fullyconv.images import Encoded
 from fullyconv.images.raster import read_raster
 from fullyconv.inference.budget import is_shortage
+from fullyconv.inference.processor import Device
+from fullyconv.inference.segmentation import Segmentation
 from fullyconv.labels import Labels, as_text, packed_color
 from fullyconv.weights import catalog
 from fullyconv.weights.pretrained import read_config
 
-if TYPE_CHECKING:
+try:
+    import uvicorn
     from starlette.applications import Starlette
-    from starlette.requests import Request
-    from starlette.responses import Response
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.requests import ClientDisconnect, Request
+    from starlette.responses import JSONResponse, Response
+    from starlette.routing import Route
     from starlette.types import Receive, Scope, Send
+except ImportError as error:
+    raise ImportError("fullyconv serve needs starlette and uvicorn: pip install 'fullyconv[serve]'") from error
 
-    from fullyconv.inference.processor import Device
-from fullyconv.inference.segmentation import Segmentation
 
 MAX_UPLOAD = 32 * 2**20  # bytes
 MAX_PIXELS = 36_000_000  # of an image: a large photograph; its overlay travels back
@@ -100,15 +106,18 @@ def offers(sources: Sequence[str] = ()) -> list[Offer]:
     """
     if not sources:
         return [_shipped(entry) for entry in catalog.shipped() if entry.kind == "segmenter"]
-    found = []
+    found: dict[str, Offer] = {}
     for source in sources:
         entry = catalog.find(source)
         if entry is not None and entry.source == "shipped":
-            found.append(_shipped(entry))
+            offer = _shipped(entry)
         else:
-            name = source.rstrip("/").rpartition("/")[2] or source
-            found.append(Offer(name, source, source, "as its source states", _classes(Path(source))))
-    return found
+            name = source.rstrip("/").rpartition("/")[2]
+            if not name or name in found:  # a/model beside b/model
+                name = source
+            offer = Offer(name, source, source, "as its source states", _classes(Path(source)))
+        found[offer.name] = offer
+    return list(found.values())
 
 
 def _shipped(entry: catalog.Entry) -> Offer:
@@ -148,9 +157,7 @@ class Desk:
 
     def __init__(self, offered: Sequence[Offer], allow_unverified: bool = False, device: Device = "auto") -> None:
         self.offered = {offer.name: offer for offer in offered}
-        self.allow_unverified = allow_unverified
-        self.device = device
-        self._loaded: OrderedDict[str, Any] = OrderedDict()
+        self._load = lru_cache(KEPT)(lambda source: load(source, allow_unverified=allow_unverified, device=device))
 
     def segment(self, name: str, image: bytes) -> Segmentation:
         """Segment the bytes of an image.
@@ -159,13 +166,8 @@ class Desk:
             KeyError: if the model is not offered.
             DatasetError: if the bytes are no image, or one that is too large.
         """
-        offer, encoded = self.offered[name], Encoded("the image", image)
-        module = self._loaded.pop(name, None)
-        if module is None:
-            module = load(offer.source, allow_unverified=self.allow_unverified, device=self.device)
-        self._loaded[name] = module
-        while len(self._loaded) > KEPT:
-            self._loaded.popitem(last=False)
+        encoded = Encoded("the image", image)
+        module: Any = self._load(self.offered[name].source)
         wanted = module.preprocessing
         try:
             raster = read_raster(encoded, wanted.in_channels, max_pixels=MAX_PIXELS, value_range=wanted.value_range)
@@ -207,8 +209,6 @@ def answer(result: Segmentation) -> dict[str, Any]:
 
 def refuse(status: int, why: str) -> Response:
     """Answer with what is wrong, as the page reads it; of a status 503 with the seconds after which to come again."""
-    from starlette.responses import JSONResponse
-
     return JSONResponse({"error": why}, status, HEADERS | ({"Retry-After": str(RETRY)} if status == 503 else {}))
 
 
@@ -239,8 +239,6 @@ class Turns:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Take a request and send the answer."""
-        from starlette.requests import Request
-
         taken = self._inside < PLACES
         self._inside += taken
         task = asyncio.ensure_future(self._answer(Request(scope, receive), taken))
@@ -257,9 +255,6 @@ class Turns:
 
     async def _answer(self, request: Request, taken: bool) -> Response | None:
         """Give the answer; None where the client has left."""
-        from starlette.requests import ClientDisconnect
-        from starlette.responses import Response as Plain
-
         origin = request.headers.get("origin")
         if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
             return refuse(403, "another site's page may not use this server")
@@ -285,7 +280,7 @@ class Turns:
             return refuse(422, str(error))
         except TimeoutError:
             return refuse(503, "the server is busy; try again in some seconds")
-        return None if found is None else Plain(found, media_type="application/json", headers=HEADERS)
+        return None if found is None else Response(found, media_type="application/json", headers=HEADERS)
 
     def _work(self, name: str, body: bytes) -> bytes:
         self.busy = True
@@ -353,27 +348,15 @@ def app(
         allow_unverified: as `fullyconv.load` takes it.
         device: as `fullyconv.load` takes it.
 
-    Raises:
-        ImportError: without starlette.
+    Returns:
+        The application; its ``state.turns`` is what segments.
     """
-    return _app(Turns(Desk(offered, allow_unverified, device)), hosts)
-
-
-def _app(turns: Turns, hosts: Sequence[str]) -> Starlette:
-    try:
-        from starlette.applications import Starlette
-        from starlette.middleware import Middleware
-        from starlette.middleware.trustedhost import TrustedHostMiddleware
-        from starlette.responses import JSONResponse
-        from starlette.responses import Response as Plain
-        from starlette.routing import Route
-    except ImportError as error:
-        raise ImportError("fullyconv serve needs starlette and uvicorn: pip install 'fullyconv[serve]'") from error
+    turns = Turns(Desk(offered, allow_unverified, device))
 
     async def page(request: Request) -> Response:
         name, kind = FILES[request.url.path]
         text = (importlib.resources.files("fullyconv") / "web" / name).read_text(encoding="utf-8")
-        return Plain(text, media_type=f"{kind}; charset=utf-8", headers=HEADERS)
+        return Response(text, media_type=f"{kind}; charset=utf-8", headers=HEADERS)
 
     async def models(_: Request) -> Response:
         rows = [
@@ -386,12 +369,14 @@ def _app(turns: Turns, hosts: Sequence[str]) -> Starlette:
         offer = turns.desk.offered.get(request.query_params.get("model", ""))
         if offer is None or offer.sample is None:
             return refuse(404, "no such model here, or none with a sample")
-        return Plain(offer.sample.read_bytes(), media_type="image/png", headers=HEADERS)
+        return Response(offer.sample.read_bytes(), media_type="image/png", headers=HEADERS)
 
     routes = [Route(path, page) for path in FILES]
     routes += [Route("/models", models), Route("/sample", sample), Route("/segment", turns, methods=["POST"])]
     guard = [Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)] if hosts else []
-    return Starlette(routes=routes, middleware=guard)
+    application = Starlette(routes=routes, middleware=guard)
+    application.state.turns = turns
+    return application
 
 
 def resolved(host: str) -> str:
@@ -436,7 +421,6 @@ def serve(
         device: as `fullyconv.load` takes it.
 
     Raises:
-        ImportError: without starlette and uvicorn.
         ValueError: if a model cannot be loaded, or host or port are none.
     """
     if not 0 <= port <= 65535:
@@ -447,12 +431,8 @@ def serve(
         # a wrong name is said now, not to the first visitor
         load(offer.source, allow_unverified=allow_unverified, device=device)
     hosts = ["127.0.0.1", "localhost", "[::1]", host, address] if ipaddress.ip_address(address).is_loopback else []
-    turns = Turns(Desk(offered, allow_unverified, device))
-    application = _app(turns, hosts)
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise ImportError("fullyconv serve needs starlette and uvicorn: pip install 'fullyconv[serve]'") from error
+    application = app(offered, hosts=hosts, allow_unverified=allow_unverified, device=device)
+    turns: Turns = application.state.turns
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -118,6 +118,4 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=kind, prog="fullyconv")
     for module in (catalog, demo, predict, join, data, score, weights, fit):
         module.add(commands)
-    for command in commands.choices.values():
-        command.set_defaults(parser=command)
     return parser

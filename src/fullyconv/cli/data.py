@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 from fullyconv.cli.opening import check_target
 from fullyconv.cli.options import (
-    CHANNELS_HELP,
+    CHANNELS,
     DATA_HELP,
     Commands,
-    add_json,
     add_reading,
+    add_shared,
     new_command,
-    positive,
     print_json,
     reading_of,
 )
@@ -26,47 +26,31 @@ from fullyconv.errors import DatasetError
 
 def add(commands: Commands) -> None:
     """Add `doctor` and `fetch`."""
-    doctor = new_command(
-        commands,
-        "doctor",
-        "DATA [options]",
-        "Read every image and mask once, and say what is wrong. Exit status: 0 if training can start, 1 if there are "
-        "errors, 2 for a wrong call.",
-    )
+    doctor = new_command(commands, _doctor, "DATA [options]")
     doctor.add_argument("data", metavar="DATA", help=DATA_HELP)
     doctor.add_argument("--sheet", metavar="FILE", help="write a contact sheet of images and masks, .png or .jpg")
     doctor.add_argument("--all", action="store_true", help="name every file, not five a finding")
     doctor.add_argument("--strict", action="store_true", help="warnings are errors")
-    doctor.add_argument("--in-channels", type=positive, default=3, metavar="C", help=CHANNELS_HELP)
-    add_json(doctor)
-    add_reading(doctor)
-    doctor.set_defaults(run=_doctor)
+    add_shared(doctor, "json")
+    add_reading(doctor, CHANNELS)
 
-    fetching = new_command(
-        commands,
-        "fetch",
-        "[NAME] [options]",
-        "Make a public data set ready: unpack its archives, and download what may be. Without a name: the sets, their "
-        "licenses and how each is to be had.",
-    )
+    fetching = new_command(commands, _fetch, "[NAME] [options]")
     fetching.add_argument("name", nargs="?", metavar="NAME", help="of a public set")
     fetching.add_argument("--to", metavar="FOLDER", help="folder of the sets (default: FULLYCONV_DATA)")
-    add_json(fetching)
-    fetching.set_defaults(run=_fetch)
+    add_shared(fetching, "json")
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
+    """Read every image and mask once, and say what is wrong.
+
+    Exit status: 0 if training can start, 1 if there are errors, 2 for a wrong call.
+    """
     from fullyconv.data.doctor import examine, sheet
     from fullyconv.images import write_image
 
     if arguments.sheet:
         check_target(Path(arguments.sheet), "--sheet")
-    diagnosis = examine(
-        arguments.data,
-        **reading_of(arguments),
-        in_channels=arguments.in_channels,
-        progress=False if arguments.json else None,
-    )
+    diagnosis = examine(arguments.data, **reading_of(arguments), progress=False if arguments.json else None)
     if arguments.json:
         print_json(diagnosis.to_dict())
     else:
@@ -81,6 +65,10 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _fetch(arguments: argparse.Namespace) -> int:
+    """Make a public data set ready: unpack its archives, and download what may be.
+
+    Without a name: the sets, their licenses and how each is to be had.
+    """
     from fullyconv.data.public import PUBLIC, fetch, locate, set_named
     from fullyconv.data.sources import ENVIRONMENT
 
@@ -88,17 +76,19 @@ def _fetch(arguments: argparse.Namespace) -> int:
     if arguments.name is None:
         rows: list[dict[str, Any]] = []
         for name, known in PUBLIC.items():
-            archives = known.archives
-            ways = "download" if archives and all(archive.urls for archive in archives) else "by hand"
-            where = None if base is None else locate(known, Path(base))
-            row: dict[str, Any] = {
-                "name": name,
-                "title": known.facts.title,
-                "counts": known.facts.counts,
-                "folder": where,
-            }
-            how = "login" if known.facts.login else ways
-            rows.append(row | {"how": how, "license": known.facts.license, "page": known.facts.page})
+            facts, archives = known.facts, known.archives
+            downloaded = archives and all(archive.urls for archive in archives)
+            rows.append(
+                {
+                    "name": name,
+                    "title": facts.title,
+                    "counts": facts.counts,
+                    "folder": None if base is None else locate(known, Path(base)),
+                    "how": "login" if facts.login else "download" if downloaded else "by hand",
+                    "license": facts.license,
+                    "page": facts.page,
+                }
+            )
         if arguments.json:
             print_json(rows)
             return 0
@@ -117,5 +107,5 @@ def _fetch(arguments: argparse.Namespace) -> int:
         return 0
     print(f"{arguments.name}: {folder}")
     if arguments.to and Path(arguments.to).expanduser() != Path(os.environ.get(ENVIRONMENT, "")):
-        print(f"{ENVIRONMENT}={arguments.to} fullyconv doctor {arguments.name}")
+        print(f"{ENVIRONMENT}={shlex.quote(arguments.to)} fullyconv doctor {arguments.name}")
     return 0

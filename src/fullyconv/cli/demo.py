@@ -5,61 +5,45 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fullyconv.cli.opening import check_target, open_model, quiet_lightning
-from fullyconv.cli.options import MODEL_HELP, Commands, add_device, add_unverified, new_command
+from fullyconv.cli.opening import check_target, quiet_lightning
+from fullyconv.cli.options import MODEL_HELP, Commands, add_shared, new_command
 from fullyconv.cli.progress import busy
 
 
 def add(commands: Commands) -> None:
     """Add `demo`."""
-    demo = new_command(
-        commands,
-        "demo",
-        "[IMAGE] [options]",
-        "Show where a classifier sees a word on a photograph; with --model, what a segmenter makes of it.",
-    )
+    demo = new_command(commands, _demo, "[IMAGE] [options]")
     demo.add_argument("image", nargs="?", metavar="IMAGE", help="a photograph (default: those of the extra 'demo')")
     demo.add_argument("--word", help="class of ImageNet (default: the one that wins most pixels)")
-    demo.add_argument("--model", help="segment the image with this model instead")
     demo.add_argument("--out", default="fullyconv-demo.png", metavar="FILE", help="(default: %(default)s)")
-    add_unverified(demo)
-    demo.set_defaults(run=_demo)
 
-    serving = new_command(
-        commands,
-        "serve",
-        "[MODEL ...] [options]",
-        "A web page that segments the images dropped on it, by the models named here or those that come with the "
-        "package. Nothing that is uploaded is kept.",
-    )
+    serving = new_command(commands, _serve, "[MODEL ...] [options]")
     serving.add_argument("models", nargs="*", metavar="MODEL", help=MODEL_HELP)
     serving.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     serving.add_argument("--port", type=int, default=8000, help="(default: %(default)s)")
-    add_device(serving)
-    add_unverified(serving)
-    serving.set_defaults(run=_serve)
+    add_shared(serving, "device", "allow_unverified")
 
 
 def _demo(arguments: argparse.Namespace) -> int:
+    """Show where a classifier sees a word on a photograph."""
     quiet_lightning()
     from fullyconv import demo
     from fullyconv.images import write_image
 
     check_target(Path(arguments.out))
-    if arguments.model is not None:
-        result = open_model(arguments).predict(arguments.image or demo.sample_photograph())
-        write_image(arguments.out, result.overlay())
-        print(repr(result))
-    else:
-        with busy("looking at the photograph"):
-            shown = demo.show(arguments.image, arguments.word)
-        write_image(arguments.out, shown.sheet)
-        print("\n".join(shown.lines))
+    with busy("looking at the photograph"):
+        image, lines = demo.show(arguments.image, arguments.word)
+    write_image(arguments.out, image)
+    print("\n".join(lines))
     print(f"written to {arguments.out}")
     return 0
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    """Serve a web page that segments the images dropped on it.
+
+    The models are those named here, or those that come with the package. Nothing that is uploaded is kept.
+    """
     quiet_lightning()
     from fullyconv.serve import serve
 

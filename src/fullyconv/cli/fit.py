@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 from fullyconv.cli.opening import quiet_lightning
 from fullyconv.cli.options import (
-    CHANNELS_HELP,
+    CHANNELS,
     DATA_HELP,
+    FRACTIONS,
     Commands,
-    add_device,
     add_reading,
-    add_unverified,
+    add_shared,
     has_option,
     new_command,
     option_in,
@@ -37,13 +37,7 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> argparse.ArgumentParser:
     """Add `fit`, and give its parser."""
-    parser = new_command(
-        commands,
-        "fit",
-        "DATA [options]  |  fit --config RECIPE [options]",
-        "Train on images and masks of your own; what is not said is chosen and told. The run's folder gets a model "
-        "folder, its score on held-out images and report.html. The same command goes on after an interruption.",
-    )
+    parser = new_command(commands, fit, "DATA [options]  |  fit --config RECIPE [options]")
     parser.allow_abbrev = False
     parser.add_argument("data", metavar="DATA", help=DATA_HELP)
     parser.add_argument("--model", metavar="MODEL", help=f"to start from, or random:PRESET (default: {MODEL})")
@@ -53,19 +47,21 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     parser.add_argument(
         "--minutes", type=float, metavar="M", help="as long as this, scoring and interruptions included"
     )
-    add_device(parser)
+    add_shared(parser, "device")
     parser.add_argument("--out", metavar="FOLDER", help="of the run (default: runs/ and the name of DATA)")
-    add_unverified(parser)
+    add_shared(parser, "allow_unverified")
     parser.add_argument("--help-all", action="store_true", help="all options of Lightning, which hold here, too")
-    add_reading(parser, fractions=True)
-    parser.add_argument("--in-channels", type=positive, metavar="C", help=CHANNELS_HELP)
-    parser.add_argument("--data.in_channels", type=positive, dest="in_channels", help=argparse.SUPPRESS)
+    add_reading(parser, FRACTIONS, CHANNELS)
     parser.add_argument("--data.train_on", dest="train_on", help=argparse.SUPPRESS)
     return parser
 
 
 def fit(words: list[str]) -> int:
-    """Train: by a recipe, or from DATA alone with everything else chosen."""
+    """Train on images and masks of your own; what is not said is chosen and told.
+
+    The run's folder gets a model folder, its score on held-out images and report.html. The same command goes on after
+    an interruption.
+    """
     began = time.monotonic()
     if "--help-all" in words:
         return by_recipe("fit", ["--help"])
@@ -89,11 +85,10 @@ def fit(words: list[str]) -> int:
     quiet_lightning()
     from fullyconv.cli.lightning import RecipeCLI, hold, is_first
     from fullyconv.data.datamodule import SegmentationDataModule
-    from fullyconv.plan import describe, plan
+    from fullyconv.plan import plan
     from fullyconv.training.resuming import resume, split_digest, write_state
 
     reading = reading_of(own)
-    reading |= {key: value for key in ("in_channels", "train_on") if (value := getattr(own, key)) is not None}
     data = SegmentationDataModule(own.data, **reading)
     folder = Path(own.out or f"runs/{Path(own.data).resolve().name}")
     command = {
@@ -113,7 +108,7 @@ def fit(words: list[str]) -> int:
             hold(stack, folder)
         going_on = resume(folder, command)
         if going_on == "finished":
-            model = folder / "model"
+            model = option_in(others, "--run.model_folder") or folder / "model"
             print(f"{folder}: this run is finished; its model folder is {model}. --epochs N with more goes on")
             return 0
         if option_in(others, "--data.check") is None:
@@ -142,7 +137,9 @@ def fit(words: list[str]) -> int:
         if mine:
             chosen.reasons.append(f"instead of what was chosen, as you say: {', '.join(mine)}")
         if is_first():
-            print(describe(chosen, data, folder, going_on is not None))
+            where = "writes to" if going_on is None else "goes on in"
+            print(data.report, *chosen.reasons, sep="\n")
+            print(f"{where} {folder}; the same command goes on after an interruption")
         if not there:
             hold(stack, folder)
             if is_first() and resume(folder, command) is not None:
@@ -154,8 +151,10 @@ def fit(words: list[str]) -> int:
         if is_first():
             write_state(folder, {"command": command, "finished": False})
         done = RecipeCLI("fit", words_of_theirs, chosen, defaults, data, anew=going_on is None, budget=budget)
-        if done.kept:
-            _write_report(folder, done.datamodule, chosen.reasons, shlex.join(["fullyconv", "fit", *words]))
+        if done.model_folder is not None:
+            _write_report(
+                folder, done.model_folder, done.datamodule, chosen.reasons, shlex.join(["fullyconv", "fit", *words])
+            )
             write_state(folder, {"command": command, "finished": True})
     for wanting in done.shortcomings:
         print(wanting)
@@ -201,7 +200,7 @@ def by_recipe(command: str, words: list[str]) -> int:
     return 0
 
 
-def _write_report(folder: Path, data: SegmentationDataModule, told: list[str], command: str) -> None:
+def _write_report(folder: Path, model: Path, data: SegmentationDataModule, told: list[str], command: str) -> None:
     """Write the page of a run that is finished: of what was stored, on the split that was not trained on."""
     from fullyconv.report import write_report
     from fullyconv.training.module import SegmentationModule
@@ -210,6 +209,6 @@ def _write_report(folder: Path, data: SegmentationDataModule, told: list[str], c
     if split is None:
         print("no report: every image was trained on")
         return
-    stored = SegmentationModule.from_pretrained(folder / "model")
+    stored = SegmentationModule.from_pretrained(model)
     write_report(stored, data, split, folder / "report.html", history=folder / "log", told=told, command=command)
     print(f"report written to {folder / 'report.html'}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +15,17 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from fullyconv.cli.options import reading_words
-from fullyconv.cli.recipes import respelled
 from fullyconv.data.datamodule import SegmentationDataModule
-from fullyconv.labels import Labels
+from fullyconv.labels import AnyLabels
 from fullyconv.locks import held
-from fullyconv.plan import Plan, patience_of
+from fullyconv.plan import Plan
 from fullyconv.report import SHOWN
 from fullyconv.training.checkpointing import AtomicCheckpointIO, EpochSeed, KeptWeights
+from fullyconv.training.heads import plain
 from fullyconv.training.module import SegmentationModule
 from fullyconv.training.runs import RunOptions, score, scored_split, store
 from fullyconv.training.shortcomings import shortcomings
 from fullyconv.training.stopping import Deadline, EnoughSteps, FiniteLoss, PatientStop
-
-LINKED: dict[str, Callable[[Labels], Any]] = {
-    "classes": lambda labels: list(labels.names),
-    "palette": lambda labels: [list(color) for color in labels.palette],
-    "ignore_index": lambda labels: labels.ignore_index,
-    "label_values": lambda labels: dict(labels.values),
-}
-"""What a module of a recipe takes from the data, as plain values."""
 
 
 class RecipeCLI(LightningCLI):
@@ -49,11 +42,11 @@ class RecipeCLI(LightningCLI):
 
     Attributes:
         shortcomings: what is wanting in what was trained, in sentences.
-        kept: whether something was left by this process: a trial of a few batches leaves nothing.
+        model_folder: what this process left; None of a trial of a few batches, and of all processes but the first.
     """
 
     shortcomings: Sequence[str] = ()
-    kept = True
+    model_folder: Path | None = None
 
     def __init__(
         self,
@@ -73,7 +66,7 @@ class RecipeCLI(LightningCLI):
             super().__init__(
                 SegmentationModule,
                 SegmentationDataModule if data is None else _already(data),
-                args=[command, *respelled(words)],
+                args=[command, *words],
                 parser_kwargs={"prog": "fullyconv"},
                 seed_everything_default=0,
             )
@@ -86,8 +79,9 @@ class RecipeCLI(LightningCLI):
         """Add what is the package's own, and what was chosen."""
         parser.add_class_arguments(RunOptions, "run")
         # The data knows its classes when it exists; a module must never be built for other ones.
-        for key, form in LINKED.items():
-            parser.link_arguments("data.labels", f"model.{key}", compute_fn=form, apply_on="instantiate")
+        for key in ("classes", "palette", "ignore_index", "label_values"):
+            of_data = partial(_plain_label, key)
+            parser.link_arguments("data.labels", f"model.{key}", compute_fn=of_data, apply_on="instantiate")
         parser.set_defaults(self._defaults)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -127,7 +121,7 @@ class RecipeCLI(LightningCLI):
             own += [FiniteLoss(), self._watch()]
         if self._plan is not None and self._budget is None and chosen_on_val:
             validations = int(config.get("max_epochs") or 1) // int(config.get("check_val_every_n_epoch") or 1)
-            patience = patience_of(validations)
+            patience = max(20, validations // 2)
             if patience < validations:
                 print(f"stops after {patience} validations without a better mIoU on val")
             own.append(PatientStop(SegmentationModule.monitor, patience))
@@ -165,25 +159,27 @@ class RecipeCLI(LightningCLI):
             torch.distributed.barrier()
             torch.distributed.destroy_process_group()
         if not first:
-            self.kept = False
             return
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self.kept = False
             print("--trainer.fast_dev_run: a trial of a few batches went well; nothing of it is kept")
             return
         run, data = self._run(), self.datamodule
         if not getattr(self.trainer.checkpoint_callback, "best_model_path", ""):
             print("no epoch was validated and kept: the model folder has the weights of the last step")
-        folder = store(self.trainer, self.model, run, data)
-        print(f"\nmodel folder written to {folder}")
+        self.model_folder = store(self.trainer, self.model, run, data)
+        print(f"\nmodel folder written to {self.model_folder}")
         steps = int(self.trainer.global_step)
-        scored = score(folder, self.model, run, data, reading_words(data.hparams))
+        scored = score(self.model_folder, self.model, run, data, reading_words(data.hparams))
         if scored is None:
             self.shortcomings = shortcomings(None, (), "", steps)
             return
         print(f"{scored.data}, {scored.split} split, measured on the stored model folder")
         print(scored.scores.table(scored.classes))
         self.shortcomings = shortcomings(scored.scores, scored.classes, scored.split, steps)
+
+
+def _plain_label(key: str, labels: AnyLabels) -> Any:
+    return plain(labels)[key]
 
 
 def is_first() -> bool:

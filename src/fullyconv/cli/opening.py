@@ -13,35 +13,22 @@ from fullyconv.errors import hush
 from fullyconv.files import remove_unfinished
 
 if TYPE_CHECKING:
-    from fullyconv.classifier import DenseScorer
-    from fullyconv.inference.serving import Predictor
     from fullyconv.training.module import SegmentationModule
 
 
-def open_model(arguments: argparse.Namespace) -> SegmentationModule | DenseScorer:
-    """Load a segmenter; a classifier is converted. Commands that have no --device compute on the processor."""
+def open_segmenter(arguments: argparse.Namespace) -> SegmentationModule:
+    """Load a segmenter. Commands that have no --device compute on the processor."""
     quiet_lightning()
-    from fullyconv.hub.load import load, load_classifier
-    from fullyconv.inference.processor import device_of
-    from fullyconv.weights.described import NoSegmenter
+    from fullyconv.hub.load import load
+    from fullyconv.training.module import SegmentationModule
 
-    set_threads(getattr(arguments, "threads", None))
-    unverified, device = arguments.allow_unverified, getattr(arguments, "device", "cpu")
+    set_threads(None)
+    device = getattr(arguments, "device", "cpu")
     with busy(f"opening {arguments.model}"):
-        try:
-            return load(arguments.model, allow_unverified=unverified, device=device)
-        except NoSegmenter:
-            found = load_classifier(arguments.model, allow_unverified=unverified)
-            return found.convolutionalize().to(device_of(device))
-
-
-def open_predictor(arguments: argparse.Namespace) -> Predictor | DenseScorer:
-    """Open a model to predict with it, which needs no Lightning; a classifier is converted."""
-    from fullyconv.hub.predictor import open_predictor
-
-    set_threads(getattr(arguments, "threads", None))
-    with busy(f"opening {arguments.model}"):
-        return open_predictor(arguments.model, allow_unverified=arguments.allow_unverified, device=arguments.device)
+        model = load(arguments.model, allow_unverified=arguments.allow_unverified, device=device)
+    if not isinstance(model, SegmentationModule):
+        raise ValueError(f"MODEL {arguments.model}: a classifier, which has no masks; give a segmenter")
+    return model
 
 
 def set_threads(threads: int | None) -> None:

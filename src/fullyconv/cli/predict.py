@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from fullyconv.cli.catalog import found_by
-from fullyconv.cli.opening import open_predictor
+from fullyconv.cli.opening import set_threads
 from fullyconv.cli.options import (
     Commands,
-    add_device,
-    add_shard,
-    add_unverified,
+    add_shared,
     halo,
     new_command,
     positive,
@@ -36,18 +34,13 @@ MODEL = "street"
 
 def add(commands: Commands) -> None:
     """Add `predict`."""
-    predict = new_command(
-        commands,
-        "predict",
-        "INPUT ... [options]",
-        "Write a mask for each image, whose pixel values are class indices. It goes on where it was stopped.",
-    )
+    predict = new_command(commands, _predict, "INPUT ... [options]")
     predict.add_argument("input", nargs="+", metavar="INPUT", help="image, video, folder, quoted pattern; - is stdin")
     predict.add_argument("--model", help=f"zoo name, hub id, folder or .onnx ({MODEL})")
     predict.add_argument("--out", default="masks", metavar="DIR", help="folder of the masks (default: %(default)s)")
     predict.add_argument("--overwrite", action="store_true", help="also what is done already")
     predict.add_argument("--json", action="store_true", help="for programs: what became of each file")
-    add_unverified(predict)
+    add_shared(predict, "allow_unverified")
     more = predict.add_argument_group("what is written")
     more.add_argument(
         "--format",
@@ -81,7 +74,7 @@ def add(commands: Commands) -> None:
         metavar="LOW,HIGH",
         help="black and white of more than 8 bits, such as 0,4095",
     )
-    add_device(how)
+    add_shared(how, "device")
     how.add_argument(
         "--precision", choices=("float32", "bfloat16", "float16"), default="float32", metavar="TYPE",
         help="float32 (default), bfloat16, float16",
@@ -91,16 +84,16 @@ def add(commands: Commands) -> None:
     )
     how.add_argument("--workers", type=positive, metavar="N", help="threads that read (accelerator: one a core)")
     how.add_argument("--threads", type=positive, metavar="N", help="of the network (default: one a core)")
-    add_shard(how, "part of this process, such as 3/16; see join")
+    how.add_argument("--shard", metavar="K/N", help="part of this process, such as 3/16; see join")
     video = predict.add_argument_group("of a video")
     video.add_argument("--every", type=positive, default=1, metavar="N", help="every Nth frame")
     video.add_argument(
         "--no-masks", dest="masks", action="store_false", help="no mask a frame: overlay and table alone"
     )
-    predict.set_defaults(run=_predict)
 
 
 def _predict(arguments: argparse.Namespace) -> int:
+    """Write a mask for each image, whose pixel values are class indices. It goes on where it was stopped."""
     if len(arguments.input) > 1 and Path(arguments.input[0]).suffix.lower() == ".onnx":
         arguments.model = arguments.input.pop(0)
     arguments.chosen = arguments.model is None  # by us
@@ -177,9 +170,15 @@ def told_of(model: str | None, result: FolderResult, unread: Mapping[str, int]) 
 
 def _open(arguments: argparse.Namespace) -> Any:
     if Path(arguments.model).suffix.lower() != ".onnx":
-        model = open_predictor(arguments)
+        from fullyconv.hub.predictor import open_predictor
+
+        set_threads(arguments.threads)
+        unverified, device = arguments.allow_unverified, arguments.device
+        with busy(f"opening {arguments.model}"):
+            model = open_predictor(arguments.model, allow_unverified=unverified, device=device)
         if arguments.chosen:
-            print(f"fullyconv: {_told(arguments.model, model.labels)}; --model NAME takes another", file=sys.stderr)
+            finds = found_by(model.classes, 100)
+            print(f"fullyconv: the model is {MODEL}, which finds {finds}; --model NAME takes another", file=sys.stderr)
         return model
     from fullyconv.inference.budget import available_processors
     from fullyconv.runtime import load  # which needs no torch
@@ -188,11 +187,6 @@ def _open(arguments: argparse.Namespace) -> Any:
         raise ValueError(f"--device {arguments.device}: an exported model runs on the processor; leave it out")
     with busy(f"opening {arguments.model}"):
         return load(arguments.model, threads=arguments.threads or available_processors())
-
-
-def _told(name: str, labels: Any) -> str:
-    every = labels.values() if isinstance(labels, Mapping) else [labels]
-    return f"the model is {name}, which finds {found_by([one for each in every for one in each.names], 100)}"
 
 
 def _identity(model: str) -> Any:

@@ -11,15 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fullyconv.cli.opening import open_model
+from fullyconv.cli.opening import open_segmenter
 from fullyconv.cli.options import (
     DATA_HELP,
+    FRACTIONS,
     MODEL_HELP,
     Commands,
-    add_device,
     add_reading,
-    add_shard,
-    add_unverified,
+    add_shared,
     new_command,
     positive,
     print_json,
@@ -29,43 +28,33 @@ from fullyconv.cli.options import (
 from fullyconv.cli.progress import busy
 
 if TYPE_CHECKING:
+    from fullyconv.confusion import SegmentationScores
     from fullyconv.data.pairs import Pair
-    from fullyconv.inference.joining import JoinedScores
 
 
 def add(commands: Commands) -> None:
     """Add `test` and `validate`."""
     for name, split in (("test", "test"), ("validate", "val")):
-        command = new_command(
-            commands,
-            name,
-            "MODEL DATA [options]",
-            f"Print the metrics of a model on the {split} split of a set. "
-            f"Or of a run: {name} --config RECIPE --ckpt_path FILE.",
-        )
+        command = new_command(commands, _test, "MODEL DATA [options]", name)
         command.add_argument("model", metavar="MODEL", help=MODEL_HELP)
         command.add_argument("data", metavar="DATA", help=DATA_HELP)
         command.add_argument("--split", choices=("train", "val", "test"), default=split, help="(default: %(default)s)")
         command.add_argument("--report", metavar="FILE", help="write a page: scores, curves and the worst images")
         command.add_argument("--batch-size", type=positive, default=4, metavar="N", help="images at a time (4)")
         command.add_argument("--json", action="store_true", help="for programs: one object, in percent")
-        add_device(command)
-        add_shard(command, "score the part of this process, such as 3/16, into --out; join adds up")
+        add_shared(command, "device", "allow_unverified")
+        command.add_argument("--shard", metavar="K/N", help="score this part, such as 3/16, into --out; join adds up")
         command.add_argument("--out", metavar="FOLDER", help="of the parts that --shard scores")
-        add_unverified(command)
-        add_reading(command, fractions=True)
-        command.set_defaults(run=_test)
+        add_reading(command, FRACTIONS)
 
 
 def _test(arguments: argparse.Namespace) -> int:
-    from fullyconv.classifier import DenseScorer
+    """Print the metrics of a model on one split of a set. Or of a run: --config RECIPE --ckpt_path FILE."""
     from fullyconv.data.datamodule import SegmentationDataModule
 
     if (arguments.shard is None) != (arguments.out is None) or (arguments.shard and arguments.report):
         raise ValueError("--shard K/N and --out FOLDER: give both, and no --report; or none")
-    segmenter = open_model(arguments)
-    if isinstance(segmenter, DenseScorer):
-        raise ValueError(f"MODEL {arguments.model}: a converted classifier has no masks to be tested on")
+    segmenter = open_segmenter(arguments)
     reading = reading_of(arguments, segmenter.preprocessing.value_range)
     data = SegmentationDataModule(
         arguments.data, in_channels=int(segmenter.hparams["in_channels"]), batch_size=arguments.batch_size, **reading
@@ -84,7 +73,7 @@ def _test(arguments: argparse.Namespace) -> int:
     else:
         with busy(f"scoring {arguments.model}"):
             result = segmenter.evaluate(data, arguments.split, device=arguments.device)
-    _show(_where(arguments), segmenter.classes, result, arguments.json)
+    show(_where(arguments), segmenter.classes, result, arguments.json)
     return 0
 
 
@@ -128,12 +117,15 @@ def _where(arguments: argparse.Namespace) -> dict[str, str]:
     return {"model": arguments.model, "data": Path(arguments.data).name, "split": arguments.split}
 
 
-def show_joined(joined: JoinedScores, as_json: bool) -> None:
-    """Print what the parts of a test say together, as one process does."""
-    _show(joined.where, joined.classes, joined.scores, as_json)
+def show(where: Mapping[str, str], classes: Sequence[str], result: SegmentationScores, as_json: bool) -> None:
+    """Print the metrics of a model.
 
-
-def _show(where: Mapping[str, str], classes: Sequence[str], result: Any, as_json: bool) -> None:
+    Args:
+        where: its name, that of the set, and the split.
+        classes: the K names.
+        result: the metrics.
+        as_json: for programs.
+    """
     if as_json:
         print_json(dict(where) | result.to_dict(classes))
     else:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from fullyconv.cli.opening import open_model, quiet_lightning
+from fullyconv.cli.opening import open_segmenter, quiet_lightning
 from fullyconv.cli.options import (
-    CHANNELS_HELP,
+    CHANNELS,
     MODEL_HELP,
     Commands,
-    add_json,
     add_reading,
-    add_unverified,
+    add_shared,
     new_command,
-    positive,
     print_json,
     reading_of,
+    split_names,
 )
 from fullyconv.cli.progress import busy
 
@@ -24,13 +23,7 @@ DTYPES = ("float32", "float16")
 
 def add(commands: Commands) -> None:
     """Add `convert`, `export` and `publish`."""
-    converting = new_command(
-        commands,
-        "convert",
-        "SOURCE --to FOLDER [options]",
-        "Turn weights from anywhere into a model folder: a classifier becomes a dense network. SOURCE is a zoo name, "
-        "hf://ORG/REPO[@REVISION][/FILE], torchvision://ENUM.MEMBER, a file, a folder, or https://HOST/FILE#sha256=DIGEST.",
-    )
+    converting = new_command(commands, _convert, "SOURCE --to FOLDER [options]")
     converting.add_argument("source", metavar="SOURCE")
     converting.add_argument("--to", required=True, metavar="FOLDER", help="model folder")
     converting.add_argument(
@@ -41,55 +34,37 @@ def add(commands: Commands) -> None:
     converting.add_argument("--classes", metavar="A,B,C", help="names of the classes in their order, if not said")
     converting.add_argument("--pool", choices=("window", "cam"), default="window", help="what a global pooling becomes")
     converting.add_argument("--dtype", choices=DTYPES, default="float32", help="of the stored weights")
-    add_json(converting)
-    add_unverified(converting)
-    converting.set_defaults(run=_convert)
+    add_shared(converting, "json", "allow_unverified")
 
-    publishing = new_command(
-        commands,
-        "publish",
-        "SOURCE ORG/NAME [options]  |  publish --zoo ORG",
-        "Upload a model to the Hugging Face Hub. Log in first: hf auth login, or HF_TOKEN.",
-    )
+    publishing = new_command(commands, _publish, "SOURCE ORG/NAME [options]  |  publish --zoo ORG")
     publishing.add_argument("source", metavar="SOURCE", nargs="?", help="model folder, .ckpt, or name of the zoo")
     publishing.add_argument("repo", metavar="ORG/NAME", help="repository, which is made")
     publishing.add_argument("--zoo", action="store_true", help="every shipped model, each as ORG/its own name")
     publishing.add_argument("--data", metavar="DATA", help="set to measure on first")
     publishing.add_argument("--split", choices=("val", "test"), default="test", help="of DATA (default: %(default)s)")
-    publishing.add_argument("--in-channels", type=positive, default=3, metavar="C", help=CHANNELS_HELP)
     publishing.add_argument("--license", help="of the weights, where the model folder does not state it")
     publishing.add_argument("--private", action="store_true", help="a repository that is made is private")
     publishing.add_argument("--dtype", choices=DTYPES, help="of the stored weights")
-    add_reading(publishing)
-    publishing.set_defaults(run=_publish)
+    add_reading(publishing, CHANNELS)
 
-    exporting = new_command(
-        commands,
-        "export",
-        "MODEL --to FILE [options]",
-        "Write a segmenter as one ONNX file that takes images (N, H, W, 3) of bytes, of any size. It is compared with "
-        "the model first, and not written where it differs.",
-    )
+    exporting = new_command(commands, _export, "MODEL --to FILE [options]")
     exporting.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     exporting.add_argument("--to", required=True, metavar="FILE", help="the .onnx file to write")
-    exporting.add_argument(
-        "--labels",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="give the class of every pixel (default)",
-    )
     exporting.add_argument("--scores", action="store_true", help="give the scores of every class, too")
     exporting.add_argument("--int8", action="store_true", help="compute convolutions in int8; needs --calibrate")
     exporting.add_argument("--calibrate", metavar="FOLDER", help="images to measure the ranges for --int8 on")
     exporting.add_argument("--score", metavar="DATA", help="set to measure the file on, beside the model")
     exporting.add_argument("--split", choices=("train", "val", "test"), default="test", help="of DATA (test)")
-    add_json(exporting)
-    add_unverified(exporting)
+    add_shared(exporting, "json", "allow_unverified")
     add_reading(exporting)
-    exporting.set_defaults(run=_export)
 
 
 def _convert(arguments: argparse.Namespace) -> int:
+    """Turn weights from anywhere into a model folder: a classifier becomes a dense network.
+
+    SOURCE is a zoo name, hf://ORG/REPO[@REVISION][/FILE], torchvision://ENUM.MEMBER, a file, a folder, or
+    https://HOST/FILE#sha256=DIGEST.
+    """
     quiet_lightning()
     from fullyconv.classifier import DenseScorer
     from fullyconv.hub.convert import convert
@@ -99,7 +74,7 @@ def _convert(arguments: argparse.Namespace) -> int:
             arguments.source,
             arguments.to,
             architecture=arguments.architecture,
-            classes=arguments.classes.split(",") if arguments.classes else None,
+            classes=split_names("--classes", arguments.classes) if arguments.classes else None,
             pool=arguments.pool,
             dtype=arguments.dtype,
             allow_unverified=arguments.allow_unverified,
@@ -119,6 +94,7 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _publish(arguments: argparse.Namespace) -> int:
+    """Upload a model to the Hugging Face Hub. Log in first: hf auth login, or HF_TOKEN."""
     quiet_lightning()
     from fullyconv.data.datamodule import SegmentationDataModule
     from fullyconv.hub.publish import publish, publish_zoo
@@ -131,11 +107,7 @@ def _publish(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.source is None:
         raise ValueError("publish: give SOURCE and ORG/NAME, or --zoo and ORG")
-    data = (
-        SegmentationDataModule(arguments.data, in_channels=arguments.in_channels, **reading_of(arguments))
-        if arguments.data
-        else None
-    )
+    data = SegmentationDataModule(arguments.data, **reading_of(arguments)) if arguments.data else None
     with busy(f"publishing {arguments.source}"):
         address = publish(
             arguments.source,
@@ -151,16 +123,17 @@ def _publish(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    """Write a segmenter as one ONNX file that takes images (N, H, W, 3) of bytes, of any size.
+
+    It is compared with the model first, and not written where it differs.
+    """
     quiet_lightning()
     from fullyconv.data.datamodule import SegmentationDataModule
     from fullyconv.export import export
-    from fullyconv.training.module import SegmentationModule
 
     if arguments.int8 != (arguments.calibrate is not None):
         raise ValueError("--int8 and --calibrate FOLDER: give both, images to measure the ranges of int8 on, or none")
-    segmenter = open_model(arguments)
-    if not isinstance(segmenter, SegmentationModule):
-        raise ValueError(f"MODEL {arguments.model}: a converted classifier cannot be exported; export a segmenter")
+    segmenter = open_segmenter(arguments)
     data = (
         SegmentationDataModule(
             arguments.score,
@@ -174,7 +147,6 @@ def _export(arguments: argparse.Namespace) -> int:
         made = export(
             segmenter,
             arguments.to,
-            labels=arguments.labels,
             scores=arguments.scores,
             calibrate=arguments.calibrate,
             data=data,

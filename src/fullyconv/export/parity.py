@@ -142,7 +142,7 @@ def evaluate(exported: ExportedSegmenter, data: SegmentationDataModule, split: s
             pixels = (image[:, :height, :width] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
             # Like the segmenter's own evaluation it looks at images as they are: no short_side.
             given = feeds(pixels, exported.preprocessing.short_side, as_it_is=True)
-            answer = exported.run(given, exported.description.outputs[0])[0]
+            answer = exported.run(given, exported.description.outputs[:1])[0][0]
             predicted = answer.argmax(0) if answer.ndim == 3 else answer
             confusion.update(torch.from_numpy(predicted.astype(np.int64))[None], mask[None, :height, :width])
     return confusion.scores()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
@@ -13,7 +14,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveragi
 from torch import Tensor
 
 from fullyconv.errors import WeightsError, first_line
-from fullyconv.files import remove_unfinished, replacing
+from fullyconv.files import remove_unfinished, write
 from fullyconv.weights.signatures import refuse_stray
 
 
@@ -30,24 +31,14 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[st
         FileNotFoundError: if it is not there.
         WeightsError: if it is damaged, holds Python objects, or is no checkpoint of a module.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found; pass a .ckpt file")
-    refuse_stray(path, "checkpoint")
-    try:
-        # weights_only: a checkpoint holds plain values and tensors, and nothing of it is ever executed.
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        state = dict(checkpoint["state_dict"])
-    except Exception as error:  # torch.load raises whatever its unpickler meets
-        raise WeightsError(
-            f"{path}: is no checkpoint of fullyconv that can be read without executing it ({first_line(error)}); "
-            "pass a .ckpt that 'fullyconv fit' or a Trainer with a SegmentationModule wrote"
-        ) from error
-    hyper = checkpoint.get("hyper_parameters")
-    if not isinstance(hyper, Mapping) or not any(str(key).startswith("model.head.") for key in state):
+    checkpoint = AtomicCheckpointIO().load_checkpoint(path, "cpu")
+    hyper, state = checkpoint.get("hyper_parameters"), checkpoint.get("state_dict")
+    ours = isinstance(state, Mapping) and any(str(key).startswith("model.head.") for key in state)
+    if not ours or not isinstance(hyper, Mapping):
         from fullyconv.weights.strangers import stranger  # with torchvision, for a message alone
 
         raise WeightsError(f"{path}: is no checkpoint of fullyconv; {stranger(path)}")
-    return checkpoint, dict(hyper), state
+    return checkpoint, dict(hyper), dict(checkpoint["state_dict"])
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -65,47 +56,32 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             FileNotFoundError: if it is not there.
             WeightsError: if it is damaged or holds Python objects.
         """
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path}: not found; pass a .ckpt file on this machine")
+        place = Path(path)
+        if not place.is_file():
+            raise FileNotFoundError(f"{place}: not found; pass a .ckpt file on this machine")
+        refuse_stray(place, "checkpoint")
         try:
-            return super().load_checkpoint(path, map_location, weights_only=True)
+            checkpoint = super().load_checkpoint(place, map_location, weights_only=True)
+            if isinstance(checkpoint, dict):
+                return checkpoint
+            why = f"it holds a {type(checkpoint).__name__}"
         except OSError:
             raise
         except Exception as error:  # whatever a damaged or hostile pickle brings about
-            raise WeightsError(
-                f"{path}: is damaged, or holds Python objects, which would run when they are read; pass a .ckpt that "
-                "'fullyconv fit' wrote"
-            ) from error
+            why = first_line(error)
+        raise WeightsError(
+            f"{place}: is damaged, or holds Python objects, which would run when they are read ({why}); pass a .ckpt "
+            "that 'fullyconv fit' or a Trainer with a SegmentationModule wrote"
+        )
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Save a checkpoint, all of it or nothing."""
         if storage_options is not None:
             raise TypeError("storage_options: checkpoints are written to this machine; leave it out")
         remove_unfinished(Path(path).parent)
-        with replacing(path, lasting=True) as part, part.open("xb") as file:
-            told = _Told(file)
-            try:
-                torch.save(checkpoint, cast(IO[bytes], told))
-            except RuntimeError as error:
-                raise told.error or error from error
-
-
-class _Told:
-    """A file that remembers what went wrong in writing: torch says only that something did."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.error: OSError | None = None
-
-    def write(self, content: bytes) -> int:
-        try:
-            return self._file.write(content)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        self._file.flush()
+        content = io.BytesIO()  # as Lightning's own; torch would hide why a file cannot be written
+        torch.save(checkpoint, content)
+        write(path, content.getbuffer(), lasting=True)
 
 
 class KeptWeights(ModelCheckpoint):

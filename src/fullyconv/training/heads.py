@@ -70,6 +70,11 @@ def _of_one(classes: Any, palette: Any, label_values: Any, ignore_index: int, ar
     return Labels.of(classes, palette=palette, values=label_values, ignore_index=ignore_index)
 
 
+def split_heads(found: Any) -> Mapping[str, Any]:
+    """Give logits or masks by head; those that stand alone are called ""."""
+    return found if isinstance(found, Mapping) else {"": found}
+
+
 def plain(labels: AnyLabels) -> dict[str, Any]:
     """Give labels as plain arguments of a module: `classes`, `palette`, `label_values`, `ignore_index`.
 

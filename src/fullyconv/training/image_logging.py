@@ -13,6 +13,7 @@ from PIL import Image
 
 from fullyconv.drawing import overlay
 from fullyconv.labels import Labels, by_head
+from fullyconv.training.heads import split_heads
 
 
 class PredictionImages(Callback):
@@ -66,14 +67,14 @@ class PredictionImages(Callback):
         idle = trainer.sanity_checking or trainer.state.fn != "fit" or not trainer.is_global_zero
         if idle or self._validations % self.every:
             return
-        labels: Any = pl_module.labels
-        labels, masks = by_head(labels), _of_heads(batch["mask"])
+        module: Any = pl_module
+        labels, masks = by_head(module.labels), split_heads(batch["mask"])
         for number, (image, size, path) in enumerate(zip(batch["image"], batch["size"], batch["path"], strict=True)):
             if self._drawn == self.images:
                 return
             height, width = size.tolist()
             image = image[:, :height, :width]
-            for head, logits in _of_heads(pl_module(image[None])).items():
+            for head, logits in split_heads(module(image[None])).items():
                 mask = masks[head][number, :height, :width]
                 panels = self._panels(image, mask, logits.argmax(1)[0], labels[head])
                 tag = f"predictions/{self._drawn}_{Path(path).stem}{f'.{head}' if head else ''}"
@@ -89,10 +90,6 @@ class PredictionImages(Callback):
         sheet = Image.fromarray(np.hstack([pixels, *(np.asarray(panel.convert("RGB")) for panel in drawn)]))
         sheet.thumbnail((3 * self.pixels, self.pixels))
         return sheet
-
-
-def _of_heads(values: Any) -> dict[str, torch.Tensor]:
-    return values if isinstance(values, dict) else {"": values}
 
 
 def _write(logger: Any, tag: str, image: Image.Image, step: int) -> None:

@@ -5,6 +5,7 @@ Every one here leaves out the pixels labeled ``ignore_index`` and is zero where 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -15,7 +16,67 @@ from torch import Tensor, nn
 from fullyconv.errors import near_miss
 
 
-class PixelCrossEntropy(nn.Module):
+class PixelwiseLoss(nn.Module):
+    """What losses over pixels have in common: a label that is ignored, weights of the classes, a check of the shapes.
+
+    Args:
+        ignore_index: label of the pixels that count for nothing.
+        class_weights: K weights, or None.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(self, ignore_index: int, class_weights: Sequence[float] | None) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+        check_weights(class_weights)
+        values = None if class_weights is None else torch.tensor([float(weight) for weight in class_weights])
+        # A buffer that is not saved: it follows the module's device, and checkpoints do not depend on the loss.
+        self.register_buffer("class_weights", values, persistent=False)
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Give the loss of (N, K, H, W) logits against a (N, H, W) mask."""
+        if logits.ndim != 4 or mask.shape != (logits.shape[0], *logits.shape[2:]):
+            raise ValueError(
+                f"logits of shape {tuple(logits.shape)} and mask of shape {tuple(mask.shape)}: expected (N, K, H, W) "
+                "logits and a (N, H, W) mask of the same size; upsample the scores first"
+            )
+        if self.class_weights is not None:
+            _one_each(len(self.class_weights), logits.shape[1])
+        if logits.dtype in (torch.float16, torch.bfloat16):  # the pixels of one batch do not fit into its range
+            logits = logits.float()
+        return self._loss(logits, mask, mask != self.ignore_index)
+
+    def _loss(self, logits: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
+        """Give the loss, where `valid` marks the pixels that count."""
+        raise NotImplementedError
+
+    def _weights(self, mask: Tensor, valid: Tensor) -> Tensor:
+        """Give the weight of every pixel."""
+        return valid if self.class_weights is None else valid * self.class_weights[mask.where(valid, 0)]
+
+    def _mean_of_present(self, losses: Tensor, present: Tensor) -> Tensor:
+        """Average the losses of the classes that occur, by their weights."""
+        weight = present > 0
+        return _mean(losses, weight if self.class_weights is None else weight * self.class_weights)
+
+
+def _mean(losses: Tensor, weight: Tensor) -> Tensor:
+    return _share((losses * weight).sum(), weight)
+
+
+def _share(total: Tensor, weight: Tensor) -> Tensor:
+    # 0/0 where every pixel is ignored, as torch's own mean has it: one such batch would destroy the weights.
+    return total / weight.sum().to(total.dtype).clamp(min=torch.finfo(total.dtype).tiny)
+
+
+def _one_hot(values: Tensor, mask: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Zero the ignored pixels of (N, K, H, W) values and give the one-hot truth, zero there as well."""
+    truth = F.one_hot(mask.where(valid, 0), values.shape[1]).movedim(-1, 1).to(values.dtype) * valid[:, None]
+    return values * valid[:, None], truth
+
+
+class PixelCrossEntropy(PixelwiseLoss):
     """Softmax cross entropy of every pixel.
 
     Args:
@@ -34,37 +95,25 @@ class PixelCrossEntropy(nn.Module):
         reduction: Literal["mean", "sum"] = "mean",
         label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(ignore_index, class_weights)
         if reduction not in ("mean", "sum"):
             raise ValueError(f'reduction={reduction!r}: choose "mean" or "sum"')
-        self.ignore_index = ignore_index
         self.reduction = reduction
         self.label_smoothing = label_smoothing
-        self.class_weights = _weights(self, class_weights)
 
-    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """Give the loss of (N, K, H, W) logits against a (N, H, W) mask."""
-        logits = _check(logits, mask, self.class_weights)
+    def _loss(self, logits: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
         total = F.cross_entropy(
             logits,
             mask,
-            weight=self.class_weights,
+            self.class_weights,
             ignore_index=self.ignore_index,
             reduction="sum",
             label_smoothing=self.label_smoothing,
         )
-        if self.reduction == "sum":
-            return total / logits.shape[0]
-        valid = mask != self.ignore_index
-        if self.class_weights is None:
-            norm = valid.sum().to(total.dtype)
-        else:
-            norm = (self.class_weights[mask.where(valid, 0)] * valid).sum()
-        # torch's own mean is 0/0 where every pixel is ignored, and one such batch would destroy the weights.
-        return total / norm.clamp(min=torch.finfo(total.dtype).tiny)
+        return total / len(logits) if self.reduction == "sum" else _share(total, self._weights(mask, valid))
 
 
-class FocalLoss(nn.Module):
+class FocalLoss(PixelwiseLoss):
     """Cross entropy times (1 - p)^gamma, the mean over the pixels that count (Lin et al. 2017).
 
     Args:
@@ -76,27 +125,17 @@ class FocalLoss(nn.Module):
     def __init__(
         self, ignore_index: int = 255, class_weights: Sequence[float] | None = None, gamma: float = 2.0
     ) -> None:
-        super().__init__()
+        super().__init__(ignore_index, class_weights)
         if gamma < 0:
             raise ValueError(f"gamma={gamma}: must not be negative")
-        self.ignore_index = ignore_index
         self.gamma = gamma
-        self.class_weights = _weights(self, class_weights)
 
-    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """Give the loss of (N, K, H, W) logits against a (N, H, W) mask."""
-        logits = _check(logits, mask, self.class_weights)
-        valid = mask != self.ignore_index
-        target = mask.where(valid, 0)
-        log_p = F.log_softmax(logits, dim=1).gather(1, target[:, None]).squeeze(1)
-        loss = -((1 - log_p.exp()) ** self.gamma) * log_p
-        weight = valid.to(logits.dtype)
-        if self.class_weights is not None:
-            weight = weight * self.class_weights[target]
-        return (loss * weight).sum() / weight.sum().clamp(min=torch.finfo(logits.dtype).tiny)
+    def _loss(self, logits: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
+        log_p = F.log_softmax(logits, dim=1).gather(1, mask.where(valid, 0)[:, None]).squeeze(1)
+        return _mean(-((1 - log_p.exp()) ** self.gamma) * log_p, self._weights(mask, valid))
 
 
-class TverskyLoss(nn.Module):
+class TverskyLoss(PixelwiseLoss):
     """One minus the mean Tversky index of the classes that occur in the batch (Salehi et al. 2017).
 
     The index is TP / (TP + alpha FP + beta FN), of probabilities. With both 0.5 it is the Dice coefficient.
@@ -117,24 +156,20 @@ class TverskyLoss(nn.Module):
         beta: float = 0.7,
         smooth: float = 1.0,
     ) -> None:
-        super().__init__()
+        super().__init__(ignore_index, class_weights)
         for name, value in (("alpha", alpha), ("beta", beta), ("smooth", smooth)):
             if not 0 <= value < float("inf"):
                 raise ValueError(f"{name}={value}: must be a finite number, not negative")
-        self.ignore_index = ignore_index
         self.alpha, self.beta, self.smooth = alpha, beta, smooth
-        self.class_weights = _weights(self, class_weights)
 
-    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """Give the loss of (N, K, H, W) logits against a (N, H, W) mask."""
-        logits = _check(logits, mask, self.class_weights)
-        probabilities, truth = _one_hot(logits.softmax(dim=1), mask, self.ignore_index)
+    def _loss(self, logits: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
+        probabilities, truth = _one_hot(logits.softmax(dim=1), mask, valid)
         overlap = (probabilities * truth).sum(dim=(0, 2, 3))
         present = truth.sum(dim=(0, 2, 3))
         wrong = self.alpha * (probabilities.sum(dim=(0, 2, 3)) - overlap) + self.beta * (present - overlap)
         # Twice of everything, so that smooth is that of the Dice coefficient, 2 TP / (2 TP + FP + FN).
         index = (2 * overlap + self.smooth) / (2 * overlap + 2 * wrong + self.smooth)
-        return _mean_of_present(1 - index, present, self.class_weights)
+        return self._mean_of_present(1 - index, present)
 
 
 class DiceLoss(TverskyLoss):
@@ -152,7 +187,7 @@ class DiceLoss(TverskyLoss):
         super().__init__(ignore_index, class_weights, alpha=0.5, beta=0.5, smooth=smooth)
 
 
-class LovaszLoss(nn.Module):
+class LovaszLoss(PixelwiseLoss):
     """The Lovasz extension of one minus the IoU, the mean over the classes of the batch (Berman et al. 2018).
 
     It is made for the IoU itself, of the batch and not of the set, and is used beside cross entropy or after it.
@@ -163,26 +198,21 @@ class LovaszLoss(nn.Module):
     """
 
     def __init__(self, ignore_index: int = 255, class_weights: Sequence[float] | None = None) -> None:
-        super().__init__()
-        self.ignore_index = ignore_index
-        self.class_weights = _weights(self, class_weights)
+        super().__init__(ignore_index, class_weights)
 
-    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """Give the loss of (N, K, H, W) logits against a (N, H, W) mask."""
-        logits = _check(logits, mask, self.class_weights)
-        valid = (mask != self.ignore_index).flatten()
-        probabilities = logits.softmax(dim=1).movedim(1, 0).flatten(1)[:, valid]
-        truth = F.one_hot(mask.flatten()[valid], len(probabilities)).T.to(logits.dtype)
+    def _loss(self, logits: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
+        probabilities = logits.softmax(dim=1).movedim(1, 0).flatten(1)[:, valid.flatten()]
+        truth = F.one_hot(mask[valid], len(probabilities)).T.to(logits.dtype)
         errors, order = (truth - probabilities).abs().sort(dim=1, descending=True)
         truth = truth.gather(1, order)
         present = truth.sum(dim=1)
         # IoU if the pixels up to each one, the worst first, are wrong and all others right.
         iou = (present[:, None] - truth.cumsum(1)) / (present[:, None] + (1 - truth).cumsum(1))
         growth = torch.diff(1 - iou, dim=1, prepend=iou.new_zeros(len(iou), 1))
-        return _mean_of_present((errors * growth).sum(dim=1), present, self.class_weights)
+        return self._mean_of_present((errors * growth).sum(dim=1), present)
 
 
-class PixelSquaredError(nn.Module):
+class PixelSquaredError(PixelwiseLoss):
     """Squared distance to the one-hot label, the mean over the pixels that count: the loss of the first approaches.
 
     Args:
@@ -197,23 +227,15 @@ class PixelSquaredError(nn.Module):
         class_weights: Sequence[float] | None = None,
         of: Literal["probabilities", "scores"] = "probabilities",
     ) -> None:
-        super().__init__()
+        super().__init__(ignore_index, class_weights)
         if of not in ("probabilities", "scores"):
             raise ValueError(f'of={of!r}: choose "probabilities" or "scores"')
-        self.ignore_index = ignore_index
         self.of = of
-        self.class_weights = _weights(self, class_weights)
 
-    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """Give the loss of (N, K, H, W) logits against a (N, H, W) mask."""
-        logits = _check(logits, mask, self.class_weights)
+    def _loss(self, logits: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
         values = logits.softmax(dim=1) if self.of == "probabilities" else logits
-        values, truth = _one_hot(values, mask, self.ignore_index)
-        distance = ((values - truth) ** 2).sum(dim=1)
-        weight = (mask != self.ignore_index).to(logits.dtype)
-        if self.class_weights is not None:
-            weight = weight * torch.einsum("nkhw,k->nhw", truth, self.class_weights)
-        return (distance * weight).sum() / weight.sum().clamp(min=torch.finfo(logits.dtype).tiny)
+        values, truth = _one_hot(values, mask, valid)
+        return _mean(((values - truth) ** 2).sum(dim=1), self._weights(mask, valid))
 
 
 class SumOfLosses(nn.Module):
@@ -364,6 +386,8 @@ def check_weights(weights: Sequence[float] | None, number: int | None = None) ->
             f"class_weights={weights!r}: give a list of numbers, one a class in their order; 'fullyconv doctor DATA' "
             "prints such weights"
         )
+    if not all(0 <= number < math.inf for number in numbers) or not any(numbers):
+        raise ValueError(f"class_weights={list(weights)}: weights must be finite and not negative, some above 0")
     if number is not None:
         _one_each(len(numbers), number)
 
@@ -371,40 +395,3 @@ def check_weights(weights: Sequence[float] | None, number: int | None = None) ->
 def _one_each(weights: int, classes: int) -> None:
     if weights != classes:
         raise ValueError(f"class_weights has {weights} entries for {classes} classes: give one weight a class")
-
-
-def _mean_of_present(losses: Tensor, present: Tensor, weights: Tensor | None) -> Tensor:
-    """Average the losses of the classes that occur, by their weights."""
-    weight = (present > 0).to(losses.dtype)
-    if weights is not None:
-        weight = weight * weights
-    return (losses * weight).sum() / weight.sum().clamp(min=torch.finfo(losses.dtype).tiny)
-
-
-def _weights(module: nn.Module, weights: Sequence[float] | None) -> Tensor | None:
-    # A buffer that is not saved: it follows the module's device, and checkpoints do not depend on the loss.
-    check_weights(weights)
-    values = None if weights is None else torch.tensor([float(weight) for weight in weights])
-    if values is not None and (not torch.isfinite(values).all() or (values < 0).any() or not values.any()):
-        raise ValueError(f"class_weights={list(weights or [])}: weights must be finite and not negative, some above 0")
-    module.register_buffer("class_weights", values, persistent=False)
-    return values
-
-
-def _check(logits: Tensor, mask: Tensor, weights: Tensor | None) -> Tensor:
-    """Check the shapes, and widen half precision: the pixels of one batch do not fit into its range."""
-    if logits.ndim != 4 or mask.shape != (logits.shape[0], *logits.shape[2:]):
-        raise ValueError(
-            f"logits of shape {tuple(logits.shape)} and mask of shape {tuple(mask.shape)}: expected (N, K, H, W) "
-            "logits and a (N, H, W) mask of the same size; upsample the scores first"
-        )
-    if weights is not None:
-        _one_each(len(weights), logits.shape[1])
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-
-
-def _one_hot(values: Tensor, mask: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """Zero the ignored pixels of (N, K, H, W) values and give the one-hot truth, zero there as well."""
-    valid = mask != ignore_index
-    truth = F.one_hot(mask.where(valid, 0), values.shape[1]).movedim(-1, 1).to(values.dtype) * valid[:, None]
-    return values * valid[:, None], truth

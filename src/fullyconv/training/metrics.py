@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from fullyconv.confusion import SegmentationScores, Table, scores
+from fullyconv.confusion import SegmentationScores, scores
 
 
 def best_class(scores: Tensor) -> Tensor:
@@ -31,7 +31,10 @@ def confusion_matrix(prediction: Tensor, mask: Tensor, num_classes: int, ignore_
     """Count the pixels of each true class (row) that were predicted to be each class (column).
 
     Every pixel is counted by one ``bincount`` over 256 rows, and the ignored row is cut off afterwards: masking
-    first would copy both maps, which takes most of the time of the usual implementation. `Table` says the rest.
+    first would copy both maps, which takes most of the time of the usual implementation. Moving numbers takes most of
+    what is left, so they are as narrow as they can be. Neighbors in a label map are mostly equal, and a processor that
+    adds 1 to the same cell again and again waits for itself; so neighboring pixels are counted in different banks of
+    the table, as many as fit, which are summed in the end.
 
     Args:
         prediction: (N, H, W) or any shape, integers in 0..K-1.
@@ -58,23 +61,27 @@ def confusion_matrix(prediction: Tensor, mask: Tensor, num_classes: int, ignore_
             f"prediction holds labels {low}..{high}: predictions must be 0..{num_classes - 1}; "
             "take the argmax of K logits"
         )
-    table = Table.of(num_classes, ignore_index)
-    if table.renamed:
-        if bool((((mask < 0) | (mask >= num_classes)) & (mask != ignore_index)).any()):
+    if max(num_classes, ignore_index + 1) > 256 or ignore_index < 0:
+        no_class = (mask < 0) | (mask >= num_classes)
+        if bool((no_class & (mask != ignore_index)).any()):
             raise _stray(mask, num_classes, ignore_index)
-        mask = torch.where(mask == ignore_index, num_classes, mask)
-    elif mask.dtype != torch.uint8:
+        truth = torch.where(no_class, num_classes, mask.long())
+        cells, side = (truth * (num_classes + 1) + prediction).flatten(), num_classes + 1
+        return torch.bincount(cells, minlength=side**2).view(side, side)[:num_classes, :num_classes]
+    if mask.dtype != torch.uint8:
         low, high = (int(label) for label in torch.aminmax(mask))
         if low < 0 or high > 255:
             raise _stray(mask, num_classes, ignore_index)
-    dtype = {16: torch.int16, 32: torch.int32, 64: torch.int64}[table.bits]
-    cells = mask.flatten().to(dtype, copy=True).mul_(table.width).add_(prediction.flatten().to(dtype))
-    if table.banks > 1:
-        words = cells[: cells.numel() - cells.numel() % table.banks]
-        words.view(torch.int32 if table.banks == 2 else torch.int64).bitwise_or_(table.apart)
-    full = torch.bincount(cells, minlength=table.size).view(table.banks, table.height, table.width)
+    # 2^15 cells each: what 16 bits with a sign can name
+    layouts = [(32, 4, torch.int16), (64, 2, torch.int16), (128, 1, torch.int16), (256, 1, torch.int32)]
+    width, banks, dtype = next(layout for layout in layouts if num_classes <= layout[0])
+    cells = mask.flatten().to(dtype, copy=True).mul_(width).add_(prediction.flatten().to(dtype))
+    if banks > 1:
+        words = cells[: cells.numel() - cells.numel() % banks].view(torch.int32 if banks == 2 else torch.int64)
+        words.bitwise_or_(sum(bank * 256 * width << (16 * bank) for bank in range(banks)))
+    full = torch.bincount(cells, minlength=banks * 256 * width).view(banks, 256, width)
     matrix = full[:, :num_classes, :num_classes].sum(0)
-    if int(matrix.sum() + full[:, table.ignored].sum()) != mask.numel():
+    if int(matrix.sum() + full[:, ignore_index].sum()) != mask.numel():
         raise _stray(mask, num_classes, ignore_index)
     return matrix
 
@@ -99,15 +106,11 @@ class ConfusionMatrix(Metric):
         ValueError: if ignore_index is one of the classes (the score of that class would silently change its meaning).
     """
 
-    is_differentiable = False
-    higher_is_better = True
     full_state_update = False
     matrix: Tensor
 
     def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes={num_classes}: at least one class is needed")
         if 0 <= ignore_index < num_classes:
             raise ValueError(
                 f"ignore_index={ignore_index}: it must lie outside the classes 0..{num_classes - 1}; to leave a class "

@@ -16,20 +16,20 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from fullyconv.confusion import SegmentationScores
+from fullyconv.confusion import METRICS, SegmentationScores
 from fullyconv.errors import hush, tell
 from fullyconv.fcn import build_model
 from fullyconv.inference.processor import Device, device_of
 from fullyconv.inference.serving import Predictor, Predicts
-from fullyconv.labels import AnyLabels, Labels, at_edge, by_head
+from fullyconv.labels import Labels, at_edge, by_head
 from fullyconv.preprocessing import IMAGENET, Preprocessing
-from fullyconv.training import transfer
+from fullyconv.training import optimization
 from fullyconv.training.checkpointing import AveragedWeights
-from fullyconv.training.heads import labels_of, loss_of, plain
+from fullyconv.training.heads import labels_of, loss_of, plain, split_heads
 from fullyconv.training.losses import PixelLoss, loss_name
 from fullyconv.training.metrics import ConfusionMatrix, best_class
-from fullyconv.training.optimization import Optimization
-from fullyconv.training.storing import MODEL_ARGUMENTS, StoredModule, text_of
+from fullyconv.training.storing import MODEL_ARGUMENTS, text_of
+from fullyconv.training.transfer import Transfers
 from fullyconv.weights.lock import accepting
 
 if TYPE_CHECKING:
@@ -41,7 +41,18 @@ Batch = dict[str, Any]
 """``image`` (N, C, H, W) float RGB in 0..1, ``mask`` (N, H, W) int64, ``size`` (N, 2) height and width, ``path``."""
 
 
-class SegmentationModule(StoredModule, Predicts):
+_REMEDIES = {
+    "in_channels": "; give both the same in_channels",
+    "classes": ", in the same order. To train, load the model with fullyconv.load(NAME, classes=data.classes). If they "
+    "are the same classes under other names, give the data the model's names (values= or classes=, --values or "
+    "--classes)",
+    "ignore_index": "; use one ignore_index",
+    "value_range": "; give the data the value_range that the model was trained with",
+}
+"""What a module and its data have to have in common, and what to do where they differ."""
+
+
+class SegmentationModule(Transfers, Predicts):
     """Train, evaluate and use a segmentation model.
 
     Args:
@@ -152,7 +163,7 @@ class SegmentationModule(StoredModule, Predicts):
         self.save_hyperparameters(ignore=["backbone_weights", "allow_unverified", "loss"])
         self.hparams.update({name: _plain_value(value) for name, value in self.hparams.items()})
         self.hparams.update(plain(self.labels))
-        self.optimization = Optimization.of(self.hparams)
+        optimization.check(self.hparams)
         self.hparams["loss"] = loss_name(loss)
         self._hparams_initial = copy.deepcopy(self.hparams)
         counts = {head: labels.num_classes for head, labels in self.heads.items()}
@@ -174,8 +185,6 @@ class SegmentationModule(StoredModule, Predicts):
         )
         # Lightning's own mean rounds the number of images a process, which is no whole one where they differ.
         self.val_loss, self.test_loss = (MeanMetric(nan_strategy="disable") for _ in range(2))
-        self.score: dict[str, Any] | None = None
-        self.license: str | None = None
         self.training_record: dict[str, Any] = {}
         if backbone_weights is not None:
             self._start_from(backbone_weights, preprocessing is None, allow_unverified)
@@ -271,8 +280,8 @@ class SegmentationModule(StoredModule, Predicts):
 
     def configure_optimizers(self) -> Any:
         """Build SGD or AdamW with groups for backbone and head, weights and biases, and the schedule by steps."""
-        return self.optimization.configure(
-            self.named_parameters(), lambda: float(self.trainer.estimated_stepping_batches)
+        return optimization.configure(
+            self.hparams, self.named_parameters(), lambda: float(self.trainer.estimated_stepping_batches)
         )
 
     def configure_callbacks(self) -> Sequence[Callback]:
@@ -304,32 +313,18 @@ class SegmentationModule(StoredModule, Predicts):
         Raises:
             ValueError: if classes, ignore_index or the number of channels differ.
         """
-        theirs, own = getattr(data, "in_channels", None), int(self.hparams["in_channels"])
-        if theirs is not None and theirs != own:
-            raise ValueError(
-                f"the data has images of {theirs} channels, the model takes {own}: give both the same in_channels"
-            )
-        learned = self.preprocessing.value_range
-        if learned is not None and hasattr(data, "hparams") and _range_of(data) != learned:
-            raise ValueError(
-                f"the data is read with value_range={_range_of(data)}, the model was trained with {learned}: give the "
-                f"data value_range={learned}"
-            )
-        names = getattr(data, "classes", None)
-        names = dict(names) if isinstance(names, Mapping) else list(names or [])
-        if names and names != self.classes:
-            each = " for each head" if "" not in self.heads else ""
-            raise ValueError(
-                f"the data has the classes {names}, the model {self.classes}: they must be the same{each}, in the same "
-                "order. To train, load the model with fullyconv.load(NAME, classes=data.classes). If they are the same "
-                "classes under other names, give the data the model's names (values= or classes=, --values or "
-                "--classes)"
-            )
-        ignored = getattr(data, "ignore_index", None)
-        if ignored is not None and ignored != self.hparams["ignore_index"]:
-            raise ValueError(
-                f"the data ignores the label {ignored}, the model {self.hparams['ignore_index']}: use one ignore_index"
-            )
+        own: dict[str, Any] = {"in_channels": int(self.hparams["in_channels"]), "classes": self.classes}
+        own["ignore_index"] = self.hparams["ignore_index"]
+        theirs = {name: getattr(data, name, None) for name in own}
+        names = theirs["classes"]
+        theirs["classes"] = dict(names) if isinstance(names, Mapping) else list(names or []) or None
+        if self.preprocessing.value_range is not None and hasattr(data, "hparams"):
+            own["value_range"], theirs["value_range"] = self.preprocessing.value_range, _range_of(data) or "unset"
+        for name, value in theirs.items():
+            if value is not None and value != own[name]:
+                raise ValueError(
+                    f"the data has {name}={value}, the model {name}={own[name]}: they must be the same{_REMEDIES[name]}"
+                )
 
     def on_fit_start(self) -> None:
         """Forget what was measured on other weights, and how they came to be: it is not true of those trained now."""
@@ -404,23 +399,22 @@ class SegmentationModule(StoredModule, Predicts):
         Returns:
             (N,) the loss of each image, whose mean neither batches nor processes change.
         """
-        masks: Any = batch["mask"]
+        masks = split_heads(batch["mask"])
         pairs = [(batch["image"], masks)]
         height, width = batch["image"].shape[-2:]
         if not bool((batch["size"] == batch["size"].new_tensor([height, width])).all()):
             pairs = []
-            for index, (image, (h, w)) in enumerate(zip(_own_sizes(batch), batch["size"].tolist(), strict=True)):
-                own = {head: mask[index : index + 1, :h, :w] for head, mask in _by_head(masks).items()}
-                pairs.append((image[None], at_edge(own)))
+            for index, image in enumerate(_own_sizes(batch)):
+                h, w = image.shape[1:]
+                pairs.append((image[None], {head: mask[index : index + 1, :h, :w] for head, mask in masks.items()}))
         losses = []
-        for images, truth in pairs:
-            logits = self(images)
-            answers, truths = _by_head(logits), _by_head(truth)
+        for images, truths in pairs:
+            answers = split_heads(self(images))
             for index in range(len(images)):
-                one = (
+                logits, truth = (
                     at_edge({head: each[index : index + 1] for head, each in by.items()}) for by in (answers, truths)
                 )
-                losses.append(self.loss(*one))
+                losses.append(self.loss(logits, truth))
             for head, matrix in zip(self.heads, confusion, strict=True):
                 cast(ConfusionMatrix, matrix).update(best_class(answers[head]), truths[head])
         return torch.stack(losses)
@@ -469,65 +463,10 @@ class SegmentationModule(StoredModule, Predicts):
         scores: SegmentationScores = self.test_scores
         return scores
 
-    def with_classes(self, labels: AnyLabels) -> Self:
-        """Give a segmenter for other classes: everything is kept but the score layers, which start at zero.
-
-        With the same class names in the same order nothing is lost, only palette and label values are exchanged.
-
-        Args:
-            labels: the new classes; for several heads a dict by head, in which heads may be left out or new.
-
-        Returns:
-            A new module in evaluation mode; ``reinitialized`` names the tensors that were not kept.
-
-        Raises:
-            ValueError: if labels are given by head and the model has one that stands alone, or the other way round.
-        """
-        return transfer.with_classes(self, labels)
-
-    def expand_classes(self, classes: Sequence[str] | Labels) -> Self:
-        """Give a segmenter that knows further classes: all rows of the old ones are kept, those of the new are zero.
-
-        Args:
-            classes: names of the further classes, or the labels of all, beginning with those that are known already.
-                With names alone, the value of a further class in mask files is its index, or the next that is free.
-
-        Returns:
-            A new module in evaluation mode; ``load_report`` says which tensors were copied and which were extended.
-
-        Raises:
-            ValueError: if a name is known already, the labels do not begin with the known ones, or the model has
-                several heads.
-
-        Example:
-            >>> module = SegmentationModule("fcn32s_resnet18_half", classes=["sky", "road"])
-            >>> module.expand_classes(["crack"]).classes
-            ['sky', 'road', 'crack']
-        """
-        return transfer.expand_classes(self, classes)
-
-    def grow(self, stride: int) -> Self:
-        """Give the next stage of staged training, FCN-32s to 16s to 8s to 4s (Long et al. 2015, section 4.2).
-
-        All weights are kept, the new score layer is zero, so that the next stage starts at the outputs of this one.
-
-        Args:
-            stride: of the skip to add; half of the finest stride so far.
-
-        Raises:
-            ValueError: if the model has no such next stage.
-        """
-        return transfer.grow(self, stride)
-
 
 def _figures(prefix: str, result: SegmentationScores, classes: Sequence[str]) -> dict[str, float]:
     """Name what is logged of one confusion matrix."""
-    values = {
-        f"{prefix}/mean_iou": result.mean_iou,
-        f"{prefix}/pixel_accuracy": result.pixel_accuracy,
-        f"{prefix}/mean_accuracy": result.mean_accuracy,
-        f"{prefix}/frequency_weighted_iou": result.frequency_weighted_iou,
-    }
+    values = {f"{prefix}/{metric}": getattr(result, metric) for metric in METRICS}
     return values | {f"{prefix}/iou/{name}": iou for name, iou in zip(classes, result.iou, strict=True)}
 
 
@@ -542,10 +481,6 @@ def _plain_value(value: object) -> object:
 def _range_of(data: Any) -> tuple[float, float] | None:
     bits = data.hparams.get("value_range")
     return None if bits is None else (float(bits[0]), float(bits[1]))
-
-
-def _by_head(found: Any) -> Mapping[str, Any]:
-    return found if isinstance(found, Mapping) else {"": found}
 
 
 def _own_sizes(batch: Batch) -> list[Tensor]:

@@ -1,116 +1,105 @@
-"""How weights are optimized: SGD or AdamW, by groups of parameters, with a schedule by steps."""
+"""How weights are optimized: SGD or AdamW, by groups of parameters, with a schedule by steps.
+
+The numbers are hyper-parameters of `SegmentationModule`, which says what they mean.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal, Self
+from typing import Any
 
 import torch
 from torch import nn
 
-Optimizer = Literal["sgd", "adamw"]
-Schedule = Literal["constant", "poly", "cosine"]
 
+def check(hp: Mapping[str, Any]) -> None:
+    """Check every number and name.
 
-@dataclass(frozen=True)
-class Optimization:
-    """The numbers of an optimizer and its schedule; `SegmentationModule` says what they mean.
+    Args:
+        hp: the hyper-parameters of a module.
 
     Raises:
         ValueError: if a number is outside its range, or a name is none.
     """
+    if hp["schedule"] not in ("constant", "poly", "cosine"):
+        raise ValueError(f'schedule={hp["schedule"]!r}: choose "constant", "poly" or "cosine"')
+    if hp["optimizer"] not in ("sgd", "adamw"):
+        raise ValueError(f'optimizer={hp["optimizer"]!r}: choose "sgd" or "adamw"')
+    for name in ("momentum", "weight_decay", "bias_lr_factor", "backbone_lr_factor", "poly_power", "warmup_steps"):
+        number = hp[name]
+        if not isinstance(number, int | float) or not math.isfinite(number) or number < 0:
+            raise ValueError(f"{name}={number!r}: must be a finite number, at least 0")
+    if not isinstance(hp["lr"], int | float) or not math.isfinite(hp["lr"]) or hp["lr"] <= 0:
+        raise ValueError(f"lr={hp['lr']!r}: must be a positive number")
 
-    optimizer: Optimizer = "sgd"
-    lr: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    bias_lr_factor: float = 1.0
-    backbone_lr_factor: float = 1.0
-    schedule: Schedule = "poly"
-    poly_power: float = 0.9
-    warmup_steps: int = 0
 
-    def __post_init__(self) -> None:
-        """Check every number."""
-        if self.schedule not in ("constant", "poly", "cosine"):
-            raise ValueError(f'schedule={self.schedule!r}: choose "constant", "poly" or "cosine"')
-        if self.optimizer not in ("sgd", "adamw"):
-            raise ValueError(f'optimizer={self.optimizer!r}: choose "sgd" or "adamw"')
-        for name in ("momentum", "weight_decay", "bias_lr_factor", "backbone_lr_factor", "poly_power", "warmup_steps"):
-            number = getattr(self, name)
-            if not isinstance(number, int | float) or not math.isfinite(number) or number < 0:
-                raise ValueError(f"{name}={number!r}: must be a finite number, at least 0")
-        if not isinstance(self.lr, int | float) or not math.isfinite(self.lr) or self.lr <= 0:
-            raise ValueError(f"lr={self.lr!r}: must be a positive number")
+def configure(hp: Mapping[str, Any], named: Iterable[tuple[str, nn.Parameter]], steps: Callable[[], float]) -> Any:
+    """Build the optimizer, and the schedule by steps.
 
-    @classmethod
-    def of(cls, arguments: Mapping[str, Any]) -> Self:
-        """Take the numbers from the arguments of a module."""
-        return cls(**{field.name: arguments[field.name] for field in fields(cls) if field.name in arguments})
+    Args:
+        hp: the hyper-parameters of the module.
+        named: its parameters; those that are not trained are left out.
+        steps: gives the number of optimizer steps of the run.
 
-    def configure(self, named: Iterable[tuple[str, nn.Parameter]], steps: Callable[[], float]) -> Any:
-        """Build the optimizer, and the schedule by steps.
+    Returns:
+        What Lightning's `configure_optimizers` returns.
 
-        Args:
-            named: the parameters of the module; those that are not trained are left out.
-            steps: gives the number of optimizer steps of the run.
+    Raises:
+        ValueError: if no parameter is trained, or the schedule ends with a run that has no end.
+    """
+    groups, schedule = _groups(hp, named), hp["schedule"]
+    optimizer: torch.optim.Optimizer
+    if hp["optimizer"] == "sgd":
+        optimizer = torch.optim.SGD(groups, lr=hp["lr"], momentum=hp["momentum"])
+    else:
+        optimizer = torch.optim.AdamW(groups, lr=hp["lr"])
+    if schedule == "constant" and not hp["warmup_steps"]:
+        return optimizer
+    total = steps()
+    if not math.isfinite(total) and schedule != "constant":
+        raise ValueError(
+            f"schedule={schedule!r}: it ends at the last step, and this trainer has none; set max_epochs or max_steps, "
+            'or schedule="constant"'
+        )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(hp, step, total))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-        Returns:
-            What Lightning's `configure_optimizers` returns.
 
-        Raises:
-            ValueError: if no parameter is trained, or the schedule ends with a run that has no end.
-        """
-        groups = self._groups(named)
-        optimizer: torch.optim.Optimizer
-        if self.optimizer == "sgd":
-            optimizer = torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum)
-        else:
-            optimizer = torch.optim.AdamW(groups, lr=self.lr)
-        if self.schedule == "constant" and not self.warmup_steps:
-            return optimizer
-        total = steps()
-        if not math.isfinite(total) and self.schedule != "constant":
-            raise ValueError(
-                f"schedule={self.schedule!r}: it ends at the last step, and this trainer has none; set max_epochs or "
-                'max_steps, or schedule="constant"'
-            )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.factor(step, total))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+def factor(hp: Mapping[str, Any], step: int, total: float) -> float:
+    """Give what the learning rate of a step is multiplied by.
 
-    def factor(self, step: int, total: float) -> float:
-        """Give what the learning rate of a step is multiplied by.
+    Args:
+        hp: the hyper-parameters of the module.
+        step: counted from 0.
+        total: number of steps of the run.
+    """
+    warmup = hp["warmup_steps"]
+    if step < warmup:
+        return float((step + 1) / (warmup + 1))
+    if hp["schedule"] == "constant":
+        return 1.0
+    rest = min(1.0, max(0.0, (step - warmup) / max(1.0, total - warmup)))
+    if hp["schedule"] == "poly":
+        return float((1 - rest) ** hp["poly_power"])
+    return 0.5 * (1 + math.cos(math.pi * rest))
 
-        Args:
-            step: counted from 0.
-            total: number of steps of the run.
-        """
-        if step < self.warmup_steps:
-            return (step + 1) / (self.warmup_steps + 1)
-        if self.schedule == "constant":
-            return 1.0
-        rest = min(1.0, max(0.0, (step - self.warmup_steps) / max(1.0, total - self.warmup_steps)))
-        if self.schedule == "poly":
-            return float((1 - rest) ** self.poly_power)
-        return 0.5 * (1 + math.cos(math.pi * rest))
 
-    def _groups(self, named: Iterable[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-        for name, parameter in named:
-            if parameter.requires_grad:
-                # One-dimensional parameters are biases and the scales of normalization layers: no decay for either.
-                groups.setdefault((name.startswith("model.backbone."), parameter.ndim <= 1), []).append(parameter)
-        if not groups:
-            raise ValueError("freeze: nothing is left to train; freeze less")
-        return [
-            {
-                "params": parameters,
-                "lr": self.lr
-                * (self.backbone_lr_factor if in_backbone else 1.0)
-                * (self.bias_lr_factor if is_bias else 1.0),
-                "weight_decay": 0.0 if is_bias else self.weight_decay,
-            }
-            for (in_backbone, is_bias), parameters in groups.items()
-        ]
+def _groups(hp: Mapping[str, Any], named: Iterable[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in named:
+        if parameter.requires_grad:
+            # One-dimensional parameters are biases and the scales of normalization layers: no decay for either.
+            groups.setdefault((name.startswith("model.backbone."), parameter.ndim <= 1), []).append(parameter)
+    if not groups:
+        raise ValueError("freeze: nothing is left to train; freeze less")
+    return [
+        {
+            "params": parameters,
+            "lr": hp["lr"]
+            * (hp["backbone_lr_factor"] if in_backbone else 1.0)
+            * (hp["bias_lr_factor"] if is_bias else 1.0),
+            "weight_decay": 0.0 if is_bias else hp["weight_decay"],
+        }
+        for (in_backbone, is_bias), parameters in groups.items()
+    ]

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 import lightning as L
 
 from fullyconv.backbones import LoadReport
-from fullyconv.errors import WeightsError, printable, tell
+from fullyconv.errors import WeightsError, printable, some, tell
 from fullyconv.inference.processor import Device, device_of
 from fullyconv.labels import Labels, to_plain
 from fullyconv.preprocessing import Preprocessing
@@ -32,14 +32,14 @@ class StoredModule(L.LightningModule, Uploads):
     model: Any
     labels: Labels
     preprocessing: Preprocessing
-    score: dict[str, Any] | None
-    license: str | None
     training_record: dict[str, Any]
     _loss_given: tuple[Any]
 
     reinitialized: tuple[str, ...] = ()
     start_classes: tuple[str, ...] = ()  # of the weights that classes were exchanged of
     load_report: LoadReport | None = None
+    score: dict[str, Any] | None = None
+    license: str | None = None
     origin: str | None = None
 
     def descend(self, parent: StoredModule) -> None:
@@ -123,33 +123,24 @@ class StoredModule(L.LightningModule, Uploads):
         return cls.of(opened(sources.read(source), allow_unverified)).to(place)
 
     @classmethod
-    def load_from_checkpoint(
-        cls,
-        checkpoint_path: Any,
-        map_location: Any = None,
-        hparams_file: str | Path | None = None,
-        strict: bool | None = None,
-        weights_only: bool | None = None,
-        **kwargs: Any,
-    ) -> Self:
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
         """Load a checkpoint as Lightning does, but run nothing in it; of one behind an address Lightning does.
 
         `from_checkpoint` gives clearer errors.
 
+        Args:
+            checkpoint_path: the file.
+            args: as Lightning takes them.
+            kwargs: as Lightning takes them, and arguments of the module that differ.
+
         Raises:
             ValueError: if `weights_only` is False.
         """
-        if weights_only is False:
+        if kwargs.get("weights_only") is False:
             raise ValueError("weights_only=False: would run what a checkpoint holds; leave it out")
-        loaded: Self = super().load_from_checkpoint(
-            checkpoint_path,
-            map_location,
-            hparams_file,
-            strict,
-            weights_only=True,
-            # what a command line wrote names classes, such as that of the loss: none of them is imported
-            **{"_instantiator": None, **kwargs},
-        )
+        # what a command line wrote names classes, such as that of the loss: none of them is imported
+        given = {"_instantiator": None, **kwargs, "weights_only": True}
+        loaded: Self = super().load_from_checkpoint(checkpoint_path, *args, **given)
         return loaded
 
     @classmethod
@@ -176,12 +167,10 @@ class StoredModule(L.LightningModule, Uploads):
         beside = tuple(key for key in unknown if not key.startswith("model."))  # of a loss, of metrics
         unexpected = [key for key in unknown if key not in beside]
         if missing or unexpected:
-            listed = "; ".join(
-                f"{len(keys)} {fault}: {', '.join(map(str, keys[:6]))}"
-                for fault, keys in (("missing", missing), ("unknown", unexpected))
-                if keys
+            raise WeightsError(
+                f"{place}: its tensors are not those of the model {hyper.get('model')!r}: {len(missing)} missing: "
+                f"{some(missing)}; {len(unexpected)} unknown: {some(unexpected)}"
             )
-            raise WeightsError(f"{place}: its tensors are not those of the model {hyper.get('model')!r}: {listed}")
         record = {"epochs": checkpoint.get("epoch"), "steps": checkpoint.get("global_step")}
         module.training_record = {key: value + (key == "epochs") for key, value in record.items() if type(value) is int}
         module.origin, module.license = place.name, text_of(checkpoint.get("license"))
@@ -229,7 +218,6 @@ class StoredModule(L.LightningModule, Uploads):
         self.model.load_state_dict(other.model.state_dict(), strict=True)
         self.reinitialized, self.load_report = other.reinitialized, other.load_report
         self.descend(other)
-        self.license, self.origin = other.license, other.origin or self.origin
 
 
 def text_of(value: object) -> str | None:
