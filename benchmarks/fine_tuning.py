@@ -26,7 +26,7 @@ import torch
 
 import fullyconv
 from fullyconv import SegmentationDataModule
-from fullyconv.cli.options import add_reading, reading_of
+from fullyconv.cli.options import FRACTIONS, add_reading, reading_of
 from fullyconv.plan import plan
 from fullyconv.weights import catalog
 
@@ -48,7 +48,7 @@ def epochs_of(name: str, steps: int) -> int:
     """Give the number of epochs that comes nearest to a number of steps."""
     data, *options = reading(name)
     parser = argparse.ArgumentParser()
-    add_reading(parser, fractions=True)
+    add_reading(parser, FRACTIONS)
     module = SegmentationDataModule(data, **reading_of(parser.parse_args(options)))
     chosen = plan(module, model=STARTS[0]).settings
     each = chosen["data.repeats"] * len(module.dataset("train").pairs) // chosen["data.batch_size"]

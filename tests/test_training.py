@@ -102,6 +102,10 @@ class TestPlan:
         assert (one.settings["data.repeats"], two.settings["data.repeats"]) == (16, 4)
         assert one.settings["trainer.max_epochs"] == 25
         assert plan(small, model=RANDOM, epochs=7).settings["trainer.max_epochs"] == 7
+        given = plan(small, model=RANDOM, epochs=7, batch_size=2, repeats=3)
+        steps = 3 * len(small.dataset("train").pairs) // 2
+        assert given.reasons[-1] == f"7 epochs of {steps} steps"
+        assert given.settings["model.warmup_steps"] == max(1, 7 * steps // 20)
 
     @pytest.mark.parametrize("number", [1, 2, 3, 19, 94, 500])
     def test_an_epoch_has_enough_steps_however_few_images_there_are(self, number: int, shapes: Path) -> None:
@@ -288,8 +292,9 @@ def test_fit_without_a_recipe_ends_with_a_scored_model_folder(
     monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of Lightning's command line
     assert cli.main(["fit", "shapes", QUIET, *words]) == 0
     printed = capsys.readouterr().out
-    assert "instead of what was chosen, as you say: data.batch_size = 4" in printed
     for said in (
+        "as you say: data.batch_size = 4",
+        "batches of 4 for",
         "3 classes: ground, box, sky",
         "started from street",
         "writes to mine",

@@ -73,6 +73,8 @@ def plan(
     minutes: float | None = None,
     device: Device = "auto",
     loss: str | None = None,
+    batch_size: int | None = None,
+    repeats: int | None = None,
     allow_unverified: bool = False,
 ) -> Plan:
     """Choose what a run needs from the data and the machine.
@@ -86,6 +88,8 @@ def plan(
         minutes: wall-clock budget of all of it, over all interruptions.
         device: as `fullyconv.load` takes it.
         loss: what is asked for, whose own are then its class weights; None chooses both.
+        batch_size: images of a step; None chooses.
+        repeats: how often an epoch shows each image; None chooses.
         allow_unverified: accept weights that nobody vouches for.
 
     Returns:
@@ -101,55 +105,20 @@ def plan(
         raise ValueError(f"--minutes {minutes}: a number of minutes above 0")
     quick = place.type != "cpu"
     where = place.type.upper() if quick else "the CPU"
-    settings: dict[str, Any] = {}
-    reasons: list[str] = []
-    segmenter: SegmentationModule | None = None
-    if model.startswith(RANDOM):
-        settings["model.model"] = model.removeprefix(RANDOM)
-        if data.in_channels != 3:
-            numbers = IMAGENET.for_channels(data.in_channels)
-            settings["model.in_channels"] = data.in_channels
-            settings["model.preprocessing"] = numbers.to_dict()
-            reasons.append(
-                f"{data.in_channels} channels: the first three have ImageNet's mean and deviation, the others the mean "
-                "of these (--model.preprocessing)"
-                if data.in_channels > 3
-                else f"{data.in_channels} channels: each has the mean of ImageNet's means and deviations"
-            )
-        reasons.append(f"model {model.removeprefix(RANDOM)}, RANDOM INITIALIZATION: nothing learned elsewhere is used")
-    elif (backbone := _backbone_of(model)) is not None:
-        settings |= {"model.model": f"ladder_{backbone}", "model.backbone_weights": model}
-        settings["model.allow_unverified"] = allow_unverified
-        reasons.append(f"model ladder_{backbone}, its backbone started from {model}; the head starts anew")
-    else:
-        segmenter = load(model, classes=data.labels, allow_unverified=allow_unverified, device="cpu")
-        hp = segmenter.hparams
-        if not isinstance(hp["classes"], list):
-            raise ValueError(f"--model {model}: has several heads; train it in Python, with masks for each")
-        if hp["in_channels"] != data.in_channels:
-            raise ValueError(
-                f"--model {model}: takes images of {hp['in_channels']} channels, and in_channels={data.in_channels} "
-                f"is given for the data; start from a model of as many, or at random: --model {RANDOM}{hp['model']}"
-            )
-        for key in MODEL_ARGUMENTS:
-            if hp.get(key) is not None:
-                settings[f"model.{key}"] = hp[key]
-        settings["model.preprocessing"] = segmenter.preprocessing.to_dict()
-        anew = len(segmenter.reinitialized)
-        reasons.append(f"model {hp['model']}, started from {model}; {anew} tensors, those of the classes, start anew")
+    segmenter, settings, reasons = _start(data, model, allow_unverified)
     train = data.dataset("train").pairs  # which says so where there is no such split
     crop, why = _crop(data, quick)
     settings["data.crop_size"], settings["data.scale"] = crop, SCALE
     reasons.append(f"{why}; scaled by {SCALE[0]} to {SCALE[1]}")
     # Small batches and repeated images leave a small set enough steps; with fewer than 4 batch normalization suffers.
-    batch = min(len(train), max(4, min(16 if quick else 8, len(train) // EPOCH_STEPS)))
-    repeats = -(-EPOCH_STEPS * batch // len(train))
+    batch = batch_size or min(len(train), max(4, min(16 if quick else 8, len(train) // EPOCH_STEPS)))
+    repeats = repeats or -(-EPOCH_STEPS * batch // len(train))
     settings["data.batch_size"], settings["data.repeats"] = batch, repeats
     times = f", each {repeats} times an epoch" if repeats > 1 else ""
     reasons.append(f"batches of {batch} for {len(train)} training images on {where}{times}")
     workers = 0 if len(train) < 64 else min(8, max(0, (os.cpu_count() or 1) - 1))
     settings["data.num_workers"] = workers
-    steps = repeats * len(train) // batch
+    steps = max(1, repeats * len(train) // batch)
     # 25 looks at each image, of a small set 500 steps; a GPU has the time for more.
     enough = 6000 if quick else min(1500, max(500, 25 * len(train) // batch))
     chosen = epochs or max(10, min(100, -(-enough // steps)))
@@ -186,6 +155,49 @@ def plan(
     settings["trainer.log_every_n_steps"] = max(1, min(20, steps))
     settings["trainer.enable_model_summary"] = False
     return Plan(segmenter, settings, reasons)
+
+
+def _start(
+    data: SegmentationDataModule, model: str, allow_unverified: bool
+) -> tuple[SegmentationModule | None, dict[str, Any], list[str]]:
+    """Give what a run starts from, as `Plan` has it, the options of the model, and why."""
+    settings: dict[str, Any] = {}
+    reasons: list[str] = []
+    segmenter: SegmentationModule | None = None
+    if model.startswith(RANDOM):
+        settings["model.model"] = model.removeprefix(RANDOM)
+        if data.in_channels != 3:
+            numbers = IMAGENET.for_channels(data.in_channels)
+            settings["model.in_channels"] = data.in_channels
+            settings["model.preprocessing"] = numbers.to_dict()
+            reasons.append(
+                f"{data.in_channels} channels: the first three have ImageNet's mean and deviation, the others the mean "
+                "of these (--model.preprocessing)"
+                if data.in_channels > 3
+                else f"{data.in_channels} channels: each has the mean of ImageNet's means and deviations"
+            )
+        reasons.append(f"model {model.removeprefix(RANDOM)}, RANDOM INITIALIZATION: nothing learned elsewhere is used")
+    elif (backbone := _backbone_of(model)) is not None:
+        settings |= {"model.model": f"ladder_{backbone}", "model.backbone_weights": model}
+        settings["model.allow_unverified"] = allow_unverified
+        reasons.append(f"model ladder_{backbone}, its backbone started from {model}; the head starts anew")
+    else:
+        segmenter = load(model, classes=data.labels, allow_unverified=allow_unverified, device="cpu")
+        hp = segmenter.hparams
+        if not isinstance(hp["classes"], list):
+            raise ValueError(f"--model {model}: has several heads; train it in Python, with masks for each")
+        if hp["in_channels"] != data.in_channels:
+            raise ValueError(
+                f"--model {model}: takes images of {hp['in_channels']} channels, and in_channels={data.in_channels} "
+                f"is given for the data; start from a model of as many, or at random: --model {RANDOM}{hp['model']}"
+            )
+        for key in MODEL_ARGUMENTS:
+            if hp.get(key) is not None:
+                settings[f"model.{key}"] = hp[key]
+        settings["model.preprocessing"] = segmenter.preprocessing.to_dict()
+        anew = len(segmenter.reinitialized)
+        reasons.append(f"model {hp['model']}, started from {model}; {anew} tensors, those of the classes, start anew")
+    return segmenter, settings, reasons
 
 
 def _backbone_of(model: str) -> str | None:

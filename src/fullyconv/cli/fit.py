@@ -121,6 +121,8 @@ def fit(words: list[str]) -> int:
             epochs=own.epochs,
             minutes=own.minutes,
             device=own.device,
+            batch_size=_number_in(others, "--data.batch_size"),
+            repeats=_number_in(others, "--data.repeats"),
             loss=option_in(others, "--model.loss") or next((w for w in others if w.startswith("--model.loss.")), None),
             allow_unverified=own.allow_unverified,
         )
@@ -135,7 +137,7 @@ def fit(words: list[str]) -> int:
         if chosen_by_us and chosen.segmenter is not None:
             chosen.reasons.append(f"no --model was given, so it starts from {own.model}; --model MODEL takes another")
         if mine:
-            chosen.reasons.append(f"instead of what was chosen, as you say: {', '.join(mine)}")
+            chosen.reasons.append(f"as you say: {', '.join(mine)}")
         if is_first():
             where = "writes to" if going_on is None else "goes on in"
             print(data.report, *chosen.reasons, sep="\n")
@@ -159,6 +161,12 @@ def fit(words: list[str]) -> int:
     for wanting in done.shortcomings:
         print(wanting)
     return 0
+
+
+def _number_in(words: list[str], option: str) -> int | None:
+    """Give a number above 0 in a command line; what else stands there, Lightning refuses."""
+    word = option_in(words, option) or ""
+    return int(word) or None if word.isdecimal() else None
 
 
 @contextmanager

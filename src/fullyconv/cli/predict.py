@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -102,7 +103,8 @@ def _predict(arguments: argparse.Namespace) -> int:
         return _predict_files(arguments)
     with aside(tempfile.gettempdir()) as folder:
         piped = folder / "stdin"
-        piped.write_bytes(sys.stdin.buffer.read())
+        with piped.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
         arguments.input[arguments.input.index("-")] = str(piped)
         return _predict_files(arguments)
 

@@ -136,11 +136,11 @@ class StoredModule(L.LightningModule, Uploads):
         Raises:
             ValueError: if `weights_only` is False.
         """
-        if kwargs.get("weights_only") is False:
+        if kwargs.pop("weights_only", None) is False:
             raise ValueError("weights_only=False: would run what a checkpoint holds; leave it out")
         # what a command line wrote names classes, such as that of the loss: none of them is imported
-        given = {"_instantiator": None, **kwargs, "weights_only": True}
-        loaded: Self = super().load_from_checkpoint(checkpoint_path, *args, **given)
+        given = {"_instantiator": None, **kwargs}
+        loaded: Self = super().load_from_checkpoint(checkpoint_path, *args, weights_only=True, **given)
         return loaded
 
     @classmethod
