@@ -211,7 +211,7 @@ def test_a_target_that_cannot_be_is_refused_before_anything_is_fetched(tmp_path:
 def test_the_command_line_says_what_is_wrong_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert cli.main(["convert", "hf://org/repo", "--to", str(tmp_path / "x")]) == 2
     printed = capsys.readouterr().err
-    assert printed.startswith("fullyconv: hf://org/repo/config.json: nobody vouches for this file")
+    assert printed.startswith("fullyconv: hf://org/repo/config.json: no digest of this file is known")
     assert "--allow-unverified" in printed
     assert not (tmp_path / "x").exists()
 
@@ -258,7 +258,7 @@ class TestCaffe:
         files_server.files["fcn8s-heavy-pascal.caffemodel"] = reference(tmp_path).read_bytes()
         here = replace(entry, address=files_server.url("fcn8s-heavy-pascal.caffemodel"))
         monkeypatch.setattr(catalog, "CAFFE", (here,))
-        with pytest.raises(WeightsError, match="nobody vouches for this file"):
+        with pytest.raises(WeightsError, match="no digest of this file is known"):
             fullyconv.load("fcn8s_vgg16.voc2012")
         loaded = fullyconv.load("fcn8s_vgg16.voc2012", allow_unverified=True)
         assert isinstance(loaded, SegmentationModule)

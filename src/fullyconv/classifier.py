@@ -395,7 +395,7 @@ class DenseScorer(_Stored, Predicts):
 
         Args:
             source: a model folder, a name of the zoo, an id of the hub: whatever ``fullyconv.load`` takes.
-            allow_unverified: accept weights that nobody vouches for, as ``fullyconv.load`` does.
+            allow_unverified: accept weights without a known digest, as ``fullyconv.load`` does.
             device: where it computes, as ``fullyconv.load`` takes it; None is the processor.
 
         Raises:

@@ -124,7 +124,7 @@ def some(names: Iterable[object], most: int = 6) -> str:
 
 
 def tell(message: str) -> None:
-    """Say something a user should know: layers that start anew, weights that nobody vouches for.
+    """Say something a user should know: layers that start anew, weights without a known digest.
 
     It goes through the logger "fullyconv": ``logging.getLogger("fullyconv").setLevel(logging.WARNING)`` silences it.
     Where nobody has configured logging, it goes to stderr as it is.

@@ -90,7 +90,7 @@ def plan(
         loss: what is asked for, whose own are then its class weights; None chooses both.
         batch_size: images of a step; None chooses.
         repeats: how often an epoch shows each image; None chooses.
-        allow_unverified: accept weights that nobody vouches for.
+        allow_unverified: accept weights without a known digest.
 
     Returns:
         The plan.

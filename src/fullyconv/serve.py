@@ -1,6 +1,6 @@
 """A web page for people without Python: drop an image, choose a model, see what is where, download the mask.
 
-The server listens on this machine alone unless it is told otherwise. It takes the bytes of an image and the name of a
+The server listens on this machine alone unless --host says otherwise. It takes the bytes of an image and the name of a
 model that it offers itself: no path and no address from a client is ever opened, and nothing that is uploaded is kept.
 """
 
@@ -417,7 +417,7 @@ def serve(
         sources: models to offer; without any, the segmenters that come with the package.
         host: address to listen on; another than this machine's own lets everybody in who can reach it.
         port: to listen on, 0 takes a free one.
-        allow_unverified: accept weights that nobody vouches for.
+        allow_unverified: accept weights without a known digest.
         device: as `fullyconv.load` takes it.
 
     Raises:

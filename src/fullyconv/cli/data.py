@@ -97,7 +97,7 @@ def _fetch(arguments: argparse.Namespace) -> int:
             print(f"{row['name']}: {row['title']}; {pairs}; {row['folder'] or row['how']}")
             print(f"    {row['license']}; {row['page']}")
         return 0
-    set_named(arguments.name)  # a name that is none is said before anything else
+    set_named(arguments.name)  # an unknown name is reported before anything else
     if base is None:
         raise ValueError(f"--to FOLDER: say where the sets lie, or set {ENVIRONMENT} to that folder")
     with busy(f"fetching {arguments.name}"):

@@ -57,7 +57,7 @@ def add(commands: Commands) -> argparse.ArgumentParser:
 
 
 def fit(words: list[str]) -> int:
-    """Train on images and masks of your own; what is not said is chosen and told.
+    """Train on images and masks of your own; what you leave out is chosen, with the reason.
 
     The run's folder gets a model folder, its score on held-out images and report.html. The same command goes on after
     an interruption.

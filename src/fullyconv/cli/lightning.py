@@ -41,7 +41,7 @@ class RecipeCLI(LightningCLI):
         budget: seconds for all of a run without a recipe, and `time.monotonic` when they began.
 
     Attributes:
-        shortcomings: what is wanting in what was trained, in sentences.
+        shortcomings: what the trained model lacks, in sentences.
         model_folder: what this process left; None of a trial of a few batches, and of all processes but the first.
     """
 

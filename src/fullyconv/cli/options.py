@@ -48,7 +48,7 @@ def positive(text: str) -> int:
 
 
 SHARED: dict[str, dict[str, Any]] = {
-    "allow_unverified": {"action": "store_true", "help": "accept weights that nobody vouches for; recorded"},
+    "allow_unverified": {"action": "store_true", "help": "accept weights without a known digest; recorded"},
     "device": {"metavar": "NAME", "default": "auto", "help": "auto (an accelerator, if any), cpu, cuda, cuda:1"},
     "json": {"action": "store_true", "help": "for programs: one object"},
 }

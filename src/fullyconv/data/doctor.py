@@ -150,9 +150,9 @@ def examine(
 ) -> Diagnosis:
     """Read everything once and collect what is wrong, instead of stopping at the first.
 
-    What stops a training does not stop the doctor: files that do not pair are told and left out, masks that cannot be
-    read are told and the rest is looked at, and where nobody knows what the values in the masks mean, images, sizes
-    and duplicates are looked at all the same.
+    What stops a training does not stop the doctor: files that do not pair are reported and left out, masks that cannot
+    be read are reported and the rest is looked at, and where nobody knows what the values in the masks mean, images,
+    sizes and duplicates are looked at all the same.
 
     Args:
         data: a folder or the name of a public set.

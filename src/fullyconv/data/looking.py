@@ -59,7 +59,7 @@ class Seen:
 
 
 def look_at(item: tuple[str, Pair], reader: Reader) -> Seen:
-    """Read both files of a pair; what is wrong with them is told and not raised."""
+    """Read both files of a pair; what is wrong with them is returned, not raised."""
     split, pair = item
     seen = Seen(pair, split)
     orientation = 1

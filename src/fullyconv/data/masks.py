@@ -1,6 +1,6 @@
 """What the numbers and colors in mask files are: indices, gray levels, colors, 1 bit, MATLAB and BSDS files.
 
-The files are looked at before anything is believed of them, and whatever is done to their values is said: a color
+The files are looked at before anything is believed of them, and whatever is done to their values is reported: a color
 table, soft edges cut at the middle, colors snapped to the nearest one. A number never means two things in one set: what
 is in doubt is refused with the remedy.
 """

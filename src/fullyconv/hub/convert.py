@@ -41,7 +41,7 @@ def convert(
         pool: what a global pooling becomes.
         preprocessing: what the weights expect of an image, where the source does not say.
         dtype: of the stored weights.
-        allow_unverified: accept weights that nobody vouches for.
+        allow_unverified: accept weights without a known digest.
 
     Returns:
         What was written, loaded.

@@ -66,7 +66,7 @@ def load(
             their order.
         preprocessing: with ``architecture``, what the file was trained on, as a `Preprocessing` or a dict; ImageNet's
             mean and deviation unless told otherwise.
-        allow_unverified: accept weights that nobody vouches for (the hub's, where no digest is pinned): commit, size
+        allow_unverified: accept weights without a known digest (the hub's, where no digest is pinned): commit, size
             and sha256 are shown and recorded in a lock file, and every later load must match them.
         device: where it computes: "cuda", "cuda:1", "mps", "xpu", "cpu" or a ``torch.device``; "auto" is the
             accelerator of this machine, or its processor where there is none. None is the processor.
@@ -142,7 +142,7 @@ def load_classifier(
         classes: the K class names; only needed where the source does not say.
         preprocessing: what the weights expect of an image, as a `Preprocessing` or a dict; only needed where the source
             does not say.
-        allow_unverified: accept weights that nobody vouches for; commit, size and sha256 are shown and recorded.
+        allow_unverified: accept weights without a known digest; commit, size and sha256 are shown and recorded.
         device: where it computes, as `load` takes it.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Open an image file: its format is told by its first bytes, its size is bounded, its errors name the file.
+"""Open an image file: its first bytes decide the format, its size is bounded, its errors name the file.
 
 Only the formats of `FORMATS` are opened, whatever a file is called: other decoders of Pillow run programs (EPS), or
 read what nobody expects of an image.

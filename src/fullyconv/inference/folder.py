@@ -172,7 +172,7 @@ def predict_folder(
         precision: what convolutions are computed in, for a processor that has it.
         batch: images of one size that are predicted together; None is 8 on an accelerator, else 1.
         workers: threads that read images, and as many that write; None is one a core on an accelerator, else 1.
-        shard: the part of this process, such as "3/16": which files belong to it is told by their names alone.
+        shard: the part of this process, such as "3/16": the names of the files alone decide which belong to it.
             When all parts are done, `fullyconv.inference.joining.join_masks` makes one run of them.
         progress: is called with what became of a file, how many are done, and how many there are.
         frames: is called after every frame of a video with its path, the frames done and those expected, None where

@@ -220,7 +220,7 @@ def read(
     memory: int | str | None = None,
     value_range: tuple[float, float] | None = None,
 ) -> Raster:
-    """Read one image of any form; what is odd about it is said.
+    """Read one image of any form; a message names what is odd about it.
 
     Args:
         source: the image.

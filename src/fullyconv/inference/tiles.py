@@ -230,7 +230,7 @@ def blocks(network: Network, image: WindowedImage, options: Options) -> Iterator
     """Segment an image tile by tile, for all heads on one backbone: a tile is read and run once.
 
     The scores of every tile are those of the whole image, unless the network sees all of it at once or the halo is
-    chosen smaller; both is said aloud.
+    chosen smaller, with a warning in both cases.
 
     Args:
         network: in evaluation mode.

@@ -93,7 +93,7 @@ class SegmentationModule(Transfers, Predicts):
         backbone_weights: weights of a classifier that the backbone starts from, as `load_backbone` takes them, such as
             ``"torchvision://VGG16_Weights.IMAGENET1K_V1"``; ``load_report`` says what became of each tensor, and where
             preprocessing is None it becomes theirs. It is no hyper-parameter: a checkpoint has its own weights.
-        allow_unverified: accept backbone_weights that nobody vouches for.
+        allow_unverified: accept backbone_weights without a known digest.
 
     Raises:
         ValueError: if an argument is outside its range; the message lists the choices.

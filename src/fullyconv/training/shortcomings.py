@@ -1,4 +1,4 @@
-"""What is wanting in a trained model, in sentences for people: classes that are never found, too few steps."""
+"""What a trained model lacks, in sentences for people: classes that are never found, too few steps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def few_steps(steps: int) -> str:
 def shortcomings(
     scores: SegmentationScores | None, classes: Sequence[str], split: str, steps: object = None
 ) -> list[str]:
-    """Say what is wanting in a model, the worst last.
+    """Say what a model lacks, the worst last.
 
     Args:
         scores: what was measured; None where nothing was.

@@ -44,7 +44,7 @@ def load_backbone(
             builds it at random.
         in_channels: channels of the input; where it is not 3, the first convolution is made to fit.
         padding: "same" covers any image without waste; "paper" puts 100 pixels around it.
-        allow_unverified: accept weights that nobody vouches for; their digest is shown and recorded.
+        allow_unverified: accept weights without a known digest; their digest is shown and recorded.
 
     Returns:
         The backbone; its ``load_report`` says what became of each tensor, its ``preprocessing`` what its images need.
@@ -89,7 +89,7 @@ def fetch_classifier(
 
     Args:
         source: as `sources.read` takes it.
-        allow_unverified: accept a file that nobody vouches for; its digest is shown and recorded.
+        allow_unverified: accept a file without a known digest; its digest is shown and recorded.
         like: tensors by the names of the network, where it is known, to find it in a checkpoint.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The lock file: what was accepted although nobody vouches for it, by address: the commit, and sizes and digests."""
+"""The lock file: what was accepted without a known digest, by address: the commit, and sizes and digests."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def accepting() -> Iterator[None]:
 
 
 def accept(address: str, commit: str | None, name: str, found: Digest) -> None:
-    """Accept a file that nobody vouches for; outside of a block of `accepting` it is recorded at once."""
+    """Accept a file without a known digest; outside of a block of `accepting` it is recorded at once."""
     entries: Entries = {address: {"commit": commit, "files": {name: {"bytes": found.bytes, "sha256": found.sha256}}}}
     pending = _ACCEPTED.get()
     if pending is None:

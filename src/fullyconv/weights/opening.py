@@ -42,7 +42,7 @@ def opened(place: sources.Source, allow_unverified: bool = False) -> Opened:
 
     Args:
         place: what `sources.read` returned.
-        allow_unverified: accept weights that nobody vouches for; commit, size and sha256 are shown and recorded.
+        allow_unverified: accept weights without a known digest; commit, size and sha256 are shown and recorded.
 
     Raises:
         FileNotFoundError: if a path leads nowhere.

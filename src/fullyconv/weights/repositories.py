@@ -168,7 +168,7 @@ def fetch(file: File, revision: str | None, promise: Promise, sha256: str | None
         file: which.
         revision: branch, tag or commit that was asked for; None is main.
         promise: what `ask` gave.
-        sha256: the digest that somebody vouches for, if there is one.
+        sha256: the known digest, if there is one.
 
     Raises:
         WeightsError: if the bytes are not those that were promised.

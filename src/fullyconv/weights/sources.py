@@ -1,6 +1,6 @@
 """One string to one verified file: the hub, torchvision, an https address, a file or a folder.
 
-Whoever loads weights gets bytes that somebody vouches for: a digest that this package or an installed library knows,
+Whoever loads weights gets bytes with a known digest: one that this package or an installed library knows,
 the digest in the string itself, or the digest that was accepted at the first load and recorded in the lock file. The
 hub's client compares sizes only, so every file is read and digested here at each load.
 """
@@ -244,11 +244,11 @@ def fetch(source: Source, file: str | None = None, *, allow_unverified: bool = F
     Args:
         source: what `read` returned.
         file: of a folder or a repository, which file; None takes ``source.file``.
-        allow_unverified: accept a file that nobody vouches for: commit, size and sha256 are told and recorded, and
+        allow_unverified: accept a file without a known digest: commit, size and sha256 are shown and recorded, and
             every later load must match them.
 
     Raises:
-        WeightsError: if the bytes are not those that were promised, or nobody vouches for them.
+        WeightsError: if the bytes are not those that were promised, or have no known digest.
         DownloadError: if it could not be fetched.
         FileNotFoundError: if a local file is not there.
     """
@@ -281,7 +281,7 @@ def fetch_weights(source: Source, config: Fetched, *, allow_unverified: bool = F
 
     Raises:
         FileNotFoundError: if there is no file of that name in a folder.
-        WeightsError: if the bytes are not those that were promised, or nobody vouches for them.
+        WeightsError: if the bytes are not those that were promised, or have no known digest.
         DownloadError: if they could not be fetched.
     """
     try:
@@ -442,7 +442,7 @@ def _origin(source: Source, commit: str, name: str) -> str:
 
 def _unverified(what: str, other: str) -> str:
     return (
-        f"{what}: nobody vouches for this file: no digest of it is pinned. To fetch it all the same, {other}pass "
+        f"{what}: no digest of this file is known. To fetch it all the same, {other}pass "
         f"allow_unverified=True (--allow-unverified): commit, size and sha256 are then shown and recorded in "
         f"{lock_file()}, and every later load must match them"
         + (". If a folder on this machine was meant: there is none of that name" if what.startswith("hf:") else "")

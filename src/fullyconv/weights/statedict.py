@@ -1,6 +1,6 @@
 """Read the tensors of a weight file. Nothing in a file is ever executed, and nothing of it is believed unseen.
 
-What a file is, is told by its first bytes, never by its name alone: a page of a server that wanted a login, the pointer
+The first bytes say what a file is, never its name alone: a page of a server that wanted a login, the pointer
 of git-lfs in place of the file, or an archive under another suffix are the common accidents.
 """
 
@@ -80,7 +80,7 @@ def read_state_dict(
     Args:
         path: a file with one of the suffixes .safetensors, .pth, .pt, .th, .bin, .ckpt, .tar or .caffemodel.
         without: prefixes of names whose tensors are left out unseen, because they are known to hold nothing.
-        like: tensors of a network of the same architecture, where it is known: what stands beside it is told apart.
+        like: tensors of a network of the same architecture, where it is known: what stands beside it is kept apart.
         whole: take all tensors under their full names, for someone who looks for the network himself.
 
     Returns:

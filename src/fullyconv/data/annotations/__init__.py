@@ -1,6 +1,6 @@
 """Folders whose labels are no masks in files beside images: COCO, YOLO, labelme, and tables of Hugging Face.
 
-What is in a folder is told by its files. Where two kinds of labels could be meant, nothing is guessed: they are listed,
+The files of a folder say what it holds. Where two kinds of labels could be meant, nothing is guessed: they are listed,
 with the option to give.
 """
 

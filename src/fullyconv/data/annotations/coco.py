@@ -285,7 +285,7 @@ def _whole_polygons(segmentation: Any) -> Any:
 
 
 def _compacted(entry: dict[str, Any]) -> dict[str, Any]:
-    """Hold polygons as arrays, a quarter of the memory of lists of numbers; what is wrong is told when it is drawn."""
+    """Hold polygons as arrays, a quarter of the memory of lists; what is wrong is reported when it is drawn."""
     segmentation = entry.get("segmentation")
     if isinstance(segmentation, list):
         try:
