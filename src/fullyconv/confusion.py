@@ -77,7 +77,7 @@ class SegmentationScores:
             mIoU                     77.50 %
             frequency weighted IoU   77.50 %
             <BLANKLINE>
-            class     IoU %   accuracy %
+            class    IoU %   accuracy %
             sky      75.00        75.00
             road     80.00       100.00
         """
@@ -86,7 +86,7 @@ class SegmentationScores:
         width = max(len("class"), *(len(name) for name in names))
         lines += ["", f"{'class':<{width}}  {'IoU %':>7}  {'accuracy %':>11}"]
         for name, iou, accuracy in zip(names, self.iou, self.accuracy, strict=True):
-            lines.append(f"{name:<{width}}  {_cell(iou):>6}  {_cell(accuracy):>11}")
+            lines.append(f"{name:<{width}}  {_cell(iou):>7}  {_cell(accuracy):>11}")
         return "\n".join(lines)
 
 
