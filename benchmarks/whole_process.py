@@ -1,7 +1,7 @@
 """One photograph to one mask, as a whole process: a script with torchvision against the exported network.
 
 Both run LR-ASPP on MobileNetV3 with the same random weights on the same image, scaled to a short side of 520 pixels
-as torchvision does: import, load, read, predict, write a PNG. Wall seconds and the largest resident memory are those
+as torchvision does: import, load, read, predict, write a PNG of the image's own size. Wall seconds and the largest resident memory are those
 that the operating system counts for the whole child process. They are started in turn, several times, and the least is
 printed; the first round, which reads the libraries from the disk, does not count.
 
@@ -28,11 +28,12 @@ model = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None)
 model.load_state_dict(torch.load(sys.argv[1], weights_only=True))
 model.eval()
 image = pil_to_tensor(Image.open(sys.argv[2]).convert("RGB"))
+own = image.shape[1:]
 image = normalize(to_dtype(resize(image, 520, antialias=True), torch.float32, scale=True), [0.485, 0.456, 0.406],
                   [0.229, 0.224, 0.225])
 with torch.inference_mode():
     scores = model(image[None])["out"]
-    scores = torch.nn.functional.interpolate(scores, size=image.shape[1:], mode="bilinear", align_corners=False)
+    scores = torch.nn.functional.interpolate(scores, size=own, mode="bilinear", align_corners=False)
 Image.fromarray(scores.argmax(1)[0].to(torch.uint8).numpy()).save(sys.argv[3])
 """
 
