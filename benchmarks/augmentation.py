@@ -285,7 +285,7 @@ def main() -> None:
     """Run both parts."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--repeats", type=int, default=9, help="runs of each variant; their median counts")
-    parser.add_argument("--images", type=Path, nargs="+", default=[], help="your own images")
+    parser.add_argument("--photos", type=Path, nargs="+", default=[], metavar="FILE", help="your own")
     parser.add_argument("--images", type=int, default=8, help="images of a run")
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--draws", type=int, default=1000, help="draws of the comparison; 0 leaves it out")
@@ -294,13 +294,13 @@ def main() -> None:
     if arguments.repeats < 1 or arguments.images < 1 or arguments.draws < 0:
         parser.error("--repeats and --images must be at least 1, --draws at least 0")
     torch.set_num_threads(1)
-    images, source = photographs(arguments.images, arguments.images)
+    images, source = photographs(arguments.images, arguments.photos)
     about = machine("torch", "torchvision", "pillow", threads=1)
     print(f"{about}\n{source}")
     rows = time_all(arguments.repeats, images, arguments.cases)
     finish(rows, arguments.json, about)
     if arguments.draws:
-        images, source = photographs(64, arguments.images)
+        images, source = photographs(64, arguments.photos)
         compare_all(images, arguments.draws, source)
 
 

@@ -1,9 +1,9 @@
 """One photograph to one mask, as a whole process: a script with torchvision against the exported network.
 
 Both run LR-ASPP on MobileNetV3 with the same random weights on the same image, scaled to a short side of 520 pixels
-as torchvision does: import, load, read, predict, write a PNG of the image's own size. Wall seconds and the largest resident memory are those
-that the operating system counts for the whole child process. They are started in turn, several times, and the least is
-printed; the first round, which reads the libraries from the disk, does not count.
+as torchvision does: import, load, read, predict, write a PNG of the image's own size. Wall seconds and the largest
+resident memory are those that the operating system counts for the whole child process. They are started in turn,
+several times, and the least is printed; the first round, which reads the libraries from the disk, does not count.
 
     python benchmarks/whole_process.py [--repeat 5] [--threads 1]
 """

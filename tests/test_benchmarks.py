@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -100,3 +101,18 @@ def test_every_comparison_is_a_script_that_writes_rows(collector: ModuleType) ->
         assert "add_arguments(parser" in text or "add_json(parser)" in text
         for word in (*comparison.options, *comparison.quick):
             assert not word.startswith("--") or f'"{word}"' in text or word == "--repeats"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "script", sorted(path.name for path in FOLDER.glob("*.py") if "__main__" in path.read_text("utf-8"))
+)
+def test_every_script_says_what_it_takes(script: str) -> None:
+    done = subprocess.run([sys.executable, FOLDER / script, "--help"], capture_output=True, text=True, check=False)
+    if (
+        "No module named 'segmentation_models_pytorch'" in done.stderr
+        or "No module named 'transformers'" in done.stderr
+    ):
+        pytest.skip("its peer is not installed")
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout
