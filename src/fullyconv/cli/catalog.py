@@ -95,6 +95,7 @@ def found_by(classes: list[str], most: int) -> str:
     if len(said) <= most:
         return said
     end = f" ... ({len(names)})"
+    names = names[:most]  # no more fit, of the thousand of a classifier
     while names and len(", ".join(names)) + len(end) > most:
         names.pop()
     return (", ".join(names) + end).strip() if names else _cut(f"{len(classes)} classes", most)
