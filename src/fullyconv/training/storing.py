@@ -123,24 +123,41 @@ class StoredModule(L.LightningModule, Uploads):
         return cls.of(opened(sources.read(source), allow_unverified)).to(place)
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: str | Path | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> Self:
         """Load a checkpoint as Lightning does, but run nothing in it; of one behind an address Lightning does.
 
         `from_checkpoint` gives clearer errors.
 
         Args:
             checkpoint_path: the file.
-            args: as Lightning takes them.
-            kwargs: as Lightning takes them, and arguments of the module that differ.
+            map_location: as Lightning takes it.
+            hparams_file: as Lightning takes it.
+            strict: as Lightning takes it.
+            weights_only: True, or None.
+            kwargs: arguments of the module that differ.
 
         Raises:
             ValueError: if `weights_only` is False.
         """
-        if kwargs.pop("weights_only", None) is False:
+        if weights_only is False:
             raise ValueError("weights_only=False: would run what a checkpoint holds; leave it out")
-        # what a command line wrote names classes, such as that of the loss: none of them is imported
-        given = {"_instantiator": None, **kwargs}
-        loaded: Self = super().load_from_checkpoint(checkpoint_path, *args, weights_only=True, **given)
+        loaded: Self = super().load_from_checkpoint(
+            checkpoint_path,
+            map_location,
+            hparams_file,
+            strict,
+            weights_only=True,
+            # what a command line wrote names classes, such as that of the loss: none of them is imported
+            **{"_instantiator": None, **kwargs},
+        )
         return loaded
 
     @classmethod
