@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import io
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -23,6 +25,7 @@ from fullyconv.conversion import (
     InputSizeError,
     TraceError,
     UnsupportedHead,
+    checks,
     convolutionalize,
     sliding_window,
 )
@@ -1009,3 +1012,43 @@ def test_cells_stay_in_place_at_sizes_at_which_padding_would_move_them(window: i
             assert_close(found[..., :4, :4], expected[..., :4, :4])
             assert (expected[..., :4, :4].std((2, 3)) > 1e-2 * expected.abs().max()).any(), "scores depend on the image"
         assert_close(dense(image[..., :window, :window]).flatten(1), classifier(image[..., :window, :window]))
+
+
+class Sensitive(nn.Module):
+    """Give scores that one rounding of the image moves far, and that depend on how many images there are in one way."""
+
+    def __init__(self, factor: float, among: Literal["several", "neighbors", "chance"]) -> None:
+        super().__init__()
+        self.factor, self.among = factor, among
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = x.mean((2, 3)) * (1 + torch.finfo(x.dtype).eps * (len(x) > 1))
+        if self.among == "neighbors":
+            values = values + 1e-3 * values.mean(0)
+        if self.among == "chance":
+            values = values + 1e-3 * torch.rand(1)
+        return torch.sin(self.factor * values)
+
+
+@pytest.mark.parametrize(
+    ("factor", "among", "rounded"),
+    [(1e6, "several", True), (1e6, "neighbors", False), (1e6, "chance", False), (1.0, "neighbors", False)],
+)
+def test_scores_that_a_rounding_moves_far_are_told_from_those_of_mixed_or_random_networks(
+    factor: float, among: Literal["several", "neighbors", "chance"], rounded: bool
+) -> None:
+    classifier, x = Sensitive(factor, among), images(2, 9, 9, dtype=torch.float32)
+    expected, got = classifier(x)[:1], classifier(x[:1])
+    assert checks._only_rounded(classifier, None, x, expected, got) == rounded
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["efficientnet_b4", "regnet_y_32gf"])
+def test_networks_of_random_weights_that_make_much_of_a_rounding_convert(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    conversion_table = importlib.import_module("conversion_table")
+    row = conversion_table.measure("torchvision", name)
+    assert row["converted"], row["why"]
+    assert row["error"] < 1e-4 * row["signal"]

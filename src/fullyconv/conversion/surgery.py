@@ -93,7 +93,7 @@ def convolutionalize(
             check_head(source, dense, found, maps, head)
         describe(source, dense, found, maps, plan)
         if truth is not None:  # last, so that hooks that remember what they saw remember values
-            check_scores(source, dense, *truth)
+            check_scores(source, dense, output, *truth)
     for name, module in dense.named_modules(remove_duplicate=False):
         module.training = modes.get(name, module.training)
     return dense
