@@ -1042,6 +1042,18 @@ def test_scores_that_a_rounding_moves_far_are_told_from_those_of_mixed_or_random
     assert checks._only_rounded(classifier, None, x, expected, got) == rounded
 
 
+def test_a_classifier_that_takes_no_single_image_is_refused_as_any_that_mixes_images() -> None:
+    class Pairs(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if len(x) < 2:
+                raise ValueError("give two")
+            return torch.sin(1e6 * x.mean((2, 3)))
+
+    x = images(2, 9, 9, dtype=torch.float32)
+    expected = Pairs()(x)[:1]
+    assert not checks._only_rounded(Pairs(), None, x, expected, expected + 1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["efficientnet_b4", "regnet_y_32gf"])
 def test_networks_of_random_weights_that_make_much_of_a_rounding_convert(

@@ -253,7 +253,7 @@ def sheet(
         for column, (tile, title) in enumerate(row):
             left = gap + column * (side + gap)
             drawn.paste(tile, (left + (side - tile.width) // 2, top))
-            below = top + tile.height + 3
+            below = top + height - line + 3
             draw.text((left + side // 2, below), _shortened(title, font, side), _INK, font, anchor="ma")
         top += height + gap
     return drawn
