@@ -772,19 +772,6 @@ _ALIKE = frozenset(
     (_convolution, _pool, _pad, _slice, _select, _expand, _view, _permute, _transpose, _unsqueeze, _squeeze)
 )
 
-# Operations that take numbers from the entire map, of whatever stride it is.
-STATISTICS = frozenset(
-    name for rule, names in _KINDS if rule in (_reduction, _adaptive_pool, _batch_norm, _layer_norm) for name in names
-) | {"native_group_norm"}
-
-
-def joins(func: Any) -> bool:
-    """Tell whether an operation works cell by cell on one map or several."""
-    name = operation(func)
-    rule = _RULES.get(name)
-    pointwise = rule is None and _is_pointwise(func)
-    return pointwise or rule in (_pointwise, _cat, _stack) or name in _CONSTANTS
-
 
 def _bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Name the arguments of an operation, defaults filled in."""

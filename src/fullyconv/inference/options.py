@@ -47,5 +47,5 @@ class Options:
 
     @property
     def plain(self) -> bool:
-        """Whether the best class of one look at the image is all that is asked for."""
+        """Whether the best class of one pass over the image is all that is asked for."""
         return not self.flip and self.scales == (1.0,) and self.probabilities is None

@@ -121,7 +121,7 @@ class Predicts:
             return cast(Written, at_edge(segment_to(network, source, target, options, beside, preview)))
 
     def predict_batch(self, rasters: Sequence[Raster], *, memory: int | str | None = None) -> list[Any]:
-        """Segment images of one size, as many in one look as memory holds.
+        """Segment images of one size, as many in one pass as memory holds.
 
         Args:
             rasters: the images, as `fullyconv.images.raster.read_raster` reads them.

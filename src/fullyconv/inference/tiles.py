@@ -123,7 +123,7 @@ class Block:
 
 @dataclass(frozen=True)
 class _View:
-    """One look at the image: scaled, mirrored, or as it is."""
+    """One pass over the image: scaled, mirrored, or as it is."""
 
     image: WindowedImage
     own: Size  # of the image that is asked about
