@@ -29,7 +29,7 @@ from fullyconv.images import read_mask
 from fullyconv.plan import plan
 from fullyconv.training.checkpointing import AtomicCheckpointIO
 from fullyconv.training.module import SegmentationModule
-from fullyconv.training.resuming import read_state, resume, split_digest, write_state
+from fullyconv.training.runs import read_state, resume, split_digest, write_state
 
 RANDOM = "random:fcn32s_resnet18_quarter"
 QUIET = "--trainer.enable_progress_bar=false"
@@ -213,8 +213,9 @@ class TestFolder:
         with pytest.raises(ValueError, match="holds checkpoints of a run that this command did not start"):
             resume(tmp_path / "strange", self.COMMAND)
 
-    def test_a_damaged_note_is_told(self, tmp_path: Path) -> None:
-        (tmp_path / "fit.json").write_text("{")
+    @pytest.mark.parametrize("note", ["{", "[]", "{}", '{"command": "street", "finished": true}', '{"command": []}'])
+    def test_a_damaged_note_is_told(self, note: str, tmp_path: Path) -> None:
+        (tmp_path / "fit.json").write_text(note)
         with pytest.raises(ValueError, match=r"fit\.json: is damaged"):
             read_state(tmp_path)
 

@@ -273,14 +273,10 @@ class DenseScorer(_Stored, Predicts):
 
     def _prepared(self, image: Tensor, least: Size) -> Tensor:
         """Continue an image to a size on the grid of the classifier's own size, at least `least`, and normalize it."""
-        missing = []
-        for n, smallest, own, stride in zip(
-            image.shape[2:], least, self.network.input_size, self.geometry.stride, strict=True
-        ):
-            step = math.ceil(stride)
-            missing.append(own + math.ceil((max(n, smallest) - own) / step) * step - n)
-        if any(missing):
-            image = F.pad(image, (0, missing[1], 0, missing[0]), mode="replicate")
+        axes = zip(image.shape[2:], least, self.network.input_size, map(math.ceil, self.geometry.stride), strict=True)
+        down, right = (own + math.ceil((max(n, smallest) - own) / step) * step - n for n, smallest, own, step in axes)
+        if down or right:
+            image = F.pad(image, (0, right, 0, down), mode="replicate")
         return self.preprocessing(image)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -343,9 +339,8 @@ class DenseScorer(_Stored, Predicts):
             raise ValueError(f"label={label!r}: is the only class, whose probability is 1 everywhere")
         if method not in (None, "cam", "window"):
             raise ValueError(f'method={method!r}: give "cam", "window", or None for the finer that there is')
-        base = short_side
-        if base is None:
-            base = self.preprocessing.short_side or 2 * min(self.network.input_size)
+        usual = self.preprocessing.short_side or 2 * min(self.network.input_size)
+        base = usual if short_side is None else short_side
         if isinstance(base, bool) or not isinstance(base, int) or base < 1:
             raise ValueError(f"short_side={short_side!r}: give pixels from 1 on, or None")
         with evaluating(self), torch.inference_mode():
@@ -357,8 +352,7 @@ class DenseScorer(_Stored, Predicts):
             else:
                 network = self._network(method)
             options = Options(memory, flip=flip, scales=HEATMAP_SCALES[method] if scales is None else tuple(scales))
-            channels = self.network.in_channels
-            pixels = read(source, channels, memory, self.preprocessing.value_range).pixels
+            pixels = read(source, self.network.in_channels, memory, self.preprocessing.value_range).pixels
             own = (pixels.shape[0], pixels.shape[1])
             sizes = [scaled_size(own, max(1, round(base * scale))) for scale in options.scales]
             values = shares_of_class(network, pixels, index, sizes, flip=flip, memory=memory)

@@ -1,108 +1,50 @@
 """The classes of public data sets, in the order in which the published networks score them. Names are facts.
 
-Each set is a tuple of names, and a function makes `Labels` of it, with what the values in the mask files of the data
-mean. They are drawn in the colors of `default_palette`, which can be told apart. The colors in which the files of a set
-are stored are another thing: those of CamVid and Cityscapes stand in `FILE_COLORS`, all others are PASCAL VOC's.
+The names stand in ``label_sets.json``. A function for each set makes `Labels` of them, with what the values in the mask
+files of the data mean. They are drawn in the colors of `default_palette`, which can be told apart. The colors in which
+the files of a set are stored are another thing: those of CamVid and Cityscapes stand in `FILE_COLORS`, all others are
+PASCAL VOC's.
 """
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 from fullyconv.labels import IGNORE, Labels
 from fullyconv.palettes import Color, default_palette
 
-# fmt: off
-VOC: tuple[str, ...] = (
-    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
-    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)
+
+def _color(levels: list[int]) -> Color:
+    red, green, blue = levels
+    return red, green, blue
+
+
+_SETS: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+
+VOC: tuple[str, ...] = tuple(_SETS["voc"])
 """PASCAL VOC (Everingham et al. 2010): 20 classes behind background."""
 
-PASCAL_CONTEXT: tuple[str, ...] = (
-    *VOC, "bag", "bed", "bench", "book", "building", "cabinet", "ceiling", "clothes", "computer", "cup", "door",
-    "fence", "floor", "flower", "food", "grass", "ground", "keyboard", "light", "mountain", "mouse", "curtain",
-    "platform", "sign", "plate", "road", "rock", "shelves", "sidewalk", "sky", "snow", "bedcloth", "track", "tree",
-    "truck", "wall", "water", "window", "wood",
-)
-"""PASCAL-Context (Mottaghi et al. 2014): the 59 frequent classes behind background, 60 in all."""
+PASCAL_CONTEXT: tuple[str, ...] = (*VOC, *_SETS["pascal_context"])
+"""PASCAL-Context (Mottaghi et al. 2014): the 59 frequent classes behind background, those of VOC first, 60 in all."""
 
-NYUDV2: tuple[str, ...] = (
-    "wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture", "counter",
-    "blinds", "desk", "shelves", "curtain", "dresser", "pillow", "mirror", "floor mat", "clothes", "ceiling", "books",
-    "refridgerator", "television", "paper", "towel", "shower curtain", "box", "whiteboard", "person", "night stand",
-    "toilet", "sink", "lamp", "bathtub", "bag", "otherstructure", "otherfurniture", "otherprop",
-)
+NYUDV2: tuple[str, ...] = tuple(_SETS["nyudv2"])
 """NYUDv2 (Silberman et al. 2012) with the 40 classes of Gupta et al. 2014, spelt as there; there is no background."""
 
-SIFT_FLOW_SEMANTIC: tuple[str, ...] = (
-    "awning", "balcony", "bird", "boat", "bridge", "building", "bus", "car", "cow", "crosswalk", "desert", "door",
-    "fence", "field", "grass", "moon", "mountain", "person", "plant", "pole", "river", "road", "rock", "sand", "sea",
-    "sidewalk", "sign", "sky", "staircase", "streetlight", "sun", "tree", "window",
-)
+SIFT_FLOW_SEMANTIC: tuple[str, ...] = tuple(_SETS["sift_flow_semantic"])
 """SIFT Flow (Liu et al. 2011): 33 classes of which cow, desert and moon do not occur in the test images."""
 
-SIFT_FLOW_GEOMETRIC: tuple[str, ...] = ("sky", "horizontal", "vertical")
+SIFT_FLOW_GEOMETRIC: tuple[str, ...] = tuple(_SETS["sift_flow_geometric"])
 """The geometric classes of SIFT Flow (Tighe and Lazebnik 2010)."""
 
-
 CITYSCAPES: dict[str, tuple[int, Color]] = {
-    "road": (7, (128, 64, 128)), "sidewalk": (8, (244, 35, 232)), "building": (11, (70, 70, 70)),
-    "wall": (12, (102, 102, 156)), "fence": (13, (190, 153, 153)), "pole": (17, (153, 153, 153)),
-    "traffic light": (19, (250, 170, 30)), "traffic sign": (20, (220, 220, 0)), "vegetation": (21, (107, 142, 35)),
-    "terrain": (22, (152, 251, 152)), "sky": (23, (70, 130, 180)), "person": (24, (220, 20, 60)),
-    "rider": (25, (255, 0, 0)), "car": (26, (0, 0, 142)), "truck": (27, (0, 0, 70)), "bus": (28, (0, 60, 100)),
-    "train": (31, (0, 80, 100)), "motorcycle": (32, (0, 0, 230)), "bicycle": (33, (119, 11, 32)),
+    name: (value, _color(levels)) for name, (value, levels) in _SETS["cityscapes"].items()
 }
 """Cityscapes (Cordts et al. 2016): the 19 classes that are scored -> their value in `labelIds` files and color."""
 
-ADE20K: tuple[str, ...] = (
-    "wall", "building", "sky", "floor", "tree", "ceiling", "road", "bed", "windowpane", "grass", "cabinet", "sidewalk",
-    "person", "earth", "door", "table", "mountain", "plant", "curtain", "chair", "car", "water", "painting", "sofa",
-    "shelf", "house", "sea", "mirror", "rug", "field", "armchair", "seat", "fence", "desk", "rock", "wardrobe", "lamp",
-    "bathtub", "railing", "cushion", "base", "box", "column", "signboard", "chest of drawers", "counter", "sand",
-    "sink", "skyscraper", "fireplace", "refrigerator", "grandstand", "path", "stairs", "runway", "case", "pool table",
-    "pillow", "screen door", "stairway", "river", "bridge", "bookcase", "blind", "coffee table", "toilet", "flower",
-    "book", "hill", "bench", "countertop", "stove", "palm", "kitchen island", "computer", "swivel chair", "boat", "bar",
-    "arcade machine", "hovel", "bus", "towel", "light", "truck", "tower", "chandelier", "awning", "streetlight",
-    "booth", "television receiver", "airplane", "dirt track", "apparel", "pole", "land", "bannister", "escalator",
-    "ottoman", "bottle", "buffet", "poster", "stage", "van", "ship", "fountain", "conveyer belt", "canopy", "washer",
-    "plaything", "swimming pool", "stool", "barrel", "basket", "waterfall", "tent", "bag", "minibike", "cradle", "oven",
-    "ball", "food", "step", "tank", "trade name", "microwave", "pot", "animal", "bicycle", "lake", "dishwasher",
-    "screen", "blanket", "sculpture", "hood", "sconce", "vase", "traffic light", "tray", "ashcan", "fan", "pier",
-    "crt screen", "plate", "monitor", "bulletin board", "shower", "radiator", "glass", "clock", "flag",
-)
-"""ADE20K (Zhou et al. 2017): the 150 classes of the scene parsing benchmark, each by the first of its names."""
-
-COCO_STUFF: tuple[str, ...] = (
-    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
-    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant",
-    "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard",
-    "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
-    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli",
-    "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet",
-    "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator",
-    "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush", "banner", "blanket", "branch",
-    "bridge", "building-other", "bush", "cabinet", "cage", "cardboard", "carpet", "ceiling-other", "ceiling-tile",
-    "cloth", "clothes", "clouds", "counter", "cupboard", "curtain", "desk-stuff", "dirt", "door-stuff", "fence",
-    "floor-marble", "floor-other", "floor-stone", "floor-tile", "floor-wood", "flower", "fog", "food-other", "fruit",
-    "furniture-other", "grass", "gravel", "ground-other", "hill", "house", "leaves", "light", "mat", "metal",
-    "mirror-stuff", "moss", "mountain", "mud", "napkin", "net", "paper", "pavement", "pillow", "plant-other", "plastic",
-    "platform", "playingfield", "railing", "railroad", "river", "road", "rock", "roof", "rug", "salad", "sand", "sea",
-    "shelf", "sky-other", "skyscraper", "snow", "solid-other", "stairs", "stone", "straw", "structural-other", "table",
-    "tent", "textile-other", "towel", "tree", "vegetable", "wall-brick", "wall-concrete", "wall-other", "wall-panel",
-    "wall-stone", "wall-tile", "wall-wood", "water-other", "waterdrops", "window-blind", "window-other", "wood",
-)
-"""COCO-Stuff (Caesar et al. 2018): the 80 things of COCO and 91 kinds of stuff."""
-
-OXFORD_PET: tuple[str, ...] = ("background", "pet")
-"""Oxford-IIIT Pet (Parkhi et al. 2012): the trimaps without the border between the two."""
-
-CAMVID: dict[str, Color] = {
-    "sky": (128, 128, 128), "building": (128, 0, 0), "pole": (192, 192, 128), "road": (128, 64, 128),
-    "pavement": (60, 40, 222), "tree": (128, 128, 0), "sign": (192, 128, 128), "fence": (64, 64, 128),
-    "car": (64, 0, 128), "pedestrian": (64, 64, 0), "bicyclist": (0, 128, 192),
-}
+CAMVID: dict[str, Color] = {name: _color(levels) for name, levels in _SETS["camvid"].items()}
 """CamVid as SegNet labels it (Badrinarayanan et al. 2017): 11 classes with their colors."""
-# fmt: on
 
 FILE_COLORS: dict[tuple[str, ...], dict[str, Color]] = {
     tuple(CAMVID): CAMVID,
@@ -183,26 +125,26 @@ def cityscapes() -> Labels:
 
 
 def ade20k() -> Labels:
-    """Give the labels of the scene parsing benchmark of ADE20K: values 1 to 150 are the classes, 0 is ignored.
+    """Give the labels of the scene parsing benchmark of ADE20K (Zhou et al. 2017): 1 to 150 are classes, 0 is ignored.
 
     Returns:
-        150 classes.
+        150 classes, each by the first of its names.
     """
-    return _from_one(ADE20K)
+    return _from_one(tuple(_SETS["ade20k"]))
 
 
 def coco_stuff() -> Labels:
-    """Give the labels of COCO-Stuff: values are ids less 1, with 11 gaps in 0 to 181; 255 is ignored.
+    """Give the labels of COCO-Stuff (Caesar et al. 2018): values are ids less 1, with 11 gaps; 255 is ignored.
 
     Returns:
-        171 classes.
+        171 classes: the 80 things of COCO and 91 kinds of stuff.
 
     Example:
         >>> coco_stuff().values[0], coco_stuff().values[181], 11 in coco_stuff().values
         ('person', 'wood', False)
     """
     values = [value for value in range(182) if value not in _COCO_GAPS]
-    return Labels.of(COCO_STUFF, values=dict(zip(values, COCO_STUFF, strict=True)))
+    return Labels.of(_SETS["coco_stuff"], values=dict(zip(values, _SETS["coco_stuff"], strict=True)))
 
 
 def camvid() -> Labels:
@@ -218,7 +160,7 @@ def camvid() -> Labels:
 
 
 def oxford_pet(*, border: bool = False) -> Labels:
-    """Give the labels of the trimaps of Oxford-IIIT Pet: 1 is the pet, 2 the background, 3 the border between them.
+    """Give the labels of the trimaps of Oxford-IIIT Pet (Parkhi et al. 2012): pet 1, background 2, border 3.
 
     Args:
         border: whether the border is a class of its own; else it is ignored.
@@ -226,7 +168,7 @@ def oxford_pet(*, border: bool = False) -> Labels:
     Returns:
         2 classes, or 3.
     """
-    names = (*OXFORD_PET, "border") if border else OXFORD_PET
+    names = ("background", "pet", "border") if border else ("background", "pet")
     return Labels.of(names, values={1: "pet", 2: "background", 3: "border" if border else IGNORE})
 
 

@@ -12,13 +12,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from fullyconv.errors import DatasetError, near_miss, some
 from fullyconv.palettes import Color, palette_for
+
+T = TypeVar("T")
 
 IGNORE = "ignore"
 """The word that stands in a label map for pixels that count for nothing."""
@@ -128,7 +130,8 @@ class Labels:
         ignore_index: index of pixels that count for nothing in loss, metric and padding; never the index of a class.
         values: value in the mask file -> class name or "ignore". A value is a number, or, for masks of colors, a
             color "#rrggbb"; "other" then stands for all that are not named, and is ignored unless it is given. Empty
-            means value = class index and `ignore_index` = ignore. Several values may share a class.
+            means value = class index. The number `ignore_index` is ignored unless it has a class. Several values may
+            share a class.
 
     Raises:
         ValueError: if one of the rules above is broken.
@@ -156,8 +159,10 @@ class Labels:
                 f"ignore_index={index!r}: give a whole number that is no class, {k}..{_MAX_VALUE}; to leave a class "
                 f'out map its value to "{IGNORE}" in values='
             )
-        default: dict[int | str, str] = {**dict(enumerate(self.names)), index: IGNORE}
-        object.__setattr__(self, "values", _values(self.values or default, self.names))
+        values = _values(self.values or dict(enumerate(self.names)), self.names)
+        if OTHER not in values:
+            values.setdefault(index, IGNORE)
+        object.__setattr__(self, "values", values)
 
     @classmethod
     def of(
@@ -191,10 +196,7 @@ class Labels:
         names = _names(names)
         if ignore_index is None:
             ignore_index = 255 if len(names) <= 255 else _MAX_VALUE
-        table: dict[int | str, str] = dict(values.items()) if values else {}
-        if table and not any(isinstance(value, str) for value in table):
-            table.setdefault(ignore_index, IGNORE)
-        return cls(names, _palette(names, palette), ignore_index, table)
+        return cls(names, _palette(names, palette), ignore_index, dict(values.items()) if values else {})
 
     @property
     def num_classes(self) -> int:
@@ -365,23 +367,21 @@ class Labels:
         known = ["names", "palette", "ignore_index", "values"]
         for key in entry.keys() - known:
             raise ValueError(f"labels has an entry {key!r} that means nothing. {near_miss(str(key), known)}")
-        names = _names(entry["names"])  # before a palette is made for them
         values = entry.get("values") or {}
         try:
             table = {_value(value): name for value, name in values.items()}
         except (AttributeError, TypeError, ValueError):
             raise ValueError(f"values={values!r}: give a mapping of integers or colors to class names") from None
-        ignore_index = entry.get("ignore_index", 255 if len(names) <= 255 else _MAX_VALUE)
-        return cls(names, _palette(names, entry.get("palette")), ignore_index, table)
+        return cls.of(entry["names"], entry.get("palette"), table, entry.get("ignore_index"))
 
 
 AnyLabels = Labels | Mapping[str, Labels]
 """The labels of one head, or of several by their names."""
 
 
-def by_head(labels: AnyLabels) -> dict[str, Labels]:
-    """Give labels by the names of the heads; one that stands alone is called ""."""
-    return {"": labels} if isinstance(labels, Labels) else dict(labels)
+def by_head(given: T | Mapping[str, T]) -> dict[str, T]:
+    """Give labels, masks or logits by the names of the heads; what stands alone is called ""."""
+    return dict(given) if isinstance(given, Mapping) else {"": given}
 
 
 def at_edge(found: Mapping[str, Any]) -> Any:

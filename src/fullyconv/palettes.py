@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 
 Color = tuple[int, int, int]
@@ -36,8 +37,7 @@ def default_palette(n: int) -> tuple[Color, ...]:
     """
     if n < 1:
         raise ValueError(f"n={n}: a palette has at least one color; give the number of classes")
-    bytes_of = (_COLORS[start : start + 3] for start in range(0, len(_COLORS), 3))
-    first = [(0, 0, 0), *((red, green, blue) for red, green, blue in bytes_of)]
+    first: list[Color] = [(0, 0, 0), *struct.iter_unpack("3B", _COLORS)]
     more = [color for color in voc_palette(n) if color not in first] if n > len(first) else []
     return tuple([*first, *more][:n])
 
@@ -65,11 +65,8 @@ def voc_palette(n: int) -> tuple[Color, ...]:
         >>> voc_palette(4)
         ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))
     """
-    palette = []
-    for index in range(n):
-        color = [0, 0, 0]
-        for bit in range(8):
-            for channel in range(3):
-                color[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
-        palette.append((color[0], color[1], color[2]))
-    return tuple(palette)
+
+    def level(index: int, channel: int) -> int:
+        return sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8))
+
+    return tuple((level(index, 0), level(index, 1), level(index, 2)) for index in range(n))

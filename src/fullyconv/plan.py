@@ -104,56 +104,53 @@ def plan(
     if minutes is not None and not 0 < minutes < 60 * 24 * 365:
         raise ValueError(f"--minutes {minutes}: a number of minutes above 0")
     quick = place.type != "cpu"
-    where = place.type.upper() if quick else "the CPU"
     segmenter, settings, reasons = _start(data, model, allow_unverified)
     train = data.dataset("train").pairs  # which says so where there is no such split
-    crop, why = _crop(data, quick)
-    settings["data.crop_size"], settings["data.scale"] = crop, SCALE
-    reasons.append(f"{why}; scaled by {SCALE[0]} to {SCALE[1]}")
     # Small batches and repeated images leave a small set enough steps; with fewer than 4 batch normalization suffers.
     batch = batch_size or min(len(train), max(4, min(16 if quick else 8, len(train) // EPOCH_STEPS)))
     repeats = repeats or -(-EPOCH_STEPS * batch // len(train))
-    settings["data.batch_size"], settings["data.repeats"] = batch, repeats
-    times = f", each {repeats} times an epoch" if repeats > 1 else ""
-    reasons.append(f"batches of {batch} for {len(train)} training images on {where}{times}")
-    workers = 0 if len(train) < 64 else min(8, max(0, (os.cpu_count() or 1) - 1))
-    settings["data.num_workers"] = workers
     steps = max(1, repeats * len(train) // batch)
     # 25 looks at each image, of a small set 500 steps; a GPU has the time for more.
     enough = 6000 if quick else min(1500, max(500, 25 * len(train) // batch))
-    chosen = epochs or max(10, min(100, -(-enough // steps)))
-    settings["trainer.max_epochs"] = chosen
-    if loss is None:
-        settings["model.loss"] = "cross_entropy+dice"
-        weights, why = _class_weights(data, train)
-        if weights is not None:
-            settings["model.class_weights"] = weights
-        reasons.append(f"cross entropy and Dice; {why}")
-    else:
-        reasons.append(f"loss {loss}, as you say; classes weigh as --model.class_weights says, or all alike")
-    settings["model.optimizer"] = "adamw"
-    total = enough if minutes is not None and epochs is None else chosen * steps
-    settings["model.lr"] = 0.003 if total <= 1500 else 0.001  # a short run has to learn fast
-    settings["model.weight_decay"] = 0.01
-    settings["model.warmup_steps"] = max(1, min(50, total // 20))
-    settings["model.ema_decay"] = 0.99
-    if minutes is not None and epochs is None:
-        # Nobody knows how many steps fit into the time: the rate is constant by steps, and the deadline lets it fall.
-        settings["model.schedule"] = "constant"
-        settings["trainer.max_epochs"] = 1000
-        reasons.append(
+    # Nobody knows how many steps fit into minutes: the rate is constant by steps, and the deadline lets it fall.
+    endless = minutes is not None and epochs is None
+    epochs = epochs or max(10, min(100, -(-enough // steps)))
+    total = enough if endless else epochs * steps
+    crop, why_crop = _crop(data, quick)
+    losses, why_loss = _loss(data, train, loss)
+    where, times = place.type.upper() if quick else "the CPU", f", each {repeats} times an epoch" * (repeats > 1)
+    length = f"{epochs} epoch{'' if epochs == 1 else 's'} of {steps} steps"
+    if endless:
+        length = (
             f"as many epochs of {steps} steps as fit into {minutes:g} minutes with set-up, validation and scoring, at "
             f"a rate that falls in the last {FALLING:.0%} of the time"
         )
-    else:
-        settings["model.schedule"] = "cosine"
-        reasons.append(f"{chosen} epoch{'' if chosen == 1 else 's'} of {steps} steps")
-    settings["trainer.accelerator"] = place.type
-    settings["trainer.devices"] = 1 if place.index is None else [place.index]
-    # One batch of it tells how long validation takes, before there has been one.
-    settings["trainer.num_sanity_val_steps"] = 0 if minutes is None else 1
-    settings["trainer.log_every_n_steps"] = max(1, min(20, steps))
-    settings["trainer.enable_model_summary"] = False
+    reasons += [
+        f"{why_crop}; scaled by {SCALE[0]} to {SCALE[1]}",
+        f"batches of {batch} for {len(train)} training images on {where}{times}",
+        why_loss,
+        length,
+    ]
+    settings |= losses | {
+        "data.crop_size": crop,
+        "data.scale": SCALE,
+        "data.batch_size": batch,
+        "data.repeats": repeats,
+        "data.num_workers": 0 if len(train) < 64 else min(8, max(0, (os.cpu_count() or 1) - 1)),
+        "model.optimizer": "adamw",
+        "model.lr": 0.003 if total <= 1500 else 0.001,  # a short run has to learn fast
+        "model.weight_decay": 0.01,
+        "model.warmup_steps": max(1, min(50, total // 20)),
+        "model.ema_decay": 0.99,
+        "model.schedule": "constant" if endless else "cosine",
+        "trainer.max_epochs": 1000 if endless else epochs,
+        "trainer.accelerator": place.type,
+        "trainer.devices": 1 if place.index is None else [place.index],
+        # One batch of it tells how long validation takes, before there has been one.
+        "trainer.num_sanity_val_steps": 0 if minutes is None else 1,
+        "trainer.log_every_n_steps": max(1, min(20, steps)),
+        "trainer.enable_model_summary": False,
+    }
     return Plan(segmenter, settings, reasons)
 
 
@@ -161,43 +158,36 @@ def _start(
     data: SegmentationDataModule, model: str, allow_unverified: bool
 ) -> tuple[SegmentationModule | None, dict[str, Any], list[str]]:
     """Give what a run starts from, as `Plan` has it, the options of the model, and why."""
-    settings: dict[str, Any] = {}
-    reasons: list[str] = []
-    segmenter: SegmentationModule | None = None
     if model.startswith(RANDOM):
-        settings["model.model"] = model.removeprefix(RANDOM)
-        if data.in_channels != 3:
-            numbers = IMAGENET.for_channels(data.in_channels)
-            settings["model.in_channels"] = data.in_channels
-            settings["model.preprocessing"] = numbers.to_dict()
-            reasons.append(
-                f"{data.in_channels} channels: the first three have ImageNet's mean and deviation, the others the mean "
-                "of these (--model.preprocessing)"
-                if data.in_channels > 3
-                else f"{data.in_channels} channels: each has the mean of ImageNet's means and deviations"
-            )
-        reasons.append(f"model {model.removeprefix(RANDOM)}, RANDOM INITIALIZATION: nothing learned elsewhere is used")
-    elif (backbone := _backbone_of(model)) is not None:
-        settings |= {"model.model": f"ladder_{backbone}", "model.backbone_weights": model}
+        name, channels = model.removeprefix(RANDOM), data.in_channels
+        settings: dict[str, Any] = {"model.model": name}
+        reasons = [f"model {name}, RANDOM INITIALIZATION: nothing learned elsewhere is used"]
+        if channels != 3:
+            settings["model.in_channels"] = channels
+            settings["model.preprocessing"] = IMAGENET.for_channels(channels).to_dict()
+            each = "each has the mean of ImageNet's means and deviations"
+            if channels > 3:
+                each = "the first three have ImageNet's mean and deviation, the others the mean of these"
+            reasons.append(f"{channels} channels: {each} (--model.preprocessing)")
+        return None, settings, reasons
+    if (backbone := _backbone_of(model)) is not None:
+        settings = {"model.model": f"ladder_{backbone}", "model.backbone_weights": model}
         settings["model.allow_unverified"] = allow_unverified
-        reasons.append(f"model ladder_{backbone}, its backbone started from {model}; the head starts anew")
-    else:
-        segmenter = load(model, classes=data.labels, allow_unverified=allow_unverified, device="cpu")
-        hp = segmenter.hparams
-        if not isinstance(hp["classes"], list):
-            raise ValueError(f"--model {model}: has several heads; train it in Python, with masks for each")
-        if hp["in_channels"] != data.in_channels:
-            raise ValueError(
-                f"--model {model}: takes images of {hp['in_channels']} channels, and in_channels={data.in_channels} "
-                f"is given for the data; start from a model of as many, or at random: --model {RANDOM}{hp['model']}"
-            )
-        for key in MODEL_ARGUMENTS:
-            if hp.get(key) is not None:
-                settings[f"model.{key}"] = hp[key]
-        settings["model.preprocessing"] = segmenter.preprocessing.to_dict()
-        anew = len(segmenter.reinitialized)
-        reasons.append(f"model {hp['model']}, started from {model}; {anew} tensors, those of the classes, start anew")
-    return segmenter, settings, reasons
+        return None, settings, [f"model ladder_{backbone}, its backbone started from {model}; the head starts anew"]
+    segmenter = load(model, classes=data.labels, allow_unverified=allow_unverified, device="cpu")
+    hp = segmenter.hparams
+    if not isinstance(hp["classes"], list):
+        raise ValueError(f"--model {model}: has several heads; train it in Python, with masks for each")
+    if hp["in_channels"] != data.in_channels:
+        raise ValueError(
+            f"--model {model}: takes images of {hp['in_channels']} channels, and in_channels={data.in_channels} "
+            f"is given for the data; start from a model of as many, or at random: --model {RANDOM}{hp['model']}"
+        )
+    settings = {f"model.{key}": hp[key] for key in MODEL_ARGUMENTS if hp.get(key) is not None}
+    settings["model.preprocessing"] = segmenter.preprocessing.to_dict()
+    anew = len(segmenter.reinitialized)
+    why = f"model {hp['model']}, started from {model}; {anew} tensors, those of the classes, start anew"
+    return segmenter, settings, [why]
 
 
 def _backbone_of(model: str) -> str | None:
@@ -209,38 +199,36 @@ def _backbone_of(model: str) -> str | None:
     return name if name in BACKBONES else None
 
 
-def _class_weights(data: SegmentationDataModule, train: Sequence[Pair]) -> tuple[list[float] | None, str]:
-    """Weigh the classes by their share of the training pixels, 1 / ln(1.1 + share) with mean 1.
+def _loss(data: SegmentationDataModule, train: Sequence[Pair], asked: str | None) -> tuple[dict[str, Any], str]:
+    """Choose cross entropy and Dice, whose classes weigh by their share of the pixels, 1 / ln(1.1 + share) with mean 1.
 
     The weighting is that of ENet (Paszke et al. 2016). A class that training does not have weighs 1.
-
-    Returns:
-        K weights, or None where the masks were not counted; and why.
     """
+    if asked is not None:
+        return {}, f"loss {asked}, as you say; classes weigh as --model.class_weights says, or all alike"
+    settings: dict[str, Any] = {"model.loss": "cross_entropy+dice"}
     if not all(pair.mask in data.source.counts for pair in train):
-        return None, "all classes weigh alike, as the masks were not counted (--data.check)"
+        return settings, "cross entropy and Dice; all classes weigh alike, as the masks were not counted (--data.check)"
     pixels = check_labels(data.source, train)
     there = {name: pixels[name] for name in data.classes if pixels.get(name)}
-    absent = [name for name in data.classes if name not in there]
     raw = {name: 1 / math.log(1.1 + number / sum(there.values())) for name, number in there.items()}
     mean = sum(raw.values()) / max(1, len(raw))
     weights = {name: raw[name] / mean if name in raw else 1.0 for name in data.classes}
     ends = [f"{name} {weights[name]:.2f}" for name in sorted(there, key=weights.__getitem__)]
-    why = f"classes weigh by how rare their pixels are: {' to '.join([*ends[:1], *ends[1:][-1:]])}"
-    if absent:
+    why = f"cross entropy and Dice; classes weigh by how rare they are: {' to '.join([*ends[:1], *ends[1:][-1:]])}"
+    if absent := [name for name in data.classes if name not in there]:
         why += f"; training has no pixel of {some(absent)}, so nothing is learned of it"
-    return [round(weight, 3) for weight in weights.values()], why
+    return settings | {"model.class_weights": [round(weight, 3) for weight in weights.values()]}, why
 
 
 def _crop(data: SegmentationDataModule, quick: bool) -> tuple[tuple[int, int], str]:
     """Choose the training crop: what the images have, as far as memory and time allow; multiples of 32."""
     pairs = data.splits["train"]
-    some = pairs[:: max(1, len(pairs) // 200)]
-    sizes = [data.source.reader.size(pair) for pair in some]
-    middle = tuple(sorted(size[axis] for size in sizes)[len(sizes) // 2] for axis in (0, 1))
-    most = 512 if quick else 320
-    crop = tuple(max(32, min(most, 32 * (side // 32))) for side in middle)
+    sizes = [data.source.reader.size(pair) for pair in pairs[:: max(1, len(pairs) // 200)]]
+    height, width = (sorted(sides)[len(sizes) // 2] for sides in zip(*sizes, strict=True))
+    most, where = (512, "an accelerator") if quick else (320, "the CPU")
+    crop = tuple(max(32, min(most, 32 * (side // 32))) for side in (height, width))
     return (crop[0], crop[1]), (
-        f"crops of {crop[0]} x {crop[1]}: the median image has {middle[0]} x {middle[1]} pixels, and {most} is the "
-        f"most that is taken on {'an accelerator' if quick else 'the CPU'}"
+        f"crops of {crop[0]} x {crop[1]}: the median image has {height} x {width} pixels, and {most} is the most that "
+        f"is taken on {where}"
     )

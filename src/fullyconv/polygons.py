@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -143,27 +142,20 @@ def write_json(path: str | Path, content: dict[str, Any]) -> Path:
 
 def _trace(inside: npt.NDArray[np.bool_], index: int) -> Iterator[Region]:
     rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
-    top, left, height = int(rows[0]), int(columns[0]), inside.shape[0]
-    part = inside[top : rows[-1] + 1, left : columns[-1] + 1]
-    start, way, number = _edges(part)
+    start, way, number = _edges(inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
     rings = _rings(_next(start, way, number))
-    corners = [_corners(start[ring], way[ring]) for ring in rings]
+    start += (rows[0], columns[0])
+    height = inside.shape[0]
     members: dict[int, list[int]] = {}
     for ring, parent in enumerate(_parents(way, rings)):
         members.setdefault(parent, []).append(ring)
-    for parent, all_of_it in sorted(members.items()):
+    for _, all_of_it in sorted(members.items()):
+        outer, *holes = (_corners(start[rings[ring]], way[rings[ring]]) for ring in all_of_it)
         edges = np.concatenate([rings[ring] for ring in all_of_it])
-        y, x, d = start[edges, 0] + top, start[edges, 1] + left, way[edges]
+        y, x, d = start[edges, 0], start[edges, 1], way[edges]
         first = np.sort(x[d == 0].astype(np.int64) * height + y[d == 0])
         last = np.sort((x[d == 2].astype(np.int64) - 1) * height + y[d == 2])
-        shifted = {ring: [(a + left, b + top) for a, b in corners[ring]] for ring in all_of_it}
-        yield Region(
-            index,
-            shifted.pop(parent),
-            list(shifted.values()),
-            int((last - first).sum()),
-            np.stack([first, last], 1),
-        )
+        yield Region(index, outer, holes, int((last - first).sum()), np.stack([first, last], 1))
 
 
 def _edges(part: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.int32]]:
@@ -194,16 +186,14 @@ def _next(
 
 
 def _rings(after: npt.NDArray[np.int32]) -> list[npt.NDArray[np.intp]]:
-    following, seen, rings = after.tolist(), bytearray(len(after)), []
-    for first in range(len(following)):
-        if seen[first]:
-            continue
-        ring, edge = [], first
-        while not seen[edge]:
-            seen[edge] = 1
+    rest, rings = dict(enumerate(after.tolist())), []
+    for edge in range(len(after)):
+        ring = []
+        while edge in rest:
             ring.append(edge)
-            edge = following[edge]
-        rings.append(np.array(ring))
+            edge = rest.pop(edge)
+        if ring:
+            rings.append(np.array(ring))
     return rings
 
 
@@ -233,11 +223,8 @@ def _parents(way: npt.NDArray[np.intp], rings: list[npt.NDArray[np.intp]]) -> li
 
 def _counts(runs: npt.NDArray[np.int64], total: int) -> list[int]:
     """Give COCO's run lengths, of zeros and ones in turn; runs that go on in the next column are one."""
-    edges = [0]
-    for first, last in runs.tolist():
-        if len(edges) > 1 and edges[-1] == first:
-            edges[-1] = last
-        else:
-            edges += [first, last]
-    edges += [total] if edges[-1] != total else []
-    return [after - before for before, after in pairwise(edges)]
+    flat = runs.ravel()
+    joined = np.flatnonzero(flat[1:] == flat[:-1])
+    edges = np.delete(flat, [*joined, *(joined + 1)])
+    counts: list[int] = np.diff(edges, prepend=0, append=total).tolist()
+    return counts if counts[-1] else counts[:-1]

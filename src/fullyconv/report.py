@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,6 @@ def write_report(
     split: str,
     path: str | Path,
     *,
-    title: str = "",
     history: str | Path | None = None,
     told: Sequence[str] = (),
     command: str = "",
@@ -69,7 +69,6 @@ def write_report(
         data: the set.
         split: "train", "val" or "test".
         path: file to write, ending in .html; its folder is made.
-        title: what the page is called; the folder of the data by default.
         history: folder of Lightning's CSV logs (version_0, ...), for the curves; the page says why it has none.
         told: sentences about the run: what was chosen and why.
         command: the command line that made it.
@@ -85,8 +84,7 @@ def write_report(
         raise ValueError(f"report {target}: the page is HTML; give a file that ends in .html")
     segmenter.check_data(data)
     data.check(split)
-    labels = data.labels
-    dataset = data.dataset(split) if split != "train" else data.eval_dataloader(split).dataset
+    labels, dataset = data.labels, data.eval_dataloader(split).dataset
     results = []
     total = np.zeros((labels.num_classes, labels.num_classes), np.int64)
     for index, pair in enumerate(data.splits[split]):
@@ -101,38 +99,30 @@ def write_report(
     worst = ranked[:SHOWN]
     best = [result for result in reversed(ranked) if result not in worst][:SHOWN]
     wants = shortcomings(whole, labels.names, split, segmenter.training_record.get("steps"))
-    name = title or data.source.root.resolve().name
-    style = (importlib.resources.files("fullyconv") / "web" / "report.css").read_text(encoding="utf-8")
-    parts = [
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-        f"<meta name='viewport' content='width=device-width,initial-scale=1'><title>{_e(name)}: {_e(split)}</title>"
-        f"<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; img-src data:; "
-        f"style-src 'unsafe-inline'\"><style>{style}</style></head><body>",
-        f"<h1>{_e(name)}</h1><p class='dim'>{_e(segmenter.hparams['model'])}, {labels.num_classes} classes, scored on "
-        f"the {_e(split)} split: {len(results)} images, {whole.pixels:,} pixels</p>",
-        "".join(f"<p class='banner'>{_e(wanting)}</p>" for wanting in wants),
-        _cards(whole),
-        "<h2>Classes</h2>",
-        _classes(whole, total, labels),
-        "<h2>What is taken for what</h2>",
-        _matrix(total, labels),
-        "<h2>Training</h2>",
-        _curves(history),
-        "<h2>The worst images</h2>",
-        _legend(total, labels),
-        _images(worst, dataset, segmenter, labels),
-        "<h2>The best images</h2>" if best else "",
-        _images(best, dataset, segmenter, labels),
-        "<h2>Every image</h2>",
-        _every(ranked),
-        "<h2>Where it comes from</h2>",
-        f"<pre>{_e(data.report)}</pre>",
-        f"<pre>{_e(chr(10).join(told))}</pre>" if told else "",
-        f"<pre>{_e(command)}</pre>" if command else "",
-        f"<p>License of the weights: {_e(segmenter.license or 'unstated')}</p>",
-        "</body></html>",
-    ]
-    write(target, "\n".join(filter(None, parts)))
+    plain = {
+        "name": data.source.root.resolve().name,
+        "split": split,
+        "model": segmenter.hparams["model"],
+        "classes": labels.num_classes,
+        "images": len(results),
+        "pixels": f"{whole.pixels:,}",
+        "license": segmenter.license or "unstated",
+    }
+    drawn = {
+        "banners": "".join(f"<p class='banner'>{_e(wanting)}</p>" for wanting in wants),
+        "cards": _cards(whole),
+        "table": _classes(whole, total, labels),
+        "matrix": _matrix(total, labels),
+        "curves": _curves(history),
+        "legend": _legend(total, labels),
+        "worst": _images(worst, dataset, segmenter, labels),
+        "best": "<h2>The best images</h2>" * bool(best) + _images(best, dataset, segmenter, labels),
+        "every": _every(ranked),
+        "origin": "".join(f"<pre>{_e(text)}</pre>" for text in (data.report, "\n".join(told), command) if text),
+    }
+    page = (importlib.resources.files("fullyconv") / "web" / "report.html").read_text(encoding="utf-8")
+    escaped = {key: _e(text) for key, text in plain.items()}
+    write(target, Template(page).substitute(escaped | drawn))
     return whole
 
 
@@ -151,18 +141,15 @@ def _cards(whole: SegmentationScores) -> str:
 
 
 def _classes(whole: SegmentationScores, total: npt.NDArray[np.int64], labels: Labels) -> str:
-    pixels = max(1, int(total.sum()))
+    pixels = total.sum(1)
     rows = []
     for k in sorted(range(labels.num_classes), key=lambda k: (math.isnan(whole.iou[k]), whole.iou[k])):
-        iou = 0.0 if math.isnan(whole.iou[k]) else whole.iou[k]
-        rows.append(
-            f"<tr><td>{_swatch(labels, k)}{_e(labels.names[k])}</td><td>{_percent(whole.iou[k])}"
-            f"<span class='track'><span class='bar' style='width:{100 * iou:.0f}%'></span></span></td>"
-            f"<td>{_percent(whole.accuracy[k])}</td>"
-            f"<td>{int(total[k].sum()):,}</td><td>{100 * total[k].sum() / pixels:.2f} %</td></tr>"
-        )
-    head = "<tr><th>class, the worst first</th><th>IoU %</th><th>accuracy %</th><th>pixels</th><th>share</th></tr>"
-    return f"<div class='scroll'><table>{head}{''.join(rows)}</table></div>"
+        width = 0.0 if math.isnan(whole.iou[k]) else 100 * whole.iou[k]
+        bar = f"<span class='track'><span class='bar' style='width:{width:.0f}%'></span></span>"
+        share = f"{100 * pixels[k] / max(1, pixels.sum()):.2f} %"
+        iou, accuracy = _percent(whole.iou[k]), _percent(whole.accuracy[k])
+        rows.append(_cells(_named(labels, k), f"{iou}{bar}", accuracy, f"{pixels[k]:,}", share))
+    return _table(("class, the worst first", "IoU %", "accuracy %", "pixels", "share"), rows)
 
 
 def _matrix(total: npt.NDArray[np.int64], labels: Labels) -> str:
@@ -170,42 +157,35 @@ def _matrix(total: npt.NDArray[np.int64], labels: Labels) -> str:
     occur = np.flatnonzero(total.any(0) | total.any(1))
     kept = sorted(occur[np.argsort(-total.sum(1)[occur], kind="stable")][:MATRIX_CLASSES].tolist())
     share = total / np.maximum(1, total.sum(1, keepdims=True)) * 100
-    head = "".join(f"<th>{_e(labels.names[k])}</th>" for k in kept)
     rows = []
     for i in kept:
-        cells = []
+        cells = _cells(_named(labels, i))
         for j in kept:
             value = share[i, j]
             depth = value / 100 if i == j else min(1.0, value / 50)
             color = f"{'59,125,216' if i == j else '214,69,65'},{depth:.2f}"
-            if value < 0.5:
-                cells.append("<td></td>")
-                continue
             ink = ";color:#fff" if depth > 0.6 else ""
             title = f"{_e(labels.names[i])} taken for {_e(labels.names[j])}: {value:.1f} %"
-            cells.append(f"<td title='{title}' style='background:rgba({color}){ink}'>{value:.0f}</td>")
-        rows.append(f"<tr><td>{_swatch(labels, i)}{_e(labels.names[i])}</td>{''.join(cells)}</tr>")
+            shown = f"<td title='{title}' style='background:rgba({color}){ink}'>{value:.0f}</td>"
+            cells += "<td></td>" if value < 0.5 else shown
+        rows.append(cells)
     left = len(occur) - len(kept)
     note = f" The {len(kept)} largest classes, without the {left} smallest." if left else ""
     about = f"<p class='dim'>Rows are the truth, columns the prediction, in percent of the row.{note}</p>"
-    kind = "matrix many" if len(kept) > 24 else "matrix"
-    table = f"<div class='scroll'><table class='{kind}'><tr><th></th>{head}</tr>{''.join(rows)}</table></div>"
+    table = _table(("", *(_e(labels.names[k]) for k in kept)), rows, "matrix many" if len(kept) > 24 else "matrix")
     return f"{_mistaken(total, share, labels)}{about}{table}"
 
 
 def _mistaken(total: npt.NDArray[np.int64], share: npt.NDArray[np.float64], labels: Labels) -> str:
     """Name the pairs of classes that cost the most pixels."""
     wrong = np.where(np.eye(len(total), dtype=np.bool_), 0, total)
-    worst = np.argsort(-wrong, axis=None, kind="stable")[:MISTAKEN].tolist()
-    pairs = [(i, j) for i, j in (divmod(place, len(total)) for place in worst) if wrong[i, j]]
-    if not pairs:
-        return "<p>Every pixel is right.</p>"
-    lines = "".join(
-        f"<li>{_e(labels.names[i])} for {_e(labels.names[j])}: {wrong[i, j]:,} pixels, {share[i, j]:.1f} % of "
-        f"{_e(labels.names[i])}</li>"
-        for i, j in pairs
-    )
-    return f"<p>What costs the most pixels:</p><ul>{lines}</ul>"
+    lines = ""
+    for place in np.argsort(-wrong, axis=None, kind="stable")[:MISTAKEN].tolist():
+        i, j = divmod(place, len(total))
+        if wrong[i, j]:
+            true, taken = _e(labels.names[i]), _e(labels.names[j])
+            lines += f"<li>{true} for {taken}: {wrong[i, j]:,} pixels, {share[i, j]:.1f} % of {true}</li>"
+    return f"<p>What costs the most pixels:</p><ul>{lines}</ul>" if lines else "<p>Every pixel is right.</p>"
 
 
 def _curves(history: str | Path | None) -> str:
@@ -213,10 +193,9 @@ def _curves(history: str | Path | None) -> str:
     if history is None:
         return "<p>No curves: this page is of a model alone; the page that 'fullyconv fit' writes has them.</p>"
     series: dict[str, dict[float, float]] = defaultdict(dict)
-    versions = {path.parent.name.partition("_")[2]: path for path in Path(history).glob("version_*/metrics.csv")}
-    for number in sorted(filter(str.isdecimal, versions), key=int):
-        path = versions[number]
-        with path.open(encoding="utf-8", newline="") as file:
+    parts = {path.parent.name.removeprefix("version_"): path for path in Path(history).glob("version_*/metrics.csv")}
+    for number in sorted(filter(str.isdecimal, parts), key=int):
+        with parts[number].open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 for key in ("train/loss", "val/loss", "val/mean_iou"):
                     try:
@@ -274,8 +253,7 @@ def _round_up(value: float) -> float:
 def _legend(total: npt.NDArray[np.int64], labels: Labels) -> str:
     shares = 100 * total.sum(1) / max(1, int(total.sum()))
     names = "".join(
-        f"<span>{_swatch(labels, k)}{_e(labels.names[k])} <span class='dim'>{percent(shares[k])}</span></span>"
-        for k in legend_order(labels)
+        f"<span>{_named(labels, k)} <span class='dim'>{percent(shares[k])}</span></span>" for k in legend_order(labels)
     )
     return f"<p class='legend'>{names}</p><p class='dim'>The shares are of all counted pixels of the truth.</p>"
 
@@ -307,14 +285,20 @@ def _images(chosen: Sequence[_Result], dataset: Any, segmenter: SegmentationModu
 
 
 def _every(ranked: Sequence[_Result], most: int = 500) -> str:
-    rows = "".join(
-        f"<tr><td>{_e(r.key)}</td><td>{_percent(r.mean_iou)}</td><td>{_percent(r.accuracy)}</td></tr>"
-        for r in ranked[:most]
-    )
+    rows = [_cells(_e(each.key), _percent(each.mean_iou), _percent(each.accuracy)) for each in ranked[:most]]
     more = f"<p class='dim'>The {most} worst of {len(ranked)}.</p>" if len(ranked) > most else ""
-    head = "<tr><th>image</th><th>mIoU %</th><th>pixel accuracy %</th></tr>"
-    summary = f"<summary>{len(ranked)} images, the worst first</summary>"
-    return f"<details>{summary}{more}<div class='scroll'><table>{head}{rows}</table></div></details>"
+    table = _table(("image", "mIoU %", "pixel accuracy %"), rows)
+    return f"<details><summary>{len(ranked)} images, the worst first</summary>{more}{table}</details>"
+
+
+def _table(heads: Sequence[str], rows: Sequence[str], kind: str = "") -> str:
+    head = "".join(f"<th>{text}</th>" for text in heads)
+    body = "".join(f"<tr>{row}</tr>" for row in (head, *rows))
+    return f"<div class='scroll'><table class='{kind}'>{body}</table></div>"
+
+
+def _cells(*texts: str) -> str:
+    return "".join(f"<td>{text}</td>" for text in texts)
 
 
 def _inline(image: Image.Image) -> str:
@@ -327,9 +311,10 @@ def _inline(image: Image.Image) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _swatch(labels: Labels, k: int) -> str:
-    color = f"rgb{labels.palette[k]}" if any(labels.palette[k]) else "none"  # black is not drawn
-    return f"<span class='swatch' style='background:{color}'></span>"
+def _named(labels: Labels, k: int) -> str:
+    """Give the name of a class behind its color; black is not drawn."""
+    color = f"rgb{labels.palette[k]}" if any(labels.palette[k]) else "none"
+    return f"<span class='swatch' style='background:{color}'></span>{_e(labels.names[k])}"
 
 
 def _percent(value: float) -> str:

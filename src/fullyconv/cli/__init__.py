@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from fullyconv.cli import catalog, data, demo, fit, join, predict, score, weights
-from fullyconv.cli.options import has_option
+from fullyconv.cli import catalog, data, demo, fit, predict, score, weights
+from fullyconv.cli.options import option_in
 from fullyconv.errors import first_line, nearest
 
 HELP = """usage: fullyconv COMMAND ...
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # LightningCLI owns the grammar of fit, and of test and validate by recipe and checkpoint.
     if words and words[0] == "fit":
         return _guard(lambda: fit.fit(words[1:]))
-    if words and words[0] in ("test", "validate") and has_option(words, "--config"):
+    if words and words[0] in ("test", "validate") and option_in(words, "--config") is not None:
         return _guard(lambda: fit.by_recipe(words[0], words[1:]))
     arguments, unknown = _parser().parse_known_args(words)
     if unknown:
@@ -116,6 +116,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="fullyconv", usage="fullyconv COMMAND ...")
     kind = argparse.ArgumentParser
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=kind, prog="fullyconv")
-    for module in (catalog, demo, predict, join, data, score, weights, fit):
+    for module in (catalog, demo, predict, data, score, weights, fit):
         module.add(commands)
     return parser

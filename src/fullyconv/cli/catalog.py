@@ -7,7 +7,7 @@ import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from fullyconv.cli.options import Commands, new_command, print_json
+from fullyconv.cli import options
 
 if TYPE_CHECKING:
     from fullyconv.weights.catalog import Entry
@@ -27,9 +27,9 @@ FACTS = (
 """What programs are told of an entry of the catalog."""
 
 
-def add(commands: Commands) -> None:
+def add(commands: options.Commands) -> None:
     """Add `list`."""
-    listing = new_command(commands, _list, "[NAME] [options]")
+    listing = options.new_command(commands, _list, "[NAME] [options]")
     listing.add_argument("name", nargs="?", metavar="NAME", help="of a model")
     listing.add_argument("--kind", choices=("segmenter", "classifier"), help="only these")
     listing.add_argument("--source", choices=tuple(ORIGINS), metavar="ORIGIN", help=f"only these: {', '.join(ORIGINS)}")
@@ -42,7 +42,7 @@ def _list(arguments: argparse.Namespace) -> int:
     With a name: all that is known of it.
     """
     from fullyconv.errors import near_miss
-    from fullyconv.weights.catalog import entries
+    from fullyconv.weights.catalog import entries, find
 
     found = [
         entry
@@ -50,13 +50,13 @@ def _list(arguments: argparse.Namespace) -> int:
         if arguments.kind in (None, entry.kind) and arguments.source in (None, entry.source)
     ]
     if arguments.name is not None:
-        named = [entry for entry in found if arguments.name in (entry.name, *entry.aliases)]
-        if not named:
+        named = find(arguments.name)
+        if named is None or named not in found:
             every = [name for entry in found for name in (entry.name, *entry.aliases)]
             raise ValueError(f"NAME {arguments.name}: no model of the zoo. {near_miss(arguments.name, every)}")
-        print_json(_row(named[0])) if arguments.json else _print_model(named[0])
+        options.print_json(_row(named)) if arguments.json else _print_model(named)
     elif arguments.json:
-        print_json([_row(entry) for entry in found])
+        options.print_json([_row(entry) for entry in found])
     else:
         _print_models(found)
     return 0

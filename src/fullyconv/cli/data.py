@@ -9,35 +9,26 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from fullyconv.cli import options
 from fullyconv.cli.opening import check_target
-from fullyconv.cli.options import (
-    CHANNELS,
-    DATA_HELP,
-    Commands,
-    add_reading,
-    add_shared,
-    new_command,
-    print_json,
-    reading_of,
-)
 from fullyconv.cli.progress import busy
 from fullyconv.errors import DatasetError
 
 
-def add(commands: Commands) -> None:
+def add(commands: options.Commands) -> None:
     """Add `doctor` and `fetch`."""
-    doctor = new_command(commands, _doctor, "DATA [options]")
-    doctor.add_argument("data", metavar="DATA", help=DATA_HELP)
+    doctor = options.new_command(commands, _doctor, "DATA [options]")
+    doctor.add_argument("data", metavar="DATA", help=options.DATA_HELP)
     doctor.add_argument("--sheet", metavar="FILE", help="write a contact sheet of images and masks, .png or .jpg")
     doctor.add_argument("--all", action="store_true", help="name every file, not five a finding")
     doctor.add_argument("--strict", action="store_true", help="warnings are errors")
-    add_shared(doctor, "json")
-    add_reading(doctor, CHANNELS)
+    options.add_shared(doctor, "json")
+    options.add_reading(doctor, options.CHANNELS)
 
-    fetching = new_command(commands, _fetch, "[NAME] [options]")
+    fetching = options.new_command(commands, _fetch, "[NAME] [options]")
     fetching.add_argument("name", nargs="?", metavar="NAME", help="of a public set")
     fetching.add_argument("--to", metavar="FOLDER", help="folder of the sets (default: FULLYCONV_DATA)")
-    add_shared(fetching, "json")
+    options.add_shared(fetching, "json")
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -50,9 +41,9 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
     if arguments.sheet:
         check_target(Path(arguments.sheet), "--sheet")
-    diagnosis = examine(arguments.data, **reading_of(arguments), progress=False if arguments.json else None)
+    diagnosis = examine(arguments.data, **options.reading_of(arguments), progress=False if arguments.json else None)
     if arguments.json:
-        print_json(diagnosis.to_dict())
+        options.print_json(diagnosis.to_dict())
     else:
         print(diagnosis.text(None if arguments.all else 5))
     if arguments.sheet:
@@ -69,33 +60,12 @@ def _fetch(arguments: argparse.Namespace) -> int:
 
     Without a name: the sets, their licenses and how each is to be had.
     """
-    from fullyconv.data.public import PUBLIC, fetch, locate, set_named
+    from fullyconv.data.public import fetch, set_named
     from fullyconv.data.sources import ENVIRONMENT
 
     base = arguments.to or os.environ.get(ENVIRONMENT)
     if arguments.name is None:
-        rows: list[dict[str, Any]] = []
-        for name, known in PUBLIC.items():
-            facts, archives = known.facts, known.archives
-            downloaded = archives and all(archive.urls for archive in archives)
-            rows.append(
-                {
-                    "name": name,
-                    "title": facts.title,
-                    "counts": facts.counts,
-                    "folder": None if base is None else locate(known, Path(base)),
-                    "how": "login" if facts.login else "download" if downloaded else "by hand",
-                    "license": facts.license,
-                    "page": facts.page,
-                }
-            )
-        if arguments.json:
-            print_json(rows)
-            return 0
-        for row in rows:
-            pairs = ", ".join(f"{split} {number}" for split, number in row["counts"].items())
-            print(f"{row['name']}: {row['title']}; {pairs}; {row['folder'] or row['how']}")
-            print(f"    {row['license']}; {row['page']}")
+        _print_sets(None if base is None else Path(base), arguments.json)
         return 0
     set_named(arguments.name)  # an unknown name is reported before anything else
     if base is None:
@@ -103,9 +73,29 @@ def _fetch(arguments: argparse.Namespace) -> int:
     with busy(f"fetching {arguments.name}"):
         folder = fetch(arguments.name, Path(base).expanduser())
     if arguments.json:
-        print_json({"name": arguments.name, "folder": folder})
+        options.print_json({"name": arguments.name, "folder": folder})
         return 0
     print(f"{arguments.name}: {folder}")
     if arguments.to and Path(arguments.to).expanduser() != Path(os.environ.get(ENVIRONMENT, "")):
         print(f"{ENVIRONMENT}={shlex.quote(arguments.to)} fullyconv doctor {arguments.name}")
     return 0
+
+
+def _print_sets(base: Path | None, as_json: bool) -> None:
+    from fullyconv.data.public import PUBLIC, locate
+
+    rows: list[dict[str, Any]] = []
+    for name, known in PUBLIC.items():
+        facts = known.facts
+        downloaded = known.archives and all(archive.urls for archive in known.archives)
+        row = {key: getattr(facts, key) for key in ("title", "counts", "license", "page")}
+        row["folder"] = None if base is None else locate(known, base)
+        row["how"] = "login" if facts.login else "download" if downloaded else "by hand"
+        rows.append({"name": name, **row})
+    if as_json:
+        options.print_json(rows)
+        return
+    for row in rows:
+        pairs = ", ".join(f"{split} {number}" for split, number in row["counts"].items())
+        print(f"{row['name']}: {row['title']}; {pairs}; {row['folder'] or row['how']}")
+        print(f"    {row['license']}; {row['page']}")

@@ -5,23 +5,23 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from fullyconv.cli import options
 from fullyconv.cli.opening import check_target, quiet_lightning
-from fullyconv.cli.options import MODEL_HELP, Commands, add_shared, new_command
 from fullyconv.cli.progress import busy
 
 
-def add(commands: Commands) -> None:
+def add(commands: options.Commands) -> None:
     """Add `demo`."""
-    demo = new_command(commands, _demo, "[IMAGE] [options]")
+    demo = options.new_command(commands, _demo, "[IMAGE] [options]")
     demo.add_argument("image", nargs="?", metavar="IMAGE", help="a photograph (default: those of the extra 'demo')")
     demo.add_argument("--word", help="class of ImageNet (default: the one that wins most pixels)")
     demo.add_argument("--out", default="fullyconv-demo.png", metavar="FILE", help="(default: %(default)s)")
 
-    serving = new_command(commands, _serve, "[MODEL ...] [options]")
-    serving.add_argument("models", nargs="*", metavar="MODEL", help=MODEL_HELP)
+    serving = options.new_command(commands, _serve, "[MODEL ...] [options]")
+    serving.add_argument("models", nargs="*", metavar="MODEL", help=options.MODEL_HELP)
     serving.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     serving.add_argument("--port", type=int, default=8000, help="(default: %(default)s)")
-    add_shared(serving, "device", "allow_unverified")
+    options.add_shared(serving, "device", "allow_unverified")
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -13,45 +13,35 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fullyconv.cli import options
 from fullyconv.cli.opening import quiet_lightning
-from fullyconv.cli.options import (
-    CHANNELS,
-    DATA_HELP,
-    FRACTIONS,
-    Commands,
-    add_reading,
-    add_shared,
-    has_option,
-    new_command,
-    option_in,
-    positive,
-    reading_of,
-    reading_words,
-)
+from fullyconv.cli.options import option_in
 from fullyconv.cli.predict import MODEL
 from fullyconv.cli.progress import busy
 
 if TYPE_CHECKING:
     from fullyconv.data.datamodule import SegmentationDataModule
+    from fullyconv.plan import Plan
+
+PLANNED_BY = ("model", "epochs", "minutes", "device")
+"""Options of `fit` that a plan is made by."""
 
 
-def add(commands: Commands) -> argparse.ArgumentParser:
+def add(commands: options.Commands) -> argparse.ArgumentParser:
     """Add `fit`, and give its parser."""
-    parser = new_command(commands, fit, "DATA [options]  |  fit --config RECIPE [options]")
+    parser = options.new_command(commands, fit, "DATA [options]  |  fit --config RECIPE [options]")
     parser.allow_abbrev = False
-    parser.add_argument("data", metavar="DATA", help=DATA_HELP)
+    parser.add_argument("data", metavar="DATA", help=options.DATA_HELP)
     parser.add_argument("--model", metavar="MODEL", help=f"to start from, or random:PRESET (default: {MODEL})")
-    parser.add_argument(
-        "--epochs", type=positive, metavar="N", help="of a small set each shows every image several times"
-    )
-    parser.add_argument(
-        "--minutes", type=float, metavar="M", help="as long as this, scoring and interruptions included"
-    )
-    add_shared(parser, "device")
+    of_a_small_set = "of a small set each shows every image several times"
+    parser.add_argument("--epochs", type=options.positive, metavar="N", help=of_a_small_set)
+    all_of_it = "as long as this, scoring and interruptions included"
+    parser.add_argument("--minutes", type=float, metavar="M", help=all_of_it)
+    options.add_shared(parser, "device")
     parser.add_argument("--out", metavar="FOLDER", help="of the run (default: runs/ and the name of DATA)")
-    add_shared(parser, "allow_unverified")
+    options.add_shared(parser, "allow_unverified")
     parser.add_argument("--help-all", action="store_true", help="all options of Lightning, which hold here, too")
-    add_reading(parser, FRACTIONS, CHANNELS)
+    options.add_reading(parser, options.FRACTIONS, options.CHANNELS)
     parser.add_argument("--data.train_on", dest="train_on", help=argparse.SUPPRESS)
     return parser
 
@@ -71,96 +61,93 @@ def fit(words: list[str]) -> int:
         return 0
     if not words:
         raise ValueError("fit: give DATA, a folder of images and masks, or --config RECIPE; fit --help says more")
-    if words[0].startswith("-") or has_option(words, "--config"):
+    if words[0].startswith("-") or option_in(words, "--config") is not None:
         return by_recipe("fit", words)
     own, others = parser.parse_known_args(words)
-    chosen_by_us = own.model is None
-    own.model = own.model or MODEL
-    preset = option_in(others, "--model.model")
-    if preset is not None:
-        own.model = f"random:{preset}"  # a preset was asked for by name: nothing of another one could be kept
-    own.out = own.out or option_in(others, "--run.folder")
-    if has_option(others, "--data"):
+    if option_in(others, "--data") is not None:
         raise ValueError("--data: DATA is given already; give its options one by one, such as --data.split_seed 5")
+    preset = option_in(others, "--model.model")
+    own.chosen = own.model is None and preset is None  # by us
+    # of a preset that was asked for by name, nothing of another model could be kept
+    own.model = f"random:{preset}" if preset is not None else own.model or MODEL
+    own.out = Path(own.out or option_in(others, "--run.folder") or f"runs/{Path(own.data).resolve().name}")
     quiet_lightning()
+    with ExitStack() as held, interruptible(own.out):
+        return _fit(own, others, held, began, shlex.join(["fullyconv", "fit", *words]))
+
+
+def _fit(own: argparse.Namespace, others: list[str], held: ExitStack, began: float, line: str) -> int:
+    """Train as the options of `fit` and those of Lightning say, from where the folder of the run stands."""
     from fullyconv.cli.lightning import RecipeCLI, hold, is_first
     from fullyconv.data.datamodule import SegmentationDataModule
-    from fullyconv.plan import plan
-    from fullyconv.training.resuming import resume, split_digest, write_state
+    from fullyconv.training.runs import resume, split_digest, write_state
 
-    reading = reading_of(own)
+    reading = options.reading_of(own)
     data = SegmentationDataModule(own.data, **reading)
-    folder = Path(own.out or f"runs/{Path(own.data).resolve().name}")
     command = {
         "data": str(data.source.root.resolve()),
         "reading": json.loads(json.dumps(reading)),
-        "model": own.model,
-        "epochs": own.epochs,
-        "minutes": own.minutes,
-        "device": own.device,
+        **{key: getattr(own, key) for key in PLANNED_BY},
         "options": others,
         # Further images would move some between what is trained on and what is scored.
         "splits": split_digest(data.splits),
     }
-    with ExitStack() as stack, interruptible(folder):
-        there = folder.is_dir()
-        if there:
-            hold(stack, folder)
-        going_on = resume(folder, command)
-        if going_on == "finished":
-            model = option_in(others, "--run.model_folder") or folder / "model"
-            print(f"{folder}: this run is finished; its model folder is {model}. --epochs N with more goes on")
-            return 0
-        if option_in(others, "--data.check") is None:
-            with busy("reading every mask"):
-                data.check()  # before a model is loaded and a folder made
-            reading["check"] = False
-        chosen = plan(
-            data,
-            model=own.model,
-            epochs=own.epochs,
-            minutes=own.minutes,
-            device=own.device,
-            batch_size=_number_in(others, "--data.batch_size"),
-            repeats=_number_in(others, "--data.repeats"),
-            loss=option_in(others, "--model.loss") or next((w for w in others if w.startswith("--model.loss.")), None),
-            allow_unverified=own.allow_unverified,
-        )
-        if keeping := chosen.keeping(data.labels):
-            chosen.reasons.append(
-                f"the score layers of {own.model} are for {', '.join(keeping['classes'])} and start anew for other "
-                f"names; if these are the same classes, keep them with{reading_words(keeping)}"
-            )
-        mine = [
-            f"{name} = {option_in(others, f'--{name}')}" for name in chosen.settings if has_option(others, f"--{name}")
-        ]
-        if chosen_by_us and chosen.segmenter is not None:
-            chosen.reasons.append(f"no --model was given, so it starts from {own.model}; --model MODEL takes another")
-        if mine:
-            chosen.reasons.append(f"as you say: {', '.join(mine)}")
-        if is_first():
-            where = "writes to" if going_on is None else "goes on in"
-            print(data.report, *chosen.reasons, sep="\n")
-            print(f"{where} {folder}; the same command goes on after an interruption")
-        if not there:
-            hold(stack, folder)
-            if is_first() and resume(folder, command) is not None:
-                raise ValueError(f"--out {folder}: another process has trained in it meanwhile; give the command again")
-        defaults = {"data.data": own.data} | {f"data.{option}": value for option, value in reading.items()}
-        defaults |= chosen.settings | {"run.folder": str(folder)}
-        words_of_theirs = others if going_on is None else [f"--ckpt_path={going_on}", *others]
-        budget = None if own.minutes is None else (60 * own.minutes, began)
-        if is_first():
-            write_state(folder, {"command": command, "finished": False})
-        done = RecipeCLI("fit", words_of_theirs, chosen, defaults, data, anew=going_on is None, budget=budget)
-        if done.model_folder is not None:
-            _write_report(
-                folder, done.model_folder, done.datamodule, chosen.reasons, shlex.join(["fullyconv", "fit", *words])
-            )
-            write_state(folder, {"command": command, "finished": True})
+    going_on = resume(own.out, command)
+    if going_on == "finished":
+        model = option_in(others, "--run.model_folder") or own.out / "model"
+        print(f"{own.out}: this run is finished; its model folder is {model}. --epochs N with more goes on")
+        return 0
+    if option_in(others, "--data.check") is None:
+        with busy("reading every mask"):
+            data.check()  # before a model is loaded and a folder made
+        reading["check"] = False
+    chosen = _chosen(own, others, data)
+    if is_first():
+        print(data.report, *chosen.reasons, sep="\n")
+        where = "writes to" if going_on is None else "goes on in"
+        print(f"{where} {own.out}; the same command goes on after an interruption")
+    hold(held, own.out)
+    if is_first():
+        if resume(own.out, command) != going_on:
+            raise ValueError(f"--out {own.out}: another process has trained in it meanwhile; give the command again")
+        write_state(own.out, {"command": command, "finished": False})
+    defaults = {f"data.{option}": value for option, value in reading.items()} | chosen.settings
+    defaults |= {"data.data": own.data, "run.folder": str(own.out)}
+    start = chosen.segmenter if going_on is None else None
+    words = others if going_on is None else [f"--ckpt_path={going_on}", *others]
+    budget = None if own.minutes is None else (60 * own.minutes, began)
+    done = RecipeCLI("fit", words, data, defaults, start, budget)
+    if done.model_folder is not None:
+        _write_report(own.out, done.model_folder, done.datamodule, chosen.reasons, line)
+        write_state(own.out, {"command": command, "finished": True})
     for wanting in done.shortcomings:
         print(wanting)
     return 0
+
+
+def _chosen(own: argparse.Namespace, others: list[str], data: SegmentationDataModule) -> Plan:
+    """Choose what is left open; the reasons say what is not, and what another call would keep."""
+    from fullyconv.plan import plan
+
+    losses = (word for word in others if word.startswith("--model.loss."))
+    chosen = plan(
+        data,
+        **{key: getattr(own, key) for key in (*PLANNED_BY, "allow_unverified")},
+        batch_size=_number_in(others, "--data.batch_size"),
+        repeats=_number_in(others, "--data.repeats"),
+        loss=option_in(others, "--model.loss") or next(losses, None),
+    )
+    if keeping := chosen.keeping(data.labels):
+        chosen.reasons.append(
+            f"the score layers of {own.model} are for {', '.join(keeping['classes'])} and start anew for other "
+            f"names; if these are the same classes, keep them with{options.reading_words(keeping)}"
+        )
+    if own.chosen:
+        chosen.reasons.append(f"no --model was given, so it starts from {own.model}; --model MODEL takes another")
+    given = {name: option_in(others, f"--{name}") for name in chosen.settings}
+    if said := [f"{name} = {value}" for name, value in given.items() if value is not None]:
+        chosen.reasons.append(f"as you say: {', '.join(said)}")
+    return chosen
 
 
 def _number_in(words: list[str], option: str) -> int | None:

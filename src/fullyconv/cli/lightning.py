@@ -18,7 +18,6 @@ from fullyconv.cli.options import reading_words
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.labels import AnyLabels
 from fullyconv.locks import held
-from fullyconv.plan import Plan
 from fullyconv.report import SHOWN
 from fullyconv.training.checkpointing import AtomicCheckpointIO, EpochSeed, KeptWeights
 from fullyconv.training.heads import plain
@@ -34,10 +33,9 @@ class RecipeCLI(LightningCLI):
     Args:
         command: ``fit``, ``validate`` or ``test``.
         words: of the command line after it.
-        plan: what was chosen for a run without a recipe.
+        data: of a run without a recipe: the open data module, which is not read again.
         defaults: settings that hold where `words` say nothing else, as "data.batch_size" -> value.
-        data: an open data module to use, which is not read again.
-        anew: begin with the plan's model, not with a checkpoint.
+        start: the segmenter whose weights it begins with.
         budget: seconds for all of a run without a recipe, and `time.monotonic` when they began.
 
     Attributes:
@@ -52,14 +50,13 @@ class RecipeCLI(LightningCLI):
         self,
         command: str,
         words: Sequence[str],
-        plan: Plan | None = None,
-        defaults: Mapping[str, Any] | None = None,
         data: SegmentationDataModule | None = None,
-        anew: bool = True,
+        defaults: Mapping[str, Any] | None = None,
+        start: SegmentationModule | None = None,
         budget: tuple[float, float] | None = None,
     ) -> None:
-        self._command, self._plan, self._defaults, self._anew = command, plan, dict(defaults or {}), anew
-        self._budget = budget
+        self._command, self._by_recipe, self._defaults = command, data is None, dict(defaults or {})
+        self._start, self._budget = start, budget
         if words and not words[0].startswith("-"):
             words = ["--data.data", words[0], *words[1:]]
         with ExitStack() as self._held:
@@ -100,8 +97,8 @@ class RecipeCLI(LightningCLI):
             AtomicCheckpointIO().load_checkpoint(given.ckpt_path)  # says what is wrong with it
 
     def before_instantiate_classes(self) -> None:
-        """Hold the folder of a recipe's run; whoever makes a plan holds its folder already."""
-        if self._command == "fit" and self._plan is None:
+        """Hold the folder of a recipe's run; that of another is held already."""
+        if self._command == "fit" and self._by_recipe:
             hold(self._held, Path(self._run().folder))
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
@@ -119,7 +116,7 @@ class RecipeCLI(LightningCLI):
         own.append(EpochSeed(int(self._get(self.config_init, "seed_everything", default=0) or 0)))
         if self._command == "fit":
             own += [FiniteLoss(), self._watch()]
-        if self._plan is not None and self._budget is None and chosen_on_val:
+        if not self._by_recipe and self._budget is None and chosen_on_val:
             validations = int(config.get("max_epochs") or 1) // int(config.get("check_val_every_n_epoch") or 1)
             patience = max(20, validations // 2)
             if patience < validations:
@@ -146,10 +143,10 @@ class RecipeCLI(LightningCLI):
         return RunOptions(**vars(self.config[self._command].run))
 
     def before_fit(self) -> None:
-        """Refuse a split that is not there before anything is trained, and start from the plan's model."""
+        """Refuse a split that is not there before anything is trained, and take the weights of the start."""
         scored_split(self.datamodule, self._run())
-        if self._anew and self._plan is not None and self._plan.segmenter is not None:
-            self.model.start_from(self._plan.segmenter)
+        if self._start is not None:
+            self.model.start_from(self._start)
 
     def after_fit(self) -> None:
         """Leave a model folder and its score."""
@@ -169,13 +166,12 @@ class RecipeCLI(LightningCLI):
         self.model_folder = store(self.trainer, self.model, run, data)
         print(f"\nmodel folder written to {self.model_folder}")
         steps = int(self.trainer.global_step)
-        scored = score(self.model_folder, self.model, run, data, reading_words(data.hparams))
-        if scored is None:
-            self.shortcomings = shortcomings(None, (), "", steps)
-            return
-        print(f"{scored.data}, {scored.split} split, measured on the stored model folder")
-        print(scored.scores.table(scored.classes))
-        self.shortcomings = shortcomings(scored.scores, scored.classes, scored.split, steps)
+        measured = score(self.model_folder, self.model, run, data, reading_words(data.hparams))
+        split, scores = measured or ("", None)
+        if scores is not None:
+            print(f"{self.model.training_record['data']}, {split} split, measured on the stored model folder")
+            print(scores.table(self.model.classes))
+        self.shortcomings = shortcomings(scores, self.model.classes, split, steps)
 
 
 def _plain_label(key: str, labels: AnyLabels) -> Any:

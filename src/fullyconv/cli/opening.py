@@ -1,18 +1,20 @@
-"""Open models, and keep libraries quiet."""
+"""Open models and sets, and keep libraries quiet."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fullyconv.cli.progress import busy
 from fullyconv.errors import hush
 from fullyconv.files import remove_unfinished
 
 if TYPE_CHECKING:
+    from fullyconv.data.datamodule import SegmentationDataModule
     from fullyconv.training.module import SegmentationModule
 
 
@@ -29,6 +31,16 @@ def open_segmenter(arguments: argparse.Namespace) -> SegmentationModule:
     if not isinstance(model, SegmentationModule):
         raise ValueError(f"MODEL {arguments.model}: a classifier, which has no masks; give a segmenter")
     return model
+
+
+def open_data(
+    segmenter: SegmentationModule, data: str, reading: Mapping[str, Any], batch_size: int = 4
+) -> SegmentationDataModule:
+    """Open a set with as many channels as a segmenter wants."""
+    from fullyconv.data.datamodule import SegmentationDataModule
+
+    channels = int(segmenter.hparams["in_channels"])
+    return SegmentationDataModule(data, in_channels=channels, batch_size=batch_size, **reading)
 
 
 def set_threads(threads: int | None) -> None:

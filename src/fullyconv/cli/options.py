@@ -54,23 +54,23 @@ SHARED: dict[str, dict[str, Any]] = {
 }
 """Options that several commands have -> how argparse adds them."""
 
+RANGE: dict[str, Any] = {
+    "metavar": "LOW,HIGH",
+    "type": value_range,
+    "help": "black and white of more than 8 bits, such as 0,4095",
+}
+"""How argparse adds ``--range``, of images of more than 8 bits."""
+
 READING: dict[str, dict[str, Any]] = {
     "images": {"metavar": "PLACE", "help": "images inside DATA: a folder or quoted pattern"},
     "masks": {"metavar": "PLACE", "help": "masks inside DATA, JSON of annotations, or column"},
     "pairs": {"metavar": "FILE", "help": "table with columns image, mask and perhaps split"},
     "lists": {"metavar": "FOLDER", "help": "train.txt, val.txt, test.txt: names of images"},
     "classes": {"metavar": "A,B", "help": "class names, in order"},
-    "values": {
-        "metavar": "0=A,1=B",
-        "help": "what mask values mean; 255=ignore, '#ff0000=A', or the name of a public set",
-    },
+    "values": {"metavar": "0=A,1=B", "help": "what mask values mean; 255=ignore, '#ff0000=A'; or a public set"},
     "unlabeled": {"metavar": "skip", "help": "leave out images without a mask"},
     "crowds": {"metavar": "category", "help": "read COCO's crowds as their category, not as ignored"},
-    "value_range": {
-        "metavar": "LOW,HIGH",
-        "type": value_range,
-        "help": "black and white of more than 8 bits, such as 0,4095",
-    },
+    "value_range": RANGE,
     "skip_bad": {"action": "store_true", "default": None, "help": "leave out broken pairs, and list them"},
 }
 """Options that say how a folder is read: argument of `SegmentationDataModule` -> how argparse adds it."""
@@ -147,8 +147,7 @@ def reading_of(arguments: argparse.Namespace, learned: tuple[float, float] | Non
         learned: the range of values that the model was trained with; taken where the line names none.
     """
     told = {key: getattr(arguments, key, None) for key in (*READING, *FRACTIONS, *CHANNELS, "train_on")}
-    if told["value_range"] is None:
-        told["value_range"] = learned
+    told["value_range"] = told["value_range"] or learned
     if told["values"] is not None:
         told["values"] = _read_values(told["values"])
     if told["classes"] is not None:
@@ -226,13 +225,7 @@ def print_json(answer: Any) -> None:
 
 def option_in(words: Sequence[str], option: str) -> str | None:
     """Give the value of an option in a command line, the last one; None where it is not there."""
-    found = None
-    for word, following in zip(words, [*words[1:], ""], strict=False):
+    for word, following in reversed([*zip(words, [*words[1:], ""], strict=False)]):
         if word == option or word.startswith(option + "="):
-            found = following if word == option else word.partition("=")[2]
-    return found
-
-
-def has_option(words: Sequence[str], option: str) -> bool:
-    """Tell whether a command line holds an option."""
-    return any(word == option or word.startswith(option + "=") for word in words)
+            return following if word == option else word.partition("=")[2]
+    return None

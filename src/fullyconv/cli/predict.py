@@ -12,17 +12,10 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from fullyconv.cli import options
 from fullyconv.cli.catalog import found_by
 from fullyconv.cli.opening import set_threads
-from fullyconv.cli.options import (
-    Commands,
-    add_shared,
-    halo,
-    new_command,
-    positive,
-    print_json,
-    value_range,
-)
+from fullyconv.cli.options import halo, positive
 from fullyconv.cli.progress import busy, progress_bar
 from fullyconv.files import aside
 
@@ -33,22 +26,22 @@ MODEL = "street"
 """The model of those who name none."""
 
 
-def add(commands: Commands) -> None:
+def add(commands: options.Commands) -> None:
     """Add `predict`."""
-    predict = new_command(commands, _predict, "INPUT ... [options]")
+    predict = options.new_command(commands, _predict, "INPUT ... [options]")
     predict.add_argument("input", nargs="+", metavar="INPUT", help="image, video, folder, quoted pattern; - is stdin")
     predict.add_argument("--model", help=f"zoo name, hub id, folder or .onnx ({MODEL})")
     predict.add_argument("--out", default="masks", metavar="DIR", help="folder of the masks (default: %(default)s)")
     predict.add_argument("--overwrite", action="store_true", help="also what is done already")
     predict.add_argument("--json", action="store_true", help="for programs: what became of each file")
-    add_shared(predict, "allow_unverified")
+    options.add_shared(predict, "allow_unverified")
     more = predict.add_argument_group("what is written")
     more.add_argument(
         "--format",
         dest="mask_format",
         choices=("png", "tif"),
         default="png",
-        help="of the mask; tif keeps GeoTIFF tags",
+        help="of masks; tif keeps GeoTIFF tags",
     )
     more.add_argument("--overlay", action="store_true", help="the image with the classes laid over")
     more.add_argument(
@@ -56,26 +49,15 @@ def add(commands: Commands) -> None:
     )
     more.add_argument("--polygons", choices=("geojson", "coco"), metavar="geojson|coco", help="outlines of the classes")
     more.add_argument(
-        "--heatmap",
-        dest="heatmaps",
-        action="append",
-        default=[],
-        metavar="WORD",
-        help="of a classifier: where it sees this class",
+        "--heatmap", dest="heatmaps", action="append", default=[], metavar="WORD", help="where a classifier sees this"
     )
     how = predict.add_argument_group("how")
     how.add_argument("--flip", action="store_true", help="average with the mirrored image")
     how.add_argument("--scales", type=float, nargs="+", metavar="S", help="average over sizes, such as 0.75 1 1.25")
     how.add_argument("--memory", metavar="AMOUNT", help="beside the model, as 2GB (half of what is free)")
     how.add_argument("--halo", type=halo, default="exact", metavar="PIXELS", help="around a tile (default: exact)")
-    how.add_argument(
-        "--range",
-        dest="value_range",
-        type=value_range,
-        metavar="LOW,HIGH",
-        help="black and white of more than 8 bits, such as 0,4095",
-    )
-    add_shared(how, "device")
+    how.add_argument("--range", dest="value_range", **options.RANGE)
+    options.add_shared(how, "device")
     how.add_argument(
         "--precision", choices=("float32", "bfloat16", "float16"), default="float32", metavar="TYPE",
         help="float32 (default), bfloat16, float16",
@@ -112,9 +94,9 @@ def _predict(arguments: argparse.Namespace) -> int:
 def _predict_files(arguments: argparse.Namespace) -> int:
     from fullyconv.inference.folder import FolderOptions, FolderPlan
 
-    options = FolderOptions(**{field.name: getattr(arguments, field.name) for field in fields(FolderOptions)})
+    how = FolderOptions(**{field.name: getattr(arguments, field.name) for field in fields(FolderOptions)})
     model = arguments.model
-    plan = FolderPlan(arguments.input, arguments.out, options, model=_identity(model), called=model)
+    plan = FolderPlan(arguments.input, arguments.out, how, model=_identity(model), called=model)
     called = " and ".join(name for name, some in (("images", plan.images), ("videos", plan.videos)) if some)
     if plan.left < plan.total and not arguments.json:
         print(f"{plan.total - plan.left} of {plan.total} {called} were done before; --overwrite segments them again")
@@ -152,7 +134,7 @@ def _predict_files(arguments: argparse.Namespace) -> int:
     with bar or nullcontext():
         result = plan.run(predictor, told, moved)
     if arguments.json:
-        print_json(told_of(arguments.model, result, plan.unread))
+        options.print_json(told_of(arguments.model, result, plan.unread))
     if result.failed:
         print(f"fullyconv: {len(result.failed)} of {plan.total} {called} could not be read or written", file=sys.stderr)
     return 1 if result.failed else 0

@@ -1,4 +1,4 @@
-"""``test`` and ``validate``: the metrics of a model."""
+"""``test`` and ``validate``: the metrics of a model; ``join``: what several processes did of a test, or of a folder."""
 
 from __future__ import annotations
 
@@ -11,20 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fullyconv.cli.opening import open_segmenter
-from fullyconv.cli.options import (
-    DATA_HELP,
-    FRACTIONS,
-    MODEL_HELP,
-    Commands,
-    add_reading,
-    add_shared,
-    new_command,
-    positive,
-    print_json,
-    reading_of,
-    reading_words,
-)
+from fullyconv.cli import options
+from fullyconv.cli.opening import open_data, open_segmenter
+from fullyconv.cli.predict import told_of
 from fullyconv.cli.progress import busy
 
 if TYPE_CHECKING:
@@ -32,52 +21,54 @@ if TYPE_CHECKING:
     from fullyconv.data.pairs import Pair
 
 
-def add(commands: Commands) -> None:
-    """Add `test` and `validate`."""
+def add(commands: options.Commands) -> None:
+    """Add `test`, `validate` and `join`."""
     for name, split in (("test", "test"), ("validate", "val")):
-        command = new_command(commands, _test, "MODEL DATA [options]", name)
-        command.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-        command.add_argument("data", metavar="DATA", help=DATA_HELP)
+        command = options.new_command(commands, _test, "MODEL DATA [options]", name)
+        command.add_argument("model", metavar="MODEL", help=options.MODEL_HELP)
+        command.add_argument("data", metavar="DATA", help=options.DATA_HELP)
         command.add_argument("--split", choices=("train", "val", "test"), default=split, help="(default: %(default)s)")
         command.add_argument("--report", metavar="FILE", help="write a page: scores, curves and the worst images")
-        command.add_argument("--batch-size", type=positive, default=4, metavar="N", help="images at a time (4)")
+        command.add_argument("--batch-size", type=options.positive, default=4, metavar="N", help="images at a time (4)")
         command.add_argument("--json", action="store_true", help="for programs: one object, in percent")
-        add_shared(command, "device", "allow_unverified")
+        options.add_shared(command, "device", "allow_unverified")
         command.add_argument("--shard", metavar="K/N", help="score this part, such as 3/16, into --out; join adds up")
         command.add_argument("--out", metavar="FOLDER", help="of the parts that --shard scores")
-        add_reading(command, FRACTIONS)
+        options.add_reading(command, options.FRACTIONS)
+    join = options.new_command(commands, _join, "FOLDER [options]")
+    join.add_argument("folder", metavar="FOLDER", help="--out of the processes")
+    options.add_shared(join, "json")
 
 
 def _test(arguments: argparse.Namespace) -> int:
     """Print the metrics of a model on one split of a set. Or of a run: --config RECIPE --ckpt_path FILE."""
-    from fullyconv.data.datamodule import SegmentationDataModule
-
     if (arguments.shard is None) != (arguments.out is None) or (arguments.shard and arguments.report):
         raise ValueError("--shard K/N and --out FOLDER: give both, and no --report; or none")
     segmenter = open_segmenter(arguments)
-    reading = reading_of(arguments, segmenter.preprocessing.value_range)
-    data = SegmentationDataModule(
-        arguments.data, in_channels=int(segmenter.hparams["in_channels"]), batch_size=arguments.batch_size, **reading
-    )
+    reading = options.reading_of(arguments, segmenter.preprocessing.value_range)
+    data = open_data(segmenter, arguments.data, reading, arguments.batch_size)
+    where = {"model": arguments.model, "data": Path(arguments.data).name, "split": arguments.split}
     for text in data.source.warned:
         print(f"fullyconv: {text}", file=sys.stderr)
     if arguments.shard:
-        return _test_part(arguments, segmenter, data, reading)
-    if arguments.report:
-        from fullyconv.report import write_report
+        return _test_part(arguments, segmenter, data, where, reading)
+    with busy(f"scoring {arguments.model}"):
+        if arguments.report:
+            from fullyconv.report import write_report
 
-        words = f"fullyconv test {arguments.model} {arguments.data} --split {arguments.split}{reading_words(reading)}"
-        with busy(f"scoring {arguments.model}"):
-            result = write_report(segmenter, data, arguments.split, arguments.report, command=words)
-        print(f"report written to {arguments.report}", file=sys.stderr)
-    else:
-        with busy(f"scoring {arguments.model}"):
+            words = f"{arguments.model} {arguments.data} --split {arguments.split}{options.reading_words(reading)}"
+            result = write_report(segmenter, data, arguments.split, arguments.report, command=f"fullyconv test {words}")
+        else:
             result = segmenter.evaluate(data, arguments.split, device=arguments.device)
-    show(_where(arguments), segmenter.classes, result, arguments.json)
+    if arguments.report:
+        print(f"report written to {arguments.report}", file=sys.stderr)
+    _show(where, segmenter.classes, result, arguments.json)
     return 0
 
 
-def _test_part(arguments: argparse.Namespace, segmenter: Any, data: Any, reading: Mapping[str, Any]) -> int:
+def _test_part(
+    arguments: argparse.Namespace, segmenter: Any, data: Any, where: Mapping[str, str], reading: Mapping[str, Any]
+) -> int:
     from fullyconv.inference.identity import identity
     from fullyconv.inference.joining import score_part
     from fullyconv.inference.shards import Shard
@@ -86,7 +77,7 @@ def _test_part(arguments: argparse.Namespace, segmenter: Any, data: Any, reading
     pairs = data.dataset(arguments.split).pairs
     part = [pair for pair in pairs if shard.takes(pair.key)]
     read = sorted((key, str(value)) for key, value in reading.items())
-    facts = {"where": _where(arguments), "model": identity(segmenter), "read": read, "pairs": _digest(pairs, keys=True)}
+    facts = {"where": where, "model": identity(segmenter), "read": read, "pairs": _digest(pairs, keys=True)}
 
     def matrix_of(some: Sequence[Any]) -> Any:
         of_some = copy.copy(data)
@@ -113,21 +104,30 @@ def _digest(pairs: Sequence[Pair], keys: bool = False) -> str:
     return f"{len(pairs)} {digest.hexdigest()}"
 
 
-def _where(arguments: argparse.Namespace) -> dict[str, str]:
-    return {"model": arguments.model, "data": Path(arguments.data).name, "split": arguments.split}
-
-
-def show(where: Mapping[str, str], classes: Sequence[str], result: SegmentationScores, as_json: bool) -> None:
-    """Print the metrics of a model.
-
-    Args:
-        where: its name, that of the set, and the split.
-        classes: the K names.
-        result: the metrics.
-        as_json: for programs.
-    """
+def _show(where: Mapping[str, str], classes: Sequence[str], result: SegmentationScores, as_json: bool) -> None:
     if as_json:
-        print_json(dict(where) | result.to_dict(classes))
+        options.print_json(dict(where) | result.to_dict(classes))
     else:
         print(f"{where['model']} on {where['data']}, {where['split']} split, {result.pixels:,} pixels")
         print(result.table(classes))
+
+
+def _join(arguments: argparse.Namespace) -> int:
+    """Put together what `predict --shard` or `test --shard` left in a folder; parts that are missing are named.
+
+    A test is printed as one process prints it.
+    """
+    from fullyconv.inference.joining import join_masks, join_scores, scored_in
+
+    if scored_in(arguments.folder):
+        found = join_scores(arguments.folder)
+        _show(found.where, found.classes, found.scores, arguments.json)
+        return 0
+    joined = join_masks(arguments.folder)
+    if arguments.json:
+        options.print_json(told_of(joined.model, joined.result, joined.unread))
+    else:
+        for each in joined.result.failed:
+            print(f"fullyconv: skipped: {each.error}", file=sys.stderr)
+        print(f"{len(joined.result.predicted)} files, {len(joined.result.failed)} failed: {joined.result.out}")
+    return 1 if joined.result.failed else 0

@@ -1,15 +1,11 @@
-"""What there is one of for each head: class names, colors, weights of the loss, the loss itself."""
+"""The labels of a module, from its arguments and back: class names, colors, what values mean."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from fullyconv.labels import AnyLabels, Labels
-from fullyconv.training.losses import PixelLoss, build_loss, check_weights
 
 
 def labels_of(classes: Any, palette: Any, label_values: Any, ignore_index: int) -> AnyLabels:
@@ -70,11 +66,6 @@ def _of_one(classes: Any, palette: Any, label_values: Any, ignore_index: int, ar
     return Labels.of(classes, palette=palette, values=label_values, ignore_index=ignore_index)
 
 
-def split_heads(found: Any) -> Mapping[str, Any]:
-    """Give logits or masks by head; those that stand alone are called ""."""
-    return found if isinstance(found, Mapping) else {"": found}
-
-
 def plain(labels: AnyLabels) -> dict[str, Any]:
     """Give labels as plain arguments of a module: `classes`, `palette`, `label_values`, `ignore_index`.
 
@@ -94,36 +85,3 @@ def plain(labels: AnyLabels) -> dict[str, Any]:
         raise ValueError(f"labels ignore {sorted(ignored)}: heads share their ignore_index; give each the same")
     split = {key: {head: entry[key] for head, entry in heads.items()} for key in ("classes", "palette", "label_values")}
     return {**split, "ignore_index": ignored.pop()}
-
-
-def loss_of(loss: str | nn.Module | PixelLoss, labels: AnyLabels, class_weights: Any, ignore_index: int) -> nn.Module:
-    """Build the loss; that of several heads is the sum of theirs.
-
-    Args:
-        loss: as `SegmentationModule` takes it.
-        labels: the classes.
-        class_weights: K weights, or None; of several heads a dict by head.
-        ignore_index: label of the pixels that count for nothing.
-
-    Returns:
-        A module of logits and masks, or of dicts of them by head, that gives one number.
-
-    Raises:
-        ValueError: if the loss or the weights are invalid.
-    """
-    if isinstance(labels, Labels):
-        check_weights(class_weights, labels.num_classes)
-        return build_loss(loss, ignore_index, class_weights)
-    weights = of_heads("class_weights", class_weights, labels)
-    return SummedLoss({head: loss_of(loss, one, weights.get(head), ignore_index) for head, one in labels.items()})
-
-
-class SummedLoss(nn.ModuleDict):
-    """The sum of the losses of all heads, with weight 1 each, as the reference's networks for SIFT Flow have it."""
-
-    def forward(self, logits: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Tensor:
-        """Give the sum for logits and masks by head."""
-        if not isinstance(masks, Mapping) or masks.keys() != self.keys():
-            found = f"the keys {', '.join(masks)}" if isinstance(masks, Mapping) else f"a {type(masks).__name__}"
-            raise ValueError(f'batch["mask"] has {found}; give a dict with masks for each head: {", ".join(self)}')
-        return torch.stack([loss(logits[head], masks[head]) for head, loss in self.items()]).sum()

@@ -13,7 +13,6 @@ from PIL import Image
 
 from fullyconv.drawing import overlay
 from fullyconv.labels import Labels, by_head
-from fullyconv.training.heads import split_heads
 
 
 class PredictionImages(Callback):
@@ -68,13 +67,13 @@ class PredictionImages(Callback):
         if idle or self._validations % self.every:
             return
         module: Any = pl_module
-        labels, masks = by_head(module.labels), split_heads(batch["mask"])
+        labels, masks = by_head(module.labels), by_head(batch["mask"])
         for number, (image, size, path) in enumerate(zip(batch["image"], batch["size"], batch["path"], strict=True)):
             if self._drawn == self.images:
                 return
             height, width = size.tolist()
             image = image[:, :height, :width]
-            for head, logits in split_heads(module(image[None])).items():
+            for head, logits in by_head(module(image[None])).items():
                 mask = masks[head][number, :height, :width]
                 panels = self._panels(image, mask, logits.argmax(1)[0], labels[head])
                 tag = f"predictions/{self._drawn}_{Path(path).stem}{f'.{head}' if head else ''}"

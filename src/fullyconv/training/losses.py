@@ -6,14 +6,17 @@ Every one here leaves out the pixels labeled ``ignore_index`` and is zero where 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fullyconv.errors import near_miss
+from fullyconv.labels import AnyLabels, Labels
+from fullyconv.training.heads import of_heads
 
 
 class PixelwiseLoss(nn.Module):
@@ -26,11 +29,10 @@ class PixelwiseLoss(nn.Module):
 
     class_weights: Tensor | None
 
-    def __init__(self, ignore_index: int, class_weights: Sequence[float] | None) -> None:
+    def __init__(self, ignore_index: int = 255, class_weights: Sequence[float] | None = None) -> None:
         super().__init__()
         self.ignore_index = ignore_index
-        check_weights(class_weights)
-        values = None if class_weights is None else torch.tensor([float(weight) for weight in class_weights])
+        values = None if class_weights is None else torch.tensor(_numbers(class_weights))
         # A buffer that is not saved: it follows the module's device, and checkpoints do not depend on the loss.
         self.register_buffer("class_weights", values, persistent=False)
 
@@ -197,9 +199,6 @@ class LovaszLoss(PixelwiseLoss):
         class_weights: K weights of the mean, or None.
     """
 
-    def __init__(self, ignore_index: int = 255, class_weights: Sequence[float] | None = None) -> None:
-        super().__init__(ignore_index, class_weights)
-
     def _loss(self, logits: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
         probabilities = logits.softmax(dim=1).movedim(1, 0).flatten(1)[:, valid.flatten()]
         truth = F.one_hot(mask[valid], len(probabilities)).T.to(logits.dtype)
@@ -248,6 +247,17 @@ class SumOfLosses(nn.Module):
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Give the sum for (N, K, H, W) logits against a (N, H, W) mask."""
         return torch.stack([loss(logits, mask) for loss in self.losses]).sum()
+
+
+class SummedLoss(nn.ModuleDict):
+    """The sum of the losses of all heads, with weight 1 each, as the reference's networks for SIFT Flow have it."""
+
+    def forward(self, logits: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Tensor:
+        """Give the sum for logits and masks by head."""
+        if not isinstance(masks, Mapping) or masks.keys() != self.keys():
+            found = f"the keys {', '.join(masks)}" if isinstance(masks, Mapping) else f"a {type(masks).__name__}"
+            raise ValueError(f'batch["mask"] has {found}; give a dict with masks for each head: {", ".join(self)}')
+        return torch.stack([loss(logits[head], masks[head]) for head, loss in self.items()]).sum()
 
 
 PixelLoss = Callable[[Tensor, Tensor], Tensor]
@@ -303,14 +313,14 @@ class AbsentLoss(nn.Module):
 
 
 LOSSES: dict[str, Callable[[int, Sequence[float] | None], nn.Module]] = {
-    "cross_entropy": lambda ignore, weights: PixelCrossEntropy(ignore, weights),
-    "cross_entropy_sum": lambda ignore, weights: PixelCrossEntropy(ignore, weights, reduction="sum"),
-    "focal": lambda ignore, weights: FocalLoss(ignore, weights),
-    "dice": lambda ignore, weights: DiceLoss(ignore, weights),
-    "tversky": lambda ignore, weights: TverskyLoss(ignore, weights),
-    "lovasz": lambda ignore, weights: LovaszLoss(ignore, weights),
-    "squared_error": lambda ignore, weights: PixelSquaredError(ignore, weights),
-    "squared_error_scores": lambda ignore, weights: PixelSquaredError(ignore, weights, of="scores"),
+    "cross_entropy": PixelCrossEntropy,
+    "cross_entropy_sum": partial(PixelCrossEntropy, reduction="sum"),
+    "focal": FocalLoss,
+    "dice": DiceLoss,
+    "tversky": TverskyLoss,
+    "lovasz": LovaszLoss,
+    "squared_error": PixelSquaredError,
+    "squared_error_scores": partial(PixelSquaredError, of="scores"),
 }
 
 
@@ -365,31 +375,42 @@ def build_loss(
     return losses[0] if len(losses) == 1 else SumOfLosses(losses)
 
 
-def check_weights(weights: Sequence[float] | None, number: int | None = None) -> None:
-    """Refuse class weights that are no numbers, or not one a class.
+def loss_of(loss: str | nn.Module | PixelLoss, labels: AnyLabels, class_weights: Any, ignore_index: int) -> nn.Module:
+    """Build the loss; that of several heads is the sum of theirs.
 
     Args:
-        weights: what is given; None weighs all classes alike.
-        number: of classes; None does not count.
+        loss: as `SegmentationModule` takes it.
+        labels: the classes.
+        class_weights: K weights, or None; of several heads a dict by head.
+        ignore_index: label of the pixels that count for nothing.
+
+    Returns:
+        A module of logits and masks, or of dicts of them by head, that gives one number.
 
     Raises:
-        ValueError: if they are neither None nor as many numbers.
+        ValueError: if the loss or the weights are invalid.
     """
-    if weights is None:
-        return
+    if isinstance(labels, Labels):
+        built = build_loss(loss, ignore_index, class_weights)
+        if class_weights is not None:
+            _one_each(len(class_weights), labels.num_classes)
+        return built
+    weights = of_heads("class_weights", class_weights, labels)
+    return SummedLoss({head: loss_of(loss, one, weights.get(head), ignore_index) for head, one in labels.items()})
+
+
+def _numbers(weights: Sequence[float]) -> list[float]:
+    """Give class weights as numbers; refuse what is none."""
     try:
         numbers = [] if isinstance(weights, str) else [float(weight) for weight in weights]
     except (TypeError, ValueError):
         numbers = []
-    if not numbers:
+    if not any(numbers) or not all(0 <= number < math.inf for number in numbers):
         raise ValueError(
-            f"class_weights={weights!r}: give a list of numbers, one a class in their order; 'fullyconv doctor DATA' "
-            "prints such weights"
+            f"class_weights={weights!r}: give a list of numbers, one a class in their order; they must be finite "
+            "and not negative, some above 0; 'fullyconv doctor DATA' prints such weights"
         )
-    if not all(0 <= number < math.inf for number in numbers) or not any(numbers):
-        raise ValueError(f"class_weights={list(weights)}: weights must be finite and not negative, some above 0")
-    if number is not None:
-        _one_each(len(numbers), number)
+    return numbers
 
 
 def _one_each(weights: int, classes: int) -> None:

@@ -25,8 +25,8 @@ from fullyconv.labels import Labels, at_edge, by_head
 from fullyconv.preprocessing import IMAGENET, Preprocessing
 from fullyconv.training import optimization
 from fullyconv.training.checkpointing import AveragedWeights
-from fullyconv.training.heads import labels_of, loss_of, plain, split_heads
-from fullyconv.training.losses import PixelLoss, loss_name
+from fullyconv.training.heads import labels_of, plain
+from fullyconv.training.losses import PixelLoss, loss_name, loss_of
 from fullyconv.training.metrics import ConfusionMatrix, best_class
 from fullyconv.training.storing import MODEL_ARGUMENTS, text_of
 from fullyconv.training.transfer import Transfers
@@ -143,16 +143,10 @@ class SegmentationModule(Transfers, Predicts):
         super().__init__()
         # what users of one head, which is nearly everybody, are told by their type checker
         self.labels = cast(Labels, labels_of(classes, palette, label_values, ignore_index))
-        ignore_index = plain(self.labels)["ignore_index"]
-        if ema_decay is not None and not 0 < ema_decay < 1:
-            raise ValueError(f"ema_decay={ema_decay}: must lie between 0 and 1 (0.999 is usual), or be None")
-        if isinstance(freeze, str):
-            raise ValueError(f"freeze={freeze!r}: give a list of prefixes, [{freeze!r}]")
-        if not isinstance(model, str):
-            raise ValueError(f"model={model!r}: give a name")
-        self.preprocessing = IMAGENET if preprocessing is None else Preprocessing.of(preprocessing)
-        if preprocessing is None and backbone_weights is not None:
-            self.preprocessing = IMAGENET.for_channels(in_channels)  # until the weights say what they expect
+        if preprocessing is not None:
+            self.preprocessing = Preprocessing.of(preprocessing)
+        else:  # until backbone_weights say what they expect
+            self.preprocessing = IMAGENET if backbone_weights is None else IMAGENET.for_channels(in_channels)
         if self.preprocessing.in_channels != in_channels:
             raise ValueError(
                 f"in_channels={in_channels}: the preprocessing has {self.preprocessing.in_channels} channels; pass "
@@ -162,9 +156,8 @@ class SegmentationModule(Transfers, Predicts):
         # a checkpoint must load with weights_only=True.
         self.save_hyperparameters(ignore=["backbone_weights", "allow_unverified", "loss"])
         self.hparams.update({name: _plain_value(value) for name, value in self.hparams.items()})
-        self.hparams.update(plain(self.labels))
+        self.hparams.update(plain(self.labels) | {"loss": loss_name(loss)})
         optimization.check(self.hparams)
-        self.hparams["loss"] = loss_name(loss)
         self._hparams_initial = copy.deepcopy(self.hparams)
         counts = {head: labels.num_classes for head, labels in self.heads.items()}
         self.model: Any = build_model(
@@ -179,12 +172,13 @@ class SegmentationModule(Transfers, Predicts):
         # large ones no more; on a GPU it is what tensor cores want. Values differ by rounding only.
         self.model.to(memory_format=torch.channels_last)
         self._loss_given = (loss,)  # in a tuple: no part of the module
-        self.loss = loss_of(loss, self.labels, class_weights, ignore_index)
-        self.val_confusion, self.test_confusion = (
-            nn.ModuleList([ConfusionMatrix(number, ignore_index) for number in counts.values()]) for _ in range(2)
-        )
-        # Lightning's own mean rounds the number of images a process, which is no whole one where they differ.
-        self.val_loss, self.test_loss = (MeanMetric(nan_strategy="disable") for _ in range(2))
+        ignored = int(self.hparams["ignore_index"])
+        self.loss = loss_of(loss, self.labels, class_weights, ignored)
+        self.confusion, self.mean_loss = nn.ModuleDict(), nn.ModuleDict()
+        for stage in ("val", "test"):
+            self.confusion[stage] = nn.ModuleList([ConfusionMatrix(number, ignored) for number in counts.values()])
+            # Lightning's own mean rounds the number of images a process, which is no whole one where they differ.
+            self.mean_loss[stage] = MeanMetric(nan_strategy="disable")
         self.training_record: dict[str, Any] = {}
         if backbone_weights is not None:
             self._start_from(backbone_weights, preprocessing is None, allow_unverified)
@@ -254,9 +248,14 @@ class SegmentationModule(Transfers, Predicts):
         self.license, self.origin = found.license, Path(origin).name if Path(origin).is_absolute() else origin
 
     def _freeze(self, prefixes: Sequence[str]) -> list[nn.Module]:
+        """Train nothing below these names, and give the modules that are there."""
+
+        def below(name: str, prefix: str) -> bool:
+            return name == prefix or name.startswith(prefix + ".")
+
         names = [name for name, _ in self.named_parameters()]
         for prefix in prefixes:
-            inside = [name for name in names if name == prefix or name.startswith(prefix + ".")]
+            inside = [name for name in names if below(name, prefix)]
             if not inside:
                 examples = ", ".join(sorted({".".join(name.split(".")[:3]) for name in names})[:12])
                 raise ValueError(
@@ -265,11 +264,7 @@ class SegmentationModule(Transfers, Predicts):
                 )
             for name in inside:
                 self.get_parameter(name).requires_grad_(False)
-        return [
-            module
-            for name, module in self.named_modules()
-            if name and any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
-        ]
+        return [each for name, each in self.named_modules() if any(below(name, prefix) for prefix in prefixes)]
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; frozen parts stay in evaluation mode, so that their batch norm statistics do not move."""
@@ -313,8 +308,7 @@ class SegmentationModule(Transfers, Predicts):
         Raises:
             ValueError: if classes, ignore_index or the number of channels differ.
         """
-        own: dict[str, Any] = {"in_channels": int(self.hparams["in_channels"]), "classes": self.classes}
-        own["ignore_index"] = self.hparams["ignore_index"]
+        own: dict[str, Any] = {key: self.hparams[key] for key in ("in_channels", "classes", "ignore_index")}
         theirs = {name: getattr(data, name, None) for name in own}
         names = theirs["classes"]
         theirs["classes"] = dict(names) if isinstance(names, Mapping) else list(names or []) or None
@@ -372,59 +366,64 @@ class SegmentationModule(Transfers, Predicts):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the confusion matrix of the epoch."""
-        self.val_loss.update(self._evaluate(batch, self.val_confusion))
-        self.log("val/loss", self.val_loss, on_epoch=True)
+        self._evaluate("val", batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the whole set."""
-        self._log_scores("val", self.val_confusion)
+        self._log_scores("val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the confusion matrix of the test."""
-        self.test_loss.update(self._evaluate(batch, self.test_confusion))
-        self.log("test/loss", self.test_loss, on_epoch=True)
+        self._evaluate("test", batch)
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics of the whole set; keep them as ``test_scores``, and the matrices as ``test_matrices``."""
-        self.test_matrices = [cast(ConfusionMatrix, matrix).compute().cpu().numpy() for matrix in self.test_confusion]
-        self.test_scores = self._log_scores("test", self.test_confusion)
+        self.test_matrices = [matrix.compute().cpu().numpy() for matrix in self._matrices("test").values()]
+        self.test_scores = self._log_scores("test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Any]:
         """Give what `predict` gives for each image of a batch, at its own size."""
         return [self.predict(image) for image in _own_sizes(batch)]
 
-    def _evaluate(self, batch: Batch, confusion: nn.ModuleList) -> Tensor:
+    def _matrices(self, stage: str) -> dict[str, ConfusionMatrix]:
+        return dict(zip(self.heads, cast(list[ConfusionMatrix], self.confusion[stage]), strict=True))
+
+    def _evaluate(self, stage: str, batch: Batch) -> None:
         """Score every image at its own size: padding that only made a batch must not change what is seen.
 
-        Returns:
-            (N,) the loss of each image, whose mean neither batches nor processes change.
+        The mean of the losses of the images is changed neither by batches nor by processes.
         """
-        masks = split_heads(batch["mask"])
-        pairs = [(batch["image"], masks)]
-        height, width = batch["image"].shape[-2:]
-        if not bool((batch["size"] == batch["size"].new_tensor([height, width])).all()):
-            pairs = []
-            for index, image in enumerate(_own_sizes(batch)):
-                h, w = image.shape[1:]
-                pairs.append((image[None], {head: mask[index : index + 1, :h, :w] for head, mask in masks.items()}))
+        masks = by_head(batch["mask"])
+        parts = [(batch["image"], masks)]
+        sizes = batch["size"].tolist()
+        if any(size != list(batch["image"].shape[-2:]) for size in sizes):
+            parts = [
+                (image[None], {head: mask[n : n + 1, :h, :w] for head, mask in masks.items()})
+                for n, (image, (h, w)) in enumerate(zip(_own_sizes(batch), sizes, strict=True))
+            ]
         losses = []
-        for images, truths in pairs:
-            answers = split_heads(self(images))
-            for index in range(len(images)):
+        for images, truths in parts:
+            answers = by_head(self(images))
+            for n in range(len(images)):
                 logits, truth = (
-                    at_edge({head: each[index : index + 1] for head, each in by.items()}) for by in (answers, truths)
+                    at_edge({head: each[n : n + 1] for head, each in by.items()}) for by in (answers, truths)
                 )
                 losses.append(self.loss(logits, truth))
-            for head, matrix in zip(self.heads, confusion, strict=True):
-                cast(ConfusionMatrix, matrix).update(best_class(answers[head]), truths[head])
-        return torch.stack(losses)
+            for head, matrix in self._matrices(stage).items():
+                matrix.update(best_class(answers[head]), truths[head])
+        mean = cast(MeanMetric, self.mean_loss[stage])
+        mean.update(torch.stack(losses))
+        self.log(f"{stage}/loss", mean, on_epoch=True)
 
-    def _log_scores(self, stage: str, confusion: nn.ModuleList) -> Any:
+    def _log_scores(self, stage: str) -> Any:
         found: dict[str, SegmentationScores] = {}
-        for (head, labels), matrix in zip(self.heads.items(), confusion, strict=True):
-            found[head] = cast(ConfusionMatrix, matrix).scores()
-            cast(ConfusionMatrix, matrix).reset()
-            self._log_values(_figures(f"{stage}/{head}" if head else stage, found[head], labels.names))
+        for head, matrix in self._matrices(stage).items():
+            of_head = found[head] = matrix.scores()
+            matrix.reset()
+            prefix, names = f"{stage}/{head}" if head else stage, self.heads[head].names
+            values = {f"{prefix}/{metric}": getattr(of_head, metric) for metric in METRICS}
+            values |= {f"{prefix}/iou/{name}": iou for name, iou in zip(names, of_head.iou, strict=True)}
+            self._log_values(values)
         if "" not in found:
             self._log_values({f"{stage}/mean_iou": next(iter(found.values())).mean_iou})
         return at_edge(found)
@@ -462,12 +461,6 @@ class SegmentationModule(Transfers, Predicts):
         self.to(before)
         scores: SegmentationScores = self.test_scores
         return scores
-
-
-def _figures(prefix: str, result: SegmentationScores, classes: Sequence[str]) -> dict[str, float]:
-    """Name what is logged of one confusion matrix."""
-    values = {f"{prefix}/{metric}": getattr(result, metric) for metric in METRICS}
-    return values | {f"{prefix}/iou/{name}": iou for name, iou in zip(classes, result.iou, strict=True)}
 
 
 def _plain_value(value: object) -> object:

@@ -22,6 +22,12 @@ def check(hp: Mapping[str, Any]) -> None:
     Raises:
         ValueError: if a number is outside its range, or a name is none.
     """
+    if not isinstance(hp["model"], str):
+        raise ValueError(f"model={hp['model']!r}: give a name")
+    if isinstance(hp["freeze"], str):
+        raise ValueError(f"freeze={hp['freeze']!r}: give a list of prefixes, [{hp['freeze']!r}]")
+    if hp["ema_decay"] is not None and not 0 < hp["ema_decay"] < 1:
+        raise ValueError(f"ema_decay={hp['ema_decay']}: must lie between 0 and 1 (0.999 is usual), or be None")
     if hp["schedule"] not in ("constant", "poly", "cosine"):
         raise ValueError(f'schedule={hp["schedule"]!r}: choose "constant", "poly" or "cosine"')
     if hp["optimizer"] not in ("sgd", "adamw"):
@@ -93,13 +99,9 @@ def _groups(hp: Mapping[str, Any], named: Iterable[tuple[str, nn.Parameter]]) ->
             groups.setdefault((name.startswith("model.backbone."), parameter.ndim <= 1), []).append(parameter)
     if not groups:
         raise ValueError("freeze: nothing is left to train; freeze less")
-    return [
-        {
-            "params": parameters,
-            "lr": hp["lr"]
-            * (hp["backbone_lr_factor"] if in_backbone else 1.0)
-            * (hp["bias_lr_factor"] if is_bias else 1.0),
-            "weight_decay": 0.0 if is_bias else hp["weight_decay"],
-        }
-        for (in_backbone, is_bias), parameters in groups.items()
-    ]
+    found = []
+    for (in_backbone, is_bias), parameters in groups.items():
+        rate = hp["lr"] * (hp["backbone_lr_factor"] if in_backbone else 1) * (hp["bias_lr_factor"] if is_bias else 1)
+        decay = 0.0 if is_bias else hp["weight_decay"]
+        found.append({"params": parameters, "lr": rate, "weight_decay": decay})
+    return found

@@ -63,15 +63,12 @@ class FiniteLoss(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the weights: a last step may have destroyed them."""
-        self._look(trainer, pl_module)
+        if not all(bool(torch.isfinite(value).all()) for value in pl_module.parameters()):
+            raise _stopped(trainer, "weights are not finite")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the weights where nothing was validated."""
-        self._look(trainer, pl_module)
-
-    def _look(self, trainer: Trainer, module: LightningModule) -> None:
-        if not all(bool(torch.isfinite(value).all()) for value in module.parameters()):
-            raise _stopped(trainer, "weights are not finite")
+        self.on_validation_start(trainer, pl_module)
 
 
 def _stopped(trainer: Trainer, why: str) -> TrainingError:
@@ -184,12 +181,11 @@ class Deadline(EnoughSteps):
         self._steps += 1
         # The first step takes longer than any other: memory is taken, and workers start.
         self._step = took if self._steps <= 2 else 0.8 * self._step + 0.2 * took
-        validation, rest = self._validation, self._rest
         # After the last step of an epoch there is a validation anyway, and then one for the next step.
-        stop = rest < self._step + (validation if trainer.is_last_batch else 0.0)
-        if self._steps == 2 and not stop:
-            each = self._step + validation / max(1, int(trainer.num_training_batches))
-            self._expect(trainer, trainer.global_step + rest / max(each, 1e-9))
-        if trainer.strategy.reduce_boolean_decision(stop, all=False):
+        needed = self._step + (self._validation if trainer.is_last_batch else 0.0)
+        if trainer.strategy.reduce_boolean_decision(self._rest < needed, all=False):
             trainer.should_stop = True
             self._expect(trainer, trainer.global_step)
+        elif self._steps == 2:
+            each = self._step + self._validation / max(1, int(trainer.num_training_batches))
+            self._expect(trainer, trainer.global_step + self._rest / max(each, 1e-9))

@@ -35,12 +35,16 @@ class StoredModule(L.LightningModule, Uploads):
     training_record: dict[str, Any]
     _loss_given: tuple[Any]
 
-    reinitialized: tuple[str, ...] = ()
     start_classes: tuple[str, ...] = ()  # of the weights that classes were exchanged of
     load_report: LoadReport | None = None
     score: dict[str, Any] | None = None
     license: str | None = None
     origin: str | None = None
+
+    @property
+    def reinitialized(self) -> tuple[str, ...]:
+        """The tensors that start anew, of what `load_report` tells."""
+        return () if self.load_report is None else self.load_report.reinitialized
 
     def descend(self, parent: StoredModule) -> None:
         """Keep license and origin: what binds the parent's weights binds those made from them."""
@@ -233,7 +237,7 @@ class StoredModule(L.LightningModule, Uploads):
             if own != theirs:
                 raise ValueError(f"{key}={own!r}: the start has {theirs!r}; leave it as the start has it")
         self.model.load_state_dict(other.model.state_dict(), strict=True)
-        self.reinitialized, self.load_report = other.reinitialized, other.load_report
+        self.load_report = other.load_report
         self.descend(other)
 
 

@@ -46,10 +46,8 @@ class Transfers(StoredModule):
             if head not in old or entry.names != old[head].names:
                 lost |= {key for key in fresh if key.startswith((_key(head, "score."), _key(head, "upscore.")))}
         other.model.load_state_dict({key: value if key in lost else own[key] for key, value in fresh.items()})
-        other.load_report = LoadReport(
-            copied=tuple(key for key in fresh if key not in lost), reinitialized=tuple(sorted(lost))
-        )
-        other.reinitialized = other.load_report.reinitialized
+        kept = tuple(key for key in fresh if key not in lost)
+        other.load_report = LoadReport(copied=kept, reinitialized=tuple(sorted(lost)))
         other.start_classes = tuple(old[""].names) if "" in old else ()
         other.descend(self)
         return other.eval()
@@ -74,14 +72,13 @@ class Transfers(StoredModule):
             >>> module.expand_classes(["crack"]).classes
             ['sky', 'road', 'crack']
         """
-        own_labels = self.labels
-        if not isinstance(own_labels, Labels):
+        if not isinstance(self.labels, Labels):
             raise ValueError(
-                f"classes={classes!r}: the model has the heads {', '.join(own_labels)}; use with_classes with a "
+                f"classes={classes!r}: the model has the heads {', '.join(self.labels)}; use with_classes with a "
                 "dict of Labels by head"
             )
-        known = list(own_labels.names)
-        labels = classes if isinstance(classes, Labels) else _further(own_labels, classes)
+        known = list(self.labels.names)
+        labels = classes if isinstance(classes, Labels) else _further(self.labels, classes)
         if list(labels.names[: len(known)]) != known or len(labels.names) == len(known):
             raise ValueError(
                 f"classes={list(labels.names)}: must begin with the known ones, {known}, and go on; to exchange them "
@@ -93,9 +90,9 @@ class Transfers(StoredModule):
         with torch.no_grad():
             for key in grown:
                 fresh[key][: len(known)] = own[key]
-        other.reinitialized = tuple(key for key in other.reinitialized if key not in grown)
-        copied = tuple(key for key in fresh if key not in grown and key not in other.reinitialized)
-        other.load_report = LoadReport(copied=copied, adapted=tuple(grown), reinitialized=other.reinitialized)
+        anew = tuple(key for key in other.reinitialized if key not in grown)
+        copied = tuple(key for key in fresh if key not in grown and key not in anew)
+        other.load_report = LoadReport(copied=copied, adapted=tuple(grown), reinitialized=anew)
         return other
 
     def grow(self, stride: int) -> Self:
@@ -109,24 +106,19 @@ class Transfers(StoredModule):
         Raises:
             ValueError: if the model has no such next stage.
         """
-        heads = by_head(self.labels)
-        name = self.hparams["model"]
-        skips = [getattr(self.model.head[head] if head else self.model.head, "strides", (0,)) for head in heads]
+        heads, name = by_head(self.labels), self.hparams["model"]
+        finest = {getattr(self.model.head[head] if head else self.model.head, "strides", (0,))[-1] for head in heads}
         stage = re.sub(r"^fcn\d+s(?!_atonce)", f"fcn{stride}s", name)
-        if (
-            {2 * stride} != {strides[-1] for strides in skips}
-            or stage == name
-            or not ("timm/" in stage or stage in MODELS)
-        ):
+        if finest != {2 * stride} or stage == name or not ("timm/" in stage or stage in MODELS):
             raise ValueError(
                 f"stride={stride}: {name} has no such next stage; staged training goes from 32 to 16 to 8 to 4, as far "
                 "as the backbone has features of that stride"
             )
         other = self.like(model=stage)
         other.model.load_state_dict(self.model.grow(stride).state_dict())
-        other.reinitialized = tuple(
-            _key(head, f"score.{stride}.{kind}") for head in heads for kind in ("bias", "weight")
-        )
+        anew = tuple(_key(head, f"score.{stride}.{kind}") for head in heads for kind in ("bias", "weight"))
+        copied = tuple(key for key in other.model.state_dict() if key not in anew)
+        other.load_report = LoadReport(copied=copied, reinitialized=anew)
         other.descend(self)
         return other.train(self.training)
 
@@ -141,11 +133,10 @@ def _further(labels: Labels, names: Sequence[str]) -> Labels:
         raise ValueError(f'classes={names!r} is one string; give a list of names, ["{names}"]')
     every = [*labels.names, *names]
     palette = [list(color) for color in labels.palette]
-    taken = {tuple(color) for color in palette}
     values = dict(labels.values)
-    many = default_palette(1 + len(every) + len(taken) + len(values))[1:]
-    spare = (color for color in many if color not in taken and as_text(packed_color(color)) not in values)
-    palette += [list(color) for color, _ in zip(spare, names, strict=False)]
+    many = default_palette(1 + len(every) + len(palette) + len(values))[1:]
+    spare = [color for color in many if color not in labels.palette and as_text(packed_color(color)) not in values]
+    palette += [list(color) for color in spare[: len(names)]]
     for index, name in enumerate(names, labels.num_classes):
         if labels.by_color:
             values[as_text(packed_color(palette[index]))] = name
