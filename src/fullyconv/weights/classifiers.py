@@ -25,6 +25,8 @@ from fullyconv.weights.statedict import read_state_dict
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
 
+LICENSE_IMAGENET = "not stated by torchvision, whose code is BSD-3-Clause; the terms of ImageNet may bind"
+
 
 @accepting()
 def load_backbone(
@@ -148,14 +150,14 @@ def torchvision_weights(member: WeightsEnum, path: Path) -> ClassifierWeights:
     absent = ("classifier.",) if member.name.endswith("_FEATURES") else ()
     classes = member.meta.get("categories")
     if not classes and member.meta.get("_metrics", {}).get("ImageNet-1K"):
-        classes = catalog.imagenet_classes()
+        classes = catalog.IMAGENET_CLASSES
     crop = getattr(member.transforms(), "crop_size", None)
     return ClassifierWeights(
         read_state_dict(path, without=absent).tensors,
         preprocessing_from_torchvision(member),
         f"torchvision/{names[0]}" if len(names) == 1 else None,
         str(member),
-        str(member.meta.get("license") or catalog.LICENSE_IMAGENET),
+        str(member.meta.get("license") or LICENSE_IMAGENET),
         absent,
         classes=tuple(classes) if classes else None,
         input_size=(int(crop[0]), int(crop[0])) if crop else None,
@@ -222,7 +224,7 @@ def _timm(document: dict[str, Any], fetched: sources.Fetched, origin: str) -> Cl
         f"timm/{architecture}",
         origin,
         license if isinstance(license, str) else None,
-        classes=tuple(names) if named and names else (catalog.imagenet_classes() if count == 1000 else None),
+        classes=tuple(names) if named and names else (catalog.IMAGENET_CLASSES if count == 1000 else None),
         input_size=size,
         sha256=fetched.digest.sha256,
     )
@@ -262,8 +264,8 @@ def network_of(
         tensors = translate(name.rpartition("/")[2], tensors, weights.architecture).tensors
     elif scheme.naming == "lukemelas":
         tensors = translate(name, tensors, weights.architecture).tensors
-        if named is None and len(tensors["classifier.bias"]) == len(catalog.imagenet_classes()):
-            named = catalog.imagenet_classes()  # nothing else was published under these names
+        if named is None and len(tensors["classifier.bias"]) == len(catalog.IMAGENET_CLASSES):
+            named = catalog.IMAGENET_CLASSES  # nothing else was published under these names
     try:
         network = build_classifier(name, 1000 if named is None else len(named))
     except ValueError as error:
