@@ -23,6 +23,7 @@ from fullyconv.heads import SkipHead
 from fullyconv.labels import Labels
 from fullyconv.preprocessing import CAFFE, Preprocessing
 from fullyconv.weights.caffefile import CaffeFile, key_of
+from fullyconv.weights.checkpoints import vgg_of_caffe
 from fullyconv.weights.described import Described, NoSegmenter
 
 LICENSE = (
@@ -221,23 +222,14 @@ def _which_preprocessing(file: CaffeFile, counts: tuple[int, ...], in_channels: 
 
 def _convolutions(backbone: Backbone, suffixes: Sequence[str], early: bool) -> Iterator[tuple[str, str]]:
     """Pair the names of Caffe's convolutions with those of the backbone's modules."""
-    streams = [f"streams.{i}." for i in range(len(suffixes))] if len(suffixes) > 1 else [""]
-    for suffix, prefix in zip(suffixes, streams, strict=True):
-        part = cast(Backbone, backbone.get_submodule(prefix.rstrip(".")))
-        if isinstance(part, CaffeNet):
-            for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"):
-                yield name, name
-            continue
-        stage, index = 1, 0
-        for key, layer in cast(nn.Sequential, part.features).named_children():
-            if isinstance(layer, nn.Conv2d):
-                index += 1
-                first = "_bgrd" if early and stage == index == 1 else ""
-                yield f"conv{stage}_{index}{first}{suffix}", f"{prefix}features.{key}"
-            elif isinstance(layer, nn.MaxPool2d):
-                stage, index = stage + 1, 0
-        yield f"fc6{suffix}", f"{prefix}classifier.0"
-        yield f"fc7{suffix}", f"{prefix}classifier.3"
+    if isinstance(backbone, CaffeNet):
+        yield from ((name, name) for name, part in backbone.named_modules() if isinstance(part, nn.Conv2d))
+        return
+    for stream, suffix in enumerate(suffixes):
+        prefix = f"streams.{stream}." if len(suffixes) > 1 else ""
+        for name, module in vgg_of_caffe("vgg16").items():
+            if name != "fc8":  # the classifier's own, in whose place a segmenter scores
+                yield f"{name}{'_bgrd' if early and name == 'conv1_1' else ''}{suffix}", prefix + module
 
 
 def _head(file: CaffeFile, head: SkipHead, streams: Sequence[str]) -> dict[str, Tensor]:

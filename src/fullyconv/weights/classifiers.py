@@ -247,9 +247,8 @@ def network_of(
         ValueError: if nobody says which architecture it is of, or there is none of that name.
         WeightsError: if the weights do not belong to it.
     """
-    what, tensors = weights.source, weights.tensors
-    scheme = recognize(tensors)
-    name = architecture or weights.architecture or _architecture_by_names(scheme, tensors)
+    what = weights.source
+    name = architecture or weights.architecture or _architecture_by_names(recognize(weights.tensors), weights.tensors)
     if name is None:
         raise ValueError(
             f"source={what!r}: does not say of which architecture it is; pass "
@@ -260,26 +259,32 @@ def network_of(
     if weights.absent:
         raise WeightsError(f"{what}: was published without the classifier's own layers; load_backbone takes it")
     named = tuple(classes) if classes is not None else weights.classes
-    if scheme.naming == "caffe" and name.startswith("torchvision/"):
-        tensors = translate(name.rpartition("/")[2], tensors, weights.architecture).tensors
-    elif scheme.naming == "lukemelas":
-        tensors = translate(name, tensors, weights.architecture).tensors
-        if named is None and len(tensors["classifier.bias"]) == len(catalog.IMAGENET_CLASSES):
-            named = catalog.IMAGENET_CLASSES  # nothing else was published under these names
     try:
         network = build_classifier(name, 1000 if named is None else len(named))
     except ValueError as error:
         if architecture is not None:
             raise
         raise WeightsError(f"{what}: names a classifier that cannot be built: {error}") from error
+    try:
+        translation = translate(name.removeprefix("torchvision/"), weights.tensors, weights.architecture)
+    except WeightsError as error:
+        raise WeightsError(f"{what}: {error}") from error
+    tensors, origin = translation.tensors, translation.origin
     if named is None:
         count = count_classes(network.state_dict(), tensors)
-        named = numbered(count, what)
+        # of efficientnet_pytorch nothing but ImageNet's was published
+        known = translation.scheme.naming == "lukemelas" and count == len(catalog.IMAGENET_CLASSES)
+        named = catalog.IMAGENET_CLASSES if known else numbered(count, what)
         network = build_classifier(name, count)
-    unused = (*fit_classifier(network, tensors, what), *weights.beside)
+    left_out = fit_classifier(network, tensors, what)
     if weights.beside:
         tell(f"{what}: not of the network, and unused: {', '.join(weights.beside)}")
-    return network, name, named, LoadReport(tuple(key for key in tensors if key not in unused), unused=unused)
+    load_report = LoadReport(
+        copied=tuple(key for name, key in origin.items() if name not in left_out and key not in translation.adapted),
+        adapted=translation.adapted,
+        unused=(*(origin[name] for name in left_out), *translation.unused, *weights.beside),
+    )
+    return network, name, named, load_report
 
 
 def fit_classifier(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> tuple[str, ...]:
