@@ -192,6 +192,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return parsed(path.read_bytes(), path)
 
 
+def is_of_timm(document: Mapping[str, Any]) -> bool:
+    """Tell whether a configuration is one of timm's, and not of this package."""
+    return "kind" not in document and "architecture" in document
+
+
 def parsed(content: bytes, path: str | Path) -> dict[str, Any]:
     """Read a JSON object out of a file, ``path``, that comes from anywhere.
 
@@ -335,63 +340,61 @@ def card(document: Mapping[str, Any], name: str, notes: str = "") -> str:
         name: what the model folder is called; an id of the hub, "org/repo", once it is published.
         notes: what a person wrote about it: intended use, where it fails.
     """
-    kind, labels = document["kind"], document["labels"]
+    kind, labels, parameters = document["kind"], document["labels"], document.get("parameters")
     heads: Mapping[str, Any] = labels.get("heads") or {"": labels}
-    score, training = document.get("score") or {}, document.get("training") or {}
-    parameters = document.get("parameters")
     architecture = document["model"].get("model") or document["model"].get("architecture")
     count = " + ".join(str(len(head["names"])) for head in heads.values())
-    lines = [
-        "---",
-        _metadata(document, name),
-        "---",
-        "",
-        f"# {name}",
-        "",
-        f"`{_line(architecture)}`, {kind.replace('_', ' ')}, {count} classes"
-        + (f", {parameters:,} parameters" if parameters else "")
-        + f", weights stored in {_line(document['weights'].get('dtype'))}.",
-        "",
-        "```python",
-        "import fullyconv",
-        "",
-        *_usage(kind, name, len(heads) > 1),
-        "```",
-        "",
-        *(
-            f"**Classes{f' of {_line(head)}' if head else ''}**: {some(entry['names'], 60)}."
-            for head, entry in heads.items()
-        ),
-        "",
-        f"**License of the weights**: {_line(document['license'])}.",
-        "",
-        f"**sha256 of the weights**: `{document['weights'].get('sha256')}`",
-        "",
-        "## Score",
-        "",
-    ]
-    if not score:
-        lines.append("Nobody measured these weights.")
-    else:
-        by = " As published, not measured by this package:" if score.get("measured_by") == "publisher" else ""
-        lines += [
-            f"On {_line(score.get('data', 'unnamed data'))}, {_line(score.get('split', 'unnamed'))} split, "
-            f"percent:{by} {headline(score)}.",
-            "",
-        ]
-        if score.get("command"):
-            lines += ["Printed by:", "", "```", _line(score["command"]), "```", ""]
-        for key, title in (("iou", "IoU"), ("accuracy", "accuracy")):
-            if isinstance(score.get(key), dict):
-                lines += [f"| class | {title} % |", "|---|---|"]
-                for each, value in score[key].items():
-                    lines.append(f"| {_line(each)} | {'-' if value is None else f'{value:.2f}'} |")
+    classes = "\n".join(
+        f"**Classes{f' of {_line(head)}' if head else ''}**: {some(entry['names'], 60)}."
+        for head, entry in heads.items()
+    )
+    size = f", {parameters:,} parameters" if parameters else ""
+    kept = f"{size}, weights stored in {_line(document['weights'].get('dtype'))}"
+    text = f"""---
+{_metadata(document, name)}
+---
+
+# {name}
+
+`{_line(architecture)}`, {kind.replace("_", " ")}, {count} classes{kept}.
+
+```python
+import fullyconv
+
+{_usage(kind, name, len(heads) > 1)}
+```
+
+{classes}
+
+**License of the weights**: {_line(document["license"])}.
+
+**sha256 of the weights**: `{document["weights"].get("sha256")}`
+
+## Score
+
+{_measured(document.get("score") or {})}
+"""
+    training = document.get("training") or {}
     if training:
-        lines += ["", "## Where it comes from" if "source" in training else "## Training", ""]
-        lines += [f"- {_line(key)}: {_line(value)}" for key, value in training.items()]
-    if notes:
-        lines += ["", notes.strip()]
-    return "\n".join(lines) + "\n"
+        title = "Where it comes from" if "source" in training else "Training"
+        facts = "\n".join(f"- {_line(key)}: {_line(value)}" for key, value in training.items())
+        text += f"\n## {title}\n\n{facts}\n"
+    return text + (f"\n{notes.strip()}\n" if notes else "")
+
+
+def _measured(score: Mapping[str, Any]) -> str:
+    if not score:
+        return "Nobody measured these weights."
+    by = " As published, not measured by this package:" if score.get("measured_by") == "publisher" else ""
+    data, split = _line(score.get("data", "unnamed data")), _line(score.get("split", "unnamed"))
+    lines = [f"On {data}, {split} split, percent:{by} {headline(score)}.", ""]
+    if score.get("command"):
+        lines += ["Printed by:", "", "```", _line(score["command"]), "```", ""]
+    for key, title in (("iou", "IoU"), ("accuracy", "accuracy")):
+        if isinstance(score.get(key), dict):
+            lines += [f"| class | {title} % |", "|---|---|"]
+            lines += [f"| {_line(each)} | {'-' if v is None else f'{v:.2f}'} |" for each, v in score[key].items()]
+    return "\n".join(lines)
 
 
 def _metadata(document: Mapping[str, Any], name: str) -> str:
@@ -418,15 +421,15 @@ def _metadata(document: Mapping[str, Any], name: str) -> str:
     return found.to_yaml().strip()
 
 
-def _usage(kind: str, name: str, several: bool) -> list[str]:
+def _usage(kind: str, name: str, several: bool) -> str:
     # nobody vouches for what lies on the hub, until its digests stand in the lock file
     source = f'"{name}", allow_unverified=True' if "/" in name else f'"{name}"'
     if kind == "classifier":
-        return [f"classifier = fullyconv.load_classifier({source})", "dense = classifier.convolutionalize()"]
-    lines = [f'result = fullyconv.load({source}).predict("photo.jpg")']
+        return f"classifier = fullyconv.load_classifier({source})\ndense = classifier.convolutionalize()"
+    first = f'result = fullyconv.load({source}).predict("photo.jpg")\n'
     if several:
-        return [*lines, "for head, segmentation in result.items():", '    segmentation.overlay().save(f"{head}.png")']
-    return [*lines, 'result.overlay().save("overlay.png")']
+        return first + 'for head, segmentation in result.items():\n    segmentation.overlay().save(f"{head}.png")'
+    return first + 'result.overlay().save("overlay.png")'
 
 
 def _store(name: str, value: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
