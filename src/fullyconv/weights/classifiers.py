@@ -102,24 +102,16 @@ def fetch_classifier(
     place = sources.read(source)
     if place.kind == "torchvision":
         return _torchvision(place)
-    if place.kind == "folder" or (place.kind == "hub" and place.file is None):
+    if place.is_folder:
         return _model_folder(place, allow_unverified)
     fetched = sources.fetch(place, allow_unverified=allow_unverified)
     state = read_state_dict(fetched.path, like=like)
-    entry = place.entry
-    if entry is None:
-        return ClassifierWeights(
-            state.tensors, source=fetched.origin, beside=state.beside, sha256=fetched.digest.sha256
-        )
+    known: dict[str, Any] = {}
+    if entry := place.entry:
+        known = {"architecture": entry.architecture, "license": entry.license, "classes": tuple(entry.classes)}
+        known["training"] = {"credit": entry.credit} if entry.credit else {}
     return ClassifierWeights(
-        state.tensors,
-        architecture=entry.architecture,
-        source=fetched.origin,
-        license=entry.license,
-        beside=state.beside,
-        classes=tuple(entry.classes),
-        sha256=fetched.digest.sha256,
-        training={"credit": entry.credit} if entry.credit else {},
+        state.tensors, source=fetched.origin, beside=state.beside, sha256=fetched.digest.sha256, **known
     )
 
 
@@ -166,18 +158,20 @@ def torchvision_weights(member: WeightsEnum, path: Path) -> ClassifierWeights:
 
 def _model_folder(place: sources.Source, allow_unverified: bool) -> ClassifierWeights:
     """Read a model folder of this package, or what timm publishes, here or on the hub."""
-    config = sources.fetch(place, pretrained.CONFIG, allow_unverified=allow_unverified)
-    document = pretrained.read_json(config.path)
-    if document.get("kind") not in (None, "classifier", "dense_classifier"):
-        raise WeightsError(
-            f"{place.address}: config.json says kind={str(document['kind'])[:40]!r}, which is no classifier; "
-            "fullyconv.load loads a segmenter"
-        )
-    weights = sources.fetch_weights(place, config, allow_unverified=allow_unverified)
+
+    def check(document: Mapping[str, Any]) -> None:
+        if document.get("kind") not in (None, "classifier", "dense_classifier"):
+            raise WeightsError(
+                f"{place.address}: config.json says kind={str(document['kind'])[:40]!r}, which is no classifier; "
+                "fullyconv.load loads a segmenter"
+            )
+
+    weights = sources.fetch_folder(place, check, allow_unverified=allow_unverified)
     origin = weights.origin if place.kind == "hub" else place.entry.name if place.entry else place.address
-    if "kind" in document:
-        return _from_folder(weights.path.parent, origin)
-    return _timm(document, weights, origin)
+    document = pretrained.read_json(weights.path.with_name(pretrained.CONFIG))
+    if pretrained.is_of_timm(document):
+        return _timm(document, weights, origin)
+    return _from_folder(weights.path.parent, origin)
 
 
 def _from_folder(folder: Path, origin: str) -> ClassifierWeights:
@@ -207,8 +201,8 @@ def _timm(document: dict[str, Any], fetched: sources.Fetched, origin: str) -> Cl
     architecture = document.get("architecture")
     if not isinstance(known, dict) or not isinstance(architecture, str):
         raise WeightsError(
-            f"{origin}: its config.json is neither of fullyconv (kind) nor of timm (architecture); name the weight "
-            "file alone, .../FILE, and the architecture"
+            f"{origin}: its config.json names no architecture of timm; name the weight file alone, .../FILE, and the "
+            "architecture"
         )
     license, names = known.get("license"), document.get("label_names")
     count = document.get("num_classes", known.get("num_classes"))

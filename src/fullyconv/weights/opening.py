@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from fullyconv.errors import WeightsError, near_miss, tell
 from fullyconv.labels import Labels
 from fullyconv.preprocessing import Preprocessing
-from fullyconv.weights import lock, pretrained, sources
-from fullyconv.weights.described import Described, NoSegmenter
-
-
-@dataclass(frozen=True)
-class ModelFolder:
-    """A model folder on this machine; it holds no classifier that was not converted.
-
-    Args:
-        path: where it is.
-        kind: "segmenter" or "dense_classifier".
-        origin: where it came from, for the record of what is made of it.
-    """
-
-    path: Path
-    kind: str
-    origin: str
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A Lightning checkpoint on this machine."""
-
-    path: Path
-
-
-Opened = ModelFolder | Checkpoint | Described
+from fullyconv.weights import pretrained, sources
+from fullyconv.weights.described import Checkpoint, Described, ModelFolder, NoSegmenter, Opened
 
 
 def opened(place: sources.Source, allow_unverified: bool = False) -> Opened:
@@ -53,14 +29,8 @@ def opened(place: sources.Source, allow_unverified: bool = False) -> Opened:
     if place.entry is not None and not place.entry.free:
         name = (*place.entry.aliases, place.entry.name)[0]
         tell(f"{name}: not for every use; license of the weights: {place.entry.license}")
-    if place.kind == "folder":
-        if place.pins:
-            # the shipped weights are those of the catalog, or nothing is loaded
-            sources.fetch(place, pretrained.WEIGHTS)
-        folder = Path(place.address)
-        return _model_folder(folder, place.address, folder.resolve().name)
-    if place.kind == "hub" and place.file in (None, pretrained.CONFIG, pretrained.WEIGHTS):
-        return _repository(place, allow_unverified)
+    if place.is_folder or (place.kind == "hub" and place.file == pretrained.WEIGHTS):
+        return _model_folder(place, allow_unverified)
     if place.entry is not None and place.entry.kind == "classifier":
         raise NoSegmenter(_is_classifier(place.entry.name))
     if place.kind == "torchvision":
@@ -98,7 +68,7 @@ def opened_as(
             f"architecture={architecture!r}: no segmenter of torchvision. {near_miss(architecture, SEGMENTERS)} "
             "load_classifier(...) takes the architectures of classifiers"
         )
-    if place.kind in ("folder", "torchvision") or (place.kind == "hub" and place.file is None):
+    if place.says_what_it_is:
         raise ValueError(
             f"architecture={architecture!r}: is for a single file that does not say what it is; leave it out, or name "
             f"the file in {place.address}"
@@ -137,30 +107,15 @@ def _is_classifier(what: str) -> str:
     )
 
 
-def _model_folder(folder: Path, what: str, origin: str) -> ModelFolder:
-    kind = pretrained.read_config(folder).kind
-    if kind not in ("segmenter", "dense_classifier"):
-        raise NoSegmenter(_is_classifier(what))
-    return ModelFolder(folder, kind, origin)
+def _model_folder(place: sources.Source, allow_unverified: bool) -> ModelFolder:
+    def check(document: Mapping[str, Any]) -> None:
+        if document.get("kind") == "classifier" or pretrained.is_of_timm(document):
+            raise NoSegmenter(_is_classifier(place.address))
 
-
-def _repository(place: sources.Source, allow_unverified: bool) -> ModelFolder:
-    config = sources.fetch(place, pretrained.CONFIG, allow_unverified=allow_unverified)
-    if not _is_ours(config.path):
-        raise NoSegmenter(_is_classifier(f"{place.address} (its config.json is not of a segmenter of fullyconv)"))
-    if place.file == pretrained.CONFIG and place.sha256 is not None:
-        # who vouches for the configuration vouches for the digest in it
-        named = pretrained.read_config(config.path.parent).weights.get("sha256")
-        if isinstance(named, str) and lock.DIGEST.fullmatch(named):
-            place = replace(place, pins={pretrained.WEIGHTS: named})
-    sources.fetch_weights(place, config, allow_unverified=allow_unverified)
-    return _model_folder(config.path.parent, place.address, f"{place.repo}@{config.commit}")
-
-
-def _is_ours(path: Path) -> bool:
-    """Tell whether a config.json has a kind at all; whether it is right is for `pretrained.read_config` to say."""
-    document = pretrained.read_json(path)
-    return "kind" in document or "architecture" not in document
+    weights = sources.fetch_folder(place, check, allow_unverified=allow_unverified)
+    folder = weights.path.parent
+    origin = folder.resolve().name if weights.commit is None else f"{place.repo}@{weights.commit}"
+    return ModelFolder(folder, pretrained.read_config(folder).kind, origin)
 
 
 def _torchvision(place: sources.Source) -> Described:
