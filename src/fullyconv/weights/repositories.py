@@ -218,34 +218,27 @@ def _downloaded(file: File, blob: Path, promise: Promise, sha256: str | None) ->
     headers: dict[str, Any] = build_hf_headers(library_name="fullyconv")
     if urlsplit(promise.location).netloc != hub.netloc:
         headers.pop("authorization", None)  # the store of large files is another's machine
+
+    def fault(part: Path, found: Digest) -> str:
+        short = f"{found.bytes} bytes came, {promise.bytes} were announced" if found.bytes != promise.bytes else ""
+        return _wrong(part, found, sha256, promise.digest) or short
+
     tell(f"fetching {file.what}")
-    for attempt in (1, 2):
-        try:
-            with replacing(blob) as part:
-                found = downloads.download(
-                    promise.location,
-                    part,
-                    max_bytes=promise.bytes,
-                    # who told the digest over https vouches for what comes over http
-                    plain_http=hub.scheme == "http" or len(promise.digest) == 64,
-                    headers=headers,
-                    timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
-                )
-                problem = _wrong(part, found, sha256, promise.digest)
-                if problem or found.bytes != promise.bytes:
-                    raise WeightsError(problem or f"{found.bytes} bytes came, {promise.bytes} were announced")
-            return found
-        except WeightsError as error:
-            if attempt == 2:
-                raise WeightsError(
-                    f"{file.what}: {error}; fetched twice with the same result, nothing was kept. The file was "
-                    "exchanged or is damaged at its source: do not use it"
-                ) from error
-        except DownloadError as error:
-            raise DownloadError(f"{file.what}: could not be fetched: {error}") from error
-        except ValueError as error:
-            raise WeightsError(f"{file.what}: the hub gives an address that is none: {error}") from error
-    raise AssertionError("unreachable")
+    try:
+        return downloads.download(
+            promise.location,
+            blob,
+            fault=fault,
+            max_bytes=promise.bytes,
+            # who told the digest over https vouches for what comes over http
+            plain_http=hub.scheme == "http" or len(promise.digest) == 64,
+            headers=headers,
+            timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+        )
+    except (DownloadError, WeightsError) as error:
+        raise type(error)(f"{file.what}: {error}") from error
+    except ValueError as error:
+        raise WeightsError(f"{file.what}: the hub gives an address that is none: {error}") from error
 
 
 def _wrong(path: Path, found: Digest, *promised: str | None) -> str:
