@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 DISTRIBUTION = re.compile(r"[A-Za-z0-9]([\w.-]{0,98}[A-Za-z0-9])?", re.ASCII)
-REVISION = re.compile(r"[\w][\w./-]{0,200}", re.ASCII)
+HUB = re.compile(
+    rf"hf://(?P<repo>{REPO.pattern})(?:@(?P<revision>refs/[\w.-]+/[\w.-]+|\w[\w.-]{{0,200}}))?(?:/(?P<file>.+))?",
+    re.ASCII,
+)
 
 FORMS = (
     "a name of the zoo (fullyconv list), hf://ORG/REPO[@REVISION][/FILE] or ORG/REPO, "
@@ -173,30 +176,31 @@ def of_entry(entry: catalog.Entry) -> Source:
 
 
 def _hub(text: str) -> Source:
-    body, _, fragment = text.removeprefix("hf://").partition("#")
-    match = re.fullmatch(r"([^/@]+/[^/@]+)(?:@(refs/[^/]+/[^/]+|[^/]+))?(?:/(.+))?", body)
-    if match is None or not REPO.fullmatch(match[1]) or (match[2] and not REVISION.fullmatch(match[2])):
-        raise ValueError(f"source={text!r}: is no hub source; write hf://ORG/REPO[@REVISION][/FILE]")
-    if ".." in match[1] or "--" in match[1] or (match[2] and ".." in match[2]):
-        raise ValueError(f"source={text!r}: the hub admits no '..' and no '--' in names; write hf://ORG/REPO")
-    if match[3] is not None:
-        check_inside(match[3], text)
-    sha256 = _fragment(fragment, text)
-    if sha256 and match[3] is None:
+    body, sha256 = _split(text)
+    match = HUB.fullmatch(body)
+    if match is None or any(".." in name or "--" in name for name in (match["repo"], match["revision"] or "")):
+        raise ValueError(
+            f"source={text!r}: is no hub source; write hf://ORG/REPO[@REVISION][/FILE]; the hub admits no '..' and no "
+            "'--' in names"
+        )
+    repo, revision, file = match["repo"], match["revision"], match["file"]
+    if file is not None:
+        check_inside(file, text)
+    elif sha256:
         raise ValueError(f"source={text!r}: a digest belongs to one file; write hf://ORG/REPO/FILE#sha256=DIGEST")
-    address = f"hf://{match[1]}" + (f"@{match[2]}" if match[2] else "")
-    entry = catalog.at_address(f"hf://{match[1]}") if match[2] is None else None
-    return Source("hub", address, match[1], match[2], match[3], sha256, entry.sha256 if entry else None, entry)
+    entry = catalog.at_address(f"hf://{repo}") if revision is None else None
+    address = f"hf://{repo}" + (f"@{revision}" if revision else "")
+    return Source("hub", address, repo, revision, file, sha256, entry.sha256 if entry else None, entry)
 
 
 def _distribution(text: str) -> Source:
-    address, _, fragment = text.partition("#")
+    address, sha256 = _split(text)
     name, _, file = address.removeprefix("distribution://").partition("/")
     if not DISTRIBUTION.fullmatch(name) or not file:
         raise ValueError(f"source={text!r}: is no file of a distribution; write distribution://NAME/FILE")
     check_inside(file, text)
     entry = catalog.at_address(address)
-    sha256 = _fragment(fragment, text) or (entry.sha256.get(file) if entry else None)
+    sha256 = sha256 or (entry.sha256.get(file) if entry else None)
     return Source("distribution", address, name, None, file, sha256, entry=entry)
 
 
@@ -211,8 +215,7 @@ def check_inside(name: str, of: str) -> None:
 
 
 def _url(text: str) -> Source:
-    address, _, fragment = text.partition("#")
-    sha256 = _fragment(fragment, text)
+    address, sha256 = _split(text)
     entry = catalog.at_address(address)
     try:
         downloads.check_url(address, plain_http=sha256 is not None or entry is not None)
@@ -230,13 +233,13 @@ _READERS: dict[str, Callable[[str], Source]] = {
 }
 
 
-def _fragment(fragment: str, text: str) -> str | None:
-    if not fragment:
-        return None
-    key, _, value = fragment.partition("=")
-    if key != "sha256" or not DIGEST.fullmatch(value.lower()):
+def _split(text: str) -> tuple[str, str | None]:
+    """Split an address from the digest behind it."""
+    address, separator, fragment = text.partition("#")
+    key, _, value = fragment.lower().partition("=")
+    if separator and (key != "sha256" or not DIGEST.fullmatch(value)):
         raise ValueError(f"source={text!r}: after # stands sha256= and 64 hexadecimal digits, nothing else")
-    return value.lower()
+    return address, value or None
 
 
 def _local(path: Path, text: str) -> Source:
@@ -274,10 +277,7 @@ def fetch(source: Source, file: str | None = None, *, allow_unverified: bool = F
         return _from_distribution(source)
     if source.kind == "url":
         return _from_url(source, allow_unverified)
-    name = file or source.file
-    if name is None:
-        raise ValueError(f"{source.address}: name a file, {source.address}/FILE")
-    return _from_hub(source, name, allow_unverified)
+    return _from_hub(source, file or source.file or "", allow_unverified)
 
 
 def fetch_folder(
@@ -307,7 +307,7 @@ def fetch_folder(
     check(document)
     if not pretrained.is_of_timm(document):
         named = pretrained.read_config(config.path.parent).weights
-        promised = Digest(str(named.get("sha256")), int(named.get("bytes", 0)))
+        promised = Digest(named["sha256"], named["bytes"])
         if source.kind == "folder":
             path = config.path.with_name(pretrained.WEIGHTS)
             _must_be(promised, (source.pins or {}).get(pretrained.WEIGHTS), str(path), "install fullyconv again")
@@ -376,7 +376,6 @@ def _kept_or_fetched(source: Source, url: str, place: Path, expected: str | None
                     f"{place}: is not the file that was published (sha256 {found.sha256[:16]}...), and HF_HUB_OFFLINE "
                     "forbids to fetch it afresh"
                 )
-            place.unlink()  # left by a load that was not accepted, changed since, or of another version
         if offline:
             raise DownloadError(
                 f"{source.address}: is not in the cache ({place}), and HF_HUB_OFFLINE forbids to fetch it"
