@@ -45,6 +45,14 @@ _LABELS: dict[tuple[int, ...], Callable[[], list[Labels]]] = {
     (33, 3): lambda: [label_sets.sift_flow_semantic(), label_sets.sift_flow_geometric()],
 }
 
+# First convolution of a segmenter -> backbone, suffixes of its layers by stream, and input channels.
+_BACKBONES: dict[str, tuple[str, tuple[str, ...], int]] = {
+    "conv1_1color": ("vgg16_late", ("color", "hha"), 6),
+    "conv1_1_bgrd": ("vgg16", ("",), 4),
+    "conv1_1": ("vgg16", ("",), 3),
+    "conv1": ("caffenet", ("",), 3),
+}
+
 _SCORES = {32: "score_fr", 16: "score_pool4", 8: "score_pool3"}
 # Upsamplings and crops by the strides they lead from and to; 1 are the pixels.
 _UPSCORES = {
@@ -84,13 +92,10 @@ def caffe_classifier(path: str | Path) -> dict[str, Tensor]:
         file.check_order()
     tensors: dict[str, Tensor] = {}
     for name, layer in file.layers.items():
-        if layer.type == "Deconvolution" or name.startswith("upscore"):
-            continue
-        for index, values in enumerate(layer.blobs[:2]):
-            # the old form of a shape has four dimensions, ones in front of a matrix or a bias
-            shape = values.shape[2:] if values.ndim == 4 and values.shape[:2] == (1, 1) else values.shape
-            key = key_of(name, index)
-            tensors[key] = file.tensor(key, values, (values.size,) if index == 1 else shape)
+        if not name.startswith("upscore"):  # of a segmenter: kernels that are large, and no classifier's
+            for index, values in enumerate(layer.blobs[:2]):
+                key = key_of(name, index)
+                tensors[key] = file.tensor(key, values, values.shape)
     file.finish()
     return tensors
 
@@ -181,15 +186,11 @@ def caffe_segmenter(path: str | Path) -> Described:
 
 def _which_backbone(file: CaffeFile) -> tuple[str, tuple[str, ...], int]:
     """Tell the backbone, the suffixes of its layers by stream, and its input channels."""
-    if "conv1_1color" in file.layers and "conv1_1hha" in file.layers:
-        return "vgg16_late", ("color", "hha"), 6
-    if "conv1_1_bgrd" in file.layers:
-        return "vgg16", ("",), 4
-    if "conv1_1" in file.layers:
-        return "vgg16", ("",), 3
-    if "conv1" in file.layers:
-        file.check_order()
-        return "caffenet", ("",), 3
+    for first, found in _BACKBONES.items():
+        if first in file.layers:
+            if found[0] == "caffenet":
+                file.check_order()
+            return found
     raise WeightsError(
         f"{file.path}: has a score layer, but neither VGG-16's conv1_1 nor CaffeNet's conv1; its layers are "
         f"{file.names()}; only networks on these two can be read"
