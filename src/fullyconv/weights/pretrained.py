@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,8 +127,9 @@ def save(
     stored = {name: _store(name, value, dtype) for name, value in tensors.items()}
     raw = to_bytes(stored, metadata={"format": "pt"})
     weights = {"file": WEIGHTS, "sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw), "dtype": dtype}
-    document = {"format": FORMAT, **asdict(config), "weights": weights, "fullyconv": _version()}
-    document["parameters"] = int(sum(v.size for n, v in stored.items() if not _is_statistic(n)))
+    parameters = int(sum(value.size for name, value in stored.items() if not _is_statistic(name)))
+    config = replace(config, weights=weights, parameters=parameters)
+    document = {"format": FORMAT, **asdict(config), "fullyconv": _version()}
     try:
         text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
@@ -140,7 +141,7 @@ def save(
     write_all(
         {
             target / WEIGHTS: raw,
-            target / CARD: card(document, target.resolve().name, notes).encode(),
+            target / CARD: card(config, target.resolve().name, notes).encode(),
             # Last, because it holds the digest: after a kill between two of the renamings load finds it ready.
             target / CONFIG: text.encode(),
         }
@@ -171,6 +172,7 @@ def read_config(folder: str | Path) -> Config:
     document = respelled(document)
     kinds = {"kind": str, "model": dict, "labels": dict, "preprocessing": dict, "license": str, "training": dict}
     check_kinds({"parameters": 0, **document}, kinds | {"weights": dict, "parameters": int}, path)
+    check_kinds(document["weights"], {"sha256": str, "bytes": int}, path)
     _check_score(document.get("score"), path)
     _check_model(document["kind"], document["model"], path)
     try:
@@ -332,52 +334,50 @@ def check(own: Mapping[str, Any], found: Mapping[str, Any], path: Path) -> None:
         raise WeightsError(f"{path}: the tensors are not those of the model; nothing was loaded: {differing}")
 
 
-def card(document: Mapping[str, Any], name: str, notes: str = "") -> str:
+def card(config: Config, name: str, notes: str = "") -> str:
     """Write the card of a model folder: what it is, what it scored, on what, and under which license.
 
     Args:
-        document: the contents of ``config.json``.
+        config: what ``config.json`` says.
         name: what the model folder is called; an id of the hub, "org/repo", once it is published.
         notes: what a person wrote about it: intended use, where it fails.
     """
-    kind, labels, parameters = document["kind"], document["labels"], document.get("parameters")
-    heads: Mapping[str, Any] = labels.get("heads") or {"": labels}
-    architecture = document["model"].get("model") or document["model"].get("architecture")
+    heads: Mapping[str, Any] = config.labels.get("heads") or {"": config.labels}
+    architecture = config.model.get("model") or config.model.get("architecture")
     count = " + ".join(str(len(head["names"])) for head in heads.values())
     classes = "\n".join(
         f"**Classes{f' of {_line(head)}' if head else ''}**: {some(entry['names'], 60)}."
         for head, entry in heads.items()
     )
-    size = f", {parameters:,} parameters" if parameters else ""
-    kept = f"{size}, weights stored in {_line(document['weights'].get('dtype'))}"
+    size = f", {config.parameters:,} parameters" if config.parameters else ""
+    kept = f"{size}, weights stored in {_line(config.weights.get('dtype'))}"
     text = f"""---
-{_metadata(document, name)}
+{_metadata(config, name)}
 ---
 
 # {name}
 
-`{_line(architecture)}`, {kind.replace("_", " ")}, {count} classes{kept}.
+`{_line(architecture)}`, {config.kind.replace("_", " ")}, {count} classes{kept}.
 
 ```python
 import fullyconv
 
-{_usage(kind, name, len(heads) > 1)}
+{_usage(config.kind, name, len(heads) > 1)}
 ```
 
 {classes}
 
-**License of the weights**: {_line(document["license"])}.
+**License of the weights**: {_line(config.license)}.
 
-**sha256 of the weights**: `{document["weights"].get("sha256")}`
+**sha256 of the weights**: `{config.weights.get("sha256")}`
 
 ## Score
 
-{_measured(document.get("score") or {})}
+{_measured(config.score or {})}
 """
-    training = document.get("training") or {}
-    if training:
-        title = "Where it comes from" if "source" in training else "Training"
-        facts = "\n".join(f"- {_line(key)}: {_line(value)}" for key, value in training.items())
+    if config.training:
+        title = "Where it comes from" if "source" in config.training else "Training"
+        facts = "\n".join(f"- {_line(key)}: {_line(value)}" for key, value in config.training.items())
         text += f"\n## {title}\n\n{facts}\n"
     return text + (f"\n{notes.strip()}\n" if notes else "")
 
@@ -397,12 +397,12 @@ def _measured(score: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _metadata(document: Mapping[str, Any], name: str) -> str:
+def _metadata(config: Config, name: str) -> str:
     """Write the metadata that the hub reads."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    score = document.get("score") or {}
-    task = "image-classification" if document["kind"] == "classifier" else "image-segmentation"
+    score = config.score or {}
+    task = "image-classification" if config.kind == "classifier" else "image-segmentation"
     data, split = _line(score.get("data", "unnamed")), _line(score.get("split", "unnamed"))
     results = [
         EvalResult(task, data, data, key, round(float(score[key]), 2), dataset_split=split, metric_name=title)
@@ -414,7 +414,7 @@ def _metadata(document: Mapping[str, Any], name: str) -> str:
         pipeline_tag=task,
         tags=["semantic-segmentation", "fully-convolutional-networks", "pytorch-lightning"],
         license="other",
-        license_name=_line(document["license"]),
+        license_name=_line(config.license),
         model_name=_line(name),
         eval_results=results or None,
     )
