@@ -8,8 +8,8 @@ epsilon are made to compute the same numbers.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from fullyconv.backbones import BACKBONES, build_backbone
 from fullyconv.errors import WeightsError
 from fullyconv.weights import efficientnet
+from fullyconv.weights.caffemodel import plain_shape
 
 Naming = Literal["torchvision", "timm", "lukemelas", "caffe", "fullyconv", "unknown"]
 
@@ -83,7 +84,7 @@ class Translation:
     scheme: Scheme
     origin: dict[str, str]
     adapted: tuple[str, ...] = ()
-    unused: tuple[str, ...] = field(default=())
+    unused: tuple[str, ...] = ()
 
 
 def recognize(keys: Iterable[str]) -> Scheme:
@@ -97,28 +98,26 @@ def recognize(keys: Iterable[str]) -> Scheme:
         names of timm for vgg
     """
     have = set(keys)
-    heads = {key.partition(".")[0] for key in have}
-    if {"backbone", "head"} <= heads:
+    if {"backbone", "head"} <= {key.partition(".")[0] for key in have}:
         inner = recognize(key.removeprefix("backbone.") for key in have if key.startswith("backbone."))
         return Scheme("fullyconv", inner.family)
-    if efficientnet.is_lukemelas(have):
-        return Scheme("lukemelas", "efficientnet")
-    if any(key.startswith(("inception_3a", "conv1/7x7_s2")) for key in have):
-        return Scheme("caffe", "googlenet")
-    if "features.0.weight" in have:
-        if "pre_logits" in heads:
-            return Scheme("timm", "vgg")
-        return Scheme("torchvision", "alexnet" if _is_alexnet(have) else "vgg")
-    if "conv_stem.weight" in have and any(key.startswith("blocks.0.0.") for key in have):
-        # MobileNetV3 ends with a plain convolution in a stage of its own
-        plain = any(re.fullmatch(r"blocks\.\d+\.0\.conv\.weight", key) for key in have)
-        return Scheme("timm", "mobilenet_v3" if plain else "efficientnet")
     return next((scheme for names, scheme in _MARKS if names <= have), Scheme("unknown", "unknown"))
 
 
 _MARKS: list[tuple[set[str], Scheme]] = [
+    ({"_conv_stem.weight", "_blocks.0._depthwise_conv.weight"}, Scheme("lukemelas", "efficientnet")),
+    ({"inception_3a/1x1.weight"}, Scheme("caffe", "googlenet")),
     ({"conv1_1.weight"}, Scheme("caffe", "vgg")),
     ({"conv1.weight", "conv2.weight", "conv5.weight", "fc6.weight"}, Scheme("caffe", "caffenet")),
+    ({"features.0.weight", "pre_logits.fc1.weight"}, Scheme("timm", "vgg")),
+    # VGG-11 has a convolution where AlexNet has its third, too, and one more
+    ({"features.0.weight", "features.11.weight"}, Scheme("torchvision", "vgg")),
+    ({"features.0.weight", "features.6.weight"}, Scheme("torchvision", "alexnet")),
+    ({"features.0.weight"}, Scheme("torchvision", "vgg")),
+    # MobileNetV3 ends with a plain convolution in a stage of its own: small after five stages, large after six
+    ({"conv_stem.weight", "blocks.5.0.conv.weight"}, Scheme("timm", "mobilenet_v3")),
+    ({"conv_stem.weight", "blocks.6.0.conv.weight"}, Scheme("timm", "mobilenet_v3")),
+    ({"conv_stem.weight"}, Scheme("timm", "efficientnet")),
     ({"features.conv0.weight"}, Scheme("torchvision", "densenet")),
     ({"features.1.block.0.0.weight"}, Scheme("torchvision", "mobilenet_v3")),
     ({"features.1.0.block.0.0.weight"}, Scheme("torchvision", "efficientnet")),
@@ -128,11 +127,6 @@ _MARKS: list[tuple[set[str], Scheme]] = [
     ({"stem.0.weight", "stages.0.blocks.0.gamma"}, Scheme("timm", "convnext")),
 ]
 """Names that the tensors of one scheme have -> the scheme; the first that fits."""
-
-
-def _is_alexnet(keys: set[str]) -> bool:
-    # five convolutions, the third in a place where but VGG-11 has a ReLU or pooling
-    return "features.6.weight" in keys and "features.11.weight" not in keys
 
 
 def translate(backbone: str, tensors: Mapping[str, Tensor], architecture: str | None = None) -> Translation:
@@ -166,7 +160,7 @@ def translate(backbone: str, tensors: Mapping[str, Tensor], architecture: str | 
         raise WeightsError(f"these weights have some layers under two names ({', '.join(twice[:6])}); keep one of them")
     named = {name: tensors[key] for name, key in origin.items()}
     if scheme.naming == "caffe":
-        named = {name: _plain_shape(value) for name, value in named.items()}
+        named = {name: value.reshape(plain_shape(value.shape)) for name, value in named.items()}
     rescaled: tuple[str, ...] = ()
     if scheme.family == "mobilenet_v3" and table:
         before, after = ("timm", "torchvision") if from_timm else ("torchvision", "timm")
@@ -333,14 +327,6 @@ def _renamed(names: Mapping[str, str], table: Mapping[str, str]) -> dict[str, st
         layer, _, kind = name.rpartition(".")
         renamed[key] = f"{table[layer]}.{kind}" if layer in table else name
     return renamed
-
-
-def _plain_shape(value: Tensor) -> Tensor:
-    """Drop the leading axes of one that Caffe's older files put in front of vectors and matrices."""
-    shape: Sequence[int] = value.shape
-    if len(shape) == 4 and shape[0] == shape[1] == 1:
-        return value.reshape(shape[3] if shape[2] == 1 else tuple(shape[2:]))
-    return value
 
 
 def _same_epsilon(tensors: dict[str, Tensor], before: float, after: float) -> tuple[str, ...]:

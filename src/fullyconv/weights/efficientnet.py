@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -32,11 +32,6 @@ SCALES = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8), (1.6, 2.2)
 
 TF_NAMES = {name: f"tf_{name}" for name in efficientnet_lite.SCALES}
 """What timm calls the networks that this package has itself; its names without ``tf_`` pad otherwise."""
-
-
-def is_lukemelas(keys: Iterable[str]) -> bool:
-    """Tell whether tensors have these names."""
-    return {"_conv_stem.weight", "_blocks.0._depthwise_conv.weight"} <= set(keys)
 
 
 def pads_as_tensorflow(backbone: str) -> bool:
