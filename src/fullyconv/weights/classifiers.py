@@ -17,8 +17,13 @@ from fullyconv.preprocessing import Preprocessing
 from fullyconv.weights import catalog, efficientnet, pretrained, sources
 from fullyconv.weights.architectures import build_classifier
 from fullyconv.weights.checkpoints import Scheme, recognize, translate
-from fullyconv.weights.expectations import preprocessing_from_timm, preprocessing_from_torchvision
-from fullyconv.weights.loading import ClassifierWeights, apply, numbered
+from fullyconv.weights.loading import (
+    ClassifierWeights,
+    apply,
+    numbered,
+    preprocessing_from_timm,
+    preprocessing_from_torchvision,
+)
 from fullyconv.weights.lock import accepting
 from fullyconv.weights.statedict import read_state_dict
 
