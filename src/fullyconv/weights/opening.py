@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from fullyconv.errors import WeightsError, near_miss, tell
 from fullyconv.labels import Labels
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.weights import pretrained, sources
+from fullyconv.weights.caffe import caffe_segmenter
+from fullyconv.weights.checkpoints import recognize
 from fullyconv.weights.described import Checkpoint, Described, ModelFolder, NoSegmenter, Opened
+from fullyconv.weights.loading import numbered
+from fullyconv.weights.statedict import read_state_dict
+from fullyconv.weights.within import find
+
+LIBRARIES = {
+    "segmentation_models.pytorch": r"(?:^|\.)segmentation_head\.\d",
+    "mmsegmentation": r"(?:^|\.)decode_head\.conv_seg\.",
+    "transformers": r"(?:^|\.)decode_head\.(?:classifier|linear_c)\b",
+}
+"""Segmenters of other libraries -> a name that their files alone hold."""
 
 
 def opened(place: sources.Source, allow_unverified: bool = False) -> Opened:
@@ -59,9 +73,7 @@ def opened_as(
         WeightsError: if the weights are damaged, or of another model.
         DownloadError: if they could not be fetched.
     """
-    from fullyconv.weights.loading import numbered
     from fullyconv.weights.segmenters import SEGMENTERS, count_classes, names_of, torchvision_segmenter
-    from fullyconv.weights.statedict import read_state_dict
 
     if architecture not in SEGMENTERS:
         raise ValueError(
@@ -120,7 +132,6 @@ def _model_folder(place: sources.Source, allow_unverified: bool) -> ModelFolder:
 
 def _torchvision(place: sources.Source) -> Described:
     from fullyconv.weights.segmenters import SEGMENTERS, published, torchvision_segmenter
-    from fullyconv.weights.statedict import read_state_dict
 
     member = sources.torchvision_member(place)
     names = {published(name): name for name in SEGMENTERS}
@@ -133,8 +144,6 @@ def _torchvision(place: sources.Source) -> Described:
 
 
 def _file(place: sources.Source, allow_unverified: bool) -> Checkpoint | Described:
-    from fullyconv.weights.caffe import caffe_segmenter
-
     fetched = sources.fetch(place, allow_unverified=allow_unverified)
     suffix = fetched.path.suffix.lower()
     if suffix == ".ckpt":
@@ -142,8 +151,6 @@ def _file(place: sources.Source, allow_unverified: bool) -> Checkpoint | Describ
     if suffix != ".caffemodel":
         if (fetched.path.parent / pretrained.CONFIG).is_file():
             raise WeightsError(f"{fetched.path}: is part of a model folder; pass its folder, {fetched.path.parent}/")
-        from fullyconv.weights.strangers import stranger
-
         raise WeightsError(f"{fetched.path}: {stranger(fetched.path)}")
     foreign = caffe_segmenter(fetched.path)
     foreign.training.update({"source": fetched.origin, "sha256": fetched.digest.sha256})
@@ -152,3 +159,35 @@ def _file(place: sources.Source, allow_unverified: bool) -> Checkpoint | Describ
         return foreign
     measured = {"data": entry.data, "split": entry.split, "mean_iou": entry.mean_iou, "measured_by": entry.measured_by}
     return replace(foreign, license=entry.license, score=foreign.score if entry.mean_iou is None else measured)
+
+
+def stranger(path: Path) -> str:
+    """Say whose a weight file is that does not say so, and what can be done with it.
+
+    Args:
+        path: a weight file or a checkpoint.
+
+    Raises:
+        WeightsError: if it cannot be read.
+    """
+    from fullyconv.weights.segmenters import SEGMENTERS  # with torchvision, which takes long to import
+
+    tensors = read_state_dict(path, whole=True).tensors
+    for library, name in LIBRARIES.items():
+        if any(re.search(name, key) for key in tensors):
+            return (
+                f"it is of {library}, whose decoders this package does not have: use it there. Where its encoder is "
+                "one of the backbones here, load_backbone(NAME, weights=FILE) takes that"
+            )
+    if recognize(find(tensors)).naming == "fullyconv":
+        return (
+            "it holds the tensors of a model of this package, but not which one: load them into the module that you "
+            "saved them from, and write that with save_pretrained(FOLDER), which keeps model and classes"
+        )
+    return (
+        "does not say which model it belongs to; if it is of a segmenter of torchvision, pass architecture= "
+        f"({', '.join(SEGMENTERS)}) and the names of its classes in their order, classes= (fullyconv convert FILE "
+        "--architecture NAME --classes a,b,c --to FOLDER makes a model folder of it); if it is of a classifier, "
+        "load_classifier loads it, load_backbone(NAME, weights=...) and SegmentationModule(MODEL, "
+        "backbone_weights=...) start a segmenter from it"
+    )
