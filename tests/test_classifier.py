@@ -221,7 +221,7 @@ def test_a_bare_file_does_not_say_its_architecture_or_its_model(tmp_path: Path) 
         fullyconv.load_classifier(tmp_path / "mine.pth", architecture="torchvision/resnet34")
 
 
-def test_a_repository_of_timm_brings_its_own_preprocessing_and_license(hub: HubServer) -> None:
+def test_a_repository_of_timm_brings_its_own_preprocessing_and_license(hub: HubServer, tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     network = calibrated(timm.create_model("resnet18", num_classes=5), 64)
     pretrained = {
@@ -234,7 +234,8 @@ def test_a_repository_of_timm_brings_its_own_preprocessing_and_license(hub: HubS
     config = {"architecture": "resnet18", "num_classes": 5, "pretrained_cfg": pretrained}
     config["label_names"] = ["a", "b", "c", "d", "e"]
     weights = to_safetensors({key: value.contiguous() for key, value in network.state_dict().items()})
-    hub.add_repo("org/mine", {"config.json": json.dumps(config).encode(), "model.safetensors": weights})
+    files = {"config.json": json.dumps(config).encode(), "model.safetensors": weights}
+    hub.add_repo("org/mine", files)
     loaded = fullyconv.load_classifier("hf://org/mine", allow_unverified=True)
     assert (loaded.classes, loaded.input_size, loaded.license) == (["a", "b", "c", "d", "e"], (64, 64), "apache-2.0")
     image = torch.rand(2, 3, 64, 64)
@@ -243,6 +244,11 @@ def test_a_repository_of_timm_brings_its_own_preprocessing_and_license(hub: HubS
     assert loaded.preprocessing.mean == (0.5, 0.4, 0.3)
     with pytest.raises(WeightsError, match=r"holds a classifier, not a segmenter: fullyconv\.load_classifier"):
         fullyconv.load("hf://org/mine", allow_unverified=True)
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    assert_same_tensors(fullyconv.load_classifier(tmp_path), loaded)
+    with pytest.raises(WeightsError, match="holds a classifier, not a segmenter"):
+        fullyconv.load(tmp_path)
     backbone = fullyconv.load_backbone("resnet18", "org/mine")
     assert backbone.preprocessing == loaded.preprocessing
     assert backbone.load_report is not None

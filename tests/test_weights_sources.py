@@ -13,6 +13,7 @@ import torch
 
 from fullyconv import download as downloads
 from fullyconv.errors import DownloadError, WeightsError
+from fullyconv.files import digest
 from fullyconv.weights import sources
 from fullyconv.weights.catalog import OTHERS
 from fullyconv.weights.sources import fetch, read
@@ -514,6 +515,17 @@ def test_shipped_weights_are_those_of_the_catalog_or_nothing_is_loaded(
     monkeypatch.setitem(catalog.SHIPPED, name, "0" * 64)
     with pytest.raises(WeightsError, match="install fullyconv again"):
         load("street")
+
+
+@pytest.mark.parametrize("name", ["cracks", "tile_kinds"])
+def test_shipped_weights_are_digested_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pretrained.load` does it, against the configuration, which has to name the digest of the catalog."""
+    import fullyconv
+
+    seen: list[str] = []
+    monkeypatch.setattr(sources, "digest", lambda path: seen.append(Path(path).name) or digest(path))
+    fullyconv.load(name) if name == "cracks" else fullyconv.load_classifier(name)
+    assert set(seen) == {"config.json"}
 
 
 def test_two_processes_may_accept_at_once(hub: HubServer, own_lock: Path) -> None:
