@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -220,7 +221,7 @@ def test_a_bare_file_does_not_say_its_architecture_or_its_model(tmp_path: Path) 
         fullyconv.load_classifier(tmp_path / "mine.pth", architecture="torchvision/resnet34")
 
 
-def test_a_repository_of_timm_brings_its_own_preprocessing_and_license(hub: HubServer) -> None:
+def test_a_repository_of_timm_brings_its_own_preprocessing_and_license(hub: HubServer, tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     network = calibrated(timm.create_model("resnet18", num_classes=5), 64)
     pretrained = {
@@ -233,7 +234,8 @@ def test_a_repository_of_timm_brings_its_own_preprocessing_and_license(hub: HubS
     config = {"architecture": "resnet18", "num_classes": 5, "pretrained_cfg": pretrained}
     config["label_names"] = ["a", "b", "c", "d", "e"]
     weights = to_safetensors({key: value.contiguous() for key, value in network.state_dict().items()})
-    hub.add_repo("org/mine", {"config.json": json.dumps(config).encode(), "model.safetensors": weights})
+    files = {"config.json": json.dumps(config).encode(), "model.safetensors": weights}
+    hub.add_repo("org/mine", files)
     loaded = fullyconv.load_classifier("hf://org/mine", allow_unverified=True)
     assert (loaded.classes, loaded.input_size, loaded.license) == (["a", "b", "c", "d", "e"], (64, 64), "apache-2.0")
     image = torch.rand(2, 3, 64, 64)
@@ -242,6 +244,11 @@ def test_a_repository_of_timm_brings_its_own_preprocessing_and_license(hub: HubS
     assert loaded.preprocessing.mean == (0.5, 0.4, 0.3)
     with pytest.raises(WeightsError, match=r"holds a classifier, not a segmenter: fullyconv\.load_classifier"):
         fullyconv.load("hf://org/mine", allow_unverified=True)
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    assert_same_tensors(fullyconv.load_classifier(tmp_path), loaded)
+    with pytest.raises(WeightsError, match="holds a classifier, not a segmenter"):
+        fullyconv.load(tmp_path)
     backbone = fullyconv.load_backbone("resnet18", "org/mine")
     assert backbone.preprocessing == loaded.preprocessing
     assert backbone.load_report is not None
@@ -254,6 +261,31 @@ def test_weights_under_caffes_names_load_as_a_classifier(tmp_path: Path) -> None
     (tmp_path / "caffenet.safetensors").write_bytes(to_safetensors(tensors))
     loaded = fullyconv.load_classifier(tmp_path / "caffenet.safetensors", classes=list("abcdef"))
     assert (loaded.architecture, loaded.input_size, loaded.preprocessing) == ("caffenet", (227, 227), CAFFE)
+
+
+def test_names_of_older_files_load_as_a_classifier(tmp_path: Path) -> None:
+    """torchvision's published files of DenseNet hold apart what its networks join."""
+    own = build_classifier("torchvision/densenet121", 3).state_dict()
+    older = {re.sub(r"(denselayer\d+\.(?:norm|conv))(?=[12]\.)", r"\1.", key): value for key, value in own.items()}
+    assert older.keys() != own.keys()
+    torch.save(older, tmp_path / "mine.pth")
+    loaded = fullyconv.load_classifier(tmp_path / "mine.pth", architecture="torchvision/densenet121", classes=CIFAR[:3])
+    assert loaded.load_report is not None
+    assert loaded.load_report.copied == tuple(older)
+    assert all(torch.equal(value, own[key]) for key, value in loaded.network.state_dict().items())
+
+
+def test_a_network_under_the_names_of_another_library_scores_as_there(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    network = calibrated(timm.create_model("mobilenetv3_small_100", num_classes=3), 64)
+    torch.save(network.state_dict(), tmp_path / "mine.pth")
+    options = {"architecture": "torchvision/mobilenet_v3_small", "classes": CIFAR[:3]}
+    loaded = fullyconv.load_classifier(tmp_path / "mine.pth", **options)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert_close(loaded(images), network(IMAGENET(images)), varying=(0,))
+    assert loaded.load_report is not None
+    assert {*loaded.load_report.copied, *loaded.load_report.adapted} == set(network.state_dict())
 
 
 # ---- a real classifier on real images ----------------------------------------------------------------------------

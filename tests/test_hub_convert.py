@@ -257,7 +257,7 @@ class TestCaffe:
         assert entry is not None
         files_server.files["fcn8s-heavy-pascal.caffemodel"] = reference(tmp_path).read_bytes()
         here = replace(entry, address=files_server.url("fcn8s-heavy-pascal.caffemodel"))
-        monkeypatch.setattr(catalog, "CAFFE", (here,))
+        monkeypatch.setattr(catalog, "OTHERS", (here,))
         with pytest.raises(WeightsError, match="no digest of this file is known"):
             fullyconv.load("fcn8s_vgg16.voc2012")
         loaded = fullyconv.load("fcn8s_vgg16.voc2012", allow_unverified=True)

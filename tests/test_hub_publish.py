@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,19 @@ def test_the_card_holds_the_measured_numbers_and_how_to_load(hub: HubServer, mon
     results = {result.metric_type: result for result in card.data.eval_results or []}
     assert results["mean_iou"].metric_value == round(config["score"]["mean_iou"], 2)
     assert (results["mean_iou"].dataset_name, results["mean_iou"].dataset_split) == ("camvid", "test")
+
+
+def test_a_folder_whose_configuration_has_older_words_is_published_too(hub: HubServer, tmp_path: Path) -> None:
+    nuclei = zoo_folder() / "ladder_efficientnet_lite0.nuclei"
+    older = Path(__file__).with_name("snapshots") / "config_of_older_words.json"
+    shutil.copytree(nuclei, tmp_path / "mine")
+    shutil.copyfile(older, tmp_path / "mine" / "config.json")
+    fullyconv.publish(tmp_path / "mine", "someone/nuclei", token=hub.token)
+    files = hub.files("someone/nuclei")
+    assert files["config.json"] == older.read_bytes()
+    own = (nuclei / "README.md").read_text().splitlines()
+    (license,) = (line for line in own if line.startswith("**License of the weights**"))
+    assert license in files["README.md"].decode()
 
 
 def test_a_checkpoint_is_measured_and_published_without_its_optimizer(

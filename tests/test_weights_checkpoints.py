@@ -25,14 +25,15 @@ from fullyconv.weights import checkpoints
 from fullyconv.weights.architectures import build_classifier
 from fullyconv.weights.checkpoints import Scheme, canonical, fitting, recognize, translate
 from fullyconv.weights.classifiers import torchvision_weights
-from fullyconv.weights.expectations import (
+from fullyconv.weights.loading import (
     CAFFE_VGG,
     INCEPTION,
+    ClassifierWeights,
+    apply,
     preprocessing_from_timm,
     preprocessing_from_torchvision,
     preprocessing_of,
 )
-from fullyconv.weights.loading import ClassifierWeights, apply
 
 models = torchvision.models
 

@@ -13,14 +13,16 @@ import torch
 
 from fullyconv import download as downloads
 from fullyconv.errors import DownloadError, WeightsError
+from fullyconv.files import digest
 from fullyconv.weights import sources
-from fullyconv.weights.catalog import TORCHVISION
+from fullyconv.weights.catalog import OTHERS
 from fullyconv.weights.sources import fetch, read
 from hub_server import Clock, FileServer, HubServer
 
 BYTES = bytes(range(256)) * 400
 SHA = hashlib.sha256(BYTES).hexdigest()
 OTHER = BYTES[::-1]
+THEIRS = [entry for entry in OTHERS if entry.source == "torchvision"]
 
 
 @pytest.fixture(autouse=True)
@@ -479,7 +481,9 @@ class TestTorchvision:
         with pytest.raises(ValueError, match="torchvision has no weights of that name"):
             fetch(read("torchvision://os.path"))
 
-    @pytest.mark.parametrize("entry", TORCHVISION, ids=lambda entry: entry.name)
+    @pytest.mark.parametrize(
+        "entry", [entry for entry in OTHERS if entry.source == "torchvision"], ids=lambda entry: entry.name
+    )
     def test_the_catalog_says_what_the_installed_library_says(self, entry: Any) -> None:
         member = sources.torchvision_member(read(entry.address))
         assert entry.parameters == member.meta["num_params"]
@@ -511,6 +515,17 @@ def test_shipped_weights_are_those_of_the_catalog_or_nothing_is_loaded(
     monkeypatch.setitem(catalog.SHIPPED, name, "0" * 64)
     with pytest.raises(WeightsError, match="install fullyconv again"):
         load("street")
+
+
+@pytest.mark.parametrize("name", ["cracks", "tile_kinds"])
+def test_shipped_weights_are_digested_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pretrained.load` does it, against the configuration, which has to name the digest of the catalog."""
+    import fullyconv
+
+    seen: list[str] = []
+    monkeypatch.setattr(sources, "digest", lambda path: seen.append(Path(path).name) or digest(path))
+    fullyconv.load(name) if name == "cracks" else fullyconv.load_classifier(name)
+    assert set(seen) == {"config.json"}
 
 
 def test_two_processes_may_accept_at_once(hub: HubServer, own_lock: Path) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fullyconv.confusion import headline
-from fullyconv.weights.catalog import CAFFE, HUB, TORCHVISION, Entry, shipped
+from fullyconv.weights.catalog import OTHERS as PUBLISHED
+from fullyconv.weights.catalog import Entry, shipped
 from fullyconv.weights.pretrained import NOTES
 
 INTRODUCTION = """\
@@ -42,10 +43,10 @@ def model_card() -> str:
             _index(),
             *(_section(entry) for entry in shipped()),
             OTHERS,
-            _table("Segmenters of torchvision", [entry for entry in TORCHVISION if entry.kind == "segmenter"]),
-            _table("Caffe: the reference networks of Long, Shelhamer and Darrell, and their classifiers", CAFFE),
-            _table("Classifiers of torchvision", [entry for entry in TORCHVISION if entry.kind == "classifier"]),
-            _table("Classifiers of timm on the Hugging Face Hub", HUB),
+            _table("Segmenters of torchvision", _of("torchvision", "segmenter")),
+            _table("Caffe: the reference networks of Long, Shelhamer and Darrell, and their classifiers", _of("caffe")),
+            _table("Classifiers of torchvision", _of("torchvision", "classifier")),
+            _table("Classifiers of timm on the Hugging Face Hub", _of("hub")),
         ]
     )
 
@@ -98,6 +99,10 @@ def _section(entry: Entry) -> str:
     if notes.is_file():
         lines.append(notes.read_text(encoding="utf-8"))
     return "\n".join(lines)
+
+
+def _of(source: str, kind: str = "") -> list[Entry]:
+    return [entry for entry in PUBLISHED if entry.source == source and kind in ("", entry.kind)]
 
 
 def _table(title: str, entries: Sequence[Entry]) -> str:

@@ -35,10 +35,10 @@ from fullyconv.upsampling import resample
 from fullyconv.weights import pretrained, sources
 from fullyconv.weights.architectures import build_classifier, input_size
 from fullyconv.weights.classifiers import fetch_classifier, names_of, network_of
-from fullyconv.weights.expectations import preprocessing_of
-from fullyconv.weights.loading import ClassifierWeights
+from fullyconv.weights.described import ModelFolder
+from fullyconv.weights.loading import ClassifierWeights, preprocessing_of
 from fullyconv.weights.lock import accepting
-from fullyconv.weights.opening import ModelFolder, opened
+from fullyconv.weights.opening import opened
 from fullyconv.weights.uploading import Uploads
 
 Method = Literal["cam", "window"]

@@ -60,6 +60,7 @@ def download(
     target: str | Path,
     *,
     sha256: str | None = None,
+    fault: Callable[[Path, Digest], str] | None = None,
     max_bytes: int = MAX_BYTES,
     plain_http: bool = False,
     headers: Mapping[str, str] | None = None,
@@ -68,12 +69,13 @@ def download(
     """Fetch a file. It appears at its place only when it is whole and right; otherwise nothing of it stays.
 
     A connection that breaks or stalls is taken up again where it broke, if the server can do that. Bytes that are not
-    those of the digest are fetched once more from the start.
+    the right ones, or too many, are fetched once more from the start.
 
     Args:
         url: https address; http only on this machine, unless sha256 is given or ``plain_http``.
         target: where the file goes; its folder is made.
         sha256: the digest, or the first digits of it (8 at least).
+        fault: says what is wrong with a file of that size and digest, where more than sha256 tells; "" if nothing.
         max_bytes: largest size admitted.
         plain_http: admit http to other machines.
         headers: of the request; no other machine that it is redirected to sees them.
@@ -93,18 +95,22 @@ def download(
     check_url(url, plain_http=plain_http or sha256 is not None)
     with replacing(target, lasting=True) as part, part.open("x+b") as file:
         for attempt in (1, 2):
-            _fetch(url, headers or {}, file, max_bytes, timeout or TIMEOUT, resume=sha256 is not None and attempt == 1)
-            file.flush()
-            found = digest(part)
-            if sha256 is None or found.sha256.startswith(sha256):
-                break
-            if attempt == 2:
-                raise WeightsError(
-                    f"{url}: sha256 {found.sha256} ({found.bytes} bytes), expected {sha256}; fetched twice with "
-                    "the same result, nothing was kept. The file was exchanged or is damaged at its source: "
-                    "do not use it"
-                )
-    return found
+            try:
+                known = sha256 is not None or fault is not None
+                _fetch(url, headers or {}, file, max_bytes, timeout or TIMEOUT, resume=known and attempt == 1)
+                file.flush()
+                found = digest(part)
+                wrong = fault(part, found) if fault is not None else ""
+                if sha256 is not None and not found.sha256.startswith(sha256):
+                    wrong = f"sha256 {found.sha256} ({found.bytes} bytes), expected {sha256}"
+            except WeightsError as error:
+                wrong = str(error)
+            if not wrong:
+                return found
+        raise WeightsError(
+            f"{url}: {wrong}; fetched twice with the same result, nothing was kept. The file was exchanged or is "
+            "damaged at its source: do not use it"
+        )
 
 
 @contextmanager
@@ -129,43 +135,31 @@ def _fetch(
     Without a strong ETag a second half could belong to another file; ``resume`` admits it all the same, where a digest
     will tell.
     """
-    have, validator, total = 0, "", None
-    failures = 0
+    have, validator, total, failures = 0, "", None, 0
     opener = urllib.request.build_opener(_SafeRedirects)
     while True:
-        request = urllib.request.Request(url, headers={"User-Agent": "fullyconv", "Accept-Encoding": "identity"})
-        for name, value in headers.items():
-            request.add_unredirected_header(name, value)
-        if have:
-            request.add_header("Range", f"bytes={have}-")
-            if validator:
-                # What was changed in between then comes whole, and not as a second half that does not fit the first.
-                request.add_header("If-Range", validator)
         before = have
         try:
-            with opener.open(request, timeout=timeout) as response:
-                if response.status == 206 and not _continues(response, have):
-                    raise http.client.HTTPException("the server sent another range than was asked for")
+            with opener.open(_request(url, headers, have, validator), timeout=timeout) as response:
                 if response.status != 206:
                     have = before = 0
-                    validator = _validator(response)
-                    total = _length(response)
+                    validator, total = _validator(response), _length(response)
+                elif not _continues(response, have):
+                    raise http.client.HTTPException("the server sent another range than was asked for")
                 if total is not None and total > max_bytes:
-                    raise WeightsError(f"{url}: announces {total} bytes; at most {max_bytes} are read")
+                    raise WeightsError(f"announces {total} bytes; at most {max_bytes} are read")
                 file.seek(have)
                 file.truncate()
                 for block in _blocks(response):
                     have += len(block)
                     if have > max_bytes:
-                        raise WeightsError(f"{url}: sends more than {max_bytes} bytes; nothing was kept")
+                        raise WeightsError(f"sends more than {max_bytes} bytes")
                     file.write(block)
                     if (watcher := _WATCHER.get()) is not None:
                         watcher(have, total)
             if total is None or have == total:
                 return
-            if have > total:
-                raise http.client.HTTPException(f"{have} bytes came, {total} were announced")
-            problem: Exception = http.client.IncompleteRead(b"", total - have)
+            problem: Exception = http.client.HTTPException(f"{have} bytes came, {total} were announced")
         except urllib.error.HTTPError as error:
             error.close()
             if error.code < 500 and error.code != 429:
@@ -174,10 +168,9 @@ def _fetch(
                 ) from error
             problem = error
         except (OSError, http.client.HTTPException, zlib.error) as error:
-            reason = getattr(error, "reason", error)
             if getattr(error, "errno", None) in DISK:
                 raise
-            if isinstance(reason, socket.gaierror):
+            if isinstance(reason := getattr(error, "reason", error), socket.gaierror):
                 raise DownloadError(f"{url}: no network, or no such host ({reason})") from error
             problem = error
         goes_on = bool(validator) or resume
@@ -190,6 +183,19 @@ def _fetch(
                 "try again later"
             ) from problem
         time.sleep(PAUSE * 2 ** (failures - 1))
+
+
+def _request(url: str, headers: Mapping[str, str], have: int, validator: str) -> urllib.request.Request:
+    """Ask for a file, or for what follows the bytes that are there."""
+    request = urllib.request.Request(url, headers={"User-Agent": "fullyconv", "Accept-Encoding": "identity"})
+    for name, value in headers.items():
+        request.add_unredirected_header(name, value)
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    if have and validator:
+        # What was changed in between then comes whole, and not as a second half that does not fit the first.
+        request.add_header("If-Range", validator)
+    return request
 
 
 def _blocks(response: Any) -> Iterator[bytes]:

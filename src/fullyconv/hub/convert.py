@@ -92,6 +92,5 @@ def convert(
 
 def _is_bare(place: sources.Source) -> bool:
     """Tell whether a source is a file of weights alone, which says nothing of a segmenter."""
-    if place.kind in ("folder", "torchvision") or (place.kind == "hub" and place.file is None):
-        return False
-    return Path(place.file or place.address).suffix.lower() not in (".ckpt", ".caffemodel")
+    suffix = Path(place.file or place.address).suffix.lower()
+    return not place.says_what_it_is and suffix not in (".ckpt", ".caffemodel")

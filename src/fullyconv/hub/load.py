@@ -13,8 +13,9 @@ from fullyconv.labels import Labels
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.training.module import SegmentationModule
 from fullyconv.weights import sources
+from fullyconv.weights.described import ModelFolder
 from fullyconv.weights.lock import accepting
-from fullyconv.weights.opening import ModelFolder, opened, opened_as
+from fullyconv.weights.opening import opened, opened_as
 
 
 @overload

@@ -8,10 +8,9 @@ from fullyconv.classifier import Classifier, DenseScorer
 from fullyconv.inference.processor import Device, device_of
 from fullyconv.inference.serving import Predictor
 from fullyconv.weights import sources
-from fullyconv.weights.building import build_described, describe
-from fullyconv.weights.described import NoSegmenter
+from fullyconv.weights.described import Checkpoint, ModelFolder, NoSegmenter, build_described, describe
 from fullyconv.weights.lock import accepting
-from fullyconv.weights.opening import Checkpoint, ModelFolder, opened
+from fullyconv.weights.opening import opened
 
 
 @accepting()

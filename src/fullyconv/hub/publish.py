@@ -27,7 +27,6 @@ def publish(
     license: str | None = None,
     private: bool = False,
     dtype: Literal["float32", "float16"] | None = None,
-    message: str | None = None,
     token: str | None = None,
 ) -> str:
     """Upload a model to the Hugging Face Hub.
@@ -45,7 +44,6 @@ def publish(
         license: of the weights; needed where the model folder does not state one.
         private: whether a repository that is made is private.
         dtype: of the stored weights; None keeps a model folder's own, and stores a checkpoint in float32.
-        message: of the commit.
         token: of the hub; None takes the one of ``hf auth login`` or HF_TOKEN.
 
     Returns:
@@ -64,7 +62,7 @@ def publish(
         folder = name / "model"
         _prepare(place, folder, data, split, license, dtype)
         notes = (place / pretrained.NOTES).read_text(encoding="utf-8") if (place / pretrained.NOTES).is_file() else ""
-        return upload(folder, repo, private=private, message=message, token=token, notes=notes)
+        return upload(folder, repo, private=private, token=token, notes=notes)
 
 
 def publish_zoo(org: str, *, private: bool = False, token: str | None = None) -> list[str]:

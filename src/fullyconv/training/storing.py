@@ -17,9 +17,9 @@ from fullyconv.training.checkpointing import read_checkpoint
 from fullyconv.training.heads import plain
 from fullyconv.training.losses import AbsentLoss
 from fullyconv.weights import pretrained, sources
-from fullyconv.weights.building import build, describe
+from fullyconv.weights.described import Checkpoint, Opened, build, describe
 from fullyconv.weights.lock import accepting
-from fullyconv.weights.opening import Checkpoint, Opened, opened
+from fullyconv.weights.opening import opened
 from fullyconv.weights.uploading import Uploads
 
 MODEL_ARGUMENTS = ("model", "padding", "upsampling", "in_channels", "head_width")

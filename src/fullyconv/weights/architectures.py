@@ -50,20 +50,27 @@ def build_classifier(architecture: str, num_classes: int) -> nn.Module:
     if not 1 <= num_classes <= MAX_CLASSES:
         raise ValueError(f"num_classes={num_classes}: must be in 1..{MAX_CLASSES}")
     family, _, name = architecture.partition("/")
-    if family == "torchvision" and name:
-        return _torchvision(name, num_classes)
     if family == "timm" and name:
         return _timm(name, num_classes)
-    if architecture not in CLASSIFIERS:
-        import torchvision
+    if architecture in CLASSIFIERS:
+        return CLASSIFIERS[architecture](num_classes)
+    import torchvision
 
-        if architecture in torchvision.models.list_models(module=torchvision.models):
-            raise ValueError(
-                f"architecture={architecture!r}: no such classifier. Did you mean torchvision/{architecture}?"
-            )
-        known = [*CLASSIFIERS, "torchvision/NAME", "timm/NAME"]
-        raise ValueError(f"architecture={architecture!r}: no such classifier. {near_miss(architecture, known)}")
-    return CLASSIFIERS[architecture](num_classes)
+    known = torchvision.models.list_models(module=torchvision.models)
+    if family != "torchvision" or name not in known:
+        choices = known if family == "torchvision" else [*CLASSIFIERS, "torchvision/NAME", "timm/NAME"]
+        bare = architecture in known
+        hint = f"Did you mean torchvision/{architecture}?" if bare else near_miss(name or architecture, choices)
+        owner = "torchvision has " if family == "torchvision" else ""
+        raise ValueError(f"architecture={architecture!r}: {owner}no such classifier. {hint}")
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        # The auxiliary heads serve training only; what their published weights do to the image is preprocessing here.
+        options = {"aux_logits": False, "init_weights": False}
+    elif name.startswith("vgg"):
+        options = {"init_weights": False}
+    network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
+    return network
 
 
 def input_size(architecture: str) -> int:
@@ -85,24 +92,6 @@ def input_size(architecture: str) -> int:
         config = timm.get_pretrained_cfg(name, allow_unregistered=True)
         return int(config.input_size[-1]) if config is not None else 224
     return INPUT_SIZES.get(architecture, 224)
-
-
-def _torchvision(name: str, num_classes: int) -> nn.Module:
-    import torchvision
-
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        raise ValueError(
-            f"architecture='torchvision/{name}': torchvision has no such classifier. {near_miss(name, known)}"
-        )
-    options: dict[str, Any] = {}
-    if name in ("googlenet", "inception_v3"):
-        # The auxiliary heads serve training only; what their published weights do to the image is preprocessing here.
-        options = {"aux_logits": False, "init_weights": False}
-    elif name.startswith("vgg"):
-        options = {"init_weights": False}
-    network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
-    return network
 
 
 def _timm(name: str, num_classes: int) -> nn.Module:

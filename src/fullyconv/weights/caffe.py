@@ -23,6 +23,7 @@ from fullyconv.heads import SkipHead
 from fullyconv.labels import Labels
 from fullyconv.preprocessing import CAFFE, Preprocessing
 from fullyconv.weights.caffefile import CaffeFile, key_of
+from fullyconv.weights.checkpoints import vgg_of_caffe
 from fullyconv.weights.described import Described, NoSegmenter
 
 LICENSE = (
@@ -42,6 +43,14 @@ _LABELS: dict[tuple[int, ...], Callable[[], list[Labels]]] = {
     (60,): lambda: [label_sets.pascal_context()],
     (40,): lambda: [label_sets.nyudv2()],
     (33, 3): lambda: [label_sets.sift_flow_semantic(), label_sets.sift_flow_geometric()],
+}
+
+# First convolution of a segmenter -> backbone, suffixes of its layers by stream, and input channels.
+_BACKBONES: dict[str, tuple[str, tuple[str, ...], int]] = {
+    "conv1_1color": ("vgg16_late", ("color", "hha"), 6),
+    "conv1_1_bgrd": ("vgg16", ("",), 4),
+    "conv1_1": ("vgg16", ("",), 3),
+    "conv1": ("caffenet", ("",), 3),
 }
 
 _SCORES = {32: "score_fr", 16: "score_pool4", 8: "score_pool3"}
@@ -83,13 +92,10 @@ def caffe_classifier(path: str | Path) -> dict[str, Tensor]:
         file.check_order()
     tensors: dict[str, Tensor] = {}
     for name, layer in file.layers.items():
-        if layer.type == "Deconvolution" or name.startswith("upscore"):
-            continue
-        for index, values in enumerate(layer.blobs[:2]):
-            # the old form of a shape has four dimensions, ones in front of a matrix or a bias
-            shape = values.shape[2:] if values.ndim == 4 and values.shape[:2] == (1, 1) else values.shape
-            key = key_of(name, index)
-            tensors[key] = file.tensor(key, values, (values.size,) if index == 1 else shape)
+        if not name.startswith("upscore"):  # of a segmenter: kernels that are large, and no classifier's
+            for index, values in enumerate(layer.blobs[:2]):
+                key = key_of(name, index)
+                tensors[key] = file.tensor(key, values, values.shape)
     file.finish()
     return tensors
 
@@ -180,15 +186,11 @@ def caffe_segmenter(path: str | Path) -> Described:
 
 def _which_backbone(file: CaffeFile) -> tuple[str, tuple[str, ...], int]:
     """Tell the backbone, the suffixes of its layers by stream, and its input channels."""
-    if "conv1_1color" in file.layers and "conv1_1hha" in file.layers:
-        return "vgg16_late", ("color", "hha"), 6
-    if "conv1_1_bgrd" in file.layers:
-        return "vgg16", ("",), 4
-    if "conv1_1" in file.layers:
-        return "vgg16", ("",), 3
-    if "conv1" in file.layers:
-        file.check_order()
-        return "caffenet", ("",), 3
+    for first, found in _BACKBONES.items():
+        if first in file.layers:
+            if found[0] == "caffenet":
+                file.check_order()
+            return found
     raise WeightsError(
         f"{file.path}: has a score layer, but neither VGG-16's conv1_1 nor CaffeNet's conv1; its layers are "
         f"{file.names()}; only networks on these two can be read"
@@ -221,23 +223,14 @@ def _which_preprocessing(file: CaffeFile, counts: tuple[int, ...], in_channels: 
 
 def _convolutions(backbone: Backbone, suffixes: Sequence[str], early: bool) -> Iterator[tuple[str, str]]:
     """Pair the names of Caffe's convolutions with those of the backbone's modules."""
-    streams = [f"streams.{i}." for i in range(len(suffixes))] if len(suffixes) > 1 else [""]
-    for suffix, prefix in zip(suffixes, streams, strict=True):
-        part = cast(Backbone, backbone.get_submodule(prefix.rstrip(".")))
-        if isinstance(part, CaffeNet):
-            for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"):
-                yield name, name
-            continue
-        stage, index = 1, 0
-        for key, layer in cast(nn.Sequential, part.features).named_children():
-            if isinstance(layer, nn.Conv2d):
-                index += 1
-                first = "_bgrd" if early and stage == index == 1 else ""
-                yield f"conv{stage}_{index}{first}{suffix}", f"{prefix}features.{key}"
-            elif isinstance(layer, nn.MaxPool2d):
-                stage, index = stage + 1, 0
-        yield f"fc6{suffix}", f"{prefix}classifier.0"
-        yield f"fc7{suffix}", f"{prefix}classifier.3"
+    if isinstance(backbone, CaffeNet):
+        yield from ((name, name) for name, part in backbone.named_modules() if isinstance(part, nn.Conv2d))
+        return
+    for stream, suffix in enumerate(suffixes):
+        prefix = f"streams.{stream}." if len(suffixes) > 1 else ""
+        for name, module in vgg_of_caffe("vgg16").items():
+            if name != "fc8":  # the classifier's own, in whose place a segmenter scores
+                yield f"{name}{'_bgrd' if early and name == 'conv1_1' else ''}{suffix}", prefix + module
 
 
 def _head(file: CaffeFile, head: SkipHead, streams: Sequence[str]) -> dict[str, Tensor]:

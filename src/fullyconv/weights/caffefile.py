@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 
 from fullyconv.backbones import LoadReport
 from fullyconv.errors import WeightsError, some
-from fullyconv.weights.caffemodel import CaffeLayer, Values, read_caffemodel
+from fullyconv.weights.caffemodel import CaffeLayer, Values, plain_shape, read_caffemodel
 
 
 class CaffeFile:
@@ -32,7 +34,7 @@ class CaffeFile:
                 continue
             if layer.name in self.layers:
                 raise WeightsError(f"{self.path}: has two layers {_shown(layer.name)} with weights; pass another file")
-            self.layers[layer.name] = layer
+            self.layers[layer.name] = replace(layer, blobs=tuple(v.reshape(plain_shape(v.shape)) for v in layer.blobs))
         self._groups: dict[str, Literal["copied", "reshaped", "adapted"]] = {}
         self._faults: list[str] = []
 
@@ -44,11 +46,9 @@ class CaffeFile:
             self._faults.append(f"{key} is missing")
             return torch.zeros(shape)
         found = blobs[index].shape
-        # the old form of a shape has four dimensions, ones in front
-        matrix = (shape[0], int(np.prod(shape[1:])))
-        if found == shape or (len(shape) == 1 and found == (1, 1, 1, *shape)):
+        if found == shape:
             self._groups[key] = "copied"
-        elif len(shape) == 4 and found in (matrix, (1, 1, *matrix)):
+        elif len(shape) == 4 and found == (shape[0], math.prod(shape[1:])):
             self._groups[key] = "reshaped"  # Caffe flattens (C, h, w), as PyTorch does
         else:
             self._faults.append(f"{key} has shape {found}, not {shape}")
@@ -150,11 +150,11 @@ class CaffeFile:
     def load_report(self) -> LoadReport:
         """Say what became of each tensor of the file."""
         keys = [key_of(name, index) for name, layer in self.layers.items() for index in range(len(layer.blobs))]
-        groups = {
-            group: tuple(k for k in keys if self._groups.get(k) == group) for group in ("copied", "reshaped", "adapted")
+        became = {
+            group: tuple(key for key in keys if self._groups.get(key) == group)
+            for group in ("copied", "reshaped", "adapted", None)
         }
-        unused = tuple(key for key in keys if key not in self._groups)
-        return LoadReport(groups["copied"], groups["reshaped"], groups["adapted"], (), unused)
+        return LoadReport(became["copied"], became["reshaped"], became["adapted"], (), unused=became[None])
 
     def finish(self) -> None:
         """Raise if anything was wrong.

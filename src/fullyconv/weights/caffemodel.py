@@ -40,16 +40,14 @@ class _Numbers(NamedTuple):
     """The numbers of the fields of a layer; 0 where a generation does not have one."""
 
     name: int
-    type: int
     bottom: int
     blobs: int
     convolution: int
     crop: int = 0
 
 
-_LAYER = _Numbers(1, 2, 3, 7, 106, 144)
-_V1_LAYER = _Numbers(4, 5, 2, 6, 10)
-_V1_TYPES = {4: "Convolution", 14: "InnerProduct", 39: "Deconvolution"}  # as LayerParameter names them
+_LAYER = _Numbers(1, 3, 7, 106, 144)
+_V1_LAYER = _Numbers(4, 2, 6, 10)
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,6 @@ class CaffeLayer:
 
     Args:
         name: name of the layer.
-        type: "Convolution", "Deconvolution", "InnerProduct", ...; "V1 type 99" for a number that has no name here.
         bottoms: names of the inputs.
         blobs: the weights, 32-bit floats; weight and bias of a convolution. They are read-only, and maybe not aligned.
         convolution: settings of a convolution, where the file states them.
@@ -85,7 +82,6 @@ class CaffeLayer:
     """
 
     name: str
-    type: str
     bottoms: tuple[str, ...] = ()
     blobs: tuple[Values, ...] = ()
     convolution: Convolution | None = None
@@ -127,6 +123,18 @@ def read_caffemodel(path: str | Path) -> tuple[CaffeLayer, ...]:
         ) from error
 
 
+def plain_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """Drop the axes of one that Caffe before 2014 put in front of vectors and matrices: every blob had four axes.
+
+    Example:
+        >>> plain_shape((1, 1, 1, 64)), plain_shape((1, 1, 10, 64)), plain_shape((10, 64, 1, 1))
+        ((64,), (10, 64), (10, 64, 1, 1))
+    """
+    if len(shape) == 4 and tuple(shape[:2]) == (1, 1):
+        shape = shape[3:] if shape[2] == 1 else shape[2:]
+    return tuple(shape)
+
+
 class _Reader:
     """Reads the messages of one file; depth is that of the format, four messages."""
 
@@ -152,12 +160,8 @@ class _Reader:
 
     def _layer(self, data: memoryview, numbers: _Numbers) -> CaffeLayer:
         fields = self._message(data)
-        if numbers is _V1_LAYER:
-            if fields[1]:
-                raise ValueError("its layers are of the first generation; Caffe's upgrade_net_proto_binary mends that")
-            kinds = [_V1_TYPES.get(kind, f"V1 type {kind}") for kind in _integers(fields[numbers.type])]
-        else:
-            kinds = _texts(fields[numbers.type])
+        if numbers is _V1_LAYER and fields[1]:
+            raise ValueError("its layers are of the first generation; Caffe's upgrade_net_proto_binary mends that")
         blobs = _parts(fields[numbers.blobs])
         if len(blobs) > MAX_BLOBS:
             raise ValueError(f"more than {MAX_BLOBS} blobs in one layer")
@@ -165,7 +169,6 @@ class _Reader:
         crops = [self._message(part) for part in _parts(fields[numbers.crop])]
         return CaffeLayer(
             "".join(_texts(fields[numbers.name])[-1:]),
-            "".join(kinds[-1:]),
             tuple(_texts(fields[numbers.bottom])),
             tuple(self._blob(part) for part in blobs),
             convolutions[-1] if convolutions else None,

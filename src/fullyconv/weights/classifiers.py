@@ -17,13 +17,20 @@ from fullyconv.preprocessing import Preprocessing
 from fullyconv.weights import catalog, efficientnet, pretrained, sources
 from fullyconv.weights.architectures import build_classifier
 from fullyconv.weights.checkpoints import Scheme, recognize, translate
-from fullyconv.weights.expectations import preprocessing_from_timm, preprocessing_from_torchvision
-from fullyconv.weights.loading import ClassifierWeights, apply, numbered
+from fullyconv.weights.loading import (
+    ClassifierWeights,
+    apply,
+    numbered,
+    preprocessing_from_timm,
+    preprocessing_from_torchvision,
+)
 from fullyconv.weights.lock import accepting
 from fullyconv.weights.statedict import read_state_dict
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
+
+LICENSE_IMAGENET = "not stated by torchvision, whose code is BSD-3-Clause; the terms of ImageNet may bind"
 
 
 @accepting()
@@ -100,24 +107,16 @@ def fetch_classifier(
     place = sources.read(source)
     if place.kind == "torchvision":
         return _torchvision(place)
-    if place.kind == "folder" or (place.kind == "hub" and place.file is None):
+    if place.is_folder:
         return _model_folder(place, allow_unverified)
     fetched = sources.fetch(place, allow_unverified=allow_unverified)
     state = read_state_dict(fetched.path, like=like)
-    entry = place.entry
-    if entry is None:
-        return ClassifierWeights(
-            state.tensors, source=fetched.origin, beside=state.beside, sha256=fetched.digest.sha256
-        )
+    known: dict[str, Any] = {}
+    if entry := place.entry:
+        known = {"architecture": entry.architecture, "license": entry.license, "classes": tuple(entry.classes)}
+        known["training"] = {"credit": entry.credit} if entry.credit else {}
     return ClassifierWeights(
-        state.tensors,
-        architecture=entry.architecture,
-        source=fetched.origin,
-        license=entry.license,
-        beside=state.beside,
-        classes=tuple(entry.classes),
-        sha256=fetched.digest.sha256,
-        training={"credit": entry.credit} if entry.credit else {},
+        state.tensors, source=fetched.origin, beside=state.beside, sha256=fetched.digest.sha256, **known
     )
 
 
@@ -148,14 +147,14 @@ def torchvision_weights(member: WeightsEnum, path: Path) -> ClassifierWeights:
     absent = ("classifier.",) if member.name.endswith("_FEATURES") else ()
     classes = member.meta.get("categories")
     if not classes and member.meta.get("_metrics", {}).get("ImageNet-1K"):
-        classes = catalog.imagenet_classes()
+        classes = catalog.IMAGENET_CLASSES
     crop = getattr(member.transforms(), "crop_size", None)
     return ClassifierWeights(
         read_state_dict(path, without=absent).tensors,
         preprocessing_from_torchvision(member),
         f"torchvision/{names[0]}" if len(names) == 1 else None,
         str(member),
-        str(member.meta.get("license") or catalog.LICENSE_IMAGENET),
+        str(member.meta.get("license") or LICENSE_IMAGENET),
         absent,
         classes=tuple(classes) if classes else None,
         input_size=(int(crop[0]), int(crop[0])) if crop else None,
@@ -164,18 +163,20 @@ def torchvision_weights(member: WeightsEnum, path: Path) -> ClassifierWeights:
 
 def _model_folder(place: sources.Source, allow_unverified: bool) -> ClassifierWeights:
     """Read a model folder of this package, or what timm publishes, here or on the hub."""
-    config = sources.fetch(place, pretrained.CONFIG, allow_unverified=allow_unverified)
-    document = pretrained.read_json(config.path)
-    if document.get("kind") not in (None, "classifier", "dense_classifier"):
-        raise WeightsError(
-            f"{place.address}: config.json says kind={str(document['kind'])[:40]!r}, which is no classifier; "
-            "fullyconv.load loads a segmenter"
-        )
-    weights = sources.fetch_weights(place, config, allow_unverified=allow_unverified)
+
+    def check(document: Mapping[str, Any]) -> None:
+        if document.get("kind") not in (None, "classifier", "dense_classifier"):
+            raise WeightsError(
+                f"{place.address}: config.json says kind={str(document['kind'])[:40]!r}, which is no classifier; "
+                "fullyconv.load loads a segmenter"
+            )
+
+    weights = sources.fetch_folder(place, check, allow_unverified=allow_unverified)
     origin = weights.origin if place.kind == "hub" else place.entry.name if place.entry else place.address
-    if "kind" in document:
-        return _from_folder(weights.path.parent, origin)
-    return _timm(document, weights, origin)
+    document = pretrained.read_json(weights.path.with_name(pretrained.CONFIG))
+    if pretrained.is_of_timm(document):
+        return _timm(document, weights, origin)
+    return _from_folder(weights.path.parent, origin)
 
 
 def _from_folder(folder: Path, origin: str) -> ClassifierWeights:
@@ -205,8 +206,8 @@ def _timm(document: dict[str, Any], fetched: sources.Fetched, origin: str) -> Cl
     architecture = document.get("architecture")
     if not isinstance(known, dict) or not isinstance(architecture, str):
         raise WeightsError(
-            f"{origin}: its config.json is neither of fullyconv (kind) nor of timm (architecture); name the weight "
-            "file alone, .../FILE, and the architecture"
+            f"{origin}: its config.json names no architecture of timm; name the weight file alone, .../FILE, and the "
+            "architecture"
         )
     license, names = known.get("license"), document.get("label_names")
     count = document.get("num_classes", known.get("num_classes"))
@@ -222,7 +223,7 @@ def _timm(document: dict[str, Any], fetched: sources.Fetched, origin: str) -> Cl
         f"timm/{architecture}",
         origin,
         license if isinstance(license, str) else None,
-        classes=tuple(names) if named and names else (catalog.imagenet_classes() if count == 1000 else None),
+        classes=tuple(names) if named and names else (catalog.IMAGENET_CLASSES if count == 1000 else None),
         input_size=size,
         sha256=fetched.digest.sha256,
     )
@@ -245,9 +246,8 @@ def network_of(
         ValueError: if nobody says which architecture it is of, or there is none of that name.
         WeightsError: if the weights do not belong to it.
     """
-    what, tensors = weights.source, weights.tensors
-    scheme = recognize(tensors)
-    name = architecture or weights.architecture or _architecture_by_names(scheme, tensors)
+    what = weights.source
+    name = architecture or weights.architecture or _architecture_by_names(recognize(weights.tensors), weights.tensors)
     if name is None:
         raise ValueError(
             f"source={what!r}: does not say of which architecture it is; pass "
@@ -258,26 +258,32 @@ def network_of(
     if weights.absent:
         raise WeightsError(f"{what}: was published without the classifier's own layers; load_backbone takes it")
     named = tuple(classes) if classes is not None else weights.classes
-    if scheme.naming == "caffe" and name.startswith("torchvision/"):
-        tensors = translate(name.rpartition("/")[2], tensors, weights.architecture).tensors
-    elif scheme.naming == "lukemelas":
-        tensors = translate(name, tensors, weights.architecture).tensors
-        if named is None and len(tensors["classifier.bias"]) == len(catalog.imagenet_classes()):
-            named = catalog.imagenet_classes()  # nothing else was published under these names
     try:
         network = build_classifier(name, 1000 if named is None else len(named))
     except ValueError as error:
         if architecture is not None:
             raise
         raise WeightsError(f"{what}: names a classifier that cannot be built: {error}") from error
+    try:
+        translation = translate(name.removeprefix("torchvision/"), weights.tensors, weights.architecture)
+    except WeightsError as error:
+        raise WeightsError(f"{what}: {error}") from error
+    tensors, origin = translation.tensors, translation.origin
     if named is None:
         count = count_classes(network.state_dict(), tensors)
-        named = numbered(count, what)
+        # of efficientnet_pytorch nothing but ImageNet's was published
+        known = translation.scheme.naming == "lukemelas" and count == len(catalog.IMAGENET_CLASSES)
+        named = catalog.IMAGENET_CLASSES if known else numbered(count, what)
         network = build_classifier(name, count)
-    unused = (*fit_classifier(network, tensors, what), *weights.beside)
+    left_out = fit_classifier(network, tensors, what)
     if weights.beside:
         tell(f"{what}: not of the network, and unused: {', '.join(weights.beside)}")
-    return network, name, named, LoadReport(tuple(key for key in tensors if key not in unused), unused=unused)
+    load_report = LoadReport(
+        copied=tuple(key for name, key in origin.items() if name not in left_out and key not in translation.adapted),
+        adapted=translation.adapted,
+        unused=(*(origin[name] for name in left_out), *translation.unused, *weights.beside),
+    )
+    return network, name, named, load_report
 
 
 def fit_classifier(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> tuple[str, ...]:

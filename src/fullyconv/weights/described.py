@@ -1,21 +1,52 @@
-"""What a segmenter is made of, whoever wrote the file: everything a `SegmentationModule` needs, under our names."""
+"""What a segmenter is made of, whoever wrote the file, and a model of it that holds the weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from fullyconv.backbones import LoadReport
 from fullyconv.errors import WeightsError
-from fullyconv.labels import Labels
+from fullyconv.fcn import build_model
+from fullyconv.labels import Labels, at_edge, by_head, from_plain
 from fullyconv.preprocessing import Preprocessing
+from fullyconv.weights import pretrained
+
+FEW_CLASSES = 512  # of all heads together; no model of so few takes much
+FEW_CHANNELS = 256  # of a head whose width is an option
+
+M = TypeVar("M")
 
 
 class NoSegmenter(WeightsError):
     """What was asked for is a classifier; `fullyconv.load_classifier` loads it."""
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model folder on this machine; it holds no classifier that was not converted.
+
+    Args:
+        path: where it is.
+        kind: "segmenter" or "dense_classifier".
+        origin: where it came from, for the record of what is made of it.
+    """
+
+    path: Path
+    kind: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A Lightning checkpoint on this machine."""
+
+    path: Path
 
 
 @dataclass(frozen=True)
@@ -66,3 +97,100 @@ class Described:
     def origin(self) -> str:
         """Where it came from."""
         return self.place or str(self.training.get("source", self.model))
+
+
+Opened = ModelFolder | Checkpoint | Described
+
+
+def describe(found: ModelFolder | Described) -> Described:
+    """Read a model folder, or take the translated weights of another library.
+
+    Raises:
+        WeightsError: if the folder is damaged, no segmenter, or describes a model larger than its file.
+    """
+    if isinstance(found, Described):
+        return found
+    config, tensors = pretrained.load(found.path)
+    if config.kind != "segmenter":
+        raise WeightsError(
+            f"{found.path}: config.json says kind={config.kind!r}, which is no segmenter; fullyconv.load and "
+            "DenseScorer.from_pretrained load it"
+        )
+    file = str(found.path / pretrained.CONFIG)
+    try:
+        described = Described(
+            labels=from_plain(config.labels),
+            preprocessing=Preprocessing.from_dict(config.preprocessing),
+            tensors={name: torch.from_numpy(value) for name, value in tensors.items()},
+            license=config.license,
+            score=config.score,
+            training=dict(config.training),
+            file=file,
+            place=found.origin,
+            **config.model,
+        )
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise WeightsError(f"{file}: does not describe a model of this package: {error}") from error
+    _check_size(described, found.path)
+    return described
+
+
+def build(described: Described, make: Callable[[], M], model: Callable[[M], nn.Module]) -> M:
+    """Make what is described, and fill it with the weights.
+
+    Args:
+        described: what `describe` gave.
+        make: makes it, with any weights.
+        model: finds the model in what was made.
+
+    Raises:
+        WeightsError: if it cannot be made, or the weights are not those of the model.
+    """
+    file = described.file or described.origin
+    try:
+        made = make()
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise WeightsError(f"{file}: does not describe a model of this package: {error}") from error
+    network = model(made)
+    pretrained.check(network.state_dict(), described.tensors, Path(file))
+    network.load_state_dict(dict(described.tensors), strict=True)
+    return made
+
+
+def build_described(described: Described) -> nn.Module:
+    """Make the model that is described, with its weights, in evaluation mode.
+
+    Raises:
+        WeightsError: if it cannot be made, or the weights are not those of the model.
+    """
+    return build(described, lambda: _model(described).to(memory_format=torch.channels_last), lambda model: model).eval()
+
+
+def _model(described: Described) -> nn.Module:
+    options = dict(described.arguments)
+    classes = at_edge({head: labels.num_classes for head, labels in by_head(described.labels).items()})
+    model: nn.Module = build_model(options.pop("model"), classes, **options)
+    return model
+
+
+def _check_size(described: Described, folder: Path) -> None:
+    """Refuse a configuration whose model has more numbers than the file: it would fill the memory before they differ.
+
+    The kernels of the reference's upsampling grow with the square of the classes, those of a ladder with that of its
+    width, and heads add up.
+    """
+    classes = sum(labels.num_classes for labels in by_head(described.labels).values())
+    if classes <= FEW_CLASSES and (described.head_width or 0) <= FEW_CHANNELS:
+        return
+    try:
+        with torch.device("meta"):  # names and shapes alone
+            model = _model(described)
+    except (ValueError, TypeError, RuntimeError, KeyError):
+        return  # whoever builds it says what is wrong
+    numbers = sum(value.numel() for value in model.state_dict().values())
+    size = (folder / pretrained.WEIGHTS).stat().st_size
+    if 2 * numbers > size:  # half precision is the smallest that is stored
+        raise WeightsError(
+            f"{described.file}: describes a model of {numbers} numbers, {pretrained.WEIGHTS} has {size} bytes; fetch "
+            "or save the model folder again"
+        )

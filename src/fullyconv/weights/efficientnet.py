@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -34,11 +34,6 @@ TF_NAMES = {name: f"tf_{name}" for name in efficientnet_lite.SCALES}
 """What timm calls the networks that this package has itself; its names without ``tf_`` pad otherwise."""
 
 
-def is_lukemelas(keys: Iterable[str]) -> bool:
-    """Tell whether tensors have these names."""
-    return {"_conv_stem.weight", "_blocks.0._depthwise_conv.weight"} <= set(keys)
-
-
 def pads_as_tensorflow(backbone: str) -> bool:
     """Tell whether a backbone of this package or of timm computes what these files were trained for."""
     return backbone in TF_NAMES or backbone.startswith("timm/tf_efficientnet_")
@@ -53,7 +48,8 @@ def timm_names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     Returns:
         Names by those of the file.
     """
-    places = _places(tensors)
+    blocks = sorted(_projections(tensors).items())
+    places = dict(zip(dict(blocks), by_stage([channels for _, channels in blocks]), strict=True))
     names = {}
     for key in tensors:
         match = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
@@ -85,13 +81,22 @@ def architecture(tensors: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def _places(tensors: Mapping[str, Tensor]) -> dict[int, str]:
-    """Give stage and block, "3.2", for each running number: a stage ends where the number of channels changes."""
-    places: dict[int, str] = {}
+def by_stage(channels: Sequence[int]) -> list[str]:
+    """Number blocks by stage, "3.2": a stage ends where the number of channels changes.
+
+    Args:
+        channels: that each block gives, in their order.
+
+    Example:
+        >>> by_stage([16, 24, 24])
+        ['0.0', '1.0', '1.1']
+    """
+    places: list[str] = []
     stage, inside, before = -1, 0, -1
-    for block, channels in sorted(_projections(tensors).items()):
-        stage, inside = (stage, inside + 1) if channels == before else (stage + 1, 0)
-        places[block], before = f"{stage}.{inside}", channels
+    for count in channels:
+        stage, inside = (stage, inside + 1) if count == before else (stage + 1, 0)
+        places.append(f"{stage}.{inside}")
+        before = count
     return places
 
 

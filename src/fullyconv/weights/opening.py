@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from fullyconv.errors import WeightsError, near_miss, tell
 from fullyconv.labels import Labels
 from fullyconv.preprocessing import Preprocessing
-from fullyconv.weights import lock, pretrained, sources
-from fullyconv.weights.described import Described, NoSegmenter
+from fullyconv.weights import pretrained, sources
+from fullyconv.weights.caffe import caffe_segmenter
+from fullyconv.weights.checkpoints import recognize
+from fullyconv.weights.described import Checkpoint, Described, ModelFolder, NoSegmenter, Opened
+from fullyconv.weights.loading import numbered
+from fullyconv.weights.statedict import read_state_dict
+from fullyconv.weights.within import find
 
-
-@dataclass(frozen=True)
-class ModelFolder:
-    """A model folder on this machine; it holds no classifier that was not converted.
-
-    Args:
-        path: where it is.
-        kind: "segmenter" or "dense_classifier".
-        origin: where it came from, for the record of what is made of it.
-    """
-
-    path: Path
-    kind: str
-    origin: str
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A Lightning checkpoint on this machine."""
-
-    path: Path
-
-
-Opened = ModelFolder | Checkpoint | Described
+LIBRARIES = {
+    "segmentation_models.pytorch": r"(?:^|\.)segmentation_head\.\d",
+    "mmsegmentation": r"(?:^|\.)decode_head\.conv_seg\.",
+    "transformers": r"(?:^|\.)decode_head\.(?:classifier|linear_c)\b",
+}
+"""Segmenters of other libraries -> a name that their files alone hold."""
 
 
 def opened(place: sources.Source, allow_unverified: bool = False) -> Opened:
@@ -53,14 +43,8 @@ def opened(place: sources.Source, allow_unverified: bool = False) -> Opened:
     if place.entry is not None and not place.entry.free:
         name = (*place.entry.aliases, place.entry.name)[0]
         tell(f"{name}: not for every use; license of the weights: {place.entry.license}")
-    if place.kind == "folder":
-        if place.pins:
-            # the shipped weights are those of the catalog, or nothing is loaded
-            sources.fetch(place, pretrained.WEIGHTS)
-        folder = Path(place.address)
-        return _model_folder(folder, place.address, folder.resolve().name)
-    if place.kind == "hub" and place.file in (None, pretrained.CONFIG, pretrained.WEIGHTS):
-        return _repository(place, allow_unverified)
+    if place.is_folder or (place.kind == "hub" and place.file == pretrained.WEIGHTS):
+        return _model_folder(place, allow_unverified)
     if place.entry is not None and place.entry.kind == "classifier":
         raise NoSegmenter(_is_classifier(place.entry.name))
     if place.kind == "torchvision":
@@ -89,16 +73,14 @@ def opened_as(
         WeightsError: if the weights are damaged, or of another model.
         DownloadError: if they could not be fetched.
     """
-    from fullyconv.weights.loading import numbered
     from fullyconv.weights.segmenters import SEGMENTERS, count_classes, names_of, torchvision_segmenter
-    from fullyconv.weights.statedict import read_state_dict
 
     if architecture not in SEGMENTERS:
         raise ValueError(
             f"architecture={architecture!r}: no segmenter of torchvision. {near_miss(architecture, SEGMENTERS)} "
             "load_classifier(...) takes the architectures of classifiers"
         )
-    if place.kind in ("folder", "torchvision") or (place.kind == "hub" and place.file is None):
+    if place.says_what_it_is:
         raise ValueError(
             f"architecture={architecture!r}: is for a single file that does not say what it is; leave it out, or name "
             f"the file in {place.address}"
@@ -137,35 +119,19 @@ def _is_classifier(what: str) -> str:
     )
 
 
-def _model_folder(folder: Path, what: str, origin: str) -> ModelFolder:
-    kind = pretrained.read_config(folder).kind
-    if kind not in ("segmenter", "dense_classifier"):
-        raise NoSegmenter(_is_classifier(what))
-    return ModelFolder(folder, kind, origin)
+def _model_folder(place: sources.Source, allow_unverified: bool) -> ModelFolder:
+    def check(document: Mapping[str, Any]) -> None:
+        if document.get("kind") == "classifier" or pretrained.is_of_timm(document):
+            raise NoSegmenter(_is_classifier(place.address))
 
-
-def _repository(place: sources.Source, allow_unverified: bool) -> ModelFolder:
-    config = sources.fetch(place, pretrained.CONFIG, allow_unverified=allow_unverified)
-    if not _is_ours(config.path):
-        raise NoSegmenter(_is_classifier(f"{place.address} (its config.json is not of a segmenter of fullyconv)"))
-    if place.file == pretrained.CONFIG and place.sha256 is not None:
-        # who vouches for the configuration vouches for the digest in it
-        named = pretrained.read_config(config.path.parent).weights.get("sha256")
-        if isinstance(named, str) and lock.DIGEST.fullmatch(named):
-            place = replace(place, pins={pretrained.WEIGHTS: named})
-    sources.fetch_weights(place, config, allow_unverified=allow_unverified)
-    return _model_folder(config.path.parent, place.address, f"{place.repo}@{config.commit}")
-
-
-def _is_ours(path: Path) -> bool:
-    """Tell whether a config.json has a kind at all; whether it is right is for `pretrained.read_config` to say."""
-    document = pretrained.read_json(path)
-    return "kind" in document or "architecture" not in document
+    weights = sources.fetch_folder(place, check, allow_unverified=allow_unverified)
+    folder = weights.path.parent
+    origin = folder.resolve().name if weights.commit is None else f"{place.repo}@{weights.commit}"
+    return ModelFolder(folder, pretrained.read_config(folder).kind, origin)
 
 
 def _torchvision(place: sources.Source) -> Described:
     from fullyconv.weights.segmenters import SEGMENTERS, published, torchvision_segmenter
-    from fullyconv.weights.statedict import read_state_dict
 
     member = sources.torchvision_member(place)
     names = {published(name): name for name in SEGMENTERS}
@@ -178,8 +144,6 @@ def _torchvision(place: sources.Source) -> Described:
 
 
 def _file(place: sources.Source, allow_unverified: bool) -> Checkpoint | Described:
-    from fullyconv.weights.caffe import caffe_segmenter
-
     fetched = sources.fetch(place, allow_unverified=allow_unverified)
     suffix = fetched.path.suffix.lower()
     if suffix == ".ckpt":
@@ -187,8 +151,6 @@ def _file(place: sources.Source, allow_unverified: bool) -> Checkpoint | Describ
     if suffix != ".caffemodel":
         if (fetched.path.parent / pretrained.CONFIG).is_file():
             raise WeightsError(f"{fetched.path}: is part of a model folder; pass its folder, {fetched.path.parent}/")
-        from fullyconv.weights.strangers import stranger
-
         raise WeightsError(f"{fetched.path}: {stranger(fetched.path)}")
     foreign = caffe_segmenter(fetched.path)
     foreign.training.update({"source": fetched.origin, "sha256": fetched.digest.sha256})
@@ -197,3 +159,35 @@ def _file(place: sources.Source, allow_unverified: bool) -> Checkpoint | Describ
         return foreign
     measured = {"data": entry.data, "split": entry.split, "mean_iou": entry.mean_iou, "measured_by": entry.measured_by}
     return replace(foreign, license=entry.license, score=foreign.score if entry.mean_iou is None else measured)
+
+
+def stranger(path: Path) -> str:
+    """Say whose a weight file is that does not say so, and what can be done with it.
+
+    Args:
+        path: a weight file or a checkpoint.
+
+    Raises:
+        WeightsError: if it cannot be read.
+    """
+    from fullyconv.weights.segmenters import SEGMENTERS  # with torchvision, which takes long to import
+
+    tensors = read_state_dict(path, whole=True).tensors
+    for library, name in LIBRARIES.items():
+        if any(re.search(name, key) for key in tensors):
+            return (
+                f"it is of {library}, whose decoders this package does not have: use it there. Where its encoder is "
+                "one of the backbones here, load_backbone(NAME, weights=FILE) takes that"
+            )
+    if recognize(find(tensors)).naming == "fullyconv":
+        return (
+            "it holds the tensors of a model of this package, but not which one: load them into the module that you "
+            "saved them from, and write that with save_pretrained(FOLDER), which keeps model and classes"
+        )
+    return (
+        "does not say which model it belongs to; if it is of a segmenter of torchvision, pass architecture= "
+        f"({', '.join(SEGMENTERS)}) and the names of its classes in their order, classes= (fullyconv convert FILE "
+        "--architecture NAME --classes a,b,c --to FOLDER makes a model folder of it); if it is of a classifier, "
+        "load_classifier loads it, load_backbone(NAME, weights=...) and SegmentationModule(MODEL, "
+        "backbone_weights=...) start a segmenter from it"
+    )

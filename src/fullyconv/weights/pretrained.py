@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,8 +127,9 @@ def save(
     stored = {name: _store(name, value, dtype) for name, value in tensors.items()}
     raw = to_bytes(stored, metadata={"format": "pt"})
     weights = {"file": WEIGHTS, "sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw), "dtype": dtype}
-    document = {"format": FORMAT, **asdict(config), "weights": weights, "fullyconv": _version()}
-    document["parameters"] = int(sum(v.size for n, v in stored.items() if not _is_statistic(n)))
+    parameters = int(sum(value.size for name, value in stored.items() if not _is_statistic(name)))
+    config = replace(config, weights=weights, parameters=parameters)
+    document = {"format": FORMAT, **asdict(config), "fullyconv": _version()}
     try:
         text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
@@ -140,7 +141,7 @@ def save(
     write_all(
         {
             target / WEIGHTS: raw,
-            target / CARD: card(document, target.resolve().name, notes).encode(),
+            target / CARD: card(config, target.resolve().name, notes).encode(),
             # Last, because it holds the digest: after a kill between two of the renamings load finds it ready.
             target / CONFIG: text.encode(),
         }
@@ -171,6 +172,7 @@ def read_config(folder: str | Path) -> Config:
     document = respelled(document)
     kinds = {"kind": str, "model": dict, "labels": dict, "preprocessing": dict, "license": str, "training": dict}
     check_kinds({"parameters": 0, **document}, kinds | {"weights": dict, "parameters": int}, path)
+    check_kinds(document["weights"], {"sha256": str, "bytes": int}, path)
     _check_score(document.get("score"), path)
     _check_model(document["kind"], document["model"], path)
     try:
@@ -190,6 +192,11 @@ def read_json(path: Path) -> dict[str, Any]:
         raise WeightsError(f"{path}: {path.stat().st_size} bytes; a configuration has at most {MAX_CONFIG_BYTES}")
     refuse_stray(path, "JSON")
     return parsed(path.read_bytes(), path)
+
+
+def is_of_timm(document: Mapping[str, Any]) -> bool:
+    """Tell whether a configuration is one of timm's, and not of this package."""
+    return "kind" not in document and "architecture" in document
 
 
 def parsed(content: bytes, path: str | Path) -> dict[str, Any]:
@@ -327,79 +334,75 @@ def check(own: Mapping[str, Any], found: Mapping[str, Any], path: Path) -> None:
         raise WeightsError(f"{path}: the tensors are not those of the model; nothing was loaded: {differing}")
 
 
-def card(document: Mapping[str, Any], name: str, notes: str = "") -> str:
+def card(config: Config, name: str, notes: str = "") -> str:
     """Write the card of a model folder: what it is, what it scored, on what, and under which license.
 
     Args:
-        document: the contents of ``config.json``.
+        config: what ``config.json`` says.
         name: what the model folder is called; an id of the hub, "org/repo", once it is published.
         notes: what a person wrote about it: intended use, where it fails.
     """
-    kind, labels = document["kind"], document["labels"]
-    heads: Mapping[str, Any] = labels.get("heads") or {"": labels}
-    score, training = document.get("score") or {}, document.get("training") or {}
-    parameters = document.get("parameters")
-    architecture = document["model"].get("model") or document["model"].get("architecture")
+    heads: Mapping[str, Any] = config.labels.get("heads") or {"": config.labels}
+    architecture = config.model.get("model") or config.model.get("architecture")
     count = " + ".join(str(len(head["names"])) for head in heads.values())
-    lines = [
-        "---",
-        _metadata(document, name),
-        "---",
-        "",
-        f"# {name}",
-        "",
-        f"`{_line(architecture)}`, {kind.replace('_', ' ')}, {count} classes"
-        + (f", {parameters:,} parameters" if parameters else "")
-        + f", weights stored in {_line(document['weights'].get('dtype'))}.",
-        "",
-        "```python",
-        "import fullyconv",
-        "",
-        *_usage(kind, name, len(heads) > 1),
-        "```",
-        "",
-        *(
-            f"**Classes{f' of {_line(head)}' if head else ''}**: {some(entry['names'], 60)}."
-            for head, entry in heads.items()
-        ),
-        "",
-        f"**License of the weights**: {_line(document['license'])}.",
-        "",
-        f"**sha256 of the weights**: `{document['weights'].get('sha256')}`",
-        "",
-        "## Score",
-        "",
-    ]
+    classes = "\n".join(
+        f"**Classes{f' of {_line(head)}' if head else ''}**: {some(entry['names'], 60)}."
+        for head, entry in heads.items()
+    )
+    size = f", {config.parameters:,} parameters" if config.parameters else ""
+    kept = f"{size}, weights stored in {_line(config.weights.get('dtype'))}"
+    text = f"""---
+{_metadata(config, name)}
+---
+
+# {name}
+
+`{_line(architecture)}`, {config.kind.replace("_", " ")}, {count} classes{kept}.
+
+```python
+import fullyconv
+
+{_usage(config.kind, name, len(heads) > 1)}
+```
+
+{classes}
+
+**License of the weights**: {_line(config.license)}.
+
+**sha256 of the weights**: `{config.weights.get("sha256")}`
+
+## Score
+
+{_measured(config.score or {})}
+"""
+    if config.training:
+        title = "Where it comes from" if "source" in config.training else "Training"
+        facts = "\n".join(f"- {_line(key)}: {_line(value)}" for key, value in config.training.items())
+        text += f"\n## {title}\n\n{facts}\n"
+    return text + (f"\n{notes.strip()}\n" if notes else "")
+
+
+def _measured(score: Mapping[str, Any]) -> str:
     if not score:
-        lines.append("Nobody measured these weights.")
-    else:
-        by = " As published, not measured by this package:" if score.get("measured_by") == "publisher" else ""
-        lines += [
-            f"On {_line(score.get('data', 'unnamed data'))}, {_line(score.get('split', 'unnamed'))} split, "
-            f"percent:{by} {headline(score)}.",
-            "",
-        ]
-        if score.get("command"):
-            lines += ["Printed by:", "", "```", _line(score["command"]), "```", ""]
-        for key, title in (("iou", "IoU"), ("accuracy", "accuracy")):
-            if isinstance(score.get(key), dict):
-                lines += [f"| class | {title} % |", "|---|---|"]
-                for each, value in score[key].items():
-                    lines.append(f"| {_line(each)} | {'-' if value is None else f'{value:.2f}'} |")
-    if training:
-        lines += ["", "## Where it comes from" if "source" in training else "## Training", ""]
-        lines += [f"- {_line(key)}: {_line(value)}" for key, value in training.items()]
-    if notes:
-        lines += ["", notes.strip()]
-    return "\n".join(lines) + "\n"
+        return "Nobody measured these weights."
+    by = " As published, not measured by this package:" if score.get("measured_by") == "publisher" else ""
+    data, split = _line(score.get("data", "unnamed data")), _line(score.get("split", "unnamed"))
+    lines = [f"On {data}, {split} split, percent:{by} {headline(score)}.", ""]
+    if score.get("command"):
+        lines += ["Printed by:", "", "```", _line(score["command"]), "```", ""]
+    for key, title in (("iou", "IoU"), ("accuracy", "accuracy")):
+        if isinstance(score.get(key), dict):
+            lines += [f"| class | {title} % |", "|---|---|"]
+            lines += [f"| {_line(each)} | {'-' if v is None else f'{v:.2f}'} |" for each, v in score[key].items()]
+    return "\n".join(lines)
 
 
-def _metadata(document: Mapping[str, Any], name: str) -> str:
+def _metadata(config: Config, name: str) -> str:
     """Write the metadata that the hub reads."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    score = document.get("score") or {}
-    task = "image-classification" if document["kind"] == "classifier" else "image-segmentation"
+    score = config.score or {}
+    task = "image-classification" if config.kind == "classifier" else "image-segmentation"
     data, split = _line(score.get("data", "unnamed")), _line(score.get("split", "unnamed"))
     results = [
         EvalResult(task, data, data, key, round(float(score[key]), 2), dataset_split=split, metric_name=title)
@@ -411,22 +414,22 @@ def _metadata(document: Mapping[str, Any], name: str) -> str:
         pipeline_tag=task,
         tags=["semantic-segmentation", "fully-convolutional-networks", "pytorch-lightning"],
         license="other",
-        license_name=_line(document["license"]),
+        license_name=_line(config.license),
         model_name=_line(name),
         eval_results=results or None,
     )
     return found.to_yaml().strip()
 
 
-def _usage(kind: str, name: str, several: bool) -> list[str]:
+def _usage(kind: str, name: str, several: bool) -> str:
     # nobody vouches for what lies on the hub, until its digests stand in the lock file
     source = f'"{name}", allow_unverified=True' if "/" in name else f'"{name}"'
     if kind == "classifier":
-        return [f"classifier = fullyconv.load_classifier({source})", "dense = classifier.convolutionalize()"]
-    lines = [f'result = fullyconv.load({source}).predict("photo.jpg")']
+        return f"classifier = fullyconv.load_classifier({source})\ndense = classifier.convolutionalize()"
+    first = f'result = fullyconv.load({source}).predict("photo.jpg")\n'
     if several:
-        return [*lines, "for head, segmentation in result.items():", '    segmentation.overlay().save(f"{head}.png")']
-    return [*lines, 'result.overlay().save("overlay.png")']
+        return first + 'for head, segmentation in result.items():\n    segmentation.overlay().save(f"{head}.png")'
+    return first + 'result.overlay().save("overlay.png")'
 
 
 def _store(name: str, value: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Unreachable(DownloadError):
-    """The hub gave no answer, or none that says anything: what lies in the cache may do."""
+    """The hub gave no answer, or none that says anything; the message ends a sentence that names the file."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,23 @@ class File:
     def at(self, commit: str) -> Path:
         """Give the place of the file at a commit."""
         return self.folder / "snapshots" / commit / self.name
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A file of a repository on this machine.
+
+    Args:
+        path: where it is.
+        commit: of which commit, 40 hexadecimal digits.
+        digest: its size and sha256.
+        fault: how its bytes differ from those that were promised; empty where they do not.
+    """
+
+    path: Path
+    commit: str
+    digest: Digest
+    fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,8 +100,14 @@ def offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def kept(file: File, revision: str | None) -> tuple[Path, str] | None:
-    """Find a file in the cache: its place and its commit."""
+def kept(file: File, revision: str | None, sha256: str | None) -> Kept | None:
+    """Find a file in the cache.
+
+    Args:
+        file: which.
+        revision: branch, tag or commit; None is main.
+        sha256: the known digest, if there is one.
+    """
     commit = revision or "main"
     if not COMMIT.fullmatch(commit):
         try:
@@ -92,17 +115,41 @@ def kept(file: File, revision: str | None) -> tuple[Path, str] | None:
         except (OSError, ValueError):
             return None
     path = file.at(commit)
-    return (path, commit) if COMMIT.fullmatch(commit) and path.is_file() else None
+    if not COMMIT.fullmatch(commit) or not path.is_file():
+        return None
+    found, blob = digest(path), path.resolve().name
+    # the client names its blobs by their digests
+    named = blob if DIGEST.fullmatch(blob) or COMMIT.fullmatch(blob) else None
+    return Kept(path, commit, found, _wrong(path, found, sha256, named))
 
 
-def ask(file: File, revision: str | None) -> Promise:
-    """Ask the hub what it has, and hold it to its word. Nothing is written.
+def fetch(file: File, revision: str | None, sha256: str | None) -> Kept:
+    """Bring a file of the hub to its place in the cache, if its bytes are not there already, and verify it.
+
+    Args:
+        file: which.
+        revision: branch, tag or commit; None is main.
+        sha256: the known digest, if there is one.
 
     Raises:
-        WeightsError: if what it says, twice, is no commit, no digest, no size, or not what was asked for.
-        DownloadError: if it refuses, or has no such file.
-        Unreachable: if it gives no answer.
+        WeightsError: if the hub lies, or the bytes are not those that were promised.
+        DownloadError: if they could not be fetched; `Unreachable` if the hub gives no answer.
+        OSError: if they cannot be written.
     """
+    promise = _promised(file, revision)
+    blob = file.folder / "blobs" / promise.digest
+    found = digest(blob) if blob.is_file() else None
+    if found is None or _wrong(blob, found, sha256, promise.digest):
+        found = _downloaded(file, blob, promise, sha256)
+    place = file.at(promise.commit)
+    _link(blob, place)
+    if promise.commit != revision:
+        write(file.folder / "refs" / (revision or "main"), promise.commit)
+    return Kept(place, promise.commit, found)
+
+
+def _promised(file: File, revision: str | None) -> Promise:
+    """Ask the hub what it has, and hold it to its word. Nothing is written."""
     for _ in range(2):  # what stood between here and the hub once may be gone
         said = _metadata(file, revision)
         commit, promised = said.commit_hash or "", said.etag or ""
@@ -129,6 +176,8 @@ def _metadata(file: File, revision: str | None) -> HfFileMetadata:
     from huggingface_hub import constants, get_hf_file_metadata
     from huggingface_hub import errors as hub
 
+    if offline():
+        raise Unreachable("HF_HUB_OFFLINE forbids to ask for it")
     what = file.what
     refusals = {
         hub.GatedRepoError: "the repository asks for consent: accept its terms on its page, then log in (hf auth "
@@ -156,34 +205,9 @@ def _metadata(file: File, revision: str | None) -> HfFileMetadata:
         if isinstance(error, hub.HfHubHTTPError) and error.response.status_code in (400, 401, 403):
             raise DownloadError(f"{what}: the hub refuses: {first_line(error)}") from error
         raise Unreachable(
-            f"{what}: is not in the cache, and the hub could not be reached or gave no answer; try again with a "
-            f"network ({type(error).__name__}: {first_line(error)})"
+            "the hub could not be reached or gave no answer; try again with a network "
+            f"({type(error).__name__}: {first_line(error)})"
         ) from error
-
-
-def fetch(file: File, revision: str | None, promise: Promise, sha256: str | None) -> tuple[Path, Digest]:
-    """Bring a file to its place in the cache, if its bytes are not there already, and verify it.
-
-    Args:
-        file: which.
-        revision: branch, tag or commit that was asked for; None is main.
-        promise: what `ask` gave.
-        sha256: the known digest, if there is one.
-
-    Raises:
-        WeightsError: if the bytes are not those that were promised.
-        DownloadError: if they could not be fetched.
-        OSError: if they cannot be written.
-    """
-    blob = file.folder / "blobs" / promise.digest
-    found = digest(blob) if blob.is_file() else None
-    if found is None or wrong(blob, found, promise.digest, sha256):
-        found = _downloaded(file, blob, promise, sha256)
-    place = file.at(promise.commit)
-    _link(blob, place)
-    if promise.commit != revision:
-        write(file.folder / "refs" / (revision or "main"), promise.commit)
-    return place, found
 
 
 def _downloaded(file: File, blob: Path, promise: Promise, sha256: str | None) -> Digest:
@@ -194,43 +218,36 @@ def _downloaded(file: File, blob: Path, promise: Promise, sha256: str | None) ->
     headers: dict[str, Any] = build_hf_headers(library_name="fullyconv")
     if urlsplit(promise.location).netloc != hub.netloc:
         headers.pop("authorization", None)  # the store of large files is another's machine
+
+    def fault(part: Path, found: Digest) -> str:
+        short = f"{found.bytes} bytes came, {promise.bytes} were announced" if found.bytes != promise.bytes else ""
+        return _wrong(part, found, sha256, promise.digest) or short
+
     tell(f"fetching {file.what}")
-    for attempt in (1, 2):
-        try:
-            with replacing(blob) as part:
-                found = downloads.download(
-                    promise.location,
-                    part,
-                    max_bytes=promise.bytes,
-                    # who told the digest over https vouches for what comes over http
-                    plain_http=hub.scheme == "http" or len(promise.digest) == 64,
-                    headers=headers,
-                    timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
-                )
-                problem = wrong(part, found, promise.digest, sha256)
-                if problem or found.bytes != promise.bytes:
-                    raise WeightsError(problem or f"{found.bytes} bytes came, {promise.bytes} were announced")
-            return found
-        except WeightsError as error:
-            if attempt == 2:
-                raise WeightsError(
-                    f"{file.what}: {error}; fetched twice with the same result, nothing was kept. The file was "
-                    "exchanged or is damaged at its source: do not use it"
-                ) from error
-        except DownloadError as error:
-            raise DownloadError(f"{file.what}: could not be fetched: {error}") from error
-        except ValueError as error:
-            raise WeightsError(f"{file.what}: the hub gives an address that is none: {error}") from error
-    raise AssertionError("unreachable")
+    try:
+        return downloads.download(
+            promise.location,
+            blob,
+            fault=fault,
+            max_bytes=promise.bytes,
+            # who told the digest over https vouches for what comes over http
+            plain_http=hub.scheme == "http" or len(promise.digest) == 64,
+            headers=headers,
+            timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+        )
+    except (DownloadError, WeightsError) as error:
+        raise type(error)(f"{file.what}: {error}") from error
+    except ValueError as error:
+        raise WeightsError(f"{file.what}: the hub gives an address that is none: {error}") from error
 
 
-def wrong(path: Path, found: Digest, promised: str, sha256: str | None) -> str:
+def _wrong(path: Path, found: Digest, *promised: str | None) -> str:
     """Say how the bytes of a file differ from those that were promised; nothing where they do not."""
-    actual = found.sha256 if len(promised) == 64 else _git_sha1(path, found.bytes)
-    for have, expected in ((actual, promised), (found.sha256, sha256)):
-        if expected is not None and have != expected:
-            kind = "sha256" if len(expected) == 64 else "git's sha1"
-            return f"{kind} {have} ({found.bytes} bytes), expected {kind} {expected}"
+    for expected in filter(None, promised):
+        whole = len(expected) == 64
+        kind, actual = ("sha256", found.sha256) if whole else ("git's sha1", _git_sha1(path, found.bytes))
+        if actual != expected:
+            return f"{kind} {actual} ({found.bytes} bytes), expected {kind} {expected}"
     return ""
 
 

@@ -23,11 +23,12 @@ from fullyconv.errors import WeightsError
 from fullyconv.labels import Labels
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.weights import pretrained
-from fullyconv.weights.catalog import LICENSE_COCO
 from fullyconv.weights.described import Described
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
+
+LICENSE_COCO = "not stated by torchvision, whose code is BSD-3-Clause; the terms of COCO may bind"
 
 _FCN = {"0.": "conv.", "1.": "norm.", "4.": "score.8."}
 _DEEPLABV3 = {"0.": "aspp.", "1.": "conv.", "2.": "norm.", "4.": "score.8."}

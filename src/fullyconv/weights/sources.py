@@ -22,7 +22,7 @@ from fullyconv import download as downloads
 from fullyconv.errors import DownloadError, WeightsError, near_miss, tell
 from fullyconv.files import Digest, digest
 from fullyconv.weights import catalog, pretrained, repositories
-from fullyconv.weights.lock import COMMIT, DIGEST, accept, lock_file, recorded
+from fullyconv.weights.lock import DIGEST, accept, lock_file, recorded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 DISTRIBUTION = re.compile(r"[A-Za-z0-9]([\w.-]{0,98}[A-Za-z0-9])?", re.ASCII)
-REVISION = re.compile(r"[\w][\w./-]{0,200}", re.ASCII)
+HUB = re.compile(
+    rf"hf://(?P<repo>{REPO.pattern})(?:@(?P<revision>refs/[\w.-]+/[\w.-]+|\w[\w.-]{{0,200}}))?(?:/(?P<file>.+))?",
+    re.ASCII,
+)
 
 FORMS = (
     "a name of the zoo (fullyconv list), hf://ORG/REPO[@REVISION][/FILE] or ORG/REPO, "
@@ -63,6 +66,16 @@ class Source:
     sha256: str | None = None
     pins: Mapping[str, str] | None = None
     entry: catalog.Entry | None = None
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it has a configuration beside its weights."""
+        return self.kind == "folder" or (self.kind == "hub" and self.file in (None, pretrained.CONFIG))
+
+    @property
+    def says_what_it_is(self) -> bool:
+        """Whether more than the names of its tensors tells which network it is of."""
+        return self.is_folder or self.kind == "torchvision"
 
 
 @dataclass(frozen=True)
@@ -163,30 +176,31 @@ def of_entry(entry: catalog.Entry) -> Source:
 
 
 def _hub(text: str) -> Source:
-    body, _, fragment = text.removeprefix("hf://").partition("#")
-    match = re.fullmatch(r"([^/@]+/[^/@]+)(?:@(refs/[^/]+/[^/]+|[^/]+))?(?:/(.+))?", body)
-    if match is None or not REPO.fullmatch(match[1]) or (match[2] and not REVISION.fullmatch(match[2])):
-        raise ValueError(f"source={text!r}: is no hub source; write hf://ORG/REPO[@REVISION][/FILE]")
-    if ".." in match[1] or "--" in match[1] or (match[2] and ".." in match[2]):
-        raise ValueError(f"source={text!r}: the hub admits no '..' and no '--' in names; write hf://ORG/REPO")
-    if match[3] is not None:
-        check_inside(match[3], text)
-    sha256 = _fragment(fragment, text)
-    if sha256 and match[3] is None:
+    body, sha256 = _split(text)
+    match = HUB.fullmatch(body)
+    if match is None or any(".." in name or "--" in name for name in (match["repo"], match["revision"] or "")):
+        raise ValueError(
+            f"source={text!r}: is no hub source; write hf://ORG/REPO[@REVISION][/FILE]; the hub admits no '..' and no "
+            "'--' in names"
+        )
+    repo, revision, file = match["repo"], match["revision"], match["file"]
+    if file is not None:
+        check_inside(file, text)
+    elif sha256:
         raise ValueError(f"source={text!r}: a digest belongs to one file; write hf://ORG/REPO/FILE#sha256=DIGEST")
-    address = f"hf://{match[1]}" + (f"@{match[2]}" if match[2] else "")
-    entry = catalog.at_address(f"hf://{match[1]}") if match[2] is None else None
-    return Source("hub", address, match[1], match[2], match[3], sha256, entry.sha256 if entry else None, entry)
+    entry = catalog.at_address(f"hf://{repo}") if revision is None else None
+    address = f"hf://{repo}" + (f"@{revision}" if revision else "")
+    return Source("hub", address, repo, revision, file, sha256, entry.sha256 if entry else None, entry)
 
 
 def _distribution(text: str) -> Source:
-    address, _, fragment = text.partition("#")
+    address, sha256 = _split(text)
     name, _, file = address.removeprefix("distribution://").partition("/")
     if not DISTRIBUTION.fullmatch(name) or not file:
         raise ValueError(f"source={text!r}: is no file of a distribution; write distribution://NAME/FILE")
     check_inside(file, text)
     entry = catalog.at_address(address)
-    sha256 = _fragment(fragment, text) or (entry.sha256.get(file) if entry else None)
+    sha256 = sha256 or (entry.sha256.get(file) if entry else None)
     return Source("distribution", address, name, None, file, sha256, entry=entry)
 
 
@@ -201,8 +215,7 @@ def check_inside(name: str, of: str) -> None:
 
 
 def _url(text: str) -> Source:
-    address, _, fragment = text.partition("#")
-    sha256 = _fragment(fragment, text)
+    address, sha256 = _split(text)
     entry = catalog.at_address(address)
     try:
         downloads.check_url(address, plain_http=sha256 is not None or entry is not None)
@@ -220,13 +233,13 @@ _READERS: dict[str, Callable[[str], Source]] = {
 }
 
 
-def _fragment(fragment: str, text: str) -> str | None:
-    if not fragment:
-        return None
-    key, _, value = fragment.partition("=")
-    if key != "sha256" or not DIGEST.fullmatch(value.lower()):
+def _split(text: str) -> tuple[str, str | None]:
+    """Split an address from the digest behind it."""
+    address, separator, fragment = text.partition("#")
+    key, _, value = fragment.lower().partition("=")
+    if separator and (key != "sha256" or not DIGEST.fullmatch(value)):
         raise ValueError(f"source={text!r}: after # stands sha256= and 64 hexadecimal digits, nothing else")
-    return value.lower()
+    return address, value or None
 
 
 def _local(path: Path, text: str) -> Source:
@@ -253,37 +266,55 @@ def fetch(source: Source, file: str | None = None, *, allow_unverified: bool = F
         FileNotFoundError: if a local file is not there.
     """
     if source.kind in ("folder", "file"):
-        path = Path(source.address) if source.kind == "file" else Path(source.address) / (file or "")
+        path = Path(source.address) / (file or "")
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: not found")
-        found = digest(path)
-        _must_be(found, (source.pins or {}).get(file or ""), str(path), "install fullyconv again")
-        return Fetched(path, found, str(path))
+            of = f"; a model folder holds {pretrained.CONFIG} and {pretrained.WEIGHTS}" if source.is_folder else ""
+            raise FileNotFoundError(f"{path}: not found{of}")
+        return Fetched(path, digest(path), str(path))
     if source.kind == "torchvision":
         return _from_torchvision(source)
     if source.kind == "distribution":
         return _from_distribution(source)
     if source.kind == "url":
         return _from_url(source, allow_unverified)
-    name = file or source.file
-    if name is None:
-        raise ValueError(f"{source.address}: name a file, {source.address}/FILE")
-    return _from_hub(source, name, allow_unverified)
+    return _from_hub(source, file or source.file or "", allow_unverified)
 
 
-def fetch_weights(source: Source, config: Fetched, *, allow_unverified: bool = False) -> Fetched:
-    """Bring the weights of a model folder to this machine, of the commit that its configuration is of.
+def fetch_folder(
+    source: Source, check: Callable[[Mapping[str, Any]], None], *, allow_unverified: bool = False
+) -> Fetched:
+    """Bring a model folder to this machine: its configuration, and the weights of the same commit.
+
+    Of a folder of this package that lies here the weights are not read yet: `pretrained.load` compares them with the
+    digest in the configuration.
 
     Args:
         source: a folder, or a repository.
-        config: its configuration, as `fetch` brought it.
+        check: refuses a configuration, before the weights are fetched.
         allow_unverified: as `fetch` takes it.
+
+    Returns:
+        The weights; the configuration lies beside them.
 
     Raises:
         FileNotFoundError: if there is no file of that name in a folder.
-        WeightsError: if the bytes are not those that were promised, or have no known digest.
+        WeightsError: if the configuration is of no model, or the bytes are not those that were promised, or have no
+            known digest.
         DownloadError: if they could not be fetched.
     """
+    config = fetch(source, pretrained.CONFIG, allow_unverified=allow_unverified)
+    document = pretrained.read_json(config.path)
+    check(document)
+    if not pretrained.is_of_timm(document):
+        named = pretrained.read_config(config.path.parent).weights
+        promised = Digest(named["sha256"], named["bytes"])
+        if source.kind == "folder":
+            path = config.path.with_name(pretrained.WEIGHTS)
+            _must_be(promised, (source.pins or {}).get(pretrained.WEIGHTS), str(path), "install fullyconv again")
+            return Fetched(path, promised, str(path))
+        if source.file == pretrained.CONFIG and source.sha256 is not None:
+            # who vouches for the configuration vouches for the digest in it
+            source = replace(source, pins={pretrained.WEIGHTS: promised.sha256})
     try:
         weights = fetch(replace(source, revision=config.commit), pretrained.WEIGHTS, allow_unverified=allow_unverified)
     except (DownloadError, FileNotFoundError) as error:
@@ -345,7 +376,6 @@ def _kept_or_fetched(source: Source, url: str, place: Path, expected: str | None
                     f"{place}: is not the file that was published (sha256 {found.sha256[:16]}...), and HF_HUB_OFFLINE "
                     "forbids to fetch it afresh"
                 )
-            place.unlink()  # left by a load that was not accepted, changed since, or of another version
         if offline:
             raise DownloadError(
                 f"{source.address}: is not in the cache ({place}), and HF_HUB_OFFLINE forbids to fetch it"
@@ -396,48 +426,38 @@ def _from_hub(source: Source, name: str, allow_unverified: bool) -> Fetched:
     assert source.repo is not None
     file = repositories.File(source.repo, name, f"{source.address}/{name}")
     lock = recorded(source.address)
-    record = lock.get("files", {}).get(name, {})
-    expected = (source.sha256 if name == source.file else None) or (source.pins or {}).get(name) or record.get("sha256")
+    accepted = lock.get("files", {}).get(name, {}).get("sha256")
+    expected = (source.sha256 if name == source.file else None) or (source.pins or {}).get(name) or accepted
     if expected is None and not allow_unverified:
         raise WeightsError(_unverified(file.what, ""))
     # What was accepted once is asked for by its commit: a branch that moved since then does not change what is loaded.
     revision = lock.get("commit") or source.revision
-    problem, kept = "", repositories.kept(file, revision)
-    if kept is not None:
-        path, commit = kept
-        found = digest(path)
-        if expected is None:  # the client names its blobs by their digests
-            promised = path.resolve().name
-            hashed = DIGEST.fullmatch(promised) or COMMIT.fullmatch(promised)
-            problem = repositories.wrong(path, found, promised, None) if hashed else ""
-        elif found.sha256 == expected:
-            return Fetched(path, found, _origin(source, commit, name), commit)
-        else:
-            problem = f"sha256 {found.sha256} ({found.bytes} bytes), expected sha256 {expected}"
-    if repositories.offline():
-        if problem:
-            raise WeightsError(f"{file.what}: {problem}; HF_HUB_OFFLINE forbids to fetch it afresh")
-        if kept is None:
-            raise DownloadError(f"{file.what}: is not in the cache, and HF_HUB_OFFLINE forbids to ask for it")
-    else:
+    found = repositories.kept(file, revision, expected)
+    if found is None or found.fault or expected is None:
         try:
-            with _cache("HF_HUB_CACHE or HF_HOME"):
-                promise = repositories.ask(file, revision)
-                (path, found), commit = repositories.fetch(file, revision, promise, expected), promise.commit
-        except repositories.Unreachable as error:
-            if problem:
-                raise WeightsError(f"{file.what}: {problem}; it could not be fetched afresh: {error}") from error
-            if kept is None:
-                raise
+            found = _asked_for(file, revision, expected, found)
         except WeightsError as error:
-            raise WeightsError(f"{error}{_lock_hint(record)}") from error
+            hint = f", or, if you know why it changed, remove its entry from {lock_file()}" if accepted else ""
+            raise WeightsError(f"{error}{hint}") from error
     if expected is None:
-        accept(source.address, commit, name, found)
-    return Fetched(path, found, _origin(source, commit, name), commit)
+        accept(source.address, found.commit, name, found.digest)
+    origin = f"{source.address.split('@')[0]}@{found.commit}/{name}"
+    return Fetched(found.path, found.digest, origin, found.commit)
 
 
-def _origin(source: Source, commit: str, name: str) -> str:
-    return f"{source.address.split('@')[0]}@{commit}/{name}"
+def _asked_for(
+    file: repositories.File, revision: str | None, expected: str | None, kept: repositories.Kept | None
+) -> repositories.Kept:
+    """Ask the hub for a file; where it gives no answer, what is kept will do, if nothing is wrong with it."""
+    try:
+        with _cache("HF_HUB_CACHE or HF_HOME"):
+            return repositories.fetch(file, revision, expected)
+    except repositories.Unreachable as error:
+        if kept is None:
+            raise DownloadError(f"{file.what}: is not in the cache, and {error}") from error
+        if kept.fault:
+            raise WeightsError(f"{file.what}: {kept.fault}; it could not be fetched afresh: {error}") from error
+        return kept
 
 
 def _unverified(what: str, other: str) -> str:
@@ -447,10 +467,6 @@ def _unverified(what: str, other: str) -> str:
         f"{lock_file()}, and every later load must match them"
         + (". If a folder on this machine was meant: there is none of that name" if what.startswith("hf:") else "")
     )
-
-
-def _lock_hint(record: Mapping[str, Any]) -> str:
-    return f", or, if you know why it changed, remove its entry from {lock_file()}" if record else ""
 
 
 @contextmanager

@@ -120,7 +120,7 @@ def read_state_dict(
 
         tensors = caffe_classifier(path)
     elif suffix == ".safetensors":
-        tensors = _from_safetensors(path, tuple(without))
+        tensors = _from_safetensors(path)
     else:
         tensors = _from_torch(path, kind, size)
     _bound(len(tensors), path)
@@ -136,17 +136,13 @@ def read_state_dict(
     return StateFile(_checked(network, path, size), tuple(key for key in tensors if key not in used))
 
 
-def _from_safetensors(path: Path, without: tuple[str, ...]) -> dict[str, Tensor]:
+def _from_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            names = [name for name in file.keys() if not name.startswith(without)]  # noqa: SIM118  not a mapping
-            _bound(len(names), path)
-            return {name: file.get_tensor(name) for name in names}
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
-        if isinstance(error, WeightsError):
-            raise
         raise WeightsError(f"{path}: is no sound safetensors file ({first_line(error)}); fetch it again") from error
 
 
@@ -218,13 +214,10 @@ def _unnested(loaded: object, path: Path) -> dict[str, Tensor]:
     """Find the weights within the checkpoint of a training program."""
     state = loaded
     for _ in range(MAX_DEPTH):
-        if not isinstance(state, Mapping):
-            break
-        inner = next((entry for entry in ENTRIES if isinstance(state.get(entry), Mapping) and state[entry]), None)
-        inner = inner or _largest(state)
+        inner = _inner(state)
         if inner is None:
             break
-        state = state[inner]
+        state = inner
     if not isinstance(state, Mapping):
         raise WeightsError(
             f"{path}: holds a {type(state).__name__}, not tensors by name; save them so: "
@@ -239,16 +232,17 @@ def _unnested(loaded: object, path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _largest(state: Mapping[Any, Any]) -> str | None:
-    """Name the entry that holds more tensors than stand beside it: weights under a name of somebody's own."""
-    counts = {
-        key: sum(isinstance(value, Tensor) for value in entry.values())
-        for key, entry in state.items()
-        if isinstance(key, str) and isinstance(entry, Mapping)
-    }
-    most = max(counts, key=lambda key: counts[key], default=None)
-    own = sum(isinstance(value, Tensor) for value in state.values())
-    return most if most is not None and counts[most] > own else None
+def _inner(state: object) -> Mapping[Any, Any] | None:
+    """Give the entry that holds the weights: one of a usual name, or one with more tensors than stand beside it."""
+    if not isinstance(state, Mapping):
+        return None
+    entries = {key: entry for key, entry in state.items() if isinstance(key, str) and isinstance(entry, Mapping)}
+    if (usual := next((name for name in ENTRIES if entries.get(name)), None)) is not None:
+        return entries[usual]
+    counts = {key: sum(isinstance(value, Tensor) for value in entry.values()) for key, entry in entries.items()}
+    most = max(counts, key=lambda key: counts[key], default="")
+    beside = sum(isinstance(value, Tensor) for value in state.values())
+    return entries[most] if counts.get(most, 0) > beside else None
 
 
 def _checked(tensors: Mapping[str, Tensor], path: Path, size: int) -> dict[str, Tensor]:

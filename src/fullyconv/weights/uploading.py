@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from fullyconv.errors import DownloadError, first_line, tell
 from fullyconv.files import aside
@@ -33,7 +32,6 @@ class Uploads:
         license: str | None = None,
         dtype: Literal["float32", "float16"] = "float32",
         private: bool = False,
-        message: str | None = None,
         token: str | None = None,
     ) -> str:
         """Upload the weights as they are now to the Hugging Face Hub, as a model folder with its card.
@@ -45,7 +43,6 @@ class Uploads:
             license: of the weights; None takes the one that they were loaded with.
             dtype: of the stored weights.
             private: whether a repository that is made is private.
-            message: of the commit.
             token: of the hub; None takes the one of ``hf auth login`` or HF_TOKEN.
 
         Returns:
@@ -58,7 +55,7 @@ class Uploads:
         check_repo(repo)
         with aside(tempfile.gettempdir()) as name:
             folder = self.save_pretrained(name / "model", dtype, license=license)
-            return upload(folder, repo, private=private, message=message, token=token)
+            return upload(folder, repo, private=private, token=token)
 
 
 def check_repo(repo: str) -> None:
@@ -71,17 +68,13 @@ def check_repo(repo: str) -> None:
         raise ValueError(f"repo={repo!r}: write ORG/NAME, of letters, digits, '-', '_' and '.'")
 
 
-def upload(
-    folder: Path, repo: str, *, private: bool = False, message: str | None = None, token: str | None = None,
-    notes: str = "",
-) -> str:  # fmt: skip
+def upload(folder: Path, repo: str, *, private: bool = False, token: str | None = None, notes: str = "") -> str:
     """Upload a model folder; its card is written anew, for the name that it gets.
 
     Args:
         folder: the model folder; its card is replaced.
         repo: "org/name".
         private: whether a repository that is made is private.
-        message: of the commit.
         token: of the hub; None takes the one that it knows.
         notes: what the card says beside what the configuration holds.
 
@@ -98,8 +91,7 @@ def upload(
             "license: nobody states the license of these weights; pass license='...' (--license). The license of "
             "the data they were trained on binds you, not that of fullyconv's code"
         )
-    document: dict[str, Any] = json.loads((folder / pretrained.CONFIG).read_text(encoding="utf-8"))
-    (folder / pretrained.CARD).write_text(pretrained.card(document, repo, notes), encoding="utf-8")
+    (folder / pretrained.CARD).write_text(pretrained.card(config, repo, notes), encoding="utf-8")
     if not config.score:
         tell(
             f"{repo}: nobody measured these weights, and the card says so; fullyconv.publish(FOLDER, REPO, data=...) "
@@ -114,7 +106,7 @@ def upload(
             repo_id=repo,
             folder_path=folder,
             allow_patterns=list(PUBLISHED),
-            commit_message=message or f"Upload {config.kind} with fullyconv",
+            commit_message=f"Upload {config.kind} with fullyconv",
         )
     except Exception as error:  # the client's own, its transport's, or OSError: which one differs between releases
         raise DownloadError(
