@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -16,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from fullyconv.cli.options import reading_words
 from fullyconv.data.datamodule import SegmentationDataModule
+from fullyconv.errors import nearest
 from fullyconv.labels import AnyLabels
 from fullyconv.locks import held
 from fullyconv.report import SHOWN
@@ -64,7 +67,7 @@ class RecipeCLI(LightningCLI):
                 SegmentationModule,
                 SegmentationDataModule if data is None else _already(data),
                 args=[command, *words],
-                parser_kwargs={"prog": "fullyconv"},
+                parser_kwargs={"prog": "fullyconv", "exit_on_error": False, command: {"exit_on_error": False}},
                 seed_everything_default=0,
             )
 
@@ -83,7 +86,10 @@ class RecipeCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Let nothing in a checkpoint run: Lightning unpickles what it fetches from an address, unless told."""
-        super().parse_arguments(parser, args)
+        try:
+            super().parse_arguments(parser, args)
+        except argparse.ArgumentError as error:
+            raise ValueError(f"{self._command}: {self._refusal(error)}") from None
         given = self.config[self._command]
         if "://" in str(given.ckpt_path or ""):
             raise ValueError(
@@ -95,6 +101,17 @@ class RecipeCLI(LightningCLI):
         given.weights_only = True
         if given.ckpt_path and Path(given.ckpt_path).is_file():
             AtomicCheckpointIO().load_checkpoint(given.ckpt_path)  # says what is wrong with it
+
+    def _refusal(self, error: argparse.ArgumentError) -> str:
+        """Say what is wrong with the words, without the many lines of the usage."""
+        message = re.sub(r'Parser key "([\w.]+)":\s*', r"--\1: ", str(error)).replace("\n", " ")
+        unknown = re.search(r"unrecognized arguments?: (--[\w.-]+)", message)
+        if unknown is None:
+            return message
+        if self._by_recipe and unknown[1] in ("--epochs", "--minutes"):
+            return f"{message}; of a recipe it is --trainer.max_epochs, or --trainer.max_time '{{minutes: 10}}'"
+        options = {word for action in self._parser(self._command)._actions for word in action.option_strings}
+        return f"{message}. {nearest(unknown[1], options)}fullyconv {self._command} --help-all lists the options"
 
     def before_instantiate_classes(self) -> None:
         """Hold the folder of a recipe's run; that of another is held already."""

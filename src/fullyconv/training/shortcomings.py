@@ -16,8 +16,8 @@ def few_steps(steps: int) -> str:
     """Say that so few steps are not enough, and what to try."""
     number = f"{steps} step{'' if steps == 1 else 's'}"
     return (
-        f"only {number}: fewer than {FEW_STEPS} rarely teach a model its classes; give more --minutes or --epochs, or "
-        "a smaller --data.batch_size"
+        f"only {number}: fewer than {FEW_STEPS} rarely teach a model its classes; train longer, or with a smaller "
+        "data.batch_size"
     )
 
 
@@ -43,7 +43,7 @@ def shortcomings(
     if lost := [name for name, iou, accuracy in each if iou == 0 and not math.isnan(accuracy)]:
         found.append(
             f"never found on {split} (IoU 0): {some(lost, 24)}. Look with 'fullyconv doctor' at how many pixels of it "
-            "train has and whether the masks fit; then train longer (--epochs, --minutes), with another --model.loss "
-            "or --model.lr, or from another start (--model)"
+            "train has and whether the masks fit; then train longer, with another "
+            "model.loss or model.lr, or from another start"
         )
     return found

@@ -50,6 +50,9 @@ METRICS = {
 }
 """Keys of a score that a card names, in percent."""
 
+HUB_LICENSES = ("apache-2.0", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "mit")
+"""Licenses of weights that the hub has a word for."""
+
 OTHERS = {"encoder_name": "segmentation_models.pytorch", "model_type": "transformers", "pretrained_cfg": "timm"}
 """What a configuration of another library holds -> its name."""
 
@@ -409,11 +412,12 @@ def _metadata(config: Config, name: str) -> str:
         for key, title in METRICS.items()
         if isinstance(score.get(key), int | float)
     ]
+    terms = config.license.partition("(")[0].strip().lower().replace(" ", "-")
     found = ModelCardData(
         library_name="fullyconv",
         pipeline_tag=task,
         tags=["semantic-segmentation", "fully-convolutional-networks", "pytorch-lightning"],
-        license="other",
+        license=terms if terms in HUB_LICENSES else "other",
         license_name=_line(config.license),
         model_name=_line(name),
         eval_results=results or None,
