@@ -41,7 +41,7 @@ def class_activation(dense: DenseClassifier) -> DenseClassifier:
     if why:
         raise ConversionError(
             f"pool='cam': of {dense.report.classifier}: {why}, so that the mean of a class activation map would not be "
-            "the classifier's score. Use pool='window'"
+            "the classifier's score. Use pool='window', or method='window' of a heat map"
         )
     cells = copy.copy(dense)
     # Past nn.Module's own bookkeeping: the classifier may have modules of these names.

@@ -372,10 +372,6 @@ class SpreadPool(nn.Module):
             inside = F.pad(inside, margins)
         return total / self._sum(inside, kernel, taps)[..., :h, :w]
 
-    def extra_repr(self) -> str:
-        """Say what was changed."""
-        return f"step={self.step}, spread={self.spread}"
-
     @staticmethod
     def _margins(n: int, windows: int, k: int, s: int, p: int, d: int, step: int, spread: int) -> tuple[int, int, int]:
         """Give the padding before and after an axis of n cells, and the cells of the result."""

@@ -276,7 +276,7 @@ class HeadWalk:
         reads = any(each.op == "get_attr" and str(each.target).rpartition(".")[0] == path for each in node.graph.nodes)
         if reads or not layer._parameters.keys() >= PARAMETERS:
             return None
-        kernel = Kernel(cells.channels, cells.window, None if cells.in_order() else cells.index())
+        kernel = Kernel(cells.channels, cells.window, cells.index())
         known = self.kernels.setdefault(path, kernel)
         if path in self.modules or not known.same(kernel):
             raise self.refuse(node, *TWICE)

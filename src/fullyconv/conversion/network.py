@@ -174,11 +174,9 @@ class DenseClassifier(nn.Module):
                     unexpected.append(name)
                 continue
             kernel = self._kernels.get(path)
-            if kernel is not None and leaf == "weight" and tensor.dim() == 2:
-                nodes = kernel.inputs
-                if tuple(tensor.shape) == (own[name].shape[0], nodes):
-                    tensor = kernel.weight(tensor)
-                    reshaped.append(name)
+            if kernel is not None and leaf == "weight" and tensor.shape == (len(own[name]), len(kernel.index)):
+                tensor = kernel.weight(tensor)
+                reshaped.append(name)
             if tensor.shape != own[name].shape:
                 misshaped.append(f"{name} {tuple(tensor.shape)} where {tuple(own[name].shape)} is needed")
             fitted[name] = tensor

@@ -162,13 +162,13 @@ def _check_python(path: str, module: nn.Module, copy: bool) -> None:
     place = f"classifier.{path}" if path else "classifier"
     if isinstance(module, torch.jit.ScriptModule):
         raise ConversionError(f"{place}: a scripted or traced module cannot be rewritten; pass the Python module")
-    if isinstance(module._modules.get("_orig_mod"), nn.Module):
-        remedy = "put the module itself in its place" if path else "pass the module itself"
-        raise ConversionError(f"{place}: was compiled; {remedy}, {place}._orig_mod")
-    if hasattr(module.forward, "_torchdynamo_orig_callable"):
-        raise ConversionError(f"{place}: its forward was compiled; convert first, and compile the result")
-    if module._compiled_call_impl is not None and not copy:
-        raise ConversionError(f"{place}: was compiled in place; pass copy=True, which converts the module as it was")
+    wrapped = isinstance(module._modules.get("_orig_mod"), nn.Module)
+    compiled = wrapped or hasattr(module.forward, "_torchdynamo_orig_callable")
+    if compiled or (module._compiled_call_impl is not None and not copy):
+        raise ConversionError(
+            f"{place}: was compiled; put the module itself in its place, which torch.compile keeps as "
+            f"{place}._orig_mod, or convert first and compile the result"
+        )
 
 
 def _walk_head(walk: HeadWalk, found: Trace, maps: list[FeatureMap], head: list[fx.Node]) -> Cells:

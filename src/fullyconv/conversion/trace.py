@@ -384,12 +384,14 @@ def _select(returned: Any, output: int | str | None, kind: str) -> fx.Node:
         raise TraceError(f"output={output!r}: {kind} returns no such value (choices: {names})")
     key = keys[names[0] if output is None else output]
     found = whole[key]
-    if not isinstance(found, fx.Node):  # of a module that was left whole: taken out of its answer
-        with returned.graph.inserting_after(returned):
-            found = returned.graph.call_function(operator.getitem, (returned, key))
-        found.meta["module"] = ""
-        found.meta |= {when: returned.meta[when][key] for when in (REFERENCE, LARGER) if when in returned.meta}
-    return found
+    if isinstance(found, fx.Node):
+        return found
+    # of a module that was left whole: taken out of its answer
+    with returned.graph.inserting_after(returned):
+        node: fx.Node = returned.graph.call_function(operator.getitem, (returned, key))
+    node.meta["module"] = ""
+    node.meta |= {when: returned.meta[when][key] for when in (REFERENCE, LARGER) if when in returned.meta}
+    return node
 
 
 def _known(item: Any) -> Any:
