@@ -156,7 +156,7 @@ class Backbone(nn.Module, ABC):
 
             coarsest = max(*self.channels, self.size_divisor)
             size = coarsest * -(-224 // coarsest)  # a multiple of every stride, at least the classifiers' native size
-            self._geometry = cast("dict[int, Geometry]", measure(_Maps(self), size, self.in_channels))
+            self._geometry = cast("dict[int, Geometry]", measure(self, size, self.in_channels))
         return self._geometry
 
     def load_classifier(self, state_dict: Mapping[str, Tensor], *, absent: Sequence[str] = ()) -> LoadReport:
@@ -293,17 +293,6 @@ class Chain(Backbone):
             if stride is not None:
                 maps[stride] = x
         return Features(maps, size)
-
-
-class _Maps(nn.Module):
-    """The same maps in a plain dict, for measuring."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, x: Tensor) -> dict[int, Tensor]:
-        return dict(self.backbone(x))
 
 
 def _other_channels(weight: Tensor, in_channels: int) -> Tensor:

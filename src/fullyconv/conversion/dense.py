@@ -387,12 +387,10 @@ class SpreadPool(nn.Module):
         return F.conv2d(x, ones.expand(c, 1, 1, kernel[1]), None, (1, self.step[1]), 0, (1, taps[1]), c)
 
 
+_COMMON = ("kernel_size", "stride", "padding")
 _POOLINGS: dict[str, tuple[type[nn.AvgPool2d] | type[nn.MaxPool2d], tuple[str, ...]]] = {
-    "avg_pool2d": (
-        nn.AvgPool2d,
-        ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
-    ),
-    "max_pool2d": (nn.MaxPool2d, ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")),
+    "avg_pool2d": (nn.AvgPool2d, (*_COMMON, "ceil_mode", "count_include_pad", "divisor_override")),
+    "max_pool2d": (nn.MaxPool2d, (*_COMMON, "dilation", "ceil_mode", "return_indices")),
 }
 
 _REMEDY = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -56,23 +55,14 @@ class Step:
     release: tuple[str, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Many torch functions are built-ins without a module of their own, which pickle cannot find again.
-        target = self.target if isinstance(self.target, str) else _address(self.target)
+        # Some functions, such as F.max_pool2d, are closures, which pickle cannot find again by itself.
+        name = getattr(self.target, "__name__", "")
+        target = name if getattr(F, name, None) is self.target else self.target
         return _step, (self.kind, target, self.args, self.kwargs, self.result, self.release)
 
 
 def _step(kind: Any, target: Any, *rest: Any) -> Step:
-    if isinstance(target, tuple):
-        target = getattr(importlib.import_module(target[0]), target[1])
-    return Step(kind, target, *rest)
-
-
-def _address(function: Callable[..., Any]) -> tuple[str, str] | Callable[..., Any]:
-    name = getattr(function, "__name__", "")
-    for module in (torch, F, torch._C._nn, torch.special, torch.linalg):
-        if getattr(module, name, None) is function:
-            return module.__name__, name
-    return function
+    return Step(kind, getattr(F, target) if kind == "call_function" and isinstance(target, str) else target, *rest)
 
 
 def label(node: fx.Node) -> str:
