@@ -65,7 +65,7 @@ class Bare(SegmentationModule):
 
     def __init__(self) -> None:
         super().__init__(model="fcn8s_resnet18_quarter", classes=CLASSES)
-        backbone = PlainConvolutions("tiny", [[8], [16]], pool_last=True)
+        backbone = PlainConvolutions("tiny", [[8], [16]], pool=True)
         self.model = FCN(backbone, PlainHead(16, len(CLASSES), backbone.geometry[4], stride=4))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:

@@ -181,7 +181,7 @@ def test_larger_map_gives_the_answer_of_every_window(
         assert_same_scores(dense(x), expected)
     assert expected.shape[2:] == (4, 3) == dense.grid(*x.shape[2:])
     assert dense.guarantee == "window"
-    assert not dense.report.padded
+    assert not dense.geometry.padded
     assert dense.geometry.stride == (stride, stride)
 
 
@@ -456,7 +456,7 @@ def test_squeeze_and_excitation_guarantees_the_head_only() -> None:
     classifier = SqueezeExcited().double().eval()
     dense = convolutionalize(classifier, 15)
     assert dense.guarantee == "head"
-    assert dense.report.global_context
+    assert dense.geometry.global_context
     x = images(1, 25, 25)
     with torch.no_grad():
         (map,) = dense.feature_maps(x)

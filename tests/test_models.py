@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from closeness import assert_close
 from fullyconv.backbones import BACKBONES
 from fullyconv.fcn import FCN, MODELS, build_model, pool_unpool, same_convolutions
+from fullyconv.fcn.presets import FAMILIES, coarsest, lraspp, segnet
 from fullyconv.geometry import Geometry
-from fullyconv.heads import SkipHead
+from fullyconv.heads import ASPPHead, SkipHead
 from fullyconv.upsampling import resample
 
 
@@ -225,13 +226,17 @@ def test_other_preset_gives_one_logit_for_each_pixel(name: str) -> None:
 
 
 def test_every_preset_is_named_after_its_builder_and_its_backbone() -> None:
+    others = {"fcn": coarsest, "deeplabv3": coarsest, "lraspp": lraspp, "segnet": segnet}
     for name, builder in MODELS.items():
         if isinstance(builder, partial):
+            (backbone,) = builder.args
+            assert backbone in BACKBONES
             # torchvision's segmenters, whose names we keep, leave unsaid that their backbones are dilated
-            assert name.removesuffix("_dilated") == (
-                f"{builder.func.__name__}_{builder.args[0].removesuffix('_dilated')}"
-            )
-            assert builder.args[0] in BACKBONES
+            family, _, rest = name.removesuffix("_dilated").rpartition(f"_{backbone.removesuffix('_dilated')}")
+            assert rest == ""
+            expected = partial(FAMILIES[family][0] if family in FAMILIES else others[family], backbone)
+            assert builder.func is expected.func
+            assert builder.keywords == expected.keywords | ({"head": ASPPHead} if family == "deeplabv3" else {})
         else:
             assert name == builder.__name__  # type: ignore[attr-defined]
     assert all(

@@ -131,5 +131,8 @@ def presets() -> Table[Preset]:
 
 def _preset(name: str, build: Any) -> Preset:
     if isinstance(build, partial):
-        return Preset(name, build.func.__name__, build.args[0])
+        backbone = build.args[0]
+        # torchvision leaves unsaid that its backbones are dilated
+        family = name.removesuffix("_dilated").removesuffix(f"_{backbone.removesuffix('_dilated')}")
+        return Preset(name, family, backbone)
     return Preset(name, name, None)

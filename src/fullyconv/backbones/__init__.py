@@ -25,8 +25,8 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "googlenet": googlenet.googlenet,
     **_named(resnet.resnet, "resnet18", "resnet18_half", "resnet18_quarter", "resnet18_slim", "resnet34", "resnet50"),
     **_named(resnet.resnet, "resnet101", "resnet50_dilated", "resnet101_dilated"),
-    **_named(mobilenet.MobileNetV3, "mobilenet_v3_small", "mobilenet_v3_large", "mobilenet_v3_large_dilated"),
-    **_named(efficientnet_lite.EfficientNetLite, "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"),
+    **_named(mobilenet.mobilenet_v3, "mobilenet_v3_small", "mobilenet_v3_large", "mobilenet_v3_large_dilated"),
+    **_named(efficientnet_lite.efficientnet_lite, "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -156,7 +156,7 @@ class Backbone(nn.Module, ABC):
 
             coarsest = max(*self.channels, self.size_divisor)
             size = coarsest * -(-224 // coarsest)  # a multiple of every stride, at least the classifiers' native size
-            self._geometry = cast("dict[int, Geometry]", measure(_Maps(self), size, self.in_channels))
+            self._geometry = cast("dict[int, Geometry]", measure(self, size, self.in_channels))
         return self._geometry
 
     def load_classifier(self, state_dict: Mapping[str, Tensor], *, absent: Sequence[str] = ()) -> LoadReport:
@@ -258,6 +258,7 @@ class Chain(Backbone):
         name: the name it is built by.
         layers: in their order, by the names that they have in the classifier.
         taps: names of the layers whose maps are features -> their strides; of several of one stride the last is taken.
+            Those inside a sequence have its name and theirs, "features.3".
         channels: as `Backbone` takes it, like all options.
         options: see `Backbone`.
     """
@@ -273,39 +274,25 @@ class Chain(Backbone):
         super().__init__(name, channels, **options)
         for layer, module in layers.items():
             self.add_module(layer, module)
-        self._taps = {index: taps[layer] for index, layer in enumerate(layers) if layer in taps}
+        self._sequences = {tap.rpartition(".")[0] for tap in taps} - {""}
+        self._strides = [taps.get(path) for path, _ in self._chain()]
+
+    def _chain(self) -> Iterator[tuple[str, nn.Module]]:
+        for name, layer in self.named_children():
+            if name in self._sequences:
+                yield from ((f"{name}.{inside}", part) for inside, part in layer.named_children())
+            else:
+                yield name, layer
 
     def forward(self, x: Tensor) -> Features:
         """Compute the maps one after the other; see `Backbone.forward`."""
         size = self._size(x)
-        return Features(tapped(self.children(), self._taps, x), size)
-
-
-def tapped(layers: Iterable[nn.Module], taps: Mapping[int, int], x: Tensor) -> dict[int, Tensor]:
-    """Compute layers one after the other, and keep what stands behind some of them.
-
-    Args:
-        layers: in their order.
-        taps: index of a layer -> stride of its map; of several of one stride the last is kept.
-        x: what the first one takes.
-    """
-    maps: dict[int, Tensor] = {}
-    for index, layer in enumerate(layers):
-        x = layer(x)
-        if index in taps:
-            maps[taps[index]] = x
-    return maps
-
-
-class _Maps(nn.Module):
-    """The same maps in a plain dict, for measuring."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, x: Tensor) -> dict[int, Tensor]:
-        return dict(self.backbone(x))
+        maps: dict[int, Tensor] = {}
+        for (_, layer), stride in zip(self._chain(), self._strides, strict=True):
+            x = layer(x)
+            if stride is not None:
+                maps[stride] = x
+        return Features(maps, size)
 
 
 def _other_channels(weight: Tensor, in_channels: int) -> Tensor:
@@ -317,7 +304,7 @@ def _other_channels(weight: Tensor, in_channels: int) -> Tensor:
 
 
 def first_convolution(conv: nn.Conv2d, in_channels: int = 3, padding: int | None = None) -> nn.Conv2d:
-    """Rebuild a network's first convolution for other channels or another padding.
+    """Change a network's first convolution to other channels or another padding.
 
     Args:
         conv: the convolution (C', C, kH, kW) as the classifier has it.
@@ -325,32 +312,20 @@ def first_convolution(conv: nn.Conv2d, in_channels: int = 3, padding: int | None
         padding: pixels on each side; None keeps the convolution's own.
 
     Returns:
-        The convolution; it shares the weights of `conv` where the channels are the same.
+        The convolution that was given.
 
     Raises:
         ValueError: if `in_channels` is not positive.
     """
     if in_channels < 1:
         raise ValueError(f"in_channels={in_channels}: an image has at least one channel, 3 for RGB.")
-    if in_channels == conv.in_channels and padding is None:
-        return conv
-    rebuilt = nn.Conv2d(
-        in_channels,
-        conv.out_channels,
-        cast("tuple[int, int]", conv.kernel_size),
-        stride=cast("tuple[int, int]", conv.stride),
-        padding=cast("tuple[int, int]", conv.padding) if padding is None else padding,
-        bias=conv.bias is not None,
-        device=conv.weight.device,
-        dtype=conv.weight.dtype,
-    )
-    if in_channels == conv.in_channels:
-        rebuilt.weight = conv.weight
-    else:
-        nn.init.kaiming_normal_(rebuilt.weight, mode="fan_out", nonlinearity="relu")
-    if conv.bias is not None:
-        rebuilt.bias = conv.bias
-    return rebuilt
+    if padding is not None:
+        conv.padding = (padding, padding)
+    if in_channels != conv.in_channels:
+        conv.in_channels = in_channels
+        conv.weight = nn.Parameter(conv.weight.new_empty(conv.out_channels, in_channels, *conv.kernel_size))
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv
 
 
 def is_paper(padding: str, name: str, *, paper: bool = False) -> bool:

@@ -5,7 +5,7 @@ Classifiers only: they are small, published with weights, and real enough to sho
 
 from __future__ import annotations
 
-from typing import cast
+from collections import OrderedDict
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ class CifarBlock(nn.Module):
         return F.relu(x + y)
 
 
-class CifarResNet(nn.Module):
+class CifarResNet(nn.Sequential):
     """A ResNet for images of 32 x 32 pixels; keys are those of the published weights (conv1, layer1.0.bn1, linear).
 
     Args:
@@ -57,20 +57,17 @@ class CifarResNet(nn.Module):
     """
 
     def __init__(self, depth: int = 20, num_classes: int = 10) -> None:
-        super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"depth={depth}: must be 6n + 2, such as 20 or 56")
-        n = (depth - 2) // 6
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = nn.Sequential(*[CifarBlock(16, 16, 1) for _ in range(n)])
-        self.layer2 = nn.Sequential(CifarBlock(16, 32, 2), *[CifarBlock(32, 32, 1) for _ in range(n - 1)])
-        self.layer3 = nn.Sequential(CifarBlock(32, 64, 2), *[CifarBlock(64, 64, 1) for _ in range(n - 1)])
-        self.linear = nn.Linear(64, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Score images (N, 3, H, W) as (N, K)."""
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = self.layer3(self.layer2(self.layer1(x)))
-        x = F.avg_pool2d(x, (int(x.shape[2]), int(x.shape[3]))).flatten(1)
-        return cast(Tensor, self.linear(x))
+        layers: dict[str, nn.Module] = {
+            "conv1": nn.Conv2d(3, 16, 3, padding=1, bias=False),
+            "bn1": nn.BatchNorm2d(16),
+            "relu": nn.ReLU(),
+        }
+        before = 16
+        for number, planes in enumerate((16, 32, 64), 1):
+            first = CifarBlock(before, planes, 1 if planes == before else 2)
+            rest = [CifarBlock(planes, planes, 1) for _ in range((depth - 2) // 6 - 1)]
+            layers[f"layer{number}"], before = nn.Sequential(first, *rest), planes
+        layers |= {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "linear": nn.Linear(64, num_classes)}
+        super().__init__(OrderedDict(layers))

@@ -7,12 +7,13 @@ SiLU. Keys are those of timm's ``tf_efficientnet_lite0``; the published weights 
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from typing import NamedTuple, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fullyconv.backbones.base import Backbone, Features, Padding, first_convolution, is_paper, tapped
+from fullyconv.backbones.base import Chain, Padding, first_convolution, is_paper
 
 STEM, HEAD = 32, 1280  # channels of the first and the last convolution; the same at every width
 EPSILON = 1e-3  # of all batch norms, as in TensorFlow
@@ -62,7 +63,23 @@ def pad_same(x: Tensor, kernel: int) -> Tensor:
     return F.pad(x, (left, right, top, bottom))
 
 
-class InvertedResidual(nn.Module):
+class PadSame(nn.Module):
+    """Pad as TensorFlow's "same" does in front of a convolution of stride 2; see `pad_same`.
+
+    Args:
+        kernel: side of the convolution's kernel, odd.
+    """
+
+    def __init__(self, kernel: int) -> None:
+        super().__init__()
+        self.kernel = kernel
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pad a map (N, C, h, w)."""
+        return pad_same(x, self.kernel)
+
+
+class InvertedResidual(nn.Sequential):
     """Expand the channels, convolve each, project them down again; added to the input where the shape stays.
 
     Args:
@@ -71,39 +88,32 @@ class InvertedResidual(nn.Module):
     """
 
     def __init__(self, before: int, stage: Stage) -> None:
-        super().__init__()
-        self.kernel, self.stride = stage.kernel, stage.stride
-        self.residual = stage.stride == 1 and before == stage.channels
-        inner = before * stage.expansion
-        padding = stage.kernel // 2 if stage.stride == 1 else 0
+        inner, after, strided = before * stage.expansion, stage.channels, stage.stride == 2
+        padding = 0 if strided else stage.kernel // 2
         depthwise = nn.Conv2d(inner, inner, stage.kernel, stage.stride, padding, groups=inner, bias=False)
+        convolved = {"pad": PadSame(stage.kernel), "conv_dw": depthwise} if strided else {"conv_dw": depthwise}
         # names and their order are timm's
         if stage.expansion == 1:
-            self.conv_dw, self.bn1 = depthwise, _norm(inner)
-            self.conv_pw, self.bn2 = nn.Conv2d(inner, stage.channels, 1, bias=False), _norm(stage.channels)
+            layers = {
+                **convolved, "bn1": _norm(inner), "act1": nn.ReLU6(inplace=True),
+                "conv_pw": nn.Conv2d(inner, after, 1, bias=False), "bn2": _norm(after),
+            }  # fmt: skip
         else:
-            self.conv_pw, self.bn1 = nn.Conv2d(before, inner, 1, bias=False), _norm(inner)
-            self.conv_dw, self.bn2 = depthwise, _norm(inner)
-            self.conv_pwl, self.bn3 = nn.Conv2d(inner, stage.channels, 1, bias=False), _norm(stage.channels)
-        self.expands = stage.expansion != 1
-        self.act = nn.ReLU6(inplace=True)
+            layers = {
+                "conv_pw": nn.Conv2d(before, inner, 1, bias=False), "bn1": _norm(inner),
+                "act1": nn.ReLU6(inplace=True), **convolved, "bn2": _norm(inner), "act2": nn.ReLU6(inplace=True),
+                "conv_pwl": nn.Conv2d(inner, after, 1, bias=False), "bn3": _norm(after),
+            }  # fmt: skip
+        super().__init__(OrderedDict(layers))
+        self.residual = not strided and before == after
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, h, w) to (N, C', h / stride, w / stride), rounded up."""
-        entered = x
-        if self.expands:
-            x = self.act(self.bn1(self.conv_pw(x)))
-        if self.stride == 2:
-            x = pad_same(x, self.kernel)
-        x = self.conv_dw(x)
-        if self.expands:
-            x = self.bn3(self.conv_pwl(self.act(self.bn2(x))))
-        else:
-            x = self.bn2(self.conv_pw(self.act(self.bn1(x))))
-        return x + entered if self.residual else x
+        changed: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+        return x + changed if self.residual else changed
 
 
-class EfficientNetLiteClassifier(nn.Module):
+class EfficientNetLiteClassifier(nn.Sequential):
     """EfficientNet-Lite for images: (N, 3, H, W) normalized -> (N, K) scores, at any size as timm's network.
 
     Args:
@@ -112,71 +122,52 @@ class EfficientNetLiteClassifier(nn.Module):
     """
 
     def __init__(self, name: str, num_classes: int = 1000) -> None:
-        super().__init__()
-        self.conv_stem = nn.Conv2d(3, STEM, 3, stride=2, bias=False)
-        self.bn1 = _norm(STEM)
-        self.act = nn.ReLU6(inplace=True)
-        self.blocks = nn.Sequential()
+        blocks = nn.Sequential()
         channels = STEM
         for stage in scaled(name):
-            rest = [stage._replace(stride=1)] * (stage.repeats - 1)
-            blocks = nn.Sequential()
-            for block in (stage, *rest):
-                blocks.append(InvertedResidual(channels, block))
+            same = nn.Sequential()
+            for block in (stage, *[stage._replace(stride=1)] * (stage.repeats - 1)):
+                same.append(InvertedResidual(channels, block))
                 channels = stage.channels
-            self.blocks.append(blocks)
-        self.conv_head = nn.Conv2d(channels, HEAD, 1, bias=False)
-        self.bn2 = _norm(HEAD)
-        self.global_pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(HEAD, num_classes)
+            blocks.append(same)
+        layers = {
+            "pad": PadSame(3), "conv_stem": nn.Conv2d(3, STEM, 3, stride=2, bias=False), "bn1": _norm(STEM),
+            "stem_act": nn.ReLU6(inplace=True), "blocks": blocks,
+            "conv_head": nn.Conv2d(channels, HEAD, 1, bias=False), "bn2": _norm(HEAD), "act": nn.ReLU6(inplace=True),
+            "global_pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "classifier": nn.Linear(HEAD, num_classes),
+        }  # fmt: skip
+        super().__init__(OrderedDict(layers))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 # He et al. 2015, by the fan out of each group
                 fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
                 nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Score images (N, 3, H, W) as (N, K)."""
-        x = self.blocks(self.act(self.bn1(self.conv_stem(pad_same(x, 3)))))
-        x = self.act(self.bn2(self.conv_head(x)))
-        return cast(Tensor, self.classifier(self.global_pool(x).flatten(1)))
 
+def efficientnet_lite(name: str, *, in_channels: int = 3, padding: Padding = "same") -> Chain:
+    """Build the backbone of EfficientNet-Lite, randomly initialized.
 
-class EfficientNetLite(Backbone):
-    """The backbone of EfficientNet-Lite: features are the last block of each stride, in front of the last convolution.
-
-    Images come in multiples of 32 pixels (`FCN` continues them at the right and bottom): only there the cells of all
-    images lie at the same places.
+    Features are the last block of each stride, in front of the last convolution. Images come in multiples of 32 pixels
+    (`FCN` continues them at the right and bottom): only there the cells of all images lie at the same places.
 
     Args:
         name: a key of `SCALES`; lite0 has 2.9 million parameters.
         in_channels: channels of the input.
         padding: "same" only.
     """
-
-    def __init__(self, name: str, *, in_channels: int = 3, padding: Padding = "same") -> None:
-        is_paper(padding, name)
-        stages = scaled(name)
-        strides, stride = [], 2
-        for stage in stages:
-            stride *= stage.stride
-            strides.append(stride)
-        channels = {stride: stage.channels for stride, stage in zip(strides, stages, strict=True) if stride > 2}
-        super().__init__(
-            name, channels, in_channels=in_channels, size_divisor=32, unused=("conv_head.", "bn2.", "classifier.")
-        )
-        classifier = EfficientNetLiteClassifier(name, num_classes=1)
-        self.strides = {index: stride for index, stride in enumerate(strides) if stride in channels}
-        self.conv_stem = first_convolution(classifier.conv_stem, in_channels)
-        self.bn1 = classifier.bn1
-        self.act = classifier.act
-        self.blocks = classifier.blocks
-
-    def forward(self, x: Tensor) -> Features:
-        """Compute the last map of each stride; see `Backbone.forward`."""
-        size = self._size(x)
-        x = self.act(self.bn1(self.conv_stem(pad_same(x, 3))))
-        return Features(tapped(self.blocks, self.strides, x), size)
+    is_paper(padding, name)
+    children = dict(EfficientNetLiteClassifier(name, num_classes=1).named_children())
+    layers = {layer: children[layer] for layer in ("pad", "conv_stem", "bn1", "stem_act", "blocks")}
+    layers["conv_stem"] = first_convolution(cast(nn.Conv2d, layers["conv_stem"]), in_channels)
+    taps: dict[str, int] = {}
+    channels: dict[int, int] = {}
+    stride = 2
+    for index, stage in enumerate(scaled(name)):
+        stride *= stage.stride
+        if stride > 2:
+            taps[f"blocks.{index}"], channels[stride] = stride, stage.channels
+    unused = ("conv_head.", "bn2.", "classifier.")
+    return Chain(name, layers, taps, channels, in_channels=in_channels, size_divisor=32, unused=unused)
 
 
 def scaled(name: str) -> tuple[Stage, ...]:

@@ -8,7 +8,6 @@ mean of the biases.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import cast
 
 import torch
@@ -25,19 +24,10 @@ class LateFusion(Backbone):
 
     Args:
         name: the name it is built by.
-        streams: backbones with the same strides; the first sees the first of the channels, the second the next ones.
-
-    Raises:
-        ValueError: if the backbones have different strides.
+        streams: backbones of one kind; the first sees the first of the channels, the second the next ones.
     """
 
     def __init__(self, name: str, streams: Sequence[Backbone]) -> None:
-        for one, other in pairwise(streams):
-            if list(one.channels) != list(other.channels):
-                raise ValueError(
-                    f"streams have features of strides {list(one.channels)} and {list(other.channels)}: they are put "
-                    "one behind the other; give backbones of one kind"
-                )
         super().__init__(
             name,
             {stride: sum(stream.channels[stride] for stream in streams) for stride in streams[0].channels},
@@ -69,15 +59,13 @@ class LateFusion(Backbone):
             WeightsError: if tensors are missing, unknown or of another shape; the message names them.
         """
         reports = [cast(Backbone, stream).load_classifier(state_dict, absent=absent) for stream in self.streams]
-        adapted = {key for load_report in reports for key in load_report.adapted}
-        kept = [f"streams.{i}.{key}" for i, load_report in enumerate(reports) for key in load_report.reinitialized]
-        first = reports[0]
+        first, adapted = reports[0], {key for report in reports for key in report.adapted}
         return LoadReport(
-            tuple(key for key in first.copied if key not in adapted),
-            first.reshaped,
-            tuple(key for key in state_dict if key in adapted),
-            tuple(kept),
-            first.unused,
+            copied=tuple(key for key in first.copied if key not in adapted),
+            reshaped=first.reshaped,
+            adapted=tuple(key for key in state_dict if key in adapted),
+            reinitialized=tuple(f"streams.{i}.{key}" for i, each in enumerate(reports) for key in each.reinitialized),
+            unused=first.unused,
         )
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from fullyconv.backbones.base import Backbone, Features, Padding, first_convolution, is_paper, tapped
+from fullyconv.backbones.base import Chain, Padding, first_convolution, is_paper
 
 
-class MobileNetV3(Backbone):
-    """The backbone of torchvision's MobileNetV3, randomly initialized. Its squeeze-and-excitation sees the whole image.
+def mobilenet_v3(name: str, *, in_channels: int = 3, padding: Padding = "same") -> Chain:
+    """Build the backbone of torchvision's MobileNetV3, randomly initialized.
+
+    Its squeeze-and-excitation sees the whole image.
 
     Args:
         name: torchvision's name. With "_dilated" behind it the last three blocks dilate by 2 instead of striding, as
@@ -20,30 +22,26 @@ class MobileNetV3(Backbone):
         in_channels: channels of the input.
         padding: "same" only.
     """
+    is_paper(padding, name)
+    import torchvision  # takes seconds, and only its own networks need it
 
-    def __init__(self, name: str, *, in_channels: int = 3, padding: Padding = "same") -> None:
-        is_paper(padding, name)
-        import torchvision  # takes seconds, and only its own networks need it
-
-        plain = name.removesuffix("_dilated")
-        features: Any = torchvision.models.get_model(plain, weights=None, dilated=plain != name).features
-        last: dict[int, int] = {}  # stride -> index in `features`
-        channels: dict[int, int] = {}
-        stride = 1
-        for index, block in enumerate(features):
-            convolutions = [module for module in block.modules() if isinstance(module, nn.Conv2d)]
-            stride *= max(conv.stride[0] for conv in convolutions)
-            last[stride] = index
-            channels[index] = convolutions[-1].out_channels
-        taps = {4: 2, 8: 4, 16: 16} if plain != name else {s: index for s, index in last.items() if s >= 4}
-        super().__init__(
-            name, {s: channels[index] for s, index in taps.items()}, in_channels=in_channels, unused=("classifier.",)
-        )
-        self.strides = {index: s for s, index in taps.items()}
-        self.features = features
-        self.features[0][0] = first_convolution(self.features[0][0], in_channels)
-
-    def forward(self, x: Tensor) -> Features:
-        """Compute the map of each stride; see `Backbone.forward`."""
-        size = self._size(x)
-        return Features(tapped(self.features, self.strides, x), size)
+    plain = name.removesuffix("_dilated")
+    features: Any = torchvision.models.get_model(plain, weights=None, dilated=plain != name).features
+    places: dict[int, int] = {}  # stride -> index of the last block
+    channels: list[int] = []
+    stride = 1
+    for index, block in enumerate(features):
+        convolutions = [module for module in block.modules() if isinstance(module, nn.Conv2d)]
+        stride *= max(conv.stride[0] for conv in convolutions)
+        places[stride] = index
+        channels.append(convolutions[-1].out_channels)
+    places = {4: 2, 8: 4, 16: 16} if plain != name else {s: index for s, index in places.items() if s >= 4}
+    features[0][0] = first_convolution(features[0][0], in_channels)
+    return Chain(
+        name,
+        {"features": features},
+        {f"features.{index}": s for s, index in places.items()},
+        {s: channels[index] for s, index in places.items()},
+        in_channels=in_channels,
+        unused=("classifier.",),
+    )

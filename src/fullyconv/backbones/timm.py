@@ -32,9 +32,8 @@ class Timm(Backbone):
     def __init__(self, name: str, backbone: nn.Module, *, in_channels: int = 3) -> None:
         info = cast(Any, backbone.feature_info)
         reductions, channels = info.reduction(), info.channels()
-        taps = {
-            stride: index for index, stride in enumerate(reductions) if stride in STRIDES
-        }  # the last of each stride
+        # the last of each stride
+        taps = {stride: index for index, stride in enumerate(reductions) if stride in STRIDES}
         super().__init__(
             name,
             {stride: channels[index] for stride, index in taps.items()},

@@ -7,6 +7,7 @@ stay alone, as in SegNet, and the map at 32 is pool5.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
@@ -85,16 +86,14 @@ class VGG(Backbone):
         switches: dict[int, Switch] = {}
         stride = self.stride
         for layer in self.features:
+            before = (x.shape[2], x.shape[3])
+            x = layer(x)
             if not isinstance(layer, nn.MaxPool2d):
-                x = layer(x)
                 continue
             stride *= 2
             if self.switches:
-                before = (x.shape[2], x.shape[3])
-                x, positions = layer(x)
+                x, positions = x
                 switches[stride] = Switch(positions, before)
-            else:
-                x = layer(x)
             if stride in self.channels:
                 maps[stride] = x
         if self.classifier is not None:
@@ -102,7 +101,7 @@ class VGG(Backbone):
         return Features(maps, size, switches)
 
 
-class SmallVGG(nn.Module):
+class SmallVGG(nn.Sequential):
     """VGG-11 with batch norm at any width: torchvision's layers, key names and initialization.
 
     Args:
@@ -112,30 +111,26 @@ class SmallVGG(nn.Module):
         dropout: share of the outputs of fc6 and of fc7 that training leaves out.
     """
 
+    features: nn.Sequential
+    classifier: nn.Sequential
+
     def __init__(self, width: int = 64, hidden: int = 4096, num_classes: int = 1000, dropout: float = 0.5) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
+        features = nn.Sequential()
         before = 3
         for factor, depth in ((1, 1), (2, 1), (4, 2), (8, 2), (8, 2)):
             for _ in range(depth):
-                layers += [
-                    nn.Conv2d(before, factor * width, kernel_size=3, padding=1),
-                    nn.BatchNorm2d(factor * width),
-                    nn.ReLU(inplace=True),
-                ]
-                before = factor * width
-            layers.append(nn.MaxPool2d(kernel_size=2, stride=2))
-        self.features = nn.Sequential(*layers)
-        self.avgpool = nn.AdaptiveAvgPool2d((7, 7))
-        self.classifier = nn.Sequential(
-            nn.Linear(before * 7 * 7, hidden),
-            nn.ReLU(inplace=True),
-            nn.Dropout(dropout),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(inplace=True),
-            nn.Dropout(dropout),
+                after = factor * width
+                features.append(nn.Conv2d(before, after, kernel_size=3, padding=1))
+                features.append(nn.BatchNorm2d(after)).append(nn.ReLU(inplace=True))
+                before = after
+            features.append(nn.MaxPool2d(kernel_size=2, stride=2))
+        dense = nn.Sequential(
+            *(nn.Linear(before * 7 * 7, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout)),
+            *(nn.Linear(hidden, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout)),
             nn.Linear(hidden, num_classes),
         )
+        layers = {"features": features, "avgpool": nn.AdaptiveAvgPool2d((7, 7)), "flatten": nn.Flatten()}
+        super().__init__(OrderedDict(layers | {"classifier": dense}))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -144,10 +139,6 @@ class SmallVGG(nn.Module):
                 # torchvision's deviation of 0.01 is that of 4096 channels; fewer would let the scores fade
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Score images (N, 3, H, W) as (N, K)."""
-        return cast(Tensor, self.classifier(self.avgpool(self.features(x)).flatten(1)))
 
 
 def vgg11_quarter_classifier(num_classes: int = 1000) -> SmallVGG:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from fullyconv.conversion.activation import ClassActivation, class_activation
+from fullyconv.conversion.activation import class_activation
 from fullyconv.conversion.dense import atrous, shift_and_stitch, sliding_window
 from fullyconv.conversion.linear import linear_to_conv
 from fullyconv.conversion.network import DenseClassifier
@@ -13,7 +13,6 @@ from fullyconv.lazy import submodules
 
 __all__ = [
     "Change",
-    "ClassActivation",
     "DenseClassifier",
     "FixedInputSize",
     "InputSizeError",

@@ -6,49 +6,15 @@ Where everything behind a global average pooling is linear, the head may be appl
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
-from torch import Tensor
+import copy
+from dataclasses import replace
 
 from fullyconv.conversion.network import DenseClassifier
-from fullyconv.conversion.program import Step, run
-from fullyconv.conversion.refusals import no_activation_map
+from fullyconv.conversion.program import Step
 from fullyconv.errors import ConversionError
-from fullyconv.geometry import Geometry
 
 
-@dataclass(frozen=True)
-class ClassActivation:
-    """Score every cell of the last feature map; made by `class_activation`.
-
-    Args:
-        dense: the converted classifier, whose weights are used.
-        geometry: stride, receptive field and center of the cells, in pixels.
-        head: the steps of the head without its pooling.
-    """
-
-    dense: DenseClassifier
-    geometry: Geometry
-    head: tuple[Step, ...]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Score every cell.
-
-        Args:
-            x: (N, C, H, W), as the classifier expects it.
-
-        Returns:
-            (N, K, h, w) scores before softmax, one for each cell of the last feature map.
-        """
-        return self.of(self.dense.feature_maps(x)[0])
-
-    def of(self, map: Tensor) -> Tensor:
-        """Score every cell of a feature map (N, C, h, w): the head alone."""
-        scores: Tensor = run(self.dense, self.head, {self.dense._maps[0]: map})[self.dense._result]
-        return scores
-
-
-def class_activation(dense: DenseClassifier) -> ClassActivation:
+def class_activation(dense: DenseClassifier) -> DenseClassifier:
     """Take the global average pooling out of the head of a converted classifier.
 
     That means something only where all behind the pooling is linear, which the conversion found out.
@@ -57,32 +23,47 @@ def class_activation(dense: DenseClassifier) -> ClassActivation:
         dense: with either meaning of a global pooling.
 
     Returns:
-        What scores the cells.
+        What gives (N, K, h, w) scores before softmax, one for each cell of the last feature map. It shares its modules
+        with `dense`.
 
     Raises:
         ConversionError: if the classifier has no class activation map; the message says why.
     """
-    name = dense.report.classifier
+    if dense.pool == "cam":
+        return dense
+    window, why = dense.report.window, ""
     if len(dense._maps) > 1:
-        raise ConversionError(f"{name}: has no class activation map: its head reads several feature maps")
-    window = dense._windows[0]
-    if window != (1, 1) and not dense._linear:
-        raise ConversionError(f"{name}: has no class activation map: {no_activation_map(dense._linear)}")
-    head = tuple(_passing(step) if step.result in dense._averages else step for step in dense._head)
+        why = "its head reads several feature maps"
+    elif window != (1, 1) and dense._linear is None:
+        why = "there is no global average pooling in front of the scores"
+    elif window != (1, 1) and not dense._linear:
+        why = "the global pooling or something behind it is not linear (a maximum, an activation, a normalization)"
+    if why:
+        raise ConversionError(
+            f"pool='cam': of {dense.report.classifier}: {why}, so that the mean of a class activation map would not be "
+            "the classifier's score. Use pool='window', or method='window' of a heat map"
+        )
+    cells = copy.copy(dense)
+    # Past nn.Module's own bookkeeping: the classifier may have modules of these names.
+    vars(cells).update(
+        pool="cam", _head=tuple(_passing(step) if step.result in dense._averages else step for step in dense._head)
+    )
     geometry = dense.geometry
     # The pooling began at the first pixel that its first cell depends on, and reached (window - 1) strides further.
-    reach = [stride * (cells - 1) for stride, cells in zip(geometry.stride, window, strict=True)]
+    down, right = (stride * (n - 1) for stride, n in zip(geometry.stride, window, strict=True))
     (y, x), (height, width) = geometry.center, geometry.receptive_field
-    return ClassActivation(
-        dense,
-        replace(
-            geometry,
-            center=(y - reach[0] / 2, x - reach[1] / 2),
-            receptive_field=(height - reach[0], width - reach[1]),
-        ),
-        head,
+    cells._redescribe(
+        replace(geometry, center=(y - down / 2, x - right / 2), receptive_field=(height - down, width - right)),
+        ((1, 1),),
     )
+    averaged = ("mean over every", "sum over every")
+    changes = tuple(
+        replace(change, after="nothing (class activation map)") if change.after.startswith(averaged) else change
+        for change in dense.report.changes
+    )
+    vars(cells)["report"] = replace(cells.report, pool="cam", changes=changes)
+    return cells
 
 
 def _passing(step: Step) -> Step:
-    return Step("method", "view_as", (step.args[0], step.args[0]), {}, step.result, step.release)
+    return Step("call_method", "view_as", (step.args[0], step.args[0]), {}, step.result, step.release)

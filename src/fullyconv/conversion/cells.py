@@ -1,14 +1,12 @@
-"""What is known of a tensor of the head, and what was decided about the head."""
+"""What is known of a tensor of the head."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fullyconv.conversion.linear import Kernel
-from fullyconv.conversion.program import Step
 from fullyconv.conversion.without_data import BATCH
 from fullyconv.geometry import Pair
 
@@ -60,34 +58,7 @@ class Cells:
         """Tell whether the classifier's own tensor holds all entries in the order (C, h, w)."""
         return torch.equal(self.index(), torch.arange(self.entries))
 
-
-@dataclass
-class HeadPlan:
-    """What the walk decided.
-
-    Args:
-        trunk: the backbone.
-        maps: names of the results that the head begins with.
-        steps: the dense head.
-        result: name of the scores (N, K, Ho, Wo).
-        kernels: path of each fully connected layer and how its weight becomes a kernel.
-        changes: (name, before, after) in the order of the head.
-        modules: paths of the other modules that the steps call.
-        buffers: index tensors that the steps need.
-        by_window: parameters (by path) of what runs on whole windows, and the first such operation.
-        averages: names of the results that are means over windows.
-        linear: whether the scores are linear in what was pooled; None where nothing was.
-    """
-
-    trunk: list[Step] = field(default_factory=list)
-    maps: list[str] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
-    result: str = ""
-    kernels: dict[str, Kernel] = field(default_factory=dict)
-    changes: list[tuple[str, str, str]] = field(default_factory=list)
-    modules: list[str] = field(default_factory=list)
-    buffers: dict[str, Tensor] = field(default_factory=dict)
-    by_window: dict[str, int] = field(default_factory=dict)
-    first_by_window: str = ""
-    averages: list[str] = field(default_factory=list)
-    linear: bool | None = None
+    def alike(self, other: Cells) -> bool:
+        """Tell whether the entries of two tensors stand in the same places."""
+        same = (self.window, self.channels) == (other.window, other.channels)
+        return same and torch.equal(self.layout, other.layout)

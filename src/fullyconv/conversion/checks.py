@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -10,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fullyconv.conversion.cells import HeadPlan
 from fullyconv.conversion.hooks import hooked
 from fullyconv.conversion.network import DenseClassifier
 from fullyconv.conversion.operations import FeatureMap
@@ -63,11 +63,7 @@ def check_head(
             f"classifier={type(source).__name__}: its head does not run on several windows at once: "
             f"{type(error).__name__}: {first_line(error)}; use fullyconv.conversion.sliding_window"
         ) from error
-    if dense.pool == "cam":
-        h, w = maps[0].cells
-        got = torch.stack([scores[0, :, i : i + h, j : j + w].mean((1, 2)) for i, j in corners])
-    else:
-        got = torch.stack([scores[0, :, i, j] for i, j in corners])
+    got = torch.stack([scores[0, :, i, j] for i, j in corners])
     _refuse_unlike(got, expected, source, "its head gives another answer when it sees several windows together")
 
 
@@ -167,17 +163,16 @@ class _Backbone(nn.Module):
         return self.dense.feature_maps(x)
 
 
-def describe(source: nn.Module, dense: DenseClassifier, found: Trace, maps: list[FeatureMap], plan: HeadPlan) -> None:
+def describe(
+    source: nn.Module, dense: DenseClassifier, larger: Pair, maps: list[FeatureMap], changes: list[Change]
+) -> None:
     """Measure the geometry, try some sizes, and write the report."""
-    (height, width), larger = dense.input_size, found.larger
+    height, width = dense.input_size
     backbone = _Backbone(dense)
     strides = _Strides()
     geometries: list[Any] = [strides.geometry(map) for map in watch(backbone, larger, dense.in_channels, strides)]
-    geometry: Geometry | None = None
-    for one, window in zip(geometries, dense._windows, strict=True):
-        scored = one.conv(window)
-        geometry = scored if geometry is None else geometry.join(scored)
-    assert geometry is not None
+    scored = [one.conv(window) for one, window in zip(geometries, dense._windows, strict=True)]
+    geometry: Geometry = functools.reduce(Geometry.join, scored)
     if _moves_with_size(backbone, larger, dense.in_channels, geometries):
         down, right = (max(1, math.ceil(stride)) for stride in geometry.stride)
         dense.__dict__["_steps"] = (down, right)
@@ -189,7 +184,7 @@ def describe(source: nn.Module, dense: DenseClassifier, found: Trace, maps: list
     grids = {size: dense._grid(size) for size in dict.fromkeys([*steps, (height + 37, width + 53)])}
     # A backbone that divides the map into blocks counted from the image's corner, or goes through a coarser map than
     # the last one, gives an answer at a place that depends on where the image was cut, even if it is all local.
-    refused = any(grids[size] is None for size in steps if _whole_steps(size, dense.input_size, (down, right)))
+    refused = any(grids[h, w] is None for h, w in steps if (h - height) % down == 0 == (w - width) % right)
     if refused or not strides.divide(geometry.stride):
         guarantee = "head"
     # Past nn.Module's own bookkeeping: the classifier may have modules of these names.
@@ -198,7 +193,7 @@ def describe(source: nn.Module, dense: DenseClassifier, found: Trace, maps: list
         classifier=type(source).__name__,
         input_size=dense.input_size,
         pool=dense.pool,
-        changes=tuple(Change(*change) for change in plan.changes),
+        changes=tuple(changes),
         frontier=tuple((name_of(map.node, source), (map.channels, *map.cells)) for map in maps),
         window=dense._windows[0],
         geometry=geometry,
@@ -243,7 +238,3 @@ def _moves_with_size(backbone: nn.Module, size: Pair, channels: int, geometries:
     except ValueError:  # it does not run there
         return False
     return any(one.center != other.center for one, other in zip(known, others, strict=True))
-
-
-def _whole_steps(size: Pair, reference: Pair, stride: Pair) -> bool:
-    return all((a - b) % s == 0 for a, b, s in zip(size, reference, stride, strict=True))

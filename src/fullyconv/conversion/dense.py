@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -173,8 +173,11 @@ def atrous(
         >>> atrous(dense, stride=1)(torch.rand(1, 3, 16, 16)).shape
         torch.Size([1, 5, 9, 9])
     """
-    size = pair(input_size) if input_size is not None else _measuring_size(dense)
-    channels = in_channels if in_channels is not None else _first_channels(dense)
+    usual_size, usual_channels = _usual_image(dense)
+    size = pair(input_size) if input_size is not None else usual_size
+    channels = in_channels if in_channels is not None else usual_channels
+    if channels is None:
+        raise ValueError("in_channels=None: must be given for a network without nn.Conv2d.")
     diluted: Network = duplicate(dense, (*dense.parameters(), *dense.buffers()))
     if isinstance(diluted, DenseClassifier):
         _make_pools_modules(diluted)
@@ -185,24 +188,20 @@ def atrous(
     after = _Census(diluted, size, channels)
     _verify(before, after, diluted, stride)
     if isinstance(diluted, DenseClassifier) and isinstance(after.scores, Geometry):
-        _describe(diluted, after.scores, factors)
+        windows = (((h - 1) * factors[0] + 1, (w - 1) * factors[1] + 1) for h, w in diluted._windows)
+        diluted._redescribe(after.scores, tuple(windows))
     return diluted
 
 
-@dataclass(frozen=True)
-class _Call:
-    """Note where the cells of what a module is given and returns lie."""
-
-    before: Geometry | None
-    after: Geometry
-
-
 class _Census(Tracker):  # type: ignore[no-untyped-call]
-    """Note the geometry of each call of a module: by its path, and its number among the calls of that module."""
+    """Note where the cells of what each call of a module is given and returns lie.
+
+    Calls go by the path of the module and their number among its calls.
+    """
 
     def __init__(self, network: nn.Module, size: Pair, channels: int) -> None:
         super().__init__()
-        self.calls: dict[tuple[str, int], _Call] = {}
+        self.calls: dict[tuple[str, int], tuple[Geometry | None, Geometry]] = {}
         self._counts: Counter[str] = Counter()
         hooks = [module.register_forward_hook(partial(self._leave, path)) for path, module in network.named_modules()]
         try:
@@ -215,8 +214,7 @@ class _Census(Tracker):  # type: ignore[no-untyped-call]
     def _leave(self, path: str, module: nn.Module, args: Any, output: Any) -> None:
         seen, geometry = self.seen(output), self.geometry(output)
         if seen is not None and seen.axes and geometry is not None:
-            before = self.geometry(args[0]) if args else None
-            self.calls[path, self._counts[path]] = _Call(before, geometry)
+            self.calls[path, self._counts[path]] = (self.geometry(args[0]) if args else None, geometry)
         self._counts[path] += 1
 
 
@@ -224,8 +222,8 @@ def _too_coarse(census: _Census, network: nn.Module, stride: int) -> dict[str, t
     """Find the layers that a network of the wanted stride cannot keep, with the strides (y, x) of their inputs."""
     modules = dict(network.named_modules())
     found: dict[str, tuple[float, float]] = {}
-    for (path, _), call in census.calls.items():
-        module, before, after = modules[path], call.before, call.after
+    for (path, _), (before, after) in census.calls.items():
+        module = modules[path]
         if not isinstance(module, _DILUTED) or before is None or _place(before) == _place(after):
             continue
         if max(*before.stride, *after.stride) <= stride:
@@ -291,8 +289,8 @@ def _verify(before: _Census, after: _Census, network: nn.Module, stride: int) ->
     input).
     """
     modules = dict(network.named_modules(remove_duplicate=False))
-    for (path, number), was in ((call, noted.after) for call, noted in before.calls.items()):
-        now = after.calls[path, number].after if (path, number) in after.calls else None
+    for (path, number), (_, was) in before.calls.items():
+        _, now = after.calls.get((path, number), (None, None))
         finer = tuple(min(j, float(stride)) for j in was.stride)
         wanted = replace(was, stride=(finer[0], finer[1]))
         if now is None or not _same_place(now, wanted):
@@ -308,23 +306,15 @@ def _make_pools_modules(dense: DenseClassifier) -> None:
     def changed(step: Step) -> Step:
         name = getattr(step.target, "__name__", "").lstrip("_")
         signature = _POOLINGS.get(name)
-        if step.kind != "function" or signature is None or not step.args:
+        if step.kind != "call_function" or signature is None or not step.args:
             return step
         make, names = signature
         settings = dict(zip(names, step.args[1:], strict=False)) | step.kwargs
         path = f"pool_{step.result}"
         dense._modules[path] = make(**settings)
-        return replace(step, kind="module", target=path, args=step.args[:1], kwargs={})
+        return replace(step, kind="call_module", target=path, args=step.args[:1], kwargs={})
 
     dense._trunk, dense._head = tuple(map(changed, dense._trunk)), tuple(map(changed, dense._head))
-
-
-def _describe(dense: DenseClassifier, geometry: Geometry, factors: Pair) -> None:
-    """Bring what a converted classifier says of itself up to date."""
-    windows = tuple(((h - 1) * factors[0] + 1, (w - 1) * factors[1] + 1) for h, w in dense._windows)
-    dense.geometry, dense._windows, dense._grids, dense._min_size = geometry, windows, {}, None
-    grids = {size: dense._grid(size) for size in dense.report.grids}
-    dense.report = replace(dense.report, geometry=geometry, window=windows[0], grids=grids)
 
 
 class SpreadPool(nn.Module):
@@ -382,10 +372,6 @@ class SpreadPool(nn.Module):
             inside = F.pad(inside, margins)
         return total / self._sum(inside, kernel, taps)[..., :h, :w]
 
-    def extra_repr(self) -> str:
-        """Say what was changed."""
-        return f"step={self.step}, spread={self.spread}"
-
     @staticmethod
     def _margins(n: int, windows: int, k: int, s: int, p: int, d: int, step: int, spread: int) -> tuple[int, int, int]:
         """Give the padding before and after an axis of n cells, and the cells of the result."""
@@ -401,12 +387,10 @@ class SpreadPool(nn.Module):
         return F.conv2d(x, ones.expand(c, 1, 1, kernel[1]), None, (1, self.step[1]), 0, (1, taps[1]), c)
 
 
+_COMMON = ("kernel_size", "stride", "padding")
 _POOLINGS: dict[str, tuple[type[nn.AvgPool2d] | type[nn.MaxPool2d], tuple[str, ...]]] = {
-    "avg_pool2d": (
-        nn.AvgPool2d,
-        ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
-    ),
-    "max_pool2d": (nn.MaxPool2d, ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")),
+    "avg_pool2d": (nn.AvgPool2d, (*_COMMON, "ceil_mode", "count_include_pad", "divisor_override")),
+    "max_pool2d": (nn.MaxPool2d, (*_COMMON, "dilation", "ceil_mode", "return_indices")),
 }
 
 _REMEDY = (
@@ -438,18 +422,10 @@ def _factors(geometry: object, stride: int | tuple[int, int]) -> Pair:
     return round(factors[0]), round(factors[1])
 
 
-def _measuring_size(network: nn.Module) -> Pair:
-    """Choose a size at which a network runs and has several cells."""
-    if not isinstance(network, DenseClassifier):
-        return MEASURING_SIZE, MEASURING_SIZE
-    sizes = {size: grid for size, grid in network.report.grids.items() if grid is not None}
-    return max(sizes, key=lambda size: sizes[size], default=network.input_size)
-
-
-def _first_channels(network: nn.Module) -> int:
+def _usual_image(network: nn.Module) -> tuple[Pair, int | None]:
+    """Choose a size at which a network runs and has several cells, and find out its channels."""
     if isinstance(network, DenseClassifier):
-        return network.in_channels
+        sizes = {size: grid for size, grid in network.report.grids.items() if grid is not None}
+        return max(sizes, key=lambda size: sizes[size], default=network.input_size), network.in_channels
     first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
-    if first is None:
-        raise ValueError("in_channels=None: must be given for a network without nn.Conv2d.")
-    return first.in_channels
+    return (MEASURING_SIZE, MEASURING_SIZE), None if first is None else first.in_channels

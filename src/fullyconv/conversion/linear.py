@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fullyconv.conversion.hooks import hooked, hooks_of, is_plain
+from fullyconv.conversion.hooks import hooked, is_plain
 from fullyconv.geometry import pair
 
 MOST_WINDOWS = 256  # beyond, a convolution of the CPU is as fast as the product of matrices, and needs no copies
@@ -59,20 +59,15 @@ def linear_to_conv(
     if order not in ("chw", "hwc"):
         raise ValueError(f"order={order!r}: needs 'chw' (channels first) or 'hwc' (channels last)")
     channels = linear.in_features // (height * width)
-    index = None
-    if order == "hwc" and height * width > 1:
-        index = torch.arange(linear.in_features).reshape(channels, height, width).permute(1, 2, 0).flatten()
-    if not linear._parameters.keys() >= PARAMETERS:
+    index = torch.arange(linear.in_features, device="cpu")
+    if order == "hwc":
+        index = index.reshape(channels, height, width).permute(1, 2, 0).flatten()
+    if not linear._parameters.keys() >= PARAMETERS or hooked(linear) or not is_plain(linear, nn.Linear):
         raise ValueError(
-            "linear: its weight is computed from other parameters (pruning, a norm, a parametrization); make it a "
-            "plain one first, e.g. by torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.prune.remove"
-        )
-    if hooked(linear):
-        raise ValueError(f"linear: its {hooks_of(linear)} would be lost; remove the hooks first, by their handles")
-    if not is_plain(linear, nn.Linear):
-        raise ValueError(
-            f"linear={type(linear).__name__}: its forward is not that of torch.nn.Linear, which the convolution would "
-            "compute; pass a torch.nn.Linear with its weight and bias"
+            f"linear={type(linear).__name__}: its weight is computed from other parameters (pruning, a norm, a "
+            "parametrization), or it has forward hooks or a forward of its own, which the convolution would lose; make "
+            "it a plain torch.nn.Linear first, e.g. by torch.nn.utils.parametrize.remove_parametrizations, "
+            "torch.nn.utils.prune.remove, or the handles of its hooks"
         )
     return Kernel(channels, (height, width), index).convolution(linear)
 
@@ -84,31 +79,24 @@ class Kernel:
     Args:
         channels: C of the map.
         size: (kH, kW), the window in cells.
-        index: (D,) position of input d in the flattened (C, kH, kW) window, or None where it is d itself. Inputs that
-            stand nowhere get no entry (their cells weigh nothing), a position that is read twice sums both weights.
+        index: (D,) position of input d in the flattened (C, kH, kW) window. Inputs that stand nowhere get no entry
+            (their cells weigh nothing), a position that is read twice sums both weights.
     """
 
     channels: int
     size: tuple[int, int]
-    index: Tensor | None = None
-
-    @property
-    def inputs(self) -> int:
-        """Number of inputs of the fully connected layer."""
-        return math.prod((self.channels, *self.size)) if self.index is None else self.index.numel()
+    index: Tensor
 
     def weight(self, weight: Tensor) -> Tensor:
         """Rearrange a (K, D) weight to (K, C, kH, kW): a view wherever the order allows it."""
-        if self.index is not None:
-            nothing = weight.new_zeros(len(weight), math.prod((self.channels, *self.size)))
-            weight = nothing.index_add(1, self.index.to(weight.device), weight)
+        cells = math.prod((self.channels, *self.size))
+        if not torch.equal(self.index, torch.arange(cells, device="cpu")):
+            weight = weight.new_zeros(len(weight), cells).index_add(1, self.index.to(weight.device), weight)
         return weight.reshape(len(weight), self.channels, *self.size)
 
     def same(self, other: Kernel) -> bool:
         """Tell whether two kernels would be the same convolution of the same layer."""
-        if (self.channels, self.size) != (other.channels, other.size) or self.index is None or other.index is None:
-            return (self.channels, self.size, self.index) == (other.channels, other.size, other.index)
-        return torch.equal(self.index, other.index)
+        return (self.channels, self.size) == (other.channels, other.size) and torch.equal(self.index, other.index)
 
     def convolution(self, linear: nn.Linear, kind: type[nn.Conv2d] = nn.Conv2d) -> nn.Conv2d:
         """Build the convolution, of that class, with the layer's own parameters, flags and mode."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -33,6 +35,7 @@ class DenseClassifier(nn.Module):
         pool: "window" or "cam", the meaning of a global pooling on larger maps.
     """
 
+    pool: Literal["window", "cam"] = "window"
     report: Report
     geometry: Geometry
     _trunk: tuple[Step, ...]
@@ -46,11 +49,11 @@ class DenseClassifier(nn.Module):
     _linear: bool | None  # whether the scores are linear in what was pooled; None where nothing was
     _grids: dict[Pair, Pair | None]
     _steps: Pair | None = None  # of a network whose cells move with the size of the image
+    _min_size: Pair | None = None
 
-    def __init__(self, input_size: Pair, in_channels: int, pool: Literal["window", "cam"]) -> None:
+    def __init__(self, input_size: Pair, in_channels: int) -> None:
         super().__init__()
-        self.input_size, self.in_channels, self.pool = input_size, in_channels, pool
-        self._min_size: Pair | None = None
+        self.input_size, self.in_channels = input_size, in_channels
         self._grids = {}
 
     @property
@@ -171,11 +174,9 @@ class DenseClassifier(nn.Module):
                     unexpected.append(name)
                 continue
             kernel = self._kernels.get(path)
-            if kernel is not None and leaf == "weight" and tensor.dim() == 2:
-                nodes = kernel.inputs
-                if tuple(tensor.shape) == (own[name].shape[0], nodes):
-                    tensor = kernel.weight(tensor)
-                    reshaped.append(name)
+            if kernel is not None and leaf == "weight" and tensor.shape == (len(own[name]), len(kernel.index)):
+                tensor = kernel.weight(tensor)
+                reshaped.append(name)
             if tensor.shape != own[name].shape:
                 misshaped.append(f"{name} {tuple(tensor.shape)} where {tuple(own[name].shape)} is needed")
             fitted[name] = tensor
@@ -207,14 +208,24 @@ class DenseClassifier(nn.Module):
         return low
 
     def _grid(self, size: Pair) -> Pair | None:
+        """Give the scores (h, w) of an image of a size; None where the network does not run or there is none."""
         if size not in self._grids:
-            try:
-                with undisturbed(self), WithoutData():
-                    maps = self.feature_maps(example(self, self.in_channels, size, batch=2))
-                self._grids[size] = grid_of([map.shape[2:] for map in maps], self._windows)
-            except Exception:
-                self._grids[size] = None
+            self._grids[size] = None
+            with suppress(Exception), undisturbed(self), WithoutData():
+                maps = self.feature_maps(example(self, self.in_channels, size, batch=2))
+                windows = zip(maps, self._windows, strict=True)
+                counts = [(map.shape[2] - h + 1, map.shape[3] - w + 1) for map, (h, w) in windows]
+                grid = min(rows for rows, _ in counts), min(columns for _, columns in counts)
+                self._grids[size] = grid if min(grid) > 0 else None
         return self._grids[size]
+
+    def _redescribe(self, geometry: Geometry, windows: tuple[Pair, ...]) -> None:
+        """Bring what the network says of itself up to date."""
+        known = self.report
+        # Past nn.Module's own bookkeeping: the classifier may have modules of these names.
+        vars(self).update(geometry=geometry, _windows=windows, _grids={}, _min_size=None)
+        grids = {size: self._grid(size) for size in known.grids}
+        vars(self)["report"] = replace(known, geometry=geometry, window=windows[0], grids=grids)
 
     def _refusal(self, H: int, W: int, map: Pair | None = None, window: Pair | None = None) -> str:
         smallest = self.min_size
@@ -229,10 +240,3 @@ class DenseClassifier(nn.Module):
             f"x of {H} x {W} pixels: too small, needs at least {smallest[0]} x {smallest[1]} pixels for one score"
             f"{cells}; enlarge or pad the image"
         )
-
-
-def grid_of(cells: Iterable[Sequence[int]], windows: Iterable[Pair]) -> Pair | None:
-    """Give the windows that maps of so many cells have in common; None where there is none."""
-    grids = [(h - kh + 1, w - kw + 1) for (h, w), (kh, kw) in zip(cells, windows, strict=True)]
-    h, w = min(grid[0] for grid in grids), min(grid[1] for grid in grids)
-    return (h, w) if h > 0 and w > 0 else None

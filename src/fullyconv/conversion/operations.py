@@ -3,78 +3,74 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, fx, nn
 
 from fullyconv.conversion.hooks import hooked
+from fullyconv.conversion.program import label
 from fullyconv.conversion.trace import LARGER, REFERENCE
 from fullyconv.conversion.without_data import map_axes, tensors
 from fullyconv.geometry import Pair
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.replace("_", "").split())
 
 
 # What moves entries about without changing them.
-MOVES = _words(
+MOVES = _names(
     "flatten ravel view reshape unflatten squeeze unsqueeze permute transpose swapaxes swapdims movedim moveaxis t "
-    "contiguous narrow select chunk split tensor_split unbind getitem __getitem__ flip"
+    "contiguous narrow select chunk split tensor_split unbind getitem flip"
 )
-MOVING_MODULES = (nn.Flatten, nn.Unflatten)
 # What leaves every entry in its place and looks at nothing else.
-SAME = _words("identity clone detach float double half bfloat16 to type dropout dropout_ alpha_dropout")
-SAME_MODULES = (nn.Identity, nn.Dropout, nn.AlphaDropout)
+SAME = _names("identity clone detach float double half bfloat16 to type dropout alpha_dropout")
 # What changes every entry by itself.
-ENTRYWISE = _words(
-    "relu relu_ relu6 gelu silu hardswish hardsigmoid sigmoid sigmoid_ tanh tanh_ elu selu celu leaky_relu mish "
-    "softplus hardtanh logsigmoid clamp clamp_ clamp_min clamp_max clip pow exp log sqrt rsqrt abs square reciprocal"
+ENTRYWISE = _names(
+    "relu relu6 gelu silu hardswish hardsigmoid sigmoid tanh elu selu celu leaky_relu mish softplus hardtanh "
+    "logsigmoid softsign tanhshrink clamp clamp_min clamp_max clip pow exp log sqrt rsqrt abs square reciprocal"
 )
-ENTRYWISE_MODULES = (
-    *(nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.ELU, nn.SELU),
-    *(nn.CELU, nn.LeakyReLU, nn.Mish, nn.Softplus, nn.Hardtanh, nn.LogSigmoid, nn.Softsign, nn.Tanhshrink),
-)
-ARITHMETIC = _words("add add_ iadd sub sub_ isub mul mul_ imul truediv itruediv div div_ neg rsub")
+SUMS = _names("add iadd sub isub")
+ARITHMETIC = SUMS | _names("mul imul truediv itruediv div neg rsub")
 # What may take one number of each window: what it is, is found by doing it.
-POOLS = _words(
+POOLS = _names(
     "mean sum amax avg_pool1d avg_pool2d max_pool1d max_pool2d adaptive_avg_pool1d adaptive_avg_pool2d "
     "adaptive_max_pool1d adaptive_max_pool2d"
 )
-POOL_MODULES = (
-    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d),
-    *(nn.AvgPool1d, nn.AvgPool2d, nn.MaxPool1d, nn.MaxPool2d),
-)
-PRODUCTS = _words("linear matmul __matmul__ mm mv addmm inner tensordot einsum")
+PRODUCTS = _names("linear conv2d matmul mm mv addmm inner tensordot einsum")
 
 
-def operation(node: fx.Node, classifier: nn.Module) -> tuple[str, nn.Module | None]:
-    """Name what a node does: a function of torch or a method by its name, a module by "" and itself.
+def kind(node: fx.Node, classifier: nn.Module) -> str:
+    """Name what a node does in small letters: "relu" is `F.relu`, `Tensor.relu_` and `nn.ReLU`; "" is not of torch.
 
-    A module that has more than the forward of its class is not what its class says: it gets neither name nor module.
+    A module is what the class says whose forward it runs, whatever its hooks do besides.
     """
+    name, origin = str(node.target), "torch"
+    if node.op == "call_module":
+        inherited = type(classifier.get_submodule(name)).__mro__
+        runs = next(each for each in inherited if "forward" in vars(each))
+        name, origin = runs.__name__, runs.__module__
+    elif node.op == "call_function":
+        name, origin = label(node), getattr(node.target, "__module__", None) or "torch"
+    return name.replace("_", "").lower() if origin.split(".")[0] in ("torch", "_operator", "builtins") else ""
+
+
+def operation(node: fx.Node, classifier: nn.Module) -> str:
+    """Name what a node does and nothing besides; a module with hooks or a forward of its own has no name."""
     if node.op == "call_module":
         module = classifier.get_submodule(str(node.target))
-        return "", None if "forward" in vars(module) or hooked(module) else module
-    if node.op == "call_method":
-        return str(node.target), None
-    target: Any = node.target
-    if node.op != "call_function":
-        return "", None
-    origin = getattr(target, "__module__", None) or "torch"
-    known = origin.split(".")[0] in ("torch", "_operator", "builtins")
-    return (target.__name__ if known else ""), None
+        if "forward" in vars(module) or hooked(module):
+            return ""
+    return kind(node, classifier)
 
 
 def spans_the_map(node: fx.Node, classifier: nn.Module) -> bool:
     """Tell whether a node averages with a kernel as large as the reference map: a global pooling with a fixed size."""
-    name, module = operation(node, classifier)
-    if (isinstance(module, nn.AvgPool2d) or name == "avg_pool2d") and node.all_input_nodes:
-        source = node.all_input_nodes[0].meta.get(REFERENCE)
-        result = node.meta.get(REFERENCE)
-        if isinstance(source, Tensor) and isinstance(result, Tensor) and source.dim() == 4:
-            return tuple(result.shape[2:]) == (1, 1) and tuple(source.shape[2:]) != (1, 1)
-    return False
+    if operation(node, classifier) != "avgpool2d" or not node.all_input_nodes:
+        return False
+    source, result = node.all_input_nodes[0].meta.get(REFERENCE), node.meta.get(REFERENCE)
+    if not isinstance(source, Tensor) or not isinstance(result, Tensor) or source.dim() != 4:
+        return False
+    return tuple(result.shape[2:]) == (1, 1) != tuple(source.shape[2:])
 
 
 @dataclass(frozen=True)

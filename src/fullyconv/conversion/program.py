@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-Kind = Literal["module", "function", "method", "attribute"]
+Kind = Literal["call_module", "call_function", "call_method", "get_attr"]  # the words of torch.fx
 
 
 @dataclass(frozen=True)
@@ -56,23 +55,14 @@ class Step:
     release: tuple[str, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Many torch functions are built-ins without a module of their own, which pickle cannot find again.
-        target = self.target if isinstance(self.target, str) else _address(self.target)
+        # Some functions, such as F.max_pool2d, are closures, which pickle cannot find again by itself.
+        name = getattr(self.target, "__name__", "")
+        target = name if getattr(F, name, None) is self.target else self.target
         return _step, (self.kind, target, self.args, self.kwargs, self.result, self.release)
 
 
 def _step(kind: Any, target: Any, *rest: Any) -> Step:
-    if kind == "function" and isinstance(target, tuple):
-        target = getattr(importlib.import_module(target[0]), target[1])
-    return Step(kind, target, *rest)
-
-
-def _address(function: Callable[..., Any]) -> tuple[str, str] | Callable[..., Any]:
-    name = getattr(function, "__name__", "")
-    for module in (torch, F, torch._C._nn, torch.special, torch.linalg):
-        if getattr(module, name, None) is function:
-            return module.__name__, name
-    return function
+    return Step(kind, getattr(F, target) if kind == "call_function" and isinstance(target, str) else target, *rest)
 
 
 def label(node: fx.Node) -> str:
@@ -115,22 +105,21 @@ def find_attribute(root: nn.Module, path: str) -> Any:
     return getattr(owner, name)
 
 
+def leaves_of(step: Step) -> list[Any]:
+    """List the leaves of the arguments of a step."""
+    found: list[Any] = []
+    map_leaves(found.append, (step.args, step.kwargs))
+    return found
+
+
 def with_releases(steps: Iterable[Step], keep: Iterable[str]) -> tuple[Step, ...]:
     """Note at each step what may be freed after it, so that memory peaks where the classifier's own forward does."""
     seen = set(keep)
     linked: list[Step] = []
     for step in reversed(list(steps)):
-        used: list[str] = []
-
-        def note(leaf: Any, used: list[str] = used) -> Any:
-            if isinstance(leaf, Value) and leaf.name not in seen:
-                seen.add(leaf.name)
-                used.append(leaf.name)
-            return leaf
-
-        map_leaves(note, (step.args, step.kwargs))
-        unused = () if step.result in seen else (step.result,)
-        linked.append(replace(step, release=(*used, *unused)))
+        named = dict.fromkeys([*(leaf.name for leaf in leaves_of(step) if isinstance(leaf, Value)), step.result])
+        linked.append(replace(step, release=tuple(name for name in named if name not in seen)))
+        seen.update(named)
     return tuple(reversed(linked))
 
 
@@ -138,11 +127,11 @@ def execute(
     root: nn.Module, kind: Kind, target: str | Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Any:
     """Do what a step says, on the modules of `root`, with arguments in which nothing stands for something else."""
-    if kind == "attribute":
+    if kind == "get_attr":
         return find_attribute(root, str(target))
-    if kind == "method":
+    if kind == "call_method":
         return getattr(args[0], str(target))(*args[1:], **kwargs)
-    if kind == "function":
+    if kind == "call_function":
         assert callable(target)
         return target(*args, **kwargs)
     return find_module(root, str(target))(*args, **kwargs)

@@ -19,13 +19,3 @@ class UnsupportedHead(ConversionError):
 
 class TraceError(ConversionError):
     """The forward of the classifier could not be followed."""
-
-
-def no_activation_map(linear: bool | None) -> str:
-    """Say why there is no class activation map where scores are not linear in what was pooled, or nothing was."""
-    why = (
-        "there is no global average pooling in front of the scores"
-        if linear is None
-        else "the global pooling or something behind it is not linear (a maximum, an activation, a normalization)"
-    )
-    return f"{why}, so that the mean of a class activation map would not be the classifier's score"

@@ -67,16 +67,6 @@ class Report:
     dropped: tuple[str, ...] = ()
 
     @property
-    def padded(self) -> bool:
-        """Whether some operation pads."""
-        return self.geometry.padded
-
-    @property
-    def global_context(self) -> bool:
-        """Whether some operation in front of the head sees the entire image."""
-        return self.geometry.global_context
-
-    @property
     def valid_sizes(self) -> tuple[Pair, ...] | None:
         """The sizes that were tried and run, if some did not; None if all did."""
         if all(grid is not None for grid in self.grids.values()):
@@ -100,8 +90,8 @@ class Report:
             ("stride", f"{_pair(geometry.stride)} pixels from one score to the next"),
             ("receptive field", f"{_pair(geometry.receptive_field)} pixels"),
             ("center of score (0, 0)", f"pixel {_pair(geometry.center, ', ')}"),
-            ("padding", "yes" if self.padded else "no"),
-            ("global context", "yes" if self.global_context else "no"),
+            ("padding", "yes" if geometry.padded else "no"),
+            ("global context", "yes" if geometry.global_context else "no"),
             ("guarantee", f"{self.guarantee!r}: {MEANING[self.guarantee]}"),
         ]
         for (h, w), grid in self.grids.items():

@@ -10,14 +10,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
-from fullyconv.conversion.cells import HeadPlan
+from fullyconv.conversion.activation import class_activation
+from fullyconv.conversion.cells import Cells
 from fullyconv.conversion.checks import check_head, check_scores, classify, describe, name_of
-from fullyconv.conversion.head import HeadWalk
+from fullyconv.conversion.head import SLIDE, HeadWalk
 from fullyconv.conversion.hooks import name_of_hook
 from fullyconv.conversion.linear import FullyConnectedConv2d
 from fullyconv.conversion.network import DenseClassifier
 from fullyconv.conversion.operations import FeatureMap, frontier
-from fullyconv.conversion.program import Mode, Step, Value, map_leaves, with_releases
+from fullyconv.conversion.program import Mode, Step, Value, leaves_of, with_releases
 from fullyconv.conversion.refusals import FixedInputSize, TraceError, UnsupportedHead
 from fullyconv.conversion.trace import Trace, called, place, trace
 from fullyconv.conversion.without_data import undisturbed
@@ -84,14 +85,26 @@ def convolutionalize(
     with undisturbed(source), torch.device("cpu"):
         found = trace(source, size, in_channels, output, leaves)
         maps, head = frontier(found.scores, source)
-        plan = _plan(source, found, maps, head, pool)
-        dense = _assemble(source, found, maps, plan, in_channels, pool)
-        for module in dense.modules():  # those that are new; the classifier's are in evaluation mode
-            module.training = False
+        if not maps:
+            raise UnsupportedHead(f"classifier={type(source).__name__}: its scores do not depend on the image")
+        trunk, names = _backbone_steps(found.scores.graph, maps)
+        walk = HeadWalk(source)
+        for map, name in zip(maps, names, strict=True):
+            walk.add_map(map, name)
+        scores = _walk_head(walk, found, maps, head)
+        dense = DenseClassifier(size, in_channels)
+        dense._trunk, dense._head = with_releases(trunk, names), with_releases(walk.steps, [scores.name])
+        dense._maps, dense._windows = tuple(names), tuple(map.cells for map in maps)
+        dense._result, dense._linear, dense._averages = scores.name, scores.linear, tuple(walk.averages)
+        dense._kernels = walk.kernels
+        _graft(source, dense, walk.buffers)
+        dense._dropped = _dropped(source, dense)
         truth = classify(source, dense, output)
         if truth is not None:
             check_head(source, dense, found, maps, head)
-        describe(source, dense, found, maps, plan)
+        describe(source, dense, found.larger, maps, walk.changes)
+        if pool == "cam":
+            dense = class_activation(dense)
         if truth is not None:  # last, so that hooks that remember what they saw remember values
             check_scores(source, dense, output, *truth)
     for name, module in dense.named_modules(remove_duplicate=False):
@@ -149,74 +162,60 @@ def _check_python(path: str, module: nn.Module, copy: bool) -> None:
     place = f"classifier.{path}" if path else "classifier"
     if isinstance(module, torch.jit.ScriptModule):
         raise ConversionError(f"{place}: a scripted or traced module cannot be rewritten; pass the Python module")
-    if isinstance(module._modules.get("_orig_mod"), nn.Module):
-        remedy = "put the module itself in its place" if path else "pass the module itself"
-        raise ConversionError(f"{place}: was compiled; {remedy}, {place}._orig_mod")
-    if hasattr(module.forward, "_torchdynamo_orig_callable"):
-        raise ConversionError(f"{place}: its forward was compiled; convert first, and compile the result")
-    if module._compiled_call_impl is not None and not copy:
-        raise ConversionError(f"{place}: was compiled in place; pass copy=True, which converts the module as it was")
+    wrapped = isinstance(module._modules.get("_orig_mod"), nn.Module)
+    compiled = wrapped or hasattr(module.forward, "_torchdynamo_orig_callable")
+    if compiled or (module._compiled_call_impl is not None and not copy):
+        raise ConversionError(
+            f"{place}: was compiled; put the module itself in its place, which torch.compile keeps as "
+            f"{place}._orig_mod, or convert first and compile the result"
+        )
 
 
-def _plan(
-    source: nn.Module, found: Trace, maps: list[FeatureMap], head: list[fx.Node], pool: Literal["window", "cam"]
-) -> HeadPlan:
-    """Find the steps of the backbone and of the dense head; refuse what is not convolutional."""
-    walk = HeadWalk(source, pool)
-    walk.plan.trunk, walk.plan.maps = _backbone_steps(found.scores.graph, maps)
-    for map, name in zip(maps, walk.plan.maps, strict=True):
-        walk.add_map(map, name)
-    if not maps:
-        raise UnsupportedHead(f"classifier={type(source).__name__}: its scores do not depend on the image")
-    node = head[0] if head else found.scores
+def _walk_head(walk: HeadWalk, found: Trace, maps: list[FeatureMap], head: list[fx.Node]) -> Cells:
+    """Find the steps of the dense head, and what its scores are; refuse what is not convolutional."""
+    source, node = walk.classifier, found.scores
     try:
         for node in head:
             walk.visit(node)
-        plan = walk.finish(found.scores)
+        scores = walk.finish(found.scores)
     except ConversionError:
-        if walk.remedied or not walk.plan.first_by_window:
+        if walk.remedied or not walk.first_whole:
             raise
         # Stopped in the middle of something large: then it is not the head that is unusual, there is no feature map.
-        for later in head[head.index(node) : -1] if head else ():
-            walk.count(later, opened=True)
-        if _by_window_share(source, walk.plan) > 0.5:
-            raise _not_convolutional(source, found, walk.plan) from None
+        for later in head[head.index(node) : -1]:
+            walk.count(later)
+        if walk.whole_share() > 0.5:
+            raise _not_convolutional(walk, found) from None
         raise
-    if _by_window_share(source, plan) > 0.5:
-        raise _not_convolutional(source, found, plan)
+    if walk.whole_share() > 0.5:
+        raise _not_convolutional(walk, found)
     if len({map.growth for map in maps}) > 1:
         raise UnsupportedHead(
             f"classifier={type(source).__name__}: the head joins feature maps of different strides "
-            f"({', '.join(name_of(map.node, source) for map in maps)}), whose windows move by different steps. Use "
-            "fullyconv.conversion.sliding_window, which runs the classifier on every window"
+            f"({', '.join(name_of(map.node, source) for map in maps)}), whose windows move by different steps. {SLIDE}"
         )
-    return plan
+    return scores
 
 
-def _by_window_share(source: nn.Module, plan: HeadPlan) -> float:
-    total = sum(parameter.numel() for parameter in source.parameters())
-    return sum(plan.by_window.values()) / max(total, 1)
-
-
-def _not_convolutional(source: nn.Module, found: Trace, plan: HeadPlan) -> ConversionError:
+def _not_convolutional(walk: HeadWalk, found: Trace) -> ConversionError:
     """Say what in a classifier is tied to the image size."""
-    share = _by_window_share(source, plan)
+    source, first, share = walk.classifier, walk.first_whole, walk.whole_share()
     height, width = found.size
     window = height if height == width else found.size
     why = ""
     if found.failure is not None:
         where, error = found.failure
         why = f" At {found.larger[0]} x {found.larger[1]} pixels {place(source, where)} stops: {first_line(error)}."
-    if plan.first_by_window in found.unfollowed:
+    if first in found.unfollowed:
         return TraceError(
-            f"classifier={type(source).__name__}: {found.unfollowed[plan.first_by_window]}. It would have to run on "
-            f"every window as it is, with {share:.0%} of the parameters. Write it with operations of torch that can be "
-            "followed, or use fullyconv.conversion.sliding_window"
+            f"classifier={type(source).__name__}: {found.unfollowed[first]}. It would have to run on every window as "
+            f"it is, with {share:.0%} of the parameters. Write it with operations of torch that can be followed, or "
+            "use fullyconv.conversion.sliding_window"
         )
     return FixedInputSize(
-        f"classifier={type(source).__name__}: is not convolutional: {share:.0%} of its parameters, from "
-        f"{plan.first_by_window!r} on, work on the entire {height} x {width} image at once and are neither pooling nor "
-        f"fully connected layers (attention, positions, mixing of tokens, products of features).{why} Use "
+        f"classifier={type(source).__name__}: is not convolutional: {share:.0%} of its parameters, from {first!r} on, "
+        f"work on the entire {height} x {width} image at once and are neither pooling nor fully connected layers "
+        f"(attention, positions, mixing of tokens, products of features).{why} Use "
         f"fullyconv.conversion.sliding_window(classifier, image, window={window}, stride=...), which runs it on every "
         "window"
     )
@@ -231,96 +230,66 @@ def _backbone_steps(graph: fx.Graph, maps: list[FeatureMap]) -> tuple[list[Step]
         if node not in needed:
             needed.add(node)
             queue.extend(node.all_input_nodes)
-    image = next(node for node in graph.nodes if node.op == "placeholder")
+
+    def name_in_steps(node: fx.Node) -> str:
+        return "x" if node.op == "placeholder" else node.name
 
     def leaf(argument: Any) -> Any:
-        if isinstance(argument, fx.Node):
-            return Value("x" if argument is image else argument.name)
-        return argument
+        return Value(name_in_steps(argument)) if isinstance(argument, fx.Node) else argument
 
-    steps = []
-    for node in graph.nodes:
-        if node in needed and node.op != "placeholder":
-            kind, target, args, kwargs = called(node, leaf)
-            steps.append(Step(kind, target, args, kwargs, node.name))
+    steps = [
+        Step(*called(node, leaf), node.name) for node in graph.nodes if node in needed and node.op != "placeholder"
+    ]
     names = []
     for map in maps:
-        name = "x" if map.node is image else map.node.name
+        name = name_in_steps(map.node)
         if map.axes == (1, 2):
-            steps.append(Step("method", "permute", (Value(name), 0, 3, 1, 2), {}, f"{name}_map"))
+            steps.append(Step("call_method", "permute", (Value(name), 0, 3, 1, 2), {}, f"{name}_map"))
             name = f"{name}_map"
         names.append(name)
     return steps, names
 
 
-def _assemble(
-    source: nn.Module,
-    found: Trace,
-    maps: list[FeatureMap],
-    plan: HeadPlan,
-    in_channels: int,
-    pool: Literal["window", "cam"],
-) -> DenseClassifier:
+def _graft(source: nn.Module, dense: DenseClassifier, buffers: dict[str, Tensor]) -> None:
     """Build the module tree: the classifier's own modules, convolutions in place of fully connected layers."""
-    steps = [*plan.trunk, *plan.steps]
-    whole = {str(step.target) for step in steps if step.kind == "module"}
-    single = {str(step.target) for step in steps if step.kind == "attribute"} - set(plan.buffers)
-    flags: set[str] = set()
-
-    def note(leaf: Any) -> Any:
-        if isinstance(leaf, Mode):
-            flags.add(leaf.path)
-        return leaf
-
-    for step in steps:
-        map_leaves(note, (step.args, step.kwargs))
-    dense = DenseClassifier(found.size, in_channels, pool)
-    kernels = {id(source.get_submodule(path)): kernel for path, kernel in plan.kernels.items()}
-    leaves = {id(source.get_submodule(path)) for path in whole}
+    steps = [*dense._trunk, *dense._head]
+    whole = {id(source.get_submodule(str(step.target))) for step in steps if step.kind == "call_module"}
+    kernels = {id(source.get_submodule(path)): kernel for path, kernel in dense._kernels.items()}
+    single = {str(step.target) for step in steps if step.kind == "get_attr"} - buffers.keys()
+    flags = {leaf.path for step in steps for leaf in leaves_of(step) if isinstance(leaf, Mode)}
     convolutions: dict[int, nn.Module] = {}
 
     def graft(module: nn.Module, path: str, into: nn.Module) -> nn.Module | None:
         """Copy the tree as far as it leads to something that is called; nothing of the classifier is changed."""
         for name, child in module._modules.items():
-            if child is None:
-                continue
-            inside = f"{path}.{name}" if path else name
-            if id(child) in kernels:
-                assert isinstance(child, nn.Linear)
-                if id(child) not in convolutions:
-                    convolutions[id(child)] = kernels[id(child)].convolution(child, FullyConnectedConv2d)
-                into._modules[name] = convolutions[id(child)]
-            elif id(child) in leaves:
-                into._modules[name] = child
-            else:
+            kept = child
+            if isinstance(child, nn.Linear) and id(child) in kernels:
+                kept = convolutions.get(id(child)) or kernels[id(child)].convolution(child, FullyConnectedConv2d)
+                convolutions[id(child)] = kept
+            elif child is not None and id(child) not in whole:
                 ordered = type(child) in (nn.Sequential, nn.ModuleList)
-                kept = graft(child, inside, nn.Sequential() if ordered else Part())
-                if kept is not None:
-                    into._modules[name] = kept
+                kept = graft(child, f"{path}.{name}" if path else name, nn.Sequential() if ordered else Part())
+            if kept is not None:
+                into._modules[name] = kept
         names = {attribute.rpartition(".")[2] for attribute in single if attribute.rpartition(".")[0] == path}
-        if names & {*module._parameters, *module._buffers}:  # all that the module owns, so that its keys stay complete
+        owned = {*module._parameters, *module._buffers}
+        if names & owned:  # all that the module owns, so that its keys stay complete
             into._parameters.update(module._parameters)
             into._buffers.update(module._buffers)
             into._non_persistent_buffers_set.update(module._non_persistent_buffers_set)
-        for name in names - {*module._parameters, *module._buffers}:
+        for name in names - owned:
             constant = getattr(module, name)
             if isinstance(constant, Tensor):
                 into.register_buffer(name, constant, persistent=False)
             else:
                 into.__dict__[name] = constant
-        owned = into._modules or path in flags or names
-        return into if owned else None
+        into.training = False  # as the classifier's own modules are
+        return into if into._modules or path in flags or names else None
 
     graft(source, "", dense)
     device = next((p.device for p in source.parameters()), torch.device("cpu"))
-    for name, index in plan.buffers.items():
+    for name, index in buffers.items():
         dense.register_buffer(name, index.to(device), persistent=False)
-    dense._trunk, dense._head = with_releases(plan.trunk, plan.maps), with_releases(plan.steps, [plan.result])
-    dense._maps, dense._result = tuple(plan.maps), plan.result
-    dense._windows = tuple((1, 1) if pool == "cam" else map.cells for map in maps)
-    dense._kernels, dense._averages, dense._linear = dict(plan.kernels), tuple(plan.averages), plan.linear
-    dense._dropped = _dropped(source, dense)
-    return dense
 
 
 def _dropped(source: nn.Module, dense: nn.Module) -> tuple[str, ...]:

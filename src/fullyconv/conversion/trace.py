@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -57,7 +57,6 @@ class _Run:
     """The shapes that went through every module, and where the run stopped if it did."""
 
     calls: dict[str, list[tuple[list[torch.Size], list[torch.Size]]]] = field(default_factory=dict)
-    dtypes: dict[str, torch.dtype] = field(default_factory=dict)  # of the modules that return one bare tensor
     failure: tuple[str, Exception] | None = None
 
 
@@ -72,8 +71,6 @@ def _watch(classifier: nn.Module, channels: int, size: Pair) -> _Run:
             def leave(module: nn.Module, args: Any, output: Any, name: str = name) -> None:
                 shapes = stack.pop()[1]
                 run.calls.setdefault(name, []).append((shapes, [t.shape for t in tensors(output)]))
-                if isinstance(output, Tensor):
-                    run.dtypes[name] = output.dtype
 
             hooks.append(module.register_forward_pre_hook(enter, with_kwargs=True))
             hooks.append(module.register_forward_hook(leave))
@@ -100,21 +97,19 @@ def _backbone_modules(classifier: nn.Module, reference: _Run, larger: _Run) -> s
 
 
 def _keeps_a_map(call: Any, grown: Any) -> bool:
-    shapes, larger = [*call[0], *call[1]], [*grown[0], *grown[1]]
-    if not call[0] or not call[1] or len(shapes) != len(larger):
+    (given, returned), (larger, result) = call, grown
+    if not given or not returned or (len(given), len(returned)) != (len(larger), len(result)):
         return False
-    axes = [map_axes(a, b) for a, b in zip(shapes, larger, strict=True)]
-    if any(a is None for a in axes):
+    sources = [map_axes(a, b) for a, b in zip(given, larger, strict=True)]
+    targets = [map_axes(a, b) for a, b in zip(returned, result, strict=True)]
+    if None in sources or None in targets:
         return False
     # A module that ends in a single cell may hide a pooling over the whole map, so it is looked into, unless it
     # moves by one cell per cell (a convolution as large as the map, as a converted fc6).
-    for shape, size, axis in zip(call[1], grown[1], axes[len(call[0]) :], strict=True):
-        assert axis is not None
-        if all(shape[a] == 1 for a in axis):
-            source = axes[0]
-            assert source is not None
-            if [size[a] - 1 for a in axis] != [larger[0][a] - shapes[0][a] for a in source]:
-                return False
+    moves = [larger[0][axis] - given[0][axis] for axis in sources[0] or ()]
+    for shape, size, axes in zip(returned, result, targets, strict=True):
+        if all(shape[axis] == 1 for axis in axes or ()) and [size[axis] - 1 for axis in axes or ()] != moves:
+            return False
     return True
 
 
@@ -155,9 +150,9 @@ def _reference(proxy: fx.Proxy) -> Any:
 class _Tracer(fx.Tracer):
     """Trace the forward, with the value of every node at the reference size and, as far as it goes, at the larger."""
 
-    def __init__(self, leaves: set[str], inputs: dict[str, Tensor], runs: dict[str, _Run]) -> None:
+    def __init__(self, leaves: set[str], inputs: dict[str, Tensor]) -> None:
         super().__init__(param_shapes_constant=True)
-        self.leaves, self.inputs, self.runs, self.mode = leaves, inputs, runs, WithoutData()
+        self.leaves, self.inputs, self.mode = leaves, inputs, WithoutData()
         self.autocast = _autocast()
         self.stack: list[str] = []
         self.lost_in: str | None = None
@@ -214,11 +209,10 @@ class _Tracer(fx.Tracer):
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
         node: fx.Node = proxy.node
         node.meta["module"] = self.stack[-1] if self.stack else ""
+        if kind == "placeholder":
+            node.meta |= self.inputs
+            return proxy
         for when in (REFERENCE, LARGER):
-            if kind == "placeholder":
-                if when in self.inputs:
-                    node.meta[when] = self.inputs.pop(when)
-                continue
             for source in node.all_input_nodes:
                 if source.op == "get_attr" and when not in source.meta:  # buffers come without a proxy of their own
                     source.meta[when] = self._evaluate(source, when)
@@ -244,11 +238,7 @@ class _Tracer(fx.Tracer):
         return node.kwargs.get("inplace") is True or node.target is _assign or (name[-1:] == "_" and name[-2:] != "__")
 
     def _evaluate(self, node: fx.Node, when: str) -> Any:
-        run, path = self.runs[when], str(node.target)
-        calls = run.calls.get(path, []) if node.op == "call_module" else []
         with self.mode:
-            if path in run.dtypes and len(calls) == 1:  # known from watching the classifier
-                return torch.empty(calls[0][1][0], dtype=run.dtypes[path])
             return perform(node, self.root, lambda source: source.meta[when])
 
 
@@ -256,19 +246,11 @@ def _autocast() -> tuple[bool, bool]:
     return torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
 
 
-_KINDS: dict[str, Kind] = {
-    "call_module": "module",
-    "call_function": "function",
-    "call_method": "method",
-    "get_attr": "attribute",
-}
-
-
 def called(node: fx.Node, leaf: Callable[[Any], Any]) -> tuple[Kind, Any, tuple[Any, ...], dict[str, Any]]:
     """Give what a node does as kind, target and arguments of a step, its leaves replaced."""
     target = node.target if node.op == "call_function" else str(node.target)
     # Plain lists, not the graph's immutable ones: some modules write into the lists they are given.
-    return _KINDS[node.op], target, map_leaves(leaf, tuple(node.args)), map_leaves(leaf, dict(node.kwargs))
+    return cast(Kind, node.op), target, map_leaves(leaf, tuple(node.args)), map_leaves(leaf, dict(node.kwargs))
 
 
 def perform(node: fx.Node, classifier: nn.Module, value: Callable[[fx.Node], Any]) -> Any:
@@ -316,9 +298,7 @@ def trace(
     run, larger = max(runs, key=lambda item: (item[0].failure is None, len(item[0].calls)))
 
     whole = _backbone_modules(classifier, reference, run) | set(leaves)
-    tracer, unfollowed = _follow(
-        classifier, {REFERENCE: size, LARGER: larger}, channels, whole, {REFERENCE: reference, LARGER: run}
-    )
+    tracer, unfollowed = _follow(classifier, {REFERENCE: size, LARGER: larger}, channels, whole, reference)
     out = next(node for node in tracer.graph.nodes if node.op == "output")
     scores = _select(out.args[0], output, kind)
     return Trace(tracer.graph, scores, size, larger, run.failure, unfollowed)
@@ -345,14 +325,14 @@ def does_not_run(classifier: nn.Module, size: Pair, channels: int, where: str, e
 
 
 def _follow(
-    classifier: nn.Module, sizes: dict[str, Pair], channels: int, leaves: set[str], runs: dict[str, _Run]
+    classifier: nn.Module, sizes: dict[str, Pair], channels: int, leaves: set[str], reference: _Run
 ) -> tuple[_Tracer, dict[str, str]]:
     flags = [(name, module, module.training) for name, module in classifier.named_modules()]
     unfollowed: dict[str, str] = {}
     while True:
         with WithoutData():
             inputs = {when: example(classifier, channels, size) for when, size in sizes.items()}
-        tracer = _Tracer(leaves, inputs, runs)
+        tracer = _Tracer(leaves, inputs)
         try:
             inside = tuple(f"{leaf}." for leaf in leaves)
             for name, module, _ in flags:
@@ -366,7 +346,7 @@ def _follow(
             if isinstance(error, NameError):  # of torch.fx: somebody's closure
                 where += " (a function of it that holds the classifier goes on using that, not the copy: copy=False)"
             # A module whose forward cannot be followed may stay whole if it is one tensor in, one tensor out.
-            calls = runs[REFERENCE].calls.get(lost or "", [])
+            calls = reference.calls.get(lost or "", [])
             if lost and lost not in leaves and calls and all(len(i) == len(o) == 1 for i, o in calls):
                 leaves = {*leaves, lost}
                 unfollowed[lost] = where
@@ -383,16 +363,16 @@ def _follow(
 
 def _select(returned: Any, output: int | str | None, kind: str) -> fx.Node:
     """Find the node of the scores in what the forward returns."""
-    whole = returned.meta.get(REFERENCE) if isinstance(returned, fx.Node) else returned
+    whole = _known(returned)
     if output is None and isinstance(returned, fx.Node) and isinstance(whole, Tensor):
         return returned
-    items: dict[Any, Any] = {}  # name -> (key, value)
+    keys: dict[Any, Any] = {}  # by name
     if isinstance(whole, dict):
-        items = {name: (name, value) for name, value in whole.items()}
+        keys = {name: name for name in whole}
     elif isinstance(whole, (tuple, list)):
-        items = dict(zip(getattr(whole, "_fields", range(len(whole))), enumerate(whole), strict=True))
-    scores = {name: item for name, item in items.items() if isinstance(_value(item[1]), Tensor)}
-    names = list(scores)
+        keys = {name: index for index, name in enumerate(getattr(whole, "_fields", range(len(whole))))}
+    keys = {name: key for name, key in keys.items() if isinstance(_known(whole[key]), Tensor)}
+    names = list(keys)
     if not names:
         raise TraceError(f"classifier={kind}: its forward returns no tensor that depends on the image")
     if output is None and len(names) > 1:
@@ -400,9 +380,10 @@ def _select(returned: Any, output: int | str | None, kind: str) -> fx.Node:
             f"output=None: {kind} returns {len(names)} values; say which one holds the scores, "
             f"output={names[0]!r} for instance (choices: {names})"
         )
-    if output is not None and output not in scores:
+    if output is not None and output not in keys:
         raise TraceError(f"output={output!r}: {kind} returns no such value (choices: {names})")
-    key, found = scores[names[0] if output is None else output]
+    key = keys[names[0] if output is None else output]
+    found = whole[key]
     if isinstance(found, fx.Node):
         return found
     # of a module that was left whole: taken out of its answer
@@ -413,7 +394,7 @@ def _select(returned: Any, output: int | str | None, kind: str) -> fx.Node:
     return node
 
 
-def _value(item: Any) -> Any:
+def _known(item: Any) -> Any:
     return item.meta.get(REFERENCE) if isinstance(item, fx.Node) else item
 
 

@@ -43,8 +43,6 @@ def _translate_resample(
         length = op.Shape(x, start=2 + index, end=3 + index)
         stop = op.Min(_stop(side, axis.ratio, axis.lead), op.Max(length, _stop(side, axis.ratio, axis.tail)))
         counts.append(op.Sub(stop, _constant(axis.start)))
-    if plan.shift:
-        return _gathered(x, [axis.start for axis in plan.axes], sides)
     taken = _gathered(x, [axis.start for axis in plan.axes], counts)
     for count, axis in zip(counts, plan.axes, strict=True):
         if plan.align_corners:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from fullyconv.fcn.model import FCN
+from fullyconv.fcn.model import FCN, MultiHeadFCN, with_heads
 from fullyconv.fcn.presets import MODELS, build_model, pool_unpool, same_convolutions
-from fullyconv.fcn.several import MultiHeadFCN, with_heads
 
 __all__ = ["FCN", "MODELS", "MultiHeadFCN", "build_model", "pool_unpool", "same_convolutions", "with_heads"]

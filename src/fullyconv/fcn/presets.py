@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 from fullyconv.backbones import BACKBONES, Padding, build_backbone
 from fullyconv.backbones.plain import PlainConvolutions
 from fullyconv.backbones.vgg import vgg
 from fullyconv.errors import near_miss
-from fullyconv.fcn.model import FCN
-from fullyconv.fcn.several import MultiHeadFCN, check_heads, with_heads
+from fullyconv.fcn.model import FCN, MultiHeadFCN, check_heads, with_heads
 from fullyconv.heads import ASPPHead, LadderHead, LRASPPHead, PlainHead, SkipHead, UnpoolHead, Upsampling
 
 MAX_WIDTH = 1024
@@ -20,78 +19,48 @@ MAX_WIDTH = 1024
 Stretched = Literal["bilinear", "stretch"]
 
 
-def skips(name: str, *strides: int, scales: Mapping[int, float] | None = None) -> Callable[..., FCN]:
-    """Make a family of the paper: scores at some strides, summed, and upsampled to the pixels.
+def skips(
+    backbone: str,
+    num_classes: int,
+    in_channels: int = 3,
+    padding: Padding = "same",
+    upsampling: Upsampling = "bilinear",
+    *,
+    strides: Sequence[int],
+    scales: Mapping[int, float] | None = None,
+) -> FCN:
+    """Build a model of the paper: scores at some strides, from coarse to fine, summed and upsampled to the pixels.
 
-    Args:
-        name: of the family.
-        strides: of the features that are scored, from the coarsest to the finest.
-        scales: a factor for the features of a stride; 1 where it is left out.
-
-    Returns:
-        What builds a model of it.
+    See `SkipHead` for strides and scales.
     """
-
-    def build(
-        backbone: str,
-        num_classes: int,
-        in_channels: int = 3,
-        padding: Padding = "same",
-        upsampling: Upsampling = "bilinear",
-    ) -> FCN:
-        extractor = build_backbone(backbone, in_channels=in_channels, padding=padding)
-        head = SkipHead(
-            extractor.channels,
-            num_classes,
-            extractor.geometry,
-            strides,
-            upsampling=upsampling,
-            scales=scales,
-            padding=padding,
-        )
-        return FCN(extractor, head)
-
-    build.__name__ = name
-    return build
+    extractor = build_backbone(backbone, in_channels=in_channels, padding=padding)
+    head = partial(SkipHead, upsampling=upsampling, scales=scales, padding=padding)
+    return FCN(extractor, head(extractor.channels, num_classes, extractor.geometry, strides))
 
 
-fcn32s = skips("fcn32s", 32)
-fcn16s = skips("fcn16s", 32, 16)
-fcn8s = skips("fcn8s", 32, 16, 8)
-fcn4s = skips("fcn4s", 32, 16, 8, 4)  # one skip more than the paper has
-# The factors of the reference (voc-fcn8s-atonce) stand for the magnitudes of pool4 and pool3 of Caffe's VGG.
-fcn8s_atonce = skips("fcn8s_atonce", 32, 16, 8, scales={16: 0.01, 8: 0.0001})
+def coarsest(
+    backbone: str,
+    num_classes: int,
+    in_channels: int = 3,
+    upsampling: Stretched = "bilinear",
+    *,
+    head: type[PlainHead] | type[ASPPHead] = PlainHead,
+) -> FCN:
+    """Build a model of torchvision: a head on the coarsest map of a dilated backbone, stride 8 for ResNet.
 
-
-def coarsest(name: str, head: type[PlainHead] | type[ASPPHead]) -> Callable[..., FCN]:
-    """Make a family of torchvision: a head on the coarsest map of a dilated backbone, stride 8 for ResNet.
-
-    Args:
-        name: of the family.
-        head: what scores the map.
-
-    Returns:
-        What builds a model of it. Its upsampling "bilinear" interpolates by the centers of the cells, as all presets
-        do; "stretch" is torchvision's own, which its weights were trained with.
+    Its upsampling "bilinear" interpolates by the centers of the cells, as all presets do; "stretch" is torchvision's
+    own, which its weights were trained with.
     """
-
-    def build(backbone: str, num_classes: int, in_channels: int = 3, upsampling: Stretched = "bilinear") -> FCN:
-        extractor = build_backbone(backbone, in_channels=in_channels)
-        stride = max(extractor.channels)
-        scored = head(extractor.channels[stride], num_classes, extractor.geometry[stride], stride=stride)
-        return FCN(extractor, scored, stretch=_is_stretched(upsampling))
-
-    build.__name__ = name
-    return build
-
-
-fcn = coarsest("fcn", PlainHead)
-deeplabv3 = coarsest("deeplabv3", ASPPHead)  # training takes batches of at least two images
+    stretch = _is_stretched(upsampling)
+    extractor = build_backbone(backbone, in_channels=in_channels)
+    stride = max(extractor.channels)
+    scored = head(extractor.channels[stride], num_classes, extractor.geometry[stride], stride=stride)
+    return FCN(extractor, scored, stretch=stretch)
 
 
 def plain(backbone: str, num_classes: int, in_channels: int = 3) -> FCN:
     """Build a model with torchvision's plain head on the coarsest map of any backbone; see `coarsest`."""
-    return fcn(backbone, num_classes, in_channels)
+    return coarsest(backbone, num_classes, in_channels)
 
 
 def lraspp(backbone: str, num_classes: int, in_channels: int = 3, upsampling: Stretched = "bilinear") -> FCN:
@@ -181,14 +150,10 @@ def pool_unpool(
         The model.
     """
     groups = [[width] * depth for width in channels]
-    backbone = PlainConvolutions("pool_unpool", groups, pool_last=True, in_channels=in_channels)
+    backbone = PlainConvolutions("pool_unpool", groups, pool=True, in_channels=in_channels)
     depths = dict.fromkeys(backbone.channels, depth)
     head = UnpoolHead(backbone.channels, num_classes, depths=depths, geometry=backbone.geometry[max(backbone.channels)])
     return FCN(backbone, head)
-
-
-def _presets(family: Callable[..., FCN], *backbones: str) -> dict[str, Callable[..., FCN]]:
-    return {f"{family.__name__}_{name}": partial(family, name) for name in backbones}
 
 
 _VGG = ("vgg11_quarter", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn")
@@ -196,61 +161,52 @@ _RESNET = ("resnet18", "resnet18_half", "resnet18_quarter", "resnet18_slim", "re
 _MOBILE = ("mobilenet_v3_small", "mobilenet_v3_large")
 _LITE = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 _TO_STRIDE_4 = (*_VGG, *_RESNET, *_MOBILE, *_LITE)
-_TO_STRIDE_8 = (
-    *_TO_STRIDE_4,
-    "alexnet",
-    "caffenet",
-    "googlenet",
-)  # whose features of strides 16 and 8 exist, 4 do not
+_TO_STRIDE_8 = (*_TO_STRIDE_4, "alexnet", "caffenet", "googlenet")  # whose features of stride 4 do not exist
+
+# What builds a model of a family, and the backbones it is listed with; each takes any classifier of timm, too.
+FAMILIES: dict[str, tuple[Callable[..., FCN], Iterable[str]]] = {
+    "fcn32s": (partial(skips, strides=(32,)), (*_TO_STRIDE_8, "vgg16_late")),
+    "fcn16s": (partial(skips, strides=(32, 16)), _TO_STRIDE_8),
+    "fcn8s": (partial(skips, strides=(32, 16, 8)), _TO_STRIDE_8),
+    "fcn4s": (partial(skips, strides=(32, 16, 8, 4)), _TO_STRIDE_4),  # one skip more than the paper has
+    # The factors of the reference (voc-fcn8s-atonce) stand for the magnitudes of pool4 and pool3 of Caffe's VGG.
+    "fcn8s_atonce": (partial(skips, strides=(32, 16, 8), scales={16: 0.01, 8: 0.0001}), _TO_STRIDE_8),
+    "plain": (plain, _TO_STRIDE_8),
+    "ladder": (ladder, BACKBONES),
+}
 
 MODELS: dict[str, Callable[..., FCN]] = {
-    **_presets(fcn32s, *_TO_STRIDE_8, "vgg16_late"),
-    **_presets(fcn16s, *_TO_STRIDE_8),
-    **_presets(fcn8s, *_TO_STRIDE_8),
-    **_presets(fcn4s, *_TO_STRIDE_4),
-    **_presets(fcn8s_atonce, *_TO_STRIDE_8),
-    **_presets(plain, *_TO_STRIDE_8),
-    **_presets(ladder, *BACKBONES),
+    **{f"{name}_{net}": partial(build, net) for name, (build, backbones) in FAMILIES.items() for net in backbones},
     # torchvision's segmenters, whose names we keep, leave unsaid that their backbones are dilated
-    "fcn_resnet50": partial(fcn, "resnet50_dilated"),
-    "fcn_resnet101": partial(fcn, "resnet101_dilated"),
-    "deeplabv3_resnet50": partial(deeplabv3, "resnet50_dilated"),
-    "deeplabv3_resnet101": partial(deeplabv3, "resnet101_dilated"),
-    "deeplabv3_mobilenet_v3_large": partial(deeplabv3, "mobilenet_v3_large_dilated"),
+    "fcn_resnet50": partial(coarsest, "resnet50_dilated"),
+    "fcn_resnet101": partial(coarsest, "resnet101_dilated"),
+    # training takes batches of at least two images
+    "deeplabv3_resnet50": partial(coarsest, "resnet50_dilated", head=ASPPHead),
+    "deeplabv3_resnet101": partial(coarsest, "resnet101_dilated", head=ASPPHead),
+    "deeplabv3_mobilenet_v3_large": partial(coarsest, "mobilenet_v3_large_dilated", head=ASPPHead),
     "lraspp_mobilenet_v3_large": partial(lraspp, "mobilenet_v3_large_dilated"),
-    **_presets(segnet, "vgg16_bn", "vgg11_quarter"),
+    "segnet_vgg16_bn": partial(segnet, "vgg16_bn"),
+    "segnet_vgg11_quarter": partial(segnet, "vgg11_quarter"),
     "same_convolutions": same_convolutions,
     "pool_unpool": pool_unpool,
 }
 
-# the same presets with any classifier of timm: "fcn8s_timm/NAME"
-TIMM_MODELS: dict[str, Callable[..., FCN]] = {
-    f"{family.__name__}_timm/": family for family in (fcn32s, fcn16s, fcn8s, fcn4s, fcn8s_atonce, plain, ladder)
-}
+
+class Choices(TypedDict, total=False):
+    """What `build_model` leaves to choose."""
+
+    in_channels: int
+    padding: Padding
+    upsampling: Upsampling
+    head_width: int | None
 
 
 @overload
-def build_model(
-    name: str,
-    num_classes: int,
-    *,
-    in_channels: int = ...,
-    padding: Padding = ...,
-    upsampling: Upsampling = ...,
-    head_width: int | None = ...,
-) -> FCN: ...
+def build_model(name: str, num_classes: int, **choices: Unpack[Choices]) -> FCN: ...
 
 
 @overload
-def build_model(
-    name: str,
-    num_classes: Mapping[str, int],
-    *,
-    in_channels: int = ...,
-    padding: Padding = ...,
-    upsampling: Upsampling = ...,
-    head_width: int | None = ...,
-) -> MultiHeadFCN: ...
+def build_model(name: str, num_classes: Mapping[str, int], **choices: Unpack[Choices]) -> MultiHeadFCN: ...
 
 
 def build_model(
@@ -311,13 +267,12 @@ def build_model(
 def _found(name: str) -> Callable[..., FCN]:
     if name in MODELS:
         return MODELS[name]
-    preset, timm, classifier = name.partition("timm/")
-    if preset + timm in TIMM_MODELS and classifier:
-        return partial(TIMM_MODELS[preset + timm], timm + classifier)
-    families = ", ".join(prefix.removesuffix("_timm/") for prefix in TIMM_MODELS)
+    family, _, classifier = name.partition("_timm/")
+    if family in FAMILIES and classifier:
+        return partial(FAMILIES[family][0], f"timm/{classifier}")
     raise ValueError(
-        f"name={name!r} is not a model. {near_miss(name, MODELS)} Or a family ({families}) and any classifier of timm: "
-        "fcn8s_timm/NAME."
+        f"name={name!r} is not a model. {near_miss(name, MODELS)} Or a family ({', '.join(FAMILIES)}) and any "
+        "classifier of timm: fcn8s_timm/NAME."
     )
 
 

@@ -84,7 +84,3 @@ class ASPPHead(nn.Module):
             )
         scores: Tensor = self.score[str(stride)](self.relu(self.norm(self.conv(self.aspp(x)))))
         return scores
-
-    def extra_repr(self) -> str:
-        """Say the settings in the printed module."""
-        return f"strides={self.strides}, dilations={self.dilations}"

@@ -83,10 +83,6 @@ class LadderHead(nn.Module):
         scores: Tensor = self.score[str(self.strides[-1])](x)
         return scores
 
-    def extra_repr(self) -> str:
-        """Say the settings in the printed module."""
-        return f"strides={self.strides}"
-
 
 def _block(before: int, after: int, kernel: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(after))

@@ -97,7 +97,3 @@ class LRASPPHead(nn.Module):
         if self.upsampling == "stretch":
             return scored + F.interpolate(upscored, size=size, mode="bilinear", align_corners=False)
         return scored + resample(upscored, *self._grids, size)
-
-    def extra_repr(self) -> str:
-        """Say the settings in the printed module."""
-        return f"strides={self.strides}, upsampling={self.upsampling!r}"

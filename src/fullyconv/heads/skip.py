@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fullyconv.backbones.base import Features
 from fullyconv.geometry import Geometry, crop_offset
-from fullyconv.upsampling import BilinearUpsampling, TransposedConvUpsampling
+from fullyconv.upsampling import BilinearUpsampling, Border, TransposedConvUpsampling
 
 Upsampling = Literal["bilinear", "learned", "frozen", "stretch"]  # "stretch": torchvision's, of models without skips
 Padding = Literal["same", "paper"]
@@ -84,27 +84,21 @@ class SkipHead(nn.Module):
 
     def _add_upscore(self, coarse: int, fine: int, source: Geometry, target: Geometry) -> Geometry:
         """Add the upsampling between two strides (1: to pixels) and return the geometry of the map that comes of it."""
+        paper = self.padding == "paper"
+        border: Border = "zero" if paper else "replicate"
         up: BilinearUpsampling | TransposedConvUpsampling
         if self.upsampling == "bilinear":
-            up = BilinearUpsampling(source, target, border="zero" if self.padding == "paper" else "replicate")
+            up = BilinearUpsampling(source, target, border=border)
         else:
-            up = TransposedConvUpsampling(
-                self.num_classes,
-                source,
-                target,
-                frozen=self.upsampling == "frozen",
-                full=self.padding == "paper",
-                border="zero" if self.padding == "paper" else "replicate",
-            )
+            frozen = self.upsampling == "frozen"
+            up = TransposedConvUpsampling(self.num_classes, source, target, frozen=frozen, full=paper, border=border)
         self.upscore[f"{coarse}to{fine}"] = up
-        grid = target
-        if self.padding == "paper":
-            # the skip is cropped to the upsampled map, which begins at a later pixel; the last map is cropped to the
-            # image
-            offset = crop_offset(Geometry.IDENTITY, up.geometry) if fine == 1 else crop_offset(up.geometry, target)
-            self.crops[fine] = _whole_cells(offset, coarse, fine)
-            grid = target if fine == 1 else up.geometry
-        return fused_geometry(source, target, grid)
+        if not paper:
+            return fused_geometry(source, target, target)
+        # the skip is cropped to the upsampled map, which begins at a later pixel; the last map is cropped to the image
+        offset = crop_offset(Geometry.IDENTITY, up.geometry) if fine == 1 else crop_offset(up.geometry, target)
+        self.crops[fine] = _whole_cells(offset, coarse, fine)
+        return fused_geometry(source, target, target if fine == 1 else up.geometry)
 
     def forward(self, features: Features) -> Tensor:
         """Score the features.
@@ -137,10 +131,6 @@ class SkipHead(nn.Module):
             return scored
         # scaling the kernel is scaling the features, without a copy of the features
         return F.conv2d(features[stride], layer.weight * scale, layer.bias)
-
-    def extra_repr(self) -> str:
-        """Say the settings in the printed module."""
-        return f"strides={self.strides}, upsampling={self.upsampling!r}, scales={self.scales}, padding={self.padding!r}"
 
 
 def score_layer(channels: int, num_classes: int) -> nn.Conv2d:

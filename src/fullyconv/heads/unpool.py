@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
 
 from torch import Tensor, nn
 
 from fullyconv.backbones.base import Features
+from fullyconv.backbones.plain import convolutions
 from fullyconv.geometry import Geometry
 from fullyconv.heads.skip import score_layer
 from fullyconv.upsampling import MaxUnpooling
@@ -70,12 +70,7 @@ class UnpoolHead(nn.Module):
             # the last convolution of a stage gives the channels that the next unpooling needs
             last = channels.get(stride // 2, width)
             widths = [width] * depths[stride] + [last] if depths[stride] else [width]
-            layers: list[nn.Module] = []
-            for before, after in pairwise(widths):
-                conv = nn.Conv2d(before, after, kernel_size=3, padding=1, bias=False)
-                nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-                layers += [conv, nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
-            self.decode[str(stride)] = nn.Sequential(*layers)
+            self.decode[str(stride)] = convolutions(widths)
             width = widths[-1]
         self.score = nn.ModuleDict({"1": score_layer(width, num_classes)})
         self.geometry = self._geometry(geometry, depths)
@@ -116,7 +111,3 @@ class UnpoolHead(nn.Module):
             x = self.decode[str(stride)](self.unpool(x, positions, size))
         logits: Tensor = self.score["1"](x)
         return logits
-
-    def extra_repr(self) -> str:
-        """Say the strides in the printed module."""
-        return f"strides={self.strides}, num_classes={self.num_classes}"

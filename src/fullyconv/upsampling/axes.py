@@ -41,12 +41,10 @@ class ResamplingPlan(NamedTuple):
     Args:
         axes: the plans of both axes.
         align_corners: whether centers of cells coincide; else their borders do.
-        shift: whether cells are only moved.
     """
 
     axes: tuple[AxisPlan, AxisPlan]
     align_corners: bool
-    shift: bool
 
 
 def resampling_plan(ratios: Sequence[float], phases: Sequence[float]) -> ResamplingPlan | None:
@@ -76,7 +74,7 @@ def resampling_plan(ratios: Sequence[float], phases: Sequence[float]) -> Resampl
         lead, tail = (math.ceil((phase - over) * r - ROUNDING) for over in (0.0, overhang))
         drop = (phase - start + 0.5) * r - 0.5 if half else (phase - start) * r
         plans.append(AxisPlan(r, start, lead, tail, round(drop)))
-    return ResamplingPlan((plans[0], plans[1]), not half, whole and all(plan.ratio == 1 for plan in plans))
+    return ResamplingPlan((plans[0], plans[1]), not half)
 
 
 def _is_whole(ratio: float, cells: float) -> bool:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,30 +13,26 @@ from torch import Tensor, nn
 from fullyconv.geometry import Geometry
 from fullyconv.upsampling import operators
 from fullyconv.upsampling.axes import ROUNDING, cells_needed
-from fullyconv.upsampling.resampling import check, ratios_and_phases, resample
+from fullyconv.upsampling.resampling import ratios_and_phases, resample
 
 Border = Literal["replicate", "zero"]
 
 
-def bilinear_taps(factor: int, phase: float | None = None, size: int | None = None) -> Tensor:
-    """Compute the bilinear filter along one axis.
+def bilinear_taps(factor: int, phase: float | None = None) -> Tensor:
+    """Compute the bilinear filter along one axis: that of the transposed convolution from one grid to a finer one.
 
-    Without a phase it is the symmetric filter of the paper, which Caffe fills in: ``1 - |m - c| / f`` with
-    ``f = (size + 1) // 2`` around the center ``c = (size - 1) / 2``. With a phase it is the filter of the transposed
-    convolution that puts target cell 0 at source position `phase`: tap m weighs a source cell at
-    ``max(0, 1 - |(m - p) / factor + phase|)``, p being the first tap for which this is not zero.
+    The taps are ``1 - |m / factor + phase|`` at all whole m for which that is above zero.
 
     Args:
         factor: target cells per source cell.
-        phase: position of target cell 0 in source cells; None for the symmetric filter.
-        size: taps of the symmetric filter; by default ``2 * factor - factor % 2``. ``2 * factor - 1`` is the other
-            choice.
+        phase: position of target cell 0 in source cells; None for ``(1 / factor - 1) / 2``, which makes the symmetric
+            filter of the paper, as Caffe fills it in.
 
     Returns:
-        (k,) taps in float64.
+        (k,) taps in float64; ``2 * factor - factor % 2`` for the filter of the paper.
 
     Raises:
-        ValueError: if factor is below 1, size belongs to another factor, or both phase and size are given.
+        ValueError: if factor is below 1.
 
     Example:
         >>> bilinear_taps(2).tolist()
@@ -49,43 +44,72 @@ def bilinear_taps(factor: int, phase: float | None = None, size: int | None = No
     """
     if factor < 1:
         raise ValueError(f"factor={factor} must be at least 1: it is the number of target cells per source cell.")
-    if phase is not None:
-        if size is not None:
-            raise ValueError(f"size={size} cannot be chosen with phase={phase}: the phase decides it. Leave size out.")
-        first, last = support(factor, phase)
-        taps = torch.arange(first, last + 1, dtype=torch.float64)
-        return 1 - (taps / factor + phase).abs()
-    size = 2 * factor - factor % 2 if size is None else size
-    if (size + 1) // 2 != factor:
-        raise ValueError(
-            f"size={size} is no bilinear filter for factor={factor}. Pass {2 * factor} or "
-            f"{2 * factor - 1}, or leave size out."
-        )
-    return 1 - (torch.arange(size, dtype=torch.float64) - (size - 1) / 2).abs() / factor
+    stamp = Stamp(factor, (1 / factor - 1) / 2 if phase is None else phase)
+    taps = torch.arange(stamp.first, stamp.first + stamp.size, dtype=torch.float64)
+    return 1 - (taps / factor + stamp.phase).abs()
 
 
-def bilinear_kernel(factor: int, phase: float | None = None, size: int | None = None) -> Tensor:
+def bilinear_kernel(factor: int, phase: float | None = None) -> Tensor:
     """Compute the two-dimensional bilinear filter: the outer product of `bilinear_taps` with itself.
 
     Args:
         factor: target cells per source cell, along both axes.
         phase: position of target cell 0 in source cells, along both axes; None for the symmetric filter of the paper.
-        size: taps along each axis of the symmetric filter; by default ``2 * factor - factor % 2``.
 
     Returns:
         (k, k) filter in float32; it sums to ``factor ** 2``.
 
     Raises:
-        ValueError: as `bilinear_taps` does.
+        ValueError: if factor is below 1.
 
     Example:
         >>> bilinear_kernel(2)[0].tolist()
         [0.0625, 0.1875, 0.1875, 0.0625]
-        >>> bilinear_kernel(32, size=63).shape                  # the kernel of FCN-AlexNet
+        >>> bilinear_kernel(32, phase=0.0).shape                  # the kernel of FCN-AlexNet
         torch.Size([63, 63])
     """
-    taps = bilinear_taps(factor, phase, size)
+    taps = bilinear_taps(factor, phase)
     return torch.outer(taps, taps).float()
+
+
+class Stamp(NamedTuple):
+    """What one source cell writes along one axis of a transposed convolution from one grid to another.
+
+    Args:
+        factor: target cells per source cell.
+        phase: position of target cell 0 in source cells.
+    """
+
+    factor: int
+    phase: float
+
+    @property
+    def first(self) -> int:
+        """First target cell, counted from cell factor * i, that source cell i has a weight in."""
+        return math.floor(-self.factor * (1 + self.phase) + ROUNDING) + 1
+
+    @property
+    def size(self) -> int:
+        """Number of target cells that a source cell has a weight in: the taps of the kernel."""
+        return math.ceil(self.factor * (1 - self.phase) - ROUNDING) - self.first
+
+    @staticmethod
+    def between(source: Geometry, target: Geometry) -> tuple[Stamp, Stamp]:
+        """Give the stamps of rows and columns.
+
+        Raises:
+            ValueError: if the ratio of the strides is not a whole number.
+        """
+        ratios, phases = ratios_and_phases(source, target)
+        for ratio in ratios:
+            if abs(ratio - round(ratio)) > ROUNDING or ratio < 1 - ROUNDING:
+                raise ValueError(
+                    f"source.stride={source.stride} over target.stride={target.stride}: a transposed convolution "
+                    f"upsamples by a whole number, not by {ratio:g}. BilinearUpsampling with border='replicate' takes "
+                    "any ratio."
+                )
+        rows, columns = (Stamp(round(ratio), phase) for ratio, phase in zip(ratios, phases, strict=True))
+        return rows, columns
 
 
 class _Between(nn.Module):
@@ -102,10 +126,10 @@ class _Between(nn.Module):
     @property
     def geometry(self) -> Geometry:
         """Geometry of `whole`: the output before it is cropped to the target grid."""
-        factor, phase, kernel_size = _kernel(self.source, self.target)
-        first = [support(f, p)[0] for f, p in zip(factor, phase, strict=True)]
-        y, x = (c + j * cell for c, j, cell in zip(self.target.center, self.target.stride, first, strict=True))
-        return dataclasses.replace(self.source.transposed_conv(kernel_size, factor), center=(y, x))
+        rows, columns = Stamp.between(self.source, self.target)
+        (y, x), (down, right) = self.target.center, self.target.stride
+        grown = self.source.transposed_conv((rows.size, columns.size), (rows.factor, columns.factor))
+        return dataclasses.replace(grown, center=(y + down * rows.first, x + right * columns.first))
 
 
 class BilinearUpsampling(_Between):
@@ -135,7 +159,6 @@ class BilinearUpsampling(_Between):
         """
         if self.border == "replicate":
             return resample(x, self.source, self.target, size)
-        check(x)
         return operators.resample(x, size, *ratios_and_phases(self.source, self.target), clamp=False)
 
     def whole(self, x: Tensor) -> Tensor:
@@ -150,15 +173,10 @@ class BilinearUpsampling(_Between):
         Raises:
             ValueError: if the ratio of the strides is not a whole number.
         """
-        factor, _, kernel_size = _kernel(self.source, self.target)
-        reached = BilinearUpsampling(self.source, self.geometry, border="zero")
-        height, width = ((n - 1) * f + k for n, f, k in zip(x.shape[2:], factor, kernel_size, strict=True))
-        up: Tensor = reached(x, (height, width))
+        stamps = zip(x.shape[2:], Stamp.between(self.source, self.target), strict=True)
+        height, width = ((n - 1) * stamp.factor + stamp.size for n, stamp in stamps)
+        up: Tensor = BilinearUpsampling(self.source, self.geometry, border="zero")(x, (height, width))
         return up
-
-    def extra_repr(self) -> str:
-        """Say the strides in the printed module."""
-        return f"stride={self.source.stride}, target_stride={self.target.stride}, border={self.border!r}"
 
 
 class TransposedConvUpsampling(_Between):
@@ -204,7 +222,8 @@ class TransposedConvUpsampling(_Between):
         self.channels = channels
         self.frozen = frozen
         self.full = full
-        self.factor, self._phase, self.kernel_size = _kernel(source, target)
+        self._stamps = rows, columns = Stamp.between(source, target)
+        self.factor, self.kernel_size = (rows.factor, columns.factor), (rows.size, columns.size)
         self.weight = nn.Parameter(
             torch.empty(channels, channels if full else 1, *self.kernel_size), requires_grad=not frozen
         )
@@ -212,7 +231,7 @@ class TransposedConvUpsampling(_Between):
 
     def reset_parameters(self) -> None:
         """Write the bilinear filter: for each class on the diagonal, zeros elsewhere."""
-        rows, columns = (bilinear_taps(f, p) for f, p in zip(self.factor, self._phase, strict=True))
+        rows, columns = (bilinear_taps(stamp.factor, stamp.phase) for stamp in self._stamps)
         kernel = torch.outer(rows, columns)
         with torch.no_grad():
             self.weight.zero_()
@@ -241,26 +260,14 @@ class TransposedConvUpsampling(_Between):
         Returns:
             (N, C, *size) values.
         """
-        check(x)
         starts = [0, 0]
         if self.border == "replicate":
-            starts = [math.floor(phase + ROUNDING) for phase in self._phase]
-            counts = [cells_needed(m, f, p) for m, f, p in zip(size, self.factor, self._phase, strict=True)]
+            starts = [math.floor(phase + ROUNDING) for _, phase in self._stamps]
+            counts = [cells_needed(m, *stamp) for m, stamp in zip(size, self._stamps, strict=True)]
             x = operators.continued(x, starts, counts)
-        return operators.window(self.whole(x), self._crop(starts), size)
-
-    def _crop(self, starts: Sequence[int]) -> list[int]:
-        """Cells to cut off from `whole` of a map that begins with the cells `starts`."""
         # `whole` begins with the first tap of its first cell, which lies at target cell factor * start + first
-        first = [support(f, p)[0] for f, p in zip(self.factor, self._phase, strict=True)]
-        return [-(f * start + lead) for f, start, lead in zip(self.factor, starts, first, strict=True)]
-
-    def extra_repr(self) -> str:
-        """Say the sizes in the printed module."""
-        return (
-            f"channels={self.channels}, kernel_size={self.kernel_size}, factor={self.factor}, frozen={self.frozen}, "
-            f"full={self.full}, border={self.border!r}"
-        )
+        crop = [-(stamp.factor * start + stamp.first) for stamp, start in zip(self._stamps, starts, strict=True)]
+        return operators.window(self.whole(x), crop, size)
 
 
 class MaxUnpooling(nn.Module):
@@ -314,29 +321,3 @@ class MaxUnpooling(nn.Module):
             )
         overlapping = self.kernel_size > self.stride
         return operators.unpool(x, positions, size, self.fill, overlapping)
-
-    def extra_repr(self) -> str:
-        """Say the sizes in the printed module."""
-        return f"kernel_size={self.kernel_size}, stride={self.stride}, fill={self.fill}"
-
-
-def _kernel(source: Geometry, target: Geometry) -> tuple[tuple[int, int], tuple[float, float], tuple[int, int]]:
-    """Factor, phase and kernel size of the transposed convolution from one grid to the other, each (y, x)."""
-    factors, phases, sizes = [], [], []
-    for axis in (0, 1):
-        ratio = source.stride[axis] / target.stride[axis]
-        if abs(ratio - round(ratio)) > ROUNDING or ratio < 1 - ROUNDING:
-            raise ValueError(
-                f"source.stride={source.stride} over target.stride={target.stride}: a transposed convolution upsamples "
-                f"by a whole number, not by {ratio:g}. BilinearUpsampling with border='replicate' takes any ratio."
-            )
-        factors.append(round(ratio))
-        phases.append((target.center[axis] - source.center[axis]) / source.stride[axis])
-        first, last = support(factors[-1], phases[-1])
-        sizes.append(last - first + 1)
-    return (factors[0], factors[1]), (phases[0], phases[1]), (sizes[0], sizes[1])
-
-
-def support(factor: int, phase: float) -> tuple[int, int]:
-    """First and last target cell, counted from cell factor * i, that source cell i has a weight in."""
-    return math.floor(-factor * (1 + phase) + ROUNDING) + 1, math.ceil(factor * (1 - phase) - ROUNDING) - 1

@@ -39,8 +39,10 @@ def _operator(size: int) -> Callable[[Operator], Operator]:
         whole.register_fake(shaped)
 
         @functools.wraps(plain)
-        def either(*args: Any, **named: Any) -> Tensor:
-            found: Tensor = (whole if torch.compiler.is_exporting() else plain)(*args, **named)
+        def either(x: Tensor, *others: Any, **named: Any) -> Tensor:
+            if x.ndim != 4 or min(x.shape[2:]) < 1:
+                raise ValueError(f"x of shape {tuple(x.shape)} must be (N, C, h, w) with at least one cell.")
+            found: Tensor = (whole if torch.compiler.is_exporting() else plain)(x, *others, **named)
             return found
 
         return cast(Operator, either)
@@ -64,8 +66,6 @@ def resample(x: Tensor, size: Sequence[int], ratios: Sequence[float], phases: Se
     plan = resampling_plan(ratios, phases) if clamp else None
     if plan is None:
         return _multiply(x, size, ratios, phases, clamp)
-    if plan.shift:
-        return continued(x, [axis.start for axis in plan.axes], size)
     spans, lengths, drops = [], [], []
     for axis, n, m in zip(plan.axes, x.shape[2:], size, strict=True):
         start, stop = min(axis.start, n - 1), max(axis.stop(n, m), 1)  # one cell of the map itself, in any case

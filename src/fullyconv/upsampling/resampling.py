@@ -33,7 +33,6 @@ def resample(scores: Tensor, source: Geometry, target: Geometry, size: tuple[int
         >>> resample(torch.ones(1, 21, 12, 16), vgg, Geometry.IDENTITY, (375, 500)).shape
         torch.Size([1, 21, 375, 500])
     """
-    check(scores)
     return operators.resample(scores, size, *ratios_and_phases(source, target), clamp=True)
 
 
@@ -80,13 +79,3 @@ def ratios_and_phases(source: Geometry, target: Geometry) -> tuple[list[float], 
     """Give target cells per source cell, and the position of target cell 0 in source cells, along both axes."""
     axes = list(zip(source.stride, target.stride, source.center, target.center, strict=True))
     return [own / other for own, other, _, _ in axes], [(there - here) / own for own, _, here, there in axes]
-
-
-def check(x: Tensor) -> None:
-    """Refuse what is no map of cells.
-
-    Raises:
-        ValueError: if it has not four dimensions or no cell.
-    """
-    if x.ndim != 4 or min(x.shape[2:]) < 1:
-        raise ValueError(f"scores of shape {tuple(x.shape)} must be (N, C, h, w) with at least one cell.")
