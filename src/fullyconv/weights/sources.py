@@ -139,6 +139,7 @@ def read(text: str | Path) -> Source:
         return Source("folder", text)
     if text and path.is_file():
         return Source("file", text)
+    _refuse_run(path, text)
     if REPO.fullmatch(text):
         if path.is_dir():
             warnings.warn(
@@ -246,9 +247,16 @@ def _local(path: Path, text: str) -> Source:
     place = path.expanduser()
     if place.is_file():
         return Source("file", str(place))
+    _refuse_run(place, text)
     if place.is_dir():
         return Source("folder", str(place))
     raise FileNotFoundError(f"source={text!r}: no such folder or file; pass a model folder, or a zoo name")
+
+
+def _refuse_run(path: Path, text: str) -> None:
+    """Refuse the folder of a training, whose model folder lies in it."""
+    if (path / "model" / "config.json").is_file() and not (path / "config.json").is_file():
+        raise ValueError(f"source={text!r}: the folder of a training; give its model folder, {path / 'model'}")
 
 
 def fetch(source: Source, file: str | None = None, *, allow_unverified: bool = False) -> Fetched:
