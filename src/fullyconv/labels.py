@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -376,12 +376,13 @@ class Labels:
 
 
 AnyLabels = Labels | Mapping[str, Labels]
+T = TypeVar("T")
 """The labels of one head, or of several by their names."""
 
 
-def by_head(labels: AnyLabels) -> dict[str, Labels]:
-    """Give labels by the names of the heads; one that stands alone is called ""."""
-    return {"": labels} if isinstance(labels, Labels) else dict(labels)
+def by_head(found: T | Mapping[str, T]) -> dict[str, T]:
+    """Give labels, or results, by the names of the heads; one that stands alone is called ""."""
+    return dict(found) if isinstance(found, Mapping) else {"": found}
 
 
 def at_edge(found: Mapping[str, Any]) -> Any:

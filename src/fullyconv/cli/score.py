@@ -80,7 +80,7 @@ def _test(arguments: argparse.Namespace) -> int:
 def _test_part(arguments: argparse.Namespace, segmenter: Any, data: Any, reading: Mapping[str, Any]) -> int:
     from fullyconv.inference.identity import identity
     from fullyconv.inference.joining import score_part
-    from fullyconv.inference.shards import Shard
+    from fullyconv.inference.journal import Shard
 
     shard = Shard.parse(arguments.shard)
     pairs = data.dataset(arguments.split).pairs
