@@ -92,8 +92,6 @@ TORCH_FREE = [
     "inference.batches",
     "inference.identity",
     "inference.joining",
-    "inference.outcomes",
-    "inference.shards",
     "weights.caffemodel",
     "weights.catalog",
     "listing",

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,15 @@ def replace_predict(monkeypatch: pytest.MonkeyPatch, around: Callable[[Callable[
 
 
 async def ask(
-    app: Any, body: bytes, *, whole: bool = True, leaves: bool = False, sent: Callable[[], None] = lambda: None
+    app: Any,
+    body: bytes,
+    *,
+    whole: bool = True,
+    leaves: bool = False,
+    sent: Callable[[], None] = lambda: None,
+    query: bytes = b"model=mine",
+    headers: Sequence[tuple[bytes, bytes]] = (),
+    parts: int = 1,
 ) -> int | None:
     """Send an image as a client does, and give the status of the answer; None where there was none.
 
@@ -68,9 +76,16 @@ async def ask(
         body: of the request.
         whole: whether it is all of it.
         leaves: whether the client is gone once it has sent that.
-        sent: called when the application has taken the body.
+        sent: called when the application has taken the body, or a part of it.
+        query: behind the address.
+        headers: beside that of the host.
+        parts: in which the body arrives.
     """
-    messages = [{"type": "http.request", "body": body, "more_body": not whole}]
+    step = -(-len(body) // parts)
+    messages = [
+        {"type": "http.request", "body": body[start : start + step], "more_body": not whole or start + step < len(body)}
+        for start in reversed(range(0, len(body), step))
+    ]
     status = None
 
     async def receive() -> dict[str, Any]:
@@ -88,8 +103,8 @@ async def ask(
 
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
-        "path": "/segment", "raw_path": b"/segment", "root_path": "", "query_string": b"model=mine",
-        "headers": [(b"host", b"127.0.0.1:8000")], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8000),
+        "path": "/segment", "raw_path": b"/segment", "root_path": "", "query_string": query,
+        "headers": [(b"host", b"127.0.0.1:8000"), *headers], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8000),
     }  # fmt: skip
     await app(scope, receive, send)
     return status
@@ -198,6 +213,19 @@ def test_c3_the_image_of_a_client_that_left_is_not_segmented(model: Path, monkey
     replace_predict(monkeypatch, around)
     assert asyncio.run(two()) == 200
     assert number == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "status"),
+    [(b"model=none", [], 404), (b"model=mine", [(b"origin", b"http://evil.test")], 403)],
+)
+def test_a_client_that_is_refused_is_heard_to_its_end_so_that_it_reads_the_answer(
+    query: bytes, headers: list[tuple[bytes, bytes]], status: int, model: Path
+) -> None:
+    heard: list[None] = []
+    asking = ask(application(model), png(), query=query, headers=headers, parts=5, sent=lambda: heard.append(None))
+    assert asyncio.run(asking) == status
+    assert len(heard) == 5
 
 
 def test_c3_a_client_that_leaves_in_the_middle_of_its_upload_is_no_error(model: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fullyconv.errors import DatasetError
 from fullyconv.fcn import FCN, build_model
 from fullyconv.geometry import Geometry
-from fullyconv.inference import predict
+from fullyconv.inference import predict, tiles
 from fullyconv.inference.options import Options
 from fullyconv.inference.predict import ImageSource
 from fullyconv.inference.scaling import scaled_size
@@ -232,8 +232,8 @@ def test_scores_and_their_geometry_give_the_mask_of_the_logits(
         whole = torch.nn.functional.interpolate(logits[0], (67, 90), mode="bilinear", align_corners=False)
         clear = clearly(whole)
         np.testing.assert_array_equal(expected[clear], whole.argmax(1)[0].numpy()[clear])
-        for band_bytes in (predict.BAND_BYTES, 10000):
-            monkeypatch.setattr(predict, "BAND_BYTES", band_bytes)
+        for band_bytes in (tiles.BAND_BYTES, 10000):
+            monkeypatch.setattr(tiles, "BAND_BYTES", band_bytes)
             mask = segment(model.scores, pixels, labels, short_side=short_side, geometry=model.geometry_for).mask
             np.testing.assert_array_equal(mask[clear], expected[clear])
     assert clear.mean() > 0.98

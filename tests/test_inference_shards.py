@@ -20,8 +20,7 @@ from fullyconv import cli
 from fullyconv.errors import FolderInUse
 from fullyconv.inference import joining
 from fullyconv.inference.folder import FolderOptions, FolderPlan
-from fullyconv.inference.journal import NAME, Journal
-from fullyconv.inference.shards import Shard
+from fullyconv.inference.journal import NAME, Journal, Shard
 
 
 @pytest.fixture(scope="module")

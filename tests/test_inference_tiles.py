@@ -24,7 +24,7 @@ from fullyconv.images.tiff import open_windows
 from fullyconv.inference import tiles
 from fullyconv.inference.budget import available_memory, parse_memory
 from fullyconv.inference.options import Options
-from fullyconv.inference.tiles import Head, Network, assemble, blocks, fits, plan, region
+from fullyconv.inference.tiles import Head, Network, View, blocks, plan, region
 from fullyconv.inference.windows import Mirrored, Scaled
 from fullyconv.labels import Labels
 from fullyconv.training.module import SegmentationModule
@@ -80,8 +80,7 @@ def as_image(pixels: np.ndarray) -> torch.Tensor:
 def small_memory(net: Network, size: tuple[int, int], least: int = 3) -> int:
     """Find an amount of memory with which an image is cut."""
     for megabytes in range(200, 1, -1):
-        options = Options(megabytes * 10**6)
-        if len(plan(net, size, options).tiles) >= least and not fits(net, size, options):
+        if len(plan(net, size, Options(megabytes * 10**6)).tiles) >= least:
             return megabytes * 10**6
     raise AssertionError("the image is too small to be cut")
 
@@ -116,11 +115,12 @@ def test_a_stretched_segmenter_is_cut_without_seams() -> None:
     with torch.inference_mode():
         expected = model(as_image(pixels)).argmax(1)[0].numpy()
         window = (480, 0, 512, 37)
-        view = tiles._View(Raster(pixels), (1013, 37), False)
+        view = View([Raster(pixels)], (1013, 37))
         read = region(net, net.heads[""], view.cells(window), (1013, 37))
-        scores = net.scores(tiles.image_of(net, view.image, read))[""]
-        logits = tiles._logits(view, scores, tiles._placed(net.heads[""], view, read), window)
-    assert_same_mask(logits.argmax(1)[0], expected[480:512])
+        scores = net.scores(tiles._tensor_of(net, view, read))[""]
+        scored = tiles.Scored(view, scores, tiles._placed(net.heads[""], view, read))
+        found = tiles._best(scored, window, 3)[0]
+    assert_same_mask(found, expected[480:512])
 
 
 def segmenter(name: str = "fcn8s_vgg11_quarter", classes: int = 4) -> SegmentationModule:
@@ -211,8 +211,9 @@ def test_an_image_that_is_looked_at_scaled_is_the_same_in_bands(monkeypatch: pyt
     module.preprocessing = module.preprocessing.__class__(**{**module.preprocessing.to_dict(), "short_side": 50})
     pixels = noise(120, 170)
     whole = module.predict(pixels).mask
-    monkeypatch.setattr("fullyconv.inference.predict.fits", lambda *_: False)
     monkeypatch.setattr("fullyconv.inference.tiles.BAND_BYTES", 4 * 4 * 170 * 9)
+    assert_same_mask(module.predict(pixels).mask, whole)
+    monkeypatch.setattr("fullyconv.inference.tiles._resized", lambda image, size, _: Scaled(image, size))
     assert (module.predict(pixels).mask != whole).mean() < 0.01  # rounding of the scaled image's bytes
 
 
@@ -248,18 +249,16 @@ def test_several_heads_go_to_a_file_each_in_one_pass(tmp_path: Path) -> None:
     cut = module.predict(pixels, probabilities="top", **further)
     runs: list[object] = []
     module.model.backbone.register_forward_hook(lambda *_: runs.append(_))
-    written = module.predict_to(
-        pixels, tmp_path / "m.png", probabilities=("top", tmp_path / "p.npz"), preview=True, **further
-    )
+    written = module.predict_to(pixels, tmp_path / "m.png", probabilities="top", preview=True, **further)
     tiles_, views = len(plan(module.predictor().network(), (1300, 90), Options(**further)).tiles), 2
     assert tiles_ > 1
     assert len(runs) <= (tiles_ + 1) * views
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.a.png", "m.b.png", "p.a.npz", "p.b.npz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.a.npz", "m.a.png", "m.b.npz", "m.b.png"]
     for head, result in cut.items():
         assert_same_mask(read_mask(written[head].path), result.mask)
         assert written[head].shares() == pytest.approx(result.shares(), abs=TIES)
         assert_same_mask(written[head].preview.mask, result.mask)
-        with np.load(tmp_path / f"p.{head}.npz") as stored:
+        with np.load(tmp_path / f"m.{head}.npz") as stored:
             assert_close(stored["probabilities"], result.probabilities)
     Image.fromarray(pixels).save(tmp_path / "q.a.png")
     with pytest.raises(ValueError, match=r"q\.a\.png'*: the image would be overwritten by its own mask"):
@@ -286,13 +285,13 @@ def test_a_mask_goes_to_a_file_band_by_band_with_its_probabilities(tmp_path: Pat
     memory = small_memory(module.predictor().network(), (1300, 90))
     whole = module.predict(pixels, probabilities="all")
     for name, kind in (("m.png", "all"), ("n.png", "top")):
-        done = module.predict_to(pixels, tmp_path / name, memory=memory, probabilities=(kind, tmp_path / "p.npz"))
+        done = module.predict_to(pixels, tmp_path / name, memory=memory, probabilities=kind)
         assert_same_mask(read_mask(tmp_path / name), whole.mask)
         assert done.shares() == pytest.approx(whole.shares(), abs=TIES)
-        with np.load(tmp_path / "p.npz") as stored:
+        with np.load((tmp_path / name).with_suffix(".npz")) as stored:
             expected = whole.probabilities if kind == "all" else whole.probabilities.max(2)
             assert_close(stored["probabilities"], expected)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.png", "n.png", "p.npz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.npz", "m.png", "n.npz", "n.png"]
     with pytest.raises(ValueError, match="overwritten by its own mask"):
         module.predict_to(tmp_path / "m.png", tmp_path / "m.png")
     with pytest.raises(ValueError, match="there are no probabilities"):
@@ -486,14 +485,21 @@ def test_the_tiles_cover_the_image_once() -> None:
     assert len(plan(net, (30000, 30000), Options("2GB")).tiles) > 100
 
 
-def test_blocks_come_row_by_row_and_go_together() -> None:
+def test_a_tile_is_as_wide_as_a_narrow_image_so_that_less_is_read() -> None:
+    net = network(seasoned(build_model("fcn8s_vgg11_quarter", 3)))
+    for memory in ("25MB", "40MB", "100MB"):
+        chosen = plan(net, (3000, 200), Options(memory))
+        assert len(chosen.tiles) > 1
+        assert {tile[1::2] for tile in chosen.tiles} == {(0, 200)}
+
+
+def test_images_of_one_size_are_one_block_where_memory_holds_them() -> None:
     net = network(seasoned(build_model("fcn8s_vgg11_quarter", 3)))
     with torch.inference_mode():
-        found = list(blocks(net, Raster(noise(50, 60)), Options()))
+        found = list(blocks(net, [Raster(noise(50, 60, seed)) for seed in (0, 1)], Options()))
     assert [block[""].window for block in found] == [(0, 0, 50, 60)]
-    mask, probabilities = assemble(iter(found), (50, 60))[""]
-    assert mask.shape == (50, 60)
-    assert probabilities is None
+    assert found[0][""].mask.shape == (2, 50, 60)
+    assert found[0][""].probabilities is None
 
 
 def test_a_region_holds_all_that_the_cells_of_its_window_depend_on_and_a_cell_more() -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 import fullyconv
 from closeness import assert_same_mask
 from fullyconv import Labels, WeightsError, runtime
+from fullyconv.inference.scaling import scaled
 from fullyconv.preprocessing import Preprocessing
 
 onnx = pytest.importorskip("onnx")
@@ -236,7 +237,7 @@ def test_scaling_is_that_of_the_segmenter() -> None:
     for size in ((40, 59), (100, 147), (61, 90), (7, 300)):
         image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
         expected = torch.nn.functional.interpolate(image, size=size, mode="bilinear", antialias=True).round()
-        difference = np.abs(runtime.scaled(pixels, size).astype(int) - expected[0].permute(1, 2, 0).numpy())
+        difference = np.abs(scaled(pixels, size).astype(int) - expected[0].permute(1, 2, 0).numpy())
         assert difference.max() <= 1
         assert (difference > 0).mean() < 1e-3  # halves, that are rounded up or down
 

@@ -376,11 +376,12 @@ class Labels:
 
 
 AnyLabels = Labels | Mapping[str, Labels]
+T = TypeVar("T")
 """The labels of one head, or of several by their names."""
 
 
 def by_head(given: T | Mapping[str, T]) -> dict[str, T]:
-    """Give labels, masks or logits by the names of the heads; what stands alone is called ""."""
+    """Give labels, masks, logits or results by the names of the heads; what stands alone is called ""."""
     return dict(given) if isinstance(given, Mapping) else {"": given}
 
 

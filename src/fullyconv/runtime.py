@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from fullyconv.errors import WeightsError, first_line, tell
 from fullyconv.images import ImageInput
 from fullyconv.images.raster import Raster, read_raster
-from fullyconv.inference.scaling import scaled_size
+from fullyconv.inference.scaling import scaled, scaled_size
 from fullyconv.inference.segmentation import Segmentation
 from fullyconv.labels import Labels, at_edge, by_head, from_plain, to_plain
 from fullyconv.preprocessing import Preprocessing
@@ -108,13 +107,10 @@ class ExportedSegmenter:
     """
 
     def __init__(self, path: Path, content: bytes, description: Description, threads: int | None = None) -> None:
-        runtime = _onnxruntime(path)
-        options = runtime.SessionOptions()
-        options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
         try:
-            self._session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            self._session = session_of(content, threads)
+        except ImportError as error:
+            raise ImportError(f"{path}: exported files need onnxruntime: pip install onnxruntime") from error
         except Exception as error:  # onnxruntime has a dozen exceptions without a common base
             raise WeightsError(
                 f"{path}: onnxruntime does not load it ({first_line(error)}); export it again, or install a newer "
@@ -148,20 +144,24 @@ class ExportedSegmenter:
             WeightsError: if the network fails on it, or answers with what is no class.
         """
         raster = self._read(source)
-        pixels = raster.pixels
+        size, results = raster.size, {}
         kind = "labels" if "labels" in self.description.outputs else "scores"
-        heads = self.description.heads
-        results = {}
-        answers = self.run(feeds(pixels, self.preprocessing.short_side), [port(kind, head) for head in heads])
-        for (head, labels), answer in zip(heads.items(), answers, strict=True):
-            mask = answer[0].argmax(0) if kind == "scores" else answer[0]
-            if mask.shape != pixels.shape[:2] or int(mask.max()) >= labels.num_classes:
+        for head, answer in self._answers(raster, kind).items():
+            labels = self.description.heads[head]
+            mask = answer.argmax(0) if kind == "scores" else answer
+            if mask.shape != size or int(mask.max()) >= labels.num_classes:
                 raise WeightsError(
-                    f"{self.path}: answers an image of {pixels.shape[:2]} pixels with a mask of {mask.shape} and "
-                    f"classes up to {int(mask.max())}, and has {labels.num_classes} classes; export it again"
+                    f"{self.path}: answers an image of {size} pixels with a mask of {mask.shape} and classes up to "
+                    f"{int(mask.max())}, and has {labels.num_classes} classes; export it again"
                 )
             results[head] = Segmentation.of(raster, mask, labels)
         return at_edge(results)
+
+    def _answers(self, raster: Raster, kind: str) -> dict[str, npt.NDArray[Any]]:
+        """Give for each head what the graph says of one image."""
+        heads = self.description.heads
+        answers = self.run(feeds(raster.pixels, self.preprocessing.short_side), [port(kind, head) for head in heads])
+        return {head: answer[0] for head, answer in zip(heads, answers, strict=True)}
 
     def _read(self, source: ImageInput | Raster) -> Raster:
         if isinstance(source, Raster):
@@ -185,10 +185,7 @@ class ExportedSegmenter:
         """
         if "scores" not in self.description.outputs:
             raise ValueError(f"{self.path}: gives labels alone; export it with scores=True (--scores)")
-        heads = self.description.heads
-        given = feeds(self._read(source).pixels, self.preprocessing.short_side)
-        answers = self.run(given, [port("scores", head) for head in heads])
-        return at_edge({head: answer[0] for head, answer in zip(heads, answers, strict=True)})
+        return at_edge(self._answers(self._read(source), "scores"))
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
         """Run the graph itself.
@@ -211,6 +208,21 @@ class ExportedSegmenter:
                 f"{self.path}: fails on an image of {shape[2]} x {shape[1]} pixels ({first_line(error)})"
             ) from error
         return answers
+
+
+def session_of(content: bytes, threads: int | None = None) -> Any:
+    """Open a graph with onnxruntime, which says nothing of its own.
+
+    Args:
+        content: of the file.
+        threads: of onnxruntime; None leaves the number to it.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or 0
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def load(path: str | Path, *, threads: int | None = None) -> ExportedSegmenter:
@@ -276,29 +288,6 @@ def read_description(content: bytes, path: str | Path) -> Description:
         found = str(document.get("format"))[:40]
         raise WeightsError(f"{path}: format={found!r}, this version reads format {FORMAT}; export it again")
     return _description(document, path)
-
-
-def scaled(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Scale an image bilinearly, with a filter that is as wide as the pixels when it shrinks, and round once.
-
-    Args:
-        pixels: (H, W, C) uint8.
-        size: height and width of the result.
-
-    Returns:
-        (height, width, C) uint8: what ``torch.nn.functional.interpolate(antialias=True)`` gives, but for rounding.
-    """
-    if pixels.shape[:2] == size:
-        return np.ascontiguousarray(pixels)
-    # In floating point: of bytes, Pillow rounds after each of its two passes.
-    bands = [
-        np.asarray(
-            Image.fromarray(pixels[..., band].astype(np.float32)).resize((size[1], size[0]), Image.Resampling.BILINEAR)
-        )
-        for band in range(pixels.shape[2])
-    ]
-    rounded: npt.NDArray[np.uint8] = np.stack(bands, 2).round().clip(0, 255).astype(np.uint8)
-    return rounded
 
 
 def feeds(
@@ -400,11 +389,3 @@ def _look_through(content: bytes) -> bytes | None:
     if not graphs:
         raise ValueError("it holds no graph")
     return found
-
-
-def _onnxruntime(path: Path) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError(f"{path}: exported files need onnxruntime: pip install onnxruntime") from error
-    return onnxruntime

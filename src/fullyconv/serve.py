@@ -255,19 +255,21 @@ class Turns:
 
     async def _answer(self, request: Request, taken: bool) -> Response | None:
         """Give the answer; None where the client has left."""
-        origin = request.headers.get("origin")
+        origin, name = request.headers.get("origin"), request.query_params.get("model", "")
+        refused = None
         if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
-            return refuse(403, "another site's page may not use this server")
-        name = request.query_params.get("model", "")
-        if name not in self.desk.offered:
-            return refuse(404, f"no such model here; there are {', '.join(self.desk.offered)}")
+            refused = refuse(403, "another site's page may not use this server")
+        elif name not in self.desk.offered:
+            refused = refuse(404, f"no such model here; there are {', '.join(self.desk.offered)}")
         try:
             async with asyncio.timeout(SECONDS):
-                body = await _body(request, taken)
+                body = await _body(request, taken and refused is None)
         except ClientDisconnect:
             return None
         except TimeoutError:
             return refuse(408, f"the image did not arrive within {SECONDS:.0f} seconds; make it smaller")
+        if refused is not None:
+            return refused
         if body is None:
             return refuse(413, f"the file is larger than {MAX_UPLOAD // 2**20} MB; make the image smaller")
         if not taken or self._until < math.inf:

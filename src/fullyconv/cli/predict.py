@@ -20,7 +20,7 @@ from fullyconv.cli.progress import busy, progress_bar
 from fullyconv.files import aside
 
 if TYPE_CHECKING:
-    from fullyconv.inference.outcomes import FolderResult, Predicted
+    from fullyconv.inference.outputs import FolderResult, Predicted
 
 MODEL = "street"
 """The model of those who name none."""
@@ -92,7 +92,8 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _predict_files(arguments: argparse.Namespace) -> int:
-    from fullyconv.inference.folder import FolderOptions, FolderPlan
+    from fullyconv.inference.folder import FolderPlan
+    from fullyconv.inference.outputs import FolderOptions
 
     how = FolderOptions(**{field.name: getattr(arguments, field.name) for field in fields(FolderOptions)})
     model = arguments.model

@@ -71,7 +71,7 @@ def _test_part(
 ) -> int:
     from fullyconv.inference.identity import identity
     from fullyconv.inference.joining import score_part
-    from fullyconv.inference.shards import Shard
+    from fullyconv.inference.journal import Shard
 
     shard = Shard.parse(arguments.shard)
     pairs = data.dataset(arguments.split).pairs

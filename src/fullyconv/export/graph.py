@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor, nn
 
@@ -69,10 +70,10 @@ def graph_of(network: Network, channels: int, heads: Sequence[str]) -> Any:
     return program.model_proto
 
 
-def finish(onnx: Any, proto: Any, model: SegmentationModule, labels: bool, scores: bool) -> None:
+def finish(proto: Any, model: SegmentationModule, labels: bool, scores: bool) -> None:
     """Name the free sides, and add what comes after the logits: scaling to the image's size, argmax."""
-    make, graph, types = onnx.helper, proto.graph, onnx.TensorProto
-    add = _adder(onnx, graph)
+    graph, info, types = proto.graph, onnx.helper.make_tensor_value_info, onnx.TensorProto
+    add = _adder(graph)
     heads = model.heads
     scaled_again = model.preprocessing.short_side is not None
     if scaled_again:
@@ -81,12 +82,12 @@ def finish(onnx: Any, proto: Any, model: SegmentationModule, labels: bool, score
         for node in graph.node:
             node.output[:] = [logits.get(name, name) for name in node.output]
             node.input[:] = [logits.get(name, name) for name in node.input]
-        graph.input.append(make.make_tensor_value_info("size", types.INT64, [2]))
+        graph.input.append(info("size", types.INT64, [2]))
         makers = {name: node for node in graph.node for name in node.output}
         for result, seen in logits.items():
-            if _stretches(onnx, makers[seen]):
+            if _stretches(makers[seen]):
                 graph.node.remove(makers[seen])
-                _stretch_twice(onnx, add, makers[seen], result)
+                _stretch_twice(add, makers[seen], result)
                 continue
             add("Shape", [seen], f"{seen}/head", start=0, end=2)
             add("Concat", [f"{seen}/head", "size"], f"{seen}/size", axis=0)
@@ -97,7 +98,7 @@ def finish(onnx: Any, proto: Any, model: SegmentationModule, labels: bool, score
         add("ArgMax", [port("scores", head)], f"{name}/int64", axis=1, keepdims=0)
         add("Cast", [f"{name}/int64"], name, to=kinds[head])
     channels = int(model.hparams["in_channels"])
-    inputs = [make.make_tensor_value_info("image", types.UINT8, ["N", "H", "W", channels]), *list(graph.input)[1:]]
+    inputs = [info("image", types.UINT8, ["N", "H", "W", channels]), *list(graph.input)[1:]]
     sides = ["height", "width"] if scaled_again else ["H", "W"]
     del graph.input[:]
     graph.input.extend(inputs)
@@ -105,16 +106,16 @@ def finish(onnx: Any, proto: Any, model: SegmentationModule, labels: bool, score
     del graph.value_info[:]  # named by the exporter's own symbols, which nobody can read
     for head, entry in heads.items():
         if labels:
-            graph.output.append(make.make_tensor_value_info(port("labels", head), kinds[head], ["N", *sides]))
+            graph.output.append(info(port("labels", head), kinds[head], ["N", *sides]))
         if scores:
-            shape = ["N", entry.num_classes, *sides]
-            graph.output.append(make.make_tensor_value_info(port("scores", head), types.FLOAT, shape))
+            shape: list[str | int] = ["N", entry.num_classes, *sides]
+            graph.output.append(info(port("scores", head), types.FLOAT, shape))
     graph.name = str(model.hparams["model"])
     proto.ir_version = min(proto.ir_version, 10)  # as far as an onnxruntime of two years ago goes
     onnx.checker.check_model(proto)
 
 
-def _stretches(onnx: Any, node: Any) -> bool:
+def _stretches(node: Any) -> bool:
     """Tell whether a node stretches scores over the image bilinearly, edge to edge, to sizes that are given."""
     given = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
     return (
@@ -128,7 +129,7 @@ def _stretches(onnx: Any, node: Any) -> bool:
     )
 
 
-def _adder(onnx: Any, graph: Any) -> Callable[..., None]:
+def _adder(graph: Any) -> Callable[..., None]:
     """Give what appends a node of one output to a graph."""
 
     def add(kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:
@@ -137,24 +138,23 @@ def _adder(onnx: Any, graph: Any) -> Callable[..., None]:
     return add
 
 
-def _stretch_twice(onnx: Any, add: Callable[..., None], node: Any, output: str) -> None:
+def _stretch_twice(add: Callable[..., None], node: Any, output: str) -> None:
     """Stretch scores over the image and the image to the image in one step.
 
     Both are linear in the rows and in the columns, so that their product is a matrix for either: what they make of the
     identity. No logits of the size that the network looked at are made, which takes most of the time of both.
 
     Args:
-        onnx: the library.
         add: takes the nodes in the place of both, as `_adder` gives it.
         node: the first of the two, a "Resize" of scores (N, K, h, w) to sizes.
         output: name of the result (N, K, H, W); "size" holds H and W.
     """
-    make, types = onnx.helper, onnx.TensorProto
+    make, types = onnx.helper.make_tensor, onnx.TensorProto
     scores, sizes = node.input[0], node.input[3]
-    zero = make.make_tensor("zero", types.FLOAT, [1], [0.0])
+    zero = make("zero", types.FLOAT, [1], [0.0])
 
     def number(name: str, *values: int) -> str:
-        add("Constant", [], name, value=make.make_tensor(name, types.INT64, [len(values)], values))
+        add("Constant", [], name, value=make(name, types.INT64, [len(values)], values))
         return name
 
     one = number(f"{output}/one", 1)

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import onnx
+import onnxscript
 import torch
 
 from fullyconv.upsampling import resampling_plan
+
+op: Any = onnxscript.opset18
+"""ONNX's operators, of which onnxscript makes a graph; a type of theirs cannot be named."""
 
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
@@ -28,7 +33,6 @@ def _translate_continued(x: Any, start: Sequence[int], size: Sequence[Any]) -> A
 def _translate_resample(
     x: Any, size: Sequence[Any], ratios: Sequence[float], phases: Sequence[float], clamp: bool
 ) -> Any:
-    op = _operators()
     sides = [_number(side) for side in size]
     plan = resampling_plan(ratios, phases) if clamp else None
     if plan is None:
@@ -62,7 +66,6 @@ def _translate_resample(
 
 def _stop(side: Any, ratio: int, lead: int) -> Any:
     """ceil((m - 1 + lead) / ratio) + 1 for m = side."""
-    op = _operators()
     # ONNX rounds towards zero: whole ratios are added first, so that the division never sees a negative number
     lent = max(0, -(lead // ratio))
     above = op.Add(side, _constant(lead + ratio - 2 + lent * ratio))
@@ -70,7 +73,6 @@ def _stop(side: Any, ratio: int, lead: int) -> Any:
 
 
 def _translate_window(x: Any, start: Sequence[int], size: Sequence[Any]) -> Any:
-    op = _operators()
     sides = [_number(side) for side in size]
     before = [max(0, -first) for first in start]
     first = [cells + lead for cells, lead in zip(start, before, strict=True)]
@@ -84,11 +86,11 @@ def _translate_window(x: Any, start: Sequence[int], size: Sequence[Any]) -> Any:
 
 
 def _translate_unpool(x: Any, positions: Any, size: Sequence[Any], fill: float, overlapping: bool) -> Any:
-    op = _operators()
     head = op.Shape(x, start=0, end=2)
     flat = op.Concat(head, _constant(-1), axis=0)
     sides = [_number(side) for side in size]
-    empty = op.ConstantOfShape(op.Concat(head, op.Mul(sides[0], sides[1]), axis=0), value=_filled(fill))
+    filled = onnx.helper.make_tensor("value", onnx.TensorProto.FLOAT, [1], [fill])
+    empty = op.ConstantOfShape(op.Concat(head, op.Mul(sides[0], sides[1]), axis=0), value=filled)
     # Pooling gives every cell a maximum; where windows overlap, the largest value of a position is kept. What is not
     # reached is `fill`, which would take part in the maximum, so that it has to lie below all values there.
     values, index = op.Reshape(x, flat), op.Reshape(positions, flat)
@@ -103,7 +105,6 @@ def _translate_unpool(x: Any, positions: Any, size: Sequence[Any], fill: float, 
 
 def _gathered(x: Any, start: Sequence[int], counts: Sequence[Any]) -> Any:
     """Take cells from `start` on; those outside are the border's."""
-    op = _operators()
     zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
     for axis, (first, count) in enumerate(zip(start, counts, strict=True)):
         cells = op.Add(op.Range(zero, op.Squeeze(count), one), _constant(first))
@@ -113,14 +114,12 @@ def _gathered(x: Any, start: Sequence[int], counts: Sequence[Any]) -> Any:
 
 
 def _cropped(x: Any, start: Sequence[int], sides: Sequence[Any]) -> Any:
-    op = _operators()
     ends = [op.Add(side, _constant(first)) for side, first in zip(sides, start, strict=True)]
     return op.Slice(x, op.Constant(value_ints=list(start)), op.Concat(*ends, axis=0), op.Constant(value_ints=[2, 3]))
 
 
 def _hat_matrix(n: Any, m: Any, ratio: float, phase: float, clamp: bool) -> Any:
     """Weights (m, n) of every source cell in every target cell."""
-    op = _operators()
 
     def cells(count: Any) -> Any:
         whole = op.Range(op.Constant(value_int=0), op.Squeeze(count), op.Constant(value_int=1))
@@ -134,30 +133,14 @@ def _hat_matrix(n: Any, m: Any, ratio: float, phase: float, clamp: bool) -> Any:
     return op.Relu(op.Sub(_float(1.0), apart))
 
 
-def _operators() -> Any:
-    """ONNX's operators, of which onnxscript makes a graph; untyped, because a type of theirs cannot be named."""
-    from onnxscript import opset18
-
-    return opset18
-
-
 def _number(value: Any) -> Any:
     """Give a side as an int64 tensor of one number, whether it is known or not."""
-    op = _operators()
     return _constant(value) if isinstance(value, int) else op.Reshape(value, op.Constant(value_ints=[1]))
 
 
 def _constant(value: int) -> Any:
-    op = _operators()
     return op.Constant(value_ints=[value])
 
 
 def _float(value: float) -> Any:
-    op = _operators()
     return op.Constant(value_floats=[value])
-
-
-def _filled(value: float) -> Any:
-    import onnx
-
-    return onnx.helper.make_tensor("value", onnx.TensorProto.FLOAT, [1], [value])

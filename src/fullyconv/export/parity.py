@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,7 +17,8 @@ from torch import Tensor
 from fullyconv.confusion import SegmentationScores
 from fullyconv.export.graph import Network
 from fullyconv.images import read_bands
-from fullyconv.runtime import ExportedSegmenter, feeds, port
+from fullyconv.labels import by_head
+from fullyconv.runtime import ExportedSegmenter, feeds, port, session_of
 from fullyconv.training.metrics import ConfusionMatrix
 from fullyconv.training.module import SegmentationModule
 from fullyconv.upsampling import MaxUnpooling
@@ -34,19 +36,18 @@ MAX_PIXELS = 0.005
 are unpooled it is also the largest share of pixels with other scores: of two maxima that are equal but for rounding
 either may be the one to whose place a value is put back."""
 
-Session = Any  # onnxruntime has no types
 
-
-def parity_of(onnx: Any, proto: Any, network: Network, model: SegmentationModule) -> dict[str, Any]:
+def parity_of(proto: Any, network: Network, model: SegmentationModule) -> dict[str, Any]:
     """Run both on images of several sizes, and give the share of differing pixels and the largest difference."""
     # The graph that is compared gives its scores, too; the one that is written perhaps not.
     both = copy.deepcopy(proto)
     heads = list(model.heads)
-    for name in [port("scores", head) for head in heads]:
-        if name not in [output.name for output in both.graph.output]:
-            info = onnx.helper.make_tensor_value_info
-            both.graph.output.append(info(name, onnx.TensorProto.FLOAT, [None] * 4))
-    session = session_of(both)
+    given_already = {output.name for output in proto.graph.output}
+    missing = {port("scores", head) for head in heads} - given_already
+    both.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None] * 4) for name in sorted(missing)
+    )
+    session = session_of(both.SerializeToString())
     generator = torch.Generator().manual_seed(0)
     differing = beyond = pixels = 0
     difference = 0.0
@@ -59,19 +60,19 @@ def parity_of(onnx: Any, proto: Any, network: Network, model: SegmentationModule
         if model.preprocessing.short_side is not None:
             size = (height * 3 // 2, width * 2 - 1)
             given["size"] = np.array(size, np.int64)
+        answers = dict(zip([output.name for output in both.graph.output], session.run(None, given), strict=True))
         for head, theirs in zip(heads, expected, strict=True):
             if size is not None:
                 theirs = F.interpolate(theirs, size=size, mode="bilinear", align_corners=False)
-            mine = torch.from_numpy(session.run([port("scores", head)], given)[0])
+            mine = torch.from_numpy(answers[port("scores", head)])
             if mine.shape != theirs.shape or not bool(torch.isfinite(mine).all()):
                 raise ValueError(
                     f"model={model.hparams['model']!r}: the exported graph gives scores of {tuple(mine.shape)} where "
                     f"the segmenter gives {tuple(theirs.shape)}, or none that are finite; nothing was written"
                 )
-            classes = mine.argmax(1)
-            if gives_labels(session):
-                classes = torch.from_numpy(session.run([port("labels", head)], given)[0])
-            differing += int((classes.long() != theirs.argmax(1)).sum())
+            labels = answers.get(port("labels", head))
+            classes = mine.argmax(1) if labels is None else torch.from_numpy(labels).long()
+            differing += int((classes != theirs.argmax(1)).sum())
             pixels += theirs[:, 0].numel()
             apart = (mine - theirs).abs().amax(1) / (float(theirs.abs().max()) or 1.0)
             beyond += int((apart > MAX_DIFFERENCE).sum())
@@ -103,33 +104,13 @@ def _example(generator: torch.Generator, number: int, height: int, width: int, c
     return noisy.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-def gives_labels(session: Session) -> bool:
-    """Tell whether a graph gives labels."""
-    return any(output.name.startswith("labels") for output in session.get_outputs())
-
-
-def session_of(proto: Any) -> Session:
-    """Open a graph with onnxruntime."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def differing(session: Session, model: SegmentationModule, images: Sequence[Path]) -> float:
+def differing(exported: ExportedSegmenter, model: SegmentationModule, images: Sequence[Path]) -> float:
     """Give the share of pixels that a quantized graph labels otherwise than the segmenter, over some images."""
     differing = pixels = 0
     for image in images[:16]:
-        given = feeds_of(model, image)
-        kind = "labels" if gives_labels(session) else "scores"
-        answer = model.predict(image)
-        expected = answer if isinstance(answer, dict) else {"": answer}
-        for head, theirs in expected.items():
-            found = session.run([port(kind, head)], given)[0][0]
-            mine = found if kind == "labels" else found.argmax(0)
-            differing += int((mine != theirs.mask).sum())
-            pixels += theirs.mask.size
+        mine, theirs = by_head(exported.predict(image)), by_head(model.predict(image))
+        differing += sum(int((mine[head].mask != theirs[head].mask).sum()) for head in theirs)
+        pixels += sum(result.mask.size for result in theirs.values())
     return differing / pixels
 
 

@@ -7,15 +7,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
 from fullyconv.export.graph import quiet
 from fullyconv.export.parity import feeds_of
 from fullyconv.images import find_images
 from fullyconv.training.module import SegmentationModule
 
 
-def quantized(onnx: Any, proto: Any, model: SegmentationModule, images: Sequence[Path]) -> Any:
+def quantized(proto: Any, model: SegmentationModule, images: Sequence[Path]) -> Any:
     """Compute convolutions, sums and poolings in int8, with ranges measured on images."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
         def __init__(self) -> None:

@@ -8,9 +8,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import onnx
+
 from fullyconv.confusion import SegmentationScores
 from fullyconv.export.graph import OPSET, Network, finish, graph_of
-from fullyconv.export.parity import check_parity, differing, evaluate, parity_of, session_of
+from fullyconv.export.parity import check_parity, differing, evaluate, parity_of
 from fullyconv.export.quantization import images_of, quantized
 from fullyconv.files import remove_unfinished, write
 from fullyconv.runtime import KEY, MAX_BYTES, Description, ExportedSegmenter, read_description
@@ -95,7 +97,6 @@ def export(
 
     Raises:
         ValueError: if the segmenter cannot be exported, or the file does not do what the segmenter does.
-        ImportError: if the libraries of the extra 'onnx' are not installed.
 
     Example:
         >>> import tempfile
@@ -105,7 +106,6 @@ def export(
     """
     target = Path(path)
     _check(model, target, labels, scores)
-    onnx = _libraries()
     images = None if calibrate is None else images_of(calibrate)
     if data is not None:
         if "" not in model.heads:
@@ -117,15 +117,14 @@ def export(
         data.check(split)
     network = Network(model)
     proto = graph_of(network, int(model.hparams["in_channels"]), list(model.heads))
-    finish(onnx, proto, model, labels, scores)
-    description = _describe(model, labels, scores)
-    parity = parity_of(onnx, proto, network, model)
+    finish(proto, model, labels, scores)
+    parity = parity_of(proto, network, model)
     check_parity(parity, model, target)
+    description = _describe(model, labels, scores, parity, "float32" if images is None else "int8")
     if images is not None:
-        proto = quantized(onnx, proto, model, images)
-        parity |= {"quantized_pixels": differing(session_of(proto), model, images)}
-        description = replace(description, precision="int8")
-    description = replace(description, parity=parity)
+        proto = quantized(proto, model, images)
+        apart = differing(ExportedSegmenter(target, proto.SerializeToString(), description), model, images)
+        description = replace(description, parity=parity | {"quantized_pixels": apart})
     del proto.metadata_props[:]
     onnx.helper.set_model_props(proto, {KEY: description.to_json()})
     proto.producer_name, proto.producer_version = "fullyconv", description.version
@@ -144,18 +143,19 @@ def export(
     return made
 
 
-def _describe(model: SegmentationModule, labels: bool, scores: bool) -> Description:
-    outputs = [name for name, wanted in (("labels", labels), ("scores", scores)) if wanted]
+def _describe(
+    model: SegmentationModule, labels: bool, scores: bool, parity: dict[str, Any], precision: str
+) -> Description:
     return Description(
         labels=model.labels,
         preprocessing=model.preprocessing,
         in_channels=int(model.hparams["in_channels"]),
-        outputs=tuple(outputs),
+        outputs=tuple(name for name, wanted in (("labels", labels), ("scores", scores)) if wanted),
         model=str(model.hparams["model"]),
         license=model.license or "unstated",
         score=model.score,
-        parity={},
-        precision="float32",
+        parity=parity,
+        precision=precision,
         version=metadata.version("fullyconv"),
     )
 
@@ -169,14 +169,3 @@ def _check(model: object, target: Path, labels: bool, scores: bool) -> None:
         raise ValueError("labels=False and scores=False: the file would give nothing; ask for one of them")
     if target.suffix.lower() != ".onnx" or target.is_dir() or not target.resolve().parent.is_dir():
         raise ValueError(f"{target}: give an .onnx file in a folder that exists")
-
-
-def _libraries() -> Any:
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript
-    except ImportError as error:
-        raise ImportError(f"export needs the extra 'onnx' ({error}): pip install 'fullyconv[onnx]'") from error
-    del onnxruntime, onnxscript
-    return onnx

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -84,12 +85,7 @@ def upsample_argmax(
         columns = _Blocks.of(source, 1, scores.shape[3], origin[1], width)
         labels = scores.new_empty((len(scores), height, width), dtype=_label_type(classes))
         compiled = kernels.label_blocks() if _to_compile(scores, size, route) else None
-        if compiled is not None:
-            _label_compiled(compiled, scores, rows, columns, labels, band_bytes)
-        else:
-            columns = columns.to(scores.device)
-            for one, out in zip(scores, labels, strict=True):
-                _label(one, rows, columns, out, band_bytes)
+        _label(scores, rows, columns, labels, band_bytes, compiled)
     return labels
 
 
@@ -207,6 +203,10 @@ class _Blocks(NamedTuple):
         """Move all but the weights, which are moved in the type that is needed."""
         return _Blocks(*(part if part is self.weight else part.to(device) for part in self))
 
+    def sides(self) -> list[npt.NDArray[Any]]:
+        """Give what the compiled loop takes of them."""
+        return [part.numpy() for part in (self.low, self.high, self.start, self.weight.float())]
+
     def part(self, first: int, last: int) -> tuple[_Blocks, int, int]:
         """Cut out blocks first..last - 1; source cells and pixels are counted from the first cell and pixel of those.
 
@@ -241,18 +241,43 @@ class _Blocks(NamedTuple):
         return bands
 
 
-def _label(scores: Tensor, rows: _Blocks, columns: _Blocks, out: Tensor, band_bytes: int) -> None:
-    """Write the labels (H, W) of one map (K, h, w), band by band."""
-    classes = scores.shape[0]
+def _label(
+    scores: Tensor,
+    rows: _Blocks,
+    columns: _Blocks,
+    labels: Tensor,
+    band_bytes: int,
+    compiled: Callable[..., None] | None,
+) -> None:
+    """Write the labels (N, H, W) of maps (N, K, h, w) band by band; the compiled loop in torch's threads."""
     left, right = int(columns.low.min()), int(columns.high.max()) + 1
     columns = columns._replace(low=columns.low - left, high=columns.high - left)
-    for first, last in rows.bands(4 * classes * (right - left), 4 * out.shape[1], band_bytes):
+    there = columns.to(labels.device)
+    out: Any = labels if compiled is None else labels.numpy()  # as inference mode does not reach other threads
+
+    def work(image: int, first: int, last: int) -> None:
         band, top, bottom = rows.part(first, last)
         begin = int(rows.start[first])
-        cells = scores[:, top:bottom, left:right].permute(1, 2, 0).flatten(0, 1).contiguous()
+        # the classes of a cell side by side, which is a view for maps in channels_last
+        cells = scores[image, :, top:bottom, left:right].permute(1, 2, 0).contiguous()
         cells = cells.to(torch.promote_types(cells.dtype, torch.float32))
-        target = out[begin : begin + int(band.start[-1])]
-        _label_band(cells, right - left, band.to(out.device), columns, target, band_bytes)
+        target = out[image, begin : begin + int(band.start[-1])]
+        if compiled is None:
+            _label_band(cells.flatten(0, 1), right - left, band.to(labels.device), there, target, band_bytes)
+        else:
+            compiled(cells.numpy(), *band.sides(), *columns.sides(), target)
+
+    threads = 1 if compiled is None else torch.get_num_threads()
+    budget = band_bytes if compiled is None else max(1, band_bytes // (4 * threads))
+    bands = rows.bands(4 * scores.shape[1] * (right - left), 4 * labels.shape[2], budget)
+    jobs = [(image, first, last) for image in range(len(scores)) for first, last in bands]
+    if threads == 1 or len(jobs) == 1:
+        for job in jobs:
+            work(*job)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(work, *job) for job in jobs]:
+            done.result()
 
 
 def _label_band(cells: Tensor, w: int, rows: _Blocks, columns: _Blocks, out: Tensor, band_bytes: int) -> None:
@@ -356,36 +381,6 @@ def _undominated(corners: list[Tensor], winners: list[Tensor]) -> Tensor:
     keep = dominated.logical_not_()
     # the mean is rounded: whatever it says, the winners of the corners stay
     return keep.scatter_(1, torch.stack(winners, 1), True)
-
-
-def _label_compiled(
-    run: Callable[..., None], scores: Tensor, rows: _Blocks, columns: _Blocks, labels: Tensor, band_bytes: int
-) -> None:
-    """Write all labels by the compiled loop, bands of rows shared among torch's threads."""
-    threads = torch.get_num_threads()
-    left, right = int(columns.low.min()), int(columns.high.max()) + 1
-    across = (columns.low - left, columns.high - left, columns.start, columns.weight.float())
-    sides = [tensor.numpy() for tensor in across]
-    out = labels.numpy()  # here, because inference mode does not reach other threads
-
-    def work(image: int, first: int, last: int) -> None:
-        band, top, bottom = rows.part(first, last)
-        begin = int(rows.start[first])
-        # the classes of a cell side by side, which is a view for maps in channels_last
-        cells = scores[image, :, top:bottom, left:right].permute(1, 2, 0).contiguous().float()
-        along = [tensor.numpy() for tensor in (band.low, band.high, band.start, band.weight.float())]
-        run(cells.numpy(), *along, *sides, out[image, begin : begin + int(band.start[-1])])
-
-    budget = max(1, band_bytes // (4 * threads))
-    bands = rows.bands(4 * scores.shape[1] * (right - left), 4 * labels.shape[2], budget)
-    jobs = [(image, first, last) for image in range(len(scores)) for first, last in bands]
-    if threads == 1 or len(jobs) == 1:
-        for job in jobs:
-            work(*job)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(work, *job) for job in jobs]:
-            done.result()
 
 
 def _label_type(classes: int) -> torch.dtype:

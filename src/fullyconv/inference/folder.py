@@ -6,7 +6,6 @@ where it was, and a file that cannot be read or written is named and left out.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -15,23 +14,21 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from fullyconv.errors import DatasetError
 from fullyconv.files import remove_unfinished
 from fullyconv.images import EXTENSIONS, MAX_PIXELS, find_images, unread_images, write_image
-from fullyconv.images.pixels import ValueRange, check_range
+from fullyconv.images.pixels import ValueRange
 from fullyconv.images.raster import Raster, read_raster
 from fullyconv.images.tiff import TiffImage, open_windows
 from fullyconv.inference import batches
 from fullyconv.inference.budget import available_processors, most_pixels, naming_memory
 from fullyconv.inference.identity import file_identity, identity
-from fullyconv.inference.journal import Journal
-from fullyconv.inference.options import Halo, Options, Probabilities
-from fullyconv.inference.outcomes import FolderResult, Predicted
-from fullyconv.inference.outputs import ONE_HEAD, Outputs
+from fullyconv.inference.journal import Journal, Shard
+from fullyconv.inference.options import Probabilities
+from fullyconv.inference.outputs import ONE_HEAD, FolderOptions, FolderResult, MaskFormat, Predicted
 from fullyconv.inference.segmentation import Segmentation, of_head
-from fullyconv.inference.shards import Shard
 from fullyconv.inference.video import (
     VIDEO_EXTENSIONS,
     Frame,
@@ -41,6 +38,7 @@ from fullyconv.inference.video import (
     predict_video,
     require_av,
 )  # fmt: skip
+from fullyconv.labels import by_head
 
 if TYPE_CHECKING:
     from fullyconv.inference.processor import Precision
@@ -52,56 +50,8 @@ LARGE = 2**23
 """Pixels from which on a TIFF is read window by window, and its mask written band by band, if no overlay is wanted."""
 
 
-MaskFormat = Literal["png", "tif"]
 Progress = Callable[[Predicted, int, int], None]
 FrameProgress = Callable[[Path, int, int | None], None]
-
-
-@dataclass(frozen=True)
-class FolderOptions(Outputs):
-    """What is written of each file, and how it is predicted; `predict_folder` says what each option means.
-
-    Raises:
-        ValueError: if an option has an invalid value.
-    """
-
-    memory: int | str | None = None
-    halo: Halo = "exact"
-    flip: bool = False
-    scales: Sequence[float] | None = None
-    every: int = 1
-    overwrite: bool = False
-    value_range: ValueRange | None = None
-    mask_format: MaskFormat = "png"
-    precision: Precision = "float32"
-    batch: int | None = None
-    workers: int | None = None
-    shard: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.mask_format not in get_args(MaskFormat):
-            raise ValueError(f'mask_format={self.mask_format!r}: give "png" or "tif"')
-        if self.value_range is not None:
-            check_range(self.value_range)
-        Options(**self.predicting)
-        for name, number in (("batch", self.batch), ("workers", self.workers)):
-            if number is not None and number < 1:
-                raise ValueError(f"{name}={number!r}: a whole number, at least 1")
-
-    @property
-    def predicting(self) -> dict[str, Any]:
-        """What ``predict`` of a predictor is told: the fields of `Options`."""
-        scales = [1.0] if self.scales is None else list(self.scales)
-        told = {"memory": self.memory, "halo": self.halo, "flip": self.flip, "scales": scales}
-        return told | {"probabilities": self.probabilities}
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What masks depend on, beside model and inputs: plain values."""
-        told = {key: value for key, value in self.predicting.items() if key != "memory"} | {"every": self.every}
-        told |= {} if self.value_range is None else {"value_range": list(self.value_range)}
-        return told | ({} if self.precision == "float32" else {"precision": self.precision})
 
 
 _PLAIN = FolderOptions().predicting
@@ -351,7 +301,7 @@ class FolderPlan:
                 self._open(None)
                 self._journal.close()
             return FolderResult(self.out, self.total, ())
-        heads = list(predictor.labels) if isinstance(predictor.labels, Mapping) else [""]
+        heads = list(by_head(predictor.labels))
         options = self._options_for(predictor)
         if heads != [""]:
             self._refuse_collisions(heads)
@@ -361,12 +311,8 @@ class FolderPlan:
         try:
             for folder in {target.parent for _, target in self._files(heads)} | {one.target for one in self.videos}:
                 remove_unfinished(folder)
-            with (
-                self._computing(predictor),
-                closing(self._predict_images(predictor, options)) as images,
-                closing(self._predict_videos(predictor, options, heads, frames)) as videos,
-            ):
-                for result in itertools.chain(images, videos):
+            with self._computing(predictor), closing(self._predict(predictor, options, heads, frames)) as results:
+                for result in results:
                     predicted.append(result)
                     if progress is not None:
                         progress(result, before + len(predicted), self.total)
@@ -424,35 +370,43 @@ class FolderPlan:
         most = (self.options.batch or (BATCH if elsewhere else 1)) if together else 1
         return most, self.options.workers or (available_processors() if elsewhere else 1)
 
-    def _predict_images(self, predictor: Any, options: dict[str, Any]) -> Generator[Predicted, None, None]:
-        images = [one for one in self._left if not one.is_video]
+    def _predict(
+        self, predictor: Any, options: dict[str, Any], heads: Sequence[str], frames: FrameProgress | None
+    ) -> Generator[Predicted, None, None]:
         stamps: dict[_Input, list[Any]] = {}
         most, workers = self._at_once(predictor, options)
 
         def read(one: _Input) -> Raster | TiffImage | Path:
             stamps[one] = file_identity(one.source)  # before it is read: it may be replaced meanwhile
             try:
+                if one.is_video:
+                    require_av(one.source)
+                    return one.source
                 with naming_memory(str(one.source)):
                     return self._read(predictor, one.source)
             except ImportError as error:  # a file of a kind that needs an extra
                 raise DatasetError(str(error)) from error
 
-        def predict(ones: Sequence[_Input], read: Sequence[Any]) -> list[Callable[[], Predicted]]:
-            with naming_memory(str(ones[0].source)):
-                if isinstance(read[0], TiffImage):  # too large to be held as a whole
-                    with read[0]:
-                        done = self._predict_large(predictor, read[0], ones[0], options)
+        def predict(ones: Sequence[_Input], found: Sequence[Any]) -> list[Callable[[], Predicted]]:
+            first, image = ones[0], found[0]
+            with naming_memory(str(first.source)):
+                if first.is_video:
+                    film = self._predict_video(predictor, first, stamps[first], options, heads, frames)
+                    return [lambda: film]
+                if isinstance(image, TiffImage):  # too large to be held as a whole
+                    with image:
+                        done = self._predict_large(predictor, image, first, options)
                     return [lambda: done]
                 if len(ones) > 1:
-                    results = predictor.predict_batch(read, memory=options["memory"])
+                    results = predictor.predict_batch(found, memory=options["memory"])
                 else:
-                    results = [predictor.predict(read[0], **options)]
+                    results = [predictor.predict(image, **options)]
             return [
                 partial(self._write, result, self._heatmaps(predictor, image), one, getattr(image, "note", None))
-                for one, image, result in zip(ones, read, results, strict=True)
+                for one, image, result in zip(ones, found, results, strict=True)
             ]
 
-        for one, future in batches.run(images, read, predict, workers=workers, most=most):
+        for one, future in batches.run(self._left, read, predict, workers=workers, most=most):
             yield self._finished(one, future, stamps.pop(one, None))
 
     def _finished(self, one: _Input, future: Future[Predicted], stamp: list[Any] | None) -> Predicted:
@@ -488,7 +442,7 @@ class FolderPlan:
         return {word: predictor.heatmap(image, word, **options) for word in self.options.heatmaps}
 
     def _write(self, result: Any, heatmaps: dict[str, Any], one: _Input, note: str | None) -> Predicted:
-        results: Mapping[str, Segmentation] = result if isinstance(result, Mapping) else {"": result}
+        results: Mapping[str, Segmentation] = by_head(result)
         self.options.write(results, heatmaps, one.source.name, one.target)
         seen = {heatmap.label: heatmap.most for heatmap in heatmaps.values()}
         return Predicted(one.source, one.target, _shares(results), heatmaps=seen, note=note)
@@ -501,10 +455,8 @@ class FolderPlan:
                 raise DatasetError(
                     f"{one.source}: too large for {name}, which need all of it in memory; predict it without them"
                 )
-        beside = (wanted.probabilities, one.target.with_suffix(".npz")) if wanted.probabilities else None
-        options = options | {"probabilities": beside}
         done = predictor.predict_to(image, one.target, preview=wanted.overlay, **options)
-        results = done if isinstance(done, Mapping) else {"": done}
+        results = by_head(done)
         notes = {result.note for result in results.values() if result.note is not None}
         for head, result in results.items():
             if result.preview is not None:
@@ -513,30 +465,25 @@ class FolderPlan:
                 notes.add(f"{one.source}: its overlay is thinned to {shown} pixels")
         return Predicted(one.source, one.target, _shares(results), note="; ".join(sorted(notes)) or None)
 
-    def _predict_videos(
-        self, predictor: Any, options: dict[str, Any], heads: Sequence[str], frames: FrameProgress | None
-    ) -> Generator[Predicted, None, None]:
-        for one in (one for one in self._left if one.is_video):
-            try:
-                with naming_memory(str(one.source)):
-                    predicted = self._predict_video(predictor, one, options, heads, frames)
-                yield predicted
-            except (DatasetError, OSError, ImportError) as error:
-                yield self._noted(one, Predicted(one.source, error=str(error)), None)
-
     def _predict_video(
-        self, predictor: Any, one: _Input, options: dict[str, Any], heads: Sequence[str], frames: FrameProgress | None
+        self,
+        predictor: Any,
+        one: _Input,
+        stamp: list[Any],
+        options: dict[str, Any],
+        heads: Sequence[str],
+        frames: FrameProgress | None,
     ) -> Predicted:
         """Segment a video; the frames that a run before this one has done are taken from its masks."""
         masks = self.options.masks
         *overlays, table = self.options.of_video(one.target)
         overlay = overlays[0] if overlays else None
-        stamp = file_identity(one.source)
 
-        def also(frame: Frame, result: Segmentation, head: str) -> None:
-            target = mask_of(folder_of(one.target, head), frame.number)
-            target.unlink(missing_ok=True)  # a mask that is there after this is one of this run
-            self.options.write_beside(result, f"{one.source.name}/{frame.number:06}", target)
+        def written(frame: Frame, results: Mapping[str, Segmentation]) -> None:
+            for head, result in results.items():
+                target = mask_of(folder_of(one.target, head), frame.number)
+                self.options.write_beside(result, f"{one.source.name}/{frame.number:06}", target)
+            self._journal.note(self._key(one.target, frame.number), stamp, one.index)
 
         film = predict_video(
             predictor,
@@ -545,18 +492,14 @@ class FolderPlan:
             overlay=overlay,
             table=table,
             every=self.options.every,
-            also=also if masks else None,
             known=(lambda number: self._frame_is_done(one, number, heads)) if masks else None,
-            written=(lambda number: self._journal.note(self._key(one.target, number), stamp, one.index))
-            if masks
-            else None,
+            written=written if masks else None,
             progress=None if frames is None else partial(frames, one.source),
             **options,
         )
-        films = film if isinstance(film, Mapping) else {"": film}
+        films = by_head(film)
         target = overlay or (one.target if masks else table)
-        done = Predicted(one.source, target, _shares(films), frames=next(iter(films.values())).frames)
-        return self._noted(one, done, stamp)
+        return Predicted(one.source, target, _shares(films), frames=next(iter(films.values())).frames)
 
 
 def _place(path: Path) -> tuple[int, int]:

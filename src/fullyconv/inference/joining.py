@@ -14,10 +14,9 @@ import numpy.typing as npt
 
 from fullyconv.confusion import SegmentationScores, scores
 from fullyconv.files import write
-from fullyconv.inference.journal import NAME, Line, Note, notes_in
-from fullyconv.inference.outcomes import FolderResult, Predicted
+from fullyconv.inference.journal import NAME, Line, Note, Shard, notes_in
+from fullyconv.inference.outputs import FolderResult, Predicted
 from fullyconv.inference.segmentation import of_head
-from fullyconv.inference.shards import Shard
 from fullyconv.locks import held
 
 _SCORED = ".fullyconv-test"

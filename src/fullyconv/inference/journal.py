@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,6 @@ from typing import Any, TextIO
 
 from fullyconv.files import write
 from fullyconv.inference.identity import file_identity
-from fullyconv.inference.shards import Shard
 from fullyconv.locks import held
 
 NAME = ".fullyconv-predict.jsonl"
@@ -23,6 +24,50 @@ _ENTERING = 30.0  # seconds that one of several processes waits for the others, 
 Line = tuple[list[Any] | None, int, Any]
 """What the file was that was read, as [path, size, time], or None if it failed; the place of the input among all; and
 of an input, not of a frame, what became of it."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of n parts.
+
+    Args:
+        number: which, from 1 on.
+        of: how many there are.
+
+    Example:
+        >>> shard = Shard.parse("3/16")
+        >>> str(shard), shard.takes("photos/a.jpg")
+        ('3-of-16', False)
+        >>> sum(Shard(number, 16).takes("photos/a.jpg") for number in range(1, 17))
+        1
+    """
+
+    number: int
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read "3/16".
+
+        Raises:
+            ValueError: if it is no part.
+        """
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+        if found is None or not 1 <= int(found[1]) <= int(found[2]):
+            raise ValueError(f"shard={text!r}: write which part and of how many, from 1/16 to 16/16")
+        return cls(int(found[1]), int(found[2]))
+
+    def takes(self, name: str) -> bool:
+        """Tell whether a file belongs to this part: whatever else there is, it belongs to the same one.
+
+        Args:
+            name: the same for all processes, such as its path inside of a folder.
+        """
+        digest = hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest()
+        return int.from_bytes(digest, "big") % self.of == self.number - 1
+
+    def __str__(self) -> str:
+        return f"{self.number}-of-{self.of}"
 
 
 @dataclass(frozen=True)
@@ -146,18 +191,18 @@ class Journal:
             FolderInUse: if another run writes into the folder; the message names it.
             OSError: if the folder or its note cannot be written.
         """
-        folder = self.path.parent
-        with contextlib.ExitStack() as entering:
-            # Whoever does all keeps the folder; whoever does a part keeps its part, and the folder while it looks.
-            whole = self._held if self._shard is None else entering
-            try:
-                whole.enter_context(held(folder, Path(NAME).stem, 0 if self._shard is None else _ENTERING))
-                if self._shard is not None:
-                    self._held.enter_context(held(folder, self.path.stem))
+        folder, whole = self.path.parent, Path(NAME).stem
+        try:
+            if self._shard is None:
+                self._held.enter_context(held(folder, whole))
                 self._begin(heads, places, left)
-            except BaseException:
-                self.close()
-                raise
+            else:
+                with held(folder, whole, _ENTERING):  # only while it looks around
+                    self._held.enter_context(held(folder, self.path.stem))
+                    self._begin(heads, places, left)
+        except BaseException:
+            self.close()
+            raise
 
     def _begin(self, heads: Sequence[str] | None, places: Mapping[str, int], left: Collection[str]) -> None:
         folder, overwritten = self.path.parent, self._forgotten

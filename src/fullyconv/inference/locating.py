@@ -9,15 +9,14 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
-from fullyconv.geometry import Geometry
 from fullyconv.images.raster import Raster
 from fullyconv.inference.options import Options
-from fullyconv.inference.tiles import Network, Size, image_of, plan, region, tell_of_seams
+from fullyconv.inference.tiles import Network, Scored, Size, View, Window, pixels_of, plan, rows_of, scored_tiles
 from fullyconv.inference.windows import Continued, Mirrored, Scaled, WindowedImage
-from fullyconv.upsampling import interpolation_matrix
-
-_BAND = 2**22  # pixels that are interpolated at a time
+from fullyconv.upsampling import resample
 
 Shares = npt.NDArray[np.float32]
 
@@ -51,71 +50,36 @@ def shares_of_class(
     Raises:
         ValueError: if the memory does not hold the smallest tile, or the scores are NaN.
     """
-    (head,) = network.heads.values()
-    own, at = (pixels.shape[0], pixels.shape[1]), head.geometry
-    margin = (
-        max(0, math.floor(at.center[0] / network.align)) * network.align,
-        max(0, math.floor(at.center[1] / network.align)) * network.align,
-    )
-    values = np.zeros(own, np.float32)
+    ((name, head),) = network.heads.items()
+    own, options = (pixels.shape[0], pixels.shape[1]), Options(memory, flip=flip)
+    y, x = (max(0, math.floor(center / network.align)) * network.align for center in head.geometry.center)
+    views = []
     for size, mirrored in itertools.product(sizes, (False, True) if flip else (False,)):
         image: WindowedImage = Raster(pixels)
         if size != own:
             image = Scaled(image, size)
         if mirrored:
             image = Mirrored(image)
-        if any(margin):
-            image = Continued(image, margin)
-        cells = _cells(network, image, index, Options(memory))
-        if not np.isfinite(cells).all():
-            raise ValueError("the scores of the classifier are NaN or infinite: there is nothing to be seen")
-        cells /= len(sizes) * (1 + flip)
-        grid = _scaled(at, margin, size, own)
-        rows, columns = (_weights(grid, axis, cells.shape[axis], own[axis]) for axis in (0, 1))
-        if mirrored:
-            columns = columns[::-1]
-        step = max(1, _BAND // own[1])
-        for top in range(0, own[0], step):
-            values[top : top + step] += (rows[top : top + step] @ cells) @ columns.T
+        views.append(View([Continued(image, (y, x))], own, mirrored, (y, x)))
+    values = np.empty(own, np.float32)
+    chosen = plan(network, own, options, sorted({view.size for view in views}))
+    for tile, scored in scored_tiles(network, views, chosen, options):
+        for band in rows_of(tile, 1):
+            top, left, bottom, right = band
+            total = sum((_share(one, index, band) for one in scored[name]), torch.zeros(()))
+            values[top:bottom, left:right] = (total / len(views)).cpu().numpy()
+    if not np.isfinite(values).all():
+        raise ValueError("the scores of the classifier are NaN or infinite: there is nothing to be seen")
     return values
 
 
-def _cells(network: Network, image: WindowedImage, index: int, options: Options) -> Shares:
-    """Give the probability of one class at every cell of an image, (h, w), tile by tile."""
-    chosen = plan(network, image.size, options)
-    if not chosen.exact:
-        tell_of_seams(network, options, len(chosen.tiles))
-    ((name, head),) = network.heads.items()
-    grid: list[list[Shares]] = []
-    for tile in chosen.tiles:
-        window = region(network, head, tile, image.size)
-        scores = network.scores(image_of(network, image, window))[name]
-        share = scores.float().softmax(1)[0, index].cpu().numpy()
-        rows, columns = (_owned(head.geometry, tile, window, axis, image.size) for axis in (0, 1))
-        if tile[1] == 0:
-            grid.append([])
-        grid[-1].append(share[rows, columns])
-    return np.concatenate([np.concatenate(row, 1) for row in grid])
-
-
-def _owned(geometry: Geometry, tile: Sequence[int], window: Sequence[int], axis: int, size: Size) -> slice:
-    """Give the cells of a window that was read whose centers lie on its tile; what is beyond goes with the last one."""
-    stride, center = geometry.stride[axis], geometry.center[axis]
-    skipped = round(window[axis] / stride)  # a window begins at a multiple of the strides
-    start, stop = tile[axis], tile[axis + 2]
-    first = 0 if start == 0 else max(0, math.ceil((start - center) / stride)) - skipped
-    last = None if stop == size[axis] else max(0, math.ceil((stop - center) / stride)) - skipped
-    return slice(first, last)
-
-
-def _scaled(geometry: Geometry, margin: Size, seen: Size, own: Size) -> Geometry:
-    """Say where cells lie on an image of size `own` that was looked at scaled, edge to edge, and with a margin."""
-    y, x = (n / m for n, m in zip(own, seen, strict=True))
-    (sy, sx), (cy, cx) = geometry.stride, geometry.center
-    center = ((cy - margin[0] + 0.5) * y - 0.5, (cx - margin[1] + 0.5) * x - 0.5)
-    return replace(geometry, stride=(sy * y, sx * x), center=center)
-
-
-def _weights(grid: Geometry, axis: int, cells: int, wanted: int) -> Shares:
-    weights: Shares = interpolation_matrix(grid, Geometry.IDENTITY, axis, cells, wanted).float().numpy()
-    return weights
+def _share(scored: Scored, index: int, window: Window) -> Tensor:
+    """Give the probability of one class at the pixels of a window, (h, w), from the cells that one view has of it."""
+    view, scores, cells = scored
+    grid = view.grid
+    (sy, sx), (cy, cx) = grid.stride, grid.center
+    stride = (sy * cells.stride[0], sx * cells.stride[1])
+    center = (cy + sy * cells.center[0], cx + sx * cells.center[1])
+    share = scores.float().softmax(1)[:, index : index + 1]
+    found = resample(share, replace(cells, stride=stride, center=center), *pixels_of(view.turned(window)))[0, 0]
+    return found.flip(-1) if view.mirrored else found

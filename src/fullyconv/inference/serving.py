@@ -88,7 +88,7 @@ class Predicts:
         halo: Halo = "exact",
         flip: bool = False,
         scales: Sequence[float] = (1.0,),
-        probabilities: tuple[Probabilities, str | Path] | None = None,
+        probabilities: Probabilities | None = None,
         preview: bool = False,
     ) -> Written:
         """Segment one image of any size into a file; neither has to fit in memory.
@@ -104,7 +104,7 @@ class Predicts:
             halo: as `predict` takes it.
             flip: as `predict` takes it.
             scales: as `predict` takes it.
-            probabilities: "top" or "all", and the ``.npz`` file that they go to.
+            probabilities: "top" or "all" writes them beside the mask, to ``mask.npz``.
             preview: give image and mask thinned to at most 4096 pixels a side too, for an overlay.
 
         Returns:
@@ -115,10 +115,9 @@ class Predicts:
             DatasetError: if it is not an image.
             ValueError: if the memory does not hold the smallest tile, or an option has an invalid value.
         """
-        wanted, beside = probabilities or (None, None)
-        options = Options(memory, halo, flip, tuple(scales), wanted)
+        options = Options(memory, halo, flip, tuple(scales), probabilities)
         with self.predictor().ready() as network:
-            return cast(Written, at_edge(segment_to(network, source, target, options, beside, preview)))
+            return cast(Written, at_edge(segment_to(network, source, target, options, preview)))
 
     def predict_batch(self, rasters: Sequence[Raster], *, memory: int | str | None = None) -> list[Any]:
         """Segment images of one size, as many in one pass as memory holds.
@@ -203,14 +202,12 @@ class Predictor(Predicts):
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        device: torch.device = next(self.model.parameters()).device
-        return device
+        return cast(torch.device, next(self.model.parameters()).device)
 
     @property
     def dtype(self) -> torch.dtype:
         """The floating type of the model's weights."""
-        kind: torch.dtype = next(self.model.parameters()).dtype
-        return kind
+        return cast(torch.dtype, next(self.model.parameters()).dtype)
 
     def to(self, device: torch.device | str) -> Predictor:
         """Move the model to a device."""
@@ -228,7 +225,7 @@ class Predictor(Predicts):
         scores, kind = self._ready()
         model, backbone = self.model, self.model.backbone
         alone = isinstance(self.labels, Labels)
-        grids = {"": model.geometry} if alone else model.geometry
+        grids = by_head(model.geometry)
         heads = {
             name: Head(labels, grids[name], model.geometry_for if alone else partial(_anywhere, grids[name]))
             for name, labels in by_head(self.labels).items()
@@ -257,8 +254,8 @@ class Predictor(Predicts):
                 with self.native_precision(image):
                     return served.scores(self.preprocessing(image))
 
-        lowered, alone = self._lowered(scores), isinstance(self.labels, Labels)
-        return (lambda image: {"": lowered(image)}) if alone else lowered, kind
+        lowered = self._lowered(scores)
+        return lambda image: by_head(lowered(image)), kind
 
     def _lowered(self, scores: Scores) -> Scores:
         """Compute in the precision that is set; tensors without data, by which memory is measured, have none."""

@@ -8,22 +8,25 @@ with at the borders of a tile are then never looked at, except where they are th
 
 from __future__ import annotations
 
+import itertools
 import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from fullyconv.errors import tell
 from fullyconv.geometry import Geometry
 from fullyconv.geometry.dispatch import Watch, WithoutData
-from fullyconv.inference.argmax import upsample_argmax
+from fullyconv.images.raster import Raster
+from fullyconv.inference.argmax import scaled_argmax, upsample_argmax
 from fullyconv.inference.budget import parse_memory
 from fullyconv.inference.options import Halo, Options
 from fullyconv.inference.processor import free_memory, sent
@@ -97,6 +100,14 @@ class Network:
         """Give the size at which the network looks at an image."""
         return size if self.short_side is None else scaled_size(size, self.short_side)
 
+    def reach(self, halo: Halo) -> float:
+        """Give the most pixels that a tile is read with on either side of its core."""
+        grids = [head.geometry for head in self.heads.values()]
+        stride = max(max(grid.stride) for grid in grids)
+        if halo != "exact":
+            return halo + stride + self.align
+        return max(max(*grid.last, *(-first for first in grid.first)) for grid in grids) + stride + 2 * self.align
+
     def bytes_per_pixel(self) -> float:
         """Estimate the memory that a pixel of the image takes at most while the network runs, without running it."""
         if self.module not in _BYTES:
@@ -108,12 +119,12 @@ class Network:
 
 @dataclass(frozen=True)
 class Block:
-    """The answer for one window of an image.
+    """The answer for one window of N images.
 
     Args:
         window: top, left, bottom, right, in pixels.
-        mask: (h, w) class indices.
-        probabilities: None, (h, w) or (h, w, K) float16, as asked for.
+        mask: (N, h, w) class indices.
+        probabilities: None, (N, h, w) or (N, h, w, K) float16, as asked for.
     """
 
     window: Window
@@ -122,34 +133,56 @@ class Block:
 
 
 @dataclass(frozen=True)
-class _View:
-    """One pass over the image: scaled, mirrored, or as it is."""
+class View:
+    """One pass over images of one size: scaled, mirrored, continued beyond the border, or as they are.
 
-    image: WindowedImage
-    own: Size  # of the image that is asked about
-    mirrored: bool
+    Args:
+        images: what the network looks at.
+        own: height and width of the images that are asked about.
+        mirrored: whether left and right are exchanged.
+        margin: rows and columns by which the images are continued on each side.
+    """
+
+    images: Sequence[WindowedImage]
+    own: Size
+    mirrored: bool = False
+    margin: Size = (0, 0)
+
+    @property
+    def size(self) -> Size:
+        """Height and width of what the network looks at."""
+        return self.images[0].size
+
+    @property
+    def grid(self) -> Geometry:
+        """Where the pixels of this view lie on the image: stretched over it, edge to edge."""
+        y, x = (n / (m - 2 * k) for n, m, k in zip(self.own, self.size, self.margin, strict=True))
+        center = ((y - 1) / 2 - y * self.margin[0], (x - 1) / 2 - x * self.margin[1])
+        return Geometry((y, x), center, (1.0, 1.0))
 
     def cells(self, window: Window) -> Window:
         """Give the pixels of this view that a window of the image is interpolated from."""
+        grid, sides = self.grid, []
         top, left, bottom, right = self.turned(window)
-        (y0, y1), (x0, x1) = self._reads(top, bottom, 0), self._reads(left, right, 1)
-        return y0, x0, y1, x1
+        for axis, (start, stop) in enumerate(((top, bottom), (left, right))):
+            seen, stride, center = self.size[axis], grid.stride[axis], grid.center[axis]
+            first = min(max(math.floor((start - center) / stride), 0), seen - 1)
+            last = min(max(math.ceil((stop - 1 - center) / stride), 0), seen - 1)
+            sides.append((first, last + 1))
+        return sides[0][0], sides[1][0], sides[0][1], sides[1][1]
 
     def turned(self, window: Window) -> Window:
+        """Give a window of the image as it lies on the mirrored one."""
         top, left, bottom, right = window
         return (top, self.own[1] - right, bottom, self.own[1] - left) if self.mirrored else window
 
-    def grid(self) -> Geometry:
-        """Give where the pixels of this view lie on the image: stretched over it, edge to edge."""
-        y, x = (own / seen for own, seen in zip(self.own, self.image.size, strict=True))
-        return Geometry((y, x), ((y - 1) / 2, (x - 1) / 2), (1.0, 1.0))
 
-    def _reads(self, start: int, stop: int, axis: int) -> tuple[int, int]:
-        seen, grid = self.image.size[axis], self.grid()
-        stride, center = grid.stride[axis], grid.center[axis]
-        first = min(max(math.floor((start - center) / stride), 0), seen - 1)
-        last = min(max(math.ceil((stop - 1 - center) / stride), 0), seen - 1)
-        return first, last + 1
+class Scored(NamedTuple):
+    """The scores of a tile as one view gives them, and where their cells lie on that view."""
+
+    view: View
+    scores: Tensor  # (N, K, h, w)
+    geometry: Geometry
 
 
 @dataclass(frozen=True)
@@ -157,23 +190,34 @@ class Plan:
     """How an image is cut.
 
     Args:
-        side: height and width of the core of a tile, in pixels.
         tiles: the cores, row by row.
         exact: whether every tile sees all that its scores depend on.
     """
 
-    side: Size
     tiles: tuple[Window, ...]
     exact: bool
 
 
-def plan(network: Network, size: Size, options: Options) -> Plan:
-    """Choose the tiles of an image: the largest whose passes fit in memory, one for all of it if that does.
+def sizes_seen(network: Network, size: Size, options: Options) -> list[Size]:
+    """Give the sizes at which the network looks at an image, one for each scale.
 
     Args:
         network: what is run.
         size: height and width of the image, in pixels.
         options: how it is segmented.
+    """
+    height, width = network.seen(size)
+    return [(max(1, round(height * scale)), max(1, round(width * scale))) for scale in options.scales]
+
+
+def plan(network: Network, size: Size, options: Options, seen: Sequence[Size] | None = None) -> Plan:
+    """Choose the tiles of an image: of those whose passes fit in memory the ones with which least is read in all.
+
+    Args:
+        network: what is run.
+        size: height and width of the image, in pixels.
+        options: how it is segmented.
+        seen: the sizes at which the network looks at it; None says `sizes_seen`.
 
     Returns:
         The tiles.
@@ -181,79 +225,106 @@ def plan(network: Network, size: Size, options: Options) -> Plan:
     Raises:
         ValueError: if not even the smallest tile fits.
     """
-    looked = network.seen(size)
-    if options.memory is None and math.prod(size) <= _UNMEASURED and math.prod(looked) <= _UNMEASURED:
-        return Plan(size, ((0, 0, *size),), True)
-    ratio = [max(options.scales) * s / n for s, n in zip(looked, size, strict=True)]
+    seen = seen or sizes_seen(network, size, options)
+    if fits(network, size, options, seen):
+        return Plan(((0, 0, *size),), True)
     budget = _budget(options.memory, network.device)
-    views = len(options.scales) * (1 + options.flip)
-    least, most = (_round(n / max(r, 1e-9), network.align) for n, r in ((1, max(ratio)), (max(size), 1.0)))
-    fitting = [
-        side for side in _sides(least, most) if _cost(network, size, (side, side), ratio, options, views) <= budget
-    ]
+    ratio = max(looked[axis] / size[axis] for looked in seen for axis in (0, 1))
+    least = _round(1 / ratio, network.align)
+    heights, widths = (_sides(n, least, network.align) for n in size)
+    sides = list(itertools.product(heights, widths))
+    fitting = [side for side in sides if _cost(network, size, side, seen, options) <= budget]
     if not fitting:
-        need = _cost(network, size, (least, least), ratio, options, views)
+        need = _cost(network, size, sides[0], seen, options)
         raise ValueError(
             f"memory={options.memory!r}: {budget / 1e6:.1f} MB do not hold the smallest tile, which takes "
             f"{need / 1e6:.0f} MB with all that its scores depend on; give more, or a small halo in pixels (halo=64), "
             "with which seams are possible"
         )
-    side = max(fitting)
-    sides = [_even(n, side, network.align) for n in size]
+
+    def read(side: Size) -> float:
+        count = math.prod(math.ceil(n / core) for n, core in zip(size, side, strict=True))
+        return count * _read(network, size, side, seen, options)
+
+    height, width = min(fitting, key=read)
     tiles = tuple(
-        (top, left, min(top + sides[0], size[0]), min(left + sides[1], size[1]))
-        for top in range(0, size[0], sides[0])
-        for left in range(0, size[1], sides[1])
+        (top, left, min(top + height, size[0]), min(left + width, size[1]))
+        for top in range(0, size[0], height)
+        for left in range(0, size[1], width)
     )
-    exact = len(tiles) == 1 or (options.halo == "exact" and not _sees_all(network))
-    return Plan((sides[0], sides[1]), tiles, exact)
+    return Plan(tiles, len(tiles) == 1 or (options.halo == "exact" and not _sees_all(network)))
 
 
-def fits(network: Network, size: Size, options: Options, images: int = 1) -> bool:
-    """Tell whether images and the logits of all their pixels fit in memory at once.
+def fits(network: Network, size: Size, options: Options, seen: Sequence[Size], images: int = 1) -> bool:
+    """Tell whether memory holds a pass over whole images.
 
     Args:
         network: what is run.
-        size: height and width of the image, in pixels.
-        options: how it is segmented.
-        images: how many there are of the size.
+        size: height and width of the images, in pixels.
+        options: how they are segmented.
+        seen: the sizes at which the network looks at them.
+        images: how many are in a pass.
     """
-    looked = network.seen(size)
-    if options.memory is None and images * max(math.prod(size), math.prod(looked)) <= _UNMEASURED:
+    if options.memory is None and images * max(map(math.prod, (size, *seen))) <= _UNMEASURED:
         return True
-    passing = math.prod(looked) * network.bytes_per_pixel()
-    logits = 2 * 4 * network.classes * (math.prod(size) + (math.prod(looked) if looked != size else 0))
-    return images * (passing + logits) <= _budget(options.memory, network.device)
+    return images * _cost(network, size, size, seen, options) <= _budget(options.memory, network.device)
 
 
-def blocks(network: Network, image: WindowedImage, options: Options) -> Iterator[dict[str, Block]]:
-    """Segment an image tile by tile, for all heads on one backbone: a tile is read and run once.
+def blocks(network: Network, images: Sequence[WindowedImage], options: Options) -> Iterator[dict[str, Block]]:
+    """Segment images of one size tile by tile, for all heads on one backbone: a tile is read and run once.
 
     The scores of every tile are those of the whole image, unless the network sees all of it at once or the halo is
     chosen smaller, with a warning in both cases.
 
     Args:
         network: in evaluation mode.
-        image: what is segmented.
+        images: what is segmented.
         options: how.
 
     Yields:
         For each head the answer for a tile, row by row from the left.
     """
-    chosen = plan(network, image.size, options)
+    own = images[0].size
+    seen = sizes_seen(network, own, options)
+    chosen = plan(network, own, options, seen)
+    views = []
+    for size in seen:
+        looked = images if size == own else [_resized(image, size, len(chosen.tiles) == 1) for image in images]
+        views.append(View(looked, own))
+        if options.flip:
+            views.append(View([Mirrored(image) for image in looked], own, mirrored=True))
+    for tile, scored in scored_tiles(network, views, chosen, options):
+        yield {name: _answer(head.labels, scored[name], tile, options) for name, head in network.heads.items()}
+
+
+def scored_tiles(
+    network: Network, views: Sequence[View], chosen: Plan, options: Options
+) -> Iterator[tuple[Window, dict[str, list[Scored]]]]:
+    """Run the network on every tile of images.
+
+    Args:
+        network: in evaluation mode.
+        views: the passes over the images.
+        chosen: the tiles.
+        options: how the images are segmented.
+
+    Yields:
+        A tile, and for each head what every view gives.
+    """
     if not chosen.exact:
-        tell_of_seams(network, options, len(chosen.tiles))
-    views = list(_views(image, options, network.seen(image.size)))
+        _tell_of_seams(network, options, len(chosen.tiles))
     for tile in chosen.tiles:
-        scored: dict[str, list[tuple[_View, Tensor, Geometry]]] = {name: [] for name in network.heads}
+        scored: dict[str, list[Scored]] = {name: [] for name in network.heads}
         for view in views:
             known: dict[Window, Mapping[str, Tensor]] = {}  # heads on one grid look at the same pixels
             for name, head in network.heads.items():
-                window = region(network, head, view.cells(tile), view.image.size, options.halo)
+                window = (0, 0, *view.size)
+                if len(chosen.tiles) > 1:
+                    window = region(network, head, view.cells(tile), view.size, options.halo)
                 if window not in known:
-                    known[window] = network.scores(image_of(network, view.image, window))
-                scored[name].append((view, known[window][name], _placed(head, view, window)))
-        yield {name: _answer(head.labels, scored[name], tile, options) for name, head in network.heads.items()}
+                    known[window] = network.scores(_tensor_of(network, view, window))
+                scored[name].append(Scored(view, known[window][name], _placed(head, view, window)))
+        yield tile, scored
 
 
 def bands(found: Iterator[dict[str, Block]], width: int) -> Iterator[dict[str, Block]]:
@@ -262,40 +333,21 @@ def bands(found: Iterator[dict[str, Block]], width: int) -> Iterator[dict[str, B
     for blocks in found:
         row.append(blocks)
         if next(iter(blocks.values())).window[3] == width:
-            yield {head: _band([each[head] for each in row], width) for head in blocks}
+            yield joined(row, 2)
             row = []
 
 
-def _band(row: Sequence[Block], width: int) -> Block:
-    top, _, bottom, _ = row[0].window
-    probabilities = [part.probabilities for part in row if part.probabilities is not None]
-    return Block(
-        (top, 0, bottom, width),
-        np.concatenate([part.mask for part in row], 1),
-        np.concatenate(probabilities, 1) if probabilities else None,
-    )
-
-
-def assemble(
-    found: Iterator[dict[str, Block]], size: Size
-) -> dict[str, tuple[npt.NDArray[Any], npt.NDArray[np.float16] | None]]:
-    """Put blocks together.
-
-    Returns:
-        For each head the mask (H, W), and the probabilities where they were asked for.
-    """
-    whole: dict[str, tuple[npt.NDArray[Any], npt.NDArray[np.float16] | None]] = {}
-    for blocks in found:
-        for head, block in blocks.items():
-            if head not in whole:
-                kept = block.probabilities
-                empty = None if kept is None else np.empty((*size, *kept.shape[2:]), np.float16)
-                whole[head] = np.empty(size, block.mask.dtype), empty
-            mask, probabilities = whole[head]
-            top, left, bottom, right = block.window
-            mask[top:bottom, left:right] = block.mask
-            if probabilities is not None:
-                probabilities[top:bottom, left:right] = block.probabilities
+def joined(parts: Sequence[dict[str, Block]], axis: int) -> dict[str, Block]:
+    """Join blocks that lie beside each other (axis 2) or below each other (axis 1), for each head."""
+    if len(parts) == 1:
+        return parts[0]
+    whole = {}
+    for head in parts[0]:
+        row = [part[head] for part in parts]
+        kept = [block.probabilities for block in row if block.probabilities is not None]
+        mask = np.concatenate([block.mask for block in row], axis)
+        window = (*row[0].window[:2], *row[-1].window[2:])
+        whole[head] = Block(window, mask, np.concatenate(kept, axis) if kept else None)
     return whole
 
 
@@ -332,80 +384,98 @@ def region(network: Network, head: Head, window: Window, size: Size, halo: Halo 
     return sides[0][0], sides[1][0], sides[0][1], sides[1][1]
 
 
-def image_of(network: Network, photo: WindowedImage, window: Window) -> Tensor:
-    """Read a window as the network takes it, (1, C, h, w)."""
-    pixels = photo.read(*window)
-    image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
+def _resized(image: WindowedImage, size: Size, whole: bool) -> WindowedImage:
+    """Give an image at another size, at once where all of it is looked at in one pass and is in memory."""
+    if not whole or not isinstance(image, Raster):
+        return Scaled(image, size)
+    # on the CPU, because not every accelerator has the antialiased filter; rounded, as torchvision scales bytes
+    pixels = torch.from_numpy(np.ascontiguousarray(image.pixels.transpose(2, 0, 1)))[None].float()
+    scaled = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=True).round()
+    return Raster(scaled[0].permute(1, 2, 0).to(torch.uint8).numpy())
+
+
+def _tensor_of(network: Network, view: View, window: Window) -> Tensor:
+    """Read a window as the network takes it, (N, C, h, w)."""
+    pixels = np.stack([image.read(*window) for image in view.images]).transpose(0, 3, 1, 2)
+    image = torch.from_numpy(np.ascontiguousarray(pixels))
     return sent(image, network.device).float().div_(255).to(network.dtype)
 
 
-def _placed(head: Head, view: _View, window: Window) -> Geometry:
+def _placed(head: Head, view: View, window: Window) -> Geometry:
     """Say where the scores of a window that was read lie on the view."""
-    put, own = head.geometry_for(view.image.size), head.geometry
+    put, own = head.geometry_for(view.size), head.geometry
     # The tile begins at a multiple of the strides, so that its first cell is a cell of the whole.
     y, x = round(window[0] / own.stride[0]), round(window[1] / own.stride[1])
     return replace(put, center=(put.center[0] + put.stride[0] * y, put.center[1] + put.stride[1] * x))
 
 
-def _logits(view: _View, scores: Tensor, geometry: Geometry, window: Window) -> Tensor:
-    """Interpolate scores at the pixels of a window of the image, (1, K, h, w)."""
-    top, left, bottom, right = view.turned(window)
-    size = (bottom - top, right - left)
-    if view.image.size == view.own:
-        logits = resample(scores, geometry, _pixels(top, left), size)
-    else:
-        y0, x0, y1, x1 = view.cells(window)
-        seen = resample(scores, geometry, _pixels(y0, x0), (y1 - y0, x1 - x0))
-        grid = view.grid()
-        (sy, sx), (cy, cx) = grid.stride, grid.center
-        logits = resample(seen, replace(grid, center=(cy + sy * y0, cx + sx * x0)), _pixels(top, left), size)
-    return logits.flip(-1) if view.mirrored else logits
+def pixels_of(window: Window) -> tuple[Geometry, Size]:
+    """Say where the pixels of a window lie, and how many there are along each axis."""
+    top, left, bottom, right = window
+    return Geometry((1.0, 1.0), (float(top), float(left)), (1.0, 1.0)), (bottom - top, right - left)
 
 
-def _answer(known: Labels, scored: Sequence[tuple[_View, Tensor, Geometry]], tile: Window, options: Options) -> Block:
+def rows_of(tile: Window, classes: int) -> Iterator[Window]:
+    """Cut a tile into bands of rows whose logits are few enough to be worked on at a time."""
     top, left, bottom, right = tile
-    classes, mask = known.num_classes, np.empty((bottom - top, right - left), known.dtype)
-    kept: npt.NDArray[np.float16] | None = None
-    if options.probabilities is not None:
-        kept = np.empty((*mask.shape, *([classes] if options.probabilities == "all" else [])), np.float16)
     rows = max(1, BAND_BYTES // (4 * classes * (right - left)))
     for start in range(top, bottom, rows):
-        stop = min(bottom, start + rows)
-        window = (start, left, stop, right)
-        inside = slice(start - top, stop - top)
-        view, scores, geometry = scored[0]
-        if options.plain:
-            if view.image.size == view.own:
-                labels = upsample_argmax(scores, geometry, (stop - start, right - left), origin=(start, left))[0]
-            else:
-                labels = _logits(view, scores, geometry, window).max(1).indices[0]
-            mask[inside] = labels.cpu().numpy()
-            continue
-        mean = sum(_logits(*one, window).float().softmax(1) for one in scored) / len(scored)
+        yield start, left, min(bottom, start + rows), right
+
+
+def _seen(scored: Scored, window: Window) -> tuple[Tensor, Geometry]:
+    """Interpolate scores at the pixels that the network saw of a window, and say where these lie on the image.
+
+    Where it saw the image at another size, these pixels are interpolated again: two bilinear interpolations in a row
+    are none.
+    """
+    view, scores, geometry = scored
+    if view.size == view.own:
+        return scores, geometry
+    cells = view.cells(window)
+    (sy, sx), (cy, cx) = view.grid.stride, view.grid.center
+    return resample(scores, geometry, *pixels_of(cells)), replace(
+        view.grid, center=(cy + sy * cells[0], cx + sx * cells[1])
+    )
+
+
+def _best(scored: Scored, tile: Window, classes: int) -> Tensor:
+    """Find the best class at the pixels of a tile, (N, h, w)."""
+    view, scores, geometry = scored
+    if view.size != view.own and tile == (0, 0, *view.own) and math.prod(view.own) <= math.prod(view.size):
+        return scaled_argmax(scores, geometry, view.size, view.own)  # both interpolations are one product
+    found = []
+    for window in [tile] if view.size == view.own else rows_of(tile, classes):
+        _, size = pixels_of(window)
+        found.append(upsample_argmax(*_seen(scored, window), size, origin=window[:2]))
+    return torch.cat(found, 1)
+
+
+def _answer(known: Labels, scored: Sequence[Scored], tile: Window, options: Options) -> Block:
+    """Say for one head which class is the best at each pixel of a tile, and how probable it is."""
+    classes = known.num_classes
+    if options.plain:
+        return Block(tile, _best(scored[0], tile, classes).cpu().numpy(), None)
+    masks, kept = [], []
+    for window in rows_of(tile, classes):
+        mean = sum(_probabilities(one, window) for one in scored) / len(scored)
         assert isinstance(mean, Tensor)
-        best, labels = mean[0].max(0)
-        mask[inside] = labels.cpu().numpy()
-        if kept is not None:
-            values = mean[0].permute(1, 2, 0) if options.probabilities == "all" else best
-            kept[inside] = values.half().cpu().numpy()
-    return Block(tile, mask, kept)
+        best, labels = mean.max(1)
+        masks.append(labels.cpu().numpy().astype(known.dtype))
+        if options.probabilities is not None:
+            values = mean.permute(0, 2, 3, 1) if options.probabilities == "all" else best
+            kept.append(values.half().cpu().numpy())
+    return Block(tile, np.concatenate(masks, 1), np.concatenate(kept, 1) if kept else None)
 
 
-def _pixels(top: int, left: int) -> Geometry:
-    return Geometry((1.0, 1.0), (float(top), float(left)), (1.0, 1.0))
+def _probabilities(scored: Scored, window: Window) -> Tensor:
+    """Give the probability of each class at the pixels of a window, (N, K, h, w)."""
+    logits = resample(*_seen(scored, window), *pixels_of(scored.view.turned(window)))
+    shares = logits.float().softmax(1)
+    return shares.flip(-1) if scored.view.mirrored else shares
 
 
-def _views(image: WindowedImage, options: Options, seen: Size) -> Iterator[_View]:
-    own = image.size
-    for scale in options.scales:
-        size = (max(1, round(seen[0] * scale)), max(1, round(seen[1] * scale)))
-        looked = image if size == own else Scaled(image, size)
-        yield _View(looked, own, False)
-        if options.flip:
-            yield _View(Mirrored(looked), own, True)
-
-
-def tell_of_seams(network: Network, options: Options, tiles: int) -> None:
+def _tell_of_seams(network: Network, options: Options, tiles: int) -> None:
     """Say why the scores of tiles may differ from those of one pass."""
     if _sees_all(network):
         tell(
@@ -425,26 +495,24 @@ def _sees_all(network: Network) -> bool:
     return any(head.geometry.global_context for head in network.heads.values())
 
 
-def _reach(own: Geometry, align: int, halo: Halo) -> float:
-    """Give the most pixels that a tile is read with on either side of its core."""
-    if halo != "exact":
-        return halo + max(own.stride) + align
-    return max(*own.last, *(-first for first in own.first)) + max(own.stride) + 2 * align
-
-
-def _cost(network: Network, size: Size, side: Size, ratio: Sequence[float], options: Options, views: int) -> float:
-    """Estimate the bytes of a tile: its largest pass, the scores of all views, and the logits of a band."""
-    grids = [head.geometry for head in network.heads.values()]
-    reach = max(_reach(grid, network.align, options.halo) for grid in grids)
+def _read(network: Network, size: Size, side: Size, seen: Sequence[Size], options: Options) -> float:
+    """Estimate the pixels of the largest pass over a tile, with what is read around its core."""
     pixels = 1.0
-    for n, s, r in zip(size, side, ratio, strict=True):
-        pixels *= max(network.least, min(s * r + 2 * reach, n * r))
-    cells = pixels / min(math.prod(grid.stride) for grid in grids)
-    scores = views * cells * 4 * network.classes
-    core = min(side[0], size[0]) * min(side[1], size[1])
-    logits = min(4 * network.classes * core, BAND_BYTES) * (2 if options.plain else 4)
-    kept = 2 * core * (network.classes if options.probabilities == "all" else bool(options.probabilities))
-    return pixels * network.bytes_per_pixel() + scores + logits + kept
+    for axis, (n, core) in enumerate(zip(size, side, strict=True)):
+        most = max(looked[axis] for looked in seen)
+        pixels *= max(network.least, min(core * most / n + 2 * network.reach(options.halo), most))
+    return pixels
+
+
+def _cost(network: Network, size: Size, side: Size, seen: Sequence[Size], options: Options) -> float:
+    """Estimate the bytes of a tile: its largest pass, the scores of all views, some logits, and what its row gives."""
+    pixels = _read(network, size, side, seen, options)
+    cells = pixels / min(math.prod(head.geometry.stride) for head in network.heads.values())
+    scores = len(seen) * (1 + options.flip) * cells * 4 * network.classes
+    logits = min(4 * network.classes * math.prod(side), BAND_BYTES) * (2 if options.plain else 4)
+    kept = network.classes if options.probabilities == "all" else bool(options.probabilities)
+    row = side[0] * size[1] * 2 * (len(network.heads) + kept)  # is written when all of its tiles are done
+    return pixels * network.bytes_per_pixel() + scores + logits + row
 
 
 def _budget(memory: int | str | None, device: torch.device) -> int:
@@ -455,20 +523,13 @@ def _round(pixels: float, align: int) -> int:
     return max(1, math.ceil(pixels / align)) * align
 
 
-def _sides(least: int, most: int) -> Iterator[int]:
-    """Give the sides to choose from, each an eighth larger than the one before, in multiples of the smallest."""
-    side = least
-    while side < most:
-        yield side
+def _sides(n: int, least: int, align: int) -> list[int]:
+    """Give the sides to choose from for n pixels, with which all tiles are about as large, in multiples of `align`."""
+    found, side = [], least
+    while side < n:
+        found.append(_round(n / math.ceil(n / side), align))
         side += max(1, side // 8 // least) * least
-    yield max(most, least)
-
-
-def _even(n: int, side: int, align: int) -> int:
-    """Give a side not above the one that fits with which all tiles are about as large."""
-    if side >= n:
-        return n
-    return min(side, _round(n / math.ceil(n / side), align))
+    return [*dict.fromkeys(found), n]
 
 
 def _peak(network: Network, side: int) -> int:

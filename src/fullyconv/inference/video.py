@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -22,7 +22,7 @@ from fullyconv.errors import DatasetError
 from fullyconv.files import Unfinished, replacing
 from fullyconv.images import MAX_PIXELS, read_mask
 from fullyconv.inference.segmentation import Segmentation, count, of_head, shares_of
-from fullyconv.labels import Labels
+from fullyconv.labels import Labels, at_edge, by_head
 
 VIDEO_EXTENSIONS = (
     ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".webm", ".wmv",
@@ -172,40 +172,20 @@ class VideoReader:
         Raises:
             DatasetError: if the video is damaged or cut off; the message says how far it goes.
         """
-        number, given, time, first = 0, 0, 0.0, None
-        size: tuple[int, ...] | None = None
-        decoded = self._container.decode(self._stream)
-        while True:
-            try:
-                raw = next(decoded, None)
-                if raw is None:
-                    break
-                if raw.pts is None:
-                    time = float(number / self.rate)
-                else:
-                    first = raw.pts if first is None else first
-                    time = float((raw.pts - first) * self.time_base)
-                pixels = None if number % self.every else _upright(raw)
-            except Exception as error:  # whatever a decoder raises
+        number, time, shape = -1, 0.0, None
+        for number, time, pixels in self._decoded():
+            if pixels is None:
+                continue
+            shape = shape or pixels.shape
+            if pixels.shape != shape:
                 raise DatasetError(
-                    f"{self.path}: damaged or cut off at frame {number}, {time:.1f} s from its beginning "
-                    f"({_said(error)}); replace the file"
-                ) from error
-            if pixels is not None:
-                if size is None and self.aspect is not None and pixels.shape[0] != raw.height:
-                    self.aspect = 1 / self.aspect
-                size = size or pixels.shape
-                if pixels.shape != size:
-                    raise DatasetError(
-                        f"{self.path}: frame {number} has {pixels.shape[1]} x {pixels.shape[0]} pixels, the first one "
-                        f"{size[1]} x {size[0]}; save it anew with frames of one size"
-                    )
-                given += 1
-                if given > MAX_FRAMES:
-                    self._refuse_length(None)
-                yield Frame(number, time, pixels)
-            number += 1
-        if not number:
+                    f"{self.path}: frame {number} has {pixels.shape[1]} x {pixels.shape[0]} pixels, the first one "
+                    f"{shape[1]} x {shape[0]}; save it anew with frames of one size"
+                )
+            if number // self.every >= MAX_FRAMES:
+                self._refuse_length(None)
+            yield Frame(number, time, pixels)
+        if number < 0:
             raise DatasetError(f"{self.path}: holds not one whole frame, or is cut off; replace the file")
         # Of these formats the end may be missing without a decoder noticing.
         lasts = self._announced() if "matroska" in self._container.format.name else None
@@ -213,6 +193,27 @@ class VideoReader:
             raise DatasetError(
                 f"{self.path}: cut off: it ends after {time:.1f} s, and announces {lasts:.1f} s; replace the file"
             )
+
+    def _decoded(self) -> Iterator[tuple[int, float, Pixels | None]]:
+        """Give number, time and pixels of every frame; of one that is not wanted no pixels."""
+        number, time, first = 0, 0.0, None
+        try:
+            for raw in self._container.decode(self._stream):
+                first = raw.pts if first is None else first
+                time = float(number / self.rate if raw.pts is None else (raw.pts - first) * self.time_base)
+                turns = round(raw.rotation / 90) % 4  # FFmpeg says how often it is to be turned, counter-clockwise
+                if number == 0 and turns % 2 and self.aspect is not None:
+                    self.aspect = 1 / self.aspect
+                pixels = None
+                if number % self.every == 0:
+                    pixels = np.ascontiguousarray(np.rot90(raw.to_ndarray(format="rgb24"), turns))
+                yield number, time, pixels
+                number += 1
+        except Exception as error:  # whatever a decoder raises
+            raise DatasetError(
+                f"{self.path}: damaged or cut off at frame {number}, {time:.1f} s from its beginning "
+                f"({_said(error)}); replace the file"
+            ) from error
 
     def _refuse_length(self, frames: int | None) -> None:
         raise DatasetError(
@@ -306,17 +307,15 @@ class VideoWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        first = () if kind is None else (OSError,)  # the error that ended the block is the one that is told
         try:
-            if self._container is not None:
-                with self._naming():
+            with suppress(*first), self._naming():
+                if self._container is not None:
                     with self._container:
                         if kind is None:
                             self._container.mux(self._stream.encode(None))
                     if kind is None:
                         self._unfinished.keep()
-        except OSError:
-            if kind is None:  # else the first error is told
-                raise
         finally:
             self._unfinished.discard()
 
@@ -336,9 +335,8 @@ def predict_video(
     overlay: str | Path | None = None,
     table: str | Path | None = None,
     every: int = 1,
-    also: Callable[[Frame, Segmentation, str], None] | None = None,
     known: Callable[[int], bool] | None = None,
-    written: Callable[[int], None] | None = None,
+    written: Callable[[Frame, Mapping[str, Segmentation]], None] | None = None,
     progress: Callable[[int, int | None], None] | None = None,
     **options: Any,
 ) -> Any:
@@ -355,9 +353,9 @@ def predict_video(
             has no sound.
         table: .csv file with number, time in seconds and share of each class, one line a frame.
         every: take every so many-th frame only.
-        also: is called with every frame, its segmentation and the head ("" of one) before its mask is written.
         known: tells of the number of a frame whether its mask is there already and is to be taken as it is.
-        written: is called with the number of every frame that was segmented, when all that is made of it is written.
+        written: is called with every frame that was segmented and what each head ("" of one) says of it, when its mask
+            is written.
         progress: is called after every frame with the number of frames done and that of all, None where nobody knows.
         options: what the segmenter's ``predict`` takes: memory, flip, scales, ...
 
@@ -378,22 +376,23 @@ def predict_video(
         ... )
         >>> film.shares()                                                   # doctest: +SKIP
     """
-    heads: Mapping[str, Labels] = segmenter.labels if isinstance(segmenter.labels, Mapping) else {"": segmenter.labels}
-    _refuse_own(source, overlay)
+    if overlay is not None and Path(overlay).exists() and Path(source).exists() and Path(overlay).samefile(source):
+        raise ValueError(
+            f"overlay={str(overlay)!r}: the video would be overwritten by its own overlay; give another name"
+        )
+    heads: Mapping[str, Labels] = by_head(segmenter.labels)
     with ExitStack() as stack:
         reader = stack.enter_context(VideoReader(source, every))
         outputs = {head: _Output(stack, reader, head, labels, masks, overlay, table) for head, labels in heads.items()}
 
         def write(frame: Frame, results: Mapping[str, Segmentation], fresh: bool) -> None:
             for head, result in results.items():
-                if also is not None and fresh:
-                    also(frame, result, head)
                 outputs[head].write(frame, result, fresh)
             if written is not None and fresh:
-                written(frame.number)
+                written(frame, results)
 
         writer = stack.enter_context(ThreadPoolExecutor(1))
-        pending: Future[None] | None = None
+        pending: Future[None] = writer.submit(lambda: None)
         decoder = stack.enter_context(ThreadPoolExecutor(1))
         frames, done = iter(reader), 0
         decoded = decoder.submit(next, frames, None)
@@ -403,17 +402,14 @@ def predict_video(
             results = {head: result for head, result in kept.items() if result is not None}
             fresh = results.keys() != outputs.keys()
             if fresh:
-                answer = segmenter.predict(frame.pixels, **options)
-                results = answer if isinstance(answer, dict) else {"": answer}
-            if pending is not None:  # one frame waits to be written, no more
-                pending.result()
+                results = by_head(segmenter.predict(frame.pixels, **options))
+            pending.result()  # one frame waits to be written, no more
             pending = writer.submit(write, frame, results, fresh)
             if progress is not None:
                 progress(done, reader.expected)
-        if pending is not None:
-            pending.result()
+        pending.result()
     films = {head: output.film(reader.path) for head, output in outputs.items()}
-    return films.get("", films)
+    return at_edge(films)
 
 
 class _Output:
@@ -444,7 +440,7 @@ class _Output:
             self._video.aspect = self._reader.aspect
             self._video.write(np.asarray(result.overlay(legend="steady")), frame.time)
         if self.masks is not None and fresh:
-            result.save(self._mask(frame))
+            result.save(mask_of(self.masks, frame.number))
         counts = count(result.mask, self.labels)
         self.counts += counts
         self.frames += 1
@@ -455,17 +451,14 @@ class _Output:
 
     def read(self, frame: Frame) -> Segmentation | None:
         """Take the mask that an earlier run has written; None if it is none of this frame and these classes."""
+        assert self.masks is not None
         try:
-            mask = read_mask(self._mask(frame))
+            mask = read_mask(mask_of(self.masks, frame.number))
         except (DatasetError, OSError):
             return None
         if mask.shape != frame.pixels.shape[:2] or int(mask.max()) >= len(self.labels.names):
             return None
         return Segmentation(mask.astype(self.labels.dtype), self.labels, frame.pixels)
-
-    def _mask(self, frame: Frame) -> Path:
-        assert self.masks is not None
-        return mask_of(self.masks, frame.number)
 
     def film(self, source: Path) -> Film:
         counts = tuple(int(n) for n in self.counts)
@@ -522,20 +515,6 @@ def require_av(path: str | Path) -> Any:
     except ImportError as error:
         raise ImportError(f"{path}: videos need PyAV: pip install 'fullyconv[video]'") from error
     return av
-
-
-def _upright(raw: Any) -> Pixels:
-    """Give a frame as it is to be seen: FFmpeg says by how much it is to be turned, counter-clockwise."""
-    pixels: Pixels = raw.to_ndarray(format="rgb24")
-    turns = round(raw.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
-
-
-def _refuse_own(source: str | Path, overlay: str | Path | None) -> None:
-    if overlay is not None and Path(overlay).exists() and Path(source).exists() and Path(overlay).samefile(source):
-        raise ValueError(
-            f"overlay={str(overlay)!r}: the video would be overwritten by its own overlay; give another name"
-        )
 
 
 def _said(error: BaseException) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import math
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from fullyconv.inference.scaling import scaled
 
 _CHUNK = 2**25  # bytes of an image that are scaled at a time
 
@@ -87,37 +90,18 @@ class Scaled:
 
     def read(self, top: int, left: int, bottom: int, right: int) -> Pixels:
         """Read a window of the scaled image, in so many steps that little of the image is in memory at once."""
-        height, width = self.image.size
-        columns, across = _taps(left, right, width, self.size[1])
-        first, last = int(columns.min()), int(columns.max()) + 1
-        step = max(1, int(_CHUNK // (last - first) * self.size[0] / height / 16))
+        (height, width), (y, x) = self.image.size, (n / m for n, m in zip(self.image.size, self.size, strict=True))
+        step = max(1, int(_CHUNK / (16 * y * x * (right - left))))
         parts = []
         for start in range(top, bottom, step):
-            rows, down = _taps(start, min(start + step, bottom), height, self.size[0])
-            above, below = int(rows.min()), int(rows.max()) + 1
-            source = self.image.read(above, first, below, last)
-            scaled = _weigh(_weigh(source, rows - above, down).swapaxes(0, 1), columns - first, across).swapaxes(0, 1)
-            parts.append(np.rint(scaled).clip(0, 255).astype(np.uint8))
+            stop = min(start + step, bottom)
+            (y0, y1), (x0, x1) = _support(start, stop, y, height), _support(left, right, x, width)
+            box = (left * x - x0, start * y - y0, min(right * x, width) - x0, min(stop * y, height) - y0)
+            parts.append(scaled(self.image.read(y0, x0, y1, x1), (stop - start, right - left), box))
         return np.concatenate(parts)
 
 
-def _taps(start: int, stop: int, before: int, after: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
-    """Give for each new cell the old cells it reads, and their weights, both (cells, taps)."""
-    ratio = before / after
-    support = max(ratio, 1.0)
-    center = ratio * (np.arange(start, stop) + 0.5)
-    low = np.maximum(np.floor(center - support + 0.5).astype(np.intp), 0)
-    high = np.minimum(np.floor(center + support + 0.5).astype(np.intp), before)
-    cells = low[:, None] + np.arange(int((high - low).max()))
-    weights = np.maximum(0.0, 1 - np.abs((cells + 0.5 - center[:, None]) / support)) * (cells < high[:, None])
-    weights /= weights.sum(1, keepdims=True)
-    return np.minimum(cells, before - 1), weights.astype(np.float32)
-
-
-def _weigh(
-    values: npt.NDArray[Any], cells: npt.NDArray[np.intp], weights: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float32]:
-    total = np.zeros((len(cells), *values.shape[1:]), np.float32)
-    for tap in range(cells.shape[1]):
-        total += values[cells[:, tap]] * weights[:, tap, None, None]
-    return total
+def _support(start: int, stop: int, ratio: float, n: int) -> tuple[int, int]:
+    """Give the first of n old cells that new ones are made of, and the one behind the last."""
+    reach = max(ratio, 1.0) + 1
+    return max(0, math.floor(start * ratio - reach)), min(n, math.ceil(stop * ratio + reach))

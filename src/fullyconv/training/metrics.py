@@ -32,9 +32,7 @@ def confusion_matrix(prediction: Tensor, mask: Tensor, num_classes: int, ignore_
 
     Every pixel is counted by one ``bincount`` over 256 rows, and the ignored row is cut off afterwards: masking
     first would copy both maps, which takes most of the time of the usual implementation. Moving numbers takes most of
-    what is left, so they are as narrow as they can be. Neighbors in a label map are mostly equal, and a processor that
-    adds 1 to the same cell again and again waits for itself; so neighboring pixels are counted in different banks of
-    the table, as many as fit, which are summed in the end.
+    what is left, so they are as narrow as they can be.
 
     Args:
         prediction: (N, H, W) or any shape, integers in 0..K-1.
@@ -72,16 +70,11 @@ def confusion_matrix(prediction: Tensor, mask: Tensor, num_classes: int, ignore_
         low, high = (int(label) for label in torch.aminmax(mask))
         if low < 0 or high > 255:
             raise _stray(mask, num_classes, ignore_index)
-    # 2^15 cells each: what 16 bits with a sign can name
-    layouts = [(32, 4, torch.int16), (64, 2, torch.int16), (128, 1, torch.int16), (256, 1, torch.int32)]
-    width, banks, dtype = next(layout for layout in layouts if num_classes <= layout[0])
-    cells = mask.flatten().to(dtype, copy=True).mul_(width).add_(prediction.flatten().to(dtype))
-    if banks > 1:
-        words = cells[: cells.numel() - cells.numel() % banks].view(torch.int32 if banks == 2 else torch.int64)
-        words.bitwise_or_(sum(bank * 256 * width << (16 * bank) for bank in range(banks)))
-    full = torch.bincount(cells, minlength=banks * 256 * width).view(banks, 256, width)
-    matrix = full[:, :num_classes, :num_classes].sum(0)
-    if int(matrix.sum() + full[:, ignore_index].sum()) != mask.numel():
+    dtype = torch.int16 if 256 * num_classes <= 2**15 else torch.int32
+    cells = mask.flatten().to(dtype, copy=True).mul_(num_classes).add_(prediction.flatten().to(dtype))
+    full = torch.bincount(cells, minlength=256 * num_classes).view(256, num_classes)
+    matrix = full[:num_classes]
+    if int(matrix.sum() + full[ignore_index].sum()) != mask.numel():
         raise _stray(mask, num_classes, ignore_index)
     return matrix
 
