@@ -27,6 +27,7 @@ from fullyconv.labels import IGNORE, Labels
 MAX_BYTES = 2**24
 MAX_YAML_BYTES = 2**20  # no description of a set is longer, and a parser takes seconds for more
 MAX_CLASS = 4094
+_IMAGES_BESIDE = {"labels": "images", "Labels": "Images", "LABELS": "IMAGES"}
 _FAR = 0.1  # fractions of a side beyond the image, which tools write for what is cut at its border
 
 
@@ -128,8 +129,8 @@ def _image_stem(root: Path, path: Path) -> str:
     """Give the path, without extension, of the image that a text file is of: in images/ where that is in labels/."""
     parts = list(path.relative_to(root).with_suffix("").parts)
     for at in reversed(range(len(parts) - 1)):
-        if parts[at].lower() == "labels":
-            parts[at] = "images" if parts[at].islower() else parts[at].replace("abels", "mages").replace("L", "I")
+        if parts[at] in _IMAGES_BESIDE:
+            parts[at] = _IMAGES_BESIDE[parts[at]]
             break
     return plain_name(root.joinpath(*parts).as_posix())
 
