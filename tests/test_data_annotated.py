@@ -263,14 +263,16 @@ class TestLabelme:
         assert "1 x images without a labelme file" in examine(root).text()
 
 
-def table(count: int = 4) -> datasets.Dataset:
+def table(
+    count: int = 4, drawn: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]] = np.asarray
+) -> datasets.Dataset:
     def both(number: int) -> dict[str, Any]:
         rng = np.random.default_rng(number)
         mask = np.zeros(SIZE, np.uint8)
         mask[5 + number : 20, 10:30] = 1
         return {
             "image": Image.fromarray(rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)),
-            "mask": Image.fromarray(mask),
+            "mask": Image.fromarray(drawn(mask)),
         }
 
     rows = [both(number) for number in range(count)]
@@ -330,6 +332,19 @@ class TestTables:
     def test_columns_have_the_names_that_transformers_gives_them(self, tmp_path: Path) -> None:
         table().rename_columns({"image": "pixel_values", "mask": "label"}).save_to_disk(str(tmp_path / "set"))
         assert open_source(tmp_path / "set").layout == "table of images and masks (columns pixel_values and label)"
+
+    def test_masks_in_doubt_are_no_masks_that_cannot_be_read(self, tmp_path: Path) -> None:
+        table(drawn=lambda mask: mask * 100).save_to_disk(str(tmp_path / "set"))
+        diagnosis = examine(tmp_path / "set")
+        assert diagnosis.labels is None
+        (finding,) = [finding for finding in diagnosis.findings if finding.severity == "error"]
+        assert "do not look like class indices" in finding.message
+
+    def test_masks_of_colors_are_no_broken_pairs(self, tmp_path: Path) -> None:
+        colors = np.array([(0, 0, 0), (255, 0, 0)], np.uint8)
+        table(drawn=lambda mask: colors[mask]).save_to_disk(str(tmp_path / "set"))
+        source = open_source(tmp_path / "set", skip_bad=True)
+        assert (len(source.pairs), source.labels.names) == (4, ("#000000", "#ff0000"))
 
     def test_without_datasets_the_extra_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.save(tmp_path / "set", "one")

@@ -22,7 +22,6 @@ from conftest import write_tree
 from fullyconv.data.cache import DecodedCache
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.data.folder import SegmentationFolder, read_pair
-from fullyconv.data.masks import MaskReader
 from fullyconv.data.pairs import Pair
 from fullyconv.data.readers import FileReader
 from fullyconv.data.transforms import Augmentation, TrainingTransform
@@ -304,7 +303,7 @@ def test_several_may_fill_one_folder_at_once(shapes: Path, tmp_path: Path) -> No
 
 def test_another_reader_is_another_entry_and_another_palette_is_not(shapes: Path, place: str) -> None:
     key = DecodedCache(place, LABELS, FileReader())._key(pair_of(shapes))
-    assert DecodedCache(place, LABELS, MaskReader(threshold=128))._key(pair_of(shapes)) != key
+    assert DecodedCache(place, LABELS, FileReader(threshold=128))._key(pair_of(shapes)) != key
     drawn_otherwise = Labels.of(LABELS.names, palette=[(1, 2, 3), (4, 5, 6), (7, 8, 9)])
     assert DecodedCache(place, drawn_otherwise, FileReader())._key(pair_of(shapes)) == key
 

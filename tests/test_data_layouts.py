@@ -94,7 +94,7 @@ class TestNames:
         images = [tmp_path / f"{name}.jpg" for name in ("a_1", "a_2")]
         masks = [tmp_path / f"{name}.png" for name in ("a_1", "a_2")]
         source = Source()
-        assert len(pair_files(source, images, masks, "i", "m")) == 2
+        assert len(pair_files(source, images, masks, ("i", "m"))) == 2
         assert source.notes == []
 
     @pytest.mark.parametrize(
@@ -112,14 +112,14 @@ class TestNames:
     ) -> None:
         source = Source()
         left, right = [tmp_path / f"{name}.jpg" for name in images], [tmp_path / f"{name}.png" for name in masks]
-        found = {pair.image.stem: pair.mask.stem for pair in pair_files(source, left, right, "i", "m")}
+        found = {pair.image.stem: pair.mask.stem for pair in pair_files(source, left, right, ("i", "m"))}
         assert found == dict(zip(images, masks, strict=True))
         assert source.notes[0].startswith("paired by the part of the names that differs")
 
     def test_digits_are_never_cut_in_two(self, tmp_path: Path) -> None:
         images, masks = ([tmp_path / f"{name}.png" for name in names] for names in (("im10", "im11"), ("m20", "m21")))
         source = Source()
-        assert not pair_files(source, images, masks, "i", "m")
+        assert not pair_files(source, images, masks, ("i", "m"))
         assert "no mask of the same name" in source.lost[0].message
 
     def test_images_without_a_mask_are_an_error_or_left_out_on_demand(self, tmp_path: Path) -> None:

@@ -364,6 +364,14 @@ def yolo(root: Path, *lines: str) -> Path:
     return root
 
 
+@pytest.mark.parametrize("write", [str.lower, str.title, str.upper])
+def test_images_are_found_beside_labels_however_both_are_written(write: Callable[[str], str], tmp_path: Path) -> None:
+    root = yolo(tmp_path, f"0 {POLYGON}", f"1 {POLYGON}")
+    for name in ("images", "labels"):
+        (root / name).rename(root / write(name))
+    assert open_source(root).labels.names == ("background", "class 0", "class 1")
+
+
 def test_text_beside_images_that_is_no_utf8_is_not_taken_for_labels(tmp_path: Path) -> None:
     tree(tmp_path, binary(1), binary(1))
     for path in (tmp_path / "images").iterdir():

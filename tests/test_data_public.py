@@ -256,9 +256,9 @@ def test_missing_list_and_missing_folder_are_named(tmp_path: Path) -> None:
     [
         (b"", "empty"),
         (b"\xff\xfe\x00", "not UTF-8 text"),
-        (b"../../secret\n", "leads out of the folder"),
-        (b"/etc/passwd\n", "leads out of the folder"),
-        (b"C:\\secret\n", "leads out of the folder"),
+        (b"../../secret\n", "leads out of its folder"),
+        (b"/etc/passwd\n", "leads out of its folder"),
+        (b"C:\\secret\n", "leads out of its folder"),
     ],
 )
 def test_damaged_list_is_refused(tmp_path: Path, text: bytes, message: str) -> None:

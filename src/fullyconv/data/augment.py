@@ -63,22 +63,16 @@ class Augmented:
             raise self._wrong(f"gives {type(given).__name__}", "give image and mask, as a pair or by these keys")
         image, mask = _tensor(given[0], planes=True), _tensor(given[1])
         if image is None or image.ndim != 3 or image.shape[0] != channels or not _is_photo(image):
-            raise self._wrong(
-                f"gives as image {_described(given[0])}",
-                f"give one of {channels} channels, uint8, or floats in 0..1: do not normalize, the module does",
-            )
+            remedy = f"give one of {channels} channels, uint8, or floats in 0..1: do not normalize, the module does"
+            raise self._wrong(f"gives as image {_described(given[0])}", remedy)
         if mask is None or mask.shape != image.shape[1:] or mask.is_floating_point():
-            raise self._wrong(
-                f"gives as mask {_described(given[1])}",
-                "give class indices of the size of its image, (H, W); masks are never interpolated",
-            )
+            remedy = "give class indices of the size of its image, (H, W); masks are never interpolated"
+            raise self._wrong(f"gives as mask {_described(given[1])}", remedy)
         known = {*range(self.labels.num_classes), self.labels.ignore_index}
-        foreign = sorted(set(np.unique(mask.numpy()).tolist()) - known)
-        if foreign:
-            raise self._wrong(
-                f"gives a mask with the labels {', '.join(map(str, foreign[:5]))}",
-                f"give class indices below {self.labels.num_classes}, and beyond the image {self.labels.ignore_index}",
-            )
+        if foreign := sorted(set(np.unique(mask.numpy()).tolist()) - known):
+            found = f"gives a mask with the labels {', '.join(map(str, foreign[:5]))}"
+            beyond = f"and beyond the image {self.labels.ignore_index}"
+            raise self._wrong(found, f"give class indices below {self.labels.num_classes}, {beyond}")
         return image, mask.to(torch.uint8 if self.labels.ignore_index < 256 else torch.int32)
 
     def _wrong(self, found: str, remedy: str) -> ValueError:

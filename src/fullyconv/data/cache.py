@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fullyconv.data.pairs import Pair
-from fullyconv.data.readers import Reader
+from fullyconv.data.readers import FileReader
 from fullyconv.errors import DatasetError, tell
 from fullyconv.files import remove_unfinished, replacing
 from fullyconv.labels import Labels
@@ -58,7 +57,7 @@ class DecodedCache:
         >>> cache = DecodedCache("memory", Labels.of(["road", "sky"]), FileReader(), gigabytes=0.5)
     """
 
-    def __init__(self, place: str | Path, labels: Labels, reader: Reader, gigabytes: float = 8.0) -> None:
+    def __init__(self, place: str | Path, labels: Labels, reader: FileReader, gigabytes: float = 8.0) -> None:
         if not gigabytes > 0:
             raise ValueError(f"cache_gigabytes={gigabytes!r}: a number above 0; cache=None keeps nothing")
         self.folder = None if str(place) == "memory" else Path(place).expanduser().absolute() / "fullyconv-decoded"
@@ -66,22 +65,20 @@ class DecodedCache:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise DatasetError(
-                    f'cache={str(place)!r}: {error}; give a folder that can be written, or "memory"'
-                ) from error
+                remedy = 'give a folder that can be written, or "memory"'
+                raise DatasetError(f"cache={str(place)!r}: {error}; {remedy}") from error
         self.bound = int(gigabytes * 10**9)
         words = labels.to_dict()
         del words["palette"]  # how a class is drawn changes no mask
         self._how = json.dumps([words, reader], default=_plain).encode()
         self._kept: dict[str, Decoded] = {}
         self._used = 0
-        self._counted: float | None = None  # when the folder was last looked through
-        self._pause = 0.0
+        self._counts_at = 0.0  # when the folder is looked through again
         self._full = False
 
     def __getstate__(self) -> dict[str, Any]:
         # A process that is started, not forked, begins with an empty memory instead of being sent all of it.
-        return self.__dict__ | ({"_kept": {}, "_used": 0, "_full": False} if self.folder is None else {})
+        return {**self.__dict__, "_kept": {}, "_used": 0, "_counts_at": 0.0, "_full": False}
 
     def read(self, pair: Pair, decode: Callable[[], Decoded]) -> Decoded:
         """Give what is kept of a pair; else decode it, and keep it if there is room.
@@ -101,15 +98,32 @@ class DecodedCache:
         if found is not None:
             return found
         decoded = decode()
-        if self._full or key != self._key(pair):  # the file was changed meanwhile: which of the two was read?
-            return decoded
-        if self._room_for(sum(array.nbytes for array in decoded)):
-            if self.folder is None:
-                self._kept[key] = decoded
-                self._used += sum(array.nbytes for array in decoded)
-            else:
-                self._store(key, decoded)
+        if not self._full and key == self._key(pair):  # else it was changed meanwhile: which of the two was read?
+            self._keep(key, decoded)
         return decoded
+
+    def _keep(self, key: str, decoded: Decoded) -> None:
+        """Keep what was decoded, if there is room."""
+        size, now = sum(array.nbytes for array in decoded), time.monotonic()
+        try:
+            if self.folder is not None and now >= self._counts_at:  # for what other processes wrote
+                self._used = self._size_of_folder()
+                took = time.monotonic() - now
+                self._counts_at = now + max(1.0, 20.0 * took)  # so that it costs a twentieth of the time at most
+            if self._used + size > self.bound:
+                where = "memory" if self.folder is None else self.folder
+                self._stop(f"{where} holds {self._used / 1e9:.3g} of {self.bound / 1e9:g} GB")
+            elif self.folder is None:
+                self._kept[key] = decoded
+            elif (free := shutil.disk_usage(self.folder).free) - size < _RESERVE:
+                self._stop(f"the disk of {self.folder} has {free / 1e9:.3g} GB free")
+            else:
+                for path, array in zip(self._files(key), decoded, strict=True):
+                    with replacing(path, lasting=True) as part, part.open("xb") as file:
+                        np.save(file, array, allow_pickle=False)
+            self._used += size
+        except OSError as error:
+            self._stop(str(error))
 
     def _key(self, pair: Pair) -> str:
         digest = hashlib.blake2b(f"{_FORM}\n".encode(), digest_size=20)
@@ -130,49 +144,14 @@ class DecodedCache:
         image, mask = (_mapped(path) for path in self._files(key))
         return None if image is None or mask is None or image.shape[:2] != mask.shape else (image, mask)
 
-    def _store(self, key: str, decoded: Decoded) -> None:
-        for path, array in zip(self._files(key), decoded, strict=True):
-            try:
-                with replacing(path, lasting=True) as part, part.open("xb") as file:
-                    np.save(file, array, allow_pickle=False)
-                    self._used += file.tell()
-            except OSError as error:
-                self._stop(f"{error}")
-                return
-
-    def _room_for(self, size: int) -> bool:
-        if self.folder is not None:
-            self._count()
-        if self._used + size > self.bound:
-            where = "memory" if self.folder is None else self.folder
-            self._stop(f"{where} holds {self._used / 1e9:.3g} of {self.bound / 1e9:g} GB")
-        elif self.folder is not None:
-            try:
-                free = shutil.disk_usage(self.folder).free
-                if free - size < _RESERVE:
-                    self._stop(f"the disk of {self.folder} has {free / 1e9:.3g} GB free")
-            except OSError as error:
-                self._stop(str(error))
-        return not self._full
-
-    def _count(self) -> None:
-        """Look through the folder for what other processes wrote, in at most a twentieth of the time."""
-        now = time.monotonic()
-        if self._counted is None or now - self._counted > self._pause:
-            self._used = sum(self._sizes())
-            self._counted = time.monotonic()
-            self._pause = max(1.0, 20.0 * (self._counted - now))
-
-    def _sizes(self) -> Iterator[int]:
+    def _size_of_folder(self) -> int:
         assert self.folder is not None
         remove_unfinished(self.folder)
-        try:
-            entries = list(os.scandir(self.folder))
-        except OSError:
-            return  # somebody deleted it
-        for entry in entries:
-            with suppress(OSError):
-                yield entry.stat().st_size
+        total = 0
+        for entry in self.folder.iterdir():
+            with suppress(OSError):  # another process may remove what nobody finished
+                total += entry.stat().st_size
+        return total
 
     def _stop(self, why: str) -> None:
         self._full = True

@@ -1,21 +1,30 @@
-"""What all pairs of a set together say: for the doctor."""
+"""What the pairs of a set say to the doctor: each by itself, and all together."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from fullyconv.data.class_names import shifted_hint, two_ends_hint
-from fullyconv.data.findings import Finding, counted
-from fullyconv.data.layouts import Source
-from fullyconv.data.looking import Seen
-from fullyconv.errors import some
-from fullyconv.images.opening import converted_lines, head_of, without_cr_lf
-from fullyconv.labels import IGNORE, Labels
+from fullyconv.data.layouts import Finding, Severity, Source, counted
+from fullyconv.data.pairs import Pair
+from fullyconv.data.readers import FileReader, check_sizes
+from fullyconv.errors import DatasetError, some
+from fullyconv.images import Encoded, visible
+from fullyconv.images.opening import converted_lines, head_of, opened, without_cr_lf
+from fullyconv.images.reading import orientation_of
+from fullyconv.labels import IGNORE, Labels, count_values_of
+
+LOOK = 16
+"""Side in pixels of the thumbnails by which images are compared."""
 
 SMALL = 32
 """Pixels: below it the coarsest features of a network are one cell."""
@@ -32,18 +41,97 @@ half a level; the nearest different images of two splits stay below 0.975.
 
 MOST_COMPARED = 20_000  # images, because each is compared with all that do not look like it
 
+_KINDS = {"L": "gray", "1": "1 bit", "P": "palette", "RGBA": "RGB with alpha", "LA": "gray with alpha", "F": "float"}
+
+
+@dataclass
+class Seen:
+    """What one pair tells."""
+
+    pair: Pair
+    split: str
+    size: tuple[int, int] = (0, 0)
+    mask_size: tuple[int, int] = (0, 0)
+    counts: dict[int, int] = field(default_factory=dict)
+    digest: bytes = b""
+    labeled: bytes = b""  # digest of the mask
+    look: npt.NDArray[np.uint8] | None = None
+    constant: bool = False
+    highest: int = 255
+    kind: str = ""
+    turned: bool = False  # by the camera, in a way that sizes do not tell, and the mask is not
+    problems: list[Finding] = field(default_factory=list)
+
+    def pixels(self, labels: Labels) -> Counter[str]:
+        """Count the pixels of every class, and of what is ignored."""
+        found: Counter[str] = Counter()
+        for value in self.counts.keys() & labels.meaning.keys():
+            found[labels.meaning[value]] += self.counts[value]
+        return found
+
+    def classes(self, labels: Labels) -> list[str]:
+        """Name the classes that the mask shows."""
+        return sorted(self.pixels(labels).keys() - {IGNORE})
+
+
+def look_at(item: tuple[str, Pair], reader: FileReader) -> Seen:
+    """Read both files of a pair; what is wrong with them is returned, not raised."""
+    split, pair = item
+    seen = Seen(pair, split)
+    orientation = 1
+    rule = "images that cannot be read"
+    try:
+        image = reader.image(pair)
+        seen.size = (image.shape[0], image.shape[1])
+        seen.digest = _digest(image)
+        small = Image.fromarray(np.ascontiguousarray(visible(image))).resize((LOOK, LOOK), Image.Resampling.BOX)
+        seen.look = np.asarray(small)
+        seen.highest = int(image.max())
+        seen.constant = bool((image == image[:1, :1]).all())
+        seen.kind, orientation = _header(reader.image_file(pair))
+    except (DatasetError, OSError) as error:
+        seen.problems.append(Finding("error", rule, str(error), (str(error),)))
+    rule = "masks that cannot be read"
+    try:
+        mask = reader.mask(pair)
+        seen.counts, seen.labeled = count_values_of(mask), _digest(mask)
+        seen.mask_size = (mask.shape[0], mask.shape[1])
+        if seen.digest:
+            rule = "pairs whose image and mask differ in size"
+            check_sizes(pair, seen.size, seen.mask_size)
+        # Half a turn, a mirror, or a quarter turn of a square: the sizes fit, and nothing else would tell.
+        hidden = orientation in (2, 3, 4) or (orientation != 1 and seen.size[0] == seen.size[1])
+        seen.turned = hidden and _header(reader.mask_file(pair))[1] != orientation
+    except (DatasetError, OSError) as error:
+        seen.problems.append(Finding("error", rule, str(error), (str(error),)))
+    return seen
+
+
+def _digest(array: npt.NDArray[Any]) -> bytes:
+    shape = repr(array.shape).encode()
+    return hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=16, key=shape).digest()
+
+
+def _header(path: Path | Encoded) -> tuple[str, int]:
+    """Tell kind and EXIF orientation of an image file; nothing and 1 for files that are no images."""
+    try:
+        with opened(path, None) as image:
+            kind = "16 bits" if image.mode.startswith("I") else _KINDS.get(image.mode, image.mode)
+            return kind, orientation_of(image)
+    except (DatasetError, OSError):
+        return "", 1
+
 
 def swapped(seen: Sequence[Seen]) -> list[Finding]:
     """Find pairs whose sizes are each the other way round than those of another."""
-    by_sizes: dict[tuple[tuple[int, int], tuple[int, int]], list[Seen]] = defaultdict(list)
-    for result in seen:
-        if result.digest and result.counts and result.size != result.mask_size:
-            by_sizes[result.size, result.mask_size].append(result)
+    unlike = [result for result in seen if result.digest and result.counts and result.size != result.mask_size]
+    by_sizes: dict[object, list[str]] = defaultdict(list)
+    for result in unlike:
+        by_sizes[result.mask_size, result.size].append(str(result.pair.mask))
     found = [
-        f"{result.pair.image}: {' or '.join(str(other.pair.mask) for other in others[:3])} has its size"
-        for (size, mask_size), same in by_sizes.items()
-        if (others := by_sizes.get((mask_size, size), []))
-        for result in same
+        f"{result.pair.image}: {' or '.join(others[:3])} has its size"
+        for result in unlike
+        if (others := by_sizes.get((result.size, result.mask_size)))
     ]
     message = "the sizes of one are those of another the other way round: were their masks, or their images, swapped?"
     return counted("error", found, "pairs that look swapped", message)
@@ -58,12 +146,11 @@ def converted(seen: Sequence[Seen]) -> list[Finding]:
         "every CR LF in them became LF, as git and FTP do with text; images that still decode are torn. Get them again "
         "as binary files (in git: '*.png binary' and '*.jpg binary' in .gitattributes)"
     )
-    return counted(
-        "error", (path for path in every if without_cr_lf(path)), "files whose line endings were converted", message
-    )
+    lost = [path for path in every if without_cr_lf(path)]
+    return counted("error", lost, "files whose line endings were converted", message)
 
 
-def values(source: Source, counts: Mapping[Path, Mapping[int, int]]) -> list[Finding]:
+def values(source: Source, counts: Mapping[Path, Mapping[int, int]]) -> Iterator[Finding]:
     """Find values of masks that mean nothing, or more than one thing.
 
     Args:
@@ -72,43 +159,38 @@ def values(source: Source, counts: Mapping[Path, Mapping[int, int]]) -> list[Fin
     """
     labels = source.labels
     seen = {value for held in counts.values() for value in held}
-    findings = []
     if bad := {path: unknown for path, held in counts.items() if (unknown := labels.unknown(held))}:
         first = next(iter(bad))
-        files = []
-        for path, unknown in bad.items():
-            pixels = sum(counts[path][value] for value in unknown)
-            files.append(f"{path}: {some(map(labels.value_text, unknown), 8)} ({pixels} pixels)")
+        files = [
+            f"{path}: {some(map(labels.value_text, unknown), 8)} ({sum(map(counts[path].__getitem__, unknown))} pixels)"
+            for path, unknown in bad.items()
+        ]
         message = f"{labels.stray_message(counts[first], first)}{shifted_hint(labels, seen)}"
-        findings += counted("error", files, "masks that hold values that are not in the label map", message)
-    findings += two_meanings(source, {**source.counts, **counts})
+        yield from counted("error", files, "masks that hold values that are not in the label map", message)
+    yield from two_meanings(source, {**source.counts, **counts})
     if hint := two_ends_hint(labels, seen):
-        findings.append(
-            Finding("error", "255 is ignored and nothing else but 0 is there", f"{next(iter(counts))}: {hint}")
-        )
-    return findings
+        yield Finding("error", "255 is ignored and nothing else but 0 is there", f"{next(iter(counts))}: {hint}")
 
 
-def two_meanings(source: Source, counts: Mapping[Path, Iterable[int]]) -> list[Finding]:
+def two_meanings(source: Source, counts: Mapping[Path, Iterable[int]]) -> Iterator[Finding]:
     """Find masks of 0 and 1 beside masks of 0 and 255, unless somebody said what 255 is."""
     meaning = source.labels.values
     if source.explicit or source.named is not None or meaning.get(255) != IGNORE or meaning.get(1, IGNORE) == IGNORE:
-        return []
+        return
     held = {path: {*found} for path, found in counts.items()}
     ones, full = ([path for path, found in held.items() if found | {0} == {0, end}] for end in (1, 255))
     several = any(len(found - {0}) > 1 or not found <= {0, 1, 255} for found in held.values())
     if several or not ones or {0, 255} not in held.values():
-        return []
-    message = (
-        f"{ones[0]} holds 0 and 1, {full[0]} 0 and 255, and no mask both: is 255 the class, or ignored? Say it: "
-        'values={0: "background", 1: "foreground", 255: "foreground"} (--values '
-        '0=background,1=foreground,255=foreground), or 255: "ignore"'
-    )
+        return
+    what = f"{ones[0]} holds 0 and 1, {full[0]} 0 and 255, and no mask both: is 255 the class, or ignored?"
+    classes = 'values={0: "background", 1: "foreground", 255: "foreground"}'
+    options = "--values 0=background,1=foreground,255=foreground"
+    message = f'{what} Say it: {classes} ({options}), or 255: "ignore"'
     files = ones if len(ones) < len(full) else full
-    return [Finding("error", "a number of two meanings", message, tuple(map(str, files)))]
+    yield Finding("error", "a number of two meanings", message, tuple(map(str, files)))
 
 
-def empty(seen: Sequence[Seen], labels: Labels) -> list[Finding]:
+def empty(seen: Sequence[Seen], labels: Labels) -> Iterator[Finding]:
     """Find masks that show nothing."""
     read = [result for result in seen if result.counts]
     ignored = [result for result in read if all(labels.meaning.get(value, "") == IGNORE for value in result.counts)]
@@ -116,27 +198,25 @@ def empty(seen: Sequence[Seen], labels: Labels) -> list[Finding]:
     message = "nothing is learned from them: correct the masks or the label map, or remove the pairs"
     message += f"; all masks of {', '.join(sorted(whole))} are such" if whole else ""
     masks = (result.pair.mask for result in ignored)
-    findings = counted("error" if whole else "warning", masks, "masks that ignore every pixel", message)
+    yield from counted("error" if whole else "warning", masks, "masks that ignore every pixel", message)
     single = [names[0] for result in read if len(names := result.classes(labels)) == 1]
     if single and labels.num_classes > 1:
         name, number = Counter(single).most_common(1)[0]
         rule = f"{len(single)} of {len(read)} masks hold one class alone"
-        message = f"most often {name} (in {number}): is it meant so?"
-        findings.append(Finding("warning" if len(single) == len(read) > 1 else "note", rule, message))
-    return findings
+        severity: Severity = "warning" if len(single) == len(read) > 1 else "note"
+        yield Finding(severity, rule, f"most often {name} (in {number}): is it meant so?")
 
 
-def enough(splits: Mapping[str, int], source: Source) -> list[Finding]:
+def enough(splits: Mapping[str, int], source: Source) -> Iterator[Finding]:
     """See that there is something to train on and something to validate with, as the data module needs it."""
     rule = "there is not enough to train"
     name = next((name for name in ("train", "all") if name in splits), None)
     if name is None:
-        message = f"{source.root}: has {', '.join(splits)} and no train: good for testing a model, not for training one"
-        return [Finding("note", rule, message)]
-    if "val" in splits or splits[name] > 1:
-        return []
-    message = "one image cannot be split into training and validation; add images, or give a val/ folder"
-    return [Finding("error", rule, f"{source.splits[name][0].image}: {message}")]
+        what = f"has {', '.join(splits)} and no train: good for testing a model, not for training one"
+        yield Finding("note", rule, f"{source.root}: {what}")
+    elif "val" not in splits and splits[name] < 2:
+        what = "one image cannot be split into training and validation; add images, or give a val/ folder"
+        yield Finding("error", rule, f"{source.splits[name][0].image}: {what}")
 
 
 def occurring(seen: Sequence[Seen], labels: Labels) -> list[Finding]:
@@ -160,105 +240,72 @@ def occurring(seen: Sequence[Seen], labels: Labels) -> list[Finding]:
     ]
 
 
-def images(seen: Sequence[Seen]) -> list[Finding]:
+def images(seen: Sequence[Seen]) -> Iterator[Finding]:
     """Find what is odd about images."""
-    read = [result for result in seen if result.digest]
-    findings = []
-    for odd, rule, message in (
-        (
-            [result for result in seen if result.turned],
-            "images that are turned by their EXIF orientation, and their masks are not",
-            "the sizes fit either way: look whether the masks do (--sheet), else turn the masks or strip the tags",
-        ),
-        (
-            [result for result in read if min(result.size) < SMALL],
-            "tiny images",
-            f"smaller than {SMALL} pixels, which is one cell of the coarsest features of a network",
-        ),
-        (
-            [result for result in read if result.constant and result.size != (1, 1)],
-            "images of one color",
-            "every pixel is the same: exported wrongly?",
-        ),
-        (
-            [result for result in read if not result.constant and result.highest <= DARK],
-            "images that are nearly black",
-            f"no value is above {DARK} of 255 (of 16 bits the upper 8 are read): 12 bits stored in 16? Then say so, "
-            "--range 0,4095. Or values of 0 and 1? Stretch all of them by one factor",
-        ),
-    ):
-        findings += counted("warning", (result.pair.image for result in odd), rule, message)
+
+    def odd(is_odd: Callable[[Seen], bool], rule: str, message: str) -> list[Finding]:
+        return counted("warning", (one.pair.image for one in seen if one.digest and is_odd(one)), rule, message)
+
+    rule = "images that are turned by their EXIF orientation, and their masks are not"
+    message = "the sizes fit either way: look whether the masks do (--sheet), else turn the masks or strip the tags"
+    yield from odd(lambda one: one.turned, rule, message)
+    message = f"smaller than {SMALL} pixels, which is one cell of the coarsest features of a network"
+    yield from odd(lambda one: min(one.size) < SMALL, "tiny images", message)
+    message = "every pixel is the same: exported wrongly?"
+    yield from odd(lambda one: one.constant and one.size != (1, 1), "images of one color", message)
+    message = (
+        f"no value is above {DARK} of 255 (of 16 bits the upper 8 are read): 12 bits stored in 16? Then say so, "
+        "--range 0,4095. Or values of 0 and 1? Stretch all of them by one factor"
+    )
+    yield from odd(lambda one: not one.constant and one.highest <= DARK, "images that are nearly black", message)
     kinds = Counter(result.kind for result in seen if result.kind)
     if len({kind if kind in ("16 bits", "float") else "8 bits" for kind in kinds}) > 1:
         few = min(kinds, key=lambda kind: kinds[kind])
         files = tuple(str(result.pair.image) for result in seen if result.kind == few)
         listed = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
         message = f"{listed}: of 16 bits the upper 8 are read; see that all have one brightness (--sheet)"
-        findings.append(Finding("warning", "images of different depths are mixed", message, files))
-    return findings
+        yield Finding("warning", "images of different depths are mixed", message, files)
 
 
-def twins(seen: Sequence[Seen]) -> list[Finding]:
+def twins(seen: Sequence[Seen]) -> Iterator[Finding]:
     """Find images that are there twice; across splits they make every score a lie."""
     groups = _groups((result.digest, result) for result in seen if result.digest)
-    across = [group for group in groups if _mixed(group)]
+    across = [_text(group, " = ") for group in groups if _mixed(group)]
+    message = "what is trained on is scored as well, so that every score is too good: keep each in one split"
+    yield from counted("error", across, "images that are in more than one split", message)
     within = [group for group in groups if not _mixed(group)]
-    contradicting = [group for group in groups if len({result.labeled for result in group if result.labeled}) > 1]
     message = "each counts as often as it is there: keep one"
     if _drawn(seen) and any(group[0].split in ("train", "all") for group in within):
         message += ". There is no val: a part is set aside at random for validation, and would hold copies of the rest"
-    return [
-        *counted(
-            "error",
-            [" = ".join(f"{result.pair.image} ({result.split})" for result in group) for group in across],
-            "images that are in more than one split",
-            "what is trained on is scored as well, so that every score is too good: keep each in one split",
-        ),
-        *counted(
-            "warning",
-            [" = ".join(str(result.pair.image) for result in group) for group in within],
-            "images that are there more than once",
-            message,
-        ),
-        *counted(
-            "warning",
-            [" / ".join(str(result.pair.mask) for result in group) for group in contradicting],
-            "images with masks that contradict each other",
-            "the same image is there with different masks: keep one",
-        ),
-    ]
+    files = (_text(group, " = ") for group in within)
+    yield from counted("warning", files, "images that are there more than once", message)
+    unlike = [group for group in groups if len({one.labeled for one in group if one.labeled}) > 1]
+    files = (" / ".join(str(one.pair.mask) for one in group) for group in unlike)
+    message = "the same image is there with different masks: keep one"
+    yield from counted("warning", files, "images with masks that contradict each other", message)
 
 
-def look_alikes(seen: Sequence[Seen]) -> list[Finding]:
+def look_alikes(seen: Sequence[Seen]) -> Iterator[Finding]:
     """Find images that are nearly the same: across splits, or where a split will be drawn at random."""
     found = [(result, result.look) for result in seen if result.look is not None and not result.constant]
-    if len(found) < 2:
-        return []
     if len(found) > MOST_COMPARED:
-        return [Finding("note", "look-alikes were not looked for", f"more than {MOST_COMPARED:,} images are there")]
+        yield Finding("note", "look-alikes were not looked for", f"more than {MOST_COMPARED:,} images are there")
+    if not 2 <= len(found) <= MOST_COMPARED:
+        return
     firsts = near([look for _, look in found])
     groups = _groups((int(first), result) for first, (result, _) in zip(firsts, found, strict=True))
     groups = [group for group in groups if len({result.digest for result in group}) > 1]
-    drawn = [group for group in groups if not _mixed(group) and group[0].split in ("train", "all")]
-    message = "the same image saved twice, or frames of one video?"
-    findings = []
+    across = [group for group in groups if _mixed(group)]
+    within = [group for group in groups if not _mixed(group) and group[0].split in ("train", "all")]
+    aside = "A part is set aside at random for validation, and would hold neighbors of what is trained on"
     for alike, where, remedy in (
-        (
-            [group for group in groups if _mixed(group)],
-            "across splits",
-            "Then scores are too good: keep them in one split",
-        ),
-        (
-            drawn if _drawn(seen) else [],
-            "and there is no val",
-            "A part is set aside at random for validation, and would hold neighbors of what is trained on: give a val/ "
-            "of other scenes",
-        ),
+        (across, "across splits", "Then scores are too good: keep them in one split"),
+        (within if _drawn(seen) else [], "and there is no val", f"{aside}: give a val/ of other scenes"),
     ):
         if alike:
             rule = f"{sum(map(len, alike))} images look alike {where}"
-            findings.append(Finding("warning", rule, f"{message} {remedy}", tuple(map(_group_text, alike))))
-    return findings
+            message = f"the same image saved twice, or frames of one video? {remedy}"
+            yield Finding("warning", rule, message, tuple(_text(group, " ~ ") for group in alike))
 
 
 def _groups(keyed: Iterable[tuple[object, Seen]]) -> list[list[Seen]]:
@@ -278,13 +325,14 @@ def _drawn(seen: Sequence[Seen]) -> bool:
     return not any(result.split == "val" for result in seen)
 
 
-def _group_text(group: Sequence[Seen]) -> str:
-    first: dict[str, Seen] = {}  # one of every split, then the others
+def _text(group: Sequence[Seen], sign: str) -> str:
+    """Name up to four images: one of every split, then others."""
+    first: dict[str, Seen] = {}
     for result in group:
         first.setdefault(result.split, result)
-    shown = [*first.values(), *(result for result in group if result is not first[result.split])][:4]
-    text = " ~ ".join(f"{result.pair.image} ({result.split})" for result in shown)
-    return text + (f" ~ {len(group) - 4} more" if len(group) > 4 else "")
+    shown = [*first.values(), *(result for result in group if result is not first[result.split])]
+    more = [f"{len(group) - 4} more"] if len(group) > 4 else []
+    return sign.join([*(f"{result.pair.image} ({result.split})" for result in shown[:4]), *more])
 
 
 def near(looks: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.int64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,13 +59,11 @@ def names_beside(root: Path, folders: Iterable[Path]) -> ClassNames | None:
     for names in found:
         for value, name in names.values.items():
             if values.setdefault(value, name) != name:
-                raise DatasetError(
-                    f"{names.files[0]}: {value} is {name}, and {values[value]} in {found[0].files[0]}; give each set "
-                    "of names its own data folder, or say what the values mean by values= (--values)"
-                )
-    if not found:
-        return None
-    return ClassNames(values, tuple(path for names in found for path in names.files), found[0].in_order)
+                what = f"{value} is {name}, and {values[value]} in {found[0].files[0]}"
+                remedy = "give each set of names its own data folder, or say what the values mean by values= (--values)"
+                raise DatasetError(f"{names.files[0]}: {what}; {remedy}")
+    files = tuple(path for names in found for path in names.files)
+    return ClassNames(values, files, found[0].in_order) if found else None
 
 
 def _in_folder(folder: Path) -> ClassNames | None:
@@ -121,8 +119,8 @@ def _color_lines(path: Path) -> Iterator[tuple[Any, object, str]]:
 def _table(path: Path) -> Iterator[tuple[Any, object, str]]:
     """Read columns of names with r, g, b, or with the value of the pixels."""
     for at, row in read_csv(path):
-        name = next((row[word] for word in ("name", "class", "class name", "label") if word in row), None)
-        number = next((row[word] for word in ("pixel value", "value", "id", "index") if word in row), None)
+        name = _first(row, ("name", "class", "class name", "label"))
+        number = _first(row, ("pixel value", "value", "id", "index"))
         by_color = {"r", "g", "b"} <= row.keys()
         if name is not None and (by_color or number is not None) and any("".join(row.values()).split()):
             yield [row[word] for word in "rgb"] if by_color else number, name, f"{path}: line {at}"
@@ -132,25 +130,28 @@ def _json(path: Path) -> list[tuple[Any, object, str]]:
     """Read a list of names, a table of numbers and names in either order, or objects with both."""
     content = read_json(path)
     if isinstance(content, dict):  # of nnU-Net, and of others around the same table
-        content = next((content[key] for key in ("labels", "id2label", "names", "classes") if key in content), content)
+        content = _first(content, ("labels", "id2label", "names", "classes"), content)
     entries: list[tuple[Any, Any]] = []
     if isinstance(content, list):
         for at, entry in enumerate(content):
             told = entry if isinstance(entry, dict) else {"name": entry}
-            key = next((told[word] for word in ("id", "value", "index", "color") if word in told), at)
-            entries.append((key, next((told[word] for word in ("name", "label", "class") if word in told), None)))
+            key = _first(told, ("id", "value", "index", "color"), at)
+            entries.append((key, _first(told, ("name", "label", "class"))))
     elif isinstance(content, dict):
         entries = [(name, key) if isinstance(name, int | list) else (key, name) for key, name in content.items()]
-    meant = all(
-        isinstance(name, str)
-        and (
-            (isinstance(key, list) and len(key) in (3, 4))
-            or whole_number(key) is not None
-            or (isinstance(key, str) and parse_color(key) is not None)
-        )
-        for key, name in entries
-    )
+    meant = all(isinstance(name, str) and _is_key(key) for key, name in entries)
     return [(key, name, f"{path}: {key}") for key, name in entries] if meant else []
+
+
+def _first(told: Mapping[str, Any], words: Iterable[str], default: object = None) -> Any:
+    return next((told[word] for word in words if word in told), default)
+
+
+def _is_key(key: object) -> bool:
+    """Tell whether this may be the value of a pixel: a number, three or four levels, or #rrggbb."""
+    if isinstance(key, list):
+        return len(key) in (3, 4)
+    return whole_number(key) is not None or (isinstance(key, str) and parse_color(key) is not None)
 
 
 _READERS: dict[str, Callable[[Path], Iterable[tuple[Any, object, str]]]] = {
@@ -196,19 +197,19 @@ def renamed(
     own: Labels, classes: Sequence[str] | None, numbers: Mapping[int, str] | None, known: PublicSet | None
 ) -> Labels:
     """Take the classes that annotations or a public set name, unless values are given other names."""
-    if known is not None and classes is not None and tuple(classes) != own.names:
-        return Labels.of(classes, values=numbers)
-    if classes is not None and not numbers and tuple(classes) != own.names:
-        raise ValueError(
-            f"classes={list(classes)}: the annotations name the classes {list(own.names)}; rename or join them by "
-            f"their values ({own.describe_values()}): values={{1: name, ...}} (--values)"
-        )
+    if classes is not None and tuple(classes) != own.names:
+        if known is not None:
+            return Labels.of(classes, values=numbers)
+        if not numbers:
+            what = f"the annotations name the classes {own.describe_values()}"
+            remedy = "rename or join them by their values: values={1: name, ...} (--values)"
+            raise ValueError(f"classes={list(classes)}: {what}; {remedy}")
     if not numbers:
         return own
     table: dict[int | str, str] = dict(own.values)
     table.update(numbers.items())
     if known is not None:  # whose classes stay, so that its models go on
-        return Labels(own.names, own.palette, own.ignore_index, table)
+        return replace(own, values=table)
     names = classes or list(dict.fromkeys(name for name in table.values() if name != IGNORE))
     return Labels.of(names, values=table)
 
@@ -235,20 +236,23 @@ def labels_from_values(found: Mapping[int, Path]) -> tuple[Labels, str]:
         "Say what they mean: a classes.txt in the folder (one name a line, the first line for value 0), "
         'classes=["name", ...], or values={value: "name" or "ignore"}'
     )
-    if values and values[0] < 0:
-        what = f"the masks hold the value {values[0]}, which is no class; if it means no data, say so"
-        raise DatasetError(f"{found[values[0]]}: {what} (--values={values[0]}=ignore,...). {remedy}")
     if values == [0, 255]:
         labels = Labels.of(["background", "foreground"], values={0: "background", 255: "foreground"})
         return labels, "the masks hold 0 and 255: read as 0 = background, 255 = foreground"
     classes = [value for value in values if value != 255]
-    if len(classes) < 2:
+    doubt = None
+    if values and values[0] < 0:
+        what = f"the value {values[0]}, which is no class; if it means no data, say --values={values[0]}=ignore,..."
+        doubt = f"{found[values[0]]}: the masks hold {what}"
+    elif len(classes) < 2:
         where = found[values[0]] if values else "masks"
-        raise DatasetError(f"{where}: all masks together hold {shown}, which is fewer than two classes. {remedy}")
+        doubt = f"{where}: all masks together hold {shown}, which is fewer than two classes"
     # Class indices lie close together; gray levels (0, 128, 255), antialiased masks and probabilities do not.
-    if classes[-1] > 2 * len(classes) + 8 or (255 in values and len(classes) > 200):
+    elif classes[-1] > 2 * len(classes) + 8 or (255 in values and len(classes) > 200):
         what = f"{shown}, which do not look like class indices (gray levels, antialiased borders or colors?)"
-        raise DatasetError(f"{found[classes[-1]]}: the masks hold the values {what}. {remedy}")
+        doubt = f"{found[classes[-1]]}: the masks hold the values {what}"
+    if doubt is not None:
+        raise DatasetError(f"{doubt}. {remedy}")
     table = {value: f"class {value}" for value in classes} | {255: IGNORE}
     note = f"no classes.txt: classes named after the values in the masks ({shown}; 255 = ignore)"
     return Labels.of([table[value] for value in classes], values=table), note

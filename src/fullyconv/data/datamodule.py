@@ -289,18 +289,16 @@ class SegmentationDataModule(L.LightningDataModule):
         Raises:
             DatasetError: if there is no such split.
         """
-        labels = self.source.labels
-        transform: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+        dataset = self._plain_dataset(split)
         if split == "train":
-            own = TrainingTransform(self.augmentation, labels.ignore_index)
-            transform = own if self.augment is None else Augmented(self.augment, own, labels)
-        return self._dataset(split, transform)
+            own = TrainingTransform(self.augmentation, dataset.labels.ignore_index)
+            dataset.transform = own if self.augment is None else Augmented(self.augment, own, dataset.labels)
+        return dataset
 
-    def _dataset(self, split: str, transform: Any = None) -> SegmentationFolder:
+    def _plain_dataset(self, split: str) -> SegmentationFolder:
         source = self.source
-        pairs = self._pairs(split)
         return SegmentationFolder(
-            pairs, source.labels, reader=source.reader, cache=self.cache, transform=transform, seed=self.seed
+            self._pairs(split), source.labels, reader=source.reader, cache=self.cache, seed=self.seed
         )
 
     def setup(self, stage: str) -> None:
@@ -341,7 +339,7 @@ class SegmentationDataModule(L.LightningDataModule):
         Raises:
             DatasetError: if there is no such split.
         """
-        dataset = self._dataset(split)
+        dataset = self._plain_dataset(split)
         batch_size = self.eval_batch_size
         if batch_size is None:
             # Padding would change what the network sees near the border, so mixed sizes go one by one.
@@ -368,11 +366,9 @@ class SegmentationDataModule(L.LightningDataModule):
     def _pairs(self, split: str) -> list[Pair]:
         if split not in self.splits:
             other = next((name for name in ("val", "test", "train") if name in self.splits), "train")
-            aside = {"test": ", set a part aside (test_fraction=0.2, --test-fraction 0.2)"}.get(split, "")
-            raise DatasetError(
-                f"{self.source.root}: has no split {split!r}, only {', '.join(self.splits)}; take one of these "
-                f"(--split {other}){aside}, or add a {split}/ folder"
-            )
+            aside = ", set a part aside (test_fraction=0.2, --test-fraction 0.2)" if split == "test" else ""
+            remedy = f"take one of these (--split {other}){aside}, or add a {split}/ folder"
+            raise DatasetError(f"{self.source.root}: has no split {split!r}, only {', '.join(self.splits)}; {remedy}")
         return self.splits[split]
 
     def _drawn(self, test_fraction: float, val_fraction: float, seed: int) -> dict[str, list[Pair]]:
@@ -383,18 +379,16 @@ class SegmentationDataModule(L.LightningDataModule):
         name = "train" if "train" in splits else "all"
         if name not in splits:
             return splits  # a test split alone: enough to be tested on, and training says what it lacks
-        drawn: dict[str, list[Pair]] = {}
         for split, fraction, word in (("test", test_fraction, "test"), ("val", val_fraction, "validation")):
             if split not in splits and (split == "val" or fraction):
                 every = len(splits[name])
-                splits[name], drawn[split] = set_aside(splits[name], fraction, seed)
+                splits[name], splits[split] = set_aside(splits[name], fraction, seed)
                 self.source.notes.append(
-                    f"no {word} split: {len(drawn[split])} of {every} pairs set aside for it "
+                    f"no {word} split: {len(splits[split])} of {every} pairs set aside for it "
                     f"({split}_fraction={fraction}, split_seed={seed})"
                 )
-        train = splits.pop(name)
-        every_split = {"train": train, **splits, **drawn}
-        return {split: every_split[split] for split in ("train", "val", "test") if split in every_split}
+        splits["train"] = splits.pop(name)
+        return {split: splits[split] for split in ("train", "val", "test") if split in splits}
 
 
 def described(labels: Labels) -> str:
@@ -414,11 +408,16 @@ def collate(samples: Sequence[dict[str, Any]], *, ignore_index: int = 255) -> di
         `image` (N, C, H, W), `mask` (N, H, W), `size` (N, 2), `path` (list of N), with the largest H and W of the
         samples.
     """
-    height = max(int(sample["mask"].shape[-2]) for sample in samples)
-    width = max(int(sample["mask"].shape[-1]) for sample in samples)
+    height, width = (max(int(sample["mask"].shape[axis]) for sample in samples) for axis in (-2, -1))
+
+    def padded(key: str, value: float) -> Tensor:
+        rests = [(0, width - one[key].shape[-1], 0, height - one[key].shape[-2]) for one in samples]
+        pad = torch.nn.functional.pad
+        return torch.stack([pad(one[key], rest, value=value) for one, rest in zip(samples, rests, strict=True)])
+
     return {
-        "image": torch.stack([_padded(sample["image"], height, width, PAD_VALUE) for sample in samples]),
-        "mask": torch.stack([_padded(sample["mask"], height, width, ignore_index) for sample in samples]),
+        "image": padded("image", PAD_VALUE),
+        "mask": padded("mask", ignore_index),
         "size": torch.stack([sample["size"] for sample in samples]),
         "path": [sample["path"] for sample in samples],
     }
@@ -426,8 +425,3 @@ def collate(samples: Sequence[dict[str, Any]], *, ignore_index: int = 255) -> di
 
 def _plain(value: Any) -> str:
     return json.dumps(value, default=os.fspath)
-
-
-def _padded(tensor: Tensor, height: int, width: int, value: float) -> Tensor:
-    bottom, right = height - int(tensor.shape[-2]), width - int(tensor.shape[-1])
-    return torch.nn.functional.pad(tensor, (0, right, 0, bottom), value=value) if bottom or right else tensor

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -15,13 +16,12 @@ import numpy as np
 from PIL import Image
 
 from fullyconv.data import checks
-from fullyconv.data.findings import Finding, Severity, joined
-from fullyconv.data.layouts import Source
-from fullyconv.data.looking import Seen, look_at
-from fullyconv.data.masks import AnyReader
+from fullyconv.data.checks import Seen, look_at
+from fullyconv.data.layouts import Finding, Severity, Source, joined
+from fullyconv.data.meaning import labeled
 from fullyconv.data.pairs import Pair
-from fullyconv.data.readers import Reader, in_threads, masks_as, read_both
-from fullyconv.data.sources import broken_pair, find_labels, find_source
+from fullyconv.data.readers import in_threads, read_both
+from fullyconv.data.sources import broken_pairs, find_source
 from fullyconv.drawing import contact_sheet
 from fullyconv.errors import DatasetError, printable
 from fullyconv.images import visible
@@ -99,24 +99,19 @@ class Diagnosis:
         if self.splits:
             lines.append("pairs: " + ", ".join(f"{split} {number}" for split, number in self.splits.items()))
         if self.sizes:
-            sizes = ", ".join(
-                f"{name} {' x '.join(map(str, self.sizes[name]))}" for name in ("least", "median", "largest")
-            )
-            lines.append(f"sizes (H x W): {sizes}, {self.sizes['distinct']} different")
+            ends = [f"{name} {' x '.join(map(str, self.sizes[name]))}" for name in ("least", "median", "largest")]
+            lines.append(f"sizes (H x W): {', '.join(ends)}, {self.sizes['distinct']} different")
         if len(self.kinds) > 1 or (self.kinds and "RGB" not in self.kinds):
             lines.append("images: " + ", ".join(f"{number} {kind}" for kind, number in self.kinds.items()))
         if self.labels is not None and self.pixels:
             lines += ["", *self._table(self.labels, most is None)]
-        for severity in ("error", "warning", "note"):
-            found = [finding for finding in self.findings if finding.severity == severity]
-            for rule, same in groupby(found, key=lambda finding: finding.rule):
-                lines += ["", f"{severity}: {rule}"]
-                for finding in same:
-                    lines += [f"  {line}" for line in finding.message.splitlines()]
-                    shown = finding.files if most is None else finding.files[:most]
-                    lines += [f"    {printable(name, 4096)}" for name in shown]
-                    if len(shown) < len(finding.files):
-                        lines.append(f"    and {len(finding.files) - len(shown)} more (--all)")
+        for title, same in groupby(self.findings, key=lambda finding: f"{finding.severity}: {finding.rule}"):
+            lines += ["", title]
+            for finding in same:
+                lines += [f"  {line}" for line in finding.message.splitlines()]
+                lines += [f"    {printable(name, 4096)}" for name in finding.files[:most]]
+                if most is not None and len(finding.files) > most:
+                    lines.append(f"    and {len(finding.files) - most} more (--all)")
         errors, warnings = self.count("error"), self.count("warning")
         lines += ["", f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}"]
         return "\n".join(lines)
@@ -128,10 +123,10 @@ class Diagnosis:
         lines = [f"{'class':<{width}}  {'pixels':>7}  {'masks':>6}  {'weight':>6}  {'softer':>6}"]
         for name in names if every else names[:MOST_CLASSES]:
             share = f"{100 * self.pixels.get(name, 0) / total:.2f} %"
-            weights = [f"{table[name]:.2f}" if name in table else "-" for table in (self.weights, self.soft_weights)]
-            lines.append(
-                f"{name:<{width}}  {share:>7}  {self.images.get(name, 0):>6}  {weights[0]:>6}  {weights[1]:>6}"
+            weight, softer = (
+                f"{known[name]:.2f}" if name in known else "-" for known in (self.weights, self.soft_weights)
             )
+            lines.append(f"{name:<{width}}  {share:>7}  {self.images.get(name, 0):>6}  {weight:>6}  {softer:>6}")
         if not every and len(names) > MOST_CLASSES:
             lines.append(f"and {len(names) - MOST_CLASSES} more (--all)")
         return [*lines, f"values in the masks: {labels.describe_values()}"]
@@ -175,16 +170,17 @@ def examine(
     source = find_source(data, **options)
     diagnosis = Diagnosis(source)
     if source.splits:
-        _look_through(diagnosis, partial(find_labels, source, classes=classes, values=values), progress)
+        _look_through(diagnosis, partial(labeled, classes=classes, values=values), progress)
     order = {"error": 0, "warning": 1, "note": 2}
-    source.findings.sort(key=lambda finding: order[finding.severity])
+    diagnosis.findings.sort(key=lambda finding: order[finding.severity])
     return diagnosis
 
 
-def _look_through(diagnosis: Diagnosis, naming: Callable[..., None], progress: bool | None) -> None:
-    source, findings = diagnosis.source, diagnosis.source.findings
-    labels, stopped = _labels(source, naming)
-    reader = source.reader if labels is not None or source.named is not None else masks_as(AnyReader, source.reader)
+def _look_through(diagnosis: Diagnosis, naming: Callable[..., Source], progress: bool | None) -> None:
+    stopped = _name(diagnosis, naming)
+    source, findings, labels = diagnosis.source, diagnosis.findings, diagnosis.labels
+    unknown = labels is None and source.named is None
+    reader = replace(source.reader, unknown=True) if unknown else source.reader
     every = [(split, pair) for split, found in source.splits.items() for pair in found]
     seen = list(_with_bar(in_threads(partial(look_at, reader=reader), every), len(every), progress))
     problems = joined("error", (one for result in seen for one in result.problems))
@@ -192,7 +188,6 @@ def _look_through(diagnosis: Diagnosis, naming: Callable[..., None], progress: b
         rule = "what the masks hold is not known" if labels is None else "the masks cannot be read as they are"
         if labels is None or not problems:
             findings.append(Finding("error", rule, str(stopped), stopped.files))
-    diagnosis.labels = labels
     findings += [*problems, *checks.swapped(seen), *checks.converted(seen)]
     if labels is not None:
         findings += checks.values(source, {result.pair.mask: result.counts for result in seen if result.counts})
@@ -203,24 +198,23 @@ def _look_through(diagnosis: Diagnosis, naming: Callable[..., None], progress: b
     diagnosis.telling = _telling(seen, labels)
 
 
-def _labels(source: Source, naming: Callable[..., None]) -> tuple[Labels | None, DatasetError | None]:
-    """Find the labels; where single masks are in the way, from the others. Say what stopped it, too."""
+def _name(diagnosis: Diagnosis, naming: Callable[..., Source]) -> DatasetError | None:
+    """Find the labels; where single masks are in the way, from the others. Give what stopped it."""
+    source, stopped = diagnosis.source, None
     try:
-        naming()
-        return source.labels, None
+        diagnosis.source = naming(source)
     except DatasetError as error:
+        broken = broken_pairs(source)
+        sound = [pair for pair in source.pairs if pair not in broken]
+        if not sound or not broken:
+            return error
+        try:
+            diagnosis.source = naming(source, sound)
+        except DatasetError as other:
+            return other
         stopped = error
-    pairs = source.pairs
-    reader: Reader = masks_as(AnyReader, source.reader) if source.named is None else source.reader
-    broken = in_threads(partial(broken_pair, reader), pairs)
-    sound = [pair for pair, message in zip(pairs, broken, strict=True) if not message]
-    if not 0 < len(sound) < len(pairs):
-        return None, stopped
-    try:
-        naming(sound)
-        return source.labels, stopped
-    except DatasetError as error:
-        return None, error
+    diagnosis.labels = diagnosis.source.labels
+    return stopped
 
 
 def _with_bar(work: Iterable[Seen], total: int, progress: bool | None) -> Iterable[Seen]:
@@ -233,15 +227,9 @@ def _with_bar(work: Iterable[Seen], total: int, progress: bool | None) -> Iterab
 
 
 def _statistics(diagnosis: Diagnosis, seen: Sequence[Seen], labels: Labels | None) -> None:
-    sizes = [result.size for result in seen if result.digest]
-    if sizes:
-        by_area = sorted(sizes, key=lambda size: size[0] * size[1])
-        diagnosis.sizes = {
-            "least": list(by_area[0]),
-            "median": list(by_area[len(by_area) // 2]),
-            "largest": list(by_area[-1]),
-            "distinct": len(set(sizes)),
-        }
+    if sizes := sorted((result.size for result in seen if result.digest), key=math.prod):
+        ends = {"least": sizes[0], "median": sizes[len(sizes) // 2], "largest": sizes[-1]}
+        diagnosis.sizes = {name: list(size) for name, size in ends.items()} | {"distinct": len(set(sizes))}
     diagnosis.kinds = dict(Counter(result.kind for result in seen if result.kind).most_common())
     if labels is None:
         return
@@ -249,19 +237,19 @@ def _statistics(diagnosis: Diagnosis, seen: Sequence[Seen], labels: Labels | Non
     images: Counter[str] = Counter()
     there: Counter[str] = Counter()  # pixels of the masks that hold the class
     for result in seen:
-        names = result.pixels(labels)
-        pixels.update(names)
-        images.update(names.keys())
-        there.update(dict.fromkeys(names, sum(result.counts.values())))
+        found = result.pixels(labels)
+        pixels.update(found)
+        images.update(found.keys())
+        there.update(dict.fromkeys(found, sum(result.counts.values())))
     diagnosis.pixels = {name: pixels[name] for name in (*labels.names, IGNORE)}
     diagnosis.images = {name: images[name] for name in (*labels.names, IGNORE)}
-    frequency = {name: pixels[name] / there[name] for name in labels.names if pixels[name]}
-    if frequency:
-        median = float(np.median(list(frequency.values())))
-        diagnosis.weights = {name: round(median / value, 4) for name, value in frequency.items()}
-        roots = {name: pixels[name] ** -0.5 for name in frequency}
-        mean = sum(roots.values()) / len(roots)
-        diagnosis.soft_weights = {name: round(root / mean, 4) for name, root in roots.items()}
+    names = [name for name in labels.names if pixels[name]]
+    if names:
+        frequency = np.array([pixels[name] / there[name] for name in names])
+        roots = np.array([pixels[name] ** -0.5 for name in names])
+        weights, softer = (np.median(frequency) / frequency).round(4), (roots / roots.mean()).round(4)
+        diagnosis.weights = dict(zip(names, weights.tolist(), strict=True))
+        diagnosis.soft_weights = dict(zip(names, softer.tolist(), strict=True))
 
 
 def _telling(seen: Sequence[Seen], labels: Labels | None) -> list[tuple[Pair, str]]:
@@ -269,24 +257,26 @@ def _telling(seen: Sequence[Seen], labels: Labels | None) -> list[tuple[Pair, st
     if labels is None:
         return []
     drawable = [result for result in seen if result.digest and result.counts and not result.problems]
-    single = [result for result in drawable if len(result.classes(labels)) == 1]
-    if len(single) * 10 > len(drawable):  # where it is usual, it tells nothing
-        single = []
-    troubles: list[tuple[str, list[Seen]]] = [
-        ("a value that is no class", [result for result in drawable if labels.unknown(result.counts)]),
-        ("turned by EXIF", [result for result in drawable if result.turned]),
-        ("all ignored", [result for result in drawable if not result.classes(labels)]),
-        ("nearly black", [result for result in drawable if result.highest <= checks.DARK]),
-        ("of one color", [result for result in drawable if result.constant]),
-        ("one class alone", single),
-    ]
-    chosen = [(result.pair, why) for why, results in troubles for result in results[:2]][: SHEET_CELLS // 2]
-    held = [(result, result.pixels(labels)) for result in drawable]
+    alone = {result.pair for result in drawable if len(result.classes(labels)) == 1}
+    if len(alone) * 10 > len(drawable):  # where it is usual, it tells nothing
+        alone = set()
+    troubles: dict[str, Callable[[Seen], bool]] = {
+        "a value that is no class": lambda result: bool(labels.unknown(result.counts)),
+        "turned by EXIF": lambda result: result.turned,
+        "all ignored": lambda result: not result.classes(labels),
+        "nearly black": lambda result: result.highest <= checks.DARK,
+        "of one color": lambda result: result.constant,
+        "one class alone": lambda result: result.pair in alone,
+    }
+    chosen = [(one.pair, why) for why, is_odd in troubles.items() for one in [*filter(is_odd, drawable)][:2]]
+    rarest = []
+    held = [(result.pair, result.pixels(labels)) for result in drawable]
     total = sum((pixels for _, pixels in held), Counter[str]())
     rare = sorted((name for name in labels.names if total[name]), key=lambda name: total[name])
     for name in rare[: min(4, max(0, len(rare) - 2))]:
-        chosen.append((max(held, key=lambda both: both[1][name])[0].pair, f"most {name}"))
-    return chosen
+        most = max(held, key=lambda both: both[1][name])[0]
+        rarest.append((most, f"most {name}"))
+    return chosen[: SHEET_CELLS // 2] + rarest
 
 
 def sheet(diagnosis: Diagnosis) -> Image.Image:
@@ -304,8 +294,9 @@ def sheet(diagnosis: Diagnosis) -> Image.Image:
         DatasetError: if no pair can be read.
     """
     source, labels = diagnosis.source, diagnosis.labels
+    none = DatasetError(f"{source.root}: no pair can be drawn; see the findings")
     if labels is None:
-        raise DatasetError(f"{source.root}: no pairs to draw; see the findings")
+        raise none
     telling = diagnosis.telling[: 2 * SHEET_CELLS // 3]
     every = source.pairs
     step = max(1, len(every) // (SHEET_CELLS - len(telling)))
@@ -323,5 +314,5 @@ def sheet(diagnosis: Diagnosis) -> Image.Image:
         if len(shown) == SHEET_CELLS:
             break
     if not shown:
-        raise DatasetError(f"{source.root}: no pair can be drawn; see the findings")
+        raise none
     return contact_sheet(shown, labels, columns=SHEET_COLUMNS, side=SHEET_SIDE)

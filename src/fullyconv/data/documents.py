@@ -96,10 +96,7 @@ def read_once(most: int) -> Callable[[Callable[..., T]], Callable[..., T]]:
 
     def keeping(read: Callable[..., T]) -> Callable[..., T]:
         lock = threading.Lock()
-
-        @functools.lru_cache(maxsize=most)
-        def kept(state: tuple[int, int], path: Path, *more: str) -> T:
-            return read(path, *more)
+        kept = functools.lru_cache(maxsize=most)(lambda state, path, *more: read(path, *more))
 
         @functools.wraps(read)
         def reading(path: Path, *more: str) -> T:
@@ -115,12 +112,13 @@ def read_once(most: int) -> Callable[[Callable[..., T]], Callable[..., T]]:
     return keeping
 
 
-def safe_parts(text: object, where: str) -> tuple[str, ...]:
+def safe_parts(text: object, where: str, remedy: str = "give a name relative to it") -> tuple[str, ...]:
     """Take a relative name of a file apart, written with either slash.
 
     Args:
         text: what stands in the file.
         where: what the message begins with.
+        remedy: what to do where the name leads out of the folder.
 
     Raises:
         DatasetError: if it is no text, absolute, or leads upwards.
@@ -129,7 +127,7 @@ def safe_parts(text: object, where: str) -> tuple[str, ...]:
         raise DatasetError(f"{where}: {str(text)[:80]!r} is no name of a file; correct it")
     path = PureWindowsPath(text.strip())  # which splits at both slashes
     if path.is_absolute() or path.drive or path.root or ".." in path.parts:
-        raise DatasetError(f"{where}: {text[:200]!r} leads out of its folder; give a name relative to it")
+        raise DatasetError(f"{where}: {text[:200]!r} leads out of its folder; {remedy}")
     return path.parts
 
 

@@ -14,7 +14,7 @@ from torchvision import tv_tensors
 
 from fullyconv.data.cache import DecodedCache
 from fullyconv.data.pairs import Pair
-from fullyconv.data.readers import FileReader, Reader, read_both
+from fullyconv.data.readers import FileReader, read_both
 from fullyconv.data.transforms import TrainingTransform
 from fullyconv.errors import DatasetError
 from fullyconv.labels import Labels
@@ -50,7 +50,7 @@ class SegmentationFolder(Dataset[dict[str, Any]]):
         pairs: Sequence[Pair],
         labels: Labels,
         *,
-        reader: Reader | None = None,
+        reader: FileReader | None = None,
         cache: DecodedCache | None = None,
         transform: Transform | None = None,
         seed: int = 0,
@@ -96,7 +96,7 @@ class SegmentationFolder(Dataset[dict[str, Any]]):
 
 
 def read_pair(
-    pair: Pair, labels: Labels, reader: Reader | None = None
+    pair: Pair, labels: Labels, reader: FileReader | None = None
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Read an image and its mask and see that they fit.
 
@@ -135,10 +135,9 @@ def set_aside(pairs: Sequence[Pair], fraction: float, seed: int) -> tuple[list[P
     if not 0.0 < fraction < 1.0:
         raise ValueError(f"val_fraction={fraction}: a share between 0 and 1, such as 0.2")
     if len(pairs) < 2:
-        raise DatasetError(
-            f"{pairs[0].image if pairs else 'the data set'}: one image cannot be split into training and validation; "
-            "add images, or give a val/ folder"
-        )
+        where = pairs[0].image if pairs else "the data set"
+        what = "one image cannot be split into training and validation; add images, or give a val/ folder"
+        raise DatasetError(f"{where}: {what}")
     count = min(max(round(len(pairs) * fraction), 1), len(pairs) - 1)
     drawn = sorted(pairs, key=lambda pair: hashlib.blake2b(f"{seed}/{pair.key}".encode()).digest())
     chosen = set(drawn[:count])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from fullyconv.data.layouts import LAYOUTS, OPTIONS, Folder, Reading, Source, Tree
@@ -13,8 +13,6 @@ from fullyconv.data.words import IMAGE_WORDS, SPLIT_WORDS, bare, mask_base, mean
 from fullyconv.errors import DatasetError, some
 from fullyconv.images import EXTENSIONS
 
-_LOSSY = (".jpg", ".jpeg")
-
 
 def pair_folders(tree: Tree, reading: Reading) -> Source:
     """Pair folders by what their names say.
@@ -22,42 +20,36 @@ def pair_folders(tree: Tree, reading: Reading) -> Source:
     Raises:
         DatasetError: if there is no layout, or more than one; the message lists what there is and the option to give.
     """
-    root, folders = tree.root, tree.folders
-    source = Source(root=root)
+    root, folders, source = tree.root, tree.folders, Source(root=tree.root)
     images = image_folders(folders)
-    apart = {folder.path: within(folder) for folder in images}
-    options = {folder.path: [] if apart[folder.path] else candidates_of(folder, folders, images) for folder in images}
-    used: dict[str, Folder] = {}  # path of images -> masks
-    bare_folders = []
+    inside = {folder.path: within(folder) for folder in images}
+    masks = {folder.path: _masks_of(folder, folders, images) for folder in images}
+    used = {path: found[0] for path, found in masks.items() if found}  # path of images -> masks
+    if not used:
+        found = f"no folder of images with a folder of masks beside it, only {_listed(folders)}"
+        raise DatasetError(_unknown(root, found if folders else "no images in it"))
     for folder in images:
-        inside, candidates = apart[folder.path], options[folder.path]
-        if not candidates and not inside:
-            bare_folders.append(folder)
+        if folder.path not in used:
+            _without_masks(source, folder, used, reading)
             continue
-        if len(candidates) > 1:
-            alike = len({tuple(sorted(file.stem for file in other.files)) for other in candidates}) == 1
+        if len(several := masks[folder.path]) > 1:
+            alike = len({tuple(sorted(file.stem for file in other.files)) for other in several}) == 1
             hint = "; if each holds the mask of one class, draw them into one" if alike else ""
-            raise DatasetError(f"{root}: the masks of {folder.path}/ could be {_listed(candidates)}{hint}; {OPTIONS}")
-        mask = candidates[0] if candidates else folder
-        same = [other for other in images if other is not folder and mask in options[other.path]]
-        if same:
+            raise DatasetError(f"{root}: the masks of {folder.path}/ could be {_listed(several)}{hint}; {OPTIONS}")
+        mask = used[folder.path]
+        if same := [other for other in images if other is not folder and mask in masks[other.path]]:
             raise DatasetError(f"{root}: the images of {mask.path}/ could be in {_listed([folder, *same])}; {OPTIONS}")
-        used[folder.path] = mask
-        both = inside or (folder.files, mask.files)
+        both = inside[folder.path] or (folder.files, mask.files)
         places = f"{root}/{folder.path}", f"{root}/{mask.path}"
         if not any(both):
             source.fail("an empty folder", f"{places[0]}: no images in it; accepted are {', '.join(EXTENSIONS)}")
         _add(source, folder.split, both, places, reading)
-    if not used:
-        found = f"no folder of images with a folder of masks beside it, only {_listed(folders)}"
-        raise DatasetError(_unknown(root, found if folders else "no images in it"))
-    for folder in bare_folders:
-        _without_masks(source, folder, used, reading)
     taken = {*used, *(mask.path for mask in used.values())}
     source.layout = " + ".join(sorted(taken)) if len(taken) <= 6 else f"{len(taken)} folders"
-    taken |= {folder.path for folder in bare_folders}
     for folder in folders:
-        if folder.path not in taken and folder.files and (folder.role == "mask" or (folder.split and not folder.role)):
+        if folder.path in taken or folder in images or not folder.files:
+            continue
+        if folder.role == "mask" or (folder.split and not folder.role):
             what = "masks without images" if folder.role else "images without masks"
             source.notes.append(f"{folder.path}: {len(folder.files)} {what}, left out")
     return source
@@ -67,7 +59,7 @@ def _add(
     source: Source, split: str, both: tuple[Sequence[Path], Sequence[Path]], places: tuple[str, str], reading: Reading
 ) -> None:
     """Pair the files of two folders, and add them to a split."""
-    pairs = pair_files(source, *both, *places, reading.unlabeled)
+    pairs = pair_files(source, *both, places, reading.unlabeled)
     if pairs:
         source.splits.setdefault(split or "all", []).extend(_keyed(source.root, pair) for pair in pairs)
 
@@ -98,30 +90,34 @@ def within(folder: Folder) -> tuple[list[Path], list[Path]] | None:
     if folder.role in ("mask", "object"):
         return None
     bases = {file: mask_base(file.stem) for file in folder.files}
-    plain = {name for file, base in bases.items() if base is None for name in (file.stem, bare(file.stem))}
+    images = [file for file, base in bases.items() if base is None]
     masks = [file for file, base in bases.items() if base is not None]
+    plain = {name for file in images for name in (file.stem, bare(file.stem))}
     if masks and 2 * sum(bases[file] in plain for file in masks) > len(masks):
-        return [file for file, base in bases.items() if base is None], masks
-    by_stem: dict[str, list[Path]] = defaultdict(list)
-    for file in folder.files:
-        by_stem[file.stem].append(file)
-    both = [sorted(files, key=lambda file: file.suffix.lower() not in _LOSSY) for files in by_stem.values()]
-    # A mask is never a JPEG beside an image that is none.
-    if not both or not all([file.suffix.lower() in _LOSSY for file in files] == [True, False] for files in both):
-        return None
+        return images, masks
     if not folder.role and not folder.split and folder.path != ".":
         return None  # two forms of one file, as a rule
-    return [files[0] for files in both], [files[1] for files in both]
+    # A mask is never a JPEG beside an image that is none.
+    photos, others = ([file for file in folder.files if _is_jpeg(file) == jpeg] for jpeg in (True, False))
+    stems, names = ([file.stem for file in side] for side in (photos, others))
+    alike = photos and sorted(stems) == sorted(names) and len(set(stems)) == len(stems)
+    return (photos, others) if alike else None
 
 
-def candidates_of(images: Folder, folders: Sequence[Folder], others: Sequence[Folder]) -> list[Folder]:
-    """List the folders that could be the masks of these images.
+def _is_jpeg(file: Path) -> bool:
+    return file.suffix.lower() in (".jpg", ".jpeg")
+
+
+def _masks_of(images: Folder, folders: Sequence[Folder], others: Sequence[Folder]) -> list[Folder]:
+    """List the folders that could be the masks of these images; it is their own, where every image has its mask by it.
 
     Args:
         images: a folder of images.
         folders: all folders.
         others: all folders of images.
     """
+    if within(images) is not None:
+        return [images]
     beside = [folder for folder in folders if folder.path != images.path and folder.split == images.split]
     named = [folder for folder in beside if folder.role == "mask" and folder.group == images.group]
     named = [folder for folder in named if folder.files] or named
@@ -132,11 +128,9 @@ def candidates_of(images: Folder, folders: Sequence[Folder], others: Sequence[Fo
     alike = [
         folder
         for folder in beside
-        if folder not in (*named, *others)
-        and folder.role in ("", "mask")
-        and len(folder.files) >= least > 0
-        and common_names(images.files, folder.files) >= least
+        if folder not in (*named, *others) and folder.role in ("", "mask") and len(folder.files) >= least > 0
     ]
+    alike = [folder for folder in alike if common_names(images.files, folder.files) >= least]
     # Below the mask folder of the same name only, where every class or recording has a folder of its own.
     deeper = [folder for folder in alike if folder.role == "mask" and folder.group != images.group]
     if named and all(folder.group and len(folder.group) == len(images.group) for folder in deeper):
@@ -147,18 +141,15 @@ def candidates_of(images: Folder, folders: Sequence[Folder], others: Sequence[Fo
 def _without_masks(source: Source, folder: Folder, used: dict[str, Folder], reading: Reading) -> None:
     """Tell images that have no folder of masks: an error in train and val, where other splits have theirs."""
     number = f"{folder.path}: {len(folder.files)} images without masks, left out"
+    others = next((mask.path for mask in used.values() if mask.split and mask.split != folder.split), None)
     if folder.split in ("", "test"):
         source.warn("images without masks", number, folder.files)
-        return
-    others = next((mask.path for mask in used.values() if mask.split and mask.split != folder.split), None)
-    if others is None or reading.unlabeled == "skip":
+    elif others is None or reading.unlabeled == "skip":
         source.notes.append(number)
-        return
-    remedy = (
-        f"no folder of masks goes with {source.root}/{folder.path}, as {others} with another split; add the masks, or "
-        'leave the images out (unlabeled="skip", --unlabeled skip)'
-    )
-    source.lose("images without a mask", folder.files, remedy)
+    else:
+        what = f"no folder of masks goes with {source.root}/{folder.path}, as {others} with another split"
+        remedy = 'add the masks, or leave the images out (unlabeled="skip", --unlabeled skip)'
+        source.lose("images without a mask", folder.files, f"{what}; {remedy}")
 
 
 def _keyed(root: Path, pair: Pair) -> Pair:
@@ -176,55 +167,49 @@ def from_options(tree: Tree, reading: Reading) -> Source:
         FileNotFoundError: if an option names a folder that is not there.
         DatasetError: if what is not given could be several folders.
     """
-    images, masks = reading.images, reading.masks
-    left = None if images is None else _named(tree, images, "images")
-    right = None if masks is None else _named(tree, masks, "masks")
-    if left is None:
-        near = Path(str(masks)).parent
-        images, left = _only(tree, "image", lambda folder: Path(folder.path).parent == near, f"masks={masks!r}")
-    if right is None:
-        masks, right = _only(tree, "mask", lambda folder: True, f"images={images!r}")
+    every = [file for folder in tree.folders for file in folder.files]
+    options = {"image": (reading.images, reading.masks), "mask": (reading.masks, reading.images)}
+    given_first = sorted(options, key=lambda role: options[role][0] is None)  # what is not given is found after it
+    found = {role: _given(tree, every, role, *options[role]) for role in given_first}
+    (images, left), (masks, right) = found["image"], found["mask"]
     by_split: dict[str, tuple[list[Path], list[Path]]] = defaultdict(lambda: ([], []))
     for kind, files in enumerate((left, right)):
         for file in files:
             by_split[meaning_of(file.relative_to(tree.root).parent.as_posix())[1] or "all"][kind].append(file)
     if not any(all(both) for both in by_split.values()):
         by_split = {"all": (left, right)}
-    source, places = Source(f"{images} + {masks}", root=tree.root), (str(images), str(masks))
+    source = Source(f"{images} + {masks}", root=tree.root)
     for split, both in by_split.items():
-        _add(source, split, both, places, reading)
+        _add(source, split, both, (images, masks), reading)
     if "train" not in source.splits:
         source.splits = {"all": source.pairs}
     return source
 
 
-def _only(tree: Tree, role: str, is_near: Callable[[Folder], bool], given: str) -> tuple[str, list[Path]]:
-    chosen = [folder for folder in tree.folders if folder.role == role]
-    for few in (list(filter(is_near, chosen)), chosen):
-        if len(few) == 1:
-            return few[0].path, _below_folder(tree, few[0].path)
-    raise DatasetError(f"{tree.root}: {given} is given, and {_listed(chosen or tree.folders)}; {OPTIONS}")
-
-
-def _below_folder(tree: Tree, place: str) -> list[Path]:
-    top = tree.root / place
-    return [file for folder in tree.folders for file in folder.files if top in file.parents]
-
-
-def _named(tree: Tree, given: str, option: str) -> list[Path]:
-    root = tree.root
+def _given(
+    tree: Tree, every: Sequence[Path], role: str, given: str | None, other: str | None
+) -> tuple[str, list[Path]]:
+    """Give what an option names and its files: a folder, or a pattern; where it is not given, the only such folder."""
+    root, option = tree.root, f"{role}s"
+    if given is None:
+        chosen = [folder for folder in tree.folders if folder.role == role]
+        near = [folder for folder in chosen if Path(folder.path).parent == Path(str(other)).parent]
+        few = near if len(near) == 1 and role == "image" else chosen
+        if len(few) != 1:
+            told = f"{'masks' if role == 'image' else 'images'}={other!r} is given"
+            raise DatasetError(f"{root}: {told}, and {_listed(chosen or tree.folders)}; {OPTIONS}")
+        given = few[0].path
     if (root / given).is_dir():
-        files = _below_folder(tree, given)
+        files = [file for file in every if root / given in file.parents]
     elif any(sign in given for sign in "*?["):
         hits = set(root.glob(given))
-        every = [file for folder in tree.folders for file in folder.files]
         files = [file for file in every if file in hits or not hits.isdisjoint(file.parents)]
     else:
         there = ", ".join(folder.path for folder in tree.folders[:12])
         raise FileNotFoundError(f"{option}={given!r}: no such folder in {root}; there are {there}")
     if not files:
         raise DatasetError(f"{option}={given!r}: no images there in {root}; accepted are {', '.join(EXTENSIONS)}")
-    return files
+    return given, files
 
 
 def _unknown(root: Path, found: str) -> str:
@@ -234,8 +219,5 @@ def _unknown(root: Path, found: str) -> str:
 
 
 def _listed(folders: Sequence[Folder]) -> str:
-    def text(folder: Folder) -> str:
-        first = f", {folder.files[0].name} ..." if folder.files else ""
-        return f"{folder.path}/ ({len(folder.files)} files{first})"
-
-    return some(map(text, folders), 10)
+    firsts = {folder: f", {folder.files[0].name} ..." if folder.files else "" for folder in folders}
+    return some((f"{folder.path}/ ({len(folder.files)} files{first})" for folder, first in firsts.items()), 10)

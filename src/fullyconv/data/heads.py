@@ -13,31 +13,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fullyconv.data.datamodule import SegmentationDataModule, collate, described
 from fullyconv.data.pairs import Pair
 from fullyconv.data.public import PUBLIC
-from fullyconv.data.readers import Reader
+from fullyconv.data.readers import FileReader
 from fullyconv.errors import DatasetError
 from fullyconv.labels import Labels
 
 
-class MultiHeadReader(Reader, Protocol):
+class MultiHeadReader(Protocol):
     """Read the masks of all heads."""
 
     def masks(self, pair: Pair) -> dict[str, npt.NDArray[Any]]:
-        """Read for each head the mask as (H, W) integers: the values in its file.
-
-        Raises:
-            DatasetError: if a file is damaged or holds no labels; the message names it.
-        """
+        """Read for each head the mask as (H, W) integers: the values in its file."""
 
 
 class HeadCodes:
@@ -50,6 +45,7 @@ class HeadCodes:
         ValueError: if there are more, or heads ignore different indices.
 
     Example:
+        >>> import torch
         >>> codes = HeadCodes({"what": Labels.of(["sky", "road"]), "how": Labels.of(["far", "near", "flat"])})
         >>> joint = codes.join({"what": np.array([[0, 1, 255]]), "how": np.array([[2, 255, 255]])})
         >>> {head: mask.tolist() for head, mask in codes.split(torch.from_numpy(joint.astype(np.int64))).items()}
@@ -61,19 +57,10 @@ class HeadCodes:
             raise ValueError("labels: heads share their ignore_index; give each the same")
         self.labels = dict(labels)
         self.ignore_index = next(iter(labels.values())).ignore_index
-        sizes = [entry.num_classes + 1 for entry in labels.values()]
-        count = int(np.prod(sizes)) - 1  # all ignored is no combination, it is ignored
-        names = [
-            " / ".join(parts) for parts in itertools.product(*([*entry.names, "ignore"] for entry in labels.values()))
-        ]
-        self.joint = Labels.of(names[:count])
-        # Column h: the class of head h, for every joint label up to the ignored one.
-        digits = np.stack(np.unravel_index(np.arange(count), sizes), axis=1)
-        table = np.full((self.joint.ignore_index + 1, len(sizes)), self.ignore_index)
-        for index, size in enumerate(sizes):
-            table[:count, index] = np.where(digits[:, index] == size - 1, self.ignore_index, digits[:, index])
-        self._table = torch.from_numpy(table)
-        self._sizes = sizes
+        combinations = itertools.product(*([*entry.names, "ignore"] for entry in labels.values()))
+        names = [" / ".join(parts) for parts in combinations]
+        self.joint = Labels.of(names[:-1])  # all ignored is no combination, it is ignored
+        self._sizes = tuple(entry.num_classes + 1 for entry in labels.values())
 
     def join(self, masks: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
         """Write class indices of all heads as joint labels.
@@ -84,11 +71,11 @@ class HeadCodes:
         Returns:
             (H, W) joint labels.
         """
-        digits = [
-            np.where(mask == self.ignore_index, size - 1, mask).astype(np.int64)
-            for mask, size in zip((masks[head] for head in self.labels), self._sizes, strict=True)
-        ]
-        joint = np.ravel_multi_index(tuple(digits), tuple(self._sizes))
+        digits = tuple(
+            np.where(masks[head] == self.ignore_index, entry.num_classes, masks[head]).astype(np.int64)
+            for head, entry in self.labels.items()
+        )
+        joint = np.ravel_multi_index(digits, self._sizes)
         last = self.joint.num_classes
         result: npt.NDArray[Any] = np.where(joint == last, self.joint.ignore_index, joint).astype(self.joint.dtype)
         return result
@@ -102,34 +89,25 @@ class HeadCodes:
         Returns:
             For each head the same shape, int64.
         """
-        table = self._table.to(joint.device)
-        return {head: table[:, index][joint] for index, head in enumerate(self.labels)}
+        rest = joint.where(joint != self.joint.ignore_index, self.joint.num_classes)
+        found = {}
+        for head, size in reversed(list(zip(self.labels, self._sizes, strict=True))):
+            digit, rest = rest % size, rest // size
+            found[head] = digit.where(digit < size - 1, self.ignore_index)
+        return {head: found[head] for head in self.labels}
 
 
 @dataclass(frozen=True)
-class JointReader:
+class JointReader(FileReader):
     """Read the masks of all heads as joint labels.
 
     Args:
-        reader: reads the files.
+        reader: reads the masks.
         labels: for each head what the values in its masks mean.
     """
 
     reader: MultiHeadReader
     labels: dict[str, Labels] = field(hash=False)
-
-    @property
-    def channels(self) -> int:
-        """Channels C of an image."""
-        return self.reader.channels
-
-    def image(self, pair: Pair) -> npt.NDArray[np.uint8]:
-        """Read the image as (H, W, C) uint8."""
-        return self.reader.image(pair)
-
-    def size(self, pair: Pair) -> tuple[int, int]:
-        """Give height and width of the image in pixels."""
-        return self.reader.size(pair)
 
     def mask(self, pair: Pair) -> npt.NDArray[Any]:
         """Read the masks as (H, W) joint labels.
@@ -178,7 +156,8 @@ class MultiHeadDataModule(SegmentationDataModule):
                 f"({', '.join(several)}), or use SegmentationDataModule"
             )
         self._codes = HeadCodes(source.known.labels)
-        source.reader = JointReader(source.reader, self._codes.labels)  # type: ignore[arg-type]
+        joint = JointReader(cast(MultiHeadReader, source.reader), self._codes.labels)
+        source.reader = joint.with_bands(source.reader.channels, source.reader.value_range)
         source.labels = self._codes.joint
         source.counts.clear()
         self.keep_decoded(self.hparams["cache"], self.hparams["cache_gigabytes"])  # as joint labels

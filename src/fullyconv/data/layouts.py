@@ -7,14 +7,14 @@ images, nothing is guessed: the candidates are listed, with the option to give.
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from fullyconv.data.findings import Finding, joined
 from fullyconv.data.pairs import Pair
-from fullyconv.data.readers import FileReader, Reader, with_channels
+from fullyconv.data.readers import FileReader
 from fullyconv.data.words import apart, meaning_of
 from fullyconv.errors import DatasetError, some
 from fullyconv.images import EXTENSIONS, MASK_EXTENSIONS
@@ -92,6 +92,51 @@ class Reading:
             raise ValueError(f"in_channels={bands!r}: the number of bands of the images, 1..{MAX_CHANNELS}")
 
 
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found.
+
+    Args:
+        severity: "error" (training would fail or learn from wrong labels), "warning", or "note".
+        rule: what was looked for, in a few words.
+        message: what is wrong, and the remedy.
+        files: the files concerned.
+    """
+
+    severity: Severity
+    rule: str
+    message: str
+    files: tuple[str, ...] = ()
+
+
+def counted(severity: Severity, cases: Iterable[object], rule: str, message: str) -> list[Finding]:
+    """Give one finding of all cases, or none where there are no cases.
+
+    Args:
+        severity: how bad it is.
+        cases: files, or words about them.
+        rule: what they are; their number is put before it.
+        message: what is wrong, and the remedy.
+    """
+    files = tuple(map(str, cases))
+    return [Finding(severity, f"{len(files)} x {rule}", message, files)] if files else []
+
+
+def joined(severity: Severity, found: Iterable[Finding]) -> list[Finding]:
+    """Give one finding of all that have one rule, with the message of the first."""
+    by_rule: dict[str, list[Finding]] = defaultdict(list)
+    for one in found:
+        by_rule[one.rule].append(one)
+    return [
+        entry if len(entry.files) > 1 else replace(entry, files=())  # which its message names
+        for rule, same in by_rule.items()
+        for entry in counted(severity, (name for one in same for name in one.files), rule, same[0].message)
+    ]
+
+
 @dataclass
 class Source:
     """Hold what is known of a data set before an image of it is used.
@@ -117,7 +162,7 @@ class Source:
     notes: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     lost: list[Finding] = field(default_factory=list)
-    reader: Reader = field(default_factory=FileReader, repr=False)
+    reader: FileReader = field(default_factory=FileReader, repr=False)
     known: PublicSet | None = None
     named: Labels | None = None
     labels: Labels = field(default_factory=lambda: Labels.of(["unknown"]))
@@ -132,11 +177,13 @@ class Source:
     @property
     def warned(self) -> list[str]:
         """What people who train or score have to know, each with the files concerned."""
-        return [
-            "\n    ".join([f"{one.severity}: {one.rule}: {one.message}", *one.files[:MOST_NAMED]])
-            + (f"\n    and {len(one.files) - MOST_NAMED} more" if len(one.files) > MOST_NAMED else "")
-            for one in self.findings
-        ]
+        told = []
+        for one in self.findings:
+            more = len(one.files) - MOST_NAMED
+            rest = [f"and {more} more"] if more > 0 else []
+            lines = [f"{one.severity}: {one.rule}: {one.message}", *one.files[:MOST_NAMED], *rest]
+            told.append("\n    ".join(lines))
+        return told
 
     def warn(self, rule: str, message: str, files: Iterable[object] = ()) -> None:
         """Add a warning."""
@@ -208,9 +255,8 @@ def walk(root: Path) -> Tree:
             raise DatasetError(f"{root}: holds more than {MAX_FILES} files; give the folder of one data set")
         inside = [entry for entry in entries if not entry.name.startswith((".", "__MACOSX"))]
         if bad := next((entry.path for entry in inside if not is_text(entry.name)), None):
-            raise DatasetError(
-                f"{shown(bad)}: its name is no UTF-8, and no list and no report could hold it: rename it"
-            )
+            what = "its name is no UTF-8, and no list and no report could hold it: rename it"
+            raise DatasetError(f"{shown(bad)}: {what}")
         folders = [entry for entry in inside if entry.is_dir()]
         files: list[Path] = []
         for entry in inside:
@@ -218,10 +264,9 @@ def walk(root: Path) -> Tree:
             if suffix in (*MASK_EXTENSIONS, *_TEXT) and entry.is_file():
                 kept = tree.by_suffix.setdefault(suffix, []) if suffix in _TEXT else files
                 kept.append(here / entry.name)
-        relative = here.relative_to(root).as_posix()
         role, split, group = meaning_of(meaning.as_posix())
         if files or (role and not folders and meaning_of(apart(here.name, []))[0]):
-            tree.folders.append(Folder(relative, role, split, group, tuple(files)))
+            tree.folders.append(Folder(here.relative_to(root).as_posix(), role, split, group, tuple(files)))
         names = [entry.name for entry in folders]
         for entry in reversed(folders):
             real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
@@ -256,14 +301,12 @@ def find_layout(root: Path, known: PublicSet | None = None, **options: Any) -> S
         split_by_lists(source, reading.lists)
     if "all" in source.splits and len(source.splits) > 1:
         first, others = source.splits["all"][0].image, ", ".join(source.splits.keys() - {"all"})
-        message = (
-            f"{first} is of no split, and other pairs are of {others}; name one for all, or for none; or {OPTIONS}"
-        )
-        source.fail("pairs of no split", message)
+        remedy = f"name one for all, or for none; or {OPTIONS}"
+        source.fail("pairs of no split", f"{first} is of no split, and other pairs are of {others}; {remedy}")
     if not source.splits and not source.lost and not source.findings:
         source.fail("no pairs", f"{source.root}: no image has a mask; add masks, or {OPTIONS}")
     source.findings += joined("warning" if reading.skip_bad else "error", source.lost)
-    source.reader = with_channels(source.reader, reading.in_channels, reading.value_range)
+    source.reader = source.reader.with_bands(reading.in_channels, reading.value_range)
     return source
 
 
@@ -276,14 +319,11 @@ def _found(root: Path, known: PublicSet | None, reading: Reading) -> Source:
     try:
         if reading.pairs is not None:
             return from_table(root, reading.pairs)
-        public = None if named else _public(root, known)
-        if public is not None:
+        if not named and (public := _public(root, known)) is not None:
             return _published(public[0], walk(public[1]), reading)
         tree = walk(root)
         annotated = find_annotated(tree, reading)
-        if annotated is not None:
-            return annotated
-        return from_options(tree, reading) if named else pair_folders(tree, reading)
+        return annotated or (from_options(tree, reading) if named else pair_folders(tree, reading))
     except DatasetError as error:
         source = Source(root=root)
         source.fail("the folder cannot be read as a data set", str(error), error.files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -30,14 +31,15 @@ def split_by_lists(source: Source, given: str | None) -> None:
     Raises:
         FileNotFoundError: if there are no lists in that folder.
     """
-    root = source.root
     splits: dict[str, list[Pair]] = defaultdict(list)
     notes = []
+    total = len(source.pairs)
     try:
         groups, unlisted = _beside(source) if given is None else (_in_folder(source, given), [])
         for folder, place, lists, pairs in groups:
-            listed, said = _listed_pairs(folder, place, lists, _Names(root, pairs))
-            notes += [f"splits from {folder if given else folder.relative_to(root).as_posix()}/*.txt", *said]
+            listed, said = _listed_pairs(folder, place, lists, _Names(source.root, pairs))
+            where = folder if given else folder.relative_to(source.root).as_posix()
+            notes += [f"splits from {where}/*.txt", *said]
             for split, part in listed.items():
                 splits[split] += part
             taken = {pair for part in listed.values() for pair in part}
@@ -47,14 +49,13 @@ def split_by_lists(source: Source, given: str | None) -> None:
         return
     if not groups:
         return
-    total, number = len(source.pairs), len(unlisted)
     source.splits = dict(splits)
-    if number:
-        notes.insert(1, f"{number} pairs are in no list and left out")
+    if unlisted:
+        notes.insert(1, f"{len(unlisted)} pairs are in no list and left out")
     source.notes.append("; ".join(notes))
-    if given is None and number > FEW * total:
+    if given is None and len(unlisted) > FEW * total:
         message = "they are left out: add their names to a list, if they are meant"
-        source.warn(f"{number} of {total} pairs are in no list", message, [pair.image for pair in unlisted])
+        source.warn(f"{len(unlisted)} of {total} pairs are in no list", message, [pair.image for pair in unlisted])
 
 
 def _in_folder(source: Source, given: str) -> list[Group]:
@@ -68,19 +69,15 @@ def _in_folder(source: Source, given: str) -> list[Group]:
 def _beside(source: Source) -> tuple[list[Group], list[Pair]]:
     """Find for each pair the nearest lists above it; and the pairs that have none."""
     root = source.root
-    found: dict[Path, Lists] = {}
+    read = functools.cache(_read_lists)
     by_folder: dict[tuple[Path, Path], list[Pair]] = defaultdict(list)
     unlisted: list[Pair] = []
     for pair in source.pairs:
         places = [place for place in pair.image.parents[1:] if place == root or root in place.parents] or [root]
         above = [(folder, place) for place in places for folder in (place / "ImageSets" / "Segmentation", place)]
-        for folder, _ in above:
-            if folder not in found:
-                found[folder] = _read_lists(folder)
-        nearest = next((both for both in above if found[both[0]]), None)
+        nearest = next((both for both in above if read(both[0])), None)
         (unlisted if nearest is None else by_folder[nearest]).append(pair)
-    groups = [(folder, place, found[folder], pairs) for (folder, place), pairs in sorted(by_folder.items())]
-    return groups, unlisted
+    return [(folder, place, read(folder), pairs) for (folder, place), pairs in sorted(by_folder.items())], unlisted
 
 
 def _read_lists(folder: Path) -> Lists:
@@ -109,22 +106,17 @@ def _listed_pairs(folder: Path, place: Path, lists: Lists, names: _Names) -> tup
         for number, line in lines:
             hits = names.find(line, place)
             if len(hits) > 1:
-                images = some((pair.image for pair in hits), 5)
-                raise DatasetError(
-                    f"{path}: line {number}: {line!r} could be {images}; write the path of the image in the list, or "
-                    f"remove or rename {path.name}",
-                    files=[path],
-                )
+                what = f"line {number}: {line!r} could be {some((pair.image for pair in hits), 5)}"
+                remedy = f"write the path of the image in the list, or remove or rename {path.name}"
+                raise DatasetError(f"{path}: {what}; {remedy}", files=[path])
             there.update(dict.fromkeys(hits))
             missing += [] if hits else [line]
         if missing:
             gone.append(f"{path.name} names {len(missing)} of {len(lines)} that are not there ({missing[0]} ...)")
         if not there and (split == "train" or not names.without_mask(missing)):
-            raise DatasetError(
-                f"{path}: none of its {len(lines)} names is that of an image with a mask ({missing[0]!r} ...); correct "
-                f"the names, or remove or rename {path.name} to have the images split at random",
-                files=[path],
-            )
+            what = f"none of its {len(lines)} names is that of an image with a mask ({missing[0]!r} ...)"
+            remedy = f"correct the names, or remove or rename {path.name} to have the images split at random"
+            raise DatasetError(f"{path}: {what}; {remedy}", files=[path])
         if both := [pair for pair in there if pair in taken]:
             gone.append(f"{len(both)} of {path.name} are in another list as well ({both[0].key} ...): taken out of it")
         found[split] = [pair for pair in there if pair not in taken]
@@ -144,19 +136,16 @@ class _Names:
     """
 
     def __init__(self, root: Path, pairs: Sequence[Pair]) -> None:
-        self._whole: dict[str, dict[Pair, None]] = defaultdict(dict)
-        self._tails: dict[str, dict[Pair, None]] = defaultdict(dict)
         self._folders = {pair.image.parent for pair in pairs}
+        # end of a path -> pair -> whether it is the whole path
+        self._called: dict[str, dict[Pair, bool]] = defaultdict(dict)
         for pair in pairs:
             suffix = pair.image.suffix
             for path in (pair.image.relative_to(root).as_posix().removesuffix(suffix), pair.key):
                 parts = plain_name(path).split("/")
                 for start in range(len(parts)):
-                    tail = "/".join(parts[start:])
-                    for form in (tail, tail + suffix):
-                        self._tails[form][pair] = None
-                        if start == 0:
-                            self._whole[form][pair] = None
+                    for form in ("/".join(parts[start:]), "/".join(parts[start:]) + suffix):
+                        self._called[form][pair] = start == 0 or self._called[form].get(pair, False)
 
     def find(self, line: str, place: Path) -> list[Pair]:
         """Give the pairs that a line may mean: by the path or name in it first, then by the end of its path.
@@ -170,7 +159,8 @@ class _Names:
         tries += [(parts, start) for parts in (first, whole) for start in range(1, len(parts))]
         for parts, start in tries:
             for form in _forms("/".join(parts[start:])):
-                hits = list(self._whole.get(form, {}) if not start else {}) or list(self._tails.get(form, {}))
+                found = self._called.get(form, {})
+                hits = [pair for pair, is_whole in found.items() if is_whole and not start] or list(found)
                 near = [pair for pair in hits if place in pair.image.parents]
                 if hits:
                     return near if len(near) == 1 else hits

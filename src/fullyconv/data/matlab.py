@@ -42,17 +42,14 @@ def read_labels(path: Path, void: int = 0) -> Array:
     except DatasetError:
         raise
     except Exception as error:  # NotImplementedError for v7.3, ValueError, struct.error ... for damaged ones
-        raise DatasetError(
-            f"{path}: cannot be read as a MATLAB file of version 7 or older ({error}); save it as PNG"
-        ) from error
+        what = f"cannot be read as a MATLAB file of version 7 or older ({error})"
+        raise DatasetError(f"{path}: {what}; save it as PNG") from error
     matrices: list[Array] = []
     for value in content.values():
         _collect(value, matrices, void)
     if len(matrices) != 1:
-        raise DatasetError(
-            f"{path}: holds {len(matrices)} label matrices ({', '.join(content)}), with whole numbers 0..65535; save "
-            "the one that is meant as PNG, or replace the file"
-        )
+        what = f"holds {len(matrices)} label matrices ({', '.join(content)}), with whole numbers 0..65535"
+        raise DatasetError(f"{path}: {what}; save the one that is meant as PNG, or replace the file")
     return matrices[0]
 
 
@@ -116,15 +113,13 @@ def read_seg(path: Path) -> Array:
             raise ValueError(f"{height} x {width} pixels")
         runs = np.array(body.split(), dtype=np.int64).reshape(-1, 4)
     except (ValueError, KeyError, OSError, UnicodeError, OverflowError) as error:
-        raise DatasetError(
-            f"{path}: is no segmentation file of BSDS ({error}); replace it, or save the mask as PNG"
-        ) from error
+        what = f"is no segmentation file of BSDS ({error})"
+        raise DatasetError(f"{path}: {what}; replace it, or save the mask as PNG") from error
     mask = np.full((height, width), 65535, np.uint16)
     for segment, row, first, last in runs.tolist():
         if not (0 <= row < height and 0 <= first <= last < width and 0 <= segment < 65535):
-            raise DatasetError(
-                f"{path}: a run ({segment} {row} {first} {last}) lies outside of {height} x {width} pixels"
-            )
+            what = f"a run ({segment} {row} {first} {last}) lies outside of {height} x {width} pixels"
+            raise DatasetError(f"{path}: {what}")
         mask[row, first : last + 1] = segment
     if (mask == 65535).any():
         raise DatasetError(f"{path}: its runs do not cover all of {height} x {width} pixels; replace it")

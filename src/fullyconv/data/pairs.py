@@ -6,12 +6,11 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fullyconv.data.findings import Finding
 from fullyconv.data.words import bare
 from fullyconv.errors import some
 from fullyconv.images import MASK_EXTENSIONS
@@ -41,8 +40,7 @@ def pair_files(
     source: Source,
     images: Iterable[Path],
     masks: Iterable[Path],
-    images_at: str,
-    masks_at: str,
+    places: tuple[str, str],
     unlabeled: str = "error",
 ) -> list[Pair]:
     """Pair files by their names without extension.
@@ -54,8 +52,7 @@ def pair_files(
         source: told what does not pair, and what was decided.
         images: images.
         masks: masks.
-        images_at: where the images are, for messages.
-        masks_at: where the masks are, for messages.
+        places: where the images are, and the masks, for messages.
         unlabeled: "error" or "skip" for images without a mask.
 
     Returns:
@@ -64,51 +61,34 @@ def pair_files(
     left, right, twins = _by_stem(images, masks)
     for same in twins:
         source.lose("files that share one name", same, "share one name; remove or rename one of them")
-    return pair_names(source, left, right, images_at, masks_at, unlabeled)
+    return pair_names(source, left, right, places, unlabeled)
 
 
 def pair_names(
     source: Source,
-    left: Mapping[str, Path],
-    right: Mapping[str, Path],
-    images_at: str,
-    masks_at: str,
+    images: Mapping[str, Path],
+    masks: Mapping[str, Path],
+    places: tuple[str, str],
     unlabeled: str = "error",
 ) -> list[Pair]:
-    """Pair images and masks, each listed by a name, as `pair_files` does.
-
-    Args:
-        source: told what does not pair, and what was decided.
-        left: name -> image.
-        right: name -> mask.
-        images_at: where the images are, for messages.
-        masks_at: where the masks are, for messages.
-        unlabeled: "error" or "skip" for images without a mask.
-
-    Returns:
-        The pairs, sorted by name.
-    """
-    left, right, key = _shared(dict(left), dict(right))
+    """Pair images and masks, each listed by a name, as `pair_files` does; the arguments are its own."""
+    left, right, key = _shared(dict(images), dict(masks))
     if key is not None:
         example = f"{left[key].name} with {right[key].name}"
         source.notes.append(f"paired by the part of the names that differs: {example}")
-    _several(source, left, right, masks_at)
+    _several(source, left, right, places[1])
     lonely = [left[key] for key in sorted(left.keys() - right.keys())]
+    extra = [right[key] for key in sorted(right.keys() - left.keys())]
+    equal = "the name without its extension must be equal"
     if lonely and unlabeled == "skip":
-        source.notes.append(f"{images_at}: {len(lonely)} images without a mask are left out")
+        source.notes.append(f"{places[0]}: {len(lonely)} images without a mask are left out")
     elif lonely:
-        remedy = (
-            f"no mask of the same name in {masks_at}{_hint(lonely[0], right.values(), masks_at)}; add the masks (the "
-            'name without its extension must be equal), remove the images, or leave them out (unlabeled="skip", '
-            "--unlabeled skip)"
-        )
-        source.lose("images without a mask", lonely, remedy)
-    if extra := [right[key] for key in sorted(right.keys() - left.keys())]:
-        remedy = (
-            f"no image of the same name in {images_at}{_hint(extra[0], left.values(), images_at)}; add the images (the "
-            "name without its extension must be equal), or remove the masks"
-        )
-        source.lose("masks without an image", extra, remedy)
+        what = f"no mask of the same name in {places[1]}{_hint(lonely[0], right.values(), places[1])}"
+        remedy = f'add the masks ({equal}), remove the images, or leave them out (unlabeled="skip", --unlabeled skip)'
+        source.lose("images without a mask", lonely, f"{what}; {remedy}")
+    if extra:
+        what = f"no image of the same name in {places[0]}{_hint(extra[0], left.values(), places[0])}"
+        source.lose("masks without an image", extra, f"{what}; add the images ({equal}), or remove the masks")
     return [Pair(left[key], right[key], key) for key in sorted(left.keys() & right.keys())]
 
 
@@ -121,12 +101,10 @@ def _by_stem(
     images: Iterable[Path], masks: Iterable[Path]
 ) -> tuple[dict[str, Path], dict[str, Path], list[list[Path]]]:
     """List files by their names; files of one side that share a name are left out of both, and listed apart."""
-    sides: list[dict[str, list[Path]]] = []
-    for files in (images, masks):
-        by_name: dict[str, list[Path]] = defaultdict(list)
+    sides: tuple[dict[str, list[Path]], ...] = (defaultdict(list), defaultdict(list))
+    for side, files in zip(sides, (images, masks), strict=True):
         for file in files:
-            by_name[plain_name(file.stem)].append(file)
-        sides.append(by_name)
+            side[plain_name(file.stem)].append(file)
     twins = {name: same for side in sides for name, same in side.items() if len(same) > 1}
     left, right = ({name: same[0] for name, same in side.items() if name not in twins} for side in sides)
     return left, right, list(twins.values())
@@ -136,19 +114,11 @@ def _shared(left: dict[str, Path], right: dict[str, Path]) -> tuple[dict[str, Pa
     """Call the files by what both sides share; and give an example where that is not the whole name."""
     if left.keys() & right.keys():
         return left, right, None
-    ways: tuple[Callable[[Iterable[str]], dict[str, str]], ...] = (
-        lambda names: {bare(name): name for name in names},
-        distinct_parts,
-    )
-    for parts in ways:
-        one, two = parts(left), parts(right)
-        common = one.keys() & two.keys()
-        if common and len(one) == len(left) and len(two) == len(right):
-            return (
-                {key: left[name] for key, name in one.items()},
-                {key: right[name] for key, name in two.items()},
-                min(common),
-            )
+    for parts in (_bare_parts, distinct_parts):
+        sides = [{key: side[name] for key, name in parts(side).items()} for side in (left, right)]
+        common = sides[0].keys() & sides[1].keys()
+        if common and len(sides[0]) == len(left) and len(sides[1]) == len(right):
+            return sides[0], sides[1], min(common)
     return left, right, None
 
 
@@ -172,12 +142,11 @@ def _several(source: Source, left: dict[str, Path], right: dict[str, Path], mask
         return
     name = min(many)
     names = [right[mask].name for mask in many[name]]
-    message = (
-        f"{left[name]}: has {len(names)} masks in {masks_at}, {some(names, 3)}: one a class, or one an object? One "
-        "mask an image is read: draw them into one, with a value for each class, or say by a pattern which are meant "
-        f"(--masks '*{names[0].removeprefix(name)}')"
-    )
-    source.lost.append(Finding("error", "images with several masks", message, tuple(str(left[name]) for name in many)))
+    what = f"has {len(names)} masks in {masks_at}, {some(names, 3)}: one a class, or one an object?"
+    what = f"the first {what}" if len(many) > 1 else what
+    pattern = f"'*{names[0].removeprefix(name)}'"
+    remedy = f"draw them into one, with a value for each class, or say by a pattern which are meant (--masks {pattern})"
+    source.lose("images with several masks", [left[name] for name in many], f"{what} {remedy}")
     for name, masks in many.items():
         del left[name]
         for mask in masks:
@@ -197,6 +166,11 @@ def _hint(file: Path, others: Iterable[Path], folder: str) -> str:
     return ""
 
 
+def _bare_parts(stems: Iterable[str]) -> dict[str, str]:
+    """Give the names of one side without the word for images or masks at their ends -> the name."""
+    return {bare(name): name for name in stems}
+
+
 def distinct_parts(stems: Iterable[str]) -> dict[str, str]:
     """Give what tells the names of one side apart -> the name; digits are never cut in two."""
     names = sorted(stems)
@@ -205,7 +179,5 @@ def distinct_parts(stems: Iterable[str]) -> dict[str, str]:
     prefix = os.path.commonprefix(names).rstrip("0123456789")  # noqa: RUF071 - of letters, not of folders
     suffix = os.path.commonprefix([name[::-1] for name in names])[::-1].lstrip("0123456789")  # noqa: RUF071
     cut = {name[len(prefix) : len(name) - len(suffix)] or name: name for name in names}
-    if all(key.isascii() and key.isdigit() for key in cut):
-        numbers = {str(int(key)): name for key, name in cut.items()}
-        return numbers if len(numbers) == len(cut) else cut
-    return cut
+    numbers = {str(int(key)): name for key, name in cut.items() if key.isascii() and key.isdigit()}
+    return numbers if len(numbers) == len(cut) else cut

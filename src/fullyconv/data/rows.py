@@ -64,21 +64,22 @@ def metadata_layout(root: Path, files: Iterable[Path]) -> Source | None:
         image, mask = columns
         used.append(path.relative_to(root).as_posix())
         folder = meaning_of(path.relative_to(root).parent.as_posix())[1]
-        named = (
+        named = [
             (number, {"image": row.get(image), "mask": row.get(mask), "split": row.get("split") or folder})
             for number, row in rows
-        )
+        ]
         _add_rows(source, path, named)
     source.layout = "pairs of " + ", ".join(used)
     return source if used else None
 
 
 def _metadata_columns(path: Path, names: Sequence[str]) -> tuple[str, str] | None:
-    words = {name: re.sub("(_file_name|_filename|_file|_path)$", "", name.strip().lower()) for name in names}
-    files = [name for name in names if name.strip().lower() in ("file_name", "image_file_name", "image_filename")]
-    masks = [name for name, word in words.items() if name not in files and meaning_of(word)[0] == "mask"]
-    # "label" alone is, as a rule, the class of a whole image.
-    masks = [name for name in masks if name.strip().lower() not in ("label", "labels")]
+    """Tell which columns name images and masks; "label" alone is, as a rule, the class of a whole image."""
+    words = {name: name.strip().lower() for name in names}
+    files = [name for name, word in words.items() if word in ("file_name", "image_file_name", "image_filename")]
+    bare = {name: re.sub("(_file_name|_filename|_file|_path)$", "", word) for name, word in words.items()}
+    others = [name for name in names if name not in files and words[name] not in ("label", "labels")]
+    masks = [name for name in others if meaning_of(bare[name])[0] == "mask"]
     if len(files) != 1 or not masks:
         return None
     if len(masks) > 1:
@@ -102,31 +103,25 @@ def _add_rows(source: Source, path: Path, rows: Iterable[tuple[int, Mapping[str,
 
 def _pair_of_row(root: Path, path: Path, where: str, row: Mapping[str, Any]) -> tuple[str, Pair]:
     """Make a pair of a line with image, mask and, if there is one, split; names are relative to the file's folder."""
-    missing = [column for column in ("image", "mask") if not _is_text(row.get(column))]
-    if missing:
+    named = [text.strip() if isinstance(text := row.get(column), str) else "" for column in ("image", "mask")]
+    if not all(named):
+        missing = [column for column, name in zip(("image", "mask"), named, strict=True) if not name]
         raise DatasetError(f"{where} has no {' and no '.join(missing)}; every line has the columns image and mask")
-    files = []
-    for name in (row["image"], row["mask"]):
-        place = path.parent / name.strip()
+    files = [path.parent / name for name in named]
+    for name, place in zip(named, files, strict=True):
         try:
-            above = place.resolve().parents
-            there = place.is_file()
+            above, there = place.resolve().parents, place.is_file()
         except (OSError, ValueError, RuntimeError) as error:  # a name too long, a null byte, a circle of links
             raise DatasetError(f"{where}: {name[:80]!r} is no name of a file ({type(error).__name__})") from error
         if root.resolve() not in above and path.parent.resolve() not in above:
             raise DatasetError(f"{where}: {name!r} leads out of {path.parent}; keep the files of a set in its folder")
         if not there:
             raise DatasetError(f"{where}: {place}: no such file; correct the line or remove it")
-        files.append(place)
     word = str(row.get("split") or "all").strip().lower()
     split = SPLIT_WORDS.get(word, word)
     if split not in ("train", "val", "test", "all"):
         raise DatasetError(f"{where}: split={word!r}; choose train, val or test")
-    return split, Pair(files[0], files[1], str(Path(row["image"].strip()).with_suffix("")))
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    return split, Pair(files[0], files[1], str(Path(named[0]).with_suffix("")))
 
 
 def _rows_of(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sized
 from typing import Any
 
 import torch.distributed as dist
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import DistributedSampler
 
 from fullyconv.errors import DatasetError
 
@@ -38,12 +38,7 @@ class EpochSampler(_Sampler):
     """
 
     def __init__(
-        self,
-        dataset: Dataset[Any],
-        seed: int = 0,
-        num_replicas: int | None = None,
-        rank: int | None = None,
-        repeats: int = 1,
+        self, dataset: Sized, seed: int = 0, num_replicas: int | None = None, rank: int | None = None, repeats: int = 1
     ) -> None:
         super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed)
         self.repeats = repeats
@@ -84,9 +79,8 @@ class UnpaddedDistributedSampler(_Sampler):
         super().__init__(dataset, num_replicas, rank, shuffle=False)
         length = len(dataset)
         if length < (processes := self.num_replicas):
-            raise DatasetError(
-                f"{length} samples cannot be shared out among {processes} processes; use at most {length} devices"
-            )
+            what = f"{length} samples cannot be shared out among {processes} processes"
+            raise DatasetError(f"{what}; use at most {length} devices")
         self._indices = range(self.rank, length, processes)
         self.num_samples = len(self._indices)
         self.total_size = length

@@ -187,8 +187,6 @@ def apply_to_image(image: Tensor, draw: Draw) -> Tensor:
         piece = piece.flip(-1)
     colors = (draw.brightness, draw.contrast, draw.saturation, draw.hue)
     mean = mean_gray(image) if draw.contrast != 1.0 else 0.0
-    if (out_rows, out_columns) == draw.crop_size:
-        return change_colors(piece, *colors, mean=mean)
     crop = torch.full((image.shape[0], *draw.crop_size), PAD_VALUE)
     inside = crop[:, out_top : out_top + out_rows, out_left : out_left + out_columns]
     change_colors(piece, *colors, mean=mean, out=inside)
@@ -217,8 +215,6 @@ def apply_to_mask(mask: Tensor, draw: Draw, ignore_index: int = 255) -> Tensor:
         labels = labels.take(picked[::-1] if draw.flip else picked, axis=1)
     if rows < out_rows:
         labels = labels[_centers(rows, out_rows)]
-    if (out_rows, out_columns) == draw.crop_size:
-        return torch.from_numpy(labels if labels.base is None else labels.copy())
     crop = np.full(draw.crop_size, ignore_index, dtype=labels.dtype)
     crop[out_top : out_top + out_rows, out_left : out_left + out_columns] = labels
     return torch.from_numpy(crop)

@@ -7,31 +7,19 @@ from collections.abc import Collection
 from pathlib import Path, PurePath
 
 # fmt: off
-IMAGE_WORDS = frozenset(
-    [
-        "image", "images", "img", "imgs", "jpegimages", "photo", "photos", "picture", "pictures", "raw", "rgb", "input",
-        "inputs", "frame", "frames", "scan", "scans"
-    ]
-)
-MASK_WORDS = frozenset(
-    [
-        "mask", "masks", "label", "labels", "labelled", "labeled", "annotation", "annotations", "annot", "annots",
-        "ann", "anns", "anno", "annos", "lbl", "lbls",
-        "seg", "segs", "segmentation", "segmentations", "segmentationclass", "gt", "groundtruth", "truth",
-        "target", "targets", "trimap", "trimaps"
-    ]
-)
+IMAGE_WORDS = frozenset([
+    "image", "images", "img", "imgs", "jpegimages", "photo", "photos", "picture", "pictures", "raw", "rgb", "input",
+    "inputs", "frame", "frames", "scan", "scans",
+])
+MASK_WORDS = frozenset([
+    "mask", "masks", "label", "labels", "labelled", "labeled", "annotation", "annotations", "annot", "annots", "ann",
+    "anns", "anno", "annos", "lbl", "lbls", "seg", "segs", "segmentation", "segmentations", "segmentationclass", "gt",
+    "groundtruth", "truth", "target", "targets", "trimap", "trimaps",
+])
 # fmt: on
 OBJECT_WORDS = frozenset(["segmentationobject", "instances", "instance"])  # which object, not which class
-SPLIT_WORDS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
+SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+SPLIT_WORDS |= {"test": "test", "testing": "test"}
 _MASKS = "|".join(sorted(MASK_WORDS, key=len, reverse=True))
 _JOINED = re.compile(r"(train|val|test)(annot|masks?|labels?|images?)|(images?|labels?)(tr|ts|val)")
 _BESIDE = re.compile(rf"(.+?)[ _.-]*({_MASKS})", re.IGNORECASE)

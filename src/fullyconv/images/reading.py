@@ -135,16 +135,6 @@ def _noted(
     return pixels, faint(pixels, name) if deep and value_range is None else None
 
 
-def is_deep(path: str | Path | Encoded) -> bool:
-    """Tell from its header whether an image holds whole numbers of 16 bits."""
-    file = as_file(path)
-    try:
-        with opened(file, None) as image:
-            return _is_deep(image, file)
-    except NotOpened:
-        return is_tiff(file)
-
-
 def _is_deep(image: Image.Image, file: File) -> bool:
     if image.format == "PNG":
         return head_of(file, 25)[24] == 16

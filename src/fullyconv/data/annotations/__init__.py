@@ -7,7 +7,7 @@ with the option to give.
 from __future__ import annotations
 
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fullyconv.data.annotations.coco import coco_layout, is_coco_file
@@ -54,23 +54,20 @@ def find_annotated(tree: Tree, reading: Reading) -> Source | None:
     metadata = tree.named(*METADATA)
     if reading.images is None and metadata:
         try:
-            named = metadata_layout(root, metadata)
+            if (named := metadata_layout(root, metadata)) is not None:
+                return named
         except DatasetError as error:
             if not mask_places(tree):
                 raise
             tell(f"{error}. The folder of masks is read without it")
-            named = None
-        if named is not None:
-            return named
     coco, labelme = _sniffed(tree)
     yolo = label_files(tree)
     kinds = []
     for kind, files in (("COCO", coco), ("labelme", labelme), ("YOLO", yolo)):
         if files:
-            path = PurePosixPath(files[0].relative_to(root))
-            own = path if kind == "COCO" else path.with_name(f"*{path.suffix}")
-            option = str(own) if own == path else f"'{own}'"
-            kinds.append(f"{kind} ({path}; --masks {option})")
+            path = files[0].relative_to(root)
+            option = path.as_posix() if kind == "COCO" else f"'{path.with_name('*' + path.suffix).as_posix()}'"
+            kinds.append(f"{kind} ({path.as_posix()}; --masks {option})")
     if not kinds:
         return None
     kinds += [f"masks ({place}/; --masks {place})" for place in mask_places(tree)]

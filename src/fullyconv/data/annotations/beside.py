@@ -30,9 +30,8 @@ def drawn_size(reader: FileReader, pair: Pair, said: Sequence[object] = ()) -> t
     """
     height, width = reader.size(pair)
     if any(side is not None for side in said):
-        check_sizes(
-            pair, (height, width), tuple(side if isinstance(side, int | float) else repr(side)[:20] for side in said)
-        )
+        sides = (side if isinstance(side, int | float) else repr(side)[:20] for side in said)
+        check_sizes(pair, (height, width), tuple(sides))
     if height * width > MAX_PIXELS:
         raise DatasetError(f"{pair.image}: too large ({height} x {width} pixels), the bound is {MAX_PIXELS}")
     return height, width
@@ -76,10 +75,10 @@ def pair_documents(
             bad.append(found)
             continue
         image, said, short = found
-        if image in owner:
+        if owner.setdefault(image, path) != path:
             bad.append(f"{path} and {owner[image]} both label {image}; remove one")
             continue
-        told[image], owner[image] = said, path
+        told[image] = said
         skipped += short
         relative = image.relative_to(source.root)
         split = split_of(image) or meaning_of(relative.parent.as_posix())[1] or "all"

@@ -6,9 +6,10 @@ are ignored unless they are to be of their category: what is in them was not out
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -52,23 +53,36 @@ class Annotation:
 
 
 @dataclass(frozen=True)
+class Photo:
+    """One image.
+
+    Args:
+        parts: the name of its file, in parts.
+        said: height and width in pixels, as the file says.
+        objects: what is on it, in the order of the file.
+    """
+
+    parts: tuple[str, ...]
+    said: tuple[object, object]
+    objects: list[Annotation]
+
+
+@dataclass(frozen=True)
 class Document:
     """What a file says.
 
     Args:
-        images: name in `Pair.mask` -> name of the file in parts, height and width in pixels, as it says.
+        images: name in `Pair.mask` -> the image.
         names: the classes, in the order of their ids.
-        annotations: name in `Pair.mask` -> objects, in the order of the file.
-        bad: name of a class -> what is wrong with each of its objects that no pixel can be drawn of.
+        bad: the class of each object that no pixel can be drawn of, and what is wrong with it.
     """
 
-    images: dict[str, tuple[tuple[str, ...], object, object]]
+    images: dict[str, Photo]
     names: list[str]
-    annotations: dict[str, list[Annotation]]
-    bad: dict[str, list[str]]
+    bad: list[tuple[str, str]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CocoReader(FileReader):
     """Draw the objects of COCO files. The mask of a pair is called after its file and the id of its image.
 
@@ -87,31 +101,27 @@ class CocoReader(FileReader):
         Raises:
             DatasetError: if an object cannot be drawn; the message names the file and the annotation.
         """
-        document = read_document(pair.mask.parent)
-        if pair.mask.name not in document.images:
+        photo = read_document(pair.mask.parent).images.get(pair.mask.name)
+        if photo is None:
             raise DatasetError(f"{pair.mask.parent}: has no image {pair.mask.name} any more; open the set anew")
-        size = drawn_size(self, pair, document.images[pair.mask.name][1:])
+        height, width = size = drawn_size(self, pair, photo.said)
         drawn: list[tuple[bool, int, int, Array]] = []
-        left = most = max(_MOST_OUTLINE, size[0] * size[1])
-        for annotation in document.annotations.get(pair.mask.name, ()):
-            where = f"{pair.mask.parent}: annotation {annotation.number} (of {pair.image.name})"
-            shape = shape_of(annotation.segmentation, size, where)
+        left = most = max(_MOST_OUTLINE, height * width)
+        for entry in photo.objects:
+            where = f"{pair.mask.parent}: annotation {entry.number} (of {pair.image.name})"
+            shape = shape_of(entry.segmentation, size, where)
             left -= sum(map(_outline, shape)) if isinstance(shape, list) else 0
             if left < 0:
-                raise DatasetError(
-                    f"{where}: the outlines of its image are longer than {most} pixels together; remove "
-                    "what is there more than once, or export run lengths"
-                )
+                what = f"the outlines of its image are longer than {most} pixels together"
+                raise DatasetError(f"{where}: {what}; remove what is there more than once, or export run lengths")
             runs = runs_of(shape, size, where)
-            name = IGNORE if annotation.crowd and self.crowds == "ignore" else annotation.name
-            drawn.append((not annotation.crowd, -int(runs[1::2].sum()), self.values[name], runs))
-        drawn.sort(key=lambda entry: entry[:2])  # stable: of two of one size the later comes later
-        flat = np.zeros(size[0] * size[1], np.uint8 if max(self.values.values()) <= 255 else np.uint16)
+            name = IGNORE if entry.crowd and self.crowds == "ignore" else entry.name
+            drawn.append((not entry.crowd, -int(runs[1::2].sum()), self.values[name], runs))
+        drawn.sort(key=lambda one: one[:2])  # stable: of two of one size the later comes later
+        flat = np.zeros(height * width, np.uint8 if max(self.values.values()) <= 255 else np.uint16)
         for _, _, value, runs in drawn:
-            ends = np.cumsum(runs)
-            for start, end in zip(ends[:-1:2].tolist(), ends[1::2].tolist(), strict=False):
-                flat[start:end] = value
-        return np.ascontiguousarray(flat.reshape(size[1], size[0]).T)  # runs go down the columns
+            flat[np.repeat(np.arange(len(runs)) % 2 == 1, runs)] = value
+        return np.ascontiguousarray(flat.reshape(width, height).T)  # runs go down the columns
 
 
 def shape_of(segmentation: object, size: tuple[int, int], where: str) -> list[Array] | Array:
@@ -220,57 +230,67 @@ def read_document(path: Path) -> Document:
         DatasetError: if it is damaged, or breaks a rule of the format; the message names the entry.
     """
     content = read_json(path, hook=_compacted)
-    keys = ("images", "annotations", "categories")
-    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
+    lists = ("images", "annotations", "categories")
+    if not isinstance(content, dict) or not all(isinstance(content.get(kind), list) for kind in lists):
         raise NotCoco(f"{path}: has no lists of images, annotations and categories; export it as COCO")
-    names: dict[int, str] = {}
-    supers = set()
-    for where, entry in _entries(path, content, "categories"):
-        number = entry.get("id")
-        if not isinstance(number, int) or number in names:
-            raise DatasetError(f"{where}: its id is no whole number, or that of another; give each its own")
-        names[number] = class_name(entry.get("name"), where)
-        supers.add(str(entry.get("supercategory")))
-    images: dict[str, tuple[tuple[str, ...], object, object]] = {}
-    by_id: dict[Any, str] = {}
-    files: dict[tuple[str, ...], Any] = {}
-    for where, entry in _entries(path, content, "images"):
-        number = entry.get("id")
-        if not isinstance(number, int | str) or number in by_id:
-            raise DatasetError(f"{where} is there twice, or has no id; remove one")
-        by_id[number] = str(number) if isinstance(number, int) else f"image {len(images)}"
-        parts = safe_parts(entry.get("file_name"), where)
-        if files.setdefault(parts, number) != number:
-            raise DatasetError(f"{where} has the file of image {files[parts]}, {'/'.join(parts)}; join the two")
-        images[by_id[number]] = (parts, entry.get("height") or None, entry.get("width") or None)
-    annotations: dict[str, list[Annotation]] = defaultdict(list)
-    bad: dict[str, list[str]] = defaultdict(list)
+    names = _categories(_entries(path, content, "categories", "category"))
+    photos = _photos(_entries(path, content, "images", "image"))
+    bad: list[tuple[str, str]] = []
     used = set()
-    for where, entry in _entries(path, content, "annotations"):
+    for where, entry in _entries(path, content, "annotations", "annotation"):
         image, category = entry.get("image_id"), entry.get("category_id")
-        if not isinstance(image, int | str) or image not in by_id:
+        if not isinstance(image, int | str) or image not in photos:
             raise DatasetError(f"{where} belongs to the image {image!r}, which is not in the list; remove it")
         if not isinstance(category, int) or category not in names:
             raise DatasetError(f"{where} has the category {category!r}, which is not in the list; add it there")
         used.add(category)
+        name, photo = names[category], photos[image]
         segmentation = _whole_polygons(entry.get("segmentation"))
         if isinstance(segmentation, str):
-            bad[names[category]].append(f"{where} (of {'/'.join(images[by_id[image]][0])}): {segmentation}")
+            bad.append((name, f"{where} (of {'/'.join(photo.parts)}): {segmentation}"))
         else:
             number, crowd = str(entry.get("id", "without id")), bool(entry.get("iscrowd"))
-            annotations[by_id[image]].append(Annotation(number, names[category], crowd, segmentation))
+            photo.objects.append(Annotation(number, name, crowd, segmentation))
     # Some tools write the group of all categories as a category of its own.
+    supers = {str(entry.get("supercategory")) for entry in content["categories"]}
     groups = {number for number, text in names.items() if number not in used and text in supers and len(names) > 1}
-    return Document(images, [names[number] for number in sorted(names.keys() - groups)], annotations, bad)
+    keys = [str(key) if isinstance(key, int) else f"image {at}" for at, key in enumerate(photos)]
+    called = [names[number] for number in sorted(names.keys() - groups)]
+    return Document(dict(zip(keys, photos.values(), strict=True)), called, bad)
 
 
-def _entries(path: Path, content: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _entries(path: Path, content: Mapping[str, Any], kind: str, one: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Give the objects of a list, each with what messages call it."""
-    one = {"categories": "category"}.get(kind, kind[:-1])
     for position, entry in enumerate(content[kind]):
         if not isinstance(entry, dict):
             raise DatasetError(f"{path}: entry {position} of its {kind} is no object; export it anew")
         yield f"{path}: {one} {str(entry.get('id', f'at place {position}'))[:80]}", entry
+
+
+def _categories(entries: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[int, str]:
+    """Give id -> name."""
+    names: dict[int, str] = {}
+    for where, entry in entries:
+        number = entry.get("id")
+        if not isinstance(number, int) or number in names:
+            raise DatasetError(f"{where}: its id is no whole number, or that of another; give each its own")
+        names[number] = class_name(entry.get("name"), where)
+    return names
+
+
+def _photos(entries: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[int | str, Photo]:
+    """Give id -> image, without objects."""
+    photos: dict[int | str, Photo] = {}
+    files: dict[tuple[str, ...], int | str] = {}
+    for where, entry in entries:
+        number = entry.get("id")
+        if not isinstance(number, int | str) or number in photos:
+            raise DatasetError(f"{where} is there twice, or has no id; remove one")
+        parts = safe_parts(entry.get("file_name"), where)
+        if files.setdefault(parts, number) != number:
+            raise DatasetError(f"{where} has the file of image {files[parts]}, {'/'.join(parts)}; join the two")
+        photos[number] = Photo(parts, (entry.get("height") or None, entry.get("width") or None), [])
+    return photos
 
 
 def _whole_polygons(segmentation: Any) -> Any:
@@ -328,101 +348,89 @@ def coco_layout(tree: Tree, files: Sequence[Path], reading: Reading) -> Source:
         by_split[split_of(file.relative_to(root))].append(file)
     name = "COCO annotations of " + ", ".join(file.relative_to(root).as_posix() for file in files[:4])
     source = Source(name, root=root)
-    names: list[str] = []
     documents: dict[Path, Document] = {}
     for split, some in by_split.items():
-        objects = [file for file in some if file.name.startswith("instances")]  # beside key points and captions
-        if len(some) > 1 and len(objects) == 1:
-            others = ", ".join(file.name for file in some if file not in objects)
-            source.notes.append(f"{objects[0].name} is taken, and {others} left out")
-            some[:] = objects
-        if len(some) > 1:
-            listed = ", ".join(file.relative_to(root).as_posix() for file in some)
-            raise DatasetError(
-                f"{root}: the annotations of {'its images' if split == 'all' else split} could be {listed}; say "
-                "which by masks=FILE (--masks), or a pattern that fits one file a split"
-            )
-        document = documents[some[0]] = read_document(some[0])
-        names += document.names
-        source.splits[split] = _paired(source, some[0], document, photos, reading.images)
+        file = _one_of(source, split, some)
+        documents[file] = read_document(file)
+        source.splits[split] = _paired(source, file, documents[file], photos, reading.images)
     if not any(source.splits.values()) and not source.lost:
         raise DatasetError(f"{files[0]}: lists no images; export it anew")
-    source.named, values = classes_of(names)
+    source.named, values = classes_of(name for document in documents.values() for name in document.names)
     if source.named.num_classes < 2:
         raise DatasetError(f"{files[0]}: has no categories, which become the classes; export it anew")
     source.reader = CocoReader(values=values, crowds=reading.crowds)
     source.notes.append("where objects overlap the smaller one is on top; what is in none is background")
-    _crowds(source, documents, reading.crowds)
-    _undrawn(source, documents)
-    if empty := sum(len(document.images.keys() - document.annotations) for document in documents.values()):
+    objects = [photo.objects for document in documents.values() for photo in document.images.values()]
+    _tell_crowds(source, documents, list(chain(*objects)), reading.crowds)
+    _tell_undrawn(source, documents, {entry.name for entry in chain(*objects)})
+    if empty := sum(not found for found in objects):
         source.notes.append(f"{empty} images have no objects: they are background")
     if rest := len({*photos} - {pair.image for pair in source.pairs}):
         source.notes.append(f"{rest} images are in no list, and left out")
     return source
 
 
-def _crowds(source: Source, documents: Mapping[Path, Document], crowds: str) -> None:
+def _one_of(source: Source, split: str, files: Sequence[Path]) -> Path:
+    """Choose the file of a split: the only one, or that of objects beside those of key points and captions."""
+    objects = [file for file in files if file.name.startswith("instances")]
+    if len(files) > 1 and len(objects) == 1:
+        others = ", ".join(file.name for file in files if file not in objects)
+        source.notes.append(f"{objects[0].name} is taken, and {others} left out")
+        files = objects
+    if len(files) > 1:
+        listed = ", ".join(file.relative_to(source.root).as_posix() for file in files)
+        what = f"the annotations of {'its images' if split == 'all' else split} could be {listed}"
+        remedy = "say which by masks=FILE (--masks), or a pattern that fits one file a split"
+        raise DatasetError(f"{source.root}: {what}; {remedy}")
+    return files[0]
+
+
+def _tell_crowds(source: Source, files: Iterable[Path], objects: Sequence[Annotation], crowds: str) -> None:
     """Tell regions of many objects: nothing is left of a class that has no others."""
-    flags: dict[str, list[bool]] = defaultdict(list)
-    for entry in _objects(documents):
-        flags[entry.name].append(entry.crowd)
-    total, number = sum(map(len, flags.values())), sum(map(sum, flags.values()))
-    if not number:
-        return
-    if crowds == "category":
+    number, total = sum(entry.crowd for entry in objects), len(objects)
+    if number and crowds == "category":
         source.notes.append(f"{number} regions of many objects (iscrowd) are read as their category")
-        return
-    what = f"{number} of {total} annotations ({number / total:.1%}) are regions of many objects (iscrowd)"
-    option = 'crowds="category" (--crowds category) reads them as their category'
-    if gone := [name for name, found in flags.items() if all(found)]:
-        message = f"{next(iter(documents))}: {what}, which are ignored; nothing is left of {', '.join(gone)}; {option}"
-        source.fail("classes that are all crowd", message, documents)
-    else:
-        source.warn("crowds", f"{what}, and ignored; {option}", documents)
+    elif number:
+        what = f"{number} of {total} annotations ({number / total:.1%}) are regions of many objects (iscrowd)"
+        option = 'crowds="category" (--crowds category) reads them as their category'
+        whole = {entry.name for entry in objects if not entry.crowd}
+        if gone := list(dict.fromkeys(entry.name for entry in objects if entry.name not in whole)):
+            message = f"{next(iter(files))}: {what}, which are ignored; nothing is left of {', '.join(gone)}; {option}"
+            source.fail("classes that are all crowd", message, files)
+        else:
+            source.warn("crowds", f"{what}, and ignored; {option}", files)
 
 
-def _undrawn(source: Source, documents: Mapping[Path, Document]) -> None:
+def _tell_undrawn(source: Source, documents: Mapping[Path, Document], drawn: Collection[str]) -> None:
     """Tell objects that no pixel can be drawn of: a class of nothing else is an error."""
     bad: dict[str, list[str]] = defaultdict(list)
-    for document in documents.values():
-        for name, found in document.bad.items():
-            bad[name] += found
-    drawn = {entry.name for entry in _objects(documents)}
-    skipped = [message for name, found in bad.items() for message in found if name in drawn]
-    if skipped:
+    for name, message in chain(*(document.bad for document in documents.values())):
+        bad[name].append(message)
+    if skipped := [message for name, found in bad.items() for message in found if name in drawn]:
         rule = f"{len(skipped)} annotations without a polygon of three points or a segmentation"
         source.warn(rule, "nothing can be drawn of them: they are skipped, and are background", skipped)
     for name, messages in bad.items():
-        if name not in drawn:
-            message = f"{messages[0]}; export polygons or run lengths, or remove it. So is every annotation of {name}"
-            source.fail("classes that cannot be drawn", message, messages if len(messages) > 1 else ())
-
-
-def _objects(documents: Mapping[Path, Document]) -> Iterator[Annotation]:
-    for document in documents.values():
-        for found in document.annotations.values():
-            yield from found
+        if name in drawn:
+            continue
+        message = f"{messages[0]}; export polygons or run lengths, or remove it. So is every annotation of {name}"
+        source.fail("classes that cannot be drawn", message, messages if len(messages) > 1 else ())
 
 
 def _paired(source: Source, file: Path, document: Document, photos: Sequence[Path], images: str | None) -> list[Pair]:
     """Find the images of a file."""
     root, there = source.root, set(photos)
-    listed = {key: parts for key, (parts, _, _) in document.images.items()}
+    listed = {key: photo.parts for key, photo in document.images.items()}
     base = root / images if images is not None else _base(root, file, list(listed.values()), photos)
     split = "" if base == root else base.relative_to(root).as_posix() + "/"
-    places = {key: base.joinpath(*parts) for key, parts in listed.items()}
-    missing = [image for image in places.values() if image not in there]
-    if missing:
-        remedy = (
-            f"{file}: {len(missing)} of {len(listed)} images are not there; add them, remove them from the file, or "
-            "say in which folder they are (images=, --images)"
-        )
-        source.lose("images that are listed and not there", missing, remedy)
-    return [
-        Pair(image, file / key, split + Path(*listed[key]).with_suffix("").as_posix())
-        for key, image in places.items()
-        if image in there
+    pairs = [
+        Pair(base.joinpath(*parts), file / key, split + Path(*parts).with_suffix("").as_posix())
+        for key, parts in listed.items()
     ]
+    if missing := [pair.image for pair in pairs if pair.image not in there]:
+        what = f"{file}: {len(missing)} of {len(pairs)} images are not there"
+        remedy = "add them, remove them from the file, or say in which folder they are (images=, --images)"
+        source.lose("images that are listed and not there", missing, f"{what}; {remedy}")
+    return [pair for pair in pairs if pair.image in there]
 
 
 def _base(root: Path, file: Path, names: Iterable[tuple[str, ...]], images: Sequence[Path]) -> Path:
@@ -430,23 +438,24 @@ def _base(root: Path, file: Path, names: Iterable[tuple[str, ...]], images: Sequ
     by_name: dict[str, list[Path]] = defaultdict(list)
     for image in images:
         by_name[image.name].append(image)
-    hits: dict[Path, int] = defaultdict(int)
-    for parts in names:
-        for image in by_name.get(parts[-1], []):
-            if image.parts[-len(parts) :] == parts:
-                hits[image.parents[len(parts) - 1]] += 1
+    hits = Counter(
+        image.parents[len(parts) - 1]
+        for parts in names
+        for image in by_name[parts[-1]]
+        if image.parts[-len(parts) :] == parts
+    )
     inside = {folder: count for folder, count in hits.items() if folder == root or root in folder.parents}
     if not inside:
         return file.parent
-    best = [folder for folder, count in inside.items() if count == max(inside.values())]
+    best = {folder: folder.relative_to(root) for folder, count in inside.items() if count == max(inside.values())}
     split = split_of(file.relative_to(root))
     for some in (
-        best,
-        [folder for folder in best if meaning_of(folder.relative_to(root).as_posix())[0] not in ("mask", "object")],
+        [*best],
+        [folder for folder, place in best.items() if meaning_of(place.as_posix())[0] not in ("mask", "object")],
         [folder for folder in best if folder == file.parent],
-        [folder for folder in best if split != "all" and split_of(folder.relative_to(root) / "x") == split],
+        [folder for folder, place in best.items() if split != "all" and split_of(place / "x") == split],
     ):
         if len(some) == 1:
             return some[0]
-    shown = ", ".join(folder.relative_to(root).as_posix() + "/" for folder in best)
+    shown = ", ".join(f"{place.as_posix()}/" for place in best.values())
     raise DatasetError(f"{file}: its images could be in {shown}; say which by images=FOLDER (--images)")

@@ -34,7 +34,7 @@ _FARTHEST = 2**20  # pixels from the origin, beyond which a coordinate is a mist
 _LISTS = ("labels.txt", "classes.txt")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LabelmeReader(FileReader):
     """Draw the shapes of labelme files.
 
@@ -141,17 +141,13 @@ def labelme_layout(tree: Tree, files: Sequence[Path], reading: Reading) -> Sourc
     told, lonely = pair_documents(
         source, tree, files, _told, lambda path, said: _image(tree.root, path, said[0], by_name)
     )
-    labels: dict[str, str] = {}
-    for _, found in told.values():
-        labels = {**found, **labels}
+    labels = {name: where for _, found in reversed(told.values()) for name, where in found.items()}
     if lonely and reading.unlabeled == "skip":
         source.notes.append(f"{len(lonely)} images without a labelme file are left out")
     elif lonely:
-        remedy = (
-            "no labelme file names it; label it (a file without shapes is all background), remove it, or leave such "
-            'images out (unlabeled="skip", --unlabeled skip)'
-        )
-        source.lose("images without a labelme file", lonely, remedy)
+        label = "label it (a file without shapes is all background), remove it"
+        remedy = f'{label}, or leave such images out (unlabeled="skip", --unlabeled skip)'
+        source.lose("images without a labelme file", lonely, f"no labelme file names it; {remedy}")
     if not source.splits:
         return source
     source.named, values = classes_of(_names(labels, source))

@@ -5,16 +5,15 @@ All is read from the folder, and nothing is fetched.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fullyconv.data.documents import read_json, read_once, safe_parts
 from fullyconv.data.layouts import Reading, Source, Tree
-from fullyconv.data.masks import MaskReader
 from fullyconv.data.pairs import Pair
+from fullyconv.data.readers import FileReader
 from fullyconv.data.words import meaning_of, split_of
 from fullyconv.errors import DatasetError
 from fullyconv.images import Encoded
@@ -22,8 +21,8 @@ from fullyconv.images import Encoded
 STATE = "state.json"
 
 
-@dataclass(frozen=True)
-class TableReader(MaskReader):
+@dataclass(frozen=True, kw_only=True)
+class TableReader(FileReader):
     """Read images and masks that lie in the rows of tables. A pair is called after its table and its row.
 
     Args:
@@ -32,8 +31,8 @@ class TableReader(MaskReader):
         mask_column: the column of the masks.
     """
 
-    image_column: str = field(default="image", kw_only=True)
-    mask_column: str = field(default="mask", kw_only=True)
+    image_column: str = "image"
+    mask_column: str = "mask"
 
     def image_file(self, pair: Pair) -> Path | Encoded:
         """Give the bytes of the image, or its file."""
@@ -84,8 +83,7 @@ def open_table(path: Path) -> Any:
         raise ImportError(f"{path}: such a set needs datasets: pip install 'fullyconv[datasets]'") from error
     if path.name == STATE:
         state = read_json(path)
-        state = state if isinstance(state, dict) else {}
-        lists = [state.get(key) for key in ("_data_files", "_indices_data_files")]
+        lists = [state.get(key) for key in ("_data_files", "_indices_data_files")] if isinstance(state, dict) else []
         found = [entry for some in lists if isinstance(some, list) for entry in some]
         if not found or not all(isinstance(entry, dict) for entry in found):
             raise DatasetError(f"{path}: does not name the files of the set; save it anew")
@@ -134,34 +132,28 @@ def table_layout(root: Path, tables: Sequence[Path], reading: Reading) -> Source
     Raises:
         DatasetError: if a table is damaged, or its columns do not tell which is which.
     """
-    by_split: dict[str, list[Path]] = defaultdict(list)
-    folders = set()
+    source = Source("table of images and masks", root=root)
+    folders, columns = set(), set()
     for table in tables:
-        by_split[split_of(table.relative_to(root))].append(table)
-        inner = table.parent.parent if table.name == STATE else table.parent
+        inner, key = (table.parent.parent, table.parent.name) if table.name == STATE else (table.parent, table.stem)
         while inner != root and meaning_of(inner.name)[1]:
             inner = inner.parent
         folders.add(inner)
+        content = open_table(table)
+        columns.add(_columns(content.features, table, reading))
+        rows = [table / str(row) for row in range(len(content))]
+        pairs = source.splits.setdefault(split_of(table.relative_to(root)), [])
+        pairs += [Pair(place, place, f"{key}/{place.name}") for place in rows]
     if len(folders) > 1:
         shown = ", ".join(f"{folder.relative_to(root).as_posix()}/" for folder in sorted(folders))
         raise DatasetError(f"{root}: holds more than one set, in {shown}; give the folder of one of them")
-    source = Source("table of images and masks", root=root)
-    columns: set[tuple[str, str]] = set()
-    for split, some in by_split.items():
-        source.splits[split] = []
-        for table in some:
-            content = open_table(table)
-            columns.add(_columns(content.features, table, reading))
-            key = table.parent.name if table.name == STATE else table.stem
-            places = ((table / str(row), f"{key}/{row}") for row in range(len(content)))
-            source.splits[split] += [Pair(place, place, name) for place, name in places]
     if len(columns) > 1:
         raise DatasetError(f"{root}: its tables have different columns, {sorted(columns)}; give images= and masks=")
-    if not any(source.splits.values()):
+    if not source.pairs:
         raise DatasetError(f"{tables[0]}: has no rows; save the set anew")
-    (both,) = columns
-    source.layout += f" (columns {both[0]} and {both[1]})"
-    source.reader = TableReader(image_column=both[0], mask_column=both[1])
+    image, mask = columns.pop()
+    source.layout += f" (columns {image} and {mask})"
+    source.reader = TableReader(image_column=image, mask_column=mask)
     return source
 
 
@@ -170,13 +162,12 @@ def _columns(features: Mapping[str, Any], table: Path, reading: Reading) -> tupl
     import datasets
 
     kinds = {name: str(getattr(feature, "dtype", None) or type(feature).__name__) for name, feature in features.items()}
-    photos = [
-        name
-        for name, feature in features.items()
-        if isinstance(feature, datasets.Image)
-        or kinds[name] in ("binary", "large_binary")
-        or (isinstance(feature, dict) and "bytes" in feature)
-    ]
+
+    def holds_images(name: str, feature: object) -> bool:
+        packed = isinstance(feature, datasets.Image) or (isinstance(feature, dict) and "bytes" in feature)
+        return packed or kinds[name] in ("binary", "large_binary")
+
+    photos = [name for name, feature in features.items() if holds_images(name, feature)]
     found = []
     for role, given in (("image", reading.images), ("mask", reading.masks)):
         if given is not None and given not in photos:
@@ -184,10 +175,9 @@ def _columns(features: Mapping[str, Any], table: Path, reading: Reading) -> tupl
         some = [given] if given is not None else [name for name in photos if _role(name) == role]
         if len(some) != 1:
             every = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
-            raise DatasetError(
-                f"{table}: which column holds the {role}s is not known: {', '.join(some) or 'none is called so'}, of "
-                f"the columns {every}; say which by images=COLUMN and masks=COLUMN (--images, --masks)"
-            )
+            what = f"which column holds the {role}s is not known: {', '.join(some) or 'none is called so'}"
+            remedy = "say which by images=COLUMN and masks=COLUMN (--images, --masks)"
+            raise DatasetError(f"{table}: {what}, of the columns {every}; {remedy}")
         found += some
     if found[0] == found[1]:
         raise DatasetError(f"{table}: images and masks are both {found[0]!r}; name two columns")

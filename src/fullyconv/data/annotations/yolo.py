@@ -27,6 +27,7 @@ from fullyconv.labels import IGNORE, Labels
 MAX_BYTES = 2**24
 MAX_YAML_BYTES = 2**20  # no description of a set is longer, and a parser takes seconds for more
 MAX_CLASS = 4094
+_IMAGES_BESIDE = {"labels": "images", "Labels": "Images", "LABELS": "IMAGES"}
 _FAR = 0.1  # fractions of a side beyond the image, which tools write for what is cut at its border
 
 
@@ -111,7 +112,8 @@ def label_files(tree: Tree) -> list[Path]:
     heads = [words for path in found[:20] if (words := _first_words(path))]
     if all(len(words) == 5 for words in heads) and mask_places(tree):
         return []
-    return found if 2 * sum(len(words) >= 5 and _is_number(words[0]) for words in heads) > len(heads) else []
+    polygons = sum(len(words) >= 5 and words[0].replace(".", "", 1).isdigit() for words in heads)
+    return found if 2 * polygons > len(heads) else []
 
 
 def _first_words(path: Path) -> list[str]:
@@ -123,16 +125,12 @@ def _first_words(path: Path) -> list[str]:
     return lines[0][1].split() if lines else []
 
 
-def _is_number(word: str) -> bool:
-    return word.replace(".", "", 1).isdigit()
-
-
 def _image_stem(root: Path, path: Path) -> str:
     """Give the path, without extension, of the image that a text file is of: in images/ where that is in labels/."""
     parts = list(path.relative_to(root).with_suffix("").parts)
     for at in reversed(range(len(parts) - 1)):
-        if parts[at].lower() == "labels":
-            parts[at] = "images" if parts[at].islower() else parts[at].replace("abels", "mages").replace("L", "I")
+        if parts[at] in _IMAGES_BESIDE:
+            parts[at] = _IMAGES_BESIDE[parts[at]]
             break
     return plain_name(root.joinpath(*parts).as_posix())
 
@@ -153,9 +151,9 @@ def yolo_layout(tree: Tree, files: Sequence[Path]) -> Source:
     root = tree.root
     source = Source("polygons of YOLO", root=root, reader=YoloReader())
     by_stem = {plain_name(image.with_suffix("").as_posix()): image for image in tree.images}
-    described = _described(tree)
-    base = described[0].parent if described[1] else root
-    places = {split: _places(base, described[1].get(split)) for split in ("train", "val", "test")}
+    path, described = _described(tree)
+    base = path.parent if described else root
+    places = {split: _places(base, described.get(split)) for split in ("train", "val", "test")}
     told, lonely = pair_documents(
         source,
         tree,
@@ -168,7 +166,13 @@ def yolo_layout(tree: Tree, files: Sequence[Path]) -> Source:
         message = "they are left out: write an empty text file for each that shows no object, and it is background"
         source.warn(f"{len(lonely)} images without a text file", message, lonely)
     used = {number for polygons in told.values() for number, _ in polygons}
-    source.named = _labels(root, described, files, used)
+    given = described.get("names")
+    if given is None:
+        given = {number: f"class {number}" for number in sorted(used)}
+        beside = names_beside(root, {file.parent for file in files})
+        if beside is not None and not beside.by_color:
+            path, given = beside.files[0], beside.values
+    source.named = _labels(path, given, used)
     source.notes.append("where objects overlap the smaller one is on top; what is in none is background")
     return source
 
@@ -207,17 +211,11 @@ def _place(base: Path, text: object) -> Path | None:
         return None
 
 
-def _labels(root: Path, described: tuple[Path, Mapping[str, Any]], files: Sequence[Path], used: set[int]) -> Labels:
-    """Name the classes by data.yaml, or by what lies beside the files."""
-    path, content = described
-    given = content.get("names")
-    beside = names_beside(root, {file.parent for file in files}) if given is None else None
-    if beside is not None and not beside.by_color:
-        path, given = beside.files[0], beside.values
-    if given is None:
-        given = {number: f"class {number}" for number in sorted(used)}
+def _labels(path: Path, given: object, used: set[int]) -> Labels:
+    """Name the classes by what a file says: number -> name, or names in their order."""
+    listed = given.items() if isinstance(given, dict) else enumerate(given if isinstance(given, list) else [])
     names = {}
-    for key, text in given.items() if isinstance(given, dict) else enumerate(given if isinstance(given, list) else []):
+    for key, text in listed:
         number = whole_number(key)
         if number is None or number > MAX_CLASS:
             raise DatasetError(f"{path}: names: a key is no number of a class, 0..{MAX_CLASS}; correct it")

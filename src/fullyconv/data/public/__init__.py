@@ -156,19 +156,17 @@ def fetch(name: str, base: str | Path, *, download: bool = True) -> Path:
     if folder is not None:
         return folder
     home = base / known.facts.folders[0]
-    archives = known.archives
-    places = {archive: (home / archive.file, base / archive.file) for archive in archives}
-    there = {archive: next((path for path in both if path.is_file()), None) for archive, both in places.items()}
-    wanted = [archive for archive in archives if there[archive] is not None or not archive.optional]
-    packed = next((path for ending in ENDINGS if (path := base / f"{known.name}{ending}").is_file()), None)
-    if packed is not None:  # somebody packed the whole set
-        wanted, there = [Archive(packed.name)], {Archive(packed.name): packed}
-    gone = [archive for archive in wanted if there[archive] is None]
+    whole = next((ending for ending in ENDINGS if (base / f"{name}{ending}").is_file()), None)
+    archives = known.archives if whole is None else (Archive(f"{name}{whole}"),)  # somebody packed the whole set
+    places = [(archive, folder / archive.file) for archive in archives for folder in (base, home)]
+    there = {archive: path for archive, path in places if path.is_file()}
+    wanted = [archive for archive in archives if archive in there or not archive.optional]
+    gone = [archive for archive in wanted if archive not in there]
     if not wanted or (gone and not (download and all(archive.urls for archive in gone))):
         raise FileNotFoundError(describe(known, base))
     if gone:
         tell(f"{known.facts.title}: {known.facts.license}; fetched into {home}")
-    ready = [(archive, there[archive] or fetch_archive(archive, home)) for archive in wanted]
+    ready = [(archive, there.get(archive) or fetch_archive(archive, home)) for archive in wanted]
     try:
         install(ready, home)
     except DatasetError:
@@ -201,8 +199,7 @@ def describe(known: PublicSet, base: Path | None = None) -> str:
     Returns:
         Several lines.
     """
-    facts = known.facts
-    archives = known.archives
+    facts, archives = known.facts, known.archives
     where = "" if base is None else f" is not in {base}"
     lines = [f"{known.name}: {facts.title}{where}. {'Page' if facts.login else 'Get it from'}: {facts.page}"]
     if facts.login:

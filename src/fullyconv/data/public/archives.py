@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
+from fullyconv.data.documents import safe_parts
 from fullyconv.data.public.description import Archive
 from fullyconv.download import download
 from fullyconv.errors import DatasetError, DownloadError, WeightsError, tell
@@ -56,7 +57,7 @@ def extract(archive: Path, target: Path, *, max_bytes: int = MAX_BYTES, max_file
     target.mkdir(parents=True, exist_ok=True)
     try:
         for name, size, stream in _members(archive):
-            place = target / _inside(name, archive)
+            place = target.joinpath(*safe_parts(name, str(archive), "do not use this archive"))
             if stream is None:
                 place.mkdir(parents=True, exist_ok=True)
                 continue
@@ -99,15 +100,6 @@ def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes] | None]]:
             if not (member.isdir() or member.isreg()):
                 raise DatasetError(f"{archive}: {member.name!r} is a link or a device, and not unpacked")
             yield member.name, member.size, tape.extractfile(member)  # no stream for folders
-
-
-def _inside(name: str, archive: Path) -> Path:
-    """Give the path of a member inside the folder, or refuse it."""
-    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
-    absolute = name.startswith(("/", "\\")) or (parts and len(parts[0]) > 1 and parts[0][1] == ":")
-    if absolute or ".." in parts or "\0" in name:
-        raise DatasetError(f"{archive}: {name!r} leads out of the folder; do not use this archive")
-    return Path(*parts)
 
 
 def check_md5(path: Path, md5: str) -> None:
@@ -197,8 +189,7 @@ def _beside(folder: Path) -> Iterator[Path]:
             folder.mkdir(parents=True, exist_ok=True)
             place = stack.enter_context(aside(folder))
         except OSError as error:
-            raise DatasetError(
-                f"{folder}: cannot be written ({error}); unpack the set by hand elsewhere (FULLYCONV_DATA)"
-            ) from error
+            remedy = "unpack the set by hand elsewhere (FULLYCONV_DATA)"
+            raise DatasetError(f"{folder}: cannot be written ({error}); {remedy}") from error
         place.chmod(0o755)
         yield place

@@ -1,10 +1,10 @@
-"""What is known of a public data set: where it comes from, how it is laid out, what its files hold."""
+"""What is known of a public data set: where it comes from, how it is laid out, what its files and lists hold."""
 
 from __future__ import annotations
 
 import functools
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from fullyconv.data.masks import MaskReader
+from fullyconv.data.documents import read_text, safe_parts
 from fullyconv.data.pairs import Pair
-from fullyconv.data.readers import FileReader, Reader
-from fullyconv.errors import DatasetError
+from fullyconv.data.readers import FileReader
+from fullyconv.errors import DatasetError, some
 from fullyconv.labels import Labels
 
 
@@ -95,7 +95,7 @@ class PublicSet:
     def facts(self) -> Facts:
         """What a person should know of it."""
         said = entries()[self.entry] | entries().get(self.name, {})
-        return Facts(**_filled({key: value for key, value in said.items() if key != "trees"}, vars(self)))
+        return Facts(**filled({key: value for key, value in said.items() if key != "trees"}, **vars(self)))
 
     @property
     def archives(self) -> tuple[Archive, ...]:
@@ -118,7 +118,7 @@ class PublicSet:
         """
         raise NotImplementedError
 
-    def reader(self, root: Path) -> Reader:
+    def reader(self, root: Path) -> FileReader:
         """Give what reads the files."""
         return FileReader()
 
@@ -131,8 +131,8 @@ class PublicSet:
         ]
 
 
-@dataclass(frozen=True)
-class RenumberingReader(MaskReader):
+@dataclass(frozen=True, kw_only=True)
+class RenumberingReader(FileReader):
     """Read masks whose numbers stand for others.
 
     Args:
@@ -166,10 +166,64 @@ def entries() -> dict[str, dict[str, Any]]:
     return tomllib.loads(Path(__file__).with_name("facts.toml").read_text(encoding="utf-8"))
 
 
-def _filled(value: Any, words: Mapping[str, Any]) -> Any:
-    """Put the options of a set where its description names them; lists become tuples."""
+def filled(value: Any, **words: Any) -> Any:
+    """Put the options of a set where its description names them, if there are any; lists become tuples."""
     if isinstance(value, dict):
-        return {key: _filled(entry, words) for key, entry in value.items()}
+        return {key: filled(entry, **words) for key, entry in value.items()}
     if isinstance(value, list):
-        return tuple(_filled(entry, words) for entry in value)
-    return value.format(**words) if isinstance(value, str) else value
+        return tuple(filled(entry, **words) for entry in value)
+    return value.format(**words) if words and isinstance(value, str) else value
+
+
+def read_names(path: Path) -> list[str]:
+    """Read a list: the first word of every line that is not empty and no comment.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The names, each once, in the order of the file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        DatasetError: if it is no text, empty, or a name leads out of the folder.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; it lists the images of a split, one name a line")
+    lines = read_text(path).splitlines()
+    words = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+    names = ["/".join(safe_parts(word, str(path), "replace the list")) for word in words]
+    if not names:
+        raise DatasetError(f"{path}: empty; replace it by the published list")
+    return list(dict.fromkeys(names))
+
+
+def pairs_of(listing: Path, root: Path, image: str, mask: str, names: Iterable[str] | None = None) -> list[Pair]:
+    """Make a pair of every name of a list.
+
+    Args:
+        listing: the list.
+        root: what image and mask are relative to.
+        image: path of an image, with {} for its name.
+        mask: path of a mask, with {} for its name.
+        names: the names, where they are not simply those of the list.
+
+    Returns:
+        The pairs, in the order of the names.
+
+    Raises:
+        DatasetError: if a file is missing; it tells how many are, and the first.
+    """
+    listed = read_names(listing) if names is None else names
+    pairs = [Pair(root / image.replace("{}", name), root / mask.replace("{}", name), name) for name in listed]
+    gone = [path for pair in pairs for path in (pair.image, pair.mask) if not path.is_file()]
+    if gone:
+        what = f"names {len(pairs)} images, and {len(gone)} files of them are not there ({some(gone, 1)})"
+        raise DatasetError(f"{listing}: {what}; unpack the set again, or correct the list")
+    return pairs
+
+
+def exclude(pairs: Sequence[Pair], others: Iterable[Pair]) -> list[Pair]:
+    """Leave out the pairs whose name is among those of others."""
+    names = {pair.key for pair in others}
+    return [pair for pair in pairs if pair.key not in names]

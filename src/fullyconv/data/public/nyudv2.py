@@ -13,17 +13,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from fullyconv.data.masks import MaskReader
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public.description import PublicSet
-from fullyconv.data.public.lists import pairs_of, read_names
-from fullyconv.data.readers import Reader
-from fullyconv.errors import DatasetError
+from fullyconv.data.public.description import PublicSet, pairs_of, read_names
+from fullyconv.data.readers import FileReader
+from fullyconv.errors import DatasetError, some
 from fullyconv.images import image_size, read_image, read_mask
 
 Inputs = Literal["rgb", "depth", "hha", "rgb-depth", "rgb-hha"]
@@ -54,7 +52,8 @@ class Nyudv2(PublicSet):
 
     def is_set(self, root: Path) -> bool:
         """Tell NYUDv2 itself: the MATLAB layout is its own; images are, in a folder that is called so."""
-        return _is_gupta(root) or (_is_plain(root) and "nyu" in root.resolve().name.lower())
+        places = _places(root)
+        return places is not None and (places[1].endswith(".mat") or "nyu" in root.resolve().name.lower())
 
     def find_splits(self, root: Path) -> dict[str, list[Pair]]:
         """Pair the images and masks of every list that is there.
@@ -69,42 +68,32 @@ class Nyudv2(PublicSet):
             FileNotFoundError: if a folder or list is missing, also one of the inputs.
             DatasetError: if a list names files that are not there.
         """
-        if not (_is_gupta(root) or _is_plain(root)):
+        places = _places(root)
+        if places is None:
             raise FileNotFoundError(f"{root}: is not laid out as NYUDv2:\n{self.facts.layout}")
         lists = {name: root / f"{name}.txt" for name in ("train", "val", "test")}
         if not lists["train"].is_file():
             lists = {"train": root / "trainval.txt", "test": lists["test"]}
-        pairs = {split: self._pairs(root, path) for split, path in lists.items() if path.is_file()}
-        if not pairs:
+        names = {
+            split: [Path(name).stem for name in read_names(path)] for split, path in lists.items() if path.is_file()
+        }
+        if not names:
             raise FileNotFoundError(f"{root}: has none of train.txt, trainval.txt and test.txt; they list its images")
+        splits = {split: pairs_of(lists[split], root, *places, stems) for split, stems in names.items()}
         for kind in self.inputs.split("-"):
-            every = [pair for part in pairs.values() for pair in part] if kind != "rgb" else []
-            gone = [pair for pair in every if _beside(pair.image, kind) is None]
-            if gone:
-                raise DatasetError(
-                    f"inputs={self.inputs!r}: {len(gone)} images have no {kind} ({gone[0].image}"
-                    f'{", ..." if len(gone) > 1 else ""}); unpack {kind} beside the images, or take inputs="rgb"'
-                )
-        return pairs
+            every = [pair.image for pairs in splits.values() for pair in pairs] if kind != "rgb" else []
+            if gone := [image for image in every if _beside(image, kind) is None]:
+                what = f"{len(gone)} images have no {kind} ({some(gone, 1)})"
+                raise DatasetError(f'inputs={self.inputs!r}: {what}; unpack {kind} beside them, or take inputs="rgb"')
+        return splits
 
-    def _pairs(self, root: Path, listing: Path) -> list[Pair]:
-        names = read_names(listing)
-        if _is_gupta(root):
-            return pairs_of(listing, root, "data/images/img_{}.png", "segmentation/img_{}.mat", names)
-        images, labels = _first(root, _IMAGES), _first(root, _LABELS)
-        assert images is not None
-        assert labels is not None
-        stems = [Path(name).stem for name in names]
-        suffix = ".jpg" if (images / f"{stems[0]}.jpg").is_file() else ".png"
-        return pairs_of(listing, root, f"{images.name}/{{}}{suffix}", f"{labels.name}/{{}}.png", stems)
-
-    def reader(self, root: Path) -> Reader:
+    def reader(self, root: Path) -> FileReader:
         """Give what reads the files: the inputs that were asked for, as one image."""
-        return NyudReader(self.inputs)
+        return NyudReader(self.inputs, channels=CHANNELS[self.inputs])
 
 
 @dataclass(frozen=True)
-class NyudReader:
+class NyudReader(FileReader):
     """Read the inputs of a pair as one image of as many channels as they have.
 
     Args:
@@ -113,10 +102,15 @@ class NyudReader:
 
     inputs: Inputs = "rgb"
 
-    @property
-    def channels(self) -> int:
-        """Channels C of an image."""
-        return CHANNELS[self.inputs]
+    def with_bands(self, channels: int, value_range: tuple[float, float] | None) -> Self:
+        """Leave the number of channels as it is; 3, the default everywhere, asks for no other.
+
+        Raises:
+            ValueError: if another number is asked for.
+        """
+        if channels not in (3, self.channels):
+            raise ValueError(f"in_channels={channels}: the images of this set have {self.channels}; leave it out")
+        return self
 
     def image(self, pair: Pair) -> npt.NDArray[np.uint8]:
         """Read the inputs as (H, W, C) uint8, in the order of the name: RGB before depth or HHA."""
@@ -129,10 +123,6 @@ class NyudReader:
     def size(self, pair: Pair) -> tuple[int, int]:
         """Give height and width in pixels."""
         return image_size(pair.image)
-
-    def mask(self, pair: Pair) -> npt.NDArray[Any]:
-        """Read the mask as (H, W) integers: 1 to 40, and 0 for void."""
-        return MaskReader().mask(pair)
 
     def _part(self, pair: Pair, kind: str) -> npt.NDArray[np.uint8]:
         if kind == "rgb":
@@ -167,14 +157,16 @@ def log_depth_codes(depth: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return result
 
 
-def _is_gupta(root: Path) -> bool:
-    return (root / "data" / "images").is_dir() and (root / "segmentation").is_dir()
-
-
-def _is_plain(root: Path) -> bool:
-    extra = _first(root, _DEPTH) or _first(root, _HHA)
+def _places(root: Path) -> tuple[str, str] | None:
+    """Tell where image and mask of a {} lie: as Gupta et al. publish them, or both as images; None for another set."""
+    if (root / "data" / "images").is_dir() and (root / "segmentation").is_dir():
+        return "data/images/img_{}.png", "segmentation/img_{}.mat"
+    images, labels, extra = (_first(root, names) for names in (_IMAGES, _LABELS, _DEPTH + _HHA))
     lists = any((root / f"{name}.txt").is_file() for name in ("train", "trainval"))
-    return all((_first(root, _IMAGES), _first(root, _LABELS), extra, lists))
+    if images is None or labels is None or extra is None or not lists:
+        return None
+    suffix = ".jpg" if any(images.glob("*.jpg")) else ".png"
+    return f"{images.name}/{{}}{suffix}", f"{labels.name}/{{}}.png"
 
 
 def _first(root: Path, names: tuple[str, ...]) -> Path | None:

@@ -10,10 +10,7 @@ import re
 from pathlib import Path
 
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public.description import PublicSet
-from fullyconv.data.public.lists import pairs_of
-
-_LINE = re.compile(r"[A-Za-z_]+_[0-9]+ [0-9]+ [12] [0-9]+")
+from fullyconv.data.public.description import PublicSet, pairs_of
 
 
 class OxfordPet(PublicSet):
@@ -27,7 +24,7 @@ class OxfordPet(PublicSet):
         if not ((root / "images").is_dir() and listing.with_name("trimaps").is_dir() and listing.is_file()):
             return False
         with listing.open(encoding="utf-8", errors="replace") as file:
-            return _LINE.fullmatch(file.readline().strip()) is not None
+            return re.fullmatch(r"[A-Za-z_]+_[0-9]+ [0-9]+ [12] [0-9]+", file.readline().strip()) is not None
 
     def find_splits(self, root: Path) -> dict[str, list[Pair]]:
         """Pair the images and trimaps of train and test.
@@ -42,10 +39,7 @@ class OxfordPet(PublicSet):
             FileNotFoundError: if a list is missing.
             DatasetError: if a list names files that are not there.
         """
-        lists = {
-            split: root / "annotations" / f"{name}.txt" for split, name in (("train", "trainval"), ("test", "test"))
-        }
         return {
-            split: pairs_of(listing, root, "images/{}.jpg", "annotations/trimaps/{}.png")
-            for split, listing in lists.items()
+            split: pairs_of(root / "annotations" / f"{name}.txt", root, "images/{}.jpg", "annotations/trimaps/{}.png")
+            for split, name in (("train", "trainval"), ("test", "test"))
         }

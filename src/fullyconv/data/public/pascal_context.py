@@ -14,12 +14,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fullyconv.data.masks import MaskReader
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public.description import PublicSet, RenumberingReader
-from fullyconv.data.public.lists import pairs_of
-from fullyconv.data.public.voc import near
-from fullyconv.data.readers import Reader
+from fullyconv.data.public.description import PublicSet, RenumberingReader, pairs_of
+from fullyconv.data.public.voc import around
+from fullyconv.data.readers import FileReader
 
 # fmt: off
 IDS: tuple[int, ...] = (
@@ -83,34 +81,25 @@ class PascalContext(PublicSet):
             for split in ("train", "val")
         }
 
-    def reader(self, root: Path) -> Reader:
+    def reader(self, root: Path) -> FileReader:
         """Give what reads the files, in whichever form the masks are."""
         masks = _masks(root)
-        return RenumberingReader(table=masks[2]) if masks is not None and masks[2] else MaskReader()
-
-
-def _around(root: Path, name: str) -> list[Path]:
-    folders = [root, root / "VOC2010", root / "VOCdevkit" / "VOC2010"]
-    if root.name == "VOC2010":
-        folders.append(root.parent)
-    return [folder / name for folder in folders]
+        return RenumberingReader(table=masks[2]) if masks is not None and masks[2] else FileReader()
 
 
 def _images(root: Path) -> Path | None:
-    for folder in (root, root / "VOC2010", root / "VOCdevkit" / "VOC2010"):
-        if (folder / "JPEGImages").is_dir() and (folder / "ImageSets").is_dir():
-            return folder
-    try:
-        return near(root, 2010)
-    except FileNotFoundError:
-        return None
+    places = (root, *_inside(root), *around(root, 2010))
+    return next((place for place in places if (place / "JPEGImages").is_dir() and (place / "ImageSets").is_dir()), None)
+
+
+def _inside(root: Path) -> list[Path]:
+    return [root / "VOC2010", root / "VOCdevkit" / "VOC2010"]
 
 
 def _masks(root: Path) -> tuple[Path, str, tuple[int, ...]] | None:
+    places = [root, *_inside(root), *([root.parent] if root.name == "VOC2010" else [])]
     for name, table in _FOLDERS.items():
-        for folder in _around(root, name):
-            if not folder.is_dir():
-                continue
+        for folder in (place / name for place in places if (place / name).is_dir()):
             inner = folder / name if (folder / name).is_dir() else folder
             first = next((path for path in inner.iterdir() if path.suffix in (".mat", ".png")), None)
             if first is not None and (first.suffix == ".png" or table is _OF_459):

@@ -16,9 +16,8 @@ import numpy.typing as npt
 
 from fullyconv.data.matlab import read_labels
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public.description import PublicSet
-from fullyconv.data.public.lists import pairs_of, read_names
-from fullyconv.data.readers import FileReader, Reader
+from fullyconv.data.public.description import PublicSet, pairs_of, read_names
+from fullyconv.data.readers import FileReader
 
 SCENES = "spatial_envelope_256x256_static_8outdoorcategories"
 """The one folder in each of Images, SemanticLabels and GeoLabels."""
@@ -59,15 +58,13 @@ class SiftFlow(PublicSet):
         train = read_names(lists[0]) if lists else [path.name for path in sorted((root / "Images" / SCENES).iterdir())]
         left_out = {*test, *UNANNOTATED}
         names = {"train": [stem for name in train if (stem := Path(name).stem) not in left_out], "test": test}
-        by_head = {}
-        for head in self.labels:  # of all of them, so that nothing is missing
+        for head in reversed(self.labels):  # all of them, so that nothing is missing; the first is given
             mask = f"{FOLDERS[head]}/{SCENES}/{{}}.mat"
-            by_head[head] = {
-                split: pairs_of(listing, root, f"Images/{SCENES}/{{}}.jpg", mask, some) for split, some in names.items()
-            }
-        return by_head[next(iter(self.labels))]
+            image = f"Images/{SCENES}/{{}}.jpg"
+            splits = {split: pairs_of(listing, root, image, mask, some) for split, some in names.items()}
+        return splits
 
-    def reader(self, root: Path) -> Reader:
+    def reader(self, root: Path) -> FileReader:
         """Give what reads the files."""
         return SiftFlowReader(tuple(self.labels))
 

@@ -8,18 +8,20 @@ where 11 ids that COCO never used are gaps; 255 is unlabeled.
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fullyconv import label_sets
-from fullyconv.data.pairs import Pair
-from fullyconv.data.public.description import PublicSet, RenumberingReader, entries
-from fullyconv.data.public.lists import by_suffix, paired
-from fullyconv.data.readers import FileReader, Reader
+from fullyconv.data.layouts import Source
+from fullyconv.data.pairs import Pair, pair_names
+from fullyconv.data.public.description import PublicSet, RenumberingReader, entries, filled
+from fullyconv.data.readers import FileReader
+from fullyconv.errors import DatasetError
 from fullyconv.labels import Labels
 
 Places = tuple[tuple[str, str], ...]
@@ -44,17 +46,14 @@ class Trees(PublicSet):
     key: str
     parts: tuple[tuple[str, str], ...] = (("train", "train"), ("val", "val"))
     called: str = "?"
-    reads: Reader | None = None
+    reads: FileReader | None = None
 
     def is_set(self, root: Path) -> bool:
         """Tell the set itself from another in its layout, by the names of its files, or of its folder."""
         train = self.parts[0][1]
-        if not any((root / place.format(train)).is_dir() for place, _ in self.images):
-            return False
-        there = [(root / place.format(train), ending) for place, ending in self.masks]
-        firsts = (next(folder.rglob(f"*{ending}"), None) for folder, ending in there if folder.is_dir())
-        first = next((path for path in firsts if path is not None), None)
-        if first is None:
+        there = ((root / place.format(train)).rglob(f"*{ending}") for place, ending in self.masks)
+        first = next(itertools.chain.from_iterable(there), None)
+        if first is None or not any((root / place.format(train)).is_dir() for place, _ in self.images):
             return False
         return root.resolve().name.lower().startswith(self.called) or bool(re.match(self.key.rstrip("$"), first.name))
 
@@ -76,38 +75,42 @@ class Trees(PublicSet):
             places = [root / place.format(part) for place, _ in (*self.images, *self.masks)]
             if split == "train" or self.called == "?" or any(place.is_dir() for place in places):
                 images, masks = (self._files(root, side, part) for side in (self.images, self.masks))
-                splits[split] = paired(images, masks, places[-1])
+                splits[split] = self._paired(images, masks, places[-1])
         return splits
 
+    def _paired(self, images: Mapping[str, Path], masks: Mapping[str, Path], where: Path) -> list[Pair]:
+        told = Source()
+        pairs = pair_names(told, images, masks, ("the set", str(where)))
+        if told.lost:
+            raise DatasetError(f"{told.lost[0].message}; or unpack the set again")
+        if not pairs:
+            raise DatasetError(f"{where}: no images and masks there; unpack all parts of the set")
+        return pairs
+
     def _files(self, root: Path, places: Places, part: str) -> dict[str, Path]:
+        """List the files of a part by what stands before the ending of their names."""
         for place, ending in places:
             folder = root / place.format(part)
-            if folder.is_dir() and (found := by_suffix(folder, ending)):
+            files = [path for path in sorted(folder.rglob(f"*{ending}")) if not path.name.startswith(".")]
+            found = {path.relative_to(folder).as_posix().removesuffix(ending): path for path in files}
+            if found:
                 return {k: path for k, path in found.items() if not self.key.endswith("$") or re.match(self.key, k)}
         folder = root / places[0][0].format(part)
         raise FileNotFoundError(
             f"{folder}: no such folder; unpack all parts of the set. {self.facts.title} is\n{self.facts.layout}"
         )
 
-    def reader(self, root: Path) -> Reader:
+    def reader(self, root: Path) -> FileReader:
         """Give what reads the files."""
         return self.reads or FileReader()
 
 
-def trees(name: str, labels: Labels, reads: Reader | None = None) -> Trees:
+def trees(name: str, labels: Labels, reads: FileReader | None = None) -> Trees:
     """Make a set of what facts.toml says of its trees."""
-    said = {key: _pairs(value) for key, value in entries()[name]["trees"].items()}
-    return Trees(name, {"main": labels}, reads=reads, **said)
+    return Trees(name, {"main": labels}, reads=reads, **filled(entries()[name]["trees"]))
 
 
-def _pairs(value: Any) -> Any:
-    """Give lists of pairs, and tables, as tuples of tuples."""
-    if isinstance(value, str):
-        return value
-    return tuple(map(tuple, value.items() if isinstance(value, dict) else value))
-
-
-def train_ids() -> Reader:
+def train_ids() -> FileReader:
     """Read the masks of Cityscapes, where they are of train ids as those of the published ids."""
     table = np.full(256, -1)
     table[[*range(19), 255]] = [*(value for value, _ in label_sets.CITYSCAPES.values()), 255]

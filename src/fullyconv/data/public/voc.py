@@ -13,15 +13,14 @@ left of VOC 2011's val without SBD's train: it is computed here from the two lis
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fullyconv.data.masks import MaskReader
 from fullyconv.data.pairs import Pair
-from fullyconv.data.public.description import PublicSet, entries
-from fullyconv.data.public.lists import exclude, pairs_of, read_names
-from fullyconv.data.readers import Reader
+from fullyconv.data.public.description import PublicSet, entries, exclude, pairs_of, read_names
+from fullyconv.data.readers import FileReader
 from fullyconv.errors import DatasetError
 from fullyconv.images import mask_mode
 
@@ -77,28 +76,25 @@ def has_layout(root: Path) -> bool:
     return folders and any(_listing(root, split).is_file() for split in ("train", "trainval"))
 
 
+def around(root: Path, year: int) -> Iterator[Path]:
+    """Give the places where PASCAL VOC of a year may lie: in a folder and in the three around it."""
+    here = root.resolve()
+    for base in (here, *list(here.parents)[:3]):
+        for place in (f"VOC{year}", f"VOCdevkit/VOC{year}", f"TrainVal/VOCdevkit/VOC{year}"):
+            yield from (base / place, base / f"voc{year}" / place)
+
+
 def near(root: Path, year: int) -> Path:
-    """Look for PASCAL VOC of a year in a folder and in the three around it.
-
-    Args:
-        root: the folder of another set.
-        year: the year.
-
-    Returns:
-        The folder VOC2010 or the like.
+    """Find PASCAL VOC of a year in or around the folder of another set.
 
     Raises:
         FileNotFoundError: if it is not there.
     """
-    here = root.resolve()
-    places = [f"VOC{year}", f"VOCdevkit/VOC{year}", f"TrainVal/VOCdevkit/VOC{year}"]
-    for base in (here, *list(here.parents)[:3]):
-        for place in (*places, *(f"voc{year}/{place}" for place in places)):
-            if has_layout(base / place):
-                return base / place
-    raise FileNotFoundError(
-        f"VOC{year}: no such folder in or around {root}, which needs it; put VOCdevkit/VOC{year} beside it"
-    )
+    for place in around(root, year):
+        if has_layout(place):
+            return place
+    what = f"no such folder in or around {root}, which needs it; put VOCdevkit/VOC{year} beside it"
+    raise FileNotFoundError(f"VOC{year}: {what}")
 
 
 def _listing(root: Path, split: str) -> Path:
@@ -180,9 +176,9 @@ class Sbd(PublicSet):
         rest = exclude(exclude([*train, *_own(root, "val")], val), first)
         return {"train": [*first, *rest], "val": val}
 
-    def reader(self, root: Path) -> Reader:
+    def reader(self, root: Path) -> FileReader:
         """Give what reads the files."""
-        return MaskReader()
+        return FileReader()
 
 
 def _own(root: Path, split: str) -> list[Pair]:
