@@ -376,7 +376,6 @@ class Labels:
 
 
 AnyLabels = Labels | Mapping[str, Labels]
-T = TypeVar("T")
 """The labels of one head, or of several by their names."""
 
 
