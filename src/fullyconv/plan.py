@@ -11,7 +11,6 @@ from typing import Any
 from fullyconv.backbones import BACKBONES
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.data.pairs import Pair
-from fullyconv.data.sources import check_labels
 from fullyconv.errors import some
 from fullyconv.hub.load import load
 from fullyconv.inference.processor import Device, device_of
@@ -209,7 +208,7 @@ def _loss(data: SegmentationDataModule, train: Sequence[Pair], asked: str | None
     settings: dict[str, Any] = {"model.loss": "cross_entropy+dice"}
     if not all(pair.mask in data.source.counts for pair in train):
         return settings, "cross entropy and Dice; all classes weigh alike, as the masks were not counted (--data.check)"
-    pixels = check_labels(data.source, train)
+    pixels = data.check("train")
     there = {name: pixels[name] for name in data.classes if pixels.get(name)}
     raw = {name: 1 / math.log(1.1 + number / sum(there.values())) for name, number in there.items()}
     mean = sum(raw.values()) / max(1, len(raw))

@@ -17,7 +17,7 @@ from fullyconv.data.class_names import shifted_hint, two_ends_hint
 from fullyconv.data.layouts import Finding, Severity, Source, counted
 from fullyconv.data.pairs import Pair
 from fullyconv.data.readers import FileReader, check_sizes
-from fullyconv.errors import DatasetError, some
+from fullyconv.errors import DatasetError, printable, some
 from fullyconv.images import Encoded, visible
 from fullyconv.images.opening import converted_lines, head_of, opened, without_cr_lf
 from fullyconv.images.reading import orientation_of
@@ -200,11 +200,31 @@ def empty(seen: Sequence[Seen], labels: Labels) -> Iterator[Finding]:
     masks = (result.pair.mask for result in ignored)
     yield from counted("error" if whole else "warning", masks, "masks that ignore every pixel", message)
     single = [names[0] for result in read if len(names := result.classes(labels)) == 1]
-    if single and labels.num_classes > 1:
+    trained = {name for result in read if result.split in ("train", "all") for name in result.classes(labels)}
+    if problem := one_class(trained, labels):
+        yield Finding("error", "there is nothing to tell apart", problem)
+    elif single and labels.num_classes > 1:
         name, number = Counter(single).most_common(1)[0]
         rule = f"{len(single)} of {len(read)} masks hold one class alone"
         severity: Severity = "warning" if len(single) == len(read) > 1 else "note"
         yield Finding(severity, rule, f"most often {name} (in {number}): is it meant so?")
+
+
+def one_class(there: Iterable[str], labels: Labels) -> str:
+    """Say that training masks hold one of several classes alone; nothing where they do not.
+
+    Args:
+        there: the classes that have a pixel in training masks.
+        labels: the classes.
+    """
+    names = list(there)
+    if len(names) != 1 or labels.num_classes == 1:
+        return ""
+    return (
+        f"every labeled pixel of the training masks is {printable(names[0])}, so that nothing else can be learned; say "
+        f"what the values in the masks mean (values=, --values), now {labels.describe_values()}; or add masks of "
+        "other classes"
+    )
 
 
 def enough(splits: Mapping[str, int], source: Source) -> Iterator[Finding]:
@@ -269,7 +289,7 @@ def images(seen: Sequence[Seen]) -> Iterator[Finding]:
 
 def twins(seen: Sequence[Seen]) -> Iterator[Finding]:
     """Find images that are there twice; across splits they make every score a lie."""
-    groups = _groups((result.digest, result) for result in seen if result.digest)
+    groups = together((result.digest, result) for result in seen if result.digest)
     across = [_text(group, " = ") for group in groups if _mixed(group)]
     message = "what is trained on is scored as well, so that every score is too good: keep each in one split"
     yield from counted("error", across, "images that are in more than one split", message)
@@ -293,7 +313,7 @@ def look_alikes(seen: Sequence[Seen]) -> Iterator[Finding]:
     if not 2 <= len(found) <= MOST_COMPARED:
         return
     firsts = near([look for _, look in found])
-    groups = _groups((int(first), result) for first, (result, _) in zip(firsts, found, strict=True))
+    groups = together((int(first), result) for first, (result, _) in zip(firsts, found, strict=True))
     groups = [group for group in groups if len({result.digest for result in group}) > 1]
     across = [group for group in groups if _mixed(group)]
     within = [group for group in groups if not _mixed(group) and group[0].split in ("train", "all")]
@@ -308,7 +328,7 @@ def look_alikes(seen: Sequence[Seen]) -> Iterator[Finding]:
             yield Finding("warning", rule, message, tuple(_text(group, " ~ ") for group in alike))
 
 
-def _groups(keyed: Iterable[tuple[object, Seen]]) -> list[list[Seen]]:
+def together(keyed: Iterable[tuple[object, Seen]]) -> list[list[Seen]]:
     """Give what has one key together, where that is more than one."""
     same: dict[object, list[Seen]] = defaultdict(list)
     for key, result in keyed:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fullyconv.data.augment import Augment, Augmented
 from fullyconv.data.cache import DecodedCache
+from fullyconv.data.checks import one_class
 from fullyconv.data.folder import SegmentationFolder, set_aside
 from fullyconv.data.layouts import Reading
 from fullyconv.data.pairs import Pair
@@ -272,10 +273,15 @@ class SegmentationDataModule(L.LightningDataModule):
 
         Raises:
             DatasetError: if a file is damaged, an image and its mask differ in size, or a mask holds a value that is
-                not in the label map; it names file and value.
+                not in the label map; it names file and value. Also if all that is trained on is of one class.
         """
         pairs = self._pairs(split) if split else [pair for part in self.splits.values() for pair in part]
-        return check_labels(self.source, pairs)
+        totals = check_labels(self.source, pairs)
+        labels = self.source.labels
+        there = [name for name in labels.names if totals[name]]
+        if split in (None, "train") and (problem := one_class(there, labels)):
+            raise DatasetError(f"{self.source.root}: {problem}")
+        return totals
 
     def dataset(self, split: str) -> SegmentationFolder:
         """Give one split as a data set of samples, augmented if it is "train".

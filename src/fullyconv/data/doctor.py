@@ -260,12 +260,16 @@ def _telling(seen: Sequence[Seen], labels: Labels | None) -> list[tuple[Pair, st
     alone = {result.pair for result in drawable if len(result.classes(labels)) == 1}
     if len(alone) * 10 > len(drawable):  # where it is usual, it tells nothing
         alone = set()
+    groups = checks.together((result.digest, result) for result in drawable)
+    groups.sort(key=lambda group: len({result.labeled for result in group}) == 1)  # those that contradict first
+    twins = {result.pair for result in (groups[0] if groups else [])}
     troubles: dict[str, Callable[[Seen], bool]] = {
         "a value that is no class": lambda result: bool(labels.unknown(result.counts)),
         "turned by EXIF": lambda result: result.turned,
         "all ignored": lambda result: not result.classes(labels),
         "nearly black": lambda result: result.highest <= checks.DARK,
         "of one color": lambda result: result.constant,
+        "there twice": lambda result: result.pair in twins,
         "one class alone": lambda result: result.pair in alone,
     }
     chosen = [(one.pair, why) for why, is_odd in troubles.items() for one in [*filter(is_odd, drawable)][:2]]
@@ -300,9 +304,11 @@ def sheet(diagnosis: Diagnosis) -> Image.Image:
     telling = diagnosis.telling[: 2 * SHEET_CELLS // 3]
     every = source.pairs
     step = max(1, len(every) // (SHEET_CELLS - len(telling)))
-    chosen = dict(reversed([*telling, *((pair, "") for pair in (*every[step // 2 :: step], *every))]))
+    chosen: dict[Pair, str] = {}
+    for pair, why in (*telling, *((pair, "") for pair in (*every[step // 2 :: step], *every))):
+        chosen.setdefault(pair, why)
     shown: list[tuple[Any, Any, str]] = []
-    for pair, why in reversed(chosen.items()):
+    for pair, why in chosen.items():
         try:
             image, mask = read_both(source.reader, pair)
         except (DatasetError, OSError):
