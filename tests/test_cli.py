@@ -395,6 +395,41 @@ def test_a_wrong_call_ends_in_one_message_and_status_2(
 
 
 @pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fit", "RECIPE", "--model.losss", "dice"], "--model.losss dice. Did you mean --model.loss?"),
+        (["fit", "RECIPE", "--model.lr", "fast"], "--model.lr: Expected a <class 'float'>. Got value: fast"),
+        (["fit", "RECIPE", "--epochs", "3"], "of a recipe it is --trainer.max_epochs"),
+        (["fit", "shapes", "--epoch", "3", "--out", "run"], "--epoch 3. Did you mean --epochs?"),
+        (["doctor", "shapse"], "did you mean shapes?"),
+        (["doctor", "shapes/train/images"], "if the set is HERE/shapes/train, give that"),
+        (["predict", "shapes/train/images/000.pgn"], "did you mean shapes/train/images/000.png?"),
+        (["predict", "shapes/train/images/000.png", "--out", "mask.png"], "--out mask.png: is the name of an image"),
+        (["test", "run", "shapes"], "source='run': the folder of a training; give its model folder, run/model"),
+        (["test", "run/", "shapes"], "the folder of a training; give its model folder, run/model"),
+        (["test", "runs/one", "shapes"], "the folder of a training; give its model folder, runs/one/model"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_slip_is_named_with_what_was_meant(
+    words: list[str], message: str, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert tree == tmp_path / "shapes"
+    for run in ("run", "runs/one"):
+        shutil.copytree(fullyconv.weights.catalog.zoo_folder() / "fcn4s_resnet18_quarter.crackforest", f"{run}/model")
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"data": {"data": "shapes"}}))
+    said = run_here(capsys, *(word for each in words for word in (RECIPE if each == "RECIPE" else [each])))
+    assert said.code == (1 if words[1] == "shapes/train/images" else 2)
+    assert message in said.text.replace(str(tmp_path), "HERE")
+    assert len(said.err.splitlines()) < 20
+
+
+RECIPE = ["--config", "recipe.yaml"]
+
+
+@pytest.mark.parametrize(
     ("command", "how"),
     [("fit", "address"), ("fit", "file"), ("fit", "unpickled"), ("validate", "address"), ("test", "file")],
 )

@@ -11,6 +11,8 @@ from PIL import Image
 
 from conftest import write_tree
 from fullyconv import cli
+from fullyconv.data import doctor
+from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.data.doctor import examine, sheet
 from fullyconv.errors import DatasetError
 from fullyconv.labels import Labels
@@ -224,7 +226,7 @@ def test_the_sheet_shows_images_masks_names_and_legend(root: Path) -> None:
     assert Labels.of(["ground", "box", "sky"]).palette[2] in colors  # the legend's sky
 
 
-def test_the_sheet_begins_with_what_is_suspicious_and_what_is_rare(root: Path) -> None:
+def test_the_sheet_begins_with_what_is_suspicious_and_what_is_rare(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stray(root / "train" / "masks" / "004.png", 77)
     put_mask(root / "val" / "masks" / "001.png", np.full((48, 64), 255, np.uint8))
     diagnosis = examine(root)
@@ -232,7 +234,35 @@ def test_the_sheet_begins_with_what_is_suspicious_and_what_is_rare(root: Path) -
     assert told[0] == ("train", "004", "a value that is no class")
     assert told[1] == ("val", "001", "all ignored")
     assert told[2][2] == "most box"
-    assert sheet(diagnosis).width > 4 * 320  # the stray value does not stop it
+    shown: list[str] = []
+    monkeypatch.setattr(doctor, "contact_sheet", lambda cells, *_, **__: shown.extend(cell[2] for cell in cells))
+    sheet(diagnosis)  # the stray value does not stop it
+    assert shown[:3] == ["004: a value that is no class", "001: all ignored", f"{told[2][1]}: most box"]
+    assert len(shown) == 9
+
+
+def test_the_sheet_shows_an_image_beside_its_copy_those_of_unlike_masks_first(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split, copy, original in (("train", "005", "003"), ("val", "002", "001")):
+        for folder in ("images", "masks"):
+            place = root / split / folder
+            shutil.copy(place / f"{original}.png", place / f"{copy}.png")
+    mask = np.array(Image.open(root / "val" / "masks" / "002.png"))
+    put_mask(root / "val" / "masks" / "002.png", np.where(mask == 2, 0, mask))
+    told = [(pair.key, why) for pair, why in examine(root).telling if why == "there twice"]
+    assert told == [("001", "there twice"), ("002", "there twice")]
+
+
+def test_training_masks_of_one_class_alone_are_an_error(root: Path) -> None:
+    for path in root.glob("train/masks/*"):
+        put_mask(path, np.where(np.array(Image.open(path)) == 0, 0, 255).astype(np.uint8))
+    found = next(finding for finding in examine(root).findings if finding.severity == "error")
+    assert found.rule == "there is nothing to tell apart"
+    assert "every labeled pixel of the training masks is ground" in found.message
+    with pytest.raises(DatasetError, match="shapes: every labeled pixel of the training masks is ground"):
+        SegmentationDataModule(root).check("train")
+    SegmentationDataModule(root).check("val")
 
 
 def test_the_sheet_is_of_bounded_size_whatever_the_images(tmp_path: Path) -> None:

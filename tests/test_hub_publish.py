@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.errors import DownloadError, WeightsError
 from fullyconv.training.module import SegmentationModule
 from fullyconv.weights.catalog import SHIPPED, zoo_folder
-from fullyconv.weights.pretrained import WEIGHTS
+from fullyconv.weights.pretrained import WEIGHTS, card, read_config
 from hub_server import HubServer
 
 STREET = "ladder_efficientnet_lite0.camvid"
@@ -61,6 +62,23 @@ def test_a_model_folder_is_published_byte_for_byte_and_loads_back(
     assert_same_tensors(fullyconv.load(address, allow_unverified=True), fullyconv.load("street"))
 
 
+@pytest.mark.parametrize(
+    ("said", "hub"),
+    [
+        ("Apache-2.0 (data: Clothing Co-Parsing)", "apache-2.0"),
+        ("CC BY-SA 4.0 (data: Oxford-IIIT Pet)", "cc-by-sa-4.0"),
+        ("CC0 1.0 (data: 2018 Data Science Bowl, with corrections)", "cc0-1.0"),
+        ("unstated; Apache-2.0 code", "other"),
+    ],
+)
+def test_the_card_names_the_license_as_the_hub_does(said: str, hub: str) -> None:
+    from huggingface_hub import ModelCard
+
+    config = replace(read_config(zoo_folder() / STREET), license=said)
+    data = ModelCard(card(config, "someone/street")).data
+    assert (data.license, data.license_name) == (hub, said)
+
+
 def test_the_card_holds_the_measured_numbers_and_how_to_load(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import ModelCard
 
@@ -73,7 +91,7 @@ def test_the_card_holds_the_measured_numbers_and_how_to_load(hub: HubServer, mon
     assert config["weights"]["sha256"] in text
     assert "### Where it fails" in text
     card = ModelCard(text)
-    assert card.data.license_name == config["license"]
+    assert (card.data.license, card.data.license_name) == ("other", config["license"])
     assert card.data.to_dict()["library_name"] == "fullyconv"
     results = {result.metric_type: result for result in card.data.eval_results or []}
     assert results["mean_iou"].metric_value == round(config["score"]["mean_iou"], 2)

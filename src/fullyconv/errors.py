@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 
 LOGGER = logging.getLogger("fullyconv")
 
@@ -42,7 +43,7 @@ class TrainingError(ValueError):
     """Training cannot go on: the loss is no number; the message says where, and what was kept."""
 
 
-_MANY = 100  # choices that nobody would read through
+_MANY = 40  # choices that nobody would read through
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
@@ -60,6 +61,20 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
     close = difflib.get_close_matches(name, list(choices), n=1)
     return f"Did you mean {close[0]}? " if close else ""
+
+
+def near_path(path: Path) -> str:
+    """Ask whether the nearest name in the same folder was meant; an empty text where none is near.
+
+    Args:
+        path: of what is not there.
+    """
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return ""
+    near = nearest(path.name, names).removeprefix("Did you mean ")
+    return f" (did you mean {path.with_name(near[:-2])}?)" if near else ""
 
 
 def near_miss(name: str, choices: Iterable[str]) -> str:

@@ -205,7 +205,7 @@ def _curves(history: str | Path | None) -> str:
                     if math.isfinite(value):
                         series[key][epoch] = value
     if not series:
-        return f"<p>No curves: no epoch ended in the logs of the run, {_e(history)}.</p>"
+        return f"<p>No curves: no epoch stands in a log of {_e(history)}; another logger keeps its own.</p>"
     charts = "".join(_chart(key, sorted(points.items())) for key, points in sorted(series.items()))
     return f"<div class='cards'>{charts}</div>"
 

@@ -21,7 +21,7 @@ HELP = """usage: fullyconv COMMAND ...
 Semantic segmentation with fully convolutional networks.
 
 use a model
-  demo       one photograph: a heat map of a word, or a segmentation
+  demo       one photograph: a heat map of a word, and a segmentation
   predict    images, videos and folders of them
   join       what several processes did of them
   serve      a web page that segments the images dropped on it

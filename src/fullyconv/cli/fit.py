@@ -146,7 +146,7 @@ def _chosen(own: argparse.Namespace, others: list[str], data: SegmentationDataMo
         chosen.reasons.append(f"no --model was given, so it starts from {own.model}; --model MODEL takes another")
     given = {name: option_in(others, f"--{name}") for name in chosen.settings}
     if said := [f"{name} = {value}" for name, value in given.items() if value is not None]:
-        chosen.reasons.append(f"as you say: {', '.join(said)}")
+        chosen.reasons.append(f"but, as you say: {', '.join(said)}")
     return chosen
 
 

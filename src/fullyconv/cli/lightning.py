@@ -16,6 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from fullyconv.cli.fit import PLANNED_BY
 from fullyconv.cli.options import reading_words
 from fullyconv.data.datamodule import SegmentationDataModule
 from fullyconv.errors import nearest
@@ -111,6 +112,7 @@ class RecipeCLI(LightningCLI):
         if self._by_recipe and unknown[1] in ("--epochs", "--minutes"):
             return f"{message}; of a recipe it is --trainer.max_epochs, or --trainer.max_time '{{minutes: 10}}'"
         options = {word for action in self._parser(self._command)._actions for word in action.option_strings}
+        options |= {f"--{name}" for name in PLANNED_BY}
         return f"{message}. {nearest(unknown[1], options)}fullyconv {self._command} --help-all lists the options"
 
     def before_instantiate_classes(self) -> None:

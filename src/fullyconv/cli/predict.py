@@ -77,10 +77,15 @@ def add(commands: options.Commands) -> None:
 
 def _predict(arguments: argparse.Namespace) -> int:
     """Write a mask for each image, whose pixel values are class indices. It goes on where it was stopped."""
+    from fullyconv.images import EXTENSIONS
+
     if len(arguments.input) > 1 and Path(arguments.input[0]).suffix.lower() == ".onnx":
         arguments.model = arguments.input.pop(0)
     arguments.chosen = arguments.model is None  # by us
     arguments.model = arguments.model or MODEL
+    out = Path(arguments.out)
+    if out.suffix.lower() in EXTENSIONS and not out.is_dir():
+        raise ValueError(f"--out {out}: is the name of an image, and --out is the folder of the masks; give a folder")
     if "-" not in arguments.input:
         return _predict_files(arguments)
     with aside(tempfile.gettempdir()) as folder:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fullyconv.data.layouts import LAYOUTS, OPTIONS, Folder, Reading, Source, Tree
 from fullyconv.data.pairs import Pair, common_names, pair_files
-from fullyconv.data.words import IMAGE_WORDS, SPLIT_WORDS, bare, mask_base, meaning_of
+from fullyconv.data.words import IMAGE_WORDS, MASK_WORDS, SPLIT_WORDS, bare, mask_base, meaning_of
 from fullyconv.errors import DatasetError, some
 from fullyconv.images import EXTENSIONS
 
@@ -214,8 +214,11 @@ def _given(
 
 def _unknown(root: Path, found: str) -> str:
     there = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in root.iterdir())
-    holds = f"{root}: holds {some(there, 12) or 'nothing'}"
-    return f"{holds}, which is no layout that is understood ({found}). Accepted:\n{LAYOUTS}\nOr {OPTIONS}"
+    above, place = "", root.absolute()
+    if place.name.lower() in IMAGE_WORDS | MASK_WORDS | SPLIT_WORDS.keys():
+        above = f"if the set is {place.parent}, give that. This folder "
+    holds = f"{above}holds {some(there, 12) or 'nothing'}, which is no layout that is understood ({found})"
+    return f"{root}: {holds}. Accepted:\n{LAYOUTS}\nOr {OPTIONS}"
 
 
 def _listed(folders: Sequence[Folder]) -> str:

@@ -15,7 +15,7 @@ from fullyconv.data.meaning import count_values, labeled
 from fullyconv.data.pairs import Pair
 from fullyconv.data.public import PUBLIC, fetch
 from fullyconv.data.readers import FileReader, in_threads, read_both
-from fullyconv.errors import DatasetError, near_miss, some
+from fullyconv.errors import DatasetError, near_miss, near_path, some
 from fullyconv.images.reading import read_noting
 from fullyconv.labels import IGNORE
 
@@ -44,7 +44,9 @@ def dataset_root(data: str | Path) -> Path:
     if path.is_file():
         raise DatasetError(f"{given} is a file: give the folder that holds images and masks")
     if len(path.parts) != 1:
-        raise FileNotFoundError(f"{given}: no such folder; check the path")
+        raise FileNotFoundError(f"{given}: no such folder; check the path{near_path(path)}")
+    if path.name not in PUBLIC and (near := near_path(path)):
+        raise FileNotFoundError(f"{given}: no such folder here{near}")
     root = os.environ.get(ENVIRONMENT)
     if not root:
         remedy = f"for a public set by its name set {ENVIRONMENT}=FOLDER to the folder that holds it"

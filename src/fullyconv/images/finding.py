@@ -6,6 +6,8 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
+from fullyconv.errors import near_path
+
 # fmt: off
 EXTENSIONS = (
     ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
@@ -50,7 +52,7 @@ def find_images(source: str | Path, *, recursive: bool = False, extensions: Sequ
     else:
         found = []
         refuse_address(source)
-        where = f"{source}: no such file or folder"
+        where = f"{source}: no such file or folder{near_path(path)}"
     if not found:
         raise FileNotFoundError(f"{where}; give a file, a folder or a pattern of {', '.join(extensions)} files")
     return sorted(found)

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from fullyconv.errors import DatasetError
+from fullyconv.errors import DatasetError, near_path
 from fullyconv.images.finding import EXTENSIONS, refuse_address
 
 MAX_PIXELS = 89_478_485
@@ -110,7 +110,7 @@ def as_file(source: str | Path | Encoded | bytes | bytearray | memoryview | IO[b
     if path.is_dir():
         raise DatasetError(f"{path}: a folder where an image is expected; images.find_images lists its images")
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file; check the name")
+        raise FileNotFoundError(f"{path}: no such file; check the name{near_path(path)}")
     if not path.is_file():  # a pipe or a device: reading it might never end
         raise DatasetError(f"{path}: is no regular file; replace it by an image")
     return path

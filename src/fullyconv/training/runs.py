@@ -52,8 +52,8 @@ def resume(folder: Path, command: Mapping[str, Any]) -> str | None:
     for key in sorted({*theirs, *command}):
         if key not in FREE and theirs.get(key) != command.get(key):
             raise ValueError(
-                f"--out {folder}: holds another run ({key}: {theirs.get(key)!r}, now {command.get(key)!r}); give the "
-                "same command to go on with it, another folder (--out) for a new run, or remove it"
+                f"--out {folder}: holds another run ({key}: {_said(theirs.get(key))}, now {_said(command.get(key))}); "
+                "give the same command to go on with it, another folder (--out) for a new run, or remove it"
             )
     before, now = theirs.get("epochs"), command.get("epochs")
     if isinstance(before, int) and isinstance(now, int) and now < before:
@@ -61,6 +61,10 @@ def resume(folder: Path, command: Mapping[str, Any]) -> str | None:
     if finished and all(theirs.get(key) == command.get(key) for key in FREE):
         return "finished"
     return str(last) if last.is_file() else None
+
+
+def _said(value: object) -> str:
+    return (shlex.join(map(str, value)) or "none") if isinstance(value, list) else repr(value)
 
 
 def split_digest(splits: Mapping[str, Sequence[Pair]]) -> str:

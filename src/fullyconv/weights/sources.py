@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fullyconv import download as downloads
-from fullyconv.errors import DownloadError, WeightsError, near_miss, tell
+from fullyconv.errors import DownloadError, WeightsError, near_miss, near_path, tell
 from fullyconv.files import Digest, digest
 from fullyconv.weights import catalog, pretrained, repositories
 from fullyconv.weights.lock import DIGEST, accept, lock_file, recorded
@@ -153,7 +153,7 @@ def read(text: str | Path) -> Source:
 
 def _means_nothing(text: str) -> str:
     if Path(text).suffix.lower() in (".safetensors", ".pth", ".pt", ".ckpt", ".caffemodel"):
-        return f"source={text!r}: no such file here; check the path"
+        return f"source={text!r}: no such file here; check the path{near_path(Path(text))}"
     if text.count("/") > 1:
         return (
             f"source={text!r}: no such folder or file here, and no model of the zoo; check the path (a training writes "
@@ -250,7 +250,9 @@ def _local(path: Path, text: str) -> Source:
     _refuse_run(place, text)
     if place.is_dir():
         return Source("folder", str(place))
-    raise FileNotFoundError(f"source={text!r}: no such folder or file; pass a model folder, or a zoo name")
+    raise FileNotFoundError(
+        f"source={text!r}: no such folder or file; pass a model folder, or a zoo name{near_path(place)}"
+    )
 
 
 def _refuse_run(path: Path, text: str) -> None:

@@ -110,8 +110,8 @@ def upload(folder: Path, repo: str, *, private: bool = False, token: str | None 
         )
     except Exception as error:  # the client's own, its transport's, or OSError: which one differs between releases
         raise DownloadError(
-            f"{repo}: the hub did not take it ({type(error).__name__}: {first_line(error)}); check the "
-            "name, and log in with a token that may write (hf auth login, or HF_TOKEN)"
+            f"{repo}: the hub did not take it ({type(error).__name__}: {first_line(error)}); check "
+            "network and name, and log in with a token that may write (hf auth login, or HF_TOKEN)"
         ) from error
     oid = str(getattr(commit, "oid", "") or "")
     return f"hf://{repo}@{oid if COMMIT.fullmatch(oid) else 'main'}"

@@ -165,7 +165,7 @@ def fetch(name: str, base: str | Path, *, download: bool = True) -> Path:
     if not wanted or (gone and not (download and all(archive.urls for archive in gone))):
         raise FileNotFoundError(describe(known, base))
     if gone:
-        tell(f"{known.facts.title}: {known.facts.license}; fetched into {home}")
+        tell(f"{known.facts.title}: {known.facts.license}; fetching it into {home}")
     ready = [(archive, there.get(archive) or fetch_archive(archive, home)) for archive in wanted]
     try:
         install(ready, home)
