@@ -39,6 +39,14 @@ def value_range(text: str) -> tuple[float, float]:
     return low, high
 
 
+def scale(text: str) -> float:
+    """Read one size of several."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: give numbers with spaces between, such as 0.75 1 1.25") from None
+
+
 def positive(text: str) -> int:
     """Read a whole number of at least 1."""
     number = int(text)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from fullyconv.cli import options
 from fullyconv.cli.catalog import found_by
 from fullyconv.cli.opening import set_threads
-from fullyconv.cli.options import halo, positive
+from fullyconv.cli.options import halo, positive, scale
 from fullyconv.cli.progress import busy, progress_bar
 from fullyconv.files import aside
 
@@ -53,7 +53,7 @@ def add(commands: options.Commands) -> None:
     )
     how = predict.add_argument_group("how")
     how.add_argument("--flip", action="store_true", help="average with the mirrored image")
-    how.add_argument("--scales", type=float, nargs="+", metavar="S", help="average over sizes, such as 0.75 1 1.25")
+    how.add_argument("--scales", type=scale, nargs="+", metavar="S", help="average over sizes, such as 0.75 1 1.25")
     how.add_argument("--memory", metavar="AMOUNT", help="beside the model, as 2GB (half of what is free)")
     how.add_argument("--halo", type=halo, default="exact", metavar="PIXELS", help="around a tile (default: exact)")
     how.add_argument("--range", dest="value_range", **options.RANGE)

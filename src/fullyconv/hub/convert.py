@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fullyconv.classifier import DenseScorer
+from fullyconv.errors import nearest
 from fullyconv.hub.load import load, load_classifier
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.training.module import SegmentationModule
 from fullyconv.weights import sources
+from fullyconv.weights.architectures import CLASSIFIERS
 from fullyconv.weights.described import NoSegmenter
 from fullyconv.weights.lock import accepting
 from fullyconv.weights.segmenters import SEGMENTERS
@@ -77,6 +79,9 @@ def convert(
                 module.score = None  # it was measured on other numbers, if only a little
             module.save_pretrained(target, dtype=dtype)
             return module
+    own = architecture is not None and ("/" in architecture or architecture in CLASSIFIERS)
+    if architecture is not None and not own and (hint := nearest(architecture, SEGMENTERS)):
+        raise ValueError(f"architecture={architecture!r}: no segmenter of torchvision is called that. {hint}")
     classifier = load_classifier(
         source,
         architecture=architecture,
