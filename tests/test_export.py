@@ -58,7 +58,9 @@ def traced_once() -> Iterator[None]:
 
     def graph_of(network: Any, channels: int, heads: Sequence[str]) -> Any:
         seen = replace(network.preprocessing, short_side=None)  # which is no part of the traced graph
-        weights = hashlib.sha256(str([repr(network), seen, channels, list(heads)]).encode())
+        plain = (bool, int, float, str, tuple)
+        settings = [{k: v for k, v in vars(part).items() if isinstance(v, plain)} for part in network.modules()]
+        weights = hashlib.sha256(str([repr(network), settings, seen, channels, list(heads)]).encode())
         for tensor in network.state_dict().values():
             weights.update(tensor.numpy().tobytes())
         key = weights.hexdigest()
