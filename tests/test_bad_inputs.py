@@ -306,7 +306,8 @@ ROWS = [
     Row("soft edges", nameless(soft), "do not look like class indices", "do not look like class indices"),
     Row("colors under names", colored, r"hold 4 colors \(#000000 \d+", r"hold 4 colors \(#000000 \d+.*values="),
     Row("photographs for masks", photographs, "photographs, or antialiased edges", "photographs, or antialiased edges"),
-    Row("masks of one class", lambda r: [edit(p, np.zeros_like) for p in all_masks(r)], "one class alone", None, True),
+    Row("masks of one class", lambda r: [edit(p, np.zeros_like) for p in all_masks(r)],
+        "there is nothing to tell apart", "every labeled pixel of the training masks is"),
     Row("masks of one value", nameless(lambda r: [edit(p, np.zeros_like) for p in all_masks(r)]),
         "fewer than two classes", "fewer than two classes"),
     Row("validation that ignores all", lambda r: [edit(p, lambda v: np.full_like(v, 255)) for p in all_masks(r)

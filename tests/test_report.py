@@ -149,7 +149,7 @@ def test_the_axis_of_a_curve_holds_its_values_and_zero_and_is_round() -> None:
 
 def test_without_logs_the_page_says_why_there_are_no_curves(shapes: Path, tmp_path: Path) -> None:
     data = SegmentationDataModule.from_folder(shapes)
-    for history, why in ((tmp_path / "nothing", "no epoch ended"), (None, "this page is of a model alone")):
+    for history, why in ((tmp_path / "nothing", "no epoch stands in a log"), (None, "this page is of a model alone")):
         write_report(segmenter_for(data), data, "val", tmp_path / "page.html", history=history)
         page = Page(tmp_path / "page.html")
         assert "svg" not in page.tags
