@@ -429,3 +429,15 @@ def test_a_repeated_epoch_is_as_many_epochs_in_a_row() -> None:
 
     assert orders(3, 2) == orders(1, 6)
     assert len(set(orders(3, 2))) == 7 * 6  # no crop comes twice
+
+
+def test_a_folder_of_the_public_sets_is_found_whatever_has_a_name_like_it_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("here/field", "sets/fields"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("FULLYCONV_DATA", str(tmp_path / "sets"))
+    assert dataset_root("fields") == tmp_path / "sets" / "fields"
+    with pytest.raises(FileNotFoundError, match=r"neither here \(did you mean field\?\) nor in"):
+        dataset_root("fiel")

@@ -45,12 +45,10 @@ def dataset_root(data: str | Path) -> Path:
         raise DatasetError(f"{given} is a file: give the folder that holds images and masks")
     if len(path.parts) != 1:
         raise FileNotFoundError(f"{given}: no such folder; check the path{near_path(path)}")
-    if path.name not in PUBLIC and (near := near_path(path)):
-        raise FileNotFoundError(f"{given}: no such folder here{near}")
-    root = os.environ.get(ENVIRONMENT)
+    root, here = os.environ.get(ENVIRONMENT), f"here{near_path(path)}"
     if not root:
         remedy = f"for a public set by its name set {ENVIRONMENT}=FOLDER to the folder that holds it"
-        raise FileNotFoundError(f"{given}: no such folder here; {remedy} (known sets: {', '.join(PUBLIC)})")
+        raise FileNotFoundError(f"{given}: no such folder {here}; {remedy} (known sets: {', '.join(PUBLIC)})")
     if not Path(root).is_dir():
         raise FileNotFoundError(f"{ENVIRONMENT}={root}: no such folder; set it to that which holds the public sets")
     own = Path(root) / path
@@ -63,7 +61,7 @@ def dataset_root(data: str | Path) -> Path:
     if own.is_dir():
         return own
     near = near_miss(str(data), [entry.name for entry in Path(root).iterdir() if entry.is_dir()])
-    raise FileNotFoundError(f"{given}: no such folder, neither here nor in {ENVIRONMENT}={root}. {near}")
+    raise FileNotFoundError(f"{given}: no such folder, neither {here} nor in {ENVIRONMENT}={root}. {near}")
 
 
 def open_source(

@@ -37,7 +37,7 @@ class Tracker(Watch):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()
-        self._seen: dict[int, tuple[Tensor, Seen]] = {}  # keeps the tensors, lest an id is used again
+        self._seen: dict[int, tuple[Tensor, Seen]] = {}  # keeps the tensors, so that no id is used again
         self._roots: dict[int, tuple[Tensor, Tensor]] = {}  # of views: the tensor they look into
         self._dirty: dict[int, tuple[Tensor, Seen]] = {}  # written to through a view
         self._uniform: dict[int, Tensor] = {}  # the same at all places, but for borders
