@@ -177,3 +177,5 @@ def _mapped(path: Path) -> Array | None:
         return np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
     except (OSError, ValueError, EOFError):  # missing, empty, cut short: decoded and written anew
         return None
+    except SystemError:  # a header read in several threads at once: https://github.com/python/cpython/issues/106905
+        return None
