@@ -47,8 +47,8 @@ def dataset_root(data: str | Path) -> Path:
         raise FileNotFoundError(f"{given}: no such folder; check the path{near_path(path)}")
     root, here = os.environ.get(ENVIRONMENT), f"here{near_path(path)}"
     if not root:
-        remedy = f"for a public set by its name set {ENVIRONMENT}=FOLDER to the folder that holds it"
-        raise FileNotFoundError(f"{given}: no such folder {here}; {remedy} (known sets: {', '.join(PUBLIC)})")
+        remedy = f"check the path, or for a public set ('fullyconv fetch' lists them) set {ENVIRONMENT}=FOLDER"
+        raise FileNotFoundError(f"{given}: no such folder {here}; {remedy} to the folder that holds it")
     if not Path(root).is_dir():
         raise FileNotFoundError(f"{ENVIRONMENT}={root}: no such folder; set it to that which holds the public sets")
     own = Path(root) / path

@@ -30,8 +30,10 @@ function about() {
 }
 
 function progress() {
-  const done = cards.filter((card) => !queue.includes(card) && card !== working?.card).length;
-  say(state, cards.length > 1 ? `${done} of ${cards.length} images done` : "");
+  const ended = cards.filter((card) => !queue.includes(card) && card !== working?.card);
+  const failed = ended.filter((card) => !card.part(".again").hidden).length;
+  const done = `${ended.length - failed} of ${cards.length} images done`;
+  say(state, cards.length > 1 ? done + (failed ? `, ${failed} failed` : "") : "");
 }
 
 function add(images) {

@@ -162,10 +162,9 @@ def _means_nothing(text: str) -> str:
     names = catalog.names()
     close = difflib.get_close_matches(text, names, n=3)
     hint = f"Did you mean {' or '.join(close)}? " if close else ""
-    shipped = ", ".join([*catalog.ALIASES, *catalog.SHIPPED])
     return (
-        f"source={text!r}: no model of the zoo and no folder with config.json. {hint}Choices: {shipped}, and "
-        f"{len(names)} names that 'fullyconv list' shows. Or give {FORMS}."
+        f"source={text!r}: no model of the zoo and no folder with config.json. {hint}Choices: "
+        f"{', '.join(catalog.ALIASES)}, and others. Or give {FORMS}."
     )
 
 
