@@ -152,3 +152,11 @@ def test_a_steady_legend_has_one_size_and_order_whatever_occurs() -> None:
     many = Labels.of([f"class {'with a longer name ' * (number > 140)}{number}" for number in range(150)])
     sizes = {overlay(image, mask * last, many, legend="steady").size for last in (0, 1, 14)}
     assert len(sizes) == 1
+
+
+def test_a_steady_legend_of_very_many_classes_lists_the_same_ones_in_every_image() -> None:
+    labels = Labels.of([f"class {number}" for number in range(30)])
+    image = np.zeros((200, 300, 3), np.uint8)
+    legends = [overlay(image, np.full((200, 300), k, np.uint8), labels, legend="steady") for k in (28, 29)]
+    first, second = (np.asarray(legend)[200:] for legend in legends)
+    np.testing.assert_array_equal(first, second)  # both classes are beyond those that are listed

@@ -14,9 +14,11 @@ import torch
 from PIL import Image
 
 import fullyconv
-from fullyconv.errors import FolderInUse
+from fullyconv.errors import FolderInUse, ScoresError
+from fullyconv.geometry import Geometry
 from fullyconv.images import read_mask
 from fullyconv.inference import folder
+from fullyconv.inference.argmax import upsample_argmax
 from fullyconv.inference.folder import Predicted
 from fullyconv.inference.identity import identity
 from fullyconv.inference.journal import NAME, Journal
@@ -121,8 +123,8 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(photos: Path, tmp_path: Pat
     assert done.before == 3 - len(done.predicted) >= 1
     assert model.calls == seen + len(done.predicted)
     again = fullyconv.predict_folder(model, [photos / "a.jpg", str(photos)], tmp_path / "out")
-    assert (again.before, again.predicted) == (4, ())  # one was named twice
-    assert "4 done before" in repr(again)
+    assert (again.before, again.predicted) == (3, ())
+    assert "3 done before" in repr(again)
     assert len(fullyconv.predict_folder(model, photos, tmp_path / "out", overwrite=True).predicted) == 3
 
 
@@ -266,3 +268,34 @@ def test_masks_of_a_zoo_model_are_those_of_its_weights_and_not_of_its_name(
     name = catalog.ALIASES["nuclei"]
     monkeypatch.setitem(catalog.SHIPPED, name, "0" * 64)  # as another release ships them
     assert _identity("nuclei") != before
+
+
+def test_an_image_without_scores_is_named_and_the_others_are_segmented(tmp_path: Path) -> None:
+    class Failing(Bright):
+        def predict(self, source: Any, **_: Any) -> Any:
+            if self.calls == 1:
+                self.calls += 1
+                scores = torch.full((1, 2, 2, 2), torch.nan)
+                return upsample_argmax(scores, Geometry((8, 8), (3.5, 3.5), (1, 1)), (16, 16))
+            return super().predict(source)
+
+    for name in "abc":
+        Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    done = fullyconv.predict_folder(Failing(), tmp_path, tmp_path / "out")
+    assert [each.source.stem for each in done.failed] == ["b"]
+    assert "NaN" in str(done.failed[0].error)
+    assert files(tmp_path / "out") == [NAME, "a.png", "c.png"]
+
+
+def test_an_input_that_is_given_twice_is_predicted_once(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "a.png")
+    given = [tmp_path / "a.png", str(tmp_path / "a.png"), tmp_path]
+    assert len(fullyconv.predict_folder(Bright(), given, tmp_path / "out").predicted) == 1
+
+
+def test_weights_that_are_no_numbers_are_said(tmp_path: Path) -> None:
+    module = always(["a", "b"], 0)
+    with torch.no_grad():
+        next(value for name, value in module.model.named_parameters() if name.endswith("score.1.bias")).fill_(torch.nan)
+    with pytest.raises(ScoresError, match="NaN"):
+        module.predict(np.zeros((32, 32, 3), np.uint8))

@@ -86,3 +86,17 @@ def test_geojson_closes_its_rings_and_names_its_classes(tmp_path: Path) -> None:
         for ring in feature["geometry"]["coordinates"]:
             assert ring[0] == ring[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["m.geojson"]
+
+
+@pytest.mark.parametrize("down", [-1, 1], ids=["north is up", "south is up"])
+def test_rings_in_degrees_run_as_rfc_7946_wants(down: int) -> None:
+    mask = np.zeros((5, 6), int)
+    mask[1:4, 1:4] = 1
+    mask[2, 2] = 2
+    made = geojson(mask, LABELS, lambda ring: [(10 + x, 50 + down * y) for x, y in ring])
+    areas = []
+    for feature in made["features"]:
+        for ring in feature["geometry"]["coordinates"]:
+            x, y = np.array(ring).T
+            areas.append(0.5 * float((x[:-1] * y[1:] - x[1:] * y[:-1]).sum()))
+    assert areas == [30, -9, 9, -1, 1]

@@ -22,6 +22,8 @@ from closeness import assert_same_mask
 from fullyconv import serve as serving
 from fullyconv.drawing import legend_order
 from fullyconv.errors import DatasetError
+from fullyconv.inference.segmentation import Segmentation
+from fullyconv.labels import Labels
 from fullyconv.serve import Offer, app, offers, resolved
 
 pytest.importorskip("starlette")
@@ -158,6 +160,12 @@ def test_an_image_that_memory_does_not_hold_is_refused(error: Exception, monkeyp
     monkeypatch.setattr(serving, "load", lambda source, **_: Fake())
     with pytest.raises(DatasetError, match=r"^the image needs more memory .*; make it smaller"):
         serving.Desk([Offer("a", "a", "", "")]).segment("a", image(4, 4))
+
+
+def test_a_mask_of_16_bits_is_answered_as_it_is() -> None:
+    labels = Labels.of(["a", "b"], ignore_index=1000)
+    found = serving.answer(Segmentation(np.ones((4, 4), np.uint16), labels, np.zeros((4, 4, 3), np.uint8)))
+    assert np.asarray(Image.open(io.BytesIO(base64.b64decode(found["mask"])))).tolist() == [[1] * 4] * 4
 
 
 def test_addresses_are_decided_by_what_they_mean() -> None:

@@ -136,9 +136,12 @@ def _shares(mask: Array, labels: Labels) -> dict[int, float]:
 
 
 def _entries(shares: Mapping[int, float], labels: Labels, every: bool = False, most: int = _LISTED) -> list[_Entry]:
-    """Write what a legend lists; of very many classes the largest, and the others as one."""
+    """Write what a legend lists; of very many classes the largest, and the others as one.
+
+    With `every` the same classes in every image: the first of very many.
+    """
     found = [k for k in legend_order(labels) if every or k in shares]
-    kept = sorted(found, key=lambda k: -shares.get(k, 0.0))[:most]
+    kept = sorted(found, key=lambda k: 0.0 if every else -shares[k])[:most]
     entries: list[_Entry] = [
         (labels.names[k], labels.palette[k] if any(labels.palette[k]) else None, shares.get(k, 0.0))
         for k in found

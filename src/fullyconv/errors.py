@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -33,6 +34,10 @@ class DownloadError(OSError):
 
 class ConversionError(ValueError):
     """A classifier cannot be turned into a fully convolutional network; the message says what in it is in the way."""
+
+
+class ScoresError(ValueError):
+    """The scores of an image are NaN or infinite, so that it has no best class."""
 
 
 class FolderInUse(ValueError):
@@ -147,14 +152,12 @@ def tell(message: str) -> None:
     Args:
         message: one or more lines.
     """
-    if not LOGGER.hasHandlers():
-        # Like logging's own handler of last resort, which does not show what is below a warning.
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("fullyconv: %(message)s"))
-        LOGGER.addHandler(handler)
     if LOGGER.level == logging.NOTSET:
         LOGGER.setLevel(logging.INFO)
-    LOGGER.info(message)
+    if LOGGER.hasHandlers():
+        LOGGER.info(message)
+    elif LOGGER.isEnabledFor(logging.INFO):  # logging's own handler of last resort shows nothing below a warning
+        print(f"fullyconv: {message}", file=sys.stderr)
 
 
 def hush() -> None:

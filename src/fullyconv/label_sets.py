@@ -114,7 +114,7 @@ def cityscapes() -> Labels:
     """Give the labels of Cityscapes: values are label ids 0 to 33, of which 19 are classes and the others ignored.
 
     Returns:
-        19 classes with the official palette, in the order of their train ids.
+        19 classes, in the order of their train ids.
 
     Example:
         >>> cityscapes().values[7], cityscapes().values[9], cityscapes().names.index("bicycle")

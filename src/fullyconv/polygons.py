@@ -6,6 +6,7 @@ polygon is one region of pixels of a class that touch along their sides, with it
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -71,7 +72,8 @@ def geojson(
 ) -> dict[str, Any]:
     """Give the regions of a mask as a GeoJSON FeatureCollection.
 
-    With `to_degrees` its positions are longitude and latitude, as RFC 7946 wants them. Without, they are pixels, x to
+    With `to_degrees` its positions are longitude and latitude, and outer rings run counter-clockwise, as RFC 7946 wants
+    them. Without, they are pixels, x to
     the right and y down, and the collection says so: ``"crs": null`` is GeoJSON's word (of 2008) for positions that are
     no places on the earth.
 
@@ -81,9 +83,11 @@ def geojson(
         to_degrees: gives longitude and latitude of corners (x, y) in pixels.
     """
 
-    def position(ring: Ring) -> list[Point]:
-        closed: Sequence[Point] = [*ring, ring[0]]
-        return list(closed if to_degrees is None else to_degrees([*ring, ring[0]]))
+    def positions(ring: Ring, outer: bool) -> list[Point]:
+        if to_degrees is None:
+            return [*ring, ring[0]]
+        found = list(to_degrees([*ring, ring[0]]))
+        return found if (_area(found) > 0) == outer else found[::-1]
 
     features = [
         {
@@ -91,7 +95,7 @@ def geojson(
             "properties": {"class": labels.names[region.index], "index": region.index, "area": region.area},
             "geometry": {
                 "type": "Polygon",
-                "coordinates": [position(ring) for ring in (region.outer, *region.holes)],
+                "coordinates": [positions(ring, ring is region.outer) for ring in (region.outer, *region.holes)],
             },
         }
         for region in regions(mask, labels)
@@ -138,6 +142,11 @@ def coco(mask: npt.NDArray[Any], labels: Labels, name: str) -> dict[str, Any]:
 def write_json(path: str | Path, content: dict[str, Any]) -> Path:
     """Write JSON: all of it or nothing."""
     return write(path, json.dumps(content, ensure_ascii=False))
+
+
+def _area(ring: Sequence[Point]) -> float:
+    """Give the area within a closed ring, below 0 where it runs clockwise."""
+    return sum((x0 - x1) * (y0 + y1) for (x0, y0), (x1, y1) in itertools.pairwise(ring)) / 2
 
 
 def _trace(inside: npt.NDArray[np.bool_], index: int) -> Iterator[Region]:

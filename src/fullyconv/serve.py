@@ -194,7 +194,7 @@ def answer(result: Segmentation) -> dict[str, Any]:
     overlay, mask = io.BytesIO(), io.BytesIO()
     result.overlay(legend=False).save(overlay, "JPEG", quality=90)
     image = Image.fromarray(result.mask)
-    if len(palette) <= 256:
+    if image.mode == "L":
         image.putpalette([value for color in palette for value in color])
     image.save(mask, "PNG")
     height, width = result.mask.shape

@@ -41,7 +41,7 @@ class Network(nn.Module):
 def graph_of(network: Network, channels: int, heads: Sequence[str]) -> Any:
     """Let PyTorch export the network; sizes stay open, and our own operators are translated."""
     free = torch.export.Dim.DYNAMIC
-    example = torch.randint(0, 256, (2, 96, 128, channels), dtype=torch.uint8)
+    example = torch.arange(2 * 96 * 128 * channels).to(torch.uint8).reshape(2, 96, 128, channels)
     try:
         with quiet(), torch.inference_mode(False):
             program = torch.onnx.export(

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fullyconv.errors import ScoresError
 from fullyconv.geometry import Geometry
 from fullyconv.inference import kernels
 from fullyconv.upsampling import interpolation_matrix
@@ -64,8 +65,9 @@ def upsample_argmax(
         (N, H, W) labels, uint8 for at most 255 classes (so that 255 stays free for pixels without a class), else int32.
 
     Raises:
-        ValueError: if scores are not floating numbers (N, K, h, w) with at least one class and one cell, or hold NaN;
-            if size is not positive; if route="compiled" is not possible.
+        ValueError: if scores are not floating numbers (N, K, h, w) with at least one class and one cell; if size is not
+            positive; if route="compiled" is not possible.
+        ScoresError: if scores are NaN.
 
     Example:
         >>> vgg = Geometry((32, 32), (15.5, 15.5), (404, 404))
@@ -411,7 +413,7 @@ def _finite(scores: Tensor) -> Tensor:
         return scores
     if bool(scores.isnan().any()):
         share = float(scores.isnan().any(1).float().mean())
-        raise ValueError(f"scores are NaN in {100 * share:.3g} % of the cells: there is no best class.")
+        raise ScoresError(f"scores are NaN in {100 * share:.3g} % of the cells: there is no best class.")
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     most = torch.finfo(scores.dtype).max / 4
     return scores.clamp(-most, most)

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from fullyconv.errors import DatasetError
+from fullyconv.errors import DatasetError, ScoresError
 from fullyconv.images.raster import Raster
 
 I = TypeVar("I")  # noqa: E741
@@ -32,7 +32,7 @@ def run(
 ) -> Generator[tuple[I, Future[R]], None, None]:
     """Read items ahead, predict them in turn, and finish each while the next ones are predicted.
 
-    An item whose reading or prediction fails with `DatasetError` or `OSError` has that error in its future.
+    An item whose reading or prediction fails with `DatasetError`, `ScoresError` or `OSError` has it in its future.
 
     Args:
         items: what there is.
@@ -61,7 +61,7 @@ def run(
                 content = [job.read.result() for job in group]
                 for job, finish in zip(group, predict([job.item for job in group], content), strict=True):
                     job.done = writers.submit(finish)
-            except (DatasetError, OSError) as error:
+            except (DatasetError, ScoresError, OSError) as error:
                 for job in group:
                     job.done.set_exception(error)
             while untold[0] is not first:  # those that are finished while this group was predicted

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fullyconv.errors import DatasetError
+from fullyconv.errors import DatasetError, ScoresError
 from fullyconv.files import remove_unfinished
 from fullyconv.images import EXTENSIONS, MAX_PIXELS, find_images, unread_images, write_image
 from fullyconv.images.pixels import ValueRange
@@ -181,8 +181,7 @@ class FolderPlan:
         if self.out.exists() and not self.out.is_dir():
             raise NotADirectoryError(f"out={str(out)!r}: is a file; give the folder of the masks")
         given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-        found = [one for each in given for one in self._find(each)]
-        found.sort(key=lambda one: one.is_video)  # images first
+        found = sorted({one: None for each in given for one in self._find(each)}, key=lambda one: one.is_video)
         self._inputs = [replace(one, index=index) for index, one in enumerate(found)]
         if options.heatmaps and self.videos:
             raise ValueError(
@@ -191,11 +190,11 @@ class FolderPlan:
         folders = [each for each in given if Path(each).is_dir()]
         self.unread = dict(sum((Counter(unread_images(each)) for each in folders), Counter[str]()))
         self._refuse_collisions()
-        facts: dict[str, Any] = {"model": called, "total": len({one.target for one in found}), "unread": self.unread}
+        facts: dict[str, Any] = {"model": called, "total": len(found), "unread": self.unread}
         part = None if options.shard is None else Shard.parse(options.shard)
         if part is not None:
             self._inputs = [one for one in self._inputs if part.takes(self._key(one.target))]
-            facts |= {"shard": options.shard, "part": len({one.target for one in self._inputs})}
+            facts |= {"shard": options.shard, "part": self.total}
         self._journal = Journal(self.out, options.settings | {"model": model}, part, facts)
         if options.overwrite:
             self._journal.forget()
@@ -414,7 +413,7 @@ class FolderPlan:
             with naming_memory(str(one.source)):
                 predicted = future.result()
             return self._noted(one, predicted, stamp)
-        except (DatasetError, OSError) as error:
+        except (DatasetError, ScoresError, OSError) as error:
             return self._noted(one, Predicted(one.source, error=str(error)), None)
 
     def _noted(self, one: _Input, predicted: Predicted, stamp: list[Any] | None) -> Predicted:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fullyconv.errors import ScoresError
 from fullyconv.images.raster import Raster
 from fullyconv.inference.options import Options
 from fullyconv.inference.tiles import Network, Scored, Size, View, Window, pixels_of, plan, rows_of, scored_tiles
@@ -48,7 +49,8 @@ def shares_of_class(
         (H, W) float32 in 0..1.
 
     Raises:
-        ValueError: if the memory does not hold the smallest tile, or the scores are NaN.
+        ValueError: if the memory does not hold the smallest tile.
+        ScoresError: if the scores are NaN or infinite.
     """
     ((name, head),) = network.heads.items()
     own, options = (pixels.shape[0], pixels.shape[1]), Options(memory, flip=flip)
@@ -69,7 +71,7 @@ def shares_of_class(
             total = sum((_share(one, index, band) for one in scored[name]), torch.zeros(()))
             values[top:bottom, left:right] = (total / len(views)).cpu().numpy()
     if not np.isfinite(values).all():
-        raise ValueError("the scores of the classifier are NaN or infinite: there is nothing to be seen")
+        raise ScoresError("the scores of the classifier are NaN or infinite: there is nothing to be seen")
     return values
 
 

@@ -41,8 +41,8 @@ def segment(network: Network, sources: Sequence[ImageSource], options: Options) 
 
     Raises:
         FileNotFoundError, DatasetError: if an image cannot be read.
-        ValueError: if a tensor has the wrong shape, type or range, the scores are NaN, or the memory does not hold the
-            smallest tile.
+        ValueError: if a tensor has the wrong shape, type or range, or the memory does not hold the smallest tile.
+        ScoresError: if the scores are NaN.
     """
     rasters = [read(source, network.in_channels, options.memory, network.value_range) for source in sources]
     size, most = rasters[0].size, len(rasters) if options.plain else 1

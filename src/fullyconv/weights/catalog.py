@@ -32,7 +32,7 @@ Kind = Literal["segmenter", "classifier"]
 Origin = Literal["shipped", "hub", "torchvision", "distribution", "caffe"]
 
 
-_FREE = re.compile(r"(CC0|CC BY(-SA)? \d|MIT|Apache|BSD|BVLC model license: unrestricted)", re.IGNORECASE)
+_FREE = re.compile(r"(CC0|CC[ -]BY(-SA)?[ -]\d|MIT|Apache|BSD|BVLC model license: unrestricted)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
