@@ -31,37 +31,32 @@ def class_activation(dense: DenseClassifier) -> DenseClassifier:
     """
     if dense.pool == "cam":
         return dense
-    window, why = dense.report.window, ""
-    if len(dense._maps) > 1:
+    program, window, why = dense._program, dense.report.window, ""
+    if len(program.maps) > 1:
         why = "its head reads several feature maps"
-    elif window != (1, 1) and dense._linear is None:
+    elif window != (1, 1) and program.linear is None:
         why = "there is no global average pooling in front of the scores"
-    elif window != (1, 1) and not dense._linear:
+    elif window != (1, 1) and not program.linear:
         why = "the global pooling or something behind it is not linear (a maximum, an activation, a normalization)"
     if why:
         raise ConversionError(
             f"pool='cam': of {dense.report.classifier}: {why}, so that the mean of a class activation map would not be "
             "the classifier's score. Use pool='window', or method='window' of a heat map"
         )
-    cells = copy.copy(dense)
-    # Past nn.Module's own bookkeeping: the classifier may have modules of these names.
-    vars(cells).update(
-        pool="cam", _head=tuple(_passing(step) if step.result in dense._averages else step for step in dense._head)
-    )
     geometry = dense.geometry
     # The pooling began at the first pixel that its first cell depends on, and reached (window - 1) strides further.
     down, right = (stride * (n - 1) for stride, n in zip(geometry.stride, window, strict=True))
     (y, x), (height, width) = geometry.center, geometry.receptive_field
-    cells._redescribe(
-        replace(geometry, center=(y - down / 2, x - right / 2), receptive_field=(height - down, width - right)),
-        ((1, 1),),
-    )
+    moved = replace(geometry, center=(y - down / 2, x - right / 2), receptive_field=(height - down, width - right))
     averaged = ("mean over every", "sum over every")
     changes = tuple(
         replace(change, after="nothing (class activation map)") if change.after.startswith(averaged) else change
         for change in dense.report.changes
     )
-    vars(cells)["report"] = replace(cells.report, pool="cam", changes=changes)
+    head = tuple(_passing(step) if step.result in program.averages else step for step in program.head)
+    cells = copy.copy(dense)
+    cells._keep(pool="cam")
+    cells._change(replace(program, head=head, windows=((1, 1),)), moved, pool="cam", changes=changes)
     return cells
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fullyconv.conversion.hooks import hooked
-from fullyconv.conversion.network import DenseClassifier
+from fullyconv.conversion.network import DenseClassifier, Program
 from fullyconv.conversion.operations import FeatureMap
 from fullyconv.conversion.program import label
 from fullyconv.conversion.refusals import UnsupportedHead
@@ -164,18 +164,24 @@ class _Backbone(nn.Module):
 
 
 def describe(
-    source: nn.Module, dense: DenseClassifier, larger: Pair, maps: list[FeatureMap], changes: list[Change]
+    source: nn.Module,
+    dense: DenseClassifier,
+    program: Program,
+    larger: Pair,
+    maps: list[FeatureMap],
+    changes: Sequence[Change],
+    dropped: tuple[str, ...],
 ) -> None:
     """Measure the geometry, try some sizes, and write the report."""
     height, width = dense.input_size
     backbone = _Backbone(dense)
     strides = _Strides()
     geometries: list[Any] = [strides.geometry(map) for map in watch(backbone, larger, dense.in_channels, strides)]
-    scored = [one.conv(window) for one, window in zip(geometries, dense._windows, strict=True)]
+    scored = [one.conv(window) for one, window in zip(geometries, program.windows, strict=True)]
     geometry: Geometry = functools.reduce(Geometry.join, scored)
     if _moves_with_size(backbone, larger, dense.in_channels, geometries):
         down, right = (max(1, math.ceil(stride)) for stride in geometry.stride)
-        dense.__dict__["_steps"] = (down, right)
+        dense._keep(_steps=(down, right))
     guarantee: Guarantee = "head" if geometry.global_context else "interior" if geometry.padded else "window"
 
     # One step more, some steps more, twice the size, and one that no stride divides.
@@ -187,20 +193,19 @@ def describe(
     refused = any(grids[h, w] is None for h, w in steps if (h - height) % down == 0 == (w - width) % right)
     if refused or not strides.divide(geometry.stride):
         guarantee = "head"
-    # Past nn.Module's own bookkeeping: the classifier may have modules of these names.
-    dense.__dict__["geometry"] = geometry
-    dense.__dict__["report"] = Report(
+    report = Report(
         classifier=type(source).__name__,
         input_size=dense.input_size,
         pool=dense.pool,
         changes=tuple(changes),
         frontier=tuple((name_of(map.node, source), (map.channels, *map.cells)) for map in maps),
-        window=dense._windows[0],
+        window=program.windows[0],
         geometry=geometry,
         guarantee=guarantee,
         grids=grids,
-        dropped=dense._dropped,
+        dropped=dropped,
     )
+    dense._keep(geometry=geometry, report=report)
 
 
 def name_of(node: fx.Node, source: nn.Module) -> str:

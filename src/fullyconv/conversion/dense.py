@@ -188,8 +188,8 @@ def atrous(
     after = _Census(diluted, size, channels)
     _verify(before, after, diluted, stride)
     if isinstance(diluted, DenseClassifier) and isinstance(after.scores, Geometry):
-        windows = (((h - 1) * factors[0] + 1, (w - 1) * factors[1] + 1) for h, w in diluted._windows)
-        diluted._redescribe(after.scores, tuple(windows))
+        windows = tuple(((h - 1) * factors[0] + 1, (w - 1) * factors[1] + 1) for h, w in diluted._program.windows)
+        diluted._change(replace(diluted._program, windows=windows), after.scores)
     return diluted
 
 
@@ -314,7 +314,8 @@ def _make_pools_modules(dense: DenseClassifier) -> None:
         dense._modules[path] = make(**settings)
         return replace(step, kind="call_module", target=path, args=step.args[:1], kwargs={})
 
-    dense._trunk, dense._head = tuple(map(changed, dense._trunk)), tuple(map(changed, dense._head))
+    backbone, head = (tuple(map(changed, steps)) for steps in (dense._program.backbone, dense._program.head))
+    dense._keep(_program=replace(dense._program, backbone=backbone, head=head))
 
 
 class SpreadPool(nn.Module):

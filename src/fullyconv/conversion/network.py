@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,31 @@ from fullyconv.conversion.without_data import example, undisturbed
 from fullyconv.errors import WeightsError, some
 from fullyconv.geometry import Geometry, Pair
 from fullyconv.geometry.dispatch import WithoutData
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a dense network runs.
+
+    Args:
+        backbone: steps from the image to the last feature maps.
+        head: steps from the feature maps to the scores.
+        maps: names of the last feature maps, one as a rule.
+        windows: (kH, kW) of the cells of each map that a score reads.
+        scores: name of the scores.
+        linear: whether the scores are linear in what was pooled; None where nothing was.
+        averages: results of the head that are means over windows.
+        kernels: of the fully connected layers, by the path of each.
+    """
+
+    backbone: tuple[Step, ...]
+    head: tuple[Step, ...]
+    maps: tuple[str, ...]
+    windows: tuple[Pair, ...]
+    scores: str
+    linear: bool | None
+    averages: tuple[str, ...]
+    kernels: Mapping[str, Kernel]
 
 
 class DenseClassifier(nn.Module):
@@ -38,23 +63,14 @@ class DenseClassifier(nn.Module):
     pool: Literal["window", "cam"] = "window"
     report: Report
     geometry: Geometry
-    _trunk: tuple[Step, ...]
-    _head: tuple[Step, ...]
-    _maps: tuple[str, ...]
-    _windows: tuple[Pair, ...]
-    _result: str
-    _kernels: dict[str, Kernel]
-    _dropped: tuple[str, ...]
-    _averages: tuple[str, ...]  # results of the head that are means over windows
-    _linear: bool | None  # whether the scores are linear in what was pooled; None where nothing was
     _grids: dict[Pair, Pair | None]
     _steps: Pair | None = None  # of a network whose cells move with the size of the image
     _min_size: Pair | None = None
 
-    def __init__(self, input_size: Pair, in_channels: int) -> None:
+    def __init__(self, input_size: Pair, in_channels: int, program: Program) -> None:
         super().__init__()
         self.input_size, self.in_channels = input_size, in_channels
-        self._grids = {}
+        self._program, self._grids = program, {}
 
     @property
     def guarantee(self) -> Guarantee:
@@ -125,7 +141,7 @@ class DenseClassifier(nn.Module):
             if self._grid((height, width)) is None:  # the size is the reason, not the memory or a user's hook
                 raise ValueError(self._refusal(height, width)) from error
             raise
-        for map, window in zip(maps, self._windows, strict=True):
+        for map, window in zip(maps, self._program.windows, strict=True):
             if map.shape[2] < window[0] or map.shape[3] < window[1]:
                 raise ValueError(self._refusal(height, width, (map.shape[2], map.shape[3]), window))
         return self.scores_of(*maps)
@@ -141,13 +157,14 @@ class DenseClassifier(nn.Module):
             sides = zip(x.shape[2:], self.input_size, self._steps, strict=True)
             bottom, right = ((own - n) % step for n, own, step in sides)
             x = F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
-        values = run(self, self._trunk, {"x": x})
-        return tuple(values[name] for name in self._maps)
+        values = run(self, self._program.backbone, {"x": x})
+        return tuple(values[name] for name in self._program.maps)
 
     def scores_of(self, *maps: Tensor) -> Tensor:
         """Score every window of feature maps (N, C, h, w): the dense head alone."""
-        result: Tensor = run(self, self._head, dict(zip(self._maps, maps, strict=True)))[self._result]
-        return result
+        program = self._program
+        scores: Tensor = run(self, program.head, dict(zip(program.maps, maps, strict=True)))[program.scores]
+        return scores
 
     def load_classifier(self, state_dict: Mapping[str, Tensor]) -> tuple[str, ...]:
         """Load a checkpoint of the classifier, reshaping the weights of its fully connected layers.
@@ -170,10 +187,10 @@ class DenseClassifier(nn.Module):
         for name, tensor in state_dict.items():
             path, _, leaf = name.rpartition(".")
             if name not in own:
-                if not any(name.startswith(f"{part}.") or name == part for part in self._dropped):
+                if not any(name.startswith(f"{part}.") or name == part for part in self.report.dropped):
                     unexpected.append(name)
                 continue
-            kernel = self._kernels.get(path)
+            kernel = self._program.kernels.get(path)
             if kernel is not None and leaf == "weight" and tensor.shape == (len(own[name]), len(kernel.index)):
                 tensor = kernel.weight(tensor)
                 reshaped.append(name)
@@ -213,19 +230,23 @@ class DenseClassifier(nn.Module):
             self._grids[size] = None
             with suppress(Exception), undisturbed(self), WithoutData():
                 maps = self.feature_maps(example(self, self.in_channels, size, batch=2))
-                windows = zip(maps, self._windows, strict=True)
+                windows = zip(maps, self._program.windows, strict=True)
                 counts = [(map.shape[2] - h + 1, map.shape[3] - w + 1) for map, (h, w) in windows]
                 grid = min(rows for rows, _ in counts), min(columns for _, columns in counts)
                 self._grids[size] = grid if min(grid) > 0 else None
         return self._grids[size]
 
-    def _redescribe(self, geometry: Geometry, windows: tuple[Pair, ...]) -> None:
-        """Bring what the network says of itself up to date."""
-        known = self.report
-        # Past nn.Module's own bookkeeping: the classifier may have modules of these names.
-        vars(self).update(geometry=geometry, _windows=windows, _grids={}, _min_size=None)
-        grids = {size: self._grid(size) for size in known.grids}
-        vars(self)["report"] = replace(known, geometry=geometry, window=windows[0], grids=grids)
+    def _keep(self, **known: Any) -> None:
+        """Keep what is known of the network, past nn.Module: the classifier may have modules of these names."""
+        vars(self).update(known)
+
+    def _change(self, program: Program, geometry: Geometry, **reported: Any) -> None:
+        """Run another program, whose scores lie elsewhere."""
+        report = self.report
+        self._keep(_program=program, geometry=geometry, _grids={}, _min_size=None)
+        grids = {size: self._grid(size) for size in report.grids}
+        window = program.windows[0]
+        self._keep(report=replace(report, geometry=geometry, window=window, grids=grids, **reported))
 
     def _refusal(self, H: int, W: int, map: Pair | None = None, window: Pair | None = None) -> str:
         smallest = self.min_size

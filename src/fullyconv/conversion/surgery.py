@@ -16,7 +16,7 @@ from fullyconv.conversion.checks import check_head, check_scores, classify, desc
 from fullyconv.conversion.head import SLIDE, HeadWalk
 from fullyconv.conversion.hooks import name_of_hook
 from fullyconv.conversion.linear import FullyConnectedConv2d
-from fullyconv.conversion.network import DenseClassifier
+from fullyconv.conversion.network import DenseClassifier, Program
 from fullyconv.conversion.operations import FeatureMap, frontier
 from fullyconv.conversion.program import Mode, Step, Value, leaves_of, with_releases
 from fullyconv.conversion.refusals import FixedInputSize, TraceError, UnsupportedHead
@@ -87,22 +87,27 @@ def convolutionalize(
         maps, head = frontier(found.scores, source)
         if not maps:
             raise UnsupportedHead(f"classifier={type(source).__name__}: its scores do not depend on the image")
-        trunk, names = _backbone_steps(found.scores.graph, maps)
+        backbone, names = _backbone_steps(found.scores.graph, maps)
         walk = HeadWalk(source)
         for map, name in zip(maps, names, strict=True):
             walk.add_map(map, name)
         scores = _walk_head(walk, found, maps, head)
-        dense = DenseClassifier(size, in_channels)
-        dense._trunk, dense._head = with_releases(trunk, names), with_releases(walk.steps, [scores.name])
-        dense._maps, dense._windows = tuple(names), tuple(map.cells for map in maps)
-        dense._result, dense._linear, dense._averages = scores.name, scores.linear, tuple(walk.averages)
-        dense._kernels = walk.kernels
-        _graft(source, dense, walk.buffers)
-        dense._dropped = _dropped(source, dense)
+        program = Program(
+            backbone=with_releases(backbone, names),
+            head=with_releases(walk.steps, [scores.name]),
+            maps=tuple(names),
+            windows=tuple(map.cells for map in maps),
+            scores=scores.name,
+            linear=scores.linear,
+            averages=tuple(walk.averages),
+            kernels=walk.kernels,
+        )
+        dense = DenseClassifier(size, in_channels, program)
+        _graft(source, dense, program, walk.buffers)
         truth = classify(source, dense, output)
         if truth is not None:
             check_head(source, dense, found, maps, head)
-        describe(source, dense, found.larger, maps, walk.changes)
+        describe(source, dense, program, found.larger, maps, walk.changes, _dropped(source, dense))
         if pool == "cam":
             dense = class_activation(dense)
         if truth is not None:  # last, so that hooks that remember what they saw remember values
@@ -250,11 +255,11 @@ def _backbone_steps(graph: fx.Graph, maps: list[FeatureMap]) -> tuple[list[Step]
     return steps, names
 
 
-def _graft(source: nn.Module, dense: DenseClassifier, buffers: dict[str, Tensor]) -> None:
+def _graft(source: nn.Module, dense: nn.Module, program: Program, buffers: dict[str, Tensor]) -> None:
     """Build the module tree: the classifier's own modules, convolutions in place of fully connected layers."""
-    steps = [*dense._trunk, *dense._head]
+    steps = [*program.backbone, *program.head]
     whole = {id(source.get_submodule(str(step.target))) for step in steps if step.kind == "call_module"}
-    kernels = {id(source.get_submodule(path)): kernel for path, kernel in dense._kernels.items()}
+    kernels = {id(source.get_submodule(path)): kernel for path, kernel in program.kernels.items()}
     single = {str(step.target) for step in steps if step.kind == "get_attr"} - buffers.keys()
     flags = {leaf.path for step in steps for leaf in leaves_of(step) if isinstance(leaf, Mode)}
     convolutions: dict[int, nn.Module] = {}
