@@ -18,14 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from fullyconv.errors import tell
 from fullyconv.geometry import Geometry
 from fullyconv.geometry.dispatch import Watch, WithoutData
-from fullyconv.images.raster import Raster
 from fullyconv.inference.argmax import scaled_argmax, upsample_argmax
 from fullyconv.inference.budget import parse_memory
 from fullyconv.inference.options import Halo, Options
@@ -289,7 +287,7 @@ def blocks(network: Network, images: Sequence[WindowedImage], options: Options) 
     chosen = plan(network, own, options, seen)
     views = []
     for size in seen:
-        looked = images if size == own else [_resized(image, size, len(chosen.tiles) == 1) for image in images]
+        looked = images if size == own else [Scaled(image, size) for image in images]
         views.append(View(looked, own))
         if options.flip:
             views.append(View([Mirrored(image) for image in looked], own, mirrored=True))
@@ -382,16 +380,6 @@ def region(network: Network, head: Head, window: Window, size: Size, halo: Halo 
             low = min(low, n - network.least - align)
         sides.append((max(0, math.floor(low) // align * align), end))
     return sides[0][0], sides[1][0], sides[0][1], sides[1][1]
-
-
-def _resized(image: WindowedImage, size: Size, whole: bool) -> WindowedImage:
-    """Give an image at another size, at once where all of it is looked at in one pass and is in memory."""
-    if not whole or not isinstance(image, Raster):
-        return Scaled(image, size)
-    # on the CPU, because not every accelerator has the antialiased filter; rounded, as torchvision scales bytes
-    pixels = torch.from_numpy(np.ascontiguousarray(image.pixels.transpose(2, 0, 1)))[None].float()
-    scaled = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=True).round()
-    return Raster(scaled[0].permute(1, 2, 0).to(torch.uint8).numpy())
 
 
 def _tensor_of(network: Network, view: View, window: Window) -> Tensor:
