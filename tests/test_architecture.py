@@ -88,6 +88,7 @@ TORCH_FREE = [
     "inference.video",
     "inference.outputs",
     "inference.journal",
+    "inference.inputs",
     "inference.folder",
     "inference.batches",
     "inference.identity",

@@ -308,13 +308,10 @@ def test_an_accelerator_takes_batches_and_a_reader_a_core_by_itself(
 ) -> None:
     monkeypatch.setattr(folder, "available_processors", lambda: 5)
     plan = folder.FolderPlan(photos, tmp_path / "out", folder.FolderOptions(), model="x")
-    there = SimpleNamespace(device=torch.device("cuda"), predict_batch=None)
-    assert plan._at_once(there, plan.options.predicting) == (folder.BATCH, 5)
-    assert plan._at_once(SimpleNamespace(device=torch.device("cpu"), predict_batch=None), plan.options.predicting) == (
-        1,
-        1,
-    )
-    assert plan._at_once(SimpleNamespace(labels=Labels.of(["a", "b"])), plan.options.predicting) == (1, 1)
+    model = {"labels": Labels.of(["a", "b"]), "predict_to": None, "predict_batch": None}
+    there, here = (SimpleNamespace(device=torch.device(name), **model) for name in ("cuda", "cpu"))
+    for predictor, wanted in ((there, (folder.BATCH, 5)), (here, (1, 1)), (SimpleNamespace(**model), (1, 1))):
+        assert folder._Work(plan, predictor, None)._at_once() == wanted
 
 
 # ---- precision ------------------------------------------------------------------------------------------------------

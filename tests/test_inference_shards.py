@@ -262,11 +262,11 @@ import os, signal, sys
 from fullyconv import cli
 from fullyconv.inference import folder
 
-noted = folder.FolderPlan._noted
+note = folder.FolderPlan.note
 def once(*words):
-    noted(*words)
+    note(*words)
     os.kill(os.getpid(), signal.SIGKILL)
-folder.FolderPlan._noted = once
+folder.FolderPlan.note = once
 cli.main(sys.argv[1:])
 """
 

@@ -11,33 +11,26 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fullyconv.errors import DatasetError, ScoresError
 from fullyconv.files import remove_unfinished
-from fullyconv.images import EXTENSIONS, MAX_PIXELS, find_images, unread_images, write_image
+from fullyconv.images import MAX_PIXELS, unread_images, write_image
 from fullyconv.images.pixels import ValueRange
 from fullyconv.images.raster import Raster, read_raster
 from fullyconv.images.tiff import TiffImage, open_windows
 from fullyconv.inference import batches
 from fullyconv.inference.budget import available_processors, most_pixels, naming_memory
 from fullyconv.inference.identity import file_identity, identity
+from fullyconv.inference.inputs import Input, find_inputs, refuse_collisions, written
 from fullyconv.inference.journal import Journal, Shard
 from fullyconv.inference.options import Probabilities
 from fullyconv.inference.outputs import ONE_HEAD, FolderOptions, FolderResult, MaskFormat, Predicted
 from fullyconv.inference.segmentation import Segmentation, of_head
-from fullyconv.inference.video import (
-    VIDEO_EXTENSIONS,
-    Frame,
-    folder_of,
-    frames_in,
-    mask_of,
-    predict_video,
-    require_av,
-)  # fmt: skip
+from fullyconv.inference.video import Frame, folder_of, frames_in, mask_of, predict_video, require_av
 from fullyconv.labels import by_head
 
 if TYPE_CHECKING:
@@ -55,19 +48,6 @@ FrameProgress = Callable[[Path, int, int | None], None]
 
 
 _PLAIN = FolderOptions().predicting
-
-
-@dataclass(frozen=True)
-class _Input:
-    """A file, the mask of an image or the folder of the masks of a video, and its place among all of them."""
-
-    source: Path
-    target: Path
-    index: int = 0
-
-    @property
-    def is_video(self) -> bool:
-        return self.source.suffix.lower() in VIDEO_EXTENSIONS
 
 
 def predict_folder(
@@ -181,16 +161,15 @@ class FolderPlan:
         if self.out.exists() and not self.out.is_dir():
             raise NotADirectoryError(f"out={str(out)!r}: is a file; give the folder of the masks")
         given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-        found = sorted({one: None for each in given for one in self._find(each)}, key=lambda one: one.is_video)
-        self._inputs = [replace(one, index=index) for index, one in enumerate(found)]
+        self._inputs = find_inputs(given, self.out, options.mask_format)
         if options.heatmaps and self.videos:
             raise ValueError(
                 f"heatmaps: are made of images, and {self.videos[0].source} is a video; predict its frames"
             )
         folders = [each for each in given if Path(each).is_dir()]
         self.unread = dict(sum((Counter(unread_images(each)) for each in folders), Counter[str]()))
-        self._refuse_collisions()
-        facts: dict[str, Any] = {"model": called, "total": len(found), "unread": self.unread}
+        refuse_collisions(self._inputs, options)
+        facts: dict[str, Any] = {"model": called, "total": self.total, "unread": self.unread}
         part = None if options.shard is None else Shard.parse(options.shard)
         if part is not None:
             self._inputs = [one for one in self._inputs if part.takes(self._key(one.target))]
@@ -203,12 +182,12 @@ class FolderPlan:
         self._unnoted = part is not None and not self._journal.path.exists()
 
     @property
-    def images(self) -> list[_Input]:
+    def images(self) -> list[Input]:
         """The images that were found."""
         return [one for one in self._inputs if not one.is_video]
 
     @property
-    def videos(self) -> list[_Input]:
+    def videos(self) -> list[Input]:
         """The videos that were found."""
         return [one for one in self._inputs if one.is_video]
 
@@ -222,65 +201,37 @@ class FolderPlan:
         """How many of them have to be predicted."""
         return len(self._left)
 
-    def _find(self, given: str | Path) -> list[_Input]:
-        root = Path(given)
-        found = []
-        for path in find_images(given, recursive=True, extensions=(*EXTENSIONS, *VIDEO_EXTENSIONS)):
-            inside_out = self.out.resolve() in path.resolve().parents
-            if inside_out and self.out.resolve() != root.resolve() and root.is_dir():
-                continue  # a mask of an earlier run, where the masks go into a folder inside that of the images
-            # Folders keep their inner structure, so that two images of one name do not overwrite each other.
-            inside = path.relative_to(root) if root.is_dir() else Path(path.name)
-            one = _Input(path, self.out / inside)
-            if one.is_video and root.is_file():
-                require_av(path)  # one that is asked for by name cannot be left out
-            ending = "" if one.is_video else f".{self.options.mask_format}"
-            found.append(replace(one, target=one.target.with_suffix(ending)))
-        return found
-
-    def _files_of(self, one: _Input, heads: Sequence[str]) -> list[Path]:
-        return (self.options.of_video if one.is_video else self.options.of_image)(one.target, heads)
-
-    def _files(self, heads: Sequence[str] = ONE_HEAD) -> Iterator[tuple[Path, Path]]:
-        """Give every file that is written, with what it is made of."""
-        for one in self._inputs:
-            yield from ((one.source, target) for target in self._files_of(one, heads))
-
-    def _refuse_collisions(self, heads: Sequence[str] = ONE_HEAD) -> None:
-        """Refuse to write a file twice, or over what is to be segmented."""
-        claimed: dict[Path, Path] = {}
-        folders = {one.target: one.source for one in self.videos} if self.options.masks else {}
-        given = {_place(one.source) for one in self._inputs}
-        for source, target in self._files(heads):
-            # the mask of an image that is called like the frame of a video
-            frame_of = folders.get(target.parent) if target.stem.isdecimal() else None
-            other = frame_of or claimed.setdefault(target, source)
-            if other != source:
-                raise ValueError(
-                    f"{other} and {source} would both be written to {target}: predict them into two folders"
-                )
-            if target.exists() and _place(target) in given:
-                raise ValueError(
-                    f"out={str(self.out)!r}: {target} would be overwritten by its own mask or that of another image; "
-                    "choose another folder"
-                )
-
     def _key(self, target: Path, frame: int | None = None) -> str:
         inside = target.relative_to(self.out).as_posix()
         return inside if frame is None else f"{inside}/{frame}"
 
-    def _frame_is_done(self, one: _Input, number: int, heads: Sequence[str]) -> bool:
+    def frame_is_done(self, one: Input, number: int, heads: Sequence[str]) -> bool:
+        """Tell whether all files of a frame of a video are there."""
         files = self.options.of_frame(one.target, number, heads)
         return self._journal.is_done(self._key(one.target, number), one.source, files)
 
-    def _is_done(self, one: _Input, heads: Sequence[str]) -> bool:
-        files = self._files_of(one, heads)
+    def _is_done(self, one: Input, heads: Sequence[str]) -> bool:
+        files = [target for _, target in written([one], self.options, heads)]
         if not self._journal.is_done(self._key(one.target), one.source, files):
             return False
         frames = frames_in(files[-1]) if one.is_video else []
         return frames is not None and (
-            not self.options.masks or all(self._frame_is_done(one, number, heads) for number in frames)
+            not self.options.masks or all(self.frame_is_done(one, number, heads) for number in frames)
         )
+
+    def note(
+        self, one: Input, stamp: list[Any] | None, became: Predicted | None = None, frame: int | None = None
+    ) -> None:
+        """Note what became of a file, or that a frame of it is done.
+
+        Args:
+            one: the file.
+            stamp: of the file, from before it was read; None says that it failed.
+            became: of the whole file.
+            frame: number of the frame.
+        """
+        told = None if became is None else json.loads(json.dumps(asdict(became), default=str))
+        self._journal.note(self._key(one.target, frame), stamp, one.index, told)
 
     def run(
         self, predictor: Any, progress: Progress | None = None, frames: FrameProgress | None = None
@@ -300,17 +251,17 @@ class FolderPlan:
                 self._open(None)
                 self._journal.close()
             return FolderResult(self.out, self.total, ())
-        heads = list(by_head(predictor.labels))
-        options = self._options_for(predictor)
-        if heads != [""]:
-            self._refuse_collisions(heads)
+        work = _Work(self, predictor, frames)
+        if work.heads != [""]:
+            refuse_collisions(self._inputs, self.options, work.heads)
         before = self.total - self.left
         predicted: list[Predicted] = []
-        self._open(heads)
+        self._open(work.heads)
         try:
-            for folder in {target.parent for _, target in self._files(heads)} | {one.target for one in self.videos}:
+            files = written(self._inputs, self.options, work.heads)
+            for folder in {target.parent for _, target in files} | {one.target for one in self.videos}:
                 remove_unfinished(folder)
-            with self._computing(predictor), closing(self._predict(predictor, options, heads, frames)) as results:
+            with work.computing(), closing(work.predict(self._left)) as results:
                 for result in results:
                     predicted.append(result)
                     if progress is not None:
@@ -324,9 +275,27 @@ class FolderPlan:
         left = {self._key(one.target) for one in self._left}
         self._journal.open(heads, places, left)
 
-    def _options_for(self, predictor: Any) -> dict[str, Any]:
+
+class _Work:
+    """Predict the files of a plan with an opened predictor.
+
+    Args:
+        plan: what there is, and how.
+        predictor: as `predict_folder` takes it.
+        frames: as `predict_folder` takes it.
+
+    Raises:
+        ValueError: if an option does not fit the predictor.
+    """
+
+    def __init__(self, plan: FolderPlan, predictor: Any, frames: FrameProgress | None) -> None:
+        self.plan, self.predictor, self.frames = plan, predictor, frames
+        self.options, self.heads = plan.options, list(by_head(predictor.labels))
+        self.taken = self._taken()
+
+    def _taken(self) -> dict[str, Any]:
         """Give the options that this predictor takes; refuse those that it cannot honor."""
-        words, options = self.options.heatmaps, self.options.predicting
+        words, options, predictor = self.options.heatmaps, self.options.predicting, self.predictor
         if not hasattr(predictor, "predict_to"):
             beyond = [key for key, value in options.items() if _PLAIN[key] != value]
             beyond += ["heatmaps"] if words else []
@@ -345,9 +314,9 @@ class FolderPlan:
         return options
 
     @contextmanager
-    def _computing(self, predictor: Any) -> Iterator[None]:
-        """Let a predictor compute in the precision that was asked for."""
-        own = predictor.predictor() if hasattr(predictor, "predictor") else predictor
+    def computing(self) -> Iterator[None]:
+        """Let the predictor compute in the precision that was asked for."""
+        own = self.predictor.predictor() if hasattr(self.predictor, "predictor") else self.predictor
         before = getattr(own, "precision", None)
         wanted = self.options.precision
         if before is None and wanted != "float32":
@@ -361,73 +330,68 @@ class FolderPlan:
         finally:
             own.precision = before
 
-    def _at_once(self, predictor: Any, options: Mapping[str, Any]) -> tuple[int, int]:
+    def _at_once(self) -> tuple[int, int]:
         """Say how many images are predicted together, and how many threads read them."""
-        device = getattr(predictor, "device", None)
+        device = getattr(self.predictor, "device", None)
         elsewhere = device is not None and device.type not in ("cpu", "meta")
-        together = hasattr(predictor, "predict_batch") and {**options, "memory": None} == _PLAIN
+        together = hasattr(self.predictor, "predict_batch") and {**self.taken, "memory": None} == _PLAIN
         most = (self.options.batch or (BATCH if elsewhere else 1)) if together else 1
         return most, self.options.workers or (available_processors() if elsewhere else 1)
 
-    def _predict(
-        self, predictor: Any, options: dict[str, Any], heads: Sequence[str], frames: FrameProgress | None
-    ) -> Generator[Predicted, None, None]:
-        stamps: dict[_Input, list[Any]] = {}
-        most, workers = self._at_once(predictor, options)
+    def predict(self, inputs: Sequence[Input]) -> Generator[Predicted, None, None]:
+        """Predict files and note what became of each, in their order."""
+        stamps: dict[Input, list[Any]] = {}
+        most, workers = self._at_once()
 
-        def read(one: _Input) -> Raster | TiffImage | Path:
+        def read(one: Input) -> Raster | TiffImage | Path:
             stamps[one] = file_identity(one.source)  # before it is read: it may be replaced meanwhile
             try:
                 if one.is_video:
                     require_av(one.source)
                     return one.source
                 with naming_memory(str(one.source)):
-                    return self._read(predictor, one.source)
+                    return self._read(one.source)
             except ImportError as error:  # a file of a kind that needs an extra
                 raise DatasetError(str(error)) from error
 
-        def predict(ones: Sequence[_Input], found: Sequence[Any]) -> list[Callable[[], Predicted]]:
+        def predict(ones: Sequence[Input], found: Sequence[Any]) -> list[Callable[[], Predicted]]:
             first, image = ones[0], found[0]
             with naming_memory(str(first.source)):
                 if first.is_video:
-                    film = self._predict_video(predictor, first, stamps[first], options, heads, frames)
+                    film = self._predict_video(first, stamps[first])
                     return [lambda: film]
                 if isinstance(image, TiffImage):  # too large to be held as a whole
                     with image:
-                        done = self._predict_large(predictor, image, first, options)
+                        done = self._predict_large(image, first)
                     return [lambda: done]
                 if len(ones) > 1:
-                    results = predictor.predict_batch(found, memory=options["memory"])
+                    results = self.predictor.predict_batch(found, memory=self.options.memory)
                 else:
-                    results = [predictor.predict(image, **options)]
+                    results = [self.predictor.predict(image, **self.taken)]
             return [
-                partial(self._write, result, self._heatmaps(predictor, image), one, getattr(image, "note", None))
+                partial(self._write, result, self._heatmaps(image), one, getattr(image, "note", None))
                 for one, image, result in zip(ones, found, results, strict=True)
             ]
 
-        for one, future in batches.run(self._left, read, predict, workers=workers, most=most):
+        for one, future in batches.run(inputs, read, predict, workers=workers, most=most):
             yield self._finished(one, future, stamps.pop(one, None))
 
-    def _finished(self, one: _Input, future: Future[Predicted], stamp: list[Any] | None) -> Predicted:
+    def _finished(self, one: Input, future: Future[Predicted], stamp: list[Any] | None) -> Predicted:
         try:
             with naming_memory(str(one.source)):
                 predicted = future.result()
-            return self._noted(one, predicted, stamp)
         except (DatasetError, ScoresError, OSError) as error:
-            return self._noted(one, Predicted(one.source, error=str(error)), None)
-
-    def _noted(self, one: _Input, predicted: Predicted, stamp: list[Any] | None) -> Predicted:
-        told = json.loads(json.dumps(asdict(predicted), default=str))
-        self._journal.note(self._key(one.target), stamp, one.index, told)
+            predicted, stamp = Predicted(one.source, error=str(error)), None
+        self.plan.note(one, stamp, predicted)
         return predicted
 
-    def _read(self, predictor: Any, path: Path) -> Raster | TiffImage | Path:
+    def _read(self, path: Path) -> Raster | TiffImage | Path:
         """Decode an image, or open one that is to be read window by window."""
-        known = getattr(predictor, "preprocessing", None)
+        known = getattr(self.predictor, "preprocessing", None)
         if known is None:
             return path  # somebody else's predictor, which reads by itself
         channels, bits = known.in_channels, self.options.value_range or known.value_range
-        windows = open_windows(path, channels, bits) if hasattr(predictor, "predict_to") else None
+        windows = open_windows(path, channels, bits) if hasattr(self.predictor, "predict_to") else None
         if windows is not None:
             whole = self.options.overlay or self.options.polygons or self.options.heatmaps
             if windows.size[0] * windows.size[1] > (MAX_PIXELS if whole else LARGE):
@@ -436,17 +400,17 @@ class FolderPlan:
         most = most_pixels(self.options.memory, channels)
         return read_raster(path, channels, max_pixels=most, value_range=bits)
 
-    def _heatmaps(self, predictor: Any, image: Raster | Path) -> dict[str, Any]:
+    def _heatmaps(self, image: Raster | Path) -> dict[str, Any]:
         options = {"scales": self.options.scales, "memory": self.options.memory}
-        return {word: predictor.heatmap(image, word, **options) for word in self.options.heatmaps}
+        return {word: self.predictor.heatmap(image, word, **options) for word in self.options.heatmaps}
 
-    def _write(self, result: Any, heatmaps: dict[str, Any], one: _Input, note: str | None) -> Predicted:
+    def _write(self, result: Any, heatmaps: dict[str, Any], one: Input, note: str | None) -> Predicted:
         results: Mapping[str, Segmentation] = by_head(result)
         self.options.write(results, heatmaps, one.source.name, one.target)
         seen = {heatmap.label: heatmap.most for heatmap in heatmaps.values()}
         return Predicted(one.source, one.target, _shares(results), heatmaps=seen, note=note)
 
-    def _predict_large(self, predictor: Any, image: TiffImage, one: _Input, options: dict[str, Any]) -> Predicted:
+    def _predict_large(self, image: TiffImage, one: Input) -> Predicted:
         """Segment an image that is read in windows and written in bands."""
         wanted = self.options
         for what, name in ((wanted.polygons, "polygons"), (wanted.heatmaps, "heat maps")):
@@ -454,7 +418,7 @@ class FolderPlan:
                 raise DatasetError(
                     f"{one.source}: too large for {name}, which need all of it in memory; predict it without them"
                 )
-        done = predictor.predict_to(image, one.target, preview=wanted.overlay, **options)
+        done = self.predictor.predict_to(image, one.target, preview=wanted.overlay, **self.taken)
         results = by_head(done)
         notes = {result.note for result in results.values() if result.note is not None}
         for head, result in results.items():
@@ -464,15 +428,7 @@ class FolderPlan:
                 notes.add(f"{one.source}: its overlay is thinned to {shown} pixels")
         return Predicted(one.source, one.target, _shares(results), note="; ".join(sorted(notes)) or None)
 
-    def _predict_video(
-        self,
-        predictor: Any,
-        one: _Input,
-        stamp: list[Any],
-        options: dict[str, Any],
-        heads: Sequence[str],
-        frames: FrameProgress | None,
-    ) -> Predicted:
+    def _predict_video(self, one: Input, stamp: list[Any]) -> Predicted:
         """Segment a video; the frames that a run before this one has done are taken from its masks."""
         masks = self.options.masks
         *overlays, table = self.options.of_video(one.target)
@@ -482,29 +438,23 @@ class FolderPlan:
             for head, result in results.items():
                 target = mask_of(folder_of(one.target, head), frame.number)
                 self.options.write_beside(result, f"{one.source.name}/{frame.number:06}", target)
-            self._journal.note(self._key(one.target, frame.number), stamp, one.index)
+            self.plan.note(one, stamp, frame=frame.number)
 
         film = predict_video(
-            predictor,
+            self.predictor,
             one.source,
             masks=one.target if masks else None,
             overlay=overlay,
             table=table,
             every=self.options.every,
-            known=(lambda number: self._frame_is_done(one, number, heads)) if masks else None,
+            known=(lambda number: self.plan.frame_is_done(one, number, self.heads)) if masks else None,
             written=written if masks else None,
-            progress=None if frames is None else partial(frames, one.source),
-            **options,
+            progress=None if self.frames is None else partial(self.frames, one.source),
+            **self.taken,
         )
         films = by_head(film)
         target = overlay or (one.target if masks else table)
         return Predicted(one.source, target, _shares(films), frames=next(iter(films.values())).frames)
-
-
-def _place(path: Path) -> tuple[int, int]:
-    """Tell a file from all others, whatever names lead to it."""
-    found = path.stat()
-    return found.st_dev, found.st_ino
 
 
 def _shares(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
