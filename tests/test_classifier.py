@@ -23,7 +23,7 @@ from fullyconv.classifier import Classifier, DenseScorer
 from fullyconv.errors import WeightsError
 from fullyconv.images import read_mask
 from fullyconv.inference.options import Options
-from fullyconv.inference.tiles import plan
+from fullyconv.inference.tiling import plan
 from fullyconv.preprocessing import CAFFE, IMAGENET
 from fullyconv.weights.architectures import CLASSIFIERS, build_classifier, input_size
 from hub_server import HubServer

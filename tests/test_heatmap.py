@@ -22,7 +22,7 @@ from fullyconv.conversion.activation import class_activation
 from fullyconv.errors import ConversionError
 from fullyconv.inference.heatmap import Heatmap
 from fullyconv.inference.options import Options
-from fullyconv.inference.tiles import plan
+from fullyconv.inference.tiling import plan
 from fullyconv.preprocessing import IMAGENET, Preprocessing
 from fullyconv.weights.architectures import build_classifier
 

@@ -15,11 +15,11 @@ from fullyconv.errors import DatasetError
 from fullyconv.fcn import FCN, build_model
 from fullyconv.geometry import Geometry
 from fullyconv.inference import predict, tiles
+from fullyconv.inference.network import Head, Network
 from fullyconv.inference.options import Options
 from fullyconv.inference.predict import ImageSource
 from fullyconv.inference.scaling import scaled_size
 from fullyconv.inference.segmentation import Segmentation
-from fullyconv.inference.tiles import Head, Network
 from fullyconv.labels import Labels
 
 LABELS = Labels.of(["dark", "bright"])

@@ -23,8 +23,10 @@ from fullyconv.images.raster import Raster
 from fullyconv.images.tiff import open_windows
 from fullyconv.inference import tiles
 from fullyconv.inference.budget import available_memory, parse_memory
+from fullyconv.inference.network import Head, Network
 from fullyconv.inference.options import Options
-from fullyconv.inference.tiles import Head, Network, View, blocks, plan, region
+from fullyconv.inference.tiles import View, blocks
+from fullyconv.inference.tiling import plan, region
 from fullyconv.inference.windows import Mirrored, Scaled
 from fullyconv.labels import Labels
 from fullyconv.training.module import SegmentationModule

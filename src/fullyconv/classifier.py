@@ -23,12 +23,12 @@ from fullyconv.geometry.measuring import evaluating
 from fullyconv.images import visible
 from fullyconv.inference.heatmap import Heatmap
 from fullyconv.inference.locating import shares_of_class
+from fullyconv.inference.network import Head, Network, Size
 from fullyconv.inference.options import Options
 from fullyconv.inference.predict import ImageSource, read
 from fullyconv.inference.processor import Device, device_of
 from fullyconv.inference.scaling import scaled_size
 from fullyconv.inference.serving import Predicts
-from fullyconv.inference.tiles import Head, Network, Size
 from fullyconv.labels import Labels, unique_names
 from fullyconv.preprocessing import IMAGENET, Preprocessing
 from fullyconv.upsampling import resample

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from fullyconv.errors import ScoresError
 from fullyconv.images.raster import Raster
+from fullyconv.inference.network import Network, Size, Window
 from fullyconv.inference.options import Options
-from fullyconv.inference.tiles import Network, Scored, Size, View, Window, pixels_of, plan, rows_of, scored_tiles
+from fullyconv.inference.tiles import Scored, View, pixels_of, rows_of, scored_tiles
+from fullyconv.inference.tiling import plan
 from fullyconv.inference.windows import Continued, Mirrored, Scaled, WindowedImage
 from fullyconv.upsampling import resample
 

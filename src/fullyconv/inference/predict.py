@@ -16,9 +16,11 @@ from fullyconv.images import ImageInput, visible
 from fullyconv.images.raster import Raster, read_raster
 from fullyconv.images.tiff import TiffImage, open_windows
 from fullyconv.inference.budget import most_pixels
+from fullyconv.inference.network import Network
 from fullyconv.inference.options import Options, Probabilities
 from fullyconv.inference.segmentation import Segmentation, Written, count, of_head, writing_mask, writing_probabilities
-from fullyconv.inference.tiles import Block, Network, bands, blocks, fits, joined, sizes_seen
+from fullyconv.inference.tiles import Block, bands, blocks, joined
+from fullyconv.inference.tiling import fits, sizes_seen
 from fullyconv.labels import Labels
 
 _PREVIEW = 4096  # pixels along the longer side

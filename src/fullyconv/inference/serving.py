@@ -20,11 +20,11 @@ from fullyconv.images.raster import Raster
 from fullyconv.images.tiff import TiffImage
 from fullyconv.inference import processor
 from fullyconv.inference.folding import fingerprint, fold
+from fullyconv.inference.network import Head, Network, Size
 from fullyconv.inference.options import Halo, Options, Probabilities
 from fullyconv.inference.predict import ImageSource, segment, segment_to
 from fullyconv.inference.processor import Precision
 from fullyconv.inference.segmentation import Segmentation, Written
-from fullyconv.inference.tiles import Head, Network, Size
 from fullyconv.labels import AnyLabels, Labels, at_edge, by_head
 from fullyconv.preprocessing import Preprocessing
 

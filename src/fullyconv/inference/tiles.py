@@ -8,111 +8,28 @@ with at the borders of a tile are then never looked at, except where they are th
 
 from __future__ import annotations
 
-import itertools
 import math
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+import torch.nn.functional as F
+from torch import Tensor
 
 from fullyconv.errors import tell
 from fullyconv.geometry import Geometry
-from fullyconv.geometry.dispatch import Watch, WithoutData
+from fullyconv.images.raster import Raster
 from fullyconv.inference.argmax import scaled_argmax, upsample_argmax
-from fullyconv.inference.budget import parse_memory
-from fullyconv.inference.options import Halo, Options
-from fullyconv.inference.processor import free_memory, sent
-from fullyconv.inference.scaling import scaled_size
+from fullyconv.inference.network import Head, Network, Size, Window
+from fullyconv.inference.options import Options
+from fullyconv.inference.processor import sent
+from fullyconv.inference.tiling import BAND_BYTES, Plan, plan, region, sizes_seen
 from fullyconv.inference.windows import Mirrored, Scaled, WindowedImage
 from fullyconv.labels import Labels
 from fullyconv.upsampling import resample
-
-Size = tuple[int, int]
-Window = tuple[int, int, int, int]  # top, left, bottom, right
-
-BAND_BYTES = 2**26  # of logits at a time: a thousand classes at every pixel of a photograph would take gigabytes
-
-_WORKSPACE = 1.5  # what convolutions take beside their inputs and outputs, measured on oneDNN
-_UNMEASURED = 2**20  # pixels of an image that needs no look at the memory
-_BYTES: weakref.WeakKeyDictionary[nn.Module, float] = weakref.WeakKeyDictionary()
-
-
-@dataclass(frozen=True)
-class Head:
-    """What has to be known of one head of a network.
-
-    Args:
-        labels: of its K classes.
-        geometry: where the cells of its scores lie, and what they depend on.
-        geometry_for: where the scores of an image of a given size are put, which is `geometry` unless they are
-            stretched.
-    """
-
-    labels: Labels
-    geometry: Geometry
-    geometry_for: Callable[[Size], Geometry]
-
-
-@dataclass(frozen=True)
-class Network:
-    """What is run on images: a network with all of its heads, in evaluation mode.
-
-    Args:
-        module: whose use of memory is measured, once.
-        scores: (N, C, H, W) RGB in 0..1 -> for each head its class scores (N, K, h, w).
-        heads: by name; one that stands alone is called "".
-        align: a multiple of every stride in the network, in pixels.
-        least: smallest side served, in pixels.
-        in_channels: channels C.
-        device: where it computes.
-        dtype: floating type that it expects.
-        value_range: the numbers that are black and white in images of more than 8 bits.
-        short_side: pixels that the shorter side of an image is scaled to before the network looks at it, as it was
-            trained; None leaves the image as it is. An image is never enlarged to more than 4096 pixels along its
-            longer side, so that a long strip of few pixels stays affordable.
-    """
-
-    module: nn.Module
-    scores: Callable[[Tensor], Mapping[str, Tensor]]
-    heads: Mapping[str, Head]
-    align: int
-    least: int = 1
-    in_channels: int = 3
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    dtype: torch.dtype = torch.float32
-    value_range: tuple[float, float] | None = None
-    short_side: int | None = None
-
-    @property
-    def classes(self) -> int:
-        """Number of classes of all heads, whose scores are in memory at once."""
-        return sum(head.labels.num_classes for head in self.heads.values())
-
-    def seen(self, size: Size) -> Size:
-        """Give the size at which the network looks at an image."""
-        return size if self.short_side is None else scaled_size(size, self.short_side)
-
-    def reach(self, halo: Halo) -> float:
-        """Give the most pixels that a tile is read with on either side of its core."""
-        grids = [head.geometry for head in self.heads.values()]
-        stride = max(max(grid.stride) for grid in grids)
-        if halo != "exact":
-            return halo + stride + self.align
-        return max(max(*grid.last, *(-first for first in grid.first)) for grid in grids) + stride + 2 * self.align
-
-    def bytes_per_pixel(self) -> float:
-        """Estimate the memory that a pixel of the image takes at most while the network runs, without running it."""
-        if self.module not in _BYTES:
-            side = self.align * max(8, -(-2 * self.least // self.align))
-            small, large = _peak(self, side), _peak(self, 2 * side)
-            _BYTES[self.module] = (large - small) / (3 * side * side)
-        return _BYTES[self.module] * _WORKSPACE
 
 
 @dataclass(frozen=True)
@@ -183,91 +100,6 @@ class Scored(NamedTuple):
     geometry: Geometry
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How an image is cut.
-
-    Args:
-        tiles: the cores, row by row.
-        exact: whether every tile sees all that its scores depend on.
-    """
-
-    tiles: tuple[Window, ...]
-    exact: bool
-
-
-def sizes_seen(network: Network, size: Size, options: Options) -> list[Size]:
-    """Give the sizes at which the network looks at an image, one for each scale.
-
-    Args:
-        network: what is run.
-        size: height and width of the image, in pixels.
-        options: how it is segmented.
-    """
-    height, width = network.seen(size)
-    return [(max(1, round(height * scale)), max(1, round(width * scale))) for scale in options.scales]
-
-
-def plan(network: Network, size: Size, options: Options, seen: Sequence[Size] | None = None) -> Plan:
-    """Choose the tiles of an image: of those whose passes fit in memory the ones with which least is read in all.
-
-    Args:
-        network: what is run.
-        size: height and width of the image, in pixels.
-        options: how it is segmented.
-        seen: the sizes at which the network looks at it; None says `sizes_seen`.
-
-    Returns:
-        The tiles.
-
-    Raises:
-        ValueError: if not even the smallest tile fits.
-    """
-    seen = seen or sizes_seen(network, size, options)
-    if fits(network, size, options, seen):
-        return Plan(((0, 0, *size),), True)
-    budget = _budget(options.memory, network.device)
-    ratio = max(looked[axis] / size[axis] for looked in seen for axis in (0, 1))
-    least = _round(1 / ratio, network.align)
-    heights, widths = (_sides(n, least, network.align) for n in size)
-    sides = list(itertools.product(heights, widths))
-    fitting = [side for side in sides if _cost(network, size, side, seen, options) <= budget]
-    if not fitting:
-        need = _cost(network, size, sides[0], seen, options)
-        raise ValueError(
-            f"memory={options.memory!r}: {budget / 1e6:.1f} MB do not hold the smallest tile, which takes "
-            f"{need / 1e6:.0f} MB with all that its scores depend on; give more, or a small halo in pixels (halo=64), "
-            "with which seams are possible"
-        )
-
-    def read(side: Size) -> float:
-        count = math.prod(math.ceil(n / core) for n, core in zip(size, side, strict=True))
-        return count * _read(network, size, side, seen, options)
-
-    height, width = min(fitting, key=read)
-    tiles = tuple(
-        (top, left, min(top + height, size[0]), min(left + width, size[1]))
-        for top in range(0, size[0], height)
-        for left in range(0, size[1], width)
-    )
-    return Plan(tiles, len(tiles) == 1 or (options.halo == "exact" and not _sees_all(network)))
-
-
-def fits(network: Network, size: Size, options: Options, seen: Sequence[Size], images: int = 1) -> bool:
-    """Tell whether memory holds a pass over whole images.
-
-    Args:
-        network: what is run.
-        size: height and width of the images, in pixels.
-        options: how they are segmented.
-        seen: the sizes at which the network looks at them.
-        images: how many are in a pass.
-    """
-    if options.memory is None and images * max(map(math.prod, (size, *seen))) <= _UNMEASURED:
-        return True
-    return images * _cost(network, size, size, seen, options) <= _budget(options.memory, network.device)
-
-
 def blocks(network: Network, images: Sequence[WindowedImage], options: Options) -> Iterator[dict[str, Block]]:
     """Segment images of one size tile by tile, for all heads on one backbone: a tile is read and run once.
 
@@ -287,7 +119,7 @@ def blocks(network: Network, images: Sequence[WindowedImage], options: Options) 
     chosen = plan(network, own, options, seen)
     views = []
     for size in seen:
-        looked = images if size == own else [Scaled(image, size) for image in images]
+        looked = images if size == own else [_scaled(image, size, len(chosen.tiles) == 1) for image in images]
         views.append(View(looked, own))
         if options.flip:
             views.append(View([Mirrored(image) for image in looked], own, mirrored=True))
@@ -349,37 +181,14 @@ def joined(parts: Sequence[dict[str, Block]], axis: int) -> dict[str, Block]:
     return whole
 
 
-def region(network: Network, head: Head, window: Window, size: Size, halo: Halo = "exact") -> Window:
-    """Give the pixels that the network has to see so that the logits of a window are those of the whole image.
-
-    Args:
-        network: what is run.
-        head: whose logits.
-        window: of the image, in pixels.
-        size: height and width of the image, in pixels.
-        halo: "exact", or the pixels around the cells that are seen.
-
-    Returns:
-        The window to read; it begins at a multiple of all strides and lies in the image.
-    """
-    put, own, align = head.geometry_for(size), head.geometry, network.align
-    sides = []
-    for axis in (0, 1):
-        n, (start, stop) = size[axis], (window[axis], window[axis + 2])
-        first = max(0, math.floor((start - put.center[axis]) / put.stride[axis]))
-        last = max(first, math.ceil((stop - 1 - put.center[axis]) / put.stride[axis]))
-        if halo == "exact":
-            # Upsampling inside the network may reach further than the receptive field says, by less than one cell.
-            low = own.first[axis] + own.stride[axis] * first - align
-            high = own.last[axis] + own.stride[axis] * last + align
-        else:
-            low = min(start, own.center[axis] + own.stride[axis] * first) - halo
-            high = max(stop - 1, own.center[axis] + own.stride[axis] * last) + halo
-        end = min(n, -(-math.floor(high + 1) // align) * align)
-        if end == n:  # the last cell may lie before the window, and has to be among those of the tile
-            low = min(low, n - network.least - align)
-        sides.append((max(0, math.floor(low) // align * align), end))
-    return sides[0][0], sides[1][0], sides[0][1], sides[1][1]
+def _scaled(image: WindowedImage, size: Size, whole: bool) -> WindowedImage:
+    """Give an image at another size; in memory and in one pass it is torchvision's, bit by bit."""
+    if not whole or not isinstance(image, Raster):
+        return Scaled(image, size)
+    # on the CPU, because not every accelerator has the antialiased filter; rounded, as torchvision scales bytes
+    pixels = torch.from_numpy(np.ascontiguousarray(image.pixels.transpose(2, 0, 1)))[None].float()
+    scaled = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=True).round()
+    return Raster(scaled[0].permute(1, 2, 0).to(torch.uint8).numpy())
 
 
 def _tensor_of(network: Network, view: View, window: Window) -> Tensor:
@@ -465,7 +274,7 @@ def _probabilities(scored: Scored, window: Window) -> Tensor:
 
 def _tell_of_seams(network: Network, options: Options, tiles: int) -> None:
     """Say why the scores of tiles may differ from those of one pass."""
-    if _sees_all(network):
+    if network.sees_all:
         tell(
             f"the image is segmented in {tiles} tiles, and a part of this network (pooling or attention over the "
             "whole image) sees each tile alone: scores differ from those of one pass, and seams are possible. More "
@@ -477,86 +286,3 @@ def _tell_of_seams(network: Network, options: Options, tiles: int) -> None:
             f"the image is segmented in {tiles} tiles with a halo of {options.halo} pixels, less than the scores "
             f"depend on ({reach:.0f} pixels around): seams are possible"
         )
-
-
-def _sees_all(network: Network) -> bool:
-    return any(head.geometry.global_context for head in network.heads.values())
-
-
-def _read(network: Network, size: Size, side: Size, seen: Sequence[Size], options: Options) -> float:
-    """Estimate the pixels of the largest pass over a tile, with what is read around its core."""
-    pixels = 1.0
-    for axis, (n, core) in enumerate(zip(size, side, strict=True)):
-        most = max(looked[axis] for looked in seen)
-        pixels *= max(network.least, min(core * most / n + 2 * network.reach(options.halo), most))
-    return pixels
-
-
-def _cost(network: Network, size: Size, side: Size, seen: Sequence[Size], options: Options) -> float:
-    """Estimate the bytes of a tile: its largest pass, the scores of all views, some logits, and what its row gives."""
-    pixels = _read(network, size, side, seen, options)
-    cells = pixels / min(math.prod(head.geometry.stride) for head in network.heads.values())
-    scores = len(seen) * (1 + options.flip) * cells * 4 * network.classes
-    logits = min(4 * network.classes * math.prod(side), BAND_BYTES) * (2 if options.plain else 4)
-    kept = network.classes if options.probabilities == "all" else bool(options.probabilities)
-    row = side[0] * size[1] * 2 * (len(network.heads) + kept)  # is written when all of its tiles are done
-    return pixels * network.bytes_per_pixel() + scores + logits + row
-
-
-def _budget(memory: int | str | None, device: torch.device) -> int:
-    return free_memory(device) // 2 if memory is None else parse_memory(memory)
-
-
-def _round(pixels: float, align: int) -> int:
-    return max(1, math.ceil(pixels / align)) * align
-
-
-def _sides(n: int, least: int, align: int) -> list[int]:
-    """Give the sides to choose from for n pixels, with which all tiles are about as large, in multiples of `align`."""
-    found, side = [], least
-    while side < n:
-        found.append(_round(n / math.ceil(n / side), align))
-        side += max(1, side // 8 // least) * least
-    return [*dict.fromkeys(found), n]
-
-
-def _peak(network: Network, side: int) -> int:
-    """Add up the bytes that are alive at once while the network runs on an image of that side, without data."""
-    with (
-        torch.inference_mode(False),
-        torch.no_grad(),
-        WithoutData(),
-        _Memory() as memory,
-    ):
-        image = torch.empty(1, network.in_channels, side, side, dtype=network.dtype, device=network.device)
-        network.scores(image)
-        return int(memory.most)
-
-
-class _Memory(Watch):  # type: ignore[no-untyped-call]
-    """Add up the storages of the tensors that are alive."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.most = 0
-        self._now = 0
-        self._users: dict[int, int] = {}  # tensors on a storage
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                storage = leaf.untyped_storage()
-                key, held = storage._cdata, storage.nbytes()
-                if key not in self._users:
-                    self._now += held
-                    self.most = max(self.most, self._now)
-                self._users[key] = self._users.get(key, 0) + 1
-                weakref.finalize(leaf, self._release, key, held)
-        return out
-
-    def _release(self, key: int, held: int) -> None:
-        self._users[key] -= 1
-        if not self._users[key]:
-            del self._users[key]
-            self._now -= held
