@@ -380,12 +380,12 @@ AnyLabels = Labels | Mapping[str, Labels]
 
 
 def by_head(given: T | Mapping[str, T]) -> dict[str, T]:
-    """Give labels, masks, logits or results by the names of the heads; what stands alone is called ""."""
+    """Give a dict by head of what may be one value; the head of a single one is called ""."""
     return dict(given) if isinstance(given, Mapping) else {"": given}
 
 
 def at_edge(found: Mapping[str, Any]) -> Any:
-    """Give what was found for each head as people meet it: of one that stands alone without its name."""
+    """Undo `by_head`: give the value itself where there is a single head, else a dict by head."""
     return found[""] if "" in found else dict(found)
 
 
