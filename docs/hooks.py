@@ -53,6 +53,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return re.sub(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)", turned, markdown)
 
 
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Mark code that is short enough to stay on one line."""
+    return re.sub(r"<code>(?=[^<]{1,28}</code>)", '<code class="short">', html)
+
+
 def notebook(path: Path) -> str:
     """Write a notebook with its outputs as markdown."""
     return "\n\n".join(part for cell in json.loads(path.read_text("utf-8"))["cells"] for part in _cell(cell))
@@ -64,13 +69,17 @@ def _cell(cell: dict[str, Any]) -> list[str]:
         # of a heading, mkdocs makes another anchor than a notebook's viewer
         return [re.sub(r"\]\(#[^)]*\)", lambda link: _anchor(link[0]), text)]
     parts = [f"```python\n{text}\n```"]
-    for output in cell.get("outputs", []):
+    said: list[str] = []
+    for output in [*cell.get("outputs", []), {}]:
         data = output.get("data", {})
-        if form := next((form for form in ("image/png", "image/jpeg") if form in data), None):
+        form = next((form for form in ("image/png", "image/jpeg") if form in data), None)
+        if form is None and ("text" in output or "text/plain" in data):
+            said.append("".join(output.get("text") or data["text/plain"]).strip("\n"))
+        elif said:  # what was printed in pieces is one block
+            parts.append("``` {.text .output .no-copy}\n" + "\n".join(said) + "\n```")
+            said = []
+        if form:
             parts.append(f"![figure](data:{form};base64,{''.join(data[form]).strip()})")
-        elif "text" in output or "text/plain" in data:
-            words = "".join(output.get("text") or data["text/plain"]).strip("\n")
-            parts.append(f"```text\n{words}\n```")
     return parts
 
 
