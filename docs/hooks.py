@@ -54,8 +54,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Mark code that is short enough to stay on one line."""
-    return re.sub(r"<code>(?=[^<]{1,28}</code>)", '<code class="short">', html)
+    """Mark the words of code in sentences, so that none is broken after its dashes."""
+
+    def words(match: re.Match[str]) -> str:
+        return "<code>" + re.sub(r"(?<![^ ])[^ ]{1,28}(?![^ ])", r'<span class="word">\g<0></span>', match[1]) + "</code>"
+
+    return re.sub(r"(?<!<span></span>)<code>([^<]+)</code>", words, html)
 
 
 def notebook(path: Path) -> str:
