@@ -47,7 +47,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         file = posixpath.normpath(posixpath.join(origin, target))
         meant = ELSEWHERE.get(file) or (file.removeprefix("docs/") if file.startswith("docs/") else None)
         if meant is None:  # of the repository alone
-            return text if (ROOT / file).exists() else match[0]
+            return (f"`{text}`" if "/" in text else text) if (ROOT / file).exists() else match[0]
         return f"[{text}]({posixpath.relpath(meant, posixpath.dirname(here) or '.')}{anchor})"
 
     return re.sub(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)", turned, markdown)
@@ -57,7 +57,8 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
     """Mark the words of code in sentences, so that none is broken after its dashes."""
 
     def words(match: re.Match[str]) -> str:
-        return "<code>" + re.sub(r"(?<![^ ])[^ ]{1,28}(?![^ ])", r'<span class="word">\g<0></span>', match[1]) + "</code>"
+        marked = re.sub(r"(?<![^ ])[^ ]{1,28}(?![^ ])", r'<span class="word">\g<0></span>', match[1])
+        return f"<code>{marked}</code>"
 
     return re.sub(r"(?<!<span></span>)<code>([^<]+)</code>", words, html)
 
