@@ -59,7 +59,7 @@ UNET, DEEPLAB = "segmentation-models-pytorch 0.6.0, Unet", "segmentation-models-
 
 CHARTS = {
     "start": (
-        "From nothing to an answer: the whole process",
+        "The whole process",
         (
             Bar("a photograph to a mask, LR-ASPP", "LR-ASPP, a photograph", "", "", "whole_process.py"),
             Bar("fullyconv --help, beside import torch", f"{START} --help", "", "", "import_time.py"),
@@ -67,7 +67,7 @@ CHARTS = {
         ),
     ),
     "predict": (
-        "torchvision's networks, 360 x 480, PNG to PNG: an image",
+        "One image of 360 x 480, PNG to PNG",
         (
             Bar("LR-ASPP, by fullyconv predict", "lraspp", TORCHVISION, "fullyconv predict", SEGMENTERS),
             Bar("LR-ASPP, exported file", "lraspp", TORCHVISION, "fullyconv runtime", SEGMENTERS),
@@ -76,7 +76,7 @@ CHARTS = {
         ),
     ),
     "labels": (
-        "From scores to labels, 1024 x 2048",
+        "1024 x 2048 pixels",
         (
             Bar("SegFormer-B0, 150 classes, file to labels", "SegFormer-B0", "transformers", "", "segformer.py"),
             Bar("150 classes, compiled", f"{LOGITS}, 150", "torch", "upsample_argmax, compiled", "upsample_argmax.py"),
@@ -85,16 +85,16 @@ CHARTS = {
         ),
     ),
     "large": (
-        "Large images, folders of masks, many windows",
+        "8192 x 8192 pixels; 334 masks; windows of 224 x 224",
         (
             Bar("8192 x 8192 pixels, file to file", "8192 x 8192", "sliding window", "predict_to", "sliding_logits.py"),
             Bar("scores of 334 masks", "scores of 334", "torchmetrics 1.9.0, one at", "", "mask_folders.py"),
-            Bar("VGG-16, 36 windows", "vgg16, 384", "windows, 16", "dense", "dense_vs_sliding.py"),
+            Bar("VGG-16, 36 windows", "vgg16, 384", "windows, one", "dense", "dense_vs_sliding.py"),
             Bar("AlexNet, 81 windows", "alexnet, 500", "windows, 16", "dense", "dense_vs_sliding.py"),
         ),
     ),
     "train": (
-        "Training: a step of 4 x 256 x 256, an augmented image",
+        "A step of 4 x 256 x 256; augmenting one image",
         (
             Bar("FCN-8s on ResNet-18, beside Unet", STEP, UNET, "fcn8s", "smp_models.py"),
             Bar("FCN-8s on ResNet-18, beside DeepLabV3+", STEP, DEEPLAB, "fcn8s", "smp_models.py"),
@@ -113,7 +113,7 @@ def printed() -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Write one table that fits a screen."""
-    lines = ["| task | beside | times faster | memory | script |", "|---|---|---|---|---|"]
+    lines = ["| task | compared with | times faster | memory | script |", "|---|---|---|---|---|"]
     for bar in (bar for _, bars in CHARTS.values() for bar in bars if bar.command):
         row = bar.row(rows)
         times = row["memory"]

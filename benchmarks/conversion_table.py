@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import re
 import tempfile
 import warnings
 from pathlib import Path
@@ -258,9 +259,15 @@ def table(rows: list[dict[str, Any]], library: str) -> list[str]:
     if refused:
         lines += ["", "Not converted:", "", "| classifier | input | error | why |", "|---|---|---|---|"]
         for row in refused:
-            why = row["why"].replace("|", "\\|")
-            lines.append(f"| {row['name']} | {row['size'][0]} | `{row['error_class']}` | {why} |")
+            lines.append(f"| {row['name']} | {row['size'][0]} | `{row['error_class']}` | {shortened(row['why'])} |")
     return [*lines, ""]
+
+
+def shortened(why: str) -> str:
+    """Leave out of a message what is the same for all of them, and what comes after the cause."""
+    why = re.sub(r"^classifier=\w+: (is not convolutional: )?", "", why)
+    why = re.sub(r" the entire \d+ x \d+ image at once and are neither .*?\)", " the entire image at once", why)
+    return re.sub(r"\. (At \d+ x \d+ pixels|Use fullyconv).*$", "", why).replace("|", "\\|")
 
 
 def document(rows: list[dict[str, Any]]) -> str:
@@ -271,18 +278,21 @@ def document(rows: list[dict[str, Any]]) -> str:
     lines = [
         "# Which classifiers convert",
         "",
-        "Written by `benchmarks/conversion_table.py`; see there for how it measures. Random weights with "
-        f"calibrated batch norm, torch {torch.__version__}, torchvision {torchvision.__version__}, "
-        f"timm {timm.__version__}, one CPU core.",
+        "All classifiers of torchvision and a selection of timm, converted by `fullyconv.convolutionalize`. For those "
+        "that do not convert, `fullyconv.sliding_window` computes the scores.",
         "",
-        "- **error**: largest difference between the scores of the converted and of the plain classifier at the "
-        "classifier's own input size, relative to the largest score.",
-        "- **signal**: how much the scores of two images differ, on the same scale; an error means little without it.",
+        "- **input**: the side of the classifier's input.",
+        "- **error**: largest difference between the scores of the converted and of the original classifier at this "
+        "size, relative to the largest score.",
+        "- **signal**: how much the scores of two images differ, on the same scale: the error is far below it.",
         "- **grid at 384**: rows x columns of scores on an image of 384 x 384 pixels.",
         "- **stride**, **receptive field**: pixels from one score to the next, and pixels that a score can depend on.",
-        "- **guarantee**: `window`, `interior` or `head`, as `dense.guarantee` says; see [convert.md](convert.md).",
+        "- **guarantee**: [what a score means](guarantees.md#converted-classifiers).",
         "",
-        "(1) The backbone itself runs only at sizes its blocks divide; `dense.report` lists the ones that were tried.",
+        "(1) The backbone runs only at some sizes; `dense.report` lists those that were tried.",
+        "",
+        "Measured by `benchmarks/conversion_table.py` with random weights and calibrated batch norm, on one CPU core, "
+        f"torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}.",
         "",
     ]
     for library in ("torchvision", "timm"):

@@ -47,10 +47,20 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         file = posixpath.normpath(posixpath.join(origin, target))
         meant = ELSEWHERE.get(file) or (file.removeprefix("docs/") if file.startswith("docs/") else None)
         if meant is None:  # of the repository alone
-            return text if (ROOT / file).exists() else match[0]
+            return (f"`{text}`" if "/" in text else text) if (ROOT / file).exists() else match[0]
         return f"[{text}]({posixpath.relpath(meant, posixpath.dirname(here) or '.')}{anchor})"
 
     return re.sub(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)", turned, markdown)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Mark the words of code in sentences, so that none is broken after its dashes."""
+
+    def words(match: re.Match[str]) -> str:
+        marked = re.sub(r"(?<![^ ])[^ ]{1,28}(?![^ ])", r'<span class="word">\g<0></span>', match[1])
+        return f"<code>{marked}</code>"
+
+    return re.sub(r"(?<!<span></span>)<code>([^<]+)</code>", words, html)
 
 
 def notebook(path: Path) -> str:
@@ -64,13 +74,17 @@ def _cell(cell: dict[str, Any]) -> list[str]:
         # of a heading, mkdocs makes another anchor than a notebook's viewer
         return [re.sub(r"\]\(#[^)]*\)", lambda link: _anchor(link[0]), text)]
     parts = [f"```python\n{text}\n```"]
-    for output in cell.get("outputs", []):
+    said: list[str] = []
+    for output in [*cell.get("outputs", []), {}]:
         data = output.get("data", {})
-        if form := next((form for form in ("image/png", "image/jpeg") if form in data), None):
+        form = next((form for form in ("image/png", "image/jpeg") if form in data), None)
+        if form is None and ("text" in output or "text/plain" in data):
+            said.append("".join(output.get("text") or data["text/plain"]).strip("\n"))
+        elif said:  # what was printed in pieces is one block
+            parts.append("``` {.text .output .no-copy}\n" + "\n".join(said) + "\n```")
+            said = []
+        if form:
             parts.append(f"![figure](data:{form};base64,{''.join(data[form]).strip()})")
-        elif "text" in output or "text/plain" in data:
-            words = "".join(output.get("text") or data["text/plain"]).strip("\n")
-            parts.append(f"```text\n{words}\n```")
     return parts
 
 

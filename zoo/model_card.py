@@ -5,6 +5,7 @@ python zoo/model_card.py > MODEL_CARD.md
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from fullyconv.confusion import headline
@@ -13,12 +14,11 @@ from fullyconv.weights.catalog import Entry, shipped
 from fullyconv.weights.pretrained import NOTES
 
 INTRODUCTION = """\
-# Model card
+# Model cards
 
-Every model that `fullyconv` ships, one section each, and every set of weights of others that it loads by a name. The
-scores of shipped segmenters are what `fullyconv test` printed for the stored weights, in percent, from one confusion
-matrix over the whole split at the images' own size; pixels labeled void count for nothing. The license of the weights
-follows from the data they were trained on. **It is never that of the code.**
+Every model that comes with `fullyconv`, and the weights of others that it loads by name. Scores of shipped models were
+measured on the stored weights, in percent, by the command in each section. The license of the weights follows from the
+training data. **It is never that of the code.**
 
 This file is written by `python zoo/model_card.py > MODEL_CARD.md`.
 """
@@ -26,12 +26,12 @@ This file is written by `python zoo/model_card.py > MODEL_CARD.md`.
 TRAINED = {"segmenter": "fullyconv", "classifier": "python zoo/classifier.py"}
 
 OTHERS = """\
-# Weights of others
+## Weights of others
 
-None of these files is ours or part of this package. They are fetched from their publisher at the first load. Scores are
-the publisher's; nobody here measured them. *Verified* means that the bytes are compared with a digest: a whole sha256
-where the catalog has one, the first eight digits of it where the name of torchvision's file has no more. All others
-need `allow_unverified=True` at the first load, and every later load must match what was recorded then.
+These files are not part of this package. They are downloaded from their publisher at the first load. Scores are the
+publisher's. *Verified* files are compared with a digest: a sha256 of the catalog, or the first eight digits of it in
+the name of torchvision's file. All others need `allow_unverified=True` at the first load, and every later load must
+match what was recorded then.
 """
 
 
@@ -59,13 +59,17 @@ def _index() -> str:
     for entry in shipped():
         score = f"top-1 {entry.top1:.1f}" if entry.mean_iou is None else f"mIoU {entry.mean_iou:.1f}"
         start = entry.config.training.get("started from") if entry.config else None
-        name = entry.aliases[0] if entry.aliases else entry.name
+        name = _short(entry)
         lines.append(
-            f"| [`{name}`](#{entry.name.replace('.', '')}) | {entry.finds} | {score} | "
+            f"| [`{name}`](#{name.replace('.', '')}) | {entry.finds} | {score} | "
             f"{(entry.bytes or 0) / 1e6:.1f} | "
             f"{entry.license} | {str(start).split(' ')[0] if start else 'random initialization'} |"
         )
     return "\n".join([*lines, ""])
+
+
+def _short(entry: Entry) -> str:
+    return entry.aliases[0] if entry.aliases else entry.name
 
 
 def _section(entry: Entry) -> str:
@@ -73,9 +77,9 @@ def _section(entry: Entry) -> str:
     assert config is not None
     names = entry.classes
     lines = [
-        f"## {entry.name}",
+        f"## {_short(entry)}",
         "",
-        *([f"Also: {', '.join(f'`{alias}`' for alias in entry.aliases)}.", ""] if entry.aliases else []),
+        *([f"- **Name**: `{entry.name}`"] if entry.aliases else []),
         f"- **Architecture**: `{entry.architecture}`",
         f"- **Size**: {(entry.bytes or 0) / 1e6:.1f} MB on disk ({config.weights['dtype']})",
         f"- **Classes** ({len(names)}): {', '.join(names)}",
@@ -85,7 +89,9 @@ def _section(entry: Entry) -> str:
         "",
         f"On {score.get('data')}, {score.get('split')} split: {headline(score)}.",
         "",
-        f"    {score.get('command')}",
+        "```",
+        *_wrapped(str(score.get("command"))),
+        "```",
         "",
         f"| class | {'IoU' if entry.kind == 'segmenter' else 'accuracy'} % |",
         "|---|---|",
@@ -101,29 +107,58 @@ def _section(entry: Entry) -> str:
     return "\n".join(lines)
 
 
+def _wrapped(command: str, width: int = 96) -> list[str]:
+    """Break a command line between its options, so that it fits a page."""
+    lines = [""]
+    for part in re.split(r" (?=--)", command):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines[-1] += " \\"
+            lines.append("   ")
+        lines[-1] += (" " if lines[-1] else "") + part
+    return lines
+
+
 def _of(source: str, kind: str = "") -> list[Entry]:
     return [entry for entry in PUBLISHED if entry.source == source and kind in ("", entry.kind)]
 
 
 def _table(title: str, entries: Sequence[Entry]) -> str:
-    lines = [
-        f"## {title}",
-        "",
-        "| name | where it lives | classes | published score | parameters | MB | license of the weights | verified |",
-        "|---|---|---|---|---|---|---|---|",
+    columns = [
+        "name",
+        "address",
+        "classes",
+        "published score",
+        "parameters",
+        "MB",
+        "license of the weights",
+        "verified",
     ]
+    rows = []
     for entry in entries:
         if entry.mean_iou is not None:
             score = f"mIoU {entry.mean_iou:g} on {entry.data} {entry.split}"
         else:
             score = "-" if entry.top1 is None else f"top-1 {entry.top1:g}"
-        lines.append(
-            f"| `{entry.name}` | {entry.address} | {len(entry.classes)} | {score} | "
-            f"{f'{entry.parameters:,}' if entry.parameters else '-'} | "
-            f"{f'{entry.bytes / 1e6:.1f}' if entry.bytes else '-'} | {entry.license} | "
-            f"{'yes' if entry.verified else 'no'} |"
-        )
-    return "\n".join([*lines, ""])
+        row = [f"`{entry.name}`", entry.address, str(len(entry.classes)), score]
+        row += [
+            f"{entry.parameters:,}" if entry.parameters else "-",
+            f"{entry.bytes / 1e6:.1f}" if entry.bytes else "-",
+        ]
+        rows.append([*row, entry.license, "yes" if entry.verified else "no"])
+    alike = [k for k in range(2, len(columns)) if len({row[k] for row in rows}) == 1]
+    said = [f"{columns[k].capitalize()}: {rows[0][k]}." for k in alike if rows[0][k] != "-"]
+    kept = [k for k in range(len(columns)) if k not in alike]
+    return "\n".join(
+        [
+            f"### {title}",
+            "",
+            *([" ".join(said), ""] if said else []),
+            "| " + " | ".join(columns[k] for k in kept) + " |",
+            "|" + len(kept) * "---|",
+            *("| " + " | ".join(row[k] for k in kept) + " |" for row in rows),
+            "",
+        ]
+    )
 
 
 if __name__ == "__main__":

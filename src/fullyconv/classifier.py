@@ -394,9 +394,9 @@ class DenseScorer(_Stored, Predicts):
 
         Raises:
             ValueError: if the source means nothing, or there is no such device.
-            FileNotFoundError: if a path leads nowhere.
+            FileNotFoundError: if a path does not exist.
             WeightsError: if the weights are damaged, or no converted classifier.
-            DownloadError: if they could not be fetched.
+            DownloadError: if the download fails.
         """
         place = device_of(device)
         found = opened(sources.read(source), allow_unverified)

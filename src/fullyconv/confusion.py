@@ -99,7 +99,7 @@ def count(
         prediction: (H, W) or any shape, integers in 0..K-1; where the mask is ignored, anything.
         mask: same shape, integers in 0..K-1, or ignore_index.
         num_classes: K.
-        ignore_index: label of the pixels that count for nothing, outside 0..K-1.
+        ignore_index: label of ignored pixels, outside 0..K-1.
 
     Returns:
         (K, K) int64.

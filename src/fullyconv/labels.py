@@ -127,7 +127,7 @@ class Labels:
     Args:
         names: class names in the order of the network's outputs; unique, none of them empty or "ignore".
         palette: one (red, green, blue) color in 0..255 per class.
-        ignore_index: index of pixels that count for nothing in loss, metric and padding; never the index of a class.
+        ignore_index: index of ignored pixels in loss, metric and padding; never the index of a class.
         values: value in the mask file -> class name or "ignore". A value is a number, or, for masks of colors, a
             color "#rrggbb"; "other" then stands for all that are not named, and is ignored unless it is given. Empty
             means value = class index. The number `ignore_index` is ignored unless it has a class. Several values may
@@ -181,7 +181,7 @@ class Labels:
             values: value in the mask file -> class name or "ignore"; by default value i is class i and 255 (65535 with
                 more than 255 classes) is ignored. Where given, 255 means what `values` says, and is ignored if it
                 says nothing. A value may be a color "#rrggbb"; then all are.
-            ignore_index: index of pixels that count for nothing; 255, or 65535 with more than 255 classes, by default.
+            ignore_index: index of ignored pixels; 255, or 65535 with more than 255 classes, by default.
 
         Returns:
             The labels.

@@ -248,7 +248,7 @@ class SegmentationDataModule(L.LightningDataModule):
 
     @property
     def ignore_index(self) -> int:
-        """Index of pixels that count for nothing."""
+        """Index of ignored pixels."""
         return self.labels.ignore_index
 
     @property

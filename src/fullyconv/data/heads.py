@@ -174,7 +174,7 @@ class MultiHeadDataModule(SegmentationDataModule):
 
     @property
     def ignore_index(self) -> int:
-        """Index of pixels that count for nothing, the same for all heads."""
+        """Index of ignored pixels, the same for all heads."""
         return self._codes.ignore_index
 
     def _described(self) -> list[str]:

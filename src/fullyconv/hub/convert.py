@@ -51,7 +51,7 @@ def convert(
     Raises:
         ValueError: if the source means nothing, or the classifier is not convolutional.
         WeightsError: if the weights are damaged, or not what was promised.
-        DownloadError: if they could not be fetched.
+        DownloadError: if the download fails.
         NotADirectoryError: if the target is a file.
     """
     target = Path(to)

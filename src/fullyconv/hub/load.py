@@ -70,18 +70,18 @@ def load(
         allow_unverified: accept weights without a known digest (the hub's, where no digest is pinned): commit, size
             and sha256 are shown and recorded in a lock file, and every later load must match them.
         device: where it computes: "cuda", "cuda:1", "mps", "xpu", "cpu" or a ``torch.device``; "auto" is the
-            accelerator of this machine, or its processor where there is none. None is the processor.
+            GPU or another accelerator, or the CPU where there is none. None is the CPU.
 
     Returns:
-        The segmenter, in evaluation mode; a converted classifier where the model folder is one. ``Trainer.fit`` puts a
+        The segmenter, in evaluation mode; a converted classifier if the model folder holds one. ``Trainer.fit`` puts a
         segmenter into training mode.
 
     Raises:
-        ValueError: if the string means nothing, where the message lists what there is, or there is no such device.
-        FileNotFoundError: if a path leads nowhere.
-        WeightsError: if the weights are damaged, not those that were promised, made for another model, or those of a
+        ValueError: if no model has this name (the message suggests some), or there is no such device.
+        FileNotFoundError: if a path does not exist.
+        WeightsError: if the weights are damaged, differ from their digest, or are of another model or of a
             classifier.
-        DownloadError: if they could not be fetched.
+        DownloadError: if the download fails.
 
     Example:
         >>> load("stret")
@@ -153,7 +153,7 @@ def load_classifier(
         ValueError: if the source means nothing, or does not say which architecture it is of, or there is no such
             device.
         WeightsError: if the weights do not belong to the architecture, or are not what was promised.
-        DownloadError: if they could not be fetched.
+        DownloadError: if the download fails.
     """
     return Classifier.from_pretrained(
         source,

@@ -29,9 +29,9 @@ def open_predictor(
 
     Raises:
         ValueError: if the source means nothing; the message lists what there is.
-        FileNotFoundError: if a path leads nowhere.
+        FileNotFoundError: if a path does not exist.
         WeightsError: if the weights are damaged, not those that were promised, or made for another model.
-        DownloadError: if they could not be fetched.
+        DownloadError: if the download fails.
 
     Example:
         >>> open_predictor("nuclei").classes

@@ -77,8 +77,8 @@ def predict_folder(
 ) -> FolderResult:
     """Predict images, videos and folders of them, and write a mask for each.
 
-    A folder keeps its inner structure below `out`. Of a model with several heads each file has the name of the head in
-    its own. A run that was stopped goes on where it was, if model and settings are the same; one run at a time writes
+    Subfolders are kept below `out`. Of a model with several heads each file has the name of the head in
+    its own. An interrupted run resumes if model and settings are the same. Only one run at a time writes
     into a folder. A file that cannot be read or written is left out, and the result says why.
 
     Args:
@@ -94,12 +94,12 @@ def predict_folder(
         halo: pixels around a tile that are read; fewer than "exact" may leave seams.
         flip: average with the mirrored image.
         scales: average over the image at these sizes; None takes it as it is.
-        every: of a video, take every so many-th frame.
+        every: of a video, take only every n-th frame.
         overwrite: segment images again whose masks are there.
         value_range: the numbers that are black and white in images of more than 8 bits, such as (0, 4095); None
             takes those that the model was trained with, else the whole range of their type.
         mask_format: of the masks of images; "tif" keeps the tags of a GeoTIFF, "png" has a world file beside.
-        precision: what convolutions are computed in, for a processor that has it.
+        precision: precision of convolutions; float32 where the device does not support it.
         batch: images of one size that are predicted together; None is 8 on an accelerator, else 1.
         workers: threads that read images, and as many that write; None is one a core on an accelerator, else 1.
         shard: the part of this process, such as "3/16": the names of the files alone decide which belong to it.

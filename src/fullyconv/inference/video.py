@@ -342,7 +342,7 @@ def predict_video(
 ) -> Any:
     """Segment a video frame by frame; it is never in memory as a whole.
 
-    Files are written whole or not at all, and the table last, so that it stands for a video that is finished. A
+    Files are written completely or not at all. The table is written last: it marks a finished video. A
     segmenter with several heads gives files for each, with its name in theirs: ``clip.semantic.mp4``.
 
     Args:
@@ -352,7 +352,7 @@ def predict_video(
         overlay: .mp4 file of the video with the classes laid over and a legend below, each frame shown when it was; it
             has no sound.
         table: .csv file with number, time in seconds and share of each class, one line a frame.
-        every: take every so many-th frame only.
+        every: take only every n-th frame.
         known: tells of the number of a frame whether its mask is there already and is to be taken as it is.
         written: is called with every frame that was segmented and what each head ("" of one) says of it, when its mask
             is written.

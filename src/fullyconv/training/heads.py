@@ -15,7 +15,7 @@ def labels_of(classes: Any, palette: Any, label_values: Any, ignore_index: int) 
         classes: K class names, or `Labels`, which have the rest; of several heads a dict by head.
         palette: K colors, or None; of several heads a dict by head, in which heads may be left out.
         label_values: what values of mask files mean, or None; of several heads as palette.
-        ignore_index: label of the pixels that count for nothing.
+        ignore_index: label of ignored pixels.
 
     Returns:
         The labels; of several heads a dict by head.

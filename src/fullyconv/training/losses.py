@@ -1,4 +1,4 @@
-"""Losses over pixels, and those of somebody else.
+"""Losses over pixels, and custom ones.
 
 Every one here leaves out the pixels labeled ``ignore_index`` and is zero where no pixel counts.
 """
@@ -23,7 +23,7 @@ class PixelwiseLoss(nn.Module):
     """What losses over pixels have in common: a label that is ignored, weights of the classes, a check of the shapes.
 
     Args:
-        ignore_index: label of the pixels that count for nothing.
+        ignore_index: label of ignored pixels.
         class_weights: K weights, or None.
     """
 
@@ -82,7 +82,7 @@ class PixelCrossEntropy(PixelwiseLoss):
     """Softmax cross entropy of every pixel.
 
     Args:
-        ignore_index: label of the pixels that count for nothing.
+        ignore_index: label of ignored pixels.
         class_weights: K weights, or None. With ``reduction="mean"`` the mean is weighted too.
         reduction: ``"mean"`` over the pixels that count; ``"sum"`` over the pixels of an image, averaged over the
             images: the loss of the reference networks, which divides by the number of images and not of pixels, so that
@@ -119,7 +119,7 @@ class FocalLoss(PixelwiseLoss):
     """Cross entropy times (1 - p)^gamma, the mean over the pixels that count (Lin et al. 2017).
 
     Args:
-        ignore_index: label of the pixels that count for nothing.
+        ignore_index: label of ignored pixels.
         class_weights: K weights, or None.
         gamma: 0 gives cross entropy; larger values leave more to the pixels that are still wrong.
     """
@@ -143,7 +143,7 @@ class TverskyLoss(PixelwiseLoss):
     The index is TP / (TP + alpha FP + beta FN), of probabilities. With both 0.5 it is the Dice coefficient.
 
     Args:
-        ignore_index: label of the pixels that count for nothing, in the prediction as in the mask.
+        ignore_index: label of ignored pixels, in the prediction as in the mask.
         class_weights: K weights of the mean, or None.
         alpha: what a pixel counts that is wrongly taken for the class.
         beta: what a missed pixel of the class counts; more than alpha finds more of a rare class.
@@ -178,7 +178,7 @@ class DiceLoss(TverskyLoss):
     """One minus the mean Dice coefficient of the classes that occur in the batch (Milletari et al. 2016).
 
     Args:
-        ignore_index: label of the pixels that count for nothing, in the prediction as in the mask.
+        ignore_index: label of ignored pixels, in the prediction as in the mask.
         class_weights: K weights of the mean, or None.
         smooth: pixels added above and below, so that a tiny class does not jump.
     """
@@ -195,7 +195,7 @@ class LovaszLoss(PixelwiseLoss):
     It is made for the IoU itself, of the batch and not of the set, and is used beside cross entropy or after it.
 
     Args:
-        ignore_index: label of the pixels that count for nothing.
+        ignore_index: label of ignored pixels.
         class_weights: K weights of the mean, or None.
     """
 
@@ -215,7 +215,7 @@ class PixelSquaredError(PixelwiseLoss):
     """Squared distance to the one-hot label, the mean over the pixels that count: the loss of the first approaches.
 
     Args:
-        ignore_index: label of the pixels that count for nothing.
+        ignore_index: label of ignored pixels.
         class_weights: K weights by the true class, or None.
         of: ``"probabilities"`` after softmax (the Brier score), or the raw ``"scores"``, regressed to 0 and 1.
     """
@@ -343,17 +343,16 @@ def loss_name(loss: str | PixelLoss) -> str:
 def build_loss(
     name: str | PixelLoss, ignore_index: int = 255, class_weights: Sequence[float] | None = None
 ) -> nn.Module:
-    """Build a loss by name, or take one of somebody else.
+    """Build a loss by name, or use a custom one.
 
     Args:
         name: a key of LOSSES, or several joined by ``+``, such as ``"cross_entropy+dice"``; or a module or function of
             (N, K, H, W) logits and a (N, H, W) mask that gives one number.
-        ignore_index: label of the pixels that count for nothing.
+        ignore_index: label of ignored pixels.
         class_weights: K weights, or None.
 
     Raises:
-        ValueError: if a name is unknown, a weight is negative or not finite, or weights are given beside a loss of
-            somebody else.
+        ValueError: if a name is unknown, a weight is negative or not finite, or weights are given with a custom loss.
     """
     if not isinstance(name, str):
         if not callable(name) or isinstance(name, type):
@@ -382,7 +381,7 @@ def loss_of(loss: str | nn.Module | PixelLoss, labels: AnyLabels, class_weights:
         loss: as `SegmentationModule` takes it.
         labels: the classes.
         class_weights: K weights, or None; of several heads a dict by head.
-        ignore_index: label of the pixels that count for nothing.
+        ignore_index: label of ignored pixels.
 
     Returns:
         A module of logits and masks, or of dicts of them by head, that gives one number.

@@ -38,7 +38,7 @@ def confusion_matrix(prediction: Tensor, mask: Tensor, num_classes: int, ignore_
         prediction: (N, H, W) or any shape, integers in 0..K-1.
         mask: same shape, integers in 0..K-1, or ignore_index.
         num_classes: K.
-        ignore_index: label of the pixels that count for nothing, outside 0..K-1.
+        ignore_index: label of ignored pixels, outside 0..K-1.
 
     Returns:
         (K, K) int64.
@@ -93,7 +93,7 @@ class ConfusionMatrix(Metric):
 
     Args:
         num_classes: K.
-        ignore_index: label of the pixels that count for nothing, outside 0..K-1.
+        ignore_index: label of ignored pixels, outside 0..K-1.
 
     Raises:
         ValueError: if ignore_index is one of the classes (the score of that class would silently change its meaning).

@@ -64,7 +64,7 @@ class SegmentationModule(Transfers, Predicts):
             weights of classes, predictions, `test_scores`. The loss is the sum of theirs, and ``val/mean_iou`` that of
             the first head; each is logged by its name, as ``val/semantic/mean_iou``.
         palette: K colors ``[red, green, blue]``; None gives colors that can be told apart.
-        ignore_index: label of the pixels that count for nothing, in data, loss and metric alike.
+        ignore_index: label of ignored pixels, in data, loss and metric alike.
         label_values: what values mean in the mask files of the training data: ``{value: class name or "ignore"}``,
             with numbers or colors ``"#rrggbb"`` for values.
         preprocessing: a ``Preprocessing`` or its plain form, a dict; None means ImageNet's mean and deviation on RGB
@@ -98,7 +98,7 @@ class SegmentationModule(Transfers, Predicts):
     Raises:
         ValueError: if an argument is outside its range; the message lists the choices.
         WeightsError: if backbone_weights do not belong to the backbone, or are not what was promised.
-        DownloadError: if they could not be fetched.
+        DownloadError: if the download fails.
 
     Example:
         >>> module = SegmentationModule("fcn32s_resnet18_half", classes=["sky", "road"])

@@ -114,9 +114,9 @@ class StoredModule(L.LightningModule, Uploads):
 
         Raises:
             ValueError: if the source means nothing, or there is no such device.
-            FileNotFoundError: if a path leads nowhere.
-            WeightsError: if the weights are damaged, not those that were promised, or not those of this class.
-            DownloadError: if they could not be fetched.
+            FileNotFoundError: if a path does not exist.
+            WeightsError: if the weights are damaged, differ from their digest, or are not of this class.
+            DownloadError: if the download fails.
 
         Example:
             >>> from fullyconv import SegmentationModule

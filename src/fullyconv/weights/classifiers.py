@@ -42,14 +42,14 @@ def load_backbone(
     padding: Padding = "same",
     allow_unverified: bool = False,
 ) -> Backbone:
-    """Build a backbone with the weights of the classifier it is the backbone of.
+    """Build a backbone with the weights of a classifier.
 
     Args:
         name: a key of `BACKBONES`, or "timm/NAME".
         weights: a name of the zoo ("vgg16.imagenet"), "torchvision://VGG16_Weights.IMAGENET1K_V1",
             "hf://timm/vgg16.tv_in1k", an https address with its sha256, a file, or the folder of a classifier. None
             builds it at random.
-        in_channels: channels of the input; where it is not 3, the first convolution is made to fit.
+        in_channels: channels of the input; if it is not 3, the first convolution is adapted.
         padding: "same" covers any image without waste; "paper" puts 100 pixels around it.
         allow_unverified: accept weights without a known digest; their digest is shown and recorded.
 
@@ -60,7 +60,7 @@ def load_backbone(
         ValueError: if a name is unknown.
         WeightsError: if the weights do not belong to the backbone, or are not what was promised; nothing is half
             loaded.
-        DownloadError: if they could not be fetched.
+        DownloadError: if the download fails.
 
     Example:
         >>> load_backbone("resnet18_half").channels

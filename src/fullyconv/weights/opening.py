@@ -35,7 +35,7 @@ def opened(place: sources.Source, allow_unverified: bool = False) -> Opened:
         allow_unverified: accept weights without a known digest; commit, size and sha256 are shown and recorded.
 
     Raises:
-        FileNotFoundError: if a path leads nowhere.
+        FileNotFoundError: if a path does not exist.
         NoSegmenter: if it is a classifier.
         WeightsError: if it is damaged, or not what was promised.
         DownloadError: if it could not be fetched.
@@ -71,7 +71,7 @@ def opened_as(
     Raises:
         ValueError: if the name is unknown, the source says by itself what it is, or the classes are too few or many.
         WeightsError: if the weights are damaged, or of another model.
-        DownloadError: if they could not be fetched.
+        DownloadError: if the download fails.
     """
     from fullyconv.weights.segmenters import SEGMENTERS, count_classes, names_of, torchvision_segmenter
 

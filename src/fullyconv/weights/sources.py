@@ -309,7 +309,7 @@ def fetch_folder(
         FileNotFoundError: if there is no file of that name in a folder.
         WeightsError: if the configuration is of no model, or the bytes are not those that were promised, or have no
             known digest.
-        DownloadError: if they could not be fetched.
+        DownloadError: if the download fails.
     """
     config = fetch(source, pretrained.CONFIG, allow_unverified=allow_unverified)
     document = pretrained.read_json(config.path)
