@@ -120,22 +120,22 @@ def _masks_of(images: Folder, folders: Sequence[Folder], others: Sequence[Folder
         return [images]
     beside = [folder for folder in folders if folder.path != images.path and folder.split == images.split]
     named = [folder for folder in beside if folder.role == "mask" and folder.group == images.group]
-    named = [folder for folder in named if folder.files] or named
     if not images.role:
-        return named
+        return [folder for folder in named if folder.files] or named
     # A folder whose files are called as the images are could be theirs, whatever it is called itself.
     least = 0.9 * len(images.files)
     alike = [
         folder
         for folder in beside
         if folder not in (*named, *others) and folder.role in ("", "mask") and len(folder.files) >= least > 0
+        if folder.role or not all(map(_is_jpeg, folder.files))  # else overlays, thumbnails
     ]
     alike = [folder for folder in alike if common_names(images.files, folder.files) >= least]
     # Below the mask folder of the same name only, where every class or recording has a folder of its own.
     deeper = [folder for folder in alike if folder.role == "mask" and folder.group != images.group]
     if named and all(folder.group and len(folder.group) == len(images.group) for folder in deeper):
         alike = [folder for folder in alike if folder not in deeper]
-    return [*named, *alike]
+    return [folder for folder in (*named, *alike) if folder.files] or named
 
 
 def _without_masks(source: Source, folder: Folder, used: dict[str, Folder], reading: Reading) -> None:

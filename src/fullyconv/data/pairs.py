@@ -161,8 +161,9 @@ def _hint(file: Path, others: Iterable[Path], folder: str) -> str:
         if name != wanted and name.casefold() == wanted.casefold():
             return f" ({other} differs in upper and lower case only: rename one)"
     for entry in sorted(Path(folder).iterdir()) if Path(folder).is_dir() else ():
-        if plain_name(entry.stem) == wanted and entry.suffix and entry.suffix.lower() not in MASK_EXTENSIONS:
-            return f" ({entry.name} is there, but {entry.suffix} is no format that is read: save it as PNG)"
+        named = plain_name(entry.name).startswith(f"{wanted}.")  # also 1.jpg.json
+        if named and entry.suffix and entry.suffix.lower() not in MASK_EXTENSIONS:
+            return f" ({entry.name} is there, but {entry.suffix} is no format of masks that is read: save them as PNG)"
     return ""
 
 
