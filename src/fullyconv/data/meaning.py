@@ -134,6 +134,7 @@ def _of_numbers(
         classes = list(dict.fromkeys(name for _, name in sorted(numbers.items()) if name != IGNORE))
     if classes is None:
         masks.values(list(masks.headers))
+        _refuse_objects(masks.source.counts)
         nodata = masks.nodata - {*range(255)}
         found = {value: path for path, counts in masks.source.counts.items() for value in counts if value not in nodata}
         labels, note = labels_from_values(found)
@@ -145,6 +146,17 @@ def _of_numbers(
         if beside is None:
             raise
         raise DatasetError(f"{beside.files[0]}: {error}") from error
+
+
+def _refuse_objects(counts: Mapping[Path, Mapping[int, int]]) -> None:
+    """Refuse masks that number their objects: each counts from 1 on without a gap, and nearly each up to another."""
+    highest = {path: max(held) for path, found in counts.items() if (held := found.keys() - {0})}
+    gapless = all(len(counts[path].keys() - {0}) == last for path, last in highest.items())
+    if gapless and len({*highest.values()}) > 2 and max(highest.values(), default=0) > 7:
+        path = max(highest, key=highest.__getitem__)
+        what = f"holds 1 to {highest[path]} without a gap, as every mask counts from 1 on: objects, and no classes?"
+        remedy = "draw each with the value of its class, or say what the values mean: values={value: name} (--values)"
+        raise DatasetError(f"{path}: {what} {remedy}")
 
 
 def _without_nodata(masks: _Masks, labels: Labels) -> Labels:
@@ -329,16 +341,20 @@ def _mixed_colors(masks: _Masks, totals: Counter[int], disagreement: str) -> Lab
 
 
 def _check_kinds(masks: _Masks, indexed: Sequence[Pair]) -> None:
-    """Refuse palette masks beside gray ones that have no value in common but 0: is an index a gray level?"""
+    """Refuse palette masks beside gray ones that have no value in common but 0, or whose colors are these in turn."""
     others = masks.but(indexed)
     if not indexed or not others:
         return
-    here, there = masks.values(indexed).keys() - {0}, masks.values(others).keys() - {0}
-    if here and there and not here & there:
+    here, there = masks.values(indexed).keys(), masks.values(others).keys()
+    palette = max((masks.headers[pair].palette for pair in indexed), key=len)
+    levels = [color[0] for index in sorted(here) if len({*(color := palette[3 * index : 3 * index + 3])}) == 1]
+    turned = levels != sorted(here) and sorted(levels) == sorted(here) == sorted(there)
+    shown = f" of the gray levels {some(levels, 8)}" if turned else ""
+    if turned or (here - {0} and there - {0} and not here & there - {0}):
         raise DatasetError(
-            f"{indexed[0].mask} has a palette and the indices {some(sorted(here), 8)}, {others[0].mask} none and the "
-            f"values {some(sorted(there), 8)}: they do not say that a class is the same in both; give values={{value: "
-            "name}} (--values) for all of them, or convert one kind",
+            f"{indexed[0].mask} has a palette{shown} and the indices {some(sorted(here), 8)}, {others[0].mask} none "
+            f"and the values {some(sorted(there), 8)}: they do not say that a class is the same in both; give "
+            "values={value: name} (--values) for all of them, or convert one kind",
             files=[pair.mask for pair in min(indexed, others, key=len)],
         )
 
@@ -370,9 +386,11 @@ def _from_colors(masks: _Masks, counts: Counter[int], path: Path) -> Labels | No
         masks.read_as(note, colors=(*voc[:255], _VOID), codes=(*range(255), 255))
         names = {value: f"class {value}" for value in present}
         return None if numbered else Labels.of(list(names.values()), values=names)
-    kept = sorted(color for color, count in counts.items() if count >= 0.002 * pixels or len(counts) <= 64)
+    frequent = [color for color, count in counts.items() if count >= 0.002 * pixels]
+    kept = sorted(frequent if len(counts) > 64 else counts)
+    edges = len(kept) > max(8, 2 * len(frequent))  # a mask or two that were resized
     off = pixels - sum(counts[color] for color in kept)
-    if numbered or not 2 <= len(kept) <= 64 or off > 0.08 * pixels:
+    if numbered or edges or not 2 <= len(kept) <= 64 or off > 0.08 * pixels:
         shown = ", ".join(f"{as_text(color)} {count / pixels:.1%}" for color, count in counts.most_common(12))
         what = f"{path}: the masks hold {len(counts)} colors ({shown}{' ...' if len(counts) > 12 else ''})"
         why = "photographs, or antialiased edges?" if len(counts) > MAX_COLORS else "which is which class is not known"
