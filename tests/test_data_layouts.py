@@ -504,17 +504,17 @@ def test_lists_have_the_names_that_folders_of_splits_have(lists: tuple[str, ...]
     assert keys(tmp_path)["train"] == list(train)
 
 
-@pytest.mark.parametrize("name", ["train.csv", "splits/val.txt", "train_fold0.txt"])
-def test_files_that_seem_to_name_splits_and_are_not_read_are_told(name: str, tmp_path: Path) -> None:
-    put(tmp_path, "images/a.jpg", "images/b.jpg", "masks/a.png", "masks/b.png")
-    (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_text("a\n")
+@pytest.mark.parametrize("name", ["train.csv", "splits/val.txt", "train_fold0.txt", "images/train_c.jpg"])
+def test_names_that_seem_to_say_splits_and_are_not_read_are_told(name: str, tmp_path: Path) -> None:
+    put(tmp_path, *(f"{kind}/{stem}.png" for kind in ("images", "masks") for stem in "ab"))
+    if name.endswith(".jpg"):
+        put(tmp_path, name, "masks/train_c.png", "images/val_d.jpg", "masks/val_d.png")
+    else:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("a\n")
     (told,) = open_source(tmp_path).findings
-    assert (told.severity, told.rule, told.files) == (
-        "warning",
-        "files that seem to name splits",
-        (f"{tmp_path / name}",),
-    )
+    assert (told.severity, told.rule) == ("warning", "names that seem to say splits")
+    assert f"{tmp_path / name}" in told.files
 
 
 def test_a_folder_for_training_and_validation_is_trained_on(tmp_path: Path) -> None:
@@ -552,7 +552,7 @@ def test_a_file_that_is_no_mask_is_named_whatever_follows_the_name_of_the_image(
     put(tmp_path, "img/a.jpg")
     (tmp_path / "ann").mkdir()
     (tmp_path / "ann" / "a.jpg.json").write_text("{}")
-    with pytest.raises(DatasetError, match=r"a\.jpg\.json is there, but \.json is no format of masks that is read"):
+    with pytest.raises(DatasetError, match=r"a\.jpg\.json is there, but \.json is no format that is read as such"):
         open_source(tmp_path)
 
 
@@ -562,3 +562,8 @@ def test_copies_of_an_image_in_two_splits_are_told_before_training(tmp_path: Pat
     told = [finding for finding in open_source(tmp_path).findings if "in two splits" in finding.rule]
     assert len(told) == 1
     assert " = " in told[0].files[0]
+
+
+def test_an_image_may_end_in_a_word_for_masks_where_another_is_its_mask(tmp_path: Path) -> None:
+    put(tmp_path, *(f"{number}_{eye}{end}" for number in (1, 2) for eye in "lr" for end in (".jpg", "_mask.png")))
+    assert keys(tmp_path) == {"all": ["1_l", "1_r", "2_l", "2_r"]}

@@ -465,6 +465,17 @@ def test_a_color_table_that_turns_the_gray_levels_of_other_masks_round_is_refuse
     assert alone.labels.values == {0: "background", 255: "foreground"}
     with pytest.raises(DatasetError, match=r"0\.png has a palette of the gray levels 255, 0 and the indices 0, 255"):
         open_source(tree(tmp_path, binary(255), start=1))
+    bits = tree(tmp_path / "bits", indexed(binary(1), inverting[0], inverting[255]), Image.fromarray(INSIDE))
+    with pytest.raises(DatasetError, match=r"0\.png has a palette of the gray levels 255, 0 and the indices 0, 1"):
+        open_source(bits)
+
+
+def test_255_beside_a_few_strays_is_not_ignored_without_a_word(tmp_path: Path) -> None:
+    stray = binary(255)
+    stray[0, 0] = 1
+    with pytest.raises(DatasetError, match=r"1\.png: holds 1, and the masks so much more of 255 that it can hardly be"):
+        open_source(tree(tmp_path, binary(255), stray))
+    assert open_source(tmp_path, values={0: "ground", 1: "ground", 255: "box"}).labels.names == ("ground", "box")
 
 
 def test_255_beside_masks_of_several_classes_that_never_have_it_is_refused(tmp_path: Path) -> None:

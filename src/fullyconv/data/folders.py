@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fullyconv.data.layouts import LAYOUTS, OPTIONS, Folder, Reading, Source, Tree
 from fullyconv.data.pairs import Pair, common_names, pair_files
-from fullyconv.data.words import IMAGE_WORDS, MASK_WORDS, SPLIT_WORDS, bare, mask_base, meaning_of
+from fullyconv.data.words import IMAGE_WORDS, MASK_WORDS, SPLIT_WORDS, image_base, mask_base, meaning_of
 from fullyconv.errors import DatasetError, some
 from fullyconv.images import EXTENSIONS
 
@@ -90,9 +90,10 @@ def within(folder: Folder) -> tuple[list[Path], list[Path]] | None:
     if folder.role in ("mask", "object"):
         return None
     bases = {file: mask_base(file.stem) for file in folder.files}
-    images = [file for file, base in bases.items() if base is None]
-    masks = [file for file, base in bases.items() if base is not None]
-    plain = {name for file in images for name in (file.stem, bare(file.stem))}
+    based = {*bases.values()}  # 1_l of 1_l_mask is an image, and no mask of 1
+    images = [file for file, base in bases.items() if base is None or file.stem in based]
+    masks = [file for file in bases if file not in {*images}]
+    plain = {name for file in images for name in (file.stem, image_base(file.stem))}
     if masks and 2 * sum(bases[file] in plain for file in masks) > len(masks):
         return images, masks
     if not folder.role and not folder.split and folder.path != ".":

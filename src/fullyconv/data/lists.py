@@ -61,14 +61,16 @@ def split_by_lists(source: Source, given: str | None) -> None:
 
 
 def _tell_unread(source: Source) -> None:
-    """Warn of files that are called after splits where none is read, so that the splits will be drawn at random."""
+    """Warn of names of splits where none is read, so that the splits will be drawn at random."""
     holding = {path.parent for pair in source.pairs for path in (pair.image, pair.mask)}
     below = (place for place in source.root.iterdir() if place.is_dir() and place not in holding)
     inside = sorted(path for folder in (source.root, *below) for path in folder.iterdir())
     suffixes = (".txt", ".csv", ".json", ".lst")
-    if unread := [path for path in inside if path.suffix.lower() in suffixes and split_of(Path(path.name)) != "all"]:
+    unread = [path for path in inside if path.suffix.lower() in suffixes and split_of(Path(path.name)) != "all"]
+    by_name = {split_of(Path(pair.image.name)): pair.image for pair in source.pairs}  # train_1.jpg and val_1.jpg
+    if unread := unread or ([*by_name.values()] if "train" in by_name and len(by_name) > 1 else []):
         remedy = "lists=FOLDER (--lists: train.txt with val.txt, a name a line), or pairs=FILE (--pairs)"
-        source.warn("files that seem to name splits", f"they are not read: if they are meant, give {remedy}", unread)
+        source.warn("names that seem to say splits", f"they are not read: if they are meant, give {remedy}", unread)
 
 
 def _in_folder(source: Source, given: str) -> list[Group]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -134,7 +134,7 @@ def _of_numbers(
         classes = list(dict.fromkeys(name for _, name in sorted(numbers.items()) if name != IGNORE))
     if classes is None:
         masks.values(list(masks.headers))
-        _refuse_objects(masks.source.counts)
+        _refuse_doubtful(masks.source.counts, masks.nodata)
         nodata = masks.nodata - {*range(255)}
         found = {value: path for path, counts in masks.source.counts.items() for value in counts if value not in nodata}
         labels, note = labels_from_values(found)
@@ -148,15 +148,22 @@ def _of_numbers(
         raise DatasetError(f"{beside.files[0]}: {error}") from error
 
 
-def _refuse_objects(counts: Mapping[Path, Mapping[int, int]]) -> None:
-    """Refuse masks that number their objects: each counts from 1 on without a gap, and nearly each up to another."""
+def _refuse_doubtful(counts: Mapping[Path, Mapping[int, int]], nodata: Collection[int]) -> None:
+    """Refuse masks that number their objects, and those of 255 with a few strays: it would be ignored."""
+    remedy = "say what the values mean: values={value: name} (--values)"
+    total = _sum(counts.values())
+    strays = total.total() - total[0] - total[255]
+    if 255 not in nodata and 0 < strays < 0.01 * total[255]:
+        path, value = next((path, value) for path, held in counts.items() for value in held if value not in (0, 255))
+        what = f"holds {value}, and the masks so much more of 255 that it can hardly be what is ignored"
+        raise DatasetError(f"{path}: {what}; correct the mask, or {remedy}")
+    # Objects: every mask counts from 1 on without a gap, and nearly each up to another number.
     highest = {path: max(held) for path, found in counts.items() if (held := found.keys() - {0})}
     gapless = all(len(counts[path].keys() - {0}) == last for path, last in highest.items())
     if gapless and len({*highest.values()}) > 2 and max(highest.values(), default=0) > 7:
         path = max(highest, key=highest.__getitem__)
         what = f"holds 1 to {highest[path]} without a gap, as every mask counts from 1 on: objects, and no classes?"
-        remedy = "draw each with the value of its class, or say what the values mean: values={value: name} (--values)"
-        raise DatasetError(f"{path}: {what} {remedy}")
+        raise DatasetError(f"{path}: {what} Draw each with the value of its class, or {remedy}")
 
 
 def _without_nodata(masks: _Masks, labels: Labels) -> Labels:
@@ -347,9 +354,11 @@ def _check_kinds(masks: _Masks, indexed: Sequence[Pair]) -> None:
         return
     here, there = masks.values(indexed).keys(), masks.values(others).keys()
     palette = max((masks.headers[pair].palette for pair in indexed), key=len)
-    levels = [color[0] for index in sorted(here) if len({*(color := palette[3 * index : 3 * index + 3])}) == 1]
-    turned = levels != sorted(here) and sorted(levels) == sorted(here) == sorted(there)
-    shown = f" of the gray levels {some(levels, 8)}" if turned else ""
+    colors = {index: palette[3 * index : 3 * index + 3] for index in sorted(here)}
+    levels = {index: color[0] for index, color in colors.items() if len({*color}) == 1}
+    gray = {value: 255 * value if value == 1 and masks.of("1") else value for value in there}
+    turned = {*levels.values()} == {*gray.values()} and any(gray.get(i, level) != level for i, level in levels.items())
+    shown = f" of the gray levels {some([*levels.values()], 8)}" if turned else ""
     if turned or (here - {0} and there - {0} and not here & there - {0}):
         raise DatasetError(
             f"{indexed[0].mask} has a palette{shown} and the indices {some(sorted(here), 8)}, {others[0].mask} none "

@@ -23,9 +23,9 @@ SPLIT_WORDS |= {"validation": "val", "test": "test", "testing": "test"}
 _MASKS = "|".join(sorted(MASK_WORDS, key=len, reverse=True))
 _JOINED = re.compile(r"(train|val|test)(annot|masks?|labels?|images?)|(images?|labels?)(tr|ts|val)")
 _BESIDE = re.compile(rf"(.+?)[ _.-]*({_MASKS})", re.IGNORECASE)
-_TWICE = r"(?:\.(?:bmp|jpe?g|png|tiff?))?"  # a.jpg.png, a.jpg.mask.png
-_MASK_END = re.compile(rf"(.+?){_TWICE}[ _.-]+(?:{_MASKS}|l)", re.IGNORECASE)
-_IMAGE_END = re.compile(rf"(.+?)(?:[ _.-]+(?:{'|'.join(IMAGE_WORDS)}|sat)|{_TWICE[:-1]})", re.IGNORECASE)
+_TWICE = r"\.(?:bmp|jpe?g|png|tiff?)"  # a.jpg.png, a.jpg.mask.png
+_MASK_END = re.compile(rf"(.+?)(?:(?:{_TWICE})?[ _.-]+(?:{_MASKS}|l)|{_TWICE})", re.IGNORECASE)
+_IMAGE_END = re.compile(rf"(.+?)[ _.-]+(?:{'|'.join(IMAGE_WORDS)}|sat)", re.IGNORECASE)
 
 
 def meaning_of(relative: str) -> tuple[str, str, tuple[str, ...]]:
@@ -94,22 +94,22 @@ def apart(name: str, beside: Collection[str]) -> str:
 
 
 def mask_base(stem: str) -> str | None:
-    """Give what stands before the word for masks at the end of a name; None where there is no such word.
+    """Give what stands before the word for masks, or the extension, at the end of a name; None where there is neither.
 
     Example:
-        >>> mask_base("a1_mask"), mask_base("a1")
-        ('a1', None)
+        >>> mask_base("a1_mask"), mask_base("a1.jpg"), mask_base("a1")
+        ('a1', 'a1', None)
     """
     found = _MASK_END.fullmatch(stem)
     return found[1] if found else None
 
 
-def bare(stem: str) -> str:
-    """Take the word for images or masks off the end of a name.
+def image_base(stem: str) -> str | None:
+    """Give what stands before the word for images at the end of a name; None where there is no such word.
 
     Example:
-        >>> bare("a1_sat"), bare("a1_mask"), bare("a1")
-        ('a1', 'a1', 'a1')
+        >>> image_base("a1_sat"), image_base("a1_mask")
+        ('a1', None)
     """
-    found = _MASK_END.fullmatch(stem) or _IMAGE_END.fullmatch(stem)
-    return found[1] if found else stem
+    found = _IMAGE_END.fullmatch(stem)
+    return found[1] if found else None
