@@ -68,7 +68,7 @@ def names_beside(root: Path, folders: Iterable[Path]) -> ClassNames | None:
 
 
 def _in_folder(folder: Path) -> ClassNames | None:
-    inside = folder.iterdir() if folder.is_dir() else ()  # a table of images is no folder
+    inside = sorted(folder.iterdir()) if folder.is_dir() else ()  # a table of images is no folder
     there = {path.name.lower(): path for path in inside}
     for name, read in _READERS.items():
         path = there.get(name)

@@ -63,7 +63,7 @@ def split_by_lists(source: Source, given: str | None) -> None:
 def _tell_unread(source: Source) -> None:
     """Warn of names of splits where none is read, so that the splits will be drawn at random."""
     holding = {path.parent for pair in source.pairs for path in (pair.image, pair.mask)}
-    below = (place for place in source.root.iterdir() if place.is_dir() and place not in holding)
+    below = (place for place in source.root.glob("[!.]*") if place.is_dir() and place not in holding)
     inside = sorted(path for folder in (source.root, *below) for path in folder.iterdir())
     suffixes = (".txt", ".csv", ".json", ".lst")
     unread = [path for path in inside if path.suffix.lower() in suffixes and split_of(Path(path.name)) != "all"]

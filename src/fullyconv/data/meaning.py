@@ -153,7 +153,7 @@ def _refuse_doubtful(counts: Mapping[Path, Mapping[int, int]], nodata: Collectio
     remedy = "say what the values mean: values={value: name} (--values)"
     total = _sum(counts.values())
     strays = total.total() - total[0] - total[255]
-    if 255 not in nodata and 0 < strays < 0.01 * total[255]:
+    if 255 not in nodata and 0 < strays < 0.01 * min(total[0], total[255]):
         path, value = next((path, value) for path, held in counts.items() for value in held if value not in (0, 255))
         what = f"holds {value}, and the masks so much more of 255 that it can hardly be what is ignored"
         raise DatasetError(f"{path}: {what}; correct the mask, or {remedy}")
