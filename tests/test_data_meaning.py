@@ -484,11 +484,16 @@ def test_255_beside_masks_of_several_classes_that_never_have_it_is_refused(tmp_p
     data = SegmentationDataModule(str(tree(tmp_path, several, several, binary(255))))
     with pytest.raises(DatasetError, match=r"holds 0, 1, 2, .*2\.png 0 and 255, .*--values .*2=class 2,255=ignore"):
         data.check()
+    tree(tmp_path / "tiles", several, several, suffix=".tif")
+    photo(tmp_path / "tiles" / "images" / "2.png")
+    nodata = [(42113, "s", 0, "255", True)]
+    tifffile.imwrite(tmp_path / "tiles" / "masks" / "2.tif", binary(255), extratags=nodata)
+    SegmentationDataModule(str(tmp_path / "tiles")).check()
 
 
 @pytest.mark.parametrize("name", ["Classes.TXT", "class_names.txt"])
-@pytest.mark.parametrize("text", ["0: ground\n1: box\n", "1 box\n0 ground\n", "ground\nbox\n"])
-def test_lines_may_begin_with_the_value(name: str, text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["0: ground\n1: box\n", "1 box\n0 ground\n", "# all\nground\nbox\n"])
+def test_lines_may_begin_with_the_value_or_be_comments(name: str, text: str, tmp_path: Path) -> None:
     (tree(tmp_path, binary(1), binary(1)) / name).write_text(text)
     assert open_source(tmp_path).labels.values == {0: "ground", 1: "box", 255: "ignore"}
 

@@ -101,7 +101,7 @@ def _color(fields: Sequence[Any], where: str) -> str:
 
 def _lines(path: Path) -> Iterator[tuple[Any, object, str]]:
     """Read one name a line, the first for value 0, or behind its number where every line begins with one."""
-    lines = [line.strip() for line in read_text(path).rstrip().splitlines()]
+    lines = [line.strip() for line in read_text(path).rstrip().splitlines() if not line.startswith("# ")]
     if not lines:
         raise DatasetError(f"{path}: empty; write one class name a line, the first line for value 0")
     numbered = [re.fullmatch(r"(\d{1,5})\s*[\s:=,;]\s*(\S.*)", line) for line in lines]

@@ -76,6 +76,7 @@ def labeled(
             source.notes.append(f"{listing} is not used: the annotations name the classes; values= renames them")
         return source
     masks = _Masks(source, source.pairs if pairs is None else pairs)
+    source.explicit |= 255 in masks.nodata  # the files say what it is
     beside, where = None, VALUES
     if classes is None:
         folders = {path.parent for pair in masks.headers for path in (pair.image, pair.mask)}
