@@ -529,3 +529,34 @@ def test_a_list_of_classes_beside_coco_is_told_to_be_of_no_use(tmp_path: Path) -
     data = SegmentationDataModule(str(root))
     assert data.classes == ["background", "cat", "dog"]
     assert "classes.txt is not used: the annotations name the classes" in data.report
+
+
+def test_one_coco_file_for_the_folders_of_all_splits(tmp_path: Path) -> None:
+    entries = []
+    for number, split in enumerate(("train", "train", "val")):
+        name = photo(tmp_path / split / f"{number}.png").relative_to(tmp_path).as_posix()
+        entries.append({"id": number, "file_name": name, "height": SIZE[0], "width": SIZE[1]})
+    coco(tmp_path / "all.json", 0, annotation(1, 0, 3, [SQUARE]), images=entries)
+    assert {split: len(pairs) for split, pairs in open_source(tmp_path).splits.items()} == {"train": 2, "val": 1}
+
+
+def test_the_panoptic_form_of_coco_is_refused_by_name(tmp_path: Path) -> None:
+    entry = {"image_id": 0, "file_name": "000.png", "segments_info": [{"id": 1, "category_id": 3}]}
+    coco_tree(tmp_path, entry)
+    with pytest.raises(DatasetError, match="is of COCO's panoptic form, which is not read"):
+        open_source(tmp_path)
+
+
+def test_a_labelme_file_beside_one_image_that_names_another_is_refused(tmp_path: Path) -> None:
+    labelme_tree(tmp_path)
+    path = tmp_path / "000.json"
+    path.write_text(path.read_text().replace("000.png", "001.png"))
+    with pytest.raises(DatasetError, match=r"000\.json: lies beside 000\.png and names '001\.png'; correct imagePath"):
+        open_source(tmp_path)
+
+
+def test_labels_that_differ_in_case_alone_are_told(tmp_path: Path) -> None:
+    labelme_tree(tmp_path)
+    path = tmp_path / "000.json"
+    path.write_text(path.read_text().replace('"weed"', '"Weed"'))
+    assert any("differ in upper and lower case alone" in finding.rule for finding in examine(tmp_path).findings)

@@ -490,3 +490,80 @@ def test_names_that_macos_wrote_go_with_names_that_others_wrote(tmp_path: Path) 
     put(tmp_path, "images/IMG_1.png", "masks/img_1.png")
     with pytest.raises(DatasetError, match=r"img_1\.png differs in upper and lower case only: rename one"):
         open_source(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("lists", "train"),
+    [(("Train.txt", "Validation.txt"), "ab"), (("train.txt", "valid.txt"), "ab"), (("trainval.txt", "test.txt"), "ab"),
+     (("trainval.txt", "train.txt", "val.txt"), "a")],
+)  # fmt: skip
+def test_lists_have_the_names_that_folders_of_splits_have(lists: tuple[str, ...], train: str, tmp_path: Path) -> None:
+    put(tmp_path, *(f"images/{name}.jpg" for name in "abc"), *(f"masks/{name}.png" for name in "abc"))
+    for name, content in zip(lists, ("a\nb\n", "a\n" if train == "a" else "c\n", "c\n"), strict=False):
+        (tmp_path / name).write_text(content)
+    assert keys(tmp_path)["train"] == list(train)
+
+
+@pytest.mark.parametrize("name", ["train.csv", "splits/val.txt", "train_fold0.txt", "images/train_c.jpg"])
+def test_names_that_seem_to_say_splits_and_are_not_read_are_told(name: str, tmp_path: Path) -> None:
+    put(tmp_path, *(f"{kind}/{stem}.png" for kind in ("images", "masks") for stem in "ab"))
+    if name.endswith(".jpg"):
+        put(tmp_path, name, "masks/train_c.png", "images/val_d.jpg", "masks/val_d.png")
+    else:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("a\n")
+    (told,) = open_source(tmp_path).findings
+    assert (told.severity, told.rule) == ("warning", "names that seem to say splits")
+    assert f"{tmp_path / name}" in told.files
+
+
+def test_a_folder_for_training_and_validation_is_trained_on(tmp_path: Path) -> None:
+    put(tmp_path, "train_val/images/a.jpg", "train_val/masks/a.png", "TEST/images/b.jpg", "TEST/masks/b.png")
+    assert keys(tmp_path) == {"train": ["a"], "test": ["b"]}
+
+
+@pytest.mark.parametrize("mask", ["masks/{}.png", "images/{}.mask.png"])
+def test_names_of_masks_may_hold_the_extension_of_the_image(mask: str, tmp_path: Path) -> None:
+    names = ["a.jpg", "b.jpeg", "c.png"]
+    put(tmp_path, *(f"images/{name}" for name in names), *(mask.format(name) for name in names))
+    assert keys(tmp_path) == {"all": ["a", "b", "c"]}
+
+
+def test_folders_of_jpeg_that_are_not_called_masks_and_folders_without_images_are_none(tmp_path: Path) -> None:
+    put(tmp_path, "JPEGImages/a.jpg", "SegmentationClassPNG/a.png", "SegmentationClassVisualization/a.jpg")
+    (tmp_path / "SegmentationClass").mkdir()
+    (tmp_path / "SegmentationClass" / "a.npy").write_bytes(b"")
+    assert find_layout(tmp_path).layout == "JPEGImages + SegmentationClassPNG"
+    put(tmp_path, "masks/a.jpg")  # which is called so
+    assert not keys(tmp_path)
+
+
+def test_a_link_to_nothing_is_told_and_not_left_out(tmp_path: Path) -> None:
+    put(tmp_path, "images/a.jpg", "images/b.jpg", "masks/a.png", "masks/b.png")
+    for name in ("images/c.jpg", "masks/c.png"):
+        (tmp_path / name).symlink_to(tmp_path / "gone")
+    with pytest.raises(DatasetError, match=r"c\.png: a link to .*gone, which is not there"):
+        open_source(tmp_path)
+    assert keys(tmp_path, skip_bad=True) == {"all": ["a", "b", "c"]}
+    assert len(open_source(tmp_path, skip_bad=True).pairs) == 2
+
+
+def test_a_file_that_is_no_mask_is_named_whatever_follows_the_name_of_the_image(tmp_path: Path) -> None:
+    put(tmp_path, "img/a.jpg")
+    (tmp_path / "ann").mkdir()
+    (tmp_path / "ann" / "a.jpg.json").write_text("{}")
+    with pytest.raises(DatasetError, match=r"a\.jpg\.json is there, but \.json is no format that is read as such"):
+        open_source(tmp_path)
+
+
+def test_copies_of_an_image_in_two_splits_are_told_before_training(tmp_path: Path) -> None:
+    put(tmp_path, *(f"fold{fold}/{split}/{kind}/{name}.png" for fold in (0, 1) for kind in ("images", "masks")
+                    for split, name in (("train", fold), ("val", 1 - fold))))  # fmt: skip
+    told = [finding for finding in open_source(tmp_path).findings if "in two splits" in finding.rule]
+    assert len(told) == 1
+    assert " = " in told[0].files[0]
+
+
+def test_an_image_may_end_in_a_word_for_masks_where_another_is_its_mask(tmp_path: Path) -> None:
+    put(tmp_path, *(f"{number}_{eye}{end}" for number in (1, 2) for eye in "lr" for end in (".jpg", "_mask.png")))
+    assert keys(tmp_path) == {"all": ["1_l", "1_r", "2_l", "2_r"]}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.io
+import tifffile
 from PIL import Image
 
 from fullyconv.data.datamodule import SegmentationDataModule
@@ -17,7 +18,7 @@ from fullyconv.data.folder import read_pair
 from fullyconv.data.pairs import Pair
 from fullyconv.data.sources import Source, open_source
 from fullyconv.errors import DatasetError
-from fullyconv.images import mask_mode, write_image
+from fullyconv.images import mask_mode, read_mask, write_image
 from fullyconv.palettes import voc_palette
 from fullyconv.training.module import SegmentationModule
 
@@ -342,7 +343,7 @@ def test_names_alone_do_not_say_what_one_bit_is_beside_0_and_255(tmp_path: Path)
     inside = LABEL == 1
     root = tree(tmp_path, Image.fromarray(inside), np.where(inside, 255, 0).astype(np.uint8))
     (root / "classes.txt").write_text("ground\nbox\n")
-    with pytest.raises(DatasetError, match=r"0\.png holds 0 and 1, .*1\.png 0 and 255, .*values=\{0:"):
+    with pytest.raises(DatasetError, match=r"0\.png holds 0, 1, .*1\.png 0 and 255, .*values=\{0:"):
         SegmentationDataModule(root).check()
     source = open_source(root, values={0: "ground", 255: "box"})
     assert (encoded(source, 0) == inside).all()
@@ -373,3 +374,28 @@ def test_bsds_masks_are_bounded(tmp_path: Path) -> None:
     (root / "masks" / "0.seg").write_text("format ascii cr\nwidth 12000\nheight 12000\ndata\n0 0 0 11999\n")
     with pytest.raises(DatasetError, match="12000 x 12000 pixels"):
         open_source(root)
+
+
+def test_a_color_that_is_opaque_and_transparent_is_refused(tmp_path: Path) -> None:
+    mask = np.dstack([colored(COLORS), np.where(LABEL == 1, 0, 255).astype(np.uint8)])
+    assert (encoded(open_source(tree(tmp_path / "a", mask))) != 255).all()
+    mask[0, :3] = (*COLORS[0], 0)
+    with pytest.raises(DatasetError, match=r"0\.png: the color #0a141e is there opaque and transparent"):
+        open_source(tree(tmp_path / "b", mask))
+
+
+@pytest.mark.parametrize("bands", [2, 3, 4])
+def test_a_tiff_of_several_gray_bands_is_no_mask(bands: int, tmp_path: Path) -> None:
+    layers = np.stack([value == LABEL for value in range(bands)], axis=-1).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "mask.tif", layers, photometric="minisblack", planarconfig="contig")
+    with pytest.raises(DatasetError, match=f"a mask has one channel, this has {bands}, one a class"):
+        read_mask(tmp_path / "mask.tif")
+
+
+def test_many_rare_colors_in_a_few_masks_are_no_classes(tmp_path: Path) -> None:
+    soft = colored(COLORS)
+    soft[0, :12, 0] = np.arange(60, 84, 2)
+    masks = [colored(COLORS) for _ in range(8)]
+    assert open_source(tree(tmp_path / "a", *masks)).labels.num_classes == 3
+    with pytest.raises(DatasetError, match=r"hold 15 colors .*too many to be classes \(antialiased edges\?\)"):
+        open_source(tree(tmp_path / "b", *masks, soft))

@@ -449,3 +449,73 @@ def test_polygons_of_two_points_and_images_without_a_file_are_told(tmp_path: Pat
         "1 polygons without three points",
         "1 images without a text file",
     ]
+
+
+def test_numbers_of_objects_are_no_classes(tmp_path: Path) -> None:
+    masks = [np.minimum(np.arange(SIZE[0] * SIZE[1]).reshape(SIZE) // 30, most).astype(np.uint16) for most in (4, 7, 9)]
+    with pytest.raises(DatasetError, match=r"2\.png: holds 1 to 9 without a gap, .* objects, and no classes\?"):
+        open_source(tree(tmp_path, *masks))
+    masks[0][masks[0] == 2] = 3
+    assert open_source(tree(tmp_path, *masks)).labels.num_classes == 10
+
+
+def test_a_color_table_that_turns_the_gray_levels_of_other_masks_round_is_refused(tmp_path: Path) -> None:
+    inverting = [(255 - level,) * 3 for level in range(256)]
+    alone = open_source(tree(tmp_path, indexed(binary(255), *inverting)))
+    assert alone.labels.values == {0: "background", 255: "foreground"}
+    with pytest.raises(DatasetError, match=r"0\.png has a palette of the gray levels 255, 0 and the indices 0, 255"):
+        open_source(tree(tmp_path, binary(255), start=1))
+    bits = tree(tmp_path / "bits", indexed(binary(1), inverting[0], inverting[255]), Image.fromarray(INSIDE))
+    with pytest.raises(DatasetError, match=r"0\.png has a palette of the gray levels 255, 0 and the indices 0, 1"):
+        open_source(bits)
+
+
+def test_255_beside_a_few_strays_is_not_ignored_without_a_word(tmp_path: Path) -> None:
+    stray = binary(255)
+    stray[0, 0] = 1
+    with pytest.raises(DatasetError, match=r"1\.png: holds 1, and the masks so much more of 255 that it can hardly be"):
+        open_source(tree(tmp_path, binary(255), stray))
+    assert open_source(tmp_path, values={0: "ground", 1: "ground", 255: "box"}).labels.names == ("ground", "box")
+
+
+def test_255_beside_masks_of_several_classes_that_never_have_it_is_refused(tmp_path: Path) -> None:
+    several = binary(2)
+    several[0] = 1
+    data = SegmentationDataModule(str(tree(tmp_path, several, several, binary(255))))
+    with pytest.raises(DatasetError, match=r"holds 0, 1, 2, .*2\.png 0 and 255, .*--values .*2=class 2,255=ignore"):
+        data.check()
+    tree(tmp_path / "tiles", several, several, suffix=".tif")
+    photo(tmp_path / "tiles" / "images" / "2.png")
+    nodata = [(42113, "s", 0, "255", True)]
+    tifffile.imwrite(tmp_path / "tiles" / "masks" / "2.tif", binary(255), extratags=nodata)
+    SegmentationDataModule(str(tmp_path / "tiles")).check()
+
+
+@pytest.mark.parametrize("name", ["Classes.TXT", "class_names.txt"])
+@pytest.mark.parametrize("text", ["0: ground\n1: box\n", "1 box\n0 ground\n", "# all\nground\nbox\n"])
+def test_lines_may_begin_with_the_value_or_be_comments(name: str, text: str, tmp_path: Path) -> None:
+    (tree(tmp_path, binary(1), binary(1)) / name).write_text(text)
+    assert open_source(tmp_path).labels.values == {0: "ground", 1: "box", 255: "ignore"}
+
+
+def test_regions_of_nnunet_are_no_colors(tmp_path: Path) -> None:
+    content = {"labels": {"background": 0, "whole": [1, 2, 3], "core": 3}}
+    (tree(tmp_path, binary(1), binary(1)) / "dataset.json").write_text(json.dumps(content))
+    assert open_source(tmp_path).labels.names == ("class 0", "class 1")
+
+
+def test_text_files_without_an_image_are_told_and_others_are_none(tmp_path: Path) -> None:
+    root = yolo(tmp_path, f"0 {POLYGON}", f"0 {POLYGON}")
+    (root / "labels" / "notes.txt").write_text("0 is the class of all that grows\n")
+    assert len(open_source(root).pairs) == 2
+    (root / "labels" / "9.txt").write_text(f"0 {POLYGON}")
+    with pytest.raises(DatasetError, match=r"9\.txt: no image of the same name"):
+        open_source(root)
+
+
+def test_corners_that_six_digits_miss_by_a_little_are_whole_pixels(tmp_path: Path) -> None:
+    x, y = (np.array(corners) / side for corners, side in (((11, 31), SIZE[1]), ((7, 23), SIZE[0])))
+    line = " ".join(f"{x[i]:.6f} {y[j]:.6f}" for i, j in ((0, 0), (1, 0), (1, 1), (0, 1)))
+    source = open_source(yolo(tmp_path, f"0 {line}"))
+    drawn = source.reader.mask(source.pairs[0]).nonzero()
+    assert [(side.min(), side.max()) for side in drawn] == [(7, 23), (11, 31)]

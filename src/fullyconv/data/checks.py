@@ -173,19 +173,19 @@ def values(source: Source, counts: Mapping[Path, Mapping[int, int]]) -> Iterator
 
 
 def two_meanings(source: Source, counts: Mapping[Path, Iterable[int]]) -> Iterator[Finding]:
-    """Find masks of 0 and 1 beside masks of 0 and 255, unless somebody said what 255 is."""
+    """Find masks of classes beside masks of 0 and 255, unless somebody said what 255 is or a mask has both."""
     meaning = source.labels.values
-    if source.explicit or source.named is not None or meaning.get(255) != IGNORE or meaning.get(1, IGNORE) == IGNORE:
+    if source.explicit or source.named is not None or meaning.get(255) != IGNORE:
         return
     held = {path: {*found} for path, found in counts.items()}
-    ones, full = ([path for path, found in held.items() if found | {0} == {0, end}] for end in (1, 255))
-    several = any(len(found - {0}) > 1 or not found <= {0, 1, 255} for found in held.values())
-    if several or not ones or {0, 255} not in held.values():
+    ones, full = ([path for path, found in held.items() if (255 in found) == end and found - {0}] for end in (0, 1))
+    if not ones or {0, 255} not in held.values() or any(held[path] - {0, 255} for path in full):
         return
-    what = f"{ones[0]} holds 0 and 1, {full[0]} 0 and 255, and no mask both: is 255 the class, or ignored?"
-    classes = 'values={0: "background", 1: "foreground", 255: "foreground"}'
-    options = "--values 0=background,1=foreground,255=foreground"
-    message = f'{what} Say it: {classes} ({options}), or 255: "ignore"'
+    classes = sorted({value for path in ones for value in held[path]} | {0})
+    what = f"{ones[0]} holds {some(sorted(held[ones[0]]), 8)}, {full[0]} 0 and 255, and no mask both: "
+    table = {value: meaning[value] for value in classes if value in meaning} | {255: IGNORE}
+    options = ",".join(f"{value}={name}" for value, name in table.items())
+    message = f"{what}is 255 a class, or ignored? Say it: values={table} (--values {options}), or 255 and a class"
     files = ones if len(ones) < len(full) else full
     yield Finding("error", "a number of two meanings", message, tuple(map(str, files)))
 
@@ -250,10 +250,14 @@ def occurring(seen: Sequence[Seen], labels: Labels) -> list[Finding]:
     never = [name for name, where in present.items() if not where]
     untrained = [name for name, where in here.items() if "train" not in where]
     unscored = [name for name, where in here.items() if where == {"train"}]
+    folded = Counter(map(str.casefold, labels.names))
+    alike = [name for name in labels.names if folded[name.casefold()] > 1]
+    several = "they are learned apart: if one is meant, correct the names, or join their values by values= (--values)"
     no_mask = "no mask holds them; correct the label map, or leave them out"
     no_training = "no training mask holds them, so that they cannot be learned; split anew"
     no_score = "training masks alone hold them, so that nobody will know how well they are found"
     return [
+        *counted("warning", alike, "classes whose names differ in upper and lower case alone", several),
         *counted("warning", never, "classes that never occur", no_mask),
         *counted("warning", untrained, "classes that are not in train", no_training),
         *counted("note", unscored, "classes that are scored nowhere", no_score),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,10 +68,12 @@ def names_beside(root: Path, folders: Iterable[Path]) -> ClassNames | None:
 
 
 def _in_folder(folder: Path) -> ClassNames | None:
+    inside = sorted(folder.iterdir()) if folder.is_dir() else ()  # a table of images is no folder
+    there = {path.name.lower(): path for path in inside}
     for name, read in _READERS.items():
-        path = folder / name
-        if path.is_file() and path.stat().st_size <= MAX_BYTES and (values := _values(read(path))):
-            return ClassNames(values, (path,), name == "classes.txt")
+        path = there.get(name)
+        if path and path.is_file() and path.stat().st_size <= MAX_BYTES and (values := _values(read(path))):
+            return ClassNames(values, (path,), read is _lines)
     return None
 
 
@@ -97,11 +100,13 @@ def _color(fields: Sequence[Any], where: str) -> str:
 
 
 def _lines(path: Path) -> Iterator[tuple[Any, object, str]]:
-    """Read one name a line, the first for value 0."""
-    lines = [line.strip() for line in read_text(path).rstrip().splitlines()]
+    """Read one name a line, the first for value 0, or behind its number where every line begins with one."""
+    lines = [line.strip() for line in read_text(path).rstrip().splitlines() if not line.startswith("# ")]
     if not lines:
         raise DatasetError(f"{path}: empty; write one class name a line, the first line for value 0")
-    for value, name in enumerate(lines):
+    numbered = [re.fullmatch(r"(\d{1,5})\s*[\s:=,;]\s*(\S.*)", line) for line in lines]
+    told = [(int(found[1]), found[2]) for found in numbered if found]
+    for value, name in told if len(told) == len(lines) else enumerate(lines):
         where = f"{path}: line {value + 1}"
         if not name:
             raise DatasetError(f'{where} is empty; write a class name, or "{IGNORE}", for value {value}')
@@ -140,6 +145,7 @@ def _json(path: Path) -> list[tuple[Any, object, str]]:
     elif isinstance(content, dict):
         entries = [(name, key) if isinstance(name, int | list) else (key, name) for key, name in content.items()]
     meant = all(isinstance(name, str) and _is_key(key) for key, name in entries)
+    meant &= len({isinstance(key, list) for key, _ in entries}) < 2  # a list beside numbers joins them, in nnU-Net
     return [(key, name, f"{path}: {key}") for key, name in entries] if meant else []
 
 
@@ -156,6 +162,7 @@ def _is_key(key: object) -> bool:
 
 _READERS: dict[str, Callable[[Path], Iterable[tuple[Any, object, str]]]] = {
     "classes.txt": _lines,
+    "class_names.txt": _lines,
     "id2label.json": _json,
     "classes.json": _json,
     "_classes.csv": _table,

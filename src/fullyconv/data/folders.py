@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fullyconv.data.layouts import LAYOUTS, OPTIONS, Folder, Reading, Source, Tree
 from fullyconv.data.pairs import Pair, common_names, pair_files
-from fullyconv.data.words import IMAGE_WORDS, MASK_WORDS, SPLIT_WORDS, bare, mask_base, meaning_of
+from fullyconv.data.words import IMAGE_WORDS, MASK_WORDS, SPLIT_WORDS, image_base, mask_base, meaning_of
 from fullyconv.errors import DatasetError, some
 from fullyconv.images import EXTENSIONS
 
@@ -90,9 +90,10 @@ def within(folder: Folder) -> tuple[list[Path], list[Path]] | None:
     if folder.role in ("mask", "object"):
         return None
     bases = {file: mask_base(file.stem) for file in folder.files}
-    images = [file for file, base in bases.items() if base is None]
-    masks = [file for file, base in bases.items() if base is not None]
-    plain = {name for file in images for name in (file.stem, bare(file.stem))}
+    based = {*bases.values()}  # 1_l of 1_l_mask is an image, and no mask of 1
+    images = [file for file, base in bases.items() if base is None or file.stem in based]
+    masks = [file for file in bases if file not in {*images}]
+    plain = {name for file in images for name in (file.stem, image_base(file.stem))}
     if masks and 2 * sum(bases[file] in plain for file in masks) > len(masks):
         return images, masks
     if not folder.role and not folder.split and folder.path != ".":
@@ -120,22 +121,22 @@ def _masks_of(images: Folder, folders: Sequence[Folder], others: Sequence[Folder
         return [images]
     beside = [folder for folder in folders if folder.path != images.path and folder.split == images.split]
     named = [folder for folder in beside if folder.role == "mask" and folder.group == images.group]
-    named = [folder for folder in named if folder.files] or named
     if not images.role:
-        return named
+        return [folder for folder in named if folder.files] or named
     # A folder whose files are called as the images are could be theirs, whatever it is called itself.
     least = 0.9 * len(images.files)
     alike = [
         folder
         for folder in beside
         if folder not in (*named, *others) and folder.role in ("", "mask") and len(folder.files) >= least > 0
+        if folder.role or not all(map(_is_jpeg, folder.files))  # else overlays, thumbnails
     ]
     alike = [folder for folder in alike if common_names(images.files, folder.files) >= least]
     # Below the mask folder of the same name only, where every class or recording has a folder of its own.
     deeper = [folder for folder in alike if folder.role == "mask" and folder.group != images.group]
     if named and all(folder.group and len(folder.group) == len(images.group) for folder in deeper):
         alike = [folder for folder in alike if folder not in deeper]
-    return [*named, *alike]
+    return [folder for folder in (*named, *alike) if folder.files] or named
 
 
 def _without_masks(source: Source, folder: Folder, used: dict[str, Folder], reading: Reading) -> None:

@@ -261,7 +261,8 @@ def walk(root: Path) -> Tree:
         files: list[Path] = []
         for entry in inside:
             suffix = Path(entry.name).suffix.lower()
-            if suffix in (*MASK_EXTENSIONS, *_TEXT) and entry.is_file():
+            there = entry.is_file() or not (here / entry.name).exists()  # a link to nothing is told when it is read
+            if suffix in (*MASK_EXTENSIONS, *_TEXT) and there:
                 kept = tree.by_suffix.setdefault(suffix, []) if suffix in _TEXT else files
                 kept.append(here / entry.name)
         role, split, group = meaning_of(meaning.as_posix())

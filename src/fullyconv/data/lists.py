@@ -10,9 +10,10 @@ from pathlib import Path
 from fullyconv.data.documents import read_text
 from fullyconv.data.layouts import Source
 from fullyconv.data.pairs import Pair, plain_name
+from fullyconv.data.words import SPLIT_WORDS, split_of
 from fullyconv.errors import DatasetError, some
 
-Lists = dict[str, list[tuple[int, str]]]
+Lists = dict[str, tuple[Path, list[tuple[int, str]]]]  # split -> the file, and its lines by their numbers
 Group = tuple[Path, Path, Lists, list[Pair]]  # the folder of lists, where they belong, and the pairs there
 
 FEW = 0.03
@@ -37,7 +38,7 @@ def split_by_lists(source: Source, given: str | None) -> None:
     try:
         groups, unlisted = _beside(source) if given is None else (_in_folder(source, given), [])
         for folder, place, lists, pairs in groups:
-            listed, said = _listed_pairs(folder, place, lists, _Names(source.root, pairs))
+            listed, said = _listed_pairs(place, lists, _Names(source.root, pairs))
             where = folder if given else folder.relative_to(source.root).as_posix()
             notes += [f"splits from {where}/*.txt", *said]
             for split, part in listed.items():
@@ -48,6 +49,7 @@ def split_by_lists(source: Source, given: str | None) -> None:
         source.fail("lists that do not fit", str(error), error.files)
         return
     if not groups:
+        _tell_unread(source)
         return
     source.splits = dict(splits)
     if unlisted:
@@ -56,6 +58,19 @@ def split_by_lists(source: Source, given: str | None) -> None:
     if given is None and len(unlisted) > FEW * total:
         message = "they are left out: add their names to a list, if they are meant"
         source.warn(f"{len(unlisted)} of {total} pairs are in no list", message, [pair.image for pair in unlisted])
+
+
+def _tell_unread(source: Source) -> None:
+    """Warn of names of splits where none is read, so that the splits will be drawn at random."""
+    holding = {path.parent for pair in source.pairs for path in (pair.image, pair.mask)}
+    below = (place for place in source.root.glob("[!.]*") if place.is_dir() and place not in holding)
+    inside = sorted(path for folder in (source.root, *below) for path in folder.iterdir())
+    suffixes = (".txt", ".csv", ".json", ".lst")
+    unread = [path for path in inside if path.suffix.lower() in suffixes and split_of(Path(path.name)) != "all"]
+    by_name = {split_of(Path(pair.image.name)): pair.image for pair in source.pairs}  # train_1.jpg and val_1.jpg
+    if unread := unread or ([*by_name.values()] if "train" in by_name and len(by_name) > 1 else []):
+        remedy = "lists=FOLDER (--lists: train.txt with val.txt, a name a line), or pairs=FILE (--pairs)"
+        source.warn("names that seem to say splits", f"they are not read: if they are meant, give {remedy}", unread)
 
 
 def _in_folder(source: Source, given: str) -> list[Group]:
@@ -83,14 +98,16 @@ def _beside(source: Source) -> tuple[list[Group], list[Pair]]:
 def _read_lists(folder: Path) -> Lists:
     """Read the lists of a folder; none where there is none for train, or nothing beside it."""
     lists: Lists = {}
-    for path in (folder / f"{split}.txt" for split in ("train", "val", "test")):
-        lines = read_text(path).splitlines() if path.is_file() else []
-        if kept := [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]:
-            lists[path.stem] = kept
+    there = {path.name.lower(): path for path in folder.glob("*.[tT][xX][tT]") if path.is_file()}
+    for word, split in SPLIT_WORDS.items():  # train.txt before trainval.txt, and Validation.txt of CVAT
+        if split not in lists and (path := there.get(f"{word}.txt")):
+            lines = [(number, line.strip()) for number, line in enumerate(read_text(path).splitlines(), 1)]
+            if kept := [(number, line) for number, line in lines if line]:
+                lists[split] = path, kept
     return lists if "train" in lists and len(lists) > 1 else {}
 
 
-def _listed_pairs(folder: Path, place: Path, lists: Lists, names: _Names) -> tuple[dict[str, list[Pair]], list[str]]:
+def _listed_pairs(place: Path, lists: Lists, names: _Names) -> tuple[dict[str, list[Pair]], list[str]]:
     """Give the pairs of every list of a folder, and what was decided.
 
     Raises:
@@ -99,8 +116,7 @@ def _listed_pairs(folder: Path, place: Path, lists: Lists, names: _Names) -> tup
     found: dict[str, list[Pair]] = {}
     gone: list[str] = []
     taken: set[Pair] = set()
-    for split, lines in reversed(lists.items()):  # test, val, train: what is scored is not trained on
-        path = folder / f"{split}.txt"
+    for split, (path, lines) in reversed(lists.items()):  # test, val, train: what is scored is not trained on
         there: dict[Pair, None] = {}
         missing: list[str] = []
         for number, line in lines:
@@ -122,7 +138,7 @@ def _listed_pairs(folder: Path, place: Path, lists: Lists, names: _Names) -> tup
         found[split] = [pair for pair in there if pair not in taken]
         taken.update(there)
     if not found["train"]:
-        path = folder / "train.txt"
+        path = lists["train"][0]
         raise DatasetError(f"{path}: all its images are in another list as well; take them out of one", files=[path])
     return {split: part for split, part in found.items() if part}, gone
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -76,6 +76,7 @@ def labeled(
             source.notes.append(f"{listing} is not used: the annotations name the classes; values= renames them")
         return source
     masks = _Masks(source, source.pairs if pairs is None else pairs)
+    source.explicit |= 255 in masks.nodata  # the files say what it is
     beside, where = None, VALUES
     if classes is None:
         folders = {path.parent for pair in masks.headers for path in (pair.image, pair.mask)}
@@ -134,6 +135,7 @@ def _of_numbers(
         classes = list(dict.fromkeys(name for _, name in sorted(numbers.items()) if name != IGNORE))
     if classes is None:
         masks.values(list(masks.headers))
+        _refuse_doubtful(masks.source.counts, masks.nodata)
         nodata = masks.nodata - {*range(255)}
         found = {value: path for path, counts in masks.source.counts.items() for value in counts if value not in nodata}
         labels, note = labels_from_values(found)
@@ -145,6 +147,24 @@ def _of_numbers(
         if beside is None:
             raise
         raise DatasetError(f"{beside.files[0]}: {error}") from error
+
+
+def _refuse_doubtful(counts: Mapping[Path, Mapping[int, int]], nodata: Collection[int]) -> None:
+    """Refuse masks that number their objects, and those of 255 with a few strays: it would be ignored."""
+    remedy = "say what the values mean: values={value: name} (--values)"
+    total = _sum(counts.values())
+    strays = total.total() - total[0] - total[255]
+    if 255 not in nodata and 0 < strays < 0.01 * min(total[0], total[255]):
+        path, value = next((path, value) for path, held in counts.items() for value in held if value not in (0, 255))
+        what = f"holds {value}, and the masks so much more of 255 that it can hardly be what is ignored"
+        raise DatasetError(f"{path}: {what}; correct the mask, or {remedy}")
+    # Objects: every mask counts from 1 on without a gap, and nearly each up to another number.
+    highest = {path: max(held) for path, found in counts.items() if (held := found.keys() - {0})}
+    gapless = all(len(counts[path].keys() - {0}) == last for path, last in highest.items())
+    if gapless and len({*highest.values()}) > 2 and max(highest.values(), default=0) > 7:
+        path = max(highest, key=highest.__getitem__)
+        what = f"holds 1 to {highest[path]} without a gap, as every mask counts from 1 on: objects, and no classes?"
+        raise DatasetError(f"{path}: {what} Draw each with the value of its class, or {remedy}")
 
 
 def _without_nodata(masks: _Masks, labels: Labels) -> Labels:
@@ -329,16 +349,22 @@ def _mixed_colors(masks: _Masks, totals: Counter[int], disagreement: str) -> Lab
 
 
 def _check_kinds(masks: _Masks, indexed: Sequence[Pair]) -> None:
-    """Refuse palette masks beside gray ones that have no value in common but 0: is an index a gray level?"""
+    """Refuse palette masks beside gray ones that have no value in common but 0, or whose colors are these in turn."""
     others = masks.but(indexed)
     if not indexed or not others:
         return
-    here, there = masks.values(indexed).keys() - {0}, masks.values(others).keys() - {0}
-    if here and there and not here & there:
+    here, there = masks.values(indexed).keys(), masks.values(others).keys()
+    palette = max((masks.headers[pair].palette for pair in indexed), key=len)
+    colors = {index: palette[3 * index : 3 * index + 3] for index in sorted(here)}
+    levels = {index: color[0] for index, color in colors.items() if len({*color}) == 1}
+    gray = {value: 255 * value if value == 1 and masks.of("1") else value for value in there}
+    turned = {*levels.values()} == {*gray.values()} and any(gray.get(i, level) != level for i, level in levels.items())
+    shown = f" of the gray levels {some([*levels.values()], 8)}" if turned else ""
+    if turned or (here - {0} and there - {0} and not here & there - {0}):
         raise DatasetError(
-            f"{indexed[0].mask} has a palette and the indices {some(sorted(here), 8)}, {others[0].mask} none and the "
-            f"values {some(sorted(there), 8)}: they do not say that a class is the same in both; give values={{value: "
-            "name}} (--values) for all of them, or convert one kind",
+            f"{indexed[0].mask} has a palette{shown} and the indices {some(sorted(here), 8)}, {others[0].mask} none "
+            f"and the values {some(sorted(there), 8)}: they do not say that a class is the same in both; give "
+            "values={value: name} (--values) for all of them, or convert one kind",
             files=[pair.mask for pair in min(indexed, others, key=len)],
         )
 
@@ -370,9 +396,11 @@ def _from_colors(masks: _Masks, counts: Counter[int], path: Path) -> Labels | No
         masks.read_as(note, colors=(*voc[:255], _VOID), codes=(*range(255), 255))
         names = {value: f"class {value}" for value in present}
         return None if numbered else Labels.of(list(names.values()), values=names)
-    kept = sorted(color for color, count in counts.items() if count >= 0.002 * pixels or len(counts) <= 64)
+    frequent = [color for color, count in counts.items() if count >= 0.002 * pixels]
+    kept = sorted(frequent if len(counts) > 64 else counts)
+    edges = len(kept) > max(8, 2 * len(frequent))  # a mask or two that were resized
     off = pixels - sum(counts[color] for color in kept)
-    if numbered or not 2 <= len(kept) <= 64 or off > 0.08 * pixels:
+    if numbered or edges or not 2 <= len(kept) <= 64 or off > 0.08 * pixels:
         shown = ", ".join(f"{as_text(color)} {count / pixels:.1%}" for color, count in counts.most_common(12))
         what = f"{path}: the masks hold {len(counts)} colors ({shown}{' ...' if len(counts) > 12 else ''})"
         why = "photographs, or antialiased edges?" if len(counts) > MAX_COLORS else "which is which class is not known"

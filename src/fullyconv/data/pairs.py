@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fullyconv.data.words import bare
+from fullyconv.data.words import image_base, mask_base
 from fullyconv.errors import some
 from fullyconv.images import MASK_EXTENSIONS
 
@@ -114,11 +114,12 @@ def _shared(left: dict[str, Path], right: dict[str, Path]) -> tuple[dict[str, Pa
     """Call the files by what both sides share; and give an example where that is not the whole name."""
     if left.keys() & right.keys():
         return left, right, None
-    for parts in (_bare_parts, distinct_parts):
-        sides = [{key: side[name] for key, name in parts(side).items()} for side in (left, right)]
-        common = sides[0].keys() & sides[1].keys()
-        if common and len(sides[0]) == len(left) and len(sides[1]) == len(right):
-            return sides[0], sides[1], min(common)
+    bare = {image_base(name) or name: name for name in left}, {mask_base(name) or name: name for name in right}
+    for images, masks in (bare, (distinct_parts(left), distinct_parts(right))):
+        common = images.keys() & masks.keys()
+        if common and len(images) == len(left) and len(masks) == len(right):
+            named = {key: left[name] for key, name in images.items()}, {key: right[name] for key, name in masks.items()}
+            return *named, min(common)
     return left, right, None
 
 
@@ -161,14 +162,10 @@ def _hint(file: Path, others: Iterable[Path], folder: str) -> str:
         if name != wanted and name.casefold() == wanted.casefold():
             return f" ({other} differs in upper and lower case only: rename one)"
     for entry in sorted(Path(folder).iterdir()) if Path(folder).is_dir() else ():
-        if plain_name(entry.stem) == wanted and entry.suffix and entry.suffix.lower() not in MASK_EXTENSIONS:
-            return f" ({entry.name} is there, but {entry.suffix} is no format that is read: save it as PNG)"
+        named = plain_name(entry.name).startswith(f"{wanted}.")  # also 1.jpg.json
+        if named and entry.suffix and entry.suffix.lower() not in MASK_EXTENSIONS:
+            return f" ({entry.name} is there, but {entry.suffix} is no format that is read as such: save it as PNG)"
     return ""
-
-
-def _bare_parts(stems: Iterable[str]) -> dict[str, str]:
-    """Give the names of one side without the word for images or masks at their ends -> the name."""
-    return {bare(name): name for name in stems}
 
 
 def distinct_parts(stems: Iterable[str]) -> dict[str, str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import filecmp
+import hashlib
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,6 +19,7 @@ from fullyconv.data.pairs import Pair
 from fullyconv.data.public import PUBLIC, fetch
 from fullyconv.data.readers import FileReader, in_threads, read_both
 from fullyconv.errors import DatasetError, near_miss, near_path, some
+from fullyconv.images.opening import head_of
 from fullyconv.images.reading import read_noting
 from fullyconv.labels import IGNORE
 
@@ -96,7 +100,7 @@ def open_source(
     for finding in source.findings:
         if finding.severity == "error":
             raise DatasetError(finding.message, files=finding.files)
-    _refuse_shared(source.splits)
+    _tell_shared(source)
     source = labeled(source, classes=classes, values=values)
     if told := _faint(source):
         source.notes.append(told)
@@ -188,12 +192,23 @@ def check_labels(source: Source, pairs: Sequence[Pair]) -> dict[str, int]:
     return totals
 
 
-def _refuse_shared(splits: Mapping[str, Sequence[Pair]]) -> None:
-    """A file in two splits (a link, a folder given twice) makes every score a lie."""
-    seen: dict[Path, tuple[str, Path]] = {}
-    for split, pairs in splits.items():
-        for pair in pairs:
-            other, image = seen.setdefault(pair.image.resolve(), (split, pair.image))
-            if other != split:
-                where = f"in the splits {other} and {split}; keep it in one of them"
-                raise DatasetError(f"{pair.image} and {image} are one file, {where}")
+def _tell_shared(source: Source) -> None:
+    """A file in two splits (a link, a folder given twice) makes every score a lie, and so does a copy."""
+    seen: dict[object, tuple[str, Path]] = {}
+    sizes: dict[int, list[tuple[str, Path]]] = defaultdict(list)
+    for split, image in ((split, pair.image) for split, pairs in source.splits.items() for pair in pairs):
+        other, first = seen.setdefault(image.resolve(), (split, image))
+        if other != split:
+            where = f"in the splits {other} and {split}; keep it in one of them"
+            raise DatasetError(f"{image} and {first} are one file, {where}")
+        if image.is_file():
+            sizes[image.stat().st_size].append((split, image))
+    copies = []
+    for same in sizes.values():
+        for split, image in same if len({split for split, _ in same}) > 1 else ():
+            other, first = seen.setdefault(hashlib.blake2b(head_of(image, 2**16)).digest(), (split, image))
+            if other != split and filecmp.cmp(first, image, shallow=False):
+                copies.append(f"{first} ({other}) = {image} ({split})")
+    if copies and source.known is None:
+        message = "every score is too good: keep each in one split"
+        source.warn(f"{len(copies)} images are in two splits", message, copies)

@@ -18,12 +18,13 @@ MASK_WORDS = frozenset([
 ])
 # fmt: on
 OBJECT_WORDS = frozenset(["segmentationobject", "instances", "instance"])  # which object, not which class
-SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
-SPLIT_WORDS |= {"test": "test", "testing": "test"}
+SPLIT_WORDS = {"train": "train", "training": "train", "trainval": "train", "val": "val", "valid": "val"}
+SPLIT_WORDS |= {"validation": "val", "test": "test", "testing": "test"}
 _MASKS = "|".join(sorted(MASK_WORDS, key=len, reverse=True))
 _JOINED = re.compile(r"(train|val|test)(annot|masks?|labels?|images?)|(images?|labels?)(tr|ts|val)")
 _BESIDE = re.compile(rf"(.+?)[ _.-]*({_MASKS})", re.IGNORECASE)
-_MASK_END = re.compile(rf"(.+?)[ _.-]+(?:{_MASKS}|l)", re.IGNORECASE)
+_TWICE = r"\.(?:bmp|jpe?g|png|tiff?)"  # a.jpg.png, a.jpg.mask.png
+_MASK_END = re.compile(rf"(.+?)(?:(?:{_TWICE})?[ _.-]+(?:{_MASKS}|l)|{_TWICE})", re.IGNORECASE)
 _IMAGE_END = re.compile(rf"(.+?)[ _.-]+(?:{'|'.join(IMAGE_WORDS)}|sat)", re.IGNORECASE)
 
 
@@ -42,10 +43,11 @@ def meaning_of(relative: str) -> tuple[str, str, tuple[str, ...]]:
     """
     role, split, rest = "", "", []
     for part in Path(relative).parts:
+        splits = []
         for word in re.findall(r"[A-Za-z0-9.]+", part):
             lower = word.lower()
             if joined := _JOINED.fullmatch(lower):  # trainannot; imagesTr of nnU-Net
-                split = SPLIT_WORDS[joined[1] or {"tr": "train", "ts": "test", "val": "val"}[joined[4]]]
+                splits.append(joined[1] or {"tr": "train", "ts": "test", "val": "val"}[joined[4]])
                 role = "image" if (joined[2] or joined[3]).startswith("image") else "mask"
             elif lower in OBJECT_WORDS:
                 role = "object"
@@ -54,9 +56,11 @@ def meaning_of(relative: str) -> tuple[str, str, tuple[str, ...]]:
             elif lower in IMAGE_WORDS:
                 role = role or "image"
             elif (name := re.sub(r"(?<=.)20[0-9]{2}$", "", lower)) in SPLIT_WORDS:  # train2017
-                split = SPLIT_WORDS[name]
+                splits.append(SPLIT_WORDS[name])
             else:
                 rest.append(lower)
+        if splits:  # train_val is trained on
+            split = "train" if "train" in splits else splits[-1]
     return role, split, tuple(rest)
 
 
@@ -90,22 +94,22 @@ def apart(name: str, beside: Collection[str]) -> str:
 
 
 def mask_base(stem: str) -> str | None:
-    """Give what stands before the word for masks at the end of a name; None where there is no such word.
+    """Give what stands before the word for masks, or the extension, at the end of a name; None where there is neither.
 
     Example:
-        >>> mask_base("a1_mask"), mask_base("a1")
-        ('a1', None)
+        >>> mask_base("a1_mask"), mask_base("a1.jpg"), mask_base("a1")
+        ('a1', 'a1', None)
     """
     found = _MASK_END.fullmatch(stem)
     return found[1] if found else None
 
 
-def bare(stem: str) -> str:
-    """Take the word for images or masks off the end of a name.
+def image_base(stem: str) -> str | None:
+    """Give what stands before the word for images at the end of a name; None where there is no such word.
 
     Example:
-        >>> bare("a1_sat"), bare("a1_mask"), bare("a1")
-        ('a1', 'a1', 'a1')
+        >>> image_base("a1_sat"), image_base("a1_mask")
+        ('a1', None)
     """
-    found = _MASK_END.fullmatch(stem) or _IMAGE_END.fullmatch(stem)
-    return found[1] if found else stem
+    found = _IMAGE_END.fullmatch(stem)
+    return found[1] if found else None

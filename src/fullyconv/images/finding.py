@@ -40,6 +40,8 @@ def find_images(source: str | Path, *, recursive: bool = False, extensions: Sequ
         FileNotFoundError: if there is nothing, or no image in it.
     """
     path = Path(source)
+    if not str(source):  # an unset variable of a shell; Path would take it for the folder where one stands
+        raise FileNotFoundError("'': no file or folder; give a name, or . for this folder")
     if path.is_file():
         return [path]
     if path.is_dir():

@@ -30,9 +30,10 @@ from fullyconv.images.opening import (
     opened,
     tiff_tag,
 )
-from fullyconv.images.pixels import DEEP, repeat, rgb_of
+from fullyconv.images.pixels import DEEP, rgb_of
 from fullyconv.images.reading import pages_of, upright
 from fullyconv.images.tiff import TiffImage
+from fullyconv.labels import as_text, packed
 
 Array = npt.NDArray[Any]
 
@@ -54,10 +55,13 @@ def read_colors(path: str | Path | Encoded) -> npt.NDArray[np.uint8]:
     """
     with opened(as_file(path), MAX_PIXELS) as image:
         image = upright(image)
-        if image.mode == "LA":
-            return repeat(np.array(image)[..., 0])
-        if image.mode in ("RGBA", "PA"):
-            return np.array(image.convert("RGBA"))[..., :3].copy()
+        if image.mode in ("LA", "RGBA", "PA"):
+            pixels = np.array(image.convert("RGBA"))
+            colors, clear = packed(pixels), pixels[..., 3] == 0
+            if both := np.intersect1d(colors[clear], colors[~clear]).tolist():
+                what = f"the color {as_text(both[0])} is there opaque and transparent: one class, or two?"
+                raise DatasetError(f"{path}: {what} Lay the mask on the color of its background; save it without alpha")
+            return pixels[..., :3].copy()
         if "transparency" in image.info:
             image.load()  # decoders may add to it
             del image.info["transparency"]
@@ -144,7 +148,8 @@ def read_mask(path: str | Path | Encoded) -> Array:
             raise
     with TiffImage(file, 1, None) as tiff:
         bound(tiff.size, MAX_PIXELS, str(file))
-        return _whole(tiff.values(0, 0, *tiff.size)[..., 0], file)
+        values = tiff.values(0, 0, *tiff.size)
+        return _whole(_one_band(values[..., 0], values.shape[2], file), file)
 
 
 def palette_of(path: str | Path | Encoded) -> bytes:
@@ -178,14 +183,19 @@ def _numbers_of(image: Image.Image, file: File) -> Array:
     if image.format == "TIFF" and image.mode != "P" and tiff_tag(image, 262) == 0:
         raise DatasetError(f"{file}: a TIFF mask stored white-is-zero, whose values would be read inverted. {save}")
     bits = _gray_bits(image, file)
-    mask = np.array(upright(image))
+    bands = (image.format == "TIFF" and one_number(tiff_tag(image, 277))) or 1  # Pillow drops the second
+    mask = _one_band(np.array(upright(image)), bands, file)
     if mask.dtype == np.bool_:
         return mask.astype(np.uint8)
-    if mask.ndim != 2:
-        raise DatasetError(f"{file}: a mask has one channel, this has shape {mask.shape}; save it as index PNG")
     if bits in (2, 4):  # Pillow stretches 0..3 and 0..15 to 0..255
         return mask // np.uint8(255 // (2**bits - 1))
     return _whole(mask, file)
+
+
+def _one_band(mask: Array, bands: int, file: File) -> Array:
+    if bands > 1:
+        raise DatasetError(f"{file}: a mask has one channel, this has {bands}, one a class? Save it as index PNG")
+    return mask
 
 
 def _whole(mask: Array, file: File) -> Array:

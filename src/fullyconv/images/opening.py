@@ -110,6 +110,8 @@ def as_file(source: str | Path | Encoded | bytes | bytearray | memoryview | IO[b
     if path.is_dir():
         raise DatasetError(f"{path}: a folder where an image is expected; images.find_images lists its images")
     if not path.exists():
+        if path.is_symlink():
+            raise DatasetError(f"{path}: a link to {path.readlink()}, which is not there; get it, or mend the link")
         raise FileNotFoundError(f"{path}: no such file; check the name{near_path(path)}")
     if not path.is_file():  # a pipe or a device: reading it might never end
         raise DatasetError(f"{path}: is no regular file; replace it by an image")

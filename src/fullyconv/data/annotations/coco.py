@@ -239,6 +239,8 @@ def read_document(path: Path) -> Document:
     used = set()
     for where, entry in _entries(path, content, "annotations", "annotation"):
         image, category = entry.get("image_id"), entry.get("category_id")
+        if "segments_info" in entry:
+            raise DatasetError(f"{path}: is of COCO's panoptic form, which is not read; export objects, or index masks")
         if not isinstance(image, int | str) or image not in photos:
             raise DatasetError(f"{where} belongs to the image {image!r}, which is not in the list; remove it")
         if not isinstance(category, int) or category not in names:
@@ -352,7 +354,10 @@ def coco_layout(tree: Tree, files: Sequence[Path], reading: Reading) -> Source:
     for split, some in by_split.items():
         file = _one_of(source, split, some)
         documents[file] = read_document(file)
-        source.splits[split] = _paired(source, file, documents[file], photos, reading.images)
+        for pair in _paired(source, file, documents[file], photos, reading.images):
+            place = pair.image.relative_to(root).parent.as_posix()
+            own = meaning_of(place)[1] if [*by_split] == ["all"] else ""  # one file for the folders of all splits
+            source.splits.setdefault(own or split, []).append(pair)
     if not any(source.splits.values()) and not source.lost:
         raise DatasetError(f"{files[0]}: lists no images; export it anew")
     source.named, values = classes_of(name for document in documents.values() for name in document.names)

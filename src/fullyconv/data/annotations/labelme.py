@@ -176,6 +176,8 @@ def _image(root: Path, path: Path, given: object, by_name: Mapping[str, Sequence
         raise DatasetError(f"{path}: imagePath={given!r:.200} leads out of {root}; give a name relative to this file")
     alike = by_name.get(plain_name(named.stem), [])
     beside = [image for image in by_name.get(plain_name(path.stem), []) if image.parent == path.parent]
+    if beside and named in alike and named not in beside:
+        raise DatasetError(f"{path}: lies beside {beside[0].name} and names {given!r:.200}; correct imagePath")
     for some in ([image for image in alike if image == named], beside, alike):
         if len(some) == 1:
             return some[0]

@@ -46,7 +46,8 @@ class YoloReader(FileReader):
             DatasetError: if a line is no polygon; the message names file and line.
         """
         height, width = drawn_size(self, pair)
-        polygons = [(number, points * (width, height)) for number, points in read_polygons(pair.mask)[0]]
+        # Files of six digits miss whole pixels by a little, and Pillow cuts what is behind the point.
+        polygons = [(number, (points * (width, height)).round(2)) for number, points in read_polygons(pair.mask)[0]]
         image = Image.new("I", (width, height))
         draw = ImageDraw.Draw(image)
         for number, points in sorted(polygons, key=lambda entry: -_area(entry[1])):
@@ -165,6 +166,11 @@ def yolo_layout(tree: Tree, files: Sequence[Path]) -> Source:
     if lonely:
         message = "they are left out: write an empty text file for each that shows no object, and it is background"
         source.warn(f"{len(lonely)} images without a text file", message, lonely)
+    folders = {path.parent for path in files}
+    near = (path for path in tree.by_suffix[".txt"] if path.parent in folders)
+    others = [path for path in near if _image_stem(root, path) not in by_stem]
+    if imageless := [path for path in others if len(words := _first_words(path)) >= 5 and words[1][:1].isdigit()]:
+        source.lose("text files without an image", imageless, "no image of the same name; add it, or remove the file")
     used = {number for polygons in told.values() for number, _ in polygons}
     given = described.get("names")
     if given is None:
