@@ -475,3 +475,8 @@ def test_lossy_files_are_told_by_their_bytes(tmp_path, suffix, options, kind):
     path = save(tmp_path / f"a{suffix}", np.zeros((4, 5, 3), np.uint8), **options)
     assert lossy_format(path) == kind
     assert lossy_format(Encoded("a", path.read_bytes())) == kind
+
+
+def test_an_empty_name_is_not_the_folder_where_one_stands() -> None:
+    with pytest.raises(FileNotFoundError, match=r"give a name, or \. for this folder"):
+        find_images("")
