@@ -75,19 +75,18 @@ def labeled(
         if source.known is None and listing.is_file() and f"classes from {listing}" not in source.notes:
             source.notes.append(f"{listing} is not used: the annotations name the classes; values= renames them")
         return source
-    masks = _Masks(source, source.pairs if pairs is None else pairs)
-    source.explicit |= 255 in masks.nodata  # the files say what it is
-    beside, where = None, VALUES
+    pairs, beside = source.pairs if pairs is None else pairs, None
     if classes is None:
-        folders = {path.parent for pair in masks.headers for path in (pair.image, pair.mask)}
-        beside = names_beside(source.root, folders)
-    if beside is not None and not beside.in_order:  # then it says what values= says, which comes first
+        beside = names_beside(source.root, {path.parent for pair in pairs for path in (pair.image, pair.mask)})
+    in_order = beside is not None and beside.in_order
+    masks, where = _Masks(source, pairs, given, named=classes is not None or in_order), VALUES
+    source.explicit |= 255 in masks.nodata  # the files say what it is
+    if beside is not None and not in_order:  # it says what values= says, which comes first
         where = str(beside.files[0])
         if given is None and masks.may_hold(_colors_in(beside.values), where):
-            given = beside.values
+            masks.given = given = beside.values
         else:
             beside = None
-    masks.given, masks.named = given, classes is not None or (beside is not None and beside.in_order)
     colors = _colors_in(given)
     labels = _by_table(masks, colors, where) if colors else _by_number(masks)
     if beside is not None:
@@ -221,16 +220,14 @@ class _Masks:
     Args:
         source: gets reader, notes, findings and counts.
         pairs: the pairs.
+        given: what was said of the values.
+        named: whether class names are given elsewhere: classes.txt, classes=.
     """
 
-    given: Mapping[int | str, str] | None = None
-    """What was said of the values."""
-
-    named = False
-    """Whether class names are given elsewhere: classes.txt, classes=."""
-
-    def __init__(self, source: Source, pairs: Sequence[Pair]) -> None:
-        self.source = source
+    def __init__(
+        self, source: Source, pairs: Sequence[Pair], given: Mapping[int | str, str] | None, named: bool
+    ) -> None:
+        self.source, self.given, self.named = source, given, named
         headers = in_threads(lambda pair: _header(source.reader.mask_file(pair)), pairs)
         self.headers = dict(zip(pairs, headers, strict=True))
 
