@@ -24,8 +24,7 @@ from fullyconv.preprocessing import CAFFE, IMAGENET, Preprocessing
 from fullyconv.weights import checkpoints
 from fullyconv.weights.architectures import build_classifier
 from fullyconv.weights.checkpoints import Scheme, canonical, fitting, recognize, translate
-from fullyconv.weights.classifiers import torchvision_weights
-from fullyconv.weights.loading import (
+from fullyconv.weights.classifiers import (
     CAFFE_VGG,
     INCEPTION,
     ClassifierWeights,
@@ -33,6 +32,7 @@ from fullyconv.weights.loading import (
     preprocessing_from_timm,
     preprocessing_from_torchvision,
     preprocessing_of,
+    torchvision_weights,
 )
 
 models = torchvision.models

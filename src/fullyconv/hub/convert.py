@@ -15,6 +15,7 @@ from fullyconv.weights import sources
 from fullyconv.weights.architectures import CLASSIFIERS
 from fullyconv.weights.described import NoSegmenter
 from fullyconv.weights.lock import accepting
+from fullyconv.weights.pretrained import Dtype
 from fullyconv.weights.segmenters import SEGMENTERS
 
 
@@ -27,7 +28,7 @@ def convert(
     classes: Sequence[str] | None = None,
     pool: Literal["window", "cam"] = "window",
     preprocessing: Preprocessing | None = None,
-    dtype: Literal["float32", "float16"] = "float32",
+    dtype: Dtype = "float32",
     allow_unverified: bool = False,
 ) -> SegmentationModule | DenseScorer:
     """Convert weights from anywhere into a model folder: a classifier becomes a dense network, a segmenter one of ours.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import lightning as L
 
@@ -16,10 +16,11 @@ from fullyconv.preprocessing import Preprocessing
 from fullyconv.training.checkpointing import read_checkpoint
 from fullyconv.training.heads import plain
 from fullyconv.training.losses import AbsentLoss
-from fullyconv.weights import pretrained, sources
+from fullyconv.weights import pretrained
 from fullyconv.weights.described import Checkpoint, Opened, build, describe
 from fullyconv.weights.lock import accepting
-from fullyconv.weights.opening import opened
+from fullyconv.weights.pretrained import Dtype
+from fullyconv.weights.segmenters import fetch_segmenter
 from fullyconv.weights.uploading import Uploads
 
 MODEL_ARGUMENTS = ("model", "padding", "upsampling", "in_channels", "head_width")
@@ -62,7 +63,7 @@ class StoredModule(L.LightningModule, Uploads):
     def save_pretrained(
         self,
         folder: str | Path,
-        dtype: Literal["float32", "float16"] = "float32",
+        dtype: Dtype = "float32",
         score: dict[str, Any] | None = None,
         license: str | None = None,
     ) -> Path:
@@ -83,11 +84,6 @@ class StoredModule(L.LightningModule, Uploads):
             ValueError: if a value does not fit into float16.
         """
         hp = self.hparams
-        tensors = {
-            # numpy has no bfloat16
-            name: (value.float() if value.is_floating_point() else value).detach().cpu().numpy()
-            for name, value in self.model.state_dict().items()
-        }
         config = pretrained.Config(
             kind="segmenter",
             model={key: hp[key] for key in MODEL_ARGUMENTS if hp.get(key) is not None},
@@ -97,7 +93,7 @@ class StoredModule(L.LightningModule, Uploads):
             license=license or self.license or "unstated",
             training=self.training_record,
         )
-        return pretrained.save(folder, tensors, config, dtype=dtype)
+        return pretrained.save(folder, self.model.state_dict(), config, dtype=dtype)
 
     @classmethod
     @accepting()
@@ -124,7 +120,7 @@ class StoredModule(L.LightningModule, Uploads):
             ['background', 'pet']
         """
         place = device_of(device)
-        return cls.of(opened(sources.read(source), allow_unverified)).to(place)
+        return cls.of(fetch_segmenter(source, allow_unverified)).to(place)
 
     @classmethod
     def load_from_checkpoint(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fullyconv.backbones import LoadReport
-from fullyconv.errors import WeightsError
+from fullyconv.errors import MALFORMED, WeightsError, refusing
 from fullyconv.fcn import build_model
 from fullyconv.labels import Labels, at_edge, by_head, from_plain
 from fullyconv.preprocessing import Preprocessing
@@ -29,17 +29,19 @@ class NoSegmenter(WeightsError):
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model folder on this machine; it holds no classifier that was not converted.
+    """The model folder of a segmenter on this machine.
 
     Args:
         path: where it is.
-        kind: "segmenter" or "dense_classifier".
         origin: where it came from, for the record of what is made of it.
     """
 
     path: Path
-    kind: str
     origin: str
+
+
+class DenseFolder(ModelFolder):
+    """The model folder of a converted classifier; only `DenseScorer` can be made of it."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def describe(found: ModelFolder | Described) -> Described:
             "DenseScorer.from_pretrained load it"
         )
     file = str(found.path / pretrained.CONFIG)
-    try:
+    with refusing(f"{file}: does not describe a model of this package", *MALFORMED):
         described = Described(
             labels=from_plain(config.labels),
             preprocessing=Preprocessing.from_dict(config.preprocessing),
@@ -129,8 +131,6 @@ def describe(found: ModelFolder | Described) -> Described:
             place=found.origin,
             **config.model,
         )
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise WeightsError(f"{file}: does not describe a model of this package: {error}") from error
     _check_size(described, found.path)
     return described
 
@@ -147,14 +147,31 @@ def build(described: Described, make: Callable[[], M], model: Callable[[M], nn.M
         WeightsError: if it cannot be made, or the weights are not those of the model.
     """
     file = described.file or described.origin
-    try:
+    with refusing(f"{file}: does not describe a model of this package", *MALFORMED):
         made = make()
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise WeightsError(f"{file}: does not describe a model of this package: {error}") from error
-    network = model(made)
-    pretrained.check(network.state_dict(), described.tensors, Path(file))
-    network.load_state_dict(dict(described.tensors), strict=True)
+    fill(model(made), described.tensors, Path(file))
     return made
+
+
+def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Load the tensors of a file, ``path``, into a network: all of them, or none.
+
+    Raises:
+        WeightsError: if names or shapes differ.
+    """
+    pretrained.check(network.state_dict(), tensors, path)
+    network.load_state_dict(dict(tensors), strict=True)
+
+
+def counters(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give the counters of batches that a file lacks: batch norm has them only since torch 0.4.1.
+
+    Args:
+        own: state dict of the network.
+        tensors: of the file.
+    """
+    missing = (key for key in own if key.endswith("num_batches_tracked") and key not in tensors)
+    return {key: torch.zeros((), dtype=torch.int64) for key in missing}
 
 
 def build_described(described: Described) -> nn.Module:

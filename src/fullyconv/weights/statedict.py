@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fullyconv.errors import WeightsError, first_line, printable, some
+from fullyconv.errors import WeightsError, first_line, printable, refusing, some
 from fullyconv.weights import within
 from fullyconv.weights.signatures import REMEDIES, Kind, kind_of
 
@@ -127,10 +127,8 @@ def read_state_dict(
     tensors = {key: value for key, value in tensors.items() if not key.startswith(tuple(without))}
     if not tensors:
         raise WeightsError(f"{path}: holds no tensors; pass the file with the weights")
-    try:
+    with refusing(path, WeightsError):
         names = {key: key for key in tensors} if whole else within.find(tensors, like)
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from error
     used = set(names.values())
     network = {name: tensors[key] for name, key in names.items()}
     return StateFile(_checked(network, path, size), tuple(key for key in tensors if key not in used))

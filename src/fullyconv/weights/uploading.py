@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from fullyconv.errors import DownloadError, first_line, tell
 from fullyconv.files import aside
 from fullyconv.weights import pretrained, repositories, sources
 from fullyconv.weights.lock import COMMIT
+from fullyconv.weights.pretrained import Dtype
 
 PUBLISHED = (pretrained.WEIGHTS, pretrained.CONFIG, pretrained.CARD)
 """The files of a model folder that are uploaded; whatever else lies in the folder stays at home."""
@@ -20,9 +21,7 @@ class Uploads:
 
     if TYPE_CHECKING:
 
-        def save_pretrained(
-            self, folder: str | Path, dtype: Literal["float32", "float16"] = "float32", *, license: str | None = None
-        ) -> Path:
+        def save_pretrained(self, folder: str | Path, dtype: Dtype = "float32", *, license: str | None = None) -> Path:
             """Write the model folder."""
 
     def push_to_hub(
@@ -30,7 +29,7 @@ class Uploads:
         repo: str,
         *,
         license: str | None = None,
-        dtype: Literal["float32", "float16"] = "float32",
+        dtype: Dtype = "float32",
         private: bool = False,
         token: str | None = None,
     ) -> str:
