@@ -37,8 +37,8 @@ from fullyconv.weights.architectures import build_classifier, input_size
 from fullyconv.weights.described import DenseFolder, fill
 from fullyconv.weights.lock import accepting
 from fullyconv.weights.pretrained import Dtype
+from fullyconv.weights.repositories import Uploads
 from fullyconv.weights.segmenters import fetch_segmenter
-from fullyconv.weights.uploading import Uploads
 
 Method = Literal["cam", "window"]
 
@@ -99,15 +99,8 @@ class _Stored(nn.Module, Uploads):
                 "architecture='': a network of your own cannot be built again from a name; keep its state_dict, or "
                 "build it by a name that fullyconv.weights.architectures.build_classifier takes"
             )
-        config = pretrained.Config(
-            kind=self.kind,
-            model={"architecture": self.architecture} | self._arguments(),
-            labels=self.labels.to_dict(),
-            preprocessing=self.preprocessing.to_dict(),
-            score=self.score,
-            license=license or self.license,
-            training=self.training_record,
-        )
+        model = {"architecture": self.architecture} | self._arguments()
+        config = pretrained.Config.of(self, self.kind, model, license)
         return pretrained.save(folder, self.network.state_dict(), config, dtype=dtype)
 
 

@@ -13,7 +13,7 @@ from fullyconv.hub.load import load_classifier
 from fullyconv.training.module import SegmentationModule
 from fullyconv.weights import catalog, pretrained, sources
 from fullyconv.weights.pretrained import Dtype
-from fullyconv.weights.uploading import check_repo, upload
+from fullyconv.weights.repositories import check_repo, upload
 
 if TYPE_CHECKING:
     from fullyconv.data.datamodule import SegmentationDataModule
@@ -103,12 +103,7 @@ def _place(source: str | Path, converted: Path) -> Path:
 
 
 def _prepare(
-    place: Path,
-    folder: Path,
-    data: SegmentationDataModule | None,
-    split: str,
-    license: str | None,
-    dtype: Dtype | None,
+    place: Path, folder: Path, data: SegmentationDataModule | None, split: str, license: str | None, dtype: Dtype | None
 ) -> None:
     """Write what is uploaded into a folder of its own, with its score: nothing else of the user's folder travels."""
     if place.is_file():

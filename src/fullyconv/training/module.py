@@ -28,9 +28,10 @@ from fullyconv.training.checkpointing import AveragedWeights
 from fullyconv.training.heads import labels_of, plain
 from fullyconv.training.losses import PixelLoss, loss_name, loss_of
 from fullyconv.training.metrics import ConfusionMatrix, best_class
-from fullyconv.training.storing import MODEL_ARGUMENTS, text_of
+from fullyconv.training.storing import text_of
 from fullyconv.training.transfer import Transfers
 from fullyconv.weights.lock import accepting
+from fullyconv.weights.pretrained import MODEL_ARGUMENTS
 
 if TYPE_CHECKING:
     from fullyconv.data.datamodule import SegmentationDataModule

@@ -11,7 +11,7 @@ import lightning as L
 from fullyconv.backbones import LoadReport
 from fullyconv.errors import WeightsError, printable, some, tell
 from fullyconv.inference.processor import Device, device_of
-from fullyconv.labels import Labels, to_plain
+from fullyconv.labels import Labels
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.training.checkpointing import read_checkpoint
 from fullyconv.training.heads import plain
@@ -19,12 +19,9 @@ from fullyconv.training.losses import AbsentLoss
 from fullyconv.weights import pretrained
 from fullyconv.weights.described import Checkpoint, Opened, build, describe
 from fullyconv.weights.lock import accepting
-from fullyconv.weights.pretrained import Dtype
+from fullyconv.weights.pretrained import MODEL_ARGUMENTS, Dtype
+from fullyconv.weights.repositories import Uploads
 from fullyconv.weights.segmenters import fetch_segmenter
-from fullyconv.weights.uploading import Uploads
-
-MODEL_ARGUMENTS = ("model", "padding", "upsampling", "in_channels", "head_width")
-"""What `build_model` is called with, beside the classes: a checkpoint, a folder and a run have to agree on it."""
 
 
 class StoredModule(L.LightningModule, Uploads):
@@ -83,16 +80,8 @@ class StoredModule(L.LightningModule, Uploads):
         Raises:
             ValueError: if a value does not fit into float16.
         """
-        hp = self.hparams
-        config = pretrained.Config(
-            kind="segmenter",
-            model={key: hp[key] for key in MODEL_ARGUMENTS if hp.get(key) is not None},
-            labels=to_plain(self.labels),
-            preprocessing=self.preprocessing.to_dict(),
-            score=score if score is not None else self.score,
-            license=license or self.license or "unstated",
-            training=self.training_record,
-        )
+        model = {key: self.hparams[key] for key in MODEL_ARGUMENTS if self.hparams.get(key) is not None}
+        config = pretrained.Config.of(self, "segmenter", model, license, score)
         return pretrained.save(folder, self.model.state_dict(), config, dtype=dtype)
 
     @classmethod

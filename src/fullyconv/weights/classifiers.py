@@ -23,6 +23,7 @@ from fullyconv.weights.architectures import build_classifier
 from fullyconv.weights.checkpoints import Scheme, canonical, fitting, recognize, translate
 from fullyconv.weights.described import counters, fill
 from fullyconv.weights.lock import accepting
+from fullyconv.weights.repositories import Fetched
 from fullyconv.weights.statedict import read_state_dict
 
 if TYPE_CHECKING:
@@ -159,7 +160,9 @@ def fetch_classifier(
     """
     place = sources.read(source)
     if place.kind == "torchvision":
-        return _torchvision(place)
+        member, fetched = sources.torchvision_member(place), sources.fetch(place)
+        weights = torchvision_weights(member, fetched.path)
+        return replace(weights, source=fetched.origin, sha256=fetched.digest.sha256)
     if place.is_folder:
         return _model_folder(place, allow_unverified)
     fetched = sources.fetch(place, allow_unverified=allow_unverified)
@@ -171,13 +174,6 @@ def fetch_classifier(
     return ClassifierWeights(
         state.tensors, source=fetched.origin, beside=state.beside, sha256=fetched.digest.sha256, **known
     )
-
-
-def _torchvision(place: sources.Source) -> ClassifierWeights:
-    member = sources.torchvision_member(place)
-    fetched = sources.fetch(place)
-    weights = torchvision_weights(member, fetched.path)
-    return replace(weights, source=fetched.origin, sha256=fetched.digest.sha256)
 
 
 def torchvision_weights(member: WeightsEnum, path: Path) -> ClassifierWeights:
@@ -251,7 +247,7 @@ def _from_folder(folder: Path, origin: str) -> ClassifierWeights:
     )
 
 
-def _timm(document: dict[str, Any], fetched: sources.Fetched, origin: str) -> ClassifierWeights:
+def _timm(document: dict[str, Any], fetched: Fetched, origin: str) -> ClassifierWeights:
     """Read a repository of timm: config.json with ``architecture`` and ``pretrained_cfg``."""
     known = document.get("pretrained_cfg", document)
     architecture = document.get("architecture")
@@ -380,15 +376,9 @@ def count_classes(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> i
         own: state dict of the network with 1000 classes.
         tensors: of the file.
     """
-    counts = {
-        int(tensors[name].shape[0])
-        for name, value in own.items()
-        if name in tensors
-        and value.ndim
-        and tensors[name].ndim
-        and value.shape[0] == 1000 != tensors[name].shape[0]
-        and value.shape[1:].numel() == tensors[name].shape[1:].numel()
-    }
+    shapes = [(own[name].shape, tensors[name].shape) for name in own.keys() & tensors.keys()]
+    pairs = [(ours, theirs) for ours, theirs in shapes if ours and theirs and ours[1:].numel() == theirs[1:].numel()]
+    counts = {int(theirs[0]) for ours, theirs in pairs if ours[0] == 1000 != theirs[0]}
     return counts.pop() if len(counts) == 1 else 1000
 
 

@@ -91,9 +91,7 @@ class Described:
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments of `build_model`, beside the classes."""
-        names = ("model", "padding", "upsampling", "in_channels")
-        width = {} if self.head_width is None else {"head_width": self.head_width}
-        return {name: getattr(self, name) for name in names} | width
+        return {name: value for name in pretrained.MODEL_ARGUMENTS if (value := getattr(self, name)) is not None}
 
     @property
     def origin(self) -> str:

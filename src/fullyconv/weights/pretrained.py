@@ -20,7 +20,7 @@ import numpy.typing as npt
 from fullyconv.confusion import CARD_METRICS, headline
 from fullyconv.errors import WeightsError, some
 from fullyconv.files import digest, remove_unfinished, unfinished, write, write_all
-from fullyconv.labels import from_plain
+from fullyconv.labels import from_plain, to_plain
 from fullyconv.preprocessing import MAX_CHANNELS
 from fullyconv.weights.signatures import refuse_stray
 
@@ -39,6 +39,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     "dense_classifier": ("architecture", "input_size", "pool"),
 }
 """What a model folder can be, and what ``model`` of its configuration holds."""
+MODEL_ARGUMENTS = (*KINDS["segmenter"], "head_width")
+"""What `build_model` is called with, beside the classes: a checkpoint, a folder and a run have to agree on it."""
 NUMBERS = {"in_channels": MAX_CHANNELS, "head_width": MAX_CHANNELS}
 """Whole numbers among them, and their bounds; head_width may be left out."""
 HUB_LICENSES = ("apache-2.0", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "mit")
@@ -87,6 +89,13 @@ class Config:
     training: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, Any] = field(default_factory=dict)
     parameters: int | None = None
+
+    @classmethod
+    def of(cls, module: Any, kind: str, model: dict[str, Any], license: str | None, score: Any = None) -> Config:
+        """Describe what has labels, preprocessing and training_record; its own license and score stand by default."""
+        score, license = module.score if score is None else score, license or module.license or "unstated"
+        preprocessing, record = module.preprocessing.to_dict(), module.training_record
+        return cls(kind, model, to_plain(module.labels), preprocessing, score, license, record)
 
 
 def save(folder: str | Path, tensors: Mapping[str, Any], config: Config, dtype: Dtype = "float32") -> Path:

@@ -276,33 +276,25 @@ def torchvision_segmenter(
     )
     weights = published(name)
     transforms: Any = weights.transforms()
-    mean, std = tuple(transforms.mean), tuple(transforms.std)
+    preprocessing = Preprocessing(tuple(transforms.mean), tuple(transforms.std))
     if labels is not None:
-        return Described(name, labels, Preprocessing(mean, std), tensors, load_report, upsampling="stretch")
-    ((data, metrics),) = weights.meta["_metrics"].items()
+        return Described(name, labels, preprocessing, tensors, load_report, upsampling="stretch")
+    labels = Labels.of([category.strip("_") for category in weights.meta["categories"]])  # "__background__"
     (short_side,) = transforms.resize_size
+    preprocessing = replace(preprocessing, short_side=int(short_side))
+    ((data, metrics),) = weights.meta["_metrics"].items()
+    score = {"data": data, "split": "val", "mean_iou": float(metrics["miou"])}
+    score |= {"pixel_accuracy": float(metrics["pixel_acc"]), "measured_by": "publisher"}
+    record = {
+        "source": f"torchvision, {weights}",
+        "url": weights.url,
+        "data": "a subset of COCO, labeled with the 20 categories of PASCAL VOC and background",
+        "recipe of the publisher": weights.meta["recipe"],
+    }
     return Described(
-        name,
-        Labels.of([category.strip("_") for category in weights.meta["categories"]]),  # "__background__"
-        Preprocessing(mean, std, short_side=int(short_side)),
-        tensors,
-        load_report,
-        upsampling="stretch",
-        license=LICENSE_COCO,
-        score={
-            "data": data,
-            "split": "val",
-            "mean_iou": float(metrics["miou"]),
-            "pixel_accuracy": float(metrics["pixel_acc"]),
-            "measured_by": "publisher",
-        },
-        training={
-            "source": f"torchvision, {weights}",
-            "url": weights.url,
-            "data": "a subset of COCO, labeled with the 20 categories of PASCAL VOC and background",
-            "recipe of the publisher": weights.meta["recipe"],
-        },
-    )
+        name, labels, preprocessing, tensors, load_report,
+        upsampling="stretch", license=LICENSE_COCO, score=score, training=record,
+    )  # fmt: skip
 
 
 def _model(name: str, num_classes: int, auxiliary: bool) -> nn.Module:

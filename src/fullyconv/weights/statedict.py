@@ -32,18 +32,9 @@ MAX_DEPTH = 4
 # Where training programs put the weights within their checkpoints. Averaged weights first: they are the ones that the
 # published figures belong to.
 ENTRIES = (
-    "state_dict_ema",
-    "model_ema",
-    "ema_state_dict",
-    "model_ema_state_dict",
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "net",
-    "module",
-    "weights",
-    "params",
-)
+    "state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict",
+    "state_dict", "model_state_dict", "model", "net", "module", "weights", "params",
+)  # fmt: skip
 
 NUMBERS = {
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
@@ -65,11 +56,7 @@ class StateFile(NamedTuple):
 
 
 def read_state_dict(
-    path: str | Path,
-    *,
-    without: Sequence[str] = (),
-    like: Mapping[str, Tensor] | None = None,
-    whole: bool = False,
+    path: str | Path, *, without: Sequence[str] = (), like: Mapping[str, Tensor] | None = None, whole: bool = False
 ) -> StateFile:
     """Read the tensors of a weight file of any common kind.
 
@@ -260,11 +247,8 @@ def _checked(tensors: Mapping[str, Tensor], path: Path, size: int) -> dict[str, 
         if value.dtype in (torch.float16, torch.bfloat16):
             value = value.float()
         # Not isfinite, which would take a quarter of the file's size again. Minimum and maximum show NaN and infinity.
-        if (
-            value.is_floating_point()
-            and value.numel()
-            and not all(math.isfinite(float(extreme)) for extreme in value.aminmax())
-        ):
+        extremes = value.aminmax() if value.is_floating_point() and value.numel() else ()
+        if not all(math.isfinite(float(extreme)) for extreme in extremes):
             raise WeightsError(
                 f"{what} holds values that are not finite; the training went wrong, or the file is damaged: use another"
             )
