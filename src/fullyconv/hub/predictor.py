@@ -47,7 +47,6 @@ def open_predictor(
     if isinstance(opened, Checkpoint):
         from fullyconv.training.module import SegmentationModule  # Lightning's own format
 
-        module = SegmentationModule.from_checkpoint(opened.path).to(place)
-        return module.predictor()
+        return SegmentationModule.from_checkpoint(opened.path).to(place).predictor()
     described = describe(opened)
     return Predictor(build_described(described), described.labels, described.preprocessing).to(place)

@@ -17,7 +17,7 @@ from fullyconv.training.checkpointing import read_checkpoint
 from fullyconv.training.heads import plain
 from fullyconv.training.losses import AbsentLoss
 from fullyconv.weights import pretrained
-from fullyconv.weights.described import Checkpoint, Opened, build, describe
+from fullyconv.weights.described import Checkpoint, Opened, describe, fill
 from fullyconv.weights.lock import accepting
 from fullyconv.weights.pretrained import MODEL_ARGUMENTS, Dtype
 from fullyconv.weights.repositories import Uploads
@@ -199,11 +199,9 @@ class StoredModule(L.LightningModule, Uploads):
             return cls.from_checkpoint(found.path)
         made = describe(found)
         preprocessing = made.preprocessing.to_dict()
-        module = build(
-            made,
-            lambda: cls(**plain(made.labels), preprocessing=preprocessing, **made.arguments),
-            lambda module: module.model,
-        )
+        with made.making():
+            module = cls(**plain(made.labels), preprocessing=preprocessing, **made.arguments)
+        fill(module.model, made.tensors, made.named)
         module.score, module.license, module.training_record = made.score, made.license, dict(made.training)
         module.load_report, module.origin = made.load_report, made.origin
         return module.eval()

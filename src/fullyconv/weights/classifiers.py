@@ -20,11 +20,11 @@ from fullyconv.errors import WeightsError, printable, refusing, tell
 from fullyconv.preprocessing import CAFFE, IMAGENET, MAX_CHANNELS, Preprocessing
 from fullyconv.weights import catalog, efficientnet, pretrained, sources
 from fullyconv.weights.architectures import build_classifier
-from fullyconv.weights.checkpoints import Scheme, canonical, fitting, recognize, translate
 from fullyconv.weights.described import counters, fill
 from fullyconv.weights.lock import accepting
 from fullyconv.weights.repositories import Fetched
 from fullyconv.weights.statedict import read_state_dict
+from fullyconv.weights.translation import Scheme, canonical, fitting, scheme_of, translate
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
@@ -225,12 +225,8 @@ def _model_folder(place: sources.Source, allow_unverified: bool) -> ClassifierWe
     document = pretrained.read_json(weights.path.with_name(pretrained.CONFIG))
     if pretrained.is_of_timm(document):
         return _timm(document, weights, origin)
-    return _from_folder(weights.path.parent, origin)
-
-
-def _from_folder(folder: Path, origin: str) -> ClassifierWeights:
-    config, tensors = pretrained.load(folder)
-    with refusing(folder / pretrained.CONFIG, ValueError):
+    config, tensors = pretrained.load(weights.path.parent)
+    with refusing(weights.path.with_name(pretrained.CONFIG), ValueError):
         preprocessing = Preprocessing.from_dict(config.preprocessing)
     height, width = config.model["input_size"]
     return ClassifierWeights(
@@ -259,11 +255,9 @@ def _timm(document: dict[str, Any], fetched: Fetched, origin: str) -> Classifier
     license, names = known.get("license"), document.get("label_names")
     count = document.get("num_classes", known.get("num_classes"))
     named = isinstance(names, list) and bool(names) and all(isinstance(name, str) for name in names)
-    match known.get("input_size"):
-        case [_, int(height), int(width)] if 0 < height <= pretrained.MAX_INPUT and 0 < width <= pretrained.MAX_INPUT:
-            size: tuple[int, int] | None = (height, width)
-        case _:
-            size = None
+    size: Any = known.get("input_size")
+    sound = isinstance(size, list) and len(size) == 3
+    sound = sound and all(type(side) is int and 0 < side <= pretrained.MAX_INPUT for side in size[1:])
     return ClassifierWeights(
         read_state_dict(fetched.path).tensors,
         preprocessing_from_timm(document),
@@ -271,7 +265,7 @@ def _timm(document: dict[str, Any], fetched: Fetched, origin: str) -> Classifier
         origin,
         license if isinstance(license, str) else None,
         classes=tuple(names) if named and names else (catalog.IMAGENET_CLASSES if count == 1000 else None),
-        input_size=size,
+        input_size=(size[1], size[2]) if sound else None,
         sha256=fetched.digest.sha256,
     )
 
@@ -294,7 +288,7 @@ def network_of(
         WeightsError: if the weights do not belong to it.
     """
     what = weights.source
-    name = architecture or weights.architecture or _architecture_by_names(recognize(weights.tensors), weights.tensors)
+    name = architecture or weights.architecture or _architecture_by_names(scheme_of(weights.tensors), weights.tensors)
     if name is None:
         raise ValueError(
             f"source={what!r}: does not say of which architecture it is; pass "
@@ -354,7 +348,7 @@ def fit_classifier(network: nn.Module, tensors: Mapping[str, Tensor], what: str)
         value, shape = fitted[name], own[name].shape
         if {value.ndim, len(shape)} == {2, 4} and value.numel() == shape.numel():
             fitted[name] = value.reshape(shape)
-    fill(network, fitted, Path(what))
+    fill(network, fitted, what)
     return unused
 
 
@@ -433,7 +427,7 @@ def apply(backbone: Backbone, weights: ClassifierWeights) -> LoadReport:
 
 def _hint(name: str, tensors: Mapping[str, Tensor]) -> str:
     """Say what the file looks like, for someone whose backbone it does not fit."""
-    scheme = recognize(tensors)
+    scheme = scheme_of(tensors)
     others = [other for other in fitting(tensors) if canonical(other) != canonical(name)]
     fits = f", and looks like {' or '.join(others)}: build that backbone" if others else ""
     if scheme.naming == "unknown":
@@ -515,7 +509,7 @@ def preprocessing_of(architecture: str, tensors: Iterable[str] = ()) -> Preproce
         >>> preprocessing_of("timm/tf_efficientnet_lite0").mean
         (0.5, 0.5, 0.5)
     """
-    scheme = recognize(tensors)
+    scheme = scheme_of(tensors)
     if scheme.naming == "caffe":
         return CAFFE_VGG if scheme.family == "vgg" else CAFFE
     if architecture in efficientnet_lite.SCALES:

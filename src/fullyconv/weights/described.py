@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,6 @@ from fullyconv.weights import pretrained
 
 FEW_CLASSES = 512  # of all heads together; no model of so few takes much
 FEW_CHANNELS = 256  # of a head whose width is an option
-
-M = TypeVar("M")
 
 
 class NoSegmenter(WeightsError):
@@ -98,25 +97,34 @@ class Described:
         """Where it came from."""
         return self.place or str(self.training.get("source", self.model))
 
+    @property
+    def named(self) -> str:
+        """What messages name: its configuration, or where it came from."""
+        return self.file or self.origin
+
+    def making(self) -> AbstractContextManager[None]:
+        """Turn errors of the block, which makes what is described, into a `WeightsError`."""
+        return refusing(f"{self.named}: does not describe a model of this package", *MALFORMED)
+
 
 Opened = ModelFolder | Checkpoint | Described
 
 
-def describe(found: ModelFolder | Described) -> Described:
+def describe(opened: ModelFolder | Described) -> Described:
     """Read a model folder, or take the translated weights of another library.
 
     Raises:
         WeightsError: if the folder is damaged, no segmenter, or describes a model larger than its file.
     """
-    if isinstance(found, Described):
-        return found
-    config, tensors = pretrained.load(found.path)
+    if isinstance(opened, Described):
+        return opened
+    config, tensors = pretrained.load(opened.path)
     if config.kind != "segmenter":
         raise WeightsError(
-            f"{found.path}: config.json says kind={config.kind!r}, which is no segmenter; fullyconv.load and "
+            f"{opened.path}: config.json says kind={config.kind!r}, which is no segmenter; fullyconv.load and "
             "DenseScorer.from_pretrained load it"
         )
-    file = str(found.path / pretrained.CONFIG)
+    file = str(opened.path / pretrained.CONFIG)
     with refusing(f"{file}: does not describe a model of this package", *MALFORMED):
         described = Described(
             labels=from_plain(config.labels),
@@ -126,38 +134,20 @@ def describe(found: ModelFolder | Described) -> Described:
             score=config.score,
             training=dict(config.training),
             file=file,
-            place=found.origin,
+            place=opened.origin,
             **config.model,
         )
-    _check_size(described, found.path)
+    _check_size(described, opened.path)
     return described
 
 
-def build(described: Described, make: Callable[[], M], model: Callable[[M], nn.Module]) -> M:
-    """Make what is described, and fill it with the weights.
-
-    Args:
-        described: what `describe` gave.
-        make: makes it, with any weights.
-        model: finds the model in what was made.
-
-    Raises:
-        WeightsError: if it cannot be made, or the weights are not those of the model.
-    """
-    file = described.file or described.origin
-    with refusing(f"{file}: does not describe a model of this package", *MALFORMED):
-        made = make()
-    fill(model(made), described.tensors, Path(file))
-    return made
-
-
-def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
     """Load the tensors of a file, ``path``, into a network: all of them, or none.
 
     Raises:
         WeightsError: if names or shapes differ.
     """
-    pretrained.check(network.state_dict(), tensors, path)
+    pretrained.check(network.state_dict(), tensors, Path(path))
     network.load_state_dict(dict(tensors), strict=True)
 
 
@@ -178,7 +168,10 @@ def build_described(described: Described) -> nn.Module:
     Raises:
         WeightsError: if it cannot be made, or the weights are not those of the model.
     """
-    return build(described, lambda: _model(described).to(memory_format=torch.channels_last), lambda model: model).eval()
+    with described.making():
+        model = _model(described).to(memory_format=torch.channels_last)
+    fill(model, described.tensors, described.named)
+    return model.eval()
 
 
 def _model(described: Described) -> nn.Module:

@@ -287,11 +287,9 @@ def _wrong(path: Path, held: Digest, *promised: str | None) -> str:
 
 
 def _git_sha1(path: Path, size: int) -> str:
-    value = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    start = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     with path.open("rb") as file:
-        while block := file.read(downloads.CHUNK):
-            value.update(block)
-    return value.hexdigest()
+        return hashlib.file_digest(file, lambda: start).hexdigest()
 
 
 def _link(blob: Path, place: Path) -> None:

@@ -27,10 +27,10 @@ from fullyconv.labels import Labels
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.weights import pretrained, sources
 from fullyconv.weights.caffe import caffe_segmenter
-from fullyconv.weights.checkpoints import recognize
 from fullyconv.weights.classifiers import imagenet_for, numbered
 from fullyconv.weights.described import Checkpoint, DenseFolder, Described, ModelFolder, NoSegmenter, Opened, counters
 from fullyconv.weights.statedict import read_state_dict
+from fullyconv.weights.translation import scheme_of
 from fullyconv.weights.within import find
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def stranger(path: Path) -> str:
                 f"it is of {library}, whose decoders this package does not have: use it there. Where its encoder is "
                 "one of the backbones here, load_backbone(NAME, weights=FILE) takes that"
             )
-    if recognize(find(tensors)).naming == "fullyconv":
+    if scheme_of(find(tensors)).naming == "fullyconv":
         return (
             "it holds the tensors of a model of this package, but not which one: load them into the module that you "
             "saved them from, and write that with save_pretrained(FOLDER), which keeps model and classes"

@@ -398,7 +398,9 @@ def _from_url(source: Source, allow_unverified: bool) -> Fetched:
         raise WeightsError(_unverified(source.address, "append #sha256=DIGEST if you know it, or "))
     name = re.sub(r"[^\w.-]", "_", source.address.rsplit("/", 1)[-1]) or "file"
     key = hashlib.sha256(source.address.encode()).hexdigest()[:16]
-    place = cache_folder() / "downloads" / key / name
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    own = Path(os.environ.get("FULLYCONV_CACHE") or f"{caches}/fullyconv").expanduser()
+    place = own / "downloads" / key / name
     held = _kept_or_fetched(source, source.address, place, expected, "FULLYCONV_CACHE")
     if expected is None:
         accept(source.address, None, "", held)
@@ -407,8 +409,7 @@ def _from_url(source: Source, allow_unverified: bool) -> Fetched:
 
 def _from_hub(source: Source, name: str, allow_unverified: bool) -> Fetched:
     check_inside(name, source.address)
-    assert source.repo is not None
-    file = repositories.File(source.repo, name, f"{source.address}/{name}")
+    file = repositories.File(source.repo or "", name, f"{source.address}/{name}")
     lock = recorded(source.address)
     accepted = lock.get("files", {}).get(name, {}).get("sha256")
     expected = (source.sha256 if name == source.file else None) or (source.pins or {}).get(name) or accepted
@@ -433,9 +434,3 @@ def _unverified(what: str, other: str) -> str:
         f"{lock_file()}, and every later load must match them"
         + (". If a folder on this machine was meant: there is none of that name" if what.startswith("hf:") else "")
     )
-
-
-def cache_folder() -> Path:
-    """Give the folder of downloads that no other cache holds: FULLYCONV_CACHE, or fullyconv in the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("FULLYCONV_CACHE") or f"{base}/fullyconv").expanduser()

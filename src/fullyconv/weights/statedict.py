@@ -135,9 +135,8 @@ def _from_torch(path: Path, kind: Kind, size: int) -> dict[str, Tensor]:
     if kind == "archive":
         _check_archive(path, size)
     try:
-        with warnings.catch_warnings():
-            # Of storages and layouts that are old or rare: what matters of them is refused later, by name.
-            warnings.simplefilter("ignore")
+        # Of storages and layouts that are old or rare: what matters of them is refused later, by name.
+        with warnings.catch_warnings(action="ignore"):
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "archive")
     except Exception as error:  # whatever a damaged or hostile pickle brings about
         raise WeightsError(f"{path}: {_reason(error)}") from error
