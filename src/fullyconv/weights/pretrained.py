@@ -410,7 +410,7 @@ def _metadata(config: Config, name: str) -> str:
         if isinstance(score.get(key), int | float)
     ]
     terms = config.license.partition("(")[0].strip().lower().replace(" ", "-")
-    found = ModelCardData(
+    metadata = ModelCardData(
         library_name="fullyconv",
         pipeline_tag=task,
         tags=["semantic-segmentation", "fully-convolutional-networks", "pytorch-lightning"],
@@ -419,7 +419,7 @@ def _metadata(config: Config, name: str) -> str:
         model_name=_line(name),
         eval_results=results or None,
     )
-    return found.to_yaml().strip()
+    return metadata.to_yaml().strip()
 
 
 def _usage(kind: str, name: str, several: bool) -> str:
