@@ -69,10 +69,10 @@ def fetch_segmenter(source: str | Path, allow_unverified: bool = False) -> Opene
         allow_unverified: accept weights without a known digest; commit, size and sha256 are shown and recorded.
 
     Raises:
-        FileNotFoundError: if a path leads nowhere.
+        FileNotFoundError: if a path does not exist.
         NoSegmenter: if it is a classifier.
         WeightsError: if it is damaged, or not what was promised.
-        DownloadError: if it could not be fetched.
+        DownloadError: if the download fails.
     """
     place = sources.read(source)
     if place.entry is not None and not place.entry.free:
@@ -106,7 +106,7 @@ def fetch_segmenter_as(
     Raises:
         ValueError: if the name is unknown, the source says by itself what it is, or the classes are too few or many.
         WeightsError: if the weights are damaged, or of another model.
-        DownloadError: if they could not be fetched.
+        DownloadError: if the download fails.
     """
     place = sources.read(source)
     if architecture not in SEGMENTERS:
