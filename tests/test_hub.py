@@ -22,6 +22,7 @@ from fullyconv.hub.load import load, load_classifier
 from fullyconv.labels import Labels
 from fullyconv.training.module import SegmentationModule
 from fullyconv.weights import catalog, sources
+from fullyconv.weights.repositories import Fetched
 from hub_server import HubServer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -339,7 +340,7 @@ class TestTheHub:
         hub.add_repo("org/mine", files)
         real = sources.fetch
 
-        def moving(place: sources.Source, file: str | None = None, **options: bool) -> sources.Fetched:
+        def moving(place: sources.Source, file: str | None = None, **options: bool) -> Fetched:
             fetched = real(place, file, **options)
             if file == "config.json":
                 hub.add_repo("org/mine", files | {"model.safetensors": b"another", "config.json": b"{}"})

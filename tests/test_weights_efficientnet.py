@@ -16,8 +16,8 @@ from fullyconv.backbones import build_backbone
 from fullyconv.errors import DownloadError, WeightsError
 from fullyconv.weights import catalog, sources
 from fullyconv.weights.architectures import build_classifier
-from fullyconv.weights.checkpoints import recognize, translate
 from fullyconv.weights.efficientnet import architecture, timm_names
+from fullyconv.weights.translation import scheme_of, translate
 from test_backbones import linearized
 
 timm = pytest.importorskip("timm")
@@ -29,7 +29,7 @@ def test_the_gated_networks_are_recognized_and_their_names_become_those_of_timm(
     with torch.device("meta"):
         network = timm.create_model(f"tf_efficientnet_b{number}")
     tensors = renamed_by_hand(network)
-    assert recognize(tensors).family == "efficientnet"
+    assert scheme_of(tensors).family == "efficientnet"
     assert architecture(tensors) == f"timm/tf_efficientnet_b{number}"
     assert list(timm_names(tensors).values()) == list(network.state_dict())
 

@@ -16,6 +16,7 @@ from fullyconv.errors import DownloadError, WeightsError
 from fullyconv.files import digest
 from fullyconv.weights import sources
 from fullyconv.weights.catalog import OTHERS
+from fullyconv.weights.repositories import Fetched
 from fullyconv.weights.sources import fetch, read
 from hub_server import Clock, FileServer, HubServer
 
@@ -131,7 +132,7 @@ class TestReading:
 # ---- the hub -------------------------------------------------------------------------------------------------------
 
 
-def accept(source: str, file: str | None = "w.safetensors") -> sources.Fetched:
+def accept(source: str, file: str | None = "w.safetensors") -> Fetched:
     return fetch(read(source), file, allow_unverified=True)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fullyconv.errors import WeightsError
 from fullyconv.weights import statedict
-from fullyconv.weights.loading import ClassifierWeights, apply
+from fullyconv.weights.classifiers import ClassifierWeights, apply
 from fullyconv.weights.statedict import StateFile, read_state_dict
 
 TENSORS = {"conv.weight": torch.arange(6.0).reshape(2, 3), "conv.bias": torch.tensor([0.5, -0.5])}

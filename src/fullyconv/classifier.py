@@ -17,7 +17,7 @@ from fullyconv.backbones import LoadReport
 from fullyconv.conversion import convolutionalize
 from fullyconv.conversion.activation import class_activation
 from fullyconv.conversion.network import DenseClassifier
-from fullyconv.errors import ConversionError, WeightsError, tell
+from fullyconv.errors import MALFORMED, ConversionError, WeightsError, refusing
 from fullyconv.geometry import Geometry
 from fullyconv.geometry.measuring import evaluating
 from fullyconv.images import visible
@@ -30,16 +30,15 @@ from fullyconv.inference.processor import Device, device_of
 from fullyconv.inference.scaling import scaled_size
 from fullyconv.inference.serving import Predicts
 from fullyconv.labels import Labels, unique_names
-from fullyconv.preprocessing import IMAGENET, Preprocessing
+from fullyconv.preprocessing import Preprocessing
 from fullyconv.upsampling import resample
-from fullyconv.weights import pretrained, sources
+from fullyconv.weights import classifiers, pretrained
 from fullyconv.weights.architectures import build_classifier, input_size
-from fullyconv.weights.classifiers import fetch_classifier, names_of, network_of
-from fullyconv.weights.described import ModelFolder
-from fullyconv.weights.loading import ClassifierWeights, preprocessing_of
+from fullyconv.weights.described import DenseFolder, fill
 from fullyconv.weights.lock import accepting
-from fullyconv.weights.opening import opened
-from fullyconv.weights.uploading import Uploads
+from fullyconv.weights.pretrained import Dtype
+from fullyconv.weights.repositories import Uploads
+from fullyconv.weights.segmenters import fetch_segmenter
 
 Method = Literal["cam", "window"]
 
@@ -81,9 +80,7 @@ class _Stored(nn.Module, Uploads):
         """Give what builds the network again, beside its architecture."""
         raise NotImplementedError
 
-    def save_pretrained(
-        self, folder: str | Path, dtype: Literal["float32", "float16"] = "float32", *, license: str | None = None
-    ) -> Path:
+    def save_pretrained(self, folder: str | Path, dtype: Dtype = "float32", *, license: str | None = None) -> Path:
         """Write it as a model folder, which `from_pretrained` reads.
 
         Args:
@@ -102,21 +99,9 @@ class _Stored(nn.Module, Uploads):
                 "architecture='': a network of your own cannot be built again from a name; keep its state_dict, or "
                 "build it by a name that fullyconv.weights.architectures.build_classifier takes"
             )
-        tensors = {
-            # numpy has no bfloat16
-            name: (value.float() if value.is_floating_point() else value).detach().cpu().numpy()
-            for name, value in self.network.state_dict().items()
-        }
-        config = pretrained.Config(
-            kind=self.kind,
-            model={"architecture": self.architecture} | self._arguments(),
-            labels=self.labels.to_dict(),
-            preprocessing=self.preprocessing.to_dict(),
-            score=self.score,
-            license=license or self.license,
-            training=self.training_record,
-        )
-        return pretrained.save(folder, tensors, config, dtype=dtype)
+        model = {"architecture": self.architecture} | self._arguments()
+        config = pretrained.Config.of(self, self.kind, model, license)
+        return pretrained.save(folder, self.network.state_dict(), config, dtype=dtype)
 
 
 class Classifier(_Stored):
@@ -207,14 +192,12 @@ class Classifier(_Stored):
     ) -> Classifier:
         """Load pretrained weights as this class, in evaluation mode; see ``fullyconv.load_classifier``."""
         place = device_of(device)
-        like = names_of(architecture) if architecture is not None else None
-        weights = fetch_classifier(source, allow_unverified=allow_unverified, like=like)
-        network, name, named, load_report = network_of(weights, architecture, classes)
-        given = None if preprocessing is None else Preprocessing.of(preprocessing)
-        expected = given or weights.preprocessing or preprocessing_of(name, weights.tensors)
-        if expected is None:
-            tell(f"{weights.source}: says nothing of its preprocessing; ImageNet's mean and deviation are assumed")
-            expected = IMAGENET
+        like = classifiers.names_of(architecture) if architecture is not None else None
+        weights = classifiers.fetch_classifier(source, allow_unverified=allow_unverified, like=like)
+        network, name, named, load_report = classifiers.network_of(weights, architecture, classes)
+        own = None if preprocessing is None else Preprocessing.of(preprocessing)
+        expected = own or weights.preprocessing or classifiers.preprocessing_of(name, weights.tensors)
+        expected = expected or classifiers.imagenet_for(weights.source)
         size = weights.input_size or (input_size(name),) * 2
         score = weights.score if named == weights.classes else None
         module = cls(network, named, expected, size, name, weights.license or "unstated", _record(weights), score)
@@ -222,12 +205,11 @@ class Classifier(_Stored):
         return module.eval().to(place)
 
 
-def _record(weights: ClassifierWeights) -> dict[str, Any]:
+def _record(weights: classifiers.ClassifierWeights) -> dict[str, Any]:
     """Say what is known of the training, and where the weights came from."""
     record = dict(weights.training)
     if "source" not in record:  # a model folder knows where its weights came from
-        # the record travels with the weights, and where a folder lay on this machine is nobody's business
-        record["source"] = Path(weights.source).name if Path(weights.source).is_absolute() else weights.source
+        record["source"] = weights.origin
         if weights.sha256:
             record["sha256"] = weights.sha256
     return record
@@ -399,23 +381,21 @@ class DenseScorer(_Stored, Predicts):
             DownloadError: if the download fails.
         """
         place = device_of(device)
-        found = opened(sources.read(source), allow_unverified)
-        if not isinstance(found, ModelFolder) or found.kind != cls.kind:
+        opened = fetch_segmenter(source, allow_unverified)
+        if not isinstance(opened, DenseFolder):
             raise WeightsError(f"{source}: holds a segmenter, no {cls.kind}; fullyconv.load reads it")
-        config, tensors = pretrained.load(found.path)
+        config, tensors = pretrained.load(opened.path)
+        path = opened.path / pretrained.CONFIG
         # It comes from anywhere: only names of known libraries are looked up.
-        try:
+        with refusing(f"{path}: describes no classifier that can be built and converted", *MALFORMED):
             labels = Labels.from_dict(config.labels)
             preprocessing = Preprocessing.from_dict(config.preprocessing)
             architecture = config.model["architecture"]
             network = build_classifier(architecture, labels.num_classes)
             height, width = config.model["input_size"]
             dense = convolutionalize(network, input_size=(height, width), pool=config.model["pool"])
-        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-            path = found.path / pretrained.CONFIG
-            raise WeightsError(f"{path}: describes no classifier that can be built and converted: {error}") from error
-        pretrained.check(dense.state_dict(), tensors, found.path / pretrained.WEIGHTS)
-        dense.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()}, strict=True)
+        weights = {name: torch.from_numpy(value) for name, value in tensors.items()}
+        fill(dense, weights, opened.path / pretrained.WEIGHTS)
         module = cls(dense, labels, preprocessing, architecture, config.license, config.training, config.score)
         return module.eval().to(place)
 

@@ -25,6 +25,9 @@ METRICS = {
 }
 """The four metrics of section 5: attribute of `SegmentationScores` -> what people call it."""
 
+CARD_METRICS = METRICS | {"frequency_weighted_iou": "f.w. IoU", "top1": "top-1 accuracy"}
+"""What a stored score may hold, in percent -> what a card calls it: the four, and the accuracy of a classifier."""
+
 
 @dataclass(frozen=True)
 class SegmentationScores:
@@ -177,8 +180,7 @@ def scores(matrix: npt.ArrayLike) -> SegmentationScores:
 
 def headline(score: Mapping[str, Any]) -> str:
     """Say the metrics of a stored score (percent) in one line: the paper's four, or a classifier's accuracy."""
-    labels = METRICS | {"frequency_weighted_iou": "f.w. IoU", "top1": "top-1 accuracy"}
-    return ", ".join(f"{label} {score[key]:.2f}" for key, label in labels.items() if score.get(key) is not None)
+    return ", ".join(f"{label} {score[key]:.2f}" for key, label in CARD_METRICS.items() if score.get(key) is not None)
 
 
 def _check_names(names: Sequence[str], number: int) -> None:

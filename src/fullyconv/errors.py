@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 LOGGER = logging.getLogger("fullyconv")
@@ -46,6 +47,24 @@ class FolderInUse(ValueError):
 
 class TrainingError(ValueError):
     """Training cannot go on: the loss is no number; the message says where, and what was kept."""
+
+
+MALFORMED = (KeyError, TypeError, ValueError, OverflowError, AttributeError)
+"""What is raised where a document from anywhere does not hold what it should."""
+
+
+@contextmanager
+def refusing(what: object, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn errors of the block into a `WeightsError` whose message begins with what was refused.
+
+    Args:
+        what: the file or source, and what is wrong with it.
+        kinds: the types of these errors.
+    """
+    try:
+        yield
+    except kinds as error:
+        raise WeightsError(f"{what}: {error}") from error
 
 
 _MANY = 40  # choices that nobody would read through

@@ -18,8 +18,8 @@ from fullyconv.labels import IGNORE, Labels
 from fullyconv.preprocessing import IMAGENET
 from fullyconv.training.module import SegmentationModule
 from fullyconv.training.stopping import FALLING
-from fullyconv.training.storing import MODEL_ARGUMENTS
 from fullyconv.weights import catalog
+from fullyconv.weights.pretrained import MODEL_ARGUMENTS
 
 RANDOM = "random:"
 EPOCH_STEPS = 20

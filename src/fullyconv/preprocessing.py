@@ -15,6 +15,9 @@ ChannelOrder = Literal["rgb", "bgr"]
 
 Images = TypeVar("Images")
 
+MAX_CHANNELS = 1024
+"""Channels that images of a model have at most."""
+
 _MAX_SIDE = 65536
 
 

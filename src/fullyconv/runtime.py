@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fullyconv.errors import WeightsError, first_line, tell
+from fullyconv.errors import MALFORMED, WeightsError, first_line, refusing, tell
 from fullyconv.images import ImageInput
 from fullyconv.images.raster import Raster, read_raster
 from fullyconv.inference.scaling import scaled, scaled_size
 from fullyconv.inference.segmentation import Segmentation
 from fullyconv.labels import Labels, at_edge, by_head, from_plain, to_plain
-from fullyconv.preprocessing import Preprocessing
+from fullyconv.preprocessing import MAX_CHANNELS, Preprocessing
 from fullyconv.weights import wire
 from fullyconv.weights.pretrained import check_kinds, parsed, respelled
 from fullyconv.weights.signatures import refuse_stray
@@ -32,7 +32,6 @@ KEY = "fullyconv"
 """The entry of the file's metadata that describes it, as JSON."""
 MAX_BYTES = 2**31 - 1  # a protocol buffer holds no more
 MAX_METADATA_BYTES = 4 * 2**20
-MAX_CHANNELS = 1024
 
 
 @dataclass(frozen=True)
@@ -319,11 +318,9 @@ def _description(document: Mapping[str, Any], path: str | Path) -> Description:
         raise WeightsError(f"{path}: in_channels={channels}: must be in 1..{MAX_CHANNELS}; export it again")
     if score is not None and not isinstance(score, dict):
         raise WeightsError(f"{path}: 'score' of its metadata must be an object or null; export it again")
-    try:
+    with refusing(f"{path}: its metadata does not describe a segmenter", *MALFORMED):
         labels = from_plain(document["labels"])
         preprocessing = Preprocessing.from_dict(document["preprocessing"])
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise WeightsError(f"{path}: its metadata does not describe a segmenter: {error}") from error
     if preprocessing.in_channels != channels:
         raise WeightsError(
             f"{path}: in_channels={channels}, and its preprocessing has {preprocessing.in_channels}; export it again"

@@ -20,12 +20,12 @@ from fullyconv.errors import DatasetError, some
 from fullyconv.images import EXTENSIONS, MASK_EXTENSIONS
 from fullyconv.images.pixels import check_range
 from fullyconv.labels import Labels
+from fullyconv.preprocessing import MAX_CHANNELS
 
 if TYPE_CHECKING:
     from fullyconv.data.public import PublicSet
 
 MAX_FILES = 2_000_000
-MAX_CHANNELS = 1024  # what a model folder holds at most
 MOST_NAMED = 20  # files of a finding; the doctor names all
 
 OPTIONS = (

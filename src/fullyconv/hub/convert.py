@@ -15,6 +15,7 @@ from fullyconv.weights import sources
 from fullyconv.weights.architectures import CLASSIFIERS
 from fullyconv.weights.described import NoSegmenter
 from fullyconv.weights.lock import accepting
+from fullyconv.weights.pretrained import Dtype
 from fullyconv.weights.segmenters import SEGMENTERS
 
 
@@ -27,7 +28,7 @@ def convert(
     classes: Sequence[str] | None = None,
     pool: Literal["window", "cam"] = "window",
     preprocessing: Preprocessing | None = None,
-    dtype: Literal["float32", "float16"] = "float32",
+    dtype: Dtype = "float32",
     allow_unverified: bool = False,
 ) -> SegmentationModule | DenseScorer:
     """Convert weights from anywhere into a model folder: a classifier becomes a dense network, a segmenter one of ours.
@@ -60,13 +61,12 @@ def convert(
     place = sources.read(source)
     if place.kind == "folder" and Path(place.address).resolve() == target.resolve():
         raise ValueError(f"--to {target}: is the source itself; give another folder")
+    reading: dict[str, Any] = {"allow_unverified": allow_unverified, "device": "cpu"}
+    stated = reading | {"architecture": architecture, "classes": classes, "preprocessing": preprocessing}
     if architecture in SEGMENTERS or (architecture is None and not _is_bare(place)):
         load_any: Any = load  # its signatures tell apart what goes together
-        trained = {} if architecture is None else {"classes": classes, "preprocessing": preprocessing}
         try:
-            module: SegmentationModule | DenseScorer = load_any(
-                source, architecture=architecture, allow_unverified=allow_unverified, device="cpu", **trained
-            )
+            module: SegmentationModule | DenseScorer = load_any(source, **(reading if architecture is None else stated))
         except NoSegmenter:
             pass
         else:
@@ -82,15 +82,7 @@ def convert(
     own = architecture is not None and ("/" in architecture or architecture in CLASSIFIERS)
     if architecture is not None and not own and (hint := nearest(architecture, SEGMENTERS)):
         raise ValueError(f"architecture={architecture!r}: no segmenter of torchvision is called that. {hint}")
-    classifier = load_classifier(
-        source,
-        architecture=architecture,
-        classes=classes,
-        preprocessing=preprocessing,
-        allow_unverified=allow_unverified,
-        device="cpu",
-    )
-    dense = classifier.convolutionalize(pool)
+    dense = load_classifier(source, **stated).convolutionalize(pool)
     dense.save_pretrained(target, dtype=dtype)
     return dense
 

@@ -12,10 +12,9 @@ from fullyconv.inference.processor import Device, device_of
 from fullyconv.labels import Labels
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.training.module import SegmentationModule
-from fullyconv.weights import sources
-from fullyconv.weights.described import ModelFolder
+from fullyconv.weights.described import DenseFolder
 from fullyconv.weights.lock import accepting
-from fullyconv.weights.opening import opened, opened_as
+from fullyconv.weights.segmenters import fetch_segmenter, fetch_segmenter_as
 
 
 @overload
@@ -92,20 +91,22 @@ def load(
     place = device_of(device)
     labels = classes if classes is None or isinstance(classes, Labels) else Labels.of(classes)
     if architecture is not None:
-        given = None if preprocessing is None else Preprocessing.of(preprocessing)
-        foreign = opened_as(sources.read(source), architecture, labels, given, allow_unverified)
-        return SegmentationModule.of(foreign).to(place)
+        expected = None if preprocessing is None else Preprocessing.of(preprocessing)
+        weights = fetch_segmenter_as(source, architecture, labels, expected, allow_unverified)
+        return SegmentationModule.of(weights).to(place)
     if preprocessing is not None:
         raise ValueError("preprocessing: goes with architecture; these weights say what they expect, leave it out")
-    module = _load(sources.read(source), allow_unverified)
+    opened = fetch_segmenter(source, allow_unverified)
+    if isinstance(opened, DenseFolder):
+        if labels is None:
+            return DenseScorer.from_pretrained(opened.path, device=place)
+        raise ValueError(
+            f"classes: {source} is a converted classifier, which has no score layers to exchange; build a segmenter on "
+            f"it: SegmentationModule(MODEL, classes=..., backbone_weights={str(source)!r})"
+        )
+    module = SegmentationModule.of(opened)
     if labels is None:
         return module.to(place)
-    if not isinstance(module, SegmentationModule):
-        raise ValueError(
-            f"classes: {source} is a converted classifier, which has no "
-            "score layers to exchange; build a segmenter on it: SegmentationModule(MODEL, classes=..., "
-            f"backbone_weights={str(source)!r})"
-        )
     other = module.with_classes(labels)
     if other.reinitialized:
         kept = len(other.model.state_dict()) - len(other.reinitialized)
@@ -114,13 +115,6 @@ def load(
             f"{', '.join(other.reinitialized)}"
         )
     return other.to(place)
-
-
-def _load(place: sources.Source, allow_unverified: bool) -> SegmentationModule | DenseScorer:
-    found = opened(place, allow_unverified)
-    if isinstance(found, ModelFolder) and found.kind == DenseScorer.kind:
-        return DenseScorer.from_pretrained(found.path)
-    return SegmentationModule.of(found)
 
 
 def load_classifier(

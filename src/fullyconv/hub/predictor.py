@@ -7,10 +7,9 @@ from pathlib import Path
 from fullyconv.classifier import Classifier, DenseScorer
 from fullyconv.inference.processor import Device, device_of
 from fullyconv.inference.serving import Predictor
-from fullyconv.weights import sources
-from fullyconv.weights.described import Checkpoint, ModelFolder, NoSegmenter, build_described, describe
+from fullyconv.weights.described import Checkpoint, DenseFolder, NoSegmenter, build_described, describe
 from fullyconv.weights.lock import accepting
-from fullyconv.weights.opening import opened
+from fullyconv.weights.segmenters import fetch_segmenter
 
 
 @accepting()
@@ -39,16 +38,15 @@ def open_predictor(
     """
     place = device_of(device)
     try:
-        found = opened(sources.read(source), allow_unverified)
+        opened = fetch_segmenter(source, allow_unverified)
     except NoSegmenter:
         classifier = Classifier.from_pretrained(source, allow_unverified=allow_unverified)
         return classifier.convolutionalize().to(place)
-    if isinstance(found, ModelFolder) and found.kind == DenseScorer.kind:
-        return DenseScorer.from_pretrained(found.path, device=place)
-    if isinstance(found, Checkpoint):
+    if isinstance(opened, DenseFolder):
+        return DenseScorer.from_pretrained(opened.path, device=place)
+    if isinstance(opened, Checkpoint):
         from fullyconv.training.module import SegmentationModule  # Lightning's own format
 
-        module = SegmentationModule.from_checkpoint(found.path).to(place)
-        return module.predictor()
-    described = describe(found)
+        return SegmentationModule.from_checkpoint(opened.path).to(place).predictor()
+    described = describe(opened)
     return Predictor(build_described(described), described.labels, described.preprocessing).to(place)

@@ -12,7 +12,8 @@ from fullyconv.files import aside
 from fullyconv.hub.load import load_classifier
 from fullyconv.training.module import SegmentationModule
 from fullyconv.weights import catalog, pretrained, sources
-from fullyconv.weights.uploading import check_repo, upload
+from fullyconv.weights.pretrained import Dtype
+from fullyconv.weights.repositories import check_repo, upload
 
 if TYPE_CHECKING:
     from fullyconv.data.datamodule import SegmentationDataModule
@@ -26,7 +27,7 @@ def publish(
     split: Literal["val", "test"] = "test",
     license: str | None = None,
     private: bool = False,
-    dtype: Literal["float32", "float16"] | None = None,
+    dtype: Dtype | None = None,
     token: str | None = None,
 ) -> str:
     """Upload a model to the Hugging Face Hub.
@@ -102,17 +103,12 @@ def _place(source: str | Path, converted: Path) -> Path:
 
 
 def _prepare(
-    place: Path,
-    folder: Path,
-    data: SegmentationDataModule | None,
-    split: str,
-    license: str | None,
-    dtype: Literal["float32", "float16"] | None,
+    place: Path, folder: Path, data: SegmentationDataModule | None, split: str, license: str | None, dtype: Dtype | None
 ) -> None:
-    """Write what is uploaded into a folder of its own: nothing else of the user's folder travels."""
+    """Write what is uploaded into a folder of its own, with its score: nothing else of the user's folder travels."""
     if place.is_file():
         module: SegmentationModule | DenseScorer | Classifier = SegmentationModule.from_checkpoint(place)
-        stored: Literal["float32", "float16"] = dtype or "float32"
+        stored: Dtype = dtype or "float32"
     else:
         config = pretrained.read_config(place)
         readers = {"segmenter": SegmentationModule, "classifier": Classifier, "dense_classifier": DenseScorer}
@@ -129,23 +125,13 @@ def _prepare(
     if license is not None:
         module.license = license
     module.save_pretrained(folder, dtype=stored)
-    if data is not None:
-        _measured(module, folder, data, split, stored)
-
-
-def _measured(
-    module: SegmentationModule | DenseScorer | Classifier,
-    folder: Path,
-    data: SegmentationDataModule,
-    split: str,
-    dtype: Literal["float32", "float16"],
-) -> None:
-    """Measure what was stored, not what was in memory, and write the score beside it."""
+    if data is None:
+        return
     if not isinstance(module, SegmentationModule):
         raise ValueError(f"data: a {module.kind} cannot be measured on masks; publish it without data")
-    stored = SegmentationModule.from_pretrained(folder)
-    result = stored.evaluate(data, split)
+    # measured is what was stored, not what was in memory
+    result = SegmentationModule.from_pretrained(folder).evaluate(data, split)
     named = Path(str(data.hparams["data"])).name
-    score: dict[str, Any] = {"data": named, "split": split} | result.to_dict(stored.classes)
+    score: dict[str, Any] = {"data": named, "split": split} | result.to_dict(module.classes)
     score |= {"measured_by": "us", "command": f"fullyconv test MODEL {named} --split {split}"}
-    module.save_pretrained(folder, dtype=dtype, score=score)
+    module.save_pretrained(folder, dtype=stored, score=score)

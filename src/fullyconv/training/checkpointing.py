@@ -35,7 +35,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[st
     hyper, state = checkpoint.get("hyper_parameters"), checkpoint.get("state_dict")
     ours = isinstance(state, Mapping) and any(str(key).startswith("model.head.") for key in state)
     if not ours or not isinstance(hyper, Mapping):
-        from fullyconv.weights.opening import stranger
+        from fullyconv.weights.segmenters import stranger
 
         raise WeightsError(f"{path}: is no checkpoint of fullyconv; {stranger(path)}")
     return checkpoint, dict(hyper), dict(checkpoint["state_dict"])

@@ -28,9 +28,10 @@ from fullyconv.training.checkpointing import AveragedWeights
 from fullyconv.training.heads import labels_of, plain
 from fullyconv.training.losses import PixelLoss, loss_name, loss_of
 from fullyconv.training.metrics import ConfusionMatrix, best_class
-from fullyconv.training.storing import MODEL_ARGUMENTS, text_of
+from fullyconv.training.storing import text_of
 from fullyconv.training.transfer import Transfers
 from fullyconv.weights.lock import accepting
+from fullyconv.weights.pretrained import MODEL_ARGUMENTS
 
 if TYPE_CHECKING:
     from fullyconv.data.datamodule import SegmentationDataModule
@@ -230,22 +231,16 @@ class SegmentationModule(Transfers, Predicts):
     @accepting()
     def _start_from(self, source: str, with_preprocessing: bool, allow_unverified: bool) -> None:
         """Take a classifier's weights into the backbone, and its preprocessing where none was asked for."""
-        from fullyconv.weights.classifiers import fetch_classifier, names_of
-        from fullyconv.weights.loading import apply
+        from fullyconv.weights.classifiers import imagenet_for, start
 
         backbone = self.model.backbone
-        found = fetch_classifier(source, allow_unverified=allow_unverified, like=names_of(backbone))
-        self.load_report = apply(backbone, found)
-        tell(f"backbone weights from {found.source}\n{self.load_report.table()}")
-        theirs = backbone.preprocessing
+        weights = start(backbone, source, allow_unverified)
+        self.load_report = backbone.load_report
+        tell(f"backbone weights from {weights.source}\n{backbone.load_report.table()}")
         if with_preprocessing:
-            if theirs is None:
-                tell(f"{source}: says nothing of its preprocessing; ImageNet's mean and deviation are assumed")
-            self.preprocessing = theirs or self.preprocessing
+            self.preprocessing = backbone.preprocessing or imagenet_for(source).for_channels(backbone.in_channels)
             self.hparams["preprocessing"] = self.preprocessing.to_dict()  # a checkpoint has to know it
-        origin = found.source
-        # the record travels with the weights, and where a folder lay on this machine is nobody's business
-        self.license, self.origin = found.license, Path(origin).name if Path(origin).is_absolute() else origin
+        self.license, self.origin = weights.license, weights.origin
 
     def _freeze(self, prefixes: Sequence[str]) -> list[nn.Module]:
         """Train nothing below these names, and give the modules that are there."""

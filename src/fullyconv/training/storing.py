@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import lightning as L
 
 from fullyconv.backbones import LoadReport
 from fullyconv.errors import WeightsError, printable, some, tell
 from fullyconv.inference.processor import Device, device_of
-from fullyconv.labels import Labels, to_plain
+from fullyconv.labels import Labels
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.training.checkpointing import read_checkpoint
 from fullyconv.training.heads import plain
 from fullyconv.training.losses import AbsentLoss
-from fullyconv.weights import pretrained, sources
-from fullyconv.weights.described import Checkpoint, Opened, build, describe
+from fullyconv.weights import pretrained
+from fullyconv.weights.described import Checkpoint, Opened, describe, fill
 from fullyconv.weights.lock import accepting
-from fullyconv.weights.opening import opened
-from fullyconv.weights.uploading import Uploads
-
-MODEL_ARGUMENTS = ("model", "padding", "upsampling", "in_channels", "head_width")
-"""What `build_model` is called with, beside the classes: a checkpoint, a folder and a run have to agree on it."""
+from fullyconv.weights.pretrained import MODEL_ARGUMENTS, Dtype
+from fullyconv.weights.repositories import Uploads
+from fullyconv.weights.segmenters import fetch_segmenter
 
 
 class StoredModule(L.LightningModule, Uploads):
@@ -62,7 +60,7 @@ class StoredModule(L.LightningModule, Uploads):
     def save_pretrained(
         self,
         folder: str | Path,
-        dtype: Literal["float32", "float16"] = "float32",
+        dtype: Dtype = "float32",
         score: dict[str, Any] | None = None,
         license: str | None = None,
     ) -> Path:
@@ -82,22 +80,9 @@ class StoredModule(L.LightningModule, Uploads):
         Raises:
             ValueError: if a value does not fit into float16.
         """
-        hp = self.hparams
-        tensors = {
-            # numpy has no bfloat16
-            name: (value.float() if value.is_floating_point() else value).detach().cpu().numpy()
-            for name, value in self.model.state_dict().items()
-        }
-        config = pretrained.Config(
-            kind="segmenter",
-            model={key: hp[key] for key in MODEL_ARGUMENTS if hp.get(key) is not None},
-            labels=to_plain(self.labels),
-            preprocessing=self.preprocessing.to_dict(),
-            score=score if score is not None else self.score,
-            license=license or self.license or "unstated",
-            training=self.training_record,
-        )
-        return pretrained.save(folder, tensors, config, dtype=dtype)
+        model = {key: self.hparams[key] for key in MODEL_ARGUMENTS if self.hparams.get(key) is not None}
+        config = pretrained.Config.of(self, "segmenter", model, license, score)
+        return pretrained.save(folder, self.model.state_dict(), config, dtype=dtype)
 
     @classmethod
     @accepting()
@@ -124,7 +109,7 @@ class StoredModule(L.LightningModule, Uploads):
             ['background', 'pet']
         """
         place = device_of(device)
-        return cls.of(opened(sources.read(source), allow_unverified)).to(place)
+        return cls.of(fetch_segmenter(source, allow_unverified)).to(place)
 
     @classmethod
     def load_from_checkpoint(
@@ -214,11 +199,9 @@ class StoredModule(L.LightningModule, Uploads):
             return cls.from_checkpoint(found.path)
         made = describe(found)
         preprocessing = made.preprocessing.to_dict()
-        module = build(
-            made,
-            lambda: cls(**plain(made.labels), preprocessing=preprocessing, **made.arguments),
-            lambda module: module.model,
-        )
+        with made.making():
+            module = cls(**plain(made.labels), preprocessing=preprocessing, **made.arguments)
+        fill(module.model, made.tensors, made.named)
         module.score, module.license, module.training_record = made.score, made.license, dict(made.training)
         module.load_report, module.origin = made.load_report, made.origin
         return module.eval()

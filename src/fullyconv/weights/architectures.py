@@ -51,7 +51,10 @@ def build_classifier(architecture: str, num_classes: int) -> nn.Module:
         raise ValueError(f"num_classes={num_classes}: must be in 1..{MAX_CLASSES}")
     family, _, name = architecture.partition("/")
     if family == "timm" and name:
-        return _timm(name, num_classes)
+        check_name(name)
+        import timm
+
+        return timm.create_model(name, pretrained=False, num_classes=num_classes)
     if architecture in CLASSIFIERS:
         return CLASSIFIERS[architecture](num_classes)
     import torchvision
@@ -92,10 +95,3 @@ def input_size(architecture: str) -> int:
         config = timm.get_pretrained_cfg(name, allow_unregistered=True)
         return int(config.input_size[-1]) if config is not None else 224
     return INPUT_SIZES.get(architecture, 224)
-
-
-def _timm(name: str, num_classes: int) -> nn.Module:
-    check_name(name)
-    import timm
-
-    return timm.create_model(name, pretrained=False, num_classes=num_classes)

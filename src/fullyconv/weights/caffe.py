@@ -23,8 +23,8 @@ from fullyconv.heads import SkipHead
 from fullyconv.labels import Labels
 from fullyconv.preprocessing import CAFFE, Preprocessing
 from fullyconv.weights.caffefile import CaffeFile, key_of
-from fullyconv.weights.checkpoints import vgg_of_caffe
 from fullyconv.weights.described import Described, NoSegmenter
+from fullyconv.weights.translation import vgg_of_caffe
 
 LICENSE = (
     "not stated in the file; the reference networks are released under BSD-2-Clause or for unrestricted use "

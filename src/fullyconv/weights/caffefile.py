@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -35,7 +34,7 @@ class CaffeFile:
             if layer.name in self.layers:
                 raise WeightsError(f"{self.path}: has two layers {_shown(layer.name)} with weights; pass another file")
             self.layers[layer.name] = replace(layer, blobs=tuple(v.reshape(plain_shape(v.shape)) for v in layer.blobs))
-        self._groups: dict[str, Literal["copied", "reshaped", "adapted"]] = {}
+        self._groups: dict[str, str] = {}  # key -> field of the load report
         self._faults: list[str] = []
 
     def take(self, name: str, index: int, shape: tuple[int, ...]) -> Tensor:
@@ -117,7 +116,7 @@ class CaffeFile:
             self._faults.append(
                 f"{key} is not the bilinear kernel: it was trained, which none of the released ones was"
             )
-        self._groups[key] = cast("Literal['copied', 'adapted']", how)
+        self._groups[key] = how
 
     def check_scale(self, name: str, factor: float, channels: int) -> None:
         """Compare the fixed factor on a skip with ours."""
@@ -150,11 +149,9 @@ class CaffeFile:
     def load_report(self) -> LoadReport:
         """Say what became of each tensor of the file."""
         keys = [key_of(name, index) for name, layer in self.layers.items() for index in range(len(layer.blobs))]
-        became = {
-            group: tuple(key for key in keys if self._groups.get(key) == group)
-            for group in ("copied", "reshaped", "adapted", None)
-        }
-        return LoadReport(became["copied"], became["reshaped"], became["adapted"], (), unused=became[None])
+        groups = ("copied", "reshaped", "adapted", "unused")
+        became = {group: [key for key in keys if self._groups.get(key, "unused") == group] for group in groups}
+        return LoadReport(**{group: tuple(keys) for group, keys in became.items()})
 
     def finish(self) -> None:
         """Raise if anything was wrong.

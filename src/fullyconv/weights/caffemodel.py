@@ -185,11 +185,8 @@ class _Reader:
             shape = [(sizes or [0])[-1] for sizes in legacy]
         else:
             shape = [size for part in _parts(fields[7]) for size in _integers(self._message(part)[1])]
-        if (
-            len(shape) > MAX_AXES
-            or not all(1 <= size <= MAX_BYTES for size in shape)
-            or math.prod(shape) != len(values)
-        ):
+        bounded = len(shape) <= MAX_AXES and all(1 <= size <= MAX_BYTES for size in shape)
+        if not bounded or math.prod(shape) != len(values):
             raise ValueError(f"a blob of shape {tuple(shape)[:MAX_AXES]} holds {len(values)} values")
         return values.reshape(shape)
 

@@ -195,6 +195,7 @@ def _shipped(name: str) -> Entry:
     folder = zoo_folder() / name
     config = pretrained.read_config(folder)
     score = config.score or {}
+    measured: dict[str, Any] = {key: score.get(key) for key in ("data", "split", "mean_iou", "top1")}
     return Entry(
         name,
         "classifier" if config.kind == "classifier" else "segmenter",
@@ -203,11 +204,7 @@ def _shipped(name: str) -> Entry:
         config.license,
         _ROWS["shipped"][name]["finds"],
         aliases=(_ROWS["shipped"][name]["alias"],),
-        data=score.get("data"),
-        split=score.get("split"),
-        mean_iou=score.get("mean_iou"),
         measured_by="us" if score else None,
-        top1=score.get("top1"),
         parameters=config.parameters,
         bytes=int(config.weights.get("bytes", 0)),
         architecture=str(config.model.get("model") or config.model.get("architecture")),
@@ -215,4 +212,5 @@ def _shipped(name: str) -> Entry:
         sha256={pretrained.WEIGHTS: SHIPPED[name]},
         trained_on=config.training.get("data"),
         config=config,
+        **measured,
     )

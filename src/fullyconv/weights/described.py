@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from fullyconv.backbones import LoadReport
-from fullyconv.errors import WeightsError
+from fullyconv.errors import MALFORMED, WeightsError, refusing
 from fullyconv.fcn import build_model
 from fullyconv.labels import Labels, at_edge, by_head, from_plain
 from fullyconv.preprocessing import Preprocessing
@@ -20,8 +21,6 @@ from fullyconv.weights import pretrained
 FEW_CLASSES = 512  # of all heads together; no model of so few takes much
 FEW_CHANNELS = 256  # of a head whose width is an option
 
-M = TypeVar("M")
-
 
 class NoSegmenter(WeightsError):
     """What was asked for is a classifier; `fullyconv.load_classifier` loads it."""
@@ -29,17 +28,19 @@ class NoSegmenter(WeightsError):
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model folder on this machine; it holds no classifier that was not converted.
+    """The model folder of a segmenter on this machine.
 
     Args:
         path: where it is.
-        kind: "segmenter" or "dense_classifier".
         origin: where it came from, for the record of what is made of it.
     """
 
     path: Path
-    kind: str
     origin: str
+
+
+class DenseFolder(ModelFolder):
+    """The model folder of a converted classifier; only `DenseScorer` can be made of it."""
 
 
 @dataclass(frozen=True)
@@ -89,35 +90,42 @@ class Described:
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments of `build_model`, beside the classes."""
-        names = ("model", "padding", "upsampling", "in_channels")
-        width = {} if self.head_width is None else {"head_width": self.head_width}
-        return {name: getattr(self, name) for name in names} | width
+        return {name: value for name in pretrained.MODEL_ARGUMENTS if (value := getattr(self, name)) is not None}
 
     @property
     def origin(self) -> str:
         """Where it came from."""
         return self.place or str(self.training.get("source", self.model))
 
+    @property
+    def named(self) -> str:
+        """What messages name: its configuration, or where it came from."""
+        return self.file or self.origin
+
+    def making(self) -> AbstractContextManager[None]:
+        """Turn errors of the block, which makes what is described, into a `WeightsError`."""
+        return refusing(f"{self.named}: does not describe a model of this package", *MALFORMED)
+
 
 Opened = ModelFolder | Checkpoint | Described
 
 
-def describe(found: ModelFolder | Described) -> Described:
+def describe(opened: ModelFolder | Described) -> Described:
     """Read a model folder, or take the translated weights of another library.
 
     Raises:
         WeightsError: if the folder is damaged, no segmenter, or describes a model larger than its file.
     """
-    if isinstance(found, Described):
-        return found
-    config, tensors = pretrained.load(found.path)
+    if isinstance(opened, Described):
+        return opened
+    config, tensors = pretrained.load(opened.path)
     if config.kind != "segmenter":
         raise WeightsError(
-            f"{found.path}: config.json says kind={config.kind!r}, which is no segmenter; fullyconv.load and "
+            f"{opened.path}: config.json says kind={config.kind!r}, which is no segmenter; fullyconv.load and "
             "DenseScorer.from_pretrained load it"
         )
-    file = str(found.path / pretrained.CONFIG)
-    try:
+    file = str(opened.path / pretrained.CONFIG)
+    with refusing(f"{file}: does not describe a model of this package", *MALFORMED):
         described = Described(
             labels=from_plain(config.labels),
             preprocessing=Preprocessing.from_dict(config.preprocessing),
@@ -126,35 +134,32 @@ def describe(found: ModelFolder | Described) -> Described:
             score=config.score,
             training=dict(config.training),
             file=file,
-            place=found.origin,
+            place=opened.origin,
             **config.model,
         )
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise WeightsError(f"{file}: does not describe a model of this package: {error}") from error
-    _check_size(described, found.path)
+    _check_size(described, opened.path)
     return described
 
 
-def build(described: Described, make: Callable[[], M], model: Callable[[M], nn.Module]) -> M:
-    """Make what is described, and fill it with the weights.
-
-    Args:
-        described: what `describe` gave.
-        make: makes it, with any weights.
-        model: finds the model in what was made.
+def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Load the tensors of a file, ``path``, into a network: all of them, or none.
 
     Raises:
-        WeightsError: if it cannot be made, or the weights are not those of the model.
+        WeightsError: if names or shapes differ.
     """
-    file = described.file or described.origin
-    try:
-        made = make()
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise WeightsError(f"{file}: does not describe a model of this package: {error}") from error
-    network = model(made)
-    pretrained.check(network.state_dict(), described.tensors, Path(file))
-    network.load_state_dict(dict(described.tensors), strict=True)
-    return made
+    pretrained.check(network.state_dict(), tensors, Path(path))
+    network.load_state_dict(dict(tensors), strict=True)
+
+
+def counters(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give the counters of batches that a file lacks: batch norm has them only since torch 0.4.1.
+
+    Args:
+        own: state dict of the network.
+        tensors: of the file.
+    """
+    missing = (key for key in own if key.endswith("num_batches_tracked") and key not in tensors)
+    return {key: torch.zeros((), dtype=torch.int64) for key in missing}
 
 
 def build_described(described: Described) -> nn.Module:
@@ -163,7 +168,10 @@ def build_described(described: Described) -> nn.Module:
     Raises:
         WeightsError: if it cannot be made, or the weights are not those of the model.
     """
-    return build(described, lambda: _model(described).to(memory_format=torch.channels_last), lambda model: model).eval()
+    with described.making():
+        model = _model(described).to(memory_format=torch.channels_last)
+    fill(model, described.tensors, described.named)
+    return model.eval()
 
 
 def _model(described: Described) -> nn.Module:

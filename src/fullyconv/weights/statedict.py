@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fullyconv.errors import WeightsError, first_line, printable, some
+from fullyconv.errors import WeightsError, first_line, printable, refusing, some
 from fullyconv.weights import within
 from fullyconv.weights.signatures import REMEDIES, Kind, kind_of
 
@@ -32,18 +32,9 @@ MAX_DEPTH = 4
 # Where training programs put the weights within their checkpoints. Averaged weights first: they are the ones that the
 # published figures belong to.
 ENTRIES = (
-    "state_dict_ema",
-    "model_ema",
-    "ema_state_dict",
-    "model_ema_state_dict",
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "net",
-    "module",
-    "weights",
-    "params",
-)
+    "state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict",
+    "state_dict", "model_state_dict", "model", "net", "module", "weights", "params",
+)  # fmt: skip
 
 NUMBERS = {
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
@@ -65,11 +56,7 @@ class StateFile(NamedTuple):
 
 
 def read_state_dict(
-    path: str | Path,
-    *,
-    without: Sequence[str] = (),
-    like: Mapping[str, Tensor] | None = None,
-    whole: bool = False,
+    path: str | Path, *, without: Sequence[str] = (), like: Mapping[str, Tensor] | None = None, whole: bool = False
 ) -> StateFile:
     """Read the tensors of a weight file of any common kind.
 
@@ -127,10 +114,8 @@ def read_state_dict(
     tensors = {key: value for key, value in tensors.items() if not key.startswith(tuple(without))}
     if not tensors:
         raise WeightsError(f"{path}: holds no tensors; pass the file with the weights")
-    try:
+    with refusing(path, WeightsError):
         names = {key: key for key in tensors} if whole else within.find(tensors, like)
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from error
     used = set(names.values())
     network = {name: tensors[key] for name, key in names.items()}
     return StateFile(_checked(network, path, size), tuple(key for key in tensors if key not in used))
@@ -150,9 +135,8 @@ def _from_torch(path: Path, kind: Kind, size: int) -> dict[str, Tensor]:
     if kind == "archive":
         _check_archive(path, size)
     try:
-        with warnings.catch_warnings():
-            # Of storages and layouts that are old or rare: what matters of them is refused later, by name.
-            warnings.simplefilter("ignore")
+        # Of storages and layouts that are old or rare: what matters of them is refused later, by name.
+        with warnings.catch_warnings(action="ignore"):
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "archive")
     except Exception as error:  # whatever a damaged or hostile pickle brings about
         raise WeightsError(f"{path}: {_reason(error)}") from error
@@ -262,11 +246,8 @@ def _checked(tensors: Mapping[str, Tensor], path: Path, size: int) -> dict[str, 
         if value.dtype in (torch.float16, torch.bfloat16):
             value = value.float()
         # Not isfinite, which would take a quarter of the file's size again. Minimum and maximum show NaN and infinity.
-        if (
-            value.is_floating_point()
-            and value.numel()
-            and not all(math.isfinite(float(extreme)) for extreme in value.aminmax())
-        ):
+        extremes = value.aminmax() if value.is_floating_point() and value.numel() else ()
+        if not all(math.isfinite(float(extreme)) for extreme in extremes):
             raise WeightsError(
                 f"{what} holds values that are not finite; the training went wrong, or the file is damaged: use another"
             )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fullyconv.errors import WeightsError
-from fullyconv.weights.checkpoints import recognize
+from fullyconv.weights.translation import scheme_of
 
 WRAPPERS = ("module.", "model.", "backbone.", "_orig_mod.", "net.", "encoder.")
 INNER = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -57,7 +57,7 @@ def find(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor] | None = None
         if 2 * max(scores.values()) < len(like):
             like, scores = None, {}
     if not scores:
-        scores = {prefix: len(names) for prefix, names in groups.items() if recognize(names).naming != "unknown"}
+        scores = {prefix: len(names) for prefix, names in groups.items() if scheme_of(names).naming != "unknown"}
     if not scores:
         return _unwrapped(tensors)
     near = [prefix for prefix, score in scores.items() if 10 * score >= 9 * max(scores.values())]

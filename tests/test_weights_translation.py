@@ -21,11 +21,9 @@ from fullyconv.backbones.resnet import narrow_classifier
 from fullyconv.backbones.vgg import vgg11_quarter_classifier
 from fullyconv.errors import WeightsError
 from fullyconv.preprocessing import CAFFE, IMAGENET, Preprocessing
-from fullyconv.weights import checkpoints
+from fullyconv.weights import translation
 from fullyconv.weights.architectures import build_classifier
-from fullyconv.weights.checkpoints import Scheme, canonical, fitting, recognize, translate
-from fullyconv.weights.classifiers import torchvision_weights
-from fullyconv.weights.loading import (
+from fullyconv.weights.classifiers import (
     CAFFE_VGG,
     INCEPTION,
     ClassifierWeights,
@@ -33,7 +31,9 @@ from fullyconv.weights.loading import (
     preprocessing_from_timm,
     preprocessing_from_torchvision,
     preprocessing_of,
+    torchvision_weights,
 )
+from fullyconv.weights.translation import Scheme, canonical, fitting, scheme_of, translate
 
 models = torchvision.models
 
@@ -279,7 +279,7 @@ def test_another_epsilon_would_be_seen_and_is_made_good(
     norms = [n for n, module in classifier.named_modules() if isinstance(module, nn.BatchNorm2d)]
     assert set(load_report.adapted) == {f"{norm}.weight" for norm in norms}
     same_scores(classifier, backbone, head, 96)
-    monkeypatch.setattr(checkpoints, "MOBILENET_V3_EPSILON", {"torchvision": 1e-3, "timm": 1e-3})
+    monkeypatch.setattr(translation, "MOBILENET_V3_EPSILON", {"torchvision": 1e-3, "timm": 1e-3})
     apply(backbone, ClassifierWeights(classifier.state_dict()))
     with pytest.raises(AssertionError):
         same_scores(classifier, backbone, head, 96)
@@ -292,8 +292,8 @@ def test_the_table_of_mobilenet_is_that_of_the_installed_libraries(size: str) ->
         ours = models.get_model(f"mobilenet_v3_{size}", num_classes=7)
     for model, owner in ((theirs, "timm"), (ours, "torchvision")):
         epsilons = {module.eps for module in model.modules() if isinstance(module, nn.BatchNorm2d)}
-        assert epsilons == {checkpoints.MOBILENET_V3_EPSILON[owner]}
-    table = checkpoints._mobilenet_v3(f"mobilenet_v3_{size}")
+        assert epsilons == {translation.MOBILENET_V3_EPSILON[owner]}
+    table = translation._mobilenet_v3(f"mobilenet_v3_{size}")
     layers = {key.rpartition(".")[0] for key in theirs.state_dict()}
     assert set(table) == layers
     assert set(table.values()) == {key.rpartition(".")[0] for key in ours.state_dict()}
@@ -505,7 +505,7 @@ def test_weights_of_another_backbone_are_named(name: str, other: str, message: s
     assert backbone.load_report is None
 
 
-@pytest.mark.parametrize("name", [name for name in BACKBONES if not name.endswith(checkpoints.ARRANGEMENTS)])
+@pytest.mark.parametrize("name", [name for name in BACKBONES if not name.endswith(translation.ARRANGEMENTS)])
 def test_each_backbone_is_told_from_all_others_by_its_tensors(name: str) -> None:
     assert fitting(of(name)) == [name]
 
@@ -560,18 +560,18 @@ def test_layers_under_two_names_are_refused() -> None:
 
 
 def test_schemes_are_recognized() -> None:
-    assert recognize(of("vgg16")) == Scheme("torchvision", "vgg")
+    assert scheme_of(of("vgg16")) == Scheme("torchvision", "vgg")
     with torch.device("meta"):
         for network, family in (("vgg11", "vgg"), ("vgg11_bn", "vgg"), ("efficientnet_b0", "efficientnet")):
-            assert recognize(models.get_model(network).state_dict()) == Scheme("torchvision", family)
-    assert recognize(timm_keys("efficientnet_b0")) == Scheme("timm", "efficientnet")
-    assert recognize(timm_keys("convnext_atto")) == Scheme("timm", "convnext")
+            assert scheme_of(models.get_model(network).state_dict()) == Scheme("torchvision", family)
+    assert scheme_of(timm_keys("efficientnet_b0")) == Scheme("timm", "efficientnet")
+    assert scheme_of(timm_keys("convnext_atto")) == Scheme("timm", "convnext")
     assert str(Scheme("timm", "efficientnet")) == "names of timm for efficientnet"
-    assert recognize({f"backbone.{key}": 0 for key in of("resnet18")} | {"head.score.32.weight": 0}) == Scheme(
+    assert scheme_of({f"backbone.{key}": 0 for key in of("resnet18")} | {"head.score.32.weight": 0}) == Scheme(
         "fullyconv", "resnet"
     )
     assert str(Scheme("fullyconv", "resnet")) == "names of fullyconv for resnet"
-    assert recognize([]) == Scheme("unknown", "unknown")
+    assert scheme_of([]) == Scheme("unknown", "unknown")
 
 
 # --- what the weights expect ------------------------------------------------------------------------------------------

@@ -87,19 +87,19 @@ class Translation:
     unused: tuple[str, ...] = ()
 
 
-def recognize(keys: Iterable[str]) -> Scheme:
+def scheme_of(keys: Iterable[str]) -> Scheme:
     """Tell whose names these are.
 
     Args:
         keys: names of tensors, without a wrapper's prefix.
 
     Example:
-        >>> print(recognize(["features.0.weight", "pre_logits.fc1.weight"]))
+        >>> print(scheme_of(["features.0.weight", "pre_logits.fc1.weight"]))
         names of timm for vgg
     """
     have = set(keys)
     if {"backbone", "head"} <= {key.partition(".")[0] for key in have}:
-        inner = recognize(key.removeprefix("backbone.") for key in have if key.startswith("backbone."))
+        inner = scheme_of(key.removeprefix("backbone.") for key in have if key.startswith("backbone."))
         return Scheme("fullyconv", inner.family)
     return next((scheme for names, scheme in _MARKS if names <= have), Scheme("unknown", "unknown"))
 
@@ -148,7 +148,7 @@ def translate(backbone: str, tensors: Mapping[str, Tensor], architecture: str | 
         WeightsError: if they are of a network that computes something else.
     """
     _check_architecture(backbone, architecture)
-    scheme = recognize(tensors)
+    scheme = scheme_of(tensors)
     names = _plain_names(backbone, tensors, scheme)
     unused = tuple(key for key in tensors if key not in names)
     to_timm, from_timm = backbone.startswith(TIMM), scheme.naming == "timm"
@@ -219,7 +219,7 @@ def fitting(tensors: Mapping[str, Tensor]) -> list[str]:
     Returns:
         Names of `BACKBONES`; of those that arrange the same layers otherwise, the plain one.
     """
-    family = recognize(tensors).family
+    family = scheme_of(tensors).family
     found = []
     for name in BACKBONES:
         if not name.startswith(family) or name.endswith(ARRANGEMENTS):
