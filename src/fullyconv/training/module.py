@@ -35,8 +35,6 @@ from fullyconv.weights.lock import accepting
 if TYPE_CHECKING:
     from fullyconv.data.datamodule import SegmentationDataModule
 
-hush()
-
 Batch = dict[str, Any]
 """``image`` (N, C, H, W) float RGB in 0..1, ``mask`` (N, H, W) int64, ``size`` (N, 2) height and width, ``path``."""
 
@@ -291,6 +289,7 @@ class SegmentationModule(Transfers, Predicts):
 
         A loaded segmenter comes in evaluation mode, and Lightning keeps what it finds.
         """
+        hush()
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit":
             if hasattr(data, "hparams"):  # what it learns is how images look by the range that they are read by
@@ -453,6 +452,7 @@ class SegmentationModule(Transfers, Predicts):
         self.check_data(data)
         data.check(split)
         place, before = device_of(device), self.device
+        hush()
         trainer = L.Trainer(
             logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
             accelerator=place.type, devices=1 if place.type == "cpu" else [place.index or 0],
