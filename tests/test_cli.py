@@ -400,7 +400,7 @@ def test_a_wrong_call_ends_in_one_message_and_status_2(
         (["fit", "RECIPE", "--model.losss", "dice"], "--model.losss dice. Did you mean --model.loss?"),
         (["fit", "RECIPE", "--model.lr", "fast"], "--model.lr: Expected a <class 'float'>. Got value: fast"),
         (["fit", "RECIPE", "--epochs", "3"], "of a recipe it is --trainer.max_epochs"),
-        (["fit", "shapes", "--epoch", "3", "--out", "run"], "--epoch 3. Did you mean --epochs?"),
+        (["fit", "shapes", "--epoch", "3", "--out", "run"], "--epoch=3. Did you mean --epochs?"),
         (["doctor", "shapse"], "did you mean shapes?"),
         (["doctor", "shapes/train/images"], "if the set is HERE/shapes/train, give that"),
         (["predict", "shapes/train/images/000.pgn"], "did you mean shapes/train/images/000.png?"),

@@ -153,8 +153,8 @@ class SegmentationModule(Transfers, Predicts):
         # A subclass may add its own arguments, and pass on Labels that it was given: only plain values are kept, as
         # a checkpoint must load with weights_only=True.
         self.save_hyperparameters(ignore=["backbone_weights", "allow_unverified", "loss"])
-        self.hparams.update({name: _plain_value(value) for name, value in self.hparams.items()})
-        self.hparams.update(plain(self.labels) | {"loss": loss_name(loss)})
+        plain_values = {name: _plain_value(value) for name, value in self.hparams.items()}
+        self.hparams.update(plain_values | plain(self.labels) | {"loss": loss_name(loss)})
         optimization.check(self.hparams)
         self._hparams_initial = copy.deepcopy(self.hparams)
         counts = {head: labels.num_classes for head, labels in self.heads.items()}
@@ -169,7 +169,6 @@ class SegmentationModule(Transfers, Predicts):
         # Convolutions of small networks take a quarter less time on a CPU where channels lie together, and those of
         # large ones no more; on a GPU it is what tensor cores want. Values differ by rounding only.
         self.model.to(memory_format=torch.channels_last)
-        self._loss_given = (loss,)  # in a tuple: no part of the module
         ignored = int(self.hparams["ignore_index"])
         self.loss = loss_of(loss, self.labels, class_weights, ignored)
         self.confusion, self.mean_loss = nn.ModuleDict(), nn.ModuleDict()
