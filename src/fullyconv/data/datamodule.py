@@ -150,7 +150,7 @@ class SegmentationDataModule(L.LightningDataModule):
         augment: Augment | None = None,
         repeats: int = 1,
     ) -> None:
-        given = dict(locals())
+        arguments = dict(locals())
         super().__init__()
         data = os.fspath(data)
         # Not for the logger: the module has arguments of the same names, and Lightning refuses to merge the two.
@@ -158,8 +158,8 @@ class SegmentationDataModule(L.LightningDataModule):
         if augment is not None and (not callable(augment) or isinstance(augment, type)):
             raise ValueError(f"augment={augment!r}: give an object that is called with an image and its mask")
         self.augment = augment
-        self._set_loading(given)
-        reading = {option.name: given[option.name] for option in fields(Reading)}
+        self._set_loading(arguments)
+        reading = {option.name: arguments[option.name] for option in fields(Reading)}
         self.source = open_source(data, classes=classes, values=values, **reading)
         if train_on not in ("train", "train+val"):
             raise ValueError(f'train_on={train_on!r}: choose "train" or "train+val"')

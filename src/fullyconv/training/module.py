@@ -169,9 +169,10 @@ class SegmentationModule(Transfers, Predicts):
         # Convolutions of small networks take a quarter less time on a CPU where channels lie together, and those of
         # large ones no more; on a GPU it is what tensor cores want. Values differ by rounding only.
         self.model.to(memory_format=torch.channels_last)
-        ignored = int(self.hparams["ignore_index"])
+        ignored = self.hparams["ignore_index"]
         self.loss = loss_of(loss, self.labels, class_weights, ignored)
-        self.confusion, self.mean_loss = nn.ModuleDict(), nn.ModuleDict()
+        self.confusion: Any = nn.ModuleDict()
+        self.mean_loss: Any = nn.ModuleDict()
         for stage in ("val", "test"):
             self.confusion[stage] = nn.ModuleList([ConfusionMatrix(number, ignored) for number in counts.values()])
             # Lightning's own mean rounds the number of images a process, which is no whole one where they differ.
@@ -384,7 +385,7 @@ class SegmentationModule(Transfers, Predicts):
         return [self.predict(image) for image in _own_sizes(batch)]
 
     def _matrices(self, stage: str) -> dict[str, ConfusionMatrix]:
-        return dict(zip(self.heads, cast(list[ConfusionMatrix], self.confusion[stage]), strict=True))
+        return dict(zip(self.heads, self.confusion[stage], strict=True))
 
     def _evaluate(self, stage: str, batch: Batch) -> None:
         """Score every image at its own size: padding that only made a batch must not change what is seen.
@@ -409,28 +410,24 @@ class SegmentationModule(Transfers, Predicts):
                 losses.append(self.loss(logits, truth))
             for head, matrix in self._matrices(stage).items():
                 matrix.update(best_class(answers[head]), truths[head])
-        mean = cast(MeanMetric, self.mean_loss[stage])
-        mean.update(torch.stack(losses))
-        self.log(f"{stage}/loss", mean, on_epoch=True)
+        self.mean_loss[stage].update(torch.stack(losses))
+        self.log(f"{stage}/loss", self.mean_loss[stage], on_epoch=True)
 
     def _log_scores(self, stage: str) -> Any:
-        found: dict[str, SegmentationScores] = {}
+        scores: dict[str, SegmentationScores] = {}
+        values: dict[str, float] = {}
         for head, matrix in self._matrices(stage).items():
-            of_head = found[head] = matrix.scores()
+            of_head = scores[head] = matrix.scores()
             matrix.reset()
             prefix, names = f"{stage}/{head}" if head else stage, self.heads[head].names
-            values = {f"{prefix}/{metric}": getattr(of_head, metric) for metric in METRICS}
+            values |= {f"{prefix}/{metric}": getattr(of_head, metric) for metric in METRICS}
             values |= {f"{prefix}/iou/{name}": iou for name, iou in zip(names, of_head.iou, strict=True)}
-            self._log_values(values)
-        if "" not in found:
-            self._log_values({f"{stage}/mean_iou": next(iter(found.values())).mean_iou})
-        return at_edge(found)
-
-    def _log_values(self, values: Mapping[str, float]) -> None:
+        values.setdefault(f"{stage}/mean_iou", next(iter(scores.values())).mean_iou)
         for key, value in values.items():
             if not math.isnan(value):
                 # the matrix is summed over the processes: all have this number, and the largest of equal ones is it
                 self.log(key, value, prog_bar=key.endswith("/mean_iou"), reduce_fx="max", sync_dist=True)
+        return at_edge(scores)
 
     def evaluate(
         self, data: SegmentationDataModule, split: str = "test", *, device: Device = "auto"
