@@ -58,6 +58,8 @@ def fit(words: list[str]) -> int:
         raise ValueError("fit: give DATA, a folder of images and masks, or --config RECIPE; fit --help says more")
     parser = add(argparse.ArgumentParser().add_subparsers())
     own, others = parser.parse_known_args(options.with_values(words, parser._option_string_actions))
+    if stray := [word for word in others if not word.startswith("--")]:
+        raise ValueError(f"{stray[0]}: not understood: DATA is {own.data}; fullyconv fit --help lists the options")
     given = dict(word.removeprefix("--").partition("=")[::2] for word in others)
     for name in given:
         group, _, option = name.rstrip("+").partition(".")
@@ -175,10 +177,14 @@ def interruptible(folder: Path | None, how: str = "") -> Iterator[None]:
 
 
 def by_recipe(command: str, words: list[str]) -> int:
-    """Run a recipe: Lightning's command line has the words."""
+    """Run a recipe: Lightning's command line has the words, beside DATA."""
     quiet_lightning()
     from fullyconv.cli.lightning import RecipeCLI
 
+    words = options.with_values(words, ("--help", "--print_config"))
+    alone = [word for word in words if not word.startswith("-")]
+    # behind the recipe, which would have the last word
+    words = [word for word in words if word not in alone] + [f"--data.data={word}" for word in alone[:1]] + alone[1:]
     with interruptible(None, "--ckpt_path last beside the same words goes on" if command == "fit" else ""):
         done = RecipeCLI(command, words)
     for wanting in done.shortcomings:

@@ -54,8 +54,6 @@ class RecipeCLI(LightningCLI):
         self, command: str, words: Sequence[str], plan: Plan | None = None, budget: tuple[float, float] | None = None
     ) -> None:
         self._command, self._plan, self._budget = command, plan, budget
-        if words and not words[0].startswith("-"):
-            words = ["--data.data", words[0], *words[1:]]
         with ExitStack() as self._held:
             super().__init__(
                 SegmentationModule,

@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import json
+import re
 import shlex
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
@@ -230,7 +231,7 @@ def with_values(words: Sequence[str], flags: Container[str]) -> list[str]:
     joined: list[str] = []
     for word in words:
         before = joined[-1] if joined else ""
-        if before.startswith("--") and "=" not in before and before not in flags and not word.startswith("--"):
+        if re.fullmatch("--?[a-z][^=]*", before) and before not in flags and not word.startswith("--"):
             joined[-1] += f"={word}"
         else:
             joined.append(word)

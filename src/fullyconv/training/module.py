@@ -109,6 +109,12 @@ class SegmentationModule(Transfers, Predicts):
     """
 
     monitor = "val/mean_iou"
+    confusion: Any  # by stage, a matrix for each head
+    mean_loss: Any  # by stage
+    _frozen: Sequence[nn.Module] = ()
+    _predictor: Predictor | None = None
+    _seconds_before: float = 0.0
+    _started: float | None = None
 
     def __init__(
         self,
@@ -171,8 +177,7 @@ class SegmentationModule(Transfers, Predicts):
         self.model.to(memory_format=torch.channels_last)
         ignored = self.hparams["ignore_index"]
         self.loss = loss_of(loss, self.labels, class_weights, ignored)
-        self.confusion: Any = nn.ModuleDict()
-        self.mean_loss: Any = nn.ModuleDict()
+        self.confusion, self.mean_loss = nn.ModuleDict(), nn.ModuleDict()
         for stage in ("val", "test"):
             self.confusion[stage] = nn.ModuleList([ConfusionMatrix(number, ignored) for number in counts.values()])
             # Lightning's own mean rounds the number of images a process, which is no whole one where they differ.
@@ -218,8 +223,6 @@ class SegmentationModule(Transfers, Predicts):
             self._predictor = Predictor(self.model, self.labels, self.preprocessing, owner=self, scores=scores)
         self._predictor.labels, self._predictor.preprocessing = self.labels, self.preprocessing
         return self._predictor
-
-    _predictor: Predictor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what `predict` made: a copy of the module makes its own, and compiled code cannot be pickled."""
@@ -267,7 +270,7 @@ class SegmentationModule(Transfers, Predicts):
     def train(self, mode: bool = True) -> Self:
         """Set the mode; frozen parts stay in evaluation mode, so that their batch norm statistics do not move."""
         super().train(mode)
-        for module in getattr(self, "_frozen", []):
+        for module in self._frozen:
             module.training = False
         return self
 
@@ -352,9 +355,6 @@ class SegmentationModule(Transfers, Predicts):
     def training_seconds(self) -> float:
         """Seconds spent in ``fit`` so far, those before a checkpoint that was resumed included."""
         return self._seconds_before + (time.monotonic() - self._started if self._started is not None else 0.0)
-
-    _seconds_before: float = 0.0
-    _started: float | None = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Give the loss of a batch."""
