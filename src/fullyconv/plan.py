@@ -166,9 +166,8 @@ def _start(data: SegmentationDataModule, model: str, allow_unverified: bool) -> 
     if (backbone := _backbone_of(model)) is not None:
         settings = {"model.model": f"ladder_{backbone}", "model.backbone_weights": model}
         settings["model.allow_unverified"] = allow_unverified
-        return Plan(
-            data, None, settings, [f"model ladder_{backbone}, its backbone started from {model}; the head starts anew"]
-        )
+        why = f"model ladder_{backbone}, its backbone started from {model}; the head starts anew"
+        return Plan(data, None, settings, [why])
     segmenter = load(model, classes=data.labels, allow_unverified=allow_unverified, device="cpu")
     hp = segmenter.hparams
     if not isinstance(hp["classes"], list):

@@ -60,14 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fullyconv {version('fullyconv')}")
         return 0
     # Lightning's command line has the options of a recipe, and of fit those that fit itself does not know.
-    if (
-        words
-        and words[0] in ("fit", "test", "validate")
-        and any(re.match("(--config|-c)(=|$)", word) for word in words)
-    ):
-        return _guard(lambda: fit.by_recipe(words[0], words[1:]))
-    if words and words[0] == "fit":
-        return _guard(lambda: fit.fit(words[1:]))
+    command, *rest = words or [""]
+    if command in ("fit", "test", "validate") and any(re.match("(--config|-c)(=|$)", word) for word in rest):
+        return _guard(lambda: fit.by_recipe(command, rest))
+    if command == "fit":
+        return _guard(lambda: fit.fit(rest))
     arguments, unknown = _parser().parse_known_args(words)
     if unknown:
         return _refuse(arguments.parser, unknown)

@@ -60,17 +60,17 @@ def fit(words: list[str]) -> int:
     own, others = parser.parse_known_args(options.with_values(words, parser._option_string_actions))
     if stray := [word for word in others if not word.startswith("--")]:
         raise ValueError(f"{stray[0]}: not understood: DATA is {own.data}; fullyconv fit --help lists the options")
-    given = dict(word.removeprefix("--").partition("=")[::2] for word in others)
-    for name in given:
+    settings = dict(word.removeprefix("--").partition("=")[::2] for word in others)
+    for name in settings:  # fit reads the data itself: what says how would be lost under a spelling of Lightning alone
         group, _, option = name.rstrip("+").partition(".")
         if group == "data" and option.partition(".")[0] in ("", "data", *vars(own)):
             raise ValueError(f"--{name}: DATA is given already; give its options one by one, as --data.split_seed 5")
-    preset = given.get("model.model")
+    preset = settings.get("model.model")
     own.chosen = own.model is None and preset is None  # by us
     # of a preset that was asked for by name, nothing of another model could be kept
     own.model = f"random:{preset}" if preset is not None else own.model or MODEL
-    own.out = Path(own.out or given.get("run.folder") or f"runs/{Path(own.data).resolve().name}")
-    own.given, own.others = given, others
+    own.out = Path(own.out or settings.get("run.folder") or f"runs/{Path(own.data).resolve().name}")
+    own.settings, own.others = settings, others
     quiet_lightning()
     with ExitStack() as held, interruptible(own.out):
         return _fit(own, held, began, shlex.join(["fullyconv", "fit", *words]))
@@ -94,10 +94,10 @@ def _fit(own: argparse.Namespace, held: ExitStack, began: float, line: str) -> i
     }
     going_on = resume(own.out, command)
     if going_on == "finished":
-        model = own.given.get("run.model_folder") or own.out / "model"
+        model = own.settings.get("run.model_folder") or own.out / "model"
         print(f"{own.out}: this run is finished; its model folder is {model}. --epochs N with more goes on")
         return 0
-    if "data.check" not in own.given:
+    if "data.check" not in own.settings:
         with busy("reading every mask"):
             data.check()  # before a model is loaded and a folder made
         reading["check"] = False
@@ -128,14 +128,14 @@ def _chosen(own: argparse.Namespace, data: SegmentationDataModule) -> Plan:
     """Choose what is left open; the reasons say what is not, and what another call would keep."""
     from fullyconv.plan import plan
 
-    numbers = {name: int(value) for name, value in own.given.items() if value.isdecimal()}
-    own_loss = (name for name in own.given if name.startswith("model.loss."))
+    numbers = {name: int(value) for name, value in own.settings.items() if value.isdecimal()}
+    arguments_of_loss = (name for name in own.settings if name.startswith("model.loss."))
     chosen = plan(
         data,
         **{key: getattr(own, key) for key in (*PLANNED_BY, "allow_unverified")},
         batch_size=numbers.get("data.batch_size"),
         repeats=numbers.get("data.repeats"),
-        loss=own.given.get("model.loss") or next(own_loss, None),
+        loss=own.settings.get("model.loss") or next(arguments_of_loss, None),
     )
     if keeping := chosen.keeping():
         chosen.reasons.append(
@@ -144,7 +144,7 @@ def _chosen(own: argparse.Namespace, data: SegmentationDataModule) -> Plan:
         )
     if own.chosen:
         chosen.reasons.append(f"no --model was given, so it starts from {own.model}; --model MODEL takes another")
-    if instead := [f"{name} = {own.given[name]}" for name in chosen.settings if name in own.given]:
+    if instead := [f"{name} = {own.settings[name]}" for name in chosen.settings if name in own.settings]:
         chosen.reasons.append(f"but, as you say: {', '.join(instead)}")
     return chosen
 
@@ -182,9 +182,9 @@ def by_recipe(command: str, words: list[str]) -> int:
     from fullyconv.cli.lightning import RecipeCLI
 
     words = options.with_values(words, ("--help", "--print_config"))
-    alone = [word for word in words if not word.startswith("-")]
-    # behind the recipe, which would have the last word
-    words = [word for word in words if word not in alone] + [f"--data.data={word}" for word in alone[:1]] + alone[1:]
+    places = [word for word in words if not word.startswith("-")]
+    # behind the recipe, whose data it takes the place of; Lightning refuses a second one
+    words = [word for word in words if word not in places] + [f"--data.data={word}" for word in places[:1]] + places[1:]
     with interruptible(None, "--ckpt_path last beside the same words goes on" if command == "fit" else ""):
         done = RecipeCLI(command, words)
     for wanting in done.shortcomings:
