@@ -397,10 +397,14 @@ def test_a_wrong_call_ends_in_one_message_and_status_2(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["fit", "RECIPE", "--model.losss", "dice"], "--model.losss dice. Did you mean --model.loss?"),
+        (["fit", "RECIPE", "--model.losss", "dice"], "--model.losss=dice. Did you mean --model.loss?"),
         (["fit", "RECIPE", "--model.lr", "fast"], "--model.lr: Expected a <class 'float'>. Got value: fast"),
         (["fit", "RECIPE", "--epochs", "3"], "of a recipe it is --trainer.max_epochs"),
-        (["fit", "shapes", "--epoch", "3", "--out", "run"], "--epoch 3. Did you mean --epochs?"),
+        (["fit", "--trainer.max_epochs", "3", "-c", "recipe.yaml", "shapse"], "did you mean shapes?"),
+        (["fit", "shapse", "RECIPE"], "did you mean shapes?"),
+        (["fit", "shapes", "RECIPE", "more"], "unrecognized arguments: more"),
+        (["fit", "shapes", "more", "--epochs", "3"], "more: not understood: DATA is shapes"),
+        (["fit", "shapes", "--epoch", "3", "--out", "run"], "--epoch=3. Did you mean --epochs?"),
         (["doctor", "shapse"], "did you mean shapes?"),
         (["doctor", "shapes/train/images"], "if the set is HERE/shapes/train, give that"),
         (["predict", "shapes/train/images/000.pgn"], "did you mean shapes/train/images/000.png?"),

@@ -296,18 +296,10 @@ def test_what_is_tested_with_is_set_aside_before_anything_else(tmp_path: Path) -
 def test_other_options_of_loading_leave_what_was_read(folder):
     data = SegmentationDataModule.from_folder(folder)
     source = data.source
-    same = data.with_options(batch_size=3, crop_size=(8, 12), check=False)
+    same = data.load_by(batch_size=3, crop_size=(8, 12), check=False)
     assert same is data
     assert same.source is source
     assert (same.batch_size, same.hparams["batch_size"], same.augmentation.crop_size) == (3, 3, (8, 12))
     assert next(iter(same.train_dataloader()))["image"].shape == (3, 3, 8, 12)
     with pytest.raises(ValueError, match="batch_size=0: a whole number"):
-        data.with_options(batch_size=0)
-
-
-def test_other_options_of_reading_open_the_data_anew(folder):
-    data = SegmentationDataModule.from_folder(folder, batch_size=3)
-    other = data.with_options(val_fraction=0.5)
-    assert other is not data
-    assert (len(data.splits["val"]), len(other.splits["val"])) == (2, 5)
-    assert other.batch_size == 3
+        data.load_by(batch_size=0)

@@ -204,9 +204,8 @@ def test_an_augmentation_is_the_same_for_the_same_seed_and_leaves_evaluation_alo
 
 def test_an_augmentation_stays_with_other_options_of_the_same_data(tree: Path, stranger: Any) -> None:
     data = SegmentationDataModule(tree, augment=stranger.Mirrored())
-    assert data.with_options(batch_size=2).augment is data.augment
-    assert data.with_options(val_fraction=0.3).augment is data.augment
-    assert data.with_options(augment=None).augment is None
+    assert data.load_by(batch_size=2).augment is data.augment
+    assert data.load_by(augment=None).augment is None
 
 
 def test_a_rotation_of_torchvision_fills_with_what_is_ignored(tree: Path) -> None:

@@ -91,7 +91,6 @@ def trained(data: SegmentationDataModule, decay: float | None) -> tuple[torch.Te
     return before, torch.cat([value.detach().flatten() for value in module.model.head.parameters()])
 
 
-@pytest.mark.filterwarnings("ignore:.*(many workers|treespec).*")
 def test_w8_averaged_weights_of_a_short_run_are_near_the_plain_ones(shapes: Path) -> None:
     data = SegmentationDataModule.from_folder(shapes, batch_size=2, crop_size=32)
     (before, plain), (_, averaged) = trained(data, None), trained(data, 0.99)

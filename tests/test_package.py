@@ -77,6 +77,23 @@ def test_a_downstream_project_passes_mypy_strict(tmp_path: Path) -> None:
     assert f'Revealed type is "{segmenter}"' in done.stdout
 
 
+@pytest.mark.parametrize("name", ["fullyconv.training.module", "fullyconv.cli.lightning"])
+def test_an_import_leaves_it_to_others_which_warnings_are_shown(name: str) -> None:
+    code = f"""
+import sys, warnings
+callers = []
+for function in ("filterwarnings", "simplefilter"):
+    def noted(*words, original=getattr(warnings, function), **options):
+        callers.append(sys._getframe(1).f_globals["__name__"])
+        original(*words, **options)
+    setattr(warnings, function, noted)
+import {name}
+print([caller for caller in callers if caller.startswith("fullyconv")])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_the_examples_in_the_docstrings_are_true(name: str) -> None:
     import torch

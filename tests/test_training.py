@@ -112,7 +112,7 @@ class TestPlan:
         data = SegmentationDataModule.from_folder(shapes)
         data.splits["train"] = (data.splits["train"] * number)[:number]
         settings = plan(data, model=RANDOM, device="cpu").settings
-        opened = data.with_options(batch_size=settings["data.batch_size"], repeats=settings["data.repeats"])
+        opened = data.load_by(batch_size=settings["data.batch_size"], repeats=settings["data.repeats"])
         assert 20 <= len(opened.train_dataloader()) <= 75
         assert settings["data.batch_size"] <= min(8, number)
         assert settings["trainer.max_epochs"] * len(opened.train_dataloader()) >= 500
@@ -131,7 +131,7 @@ class TestPlan:
 
         def kept(**reading: Any) -> dict[str, Any] | None:
             data = SegmentationDataModule.from_folder(tree, **reading)
-            return plan(data, model=start).keeping(data.labels)
+            return plan(data, model=start).keeping()
 
         assert kept() is None
         assert kept(classes=["a", "b"], values={0: "a", 1: "b", 2: "b"}) is None  # not names alone
@@ -352,7 +352,9 @@ def test_trained_on_train_and_val_the_weights_of_the_last_epoch_are_kept(shapes:
         (["fit", "shapes", "--values", "0"], "write VALUE=NAME"),
         (["fit", "shapes", "--minutes", "0"], "a number of minutes above 0"),
         (["fit", "shapes", "--values", "0=a,0=b"], "0 is there twice"),
-        (["fit", "shapes", "--data", "{}"], "DATA is given already"),
+        (["fit", "shapes", "--data", "{}"], "--data: DATA is given already"),
+        (["fit", "--data.data", "shapes", "shapes"], "--data.data: DATA is given already"),
+        (["fit", "shapes", "--data.values.0=road"], "--data.values.0: DATA is given already"),
     ],
 )
 def test_a_wrong_call_is_answered_in_one_line(
@@ -365,6 +367,23 @@ def test_a_wrong_call_is_answered_in_one_line(
     assert message in said
     assert said.count("\n") == 1
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["shapes", "--epochs", "3", "--trainer.max_steps", "5", "--data.skip_bad", "true"],
+        ["--epochs", "3", "--trainer.max_steps", "5", "--data.skip_bad", "true", "shapes"],
+        ["--trainer.max_steps", "5", "shapes", "--data.skip_bad=true", "--epochs=3"],
+        ["--skip-bad", "shapes", "--trainer.max_steps=5", "--epochs", "3"],
+    ],
+)
+def test_data_stands_anywhere_among_the_options(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr("fullyconv.cli.fit._fit", lambda own, *_: calls.append(own) or 0)
+    assert cli.main(["fit", *words]) == 0
+    (own,) = calls
+    assert (own.data, own.epochs, own.skip_bad, own.others) == ("shapes", 3, True, ["--trainer.max_steps=5"])
 
 
 @pytest.mark.slow

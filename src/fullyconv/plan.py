@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from fullyconv.backbones import BACKBONES
@@ -14,7 +14,7 @@ from fullyconv.data.pairs import Pair
 from fullyconv.errors import some
 from fullyconv.hub.load import load
 from fullyconv.inference.processor import Device, device_of
-from fullyconv.labels import IGNORE, Labels
+from fullyconv.labels import IGNORE
 from fullyconv.preprocessing import IMAGENET
 from fullyconv.training.module import SegmentationModule
 from fullyconv.training.stopping import FALLING
@@ -28,30 +28,29 @@ SCALE = (0.75, 1.5)
 """At half their size thin structures are gone: a range that few sets need, and a short run cannot spare."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plan:
     """What was chosen for a run, and why.
 
     Args:
+        data: the open data.
         segmenter: the loaded start, with the classes of the data; None for random initialization.
         settings: options of a recipe, as "data.batch_size" -> value.
         reasons: one sentence for each choice, for people to read.
     """
 
+    data: SegmentationDataModule
     segmenter: SegmentationModule | None
     settings: dict[str, Any]
-    reasons: list[str] = field(default_factory=list)
+    reasons: list[str]
 
-    def keeping(self, labels: Labels) -> dict[str, Any] | None:
+    def keeping(self) -> dict[str, Any] | None:
         """Give the reading of the data by which score layers are kept that are lost to other names alone.
-
-        Args:
-            labels: those of the data.
 
         Returns:
             Options of `SegmentationDataModule`, values and classes; None where nothing is lost, or more than names.
         """
-        start = list(self.segmenter.start_classes) if self.segmenter is not None else []
+        labels, start = self.data.labels, list(self.segmenter.start_classes) if self.segmenter else []
         if len(start) != len(labels.names) or start == list(labels.names):
             return None
         folded = {name.casefold(): name for name in start}
@@ -59,8 +58,9 @@ class Plan:
             names = {name: folded[name.casefold()] for name in labels.names}
         else:
             names = dict(zip(labels.names, start, strict=True))
-        said = {value: name for value, name in labels.values.items() if (value, name) != (labels.ignore_index, IGNORE)}
-        values = {value: names.get(name, name) for value, name in said.items()}
+        values = {value: names.get(name, name) for value, name in labels.values.items()}
+        if values.get(labels.ignore_index) == IGNORE:
+            del values[labels.ignore_index]  # as it is where nothing is said
         return {"values": values, "classes": start}
 
 
@@ -103,7 +103,7 @@ def plan(
     if minutes is not None and not 0 < minutes < 60 * 24 * 365:
         raise ValueError(f"--minutes {minutes}: a number of minutes above 0")
     quick = place.type != "cpu"
-    segmenter, settings, reasons = _start(data, model, allow_unverified)
+    chosen = _start(data, model, allow_unverified)
     train = data.dataset("train").pairs  # which says so where there is no such split
     # Small batches and repeated images leave a small set enough steps; with fewer than 4 batch normalization suffers.
     batch = batch_size or min(len(train), max(4, min(16 if quick else 8, len(train) // EPOCH_STEPS)))
@@ -115,8 +115,6 @@ def plan(
     endless = minutes is not None and epochs is None
     epochs = epochs or max(10, min(100, -(-enough // steps)))
     total = enough if endless else epochs * steps
-    crop, why_crop = _crop(data, quick)
-    losses, why_loss = _loss(data, train, loss)
     where, times = place.type.upper() if quick else "the CPU", f", each {repeats} times an epoch" * (repeats > 1)
     length = f"{epochs} epoch{'' if epochs == 1 else 's'} of {steps} steps"
     if endless:
@@ -124,15 +122,13 @@ def plan(
             f"as many epochs of {steps} steps as fit into {minutes:g} minutes with set-up, validation and scoring, at "
             f"a rate that falls in the last {FALLING:.0%} of the time"
         )
-    reasons += [
-        f"{why_crop}; scaled by {SCALE[0]} to {SCALE[1]}",
+    chosen.reasons += [
+        _choose_crop(chosen, quick),
         f"batches of {batch} for {len(train)} training images on {where}{times}",
-        why_loss,
+        _choose_loss(chosen, train, loss),
         length,
     ]
-    settings |= losses | {
-        "data.crop_size": crop,
-        "data.scale": SCALE,
+    chosen.settings |= {
         "data.batch_size": batch,
         "data.repeats": repeats,
         "data.num_workers": 0 if len(train) < 64 else min(8, max(0, (os.cpu_count() or 1) - 1)),
@@ -150,13 +146,11 @@ def plan(
         "trainer.log_every_n_steps": max(1, min(20, steps)),
         "trainer.enable_model_summary": False,
     }
-    return Plan(segmenter, settings, reasons)
+    return chosen
 
 
-def _start(
-    data: SegmentationDataModule, model: str, allow_unverified: bool
-) -> tuple[SegmentationModule | None, dict[str, Any], list[str]]:
-    """Give what a run starts from, as `Plan` has it, the options of the model, and why."""
+def _start(data: SegmentationDataModule, model: str, allow_unverified: bool) -> Plan:
+    """Choose the model, and what it starts from."""
     if model.startswith(RANDOM):
         name, channels = model.removeprefix(RANDOM), data.in_channels
         settings: dict[str, Any] = {"model.model": name}
@@ -168,11 +162,12 @@ def _start(
             if channels > 3:
                 each = "the first three have ImageNet's mean and deviation, the others the mean of these"
             reasons.append(f"{channels} channels: {each} (--model.preprocessing)")
-        return None, settings, reasons
+        return Plan(data, None, settings, reasons)
     if (backbone := _backbone_of(model)) is not None:
         settings = {"model.model": f"ladder_{backbone}", "model.backbone_weights": model}
         settings["model.allow_unverified"] = allow_unverified
-        return None, settings, [f"model ladder_{backbone}, its backbone started from {model}; the head starts anew"]
+        why = f"model ladder_{backbone}, its backbone started from {model}; the head starts anew"
+        return Plan(data, None, settings, [why])
     segmenter = load(model, classes=data.labels, allow_unverified=allow_unverified, device="cpu")
     hp = segmenter.hparams
     if not isinstance(hp["classes"], list):
@@ -186,7 +181,7 @@ def _start(
     settings["model.preprocessing"] = segmenter.preprocessing.to_dict()
     anew = len(segmenter.reinitialized)
     why = f"model {hp['model']}, started from {model}; {anew} tensors, those of the classes, start anew"
-    return segmenter, settings, [why]
+    return Plan(data, segmenter, settings, [why])
 
 
 def _backbone_of(model: str) -> str | None:
@@ -198,36 +193,46 @@ def _backbone_of(model: str) -> str | None:
     return name if name in BACKBONES else None
 
 
-def _loss(data: SegmentationDataModule, train: Sequence[Pair], asked: str | None) -> tuple[dict[str, Any], str]:
+def _choose_loss(chosen: Plan, train: Sequence[Pair], asked: str | None) -> str:
     """Choose cross entropy and Dice, whose classes weigh by their share of the pixels, 1 / ln(1.1 + share) with mean 1.
 
     The weighting is that of ENet (Paszke et al. 2016). A class that training does not have weighs 1.
+
+    Returns:
+        The reason.
     """
+    data = chosen.data
     if asked is not None:
-        return {}, f"loss {asked}, as you say; classes weigh as --model.class_weights says, or all alike"
-    settings: dict[str, Any] = {"model.loss": "cross_entropy+dice"}
+        return f"loss {asked}, as you say; classes weigh as --model.class_weights says, or all alike"
+    chosen.settings["model.loss"] = "cross_entropy+dice"
     if not all(pair.mask in data.source.counts for pair in train):
-        return settings, "cross entropy and Dice; all classes weigh alike, as the masks were not counted (--data.check)"
+        return "cross entropy and Dice; all classes weigh alike, as the masks were not counted (--data.check)"
     pixels = data.check("train")
     there = {name: pixels[name] for name in data.classes if pixels.get(name)}
     raw = {name: 1 / math.log(1.1 + number / sum(there.values())) for name, number in there.items()}
     mean = sum(raw.values()) / max(1, len(raw))
     weights = {name: raw[name] / mean if name in raw else 1.0 for name in data.classes}
     ends = [f"{name} {weights[name]:.2f}" for name in sorted(there, key=weights.__getitem__)]
+    chosen.settings["model.class_weights"] = [round(weight, 3) for weight in weights.values()]
     why = f"cross entropy and Dice; classes weigh by how rare they are: {' to '.join([*ends[:1], *ends[1:][-1:]])}"
     if absent := [name for name in data.classes if name not in there]:
         why += f"; training has no pixel of {some(absent)}, so nothing is learned of it"
-    return settings | {"model.class_weights": [round(weight, 3) for weight in weights.values()]}, why
+    return why
 
 
-def _crop(data: SegmentationDataModule, quick: bool) -> tuple[tuple[int, int], str]:
-    """Choose the training crop: what the images have, as far as memory and time allow; multiples of 32."""
-    pairs = data.splits["train"]
-    sizes = [data.source.reader.size(pair) for pair in pairs[:: max(1, len(pairs) // 200)]]
+def _choose_crop(chosen: Plan, quick: bool) -> str:
+    """Choose the training crop: what the images have, as far as memory and time allow; multiples of 32.
+
+    Returns:
+        The reason.
+    """
+    pairs, reader = chosen.data.splits["train"], chosen.data.source.reader
+    sizes = [reader.size(pair) for pair in pairs[:: max(1, len(pairs) // 200)]]
     height, width = (sorted(sides)[len(sizes) // 2] for sides in zip(*sizes, strict=True))
     most, where = (512, "an accelerator") if quick else (320, "the CPU")
-    crop = tuple(max(32, min(most, 32 * (side // 32))) for side in (height, width))
-    return (crop[0], crop[1]), (
+    crop = [max(32, min(most, 32 * (side // 32))) for side in (height, width)]
+    chosen.settings |= {"data.crop_size": (crop[0], crop[1]), "data.scale": SCALE}
+    return (
         f"crops of {crop[0]} x {crop[1]}: the median image has {height} x {width} pixels, and {most} is the most that "
-        f"is taken on {where}"
+        f"is taken on {where}; scaled by {SCALE[0]} to {SCALE[1]}"
     )

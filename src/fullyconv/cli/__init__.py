@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from fullyconv.cli import catalog, data, demo, fit, predict, score, weights
-from fullyconv.cli.options import option_in
 from fullyconv.errors import first_line, nearest
 
 HELP = """usage: fullyconv COMMAND ...
@@ -60,11 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"fullyconv {version('fullyconv')}")
         return 0
-    # LightningCLI owns the grammar of fit, and of test and validate by recipe and checkpoint.
-    if words and words[0] == "fit":
-        return _guard(lambda: fit.fit(words[1:]))
-    if words and words[0] in ("test", "validate") and option_in(words, "--config") is not None:
-        return _guard(lambda: fit.by_recipe(words[0], words[1:]))
+    # Lightning's command line has the options of a recipe, and of fit those that fit itself does not know.
+    command, *rest = words or [""]
+    if command in ("fit", "test", "validate") and any(re.match("(--config|-c)(=|$)", word) for word in rest):
+        return _guard(lambda: fit.by_recipe(command, rest))
+    if command == "fit":
+        return _guard(lambda: fit.fit(rest))
     arguments, unknown = _parser().parse_known_args(words)
     if unknown:
         return _refuse(arguments.parser, unknown)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from fullyconv.cli import options
 from fullyconv.cli.opening import quiet_lightning
-from fullyconv.cli.options import option_in
 from fullyconv.cli.predict import MODEL
 from fullyconv.cli.progress import busy
 
@@ -55,28 +54,29 @@ def fit(words: list[str]) -> int:
     began = time.monotonic()
     if "--help-all" in words:
         return by_recipe("fit", ["--help"])
-    parser = add(argparse.ArgumentParser().add_subparsers())
-    if {"-h", "--help"} & set(words):
-        parser.print_help()
-        return 0
     if not words:
         raise ValueError("fit: give DATA, a folder of images and masks, or --config RECIPE; fit --help says more")
-    if words[0].startswith("-") or option_in(words, "--config") is not None:
-        return by_recipe("fit", words)
-    own, others = parser.parse_known_args(words)
-    if option_in(others, "--data") is not None:
-        raise ValueError("--data: DATA is given already; give its options one by one, such as --data.split_seed 5")
-    preset = option_in(others, "--model.model")
+    parser = add(argparse.ArgumentParser().add_subparsers())
+    own, others = parser.parse_known_args(options.with_values(words, parser._option_string_actions))
+    if stray := [word for word in others if not word.startswith("--")]:
+        raise ValueError(f"{stray[0]}: not understood: DATA is {own.data}; fullyconv fit --help lists the options")
+    settings = dict(word.removeprefix("--").partition("=")[::2] for word in others)
+    for name in settings:  # fit reads the data itself: what says how would be lost under a spelling of Lightning alone
+        group, _, option = name.rstrip("+").partition(".")
+        if group == "data" and option.partition(".")[0] in ("", "data", *vars(own)):
+            raise ValueError(f"--{name}: DATA is given already; give its options one by one, as --data.split_seed 5")
+    preset = settings.get("model.model")
     own.chosen = own.model is None and preset is None  # by us
     # of a preset that was asked for by name, nothing of another model could be kept
     own.model = f"random:{preset}" if preset is not None else own.model or MODEL
-    own.out = Path(own.out or option_in(others, "--run.folder") or f"runs/{Path(own.data).resolve().name}")
+    own.out = Path(own.out or settings.get("run.folder") or f"runs/{Path(own.data).resolve().name}")
+    own.settings, own.others = settings, others
     quiet_lightning()
     with ExitStack() as held, interruptible(own.out):
-        return _fit(own, others, held, began, shlex.join(["fullyconv", "fit", *words]))
+        return _fit(own, held, began, shlex.join(["fullyconv", "fit", *words]))
 
 
-def _fit(own: argparse.Namespace, others: list[str], held: ExitStack, began: float, line: str) -> int:
+def _fit(own: argparse.Namespace, held: ExitStack, began: float, line: str) -> int:
     """Train as the options of `fit` and those of Lightning say, from where the folder of the run stands."""
     from fullyconv.cli.lightning import RecipeCLI, hold, is_first
     from fullyconv.data.datamodule import SegmentationDataModule
@@ -88,20 +88,20 @@ def _fit(own: argparse.Namespace, others: list[str], held: ExitStack, began: flo
         "data": str(data.source.root.resolve()),
         "reading": json.loads(json.dumps(reading)),
         **{key: getattr(own, key) for key in PLANNED_BY},
-        "options": others,
+        "options": own.others,
         # Further images would move some between what is trained on and what is scored.
         "splits": split_digest(data.splits),
     }
     going_on = resume(own.out, command)
     if going_on == "finished":
-        model = option_in(others, "--run.model_folder") or own.out / "model"
+        model = own.settings.get("run.model_folder") or own.out / "model"
         print(f"{own.out}: this run is finished; its model folder is {model}. --epochs N with more goes on")
         return 0
-    if option_in(others, "--data.check") is None:
+    if "data.check" not in own.settings:
         with busy("reading every mask"):
             data.check()  # before a model is loaded and a folder made
         reading["check"] = False
-    chosen = _chosen(own, others, data)
+    chosen = _chosen(own, data)
     if is_first():
         print(data.report, *chosen.reasons, sep="\n")
         where = "writes to" if going_on is None else "goes on in"
@@ -111,49 +111,42 @@ def _fit(own: argparse.Namespace, others: list[str], held: ExitStack, began: flo
         if resume(own.out, command) != going_on:
             raise ValueError(f"--out {own.out}: another process has trained in it meanwhile; give the command again")
         write_state(own.out, {"command": command, "finished": False})
-    defaults = {f"data.{option}": value for option, value in reading.items()} | chosen.settings
-    defaults |= {"data.data": own.data, "run.folder": str(own.out)}
-    start = chosen.segmenter if going_on is None else None
-    words = others if going_on is None else [f"--ckpt_path={going_on}", *others]
+    chosen.settings |= {f"data.{option}": value for option, value in reading.items()}
+    chosen.settings |= {"data.data": own.data, "run.folder": str(own.out)}
+    words = own.others if going_on is None else [f"--ckpt_path={going_on}", *own.others]
     budget = None if own.minutes is None else (60 * own.minutes, began)
-    done = RecipeCLI("fit", words, data, defaults, start, budget)
+    done = RecipeCLI("fit", words, chosen, budget)
     if done.model_folder is not None:
-        _write_report(own.out, done.model_folder, done.datamodule, chosen.reasons, line)
+        _write_report(own.out, done.model_folder, data, chosen.reasons, line)
         write_state(own.out, {"command": command, "finished": True})
     for wanting in done.shortcomings:
         print(wanting)
     return 0
 
 
-def _chosen(own: argparse.Namespace, others: list[str], data: SegmentationDataModule) -> Plan:
+def _chosen(own: argparse.Namespace, data: SegmentationDataModule) -> Plan:
     """Choose what is left open; the reasons say what is not, and what another call would keep."""
     from fullyconv.plan import plan
 
-    losses = (word for word in others if word.startswith("--model.loss."))
+    numbers = {name: int(value) for name, value in own.settings.items() if value.isdecimal()}
+    arguments_of_loss = (name for name in own.settings if name.startswith("model.loss."))
     chosen = plan(
         data,
         **{key: getattr(own, key) for key in (*PLANNED_BY, "allow_unverified")},
-        batch_size=_number_in(others, "--data.batch_size"),
-        repeats=_number_in(others, "--data.repeats"),
-        loss=option_in(others, "--model.loss") or next(losses, None),
+        batch_size=numbers.get("data.batch_size"),
+        repeats=numbers.get("data.repeats"),
+        loss=own.settings.get("model.loss") or next(arguments_of_loss, None),
     )
-    if keeping := chosen.keeping(data.labels):
+    if keeping := chosen.keeping():
         chosen.reasons.append(
             f"the score layers of {own.model} are for {', '.join(keeping['classes'])} and start anew for other "
             f"names; if these are the same classes, keep them with{options.reading_words(keeping)}"
         )
     if own.chosen:
         chosen.reasons.append(f"no --model was given, so it starts from {own.model}; --model MODEL takes another")
-    given = {name: option_in(others, f"--{name}") for name in chosen.settings}
-    if said := [f"{name} = {value}" for name, value in given.items() if value is not None]:
-        chosen.reasons.append(f"but, as you say: {', '.join(said)}")
+    if instead := [f"{name} = {own.settings[name]}" for name in chosen.settings if name in own.settings]:
+        chosen.reasons.append(f"but, as you say: {', '.join(instead)}")
     return chosen
-
-
-def _number_in(words: list[str], option: str) -> int | None:
-    """Give a number above 0 in a command line; what else stands there, Lightning refuses."""
-    word = option_in(words, option) or ""
-    return int(word) or None if word.isdecimal() else None
 
 
 @contextmanager
@@ -184,10 +177,14 @@ def interruptible(folder: Path | None, how: str = "") -> Iterator[None]:
 
 
 def by_recipe(command: str, words: list[str]) -> int:
-    """Run a recipe: Lightning's command line has the words."""
+    """Run a recipe: Lightning's command line has the words, beside DATA."""
     quiet_lightning()
     from fullyconv.cli.lightning import RecipeCLI
 
+    words = options.with_values(words, ("--help", "--print_config"))
+    places = [word for word in words if not word.startswith("-")]
+    # behind the recipe, whose data it takes the place of; Lightning refuses a second one
+    words = [word for word in words if word not in places] + [f"--data.data={word}" for word in places[:1]] + places[1:]
     with interruptible(None, "--ckpt_path last beside the same words goes on" if command == "fit" else ""):
         done = RecipeCLI(command, words)
     for wanting in done.shortcomings:
@@ -195,7 +192,7 @@ def by_recipe(command: str, words: list[str]) -> int:
     return 0
 
 
-def _write_report(folder: Path, model: Path, data: SegmentationDataModule, told: list[str], command: str) -> None:
+def _write_report(folder: Path, model: Path, data: SegmentationDataModule, reasons: list[str], command: str) -> None:
     """Write the page of a run that is finished: of what was stored, on the split that was not trained on."""
     from fullyconv.report import write_report
     from fullyconv.training.module import SegmentationModule
@@ -205,5 +202,5 @@ def _write_report(folder: Path, model: Path, data: SegmentationDataModule, told:
         print("no report: every image was trained on")
         return
     stored = SegmentationModule.from_pretrained(model)
-    write_report(stored, data, split, folder / "report.html", history=folder / "log", told=told, command=command)
+    write_report(stored, data, split, folder / "report.html", history=folder / "log", told=reasons, command=command)
     print(f"report written to {folder / 'report.html'}")

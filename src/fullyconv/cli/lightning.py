@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
@@ -18,9 +17,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from fullyconv.cli.fit import PLANNED_BY
 from fullyconv.cli.options import reading_words
-from fullyconv.data.datamodule import SegmentationDataModule
+from fullyconv.data.datamodule import LOADING, SegmentationDataModule
 from fullyconv.errors import nearest
-from fullyconv.labels import AnyLabels
 from fullyconv.locks import held
 from fullyconv.report import SHOWN
 from fullyconv.training.checkpointing import AtomicCheckpointIO, EpochSeed, KeptWeights
@@ -30,6 +28,9 @@ from fullyconv.training.runs import RunOptions, score, scored_split, store
 from fullyconv.training.shortcomings import shortcomings
 from fullyconv.training.stopping import Deadline, EnoughSteps, FiniteLoss, PatientStop
 
+if TYPE_CHECKING:
+    from fullyconv.plan import Plan
+
 
 class RecipeCLI(LightningCLI):
     """Run a recipe.
@@ -37,9 +38,8 @@ class RecipeCLI(LightningCLI):
     Args:
         command: ``fit``, ``validate`` or ``test``.
         words: of the command line after it.
-        data: of a run without a recipe: the open data module, which is not read again.
-        defaults: settings that hold where `words` say nothing else, as "data.batch_size" -> value.
-        start: the segmenter whose weights it begins with.
+        plan: of a run without a recipe: its data is not read again, and its settings hold where `words` say nothing
+            else.
         budget: seconds for all of a run without a recipe, and `time.monotonic` when they began.
 
     Attributes:
@@ -51,22 +51,13 @@ class RecipeCLI(LightningCLI):
     model_folder: Path | None = None
 
     def __init__(
-        self,
-        command: str,
-        words: Sequence[str],
-        data: SegmentationDataModule | None = None,
-        defaults: Mapping[str, Any] | None = None,
-        start: SegmentationModule | None = None,
-        budget: tuple[float, float] | None = None,
+        self, command: str, words: Sequence[str], plan: Plan | None = None, budget: tuple[float, float] | None = None
     ) -> None:
-        self._command, self._by_recipe, self._defaults = command, data is None, dict(defaults or {})
-        self._start, self._budget = start, budget
-        if words and not words[0].startswith("-"):
-            words = ["--data.data", words[0], *words[1:]]
+        self._command, self._plan, self._budget = command, plan, budget
         with ExitStack() as self._held:
             super().__init__(
                 SegmentationModule,
-                SegmentationDataModule if data is None else _already(data),
+                SegmentationDataModule,
                 args=[command, *words],
                 parser_kwargs={"prog": "fullyconv", "exit_on_error": False, command: {"exit_on_error": False}},
                 seed_everything_default=0,
@@ -81,9 +72,11 @@ class RecipeCLI(LightningCLI):
         parser.add_class_arguments(RunOptions, "run")
         # The data knows its classes when it exists; a module must never be built for other ones.
         for key in ("classes", "palette", "ignore_index", "label_values"):
-            of_data = partial(_plain_label, key)
-            parser.link_arguments("data.labels", f"model.{key}", compute_fn=of_data, apply_on="instantiate")
-        parser.set_defaults(self._defaults)
+            parser.link_arguments(
+                "data.labels", f"model.{key}", lambda labels, key=key: plain(labels)[key], apply_on="instantiate"
+            )
+        if self._plan is not None:
+            parser.set_defaults(self._plan.settings)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Let nothing in a checkpoint run: Lightning unpickles what it fetches from an address, unless told."""
@@ -91,17 +84,17 @@ class RecipeCLI(LightningCLI):
             super().parse_arguments(parser, args)
         except argparse.ArgumentError as error:
             raise ValueError(f"{self._command}: {self._refusal(error)}") from None
-        given = self.config[self._command]
-        if "://" in str(given.ckpt_path or ""):
+        options = self.config[self._command]
+        if "://" in str(options.ckpt_path or ""):
             raise ValueError(
-                f"--ckpt_path {given.ckpt_path}: training goes on from a file on this machine; fetch it, or "
+                f"--ckpt_path {options.ckpt_path}: training goes on from a file on this machine; fetch it, or "
                 "start from weights that are verified: --model.backbone_weights SOURCE, or fit DATA --model MODEL"
             )
-        if given.weights_only is False:
+        if options.weights_only is False:
             raise ValueError("--weights_only false: would run what a checkpoint holds; leave it out")
-        given.weights_only = True
-        if given.ckpt_path and Path(given.ckpt_path).is_file():
-            AtomicCheckpointIO().load_checkpoint(given.ckpt_path)  # says what is wrong with it
+        options.weights_only = True
+        if options.ckpt_path and Path(options.ckpt_path).is_file():
+            AtomicCheckpointIO().load_checkpoint(options.ckpt_path)  # says what is wrong with it
 
     def _refusal(self, error: argparse.ArgumentError) -> str:
         """Say what is wrong with the words, without the many lines of the usage."""
@@ -109,21 +102,27 @@ class RecipeCLI(LightningCLI):
         unknown = re.search(r"unrecognized arguments?: (--[\w.-]+)", message)
         if unknown is None:
             return message
-        if self._by_recipe and unknown[1] in ("--epochs", "--minutes"):
+        if self._plan is None and unknown[1] in ("--epochs", "--minutes"):
             return f"{message}; of a recipe it is --trainer.max_epochs, or --trainer.max_time '{{minutes: 10}}'"
         options = {word for action in self._parser(self._command)._actions for word in action.option_strings}
         options |= {f"--{name}" for name in PLANNED_BY}
         return f"{message}. {nearest(unknown[1], options)}fullyconv {self._command} --help-all lists the options"
 
     def before_instantiate_classes(self) -> None:
-        """Hold the folder of a recipe's run; that of another is held already."""
-        if self._command == "fit" and self._by_recipe:
+        """Take the data that is open, whose run's folder is held already; hold that of a recipe."""
+        if (plan := self._plan) is not None:
+
+            def load(_: type, **options: Any) -> SegmentationDataModule:
+                return plan.data.load_by(**{name: options[name] for name in LOADING})
+
+            self.parser.add_instantiator(load, SegmentationDataModule, subclasses=False)
+        elif self._command == "fit":
             hold(self._held, Path(self._run().folder))
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Make the trainer: the best weights by mIoU are kept, checkpoints are whole or not there."""
         folder = Path(self._run().folder)
-        config = dict(self._get(self.config_init, "trainer", default={}))
+        config = dict(self.config_init[self._command].trainer)
         if "val" not in self.datamodule.splits:
             config["limit_val_batches"] = 0
         chosen_on_val = config.get("limit_val_batches") != 0
@@ -132,10 +131,10 @@ class RecipeCLI(LightningCLI):
             own.append(KeptWeights(folder / "checkpoints", SegmentationModule.monitor if chosen_on_val else None))
         if config.get("enable_progress_bar") is not False:
             own.append(TQDMProgressBar(refresh_rate=10))
-        own.append(EpochSeed(int(self._get(self.config_init, "seed_everything", default=0) or 0)))
+        own.append(EpochSeed(int(self.config_init[self._command].seed_everything or 0)))
         if self._command == "fit":
             own += [FiniteLoss(), self._watch()]
-        if not self._by_recipe and self._budget is None and chosen_on_val:
+        if self._plan is not None and self._budget is None and chosen_on_val:
             validations = int(config.get("max_epochs") or 1) // int(config.get("check_val_every_n_epoch") or 1)
             patience = max(20, validations // 2)
             if patience < validations:
@@ -164,8 +163,9 @@ class RecipeCLI(LightningCLI):
     def before_fit(self) -> None:
         """Refuse a split that is not there before anything is trained, and take the weights of the start."""
         scored_split(self.datamodule, self._run())
-        if self._start is not None:
-            self.model.start_from(self._start)
+        start = self._plan.segmenter if self._plan is not None else None
+        if start is not None and self.config[self._command].ckpt_path is None:
+            self.model.start_from(start)
 
     def after_fit(self) -> None:
         """Leave a model folder and its score."""
@@ -193,10 +193,6 @@ class RecipeCLI(LightningCLI):
         self.shortcomings = shortcomings(scores, self.model.classes, split, steps)
 
 
-def _plain_label(key: str, labels: AnyLabels) -> Any:
-    return plain(labels)[key]
-
-
 def is_first() -> bool:
     """Tell whether this is the first of several processes, which speaks and writes for all."""
     return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]
@@ -206,16 +202,3 @@ def hold(stack: ExitStack, folder: Path) -> None:
     """Hold the folder of a run until the stack is closed; the first of several processes does so for all."""
     if is_first() and (before := stack.enter_context(held(folder))):
         print(f"{folder}: was in use by {before}, which was killed; this run goes on")
-
-
-def _already(data: SegmentationDataModule) -> type[SegmentationDataModule]:
-    """Make a class whose one object is open already: LightningCLI takes classes, not objects."""
-
-    class Opened(type):
-        def __call__(cls, **options: Any) -> SegmentationDataModule:
-            return data.with_options(**options)
-
-    class Already(SegmentationDataModule, metaclass=Opened):
-        __doc__ = SegmentationDataModule.__doc__  # which is the help
-
-    return Already

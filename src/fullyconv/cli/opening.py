@@ -56,7 +56,7 @@ def set_threads(threads: int | None) -> None:
 
 
 def quiet_lightning() -> None:
-    """Leave out what would stand between people and the answer, beside what `hush` leaves out everywhere."""
+    """Leave out what would stand between people and the answer, beside what `hush` leaves out of every training."""
     import lightning  # noqa: F401  # it sets the level of its logger when it is imported
 
     hush()

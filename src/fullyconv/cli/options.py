@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import csv
 import io
 import json
+import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -96,18 +97,6 @@ CHANNELS: dict[str, dict[str, Any]] = {
 """The option of commands whose model does not say how many channels the images have."""
 
 
-class Lines(argparse.HelpFormatter):
-    """One line an option, as far as it goes, and of two spellings the short one."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=27)
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        shown = copy.copy(action)
-        shown.option_strings = [option for option in action.option_strings if not option.startswith("--data.")]
-        return super()._format_action_invocation(shown)
-
-
 def new_command(
     commands: Commands, run: Callable[..., int], words: str, name: str | None = None
 ) -> argparse.ArgumentParser:
@@ -120,8 +109,9 @@ def new_command(
         name: of the command; None is that of `run`.
     """
     name = name or run.__name__.strip("_")
+    in_lines = partial(argparse.HelpFormatter, max_help_position=27)  # one an option, as far as it goes
     command = commands.add_parser(
-        name, usage=f"fullyconv {name} {words}", description=run.__doc__, formatter_class=Lines
+        name, usage=f"fullyconv {name} {words}", description=run.__doc__, formatter_class=in_lines
     )
     command.set_defaults(run=run, parser=command)
     return command
@@ -142,9 +132,9 @@ def add_reading(command: argparse.ArgumentParser, *further: Mapping[str, dict[st
     """
     group = command.add_argument_group("how DATA is read, where it is not found out")
     for key, how in chain.from_iterable(options.items() for options in (READING, *further)):
-        # one without a value has one there: of fit, Lightning reads it
-        spellings = [_flag(key)] if "action" in how else [_flag(key), f"--data.{key}"]
-        group.add_argument(*spellings, dest=key, **how)
+        group.add_argument(_flag(key), dest=key, **how)
+        of_lightning = {"type": json.loads} if "action" in how else how  # there all have a value
+        group.add_argument(f"--data.{key}", **of_lightning | {"dest": key, "help": argparse.SUPPRESS})
 
 
 def reading_of(arguments: argparse.Namespace, learned: tuple[float, float] | None = None) -> dict[str, Any]:
@@ -154,13 +144,13 @@ def reading_of(arguments: argparse.Namespace, learned: tuple[float, float] | Non
         arguments: the command line.
         learned: the range of values that the model was trained with; taken where the line names none.
     """
-    told = {key: getattr(arguments, key, None) for key in (*READING, *FRACTIONS, *CHANNELS, "train_on")}
-    told["value_range"] = told["value_range"] or learned
-    if told["values"] is not None:
-        told["values"] = _read_values(told["values"])
-    if told["classes"] is not None:
-        told["classes"] = split_names("--classes", told["classes"])
-    return {key: value for key, value in told.items() if value is not None}
+    reading = {key: getattr(arguments, key, None) for key in (*READING, *FRACTIONS, *CHANNELS, "train_on")}
+    reading["value_range"] = reading["value_range"] or learned
+    if reading["values"] is not None:
+        reading["values"] = _read_values(reading["values"])
+    if reading["classes"] is not None:
+        reading["classes"] = split_names("--classes", reading["classes"])
+    return {key: value for key, value in reading.items() if value is not None}
 
 
 def reading_words(settings: Mapping[str, Any]) -> str:
@@ -231,9 +221,18 @@ def print_json(answer: Any) -> None:
     print(json.dumps(answer, indent=2, ensure_ascii=False, default=str))
 
 
-def option_in(words: Sequence[str], option: str) -> str | None:
-    """Give the value of an option in a command line, the last one; None where it is not there."""
-    for word, following in reversed([*zip(words, [*words[1:], ""], strict=False)]):
-        if word == option or word.startswith(option + "="):
-            return following if word == option else word.partition("=")[2]
-    return None
+def with_values(words: Sequence[str], flags: Container[str]) -> list[str]:
+    """Write every option and its value as one word, ``--trainer.max_epochs=5``: what is no option then stands alone.
+
+    Args:
+        words: of a command line.
+        flags: options that are left as they are; all others have a value.
+    """
+    joined: list[str] = []
+    for word in words:
+        before = joined[-1] if joined else ""
+        if re.fullmatch("--?[a-z][^=]*", before) and before not in flags and not word.startswith("--"):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 import lightning as L
 import torch
@@ -32,6 +31,7 @@ from fullyconv.labels import Labels
 AUGMENTING = ("crop_size", "scale", "flip", "brightness", "contrast", "saturation", "hue")
 LOADING = (
     *AUGMENTING, "batch_size", "repeats", "num_workers", "seed", "eval_batch_size", "check", "cache", "cache_gigabytes",
+    "augment",
 )  # fmt: skip
 """Options that say how samples are loaded, not which there are."""
 D = TypeVar("D", bound=L.LightningDataModule)
@@ -150,7 +150,7 @@ class SegmentationDataModule(L.LightningDataModule):
         augment: Augment | None = None,
         repeats: int = 1,
     ) -> None:
-        given = dict(locals())
+        arguments = dict(locals())
         super().__init__()
         data = os.fspath(data)
         # Not for the logger: the module has arguments of the same names, and Lightning refuses to merge the two.
@@ -158,8 +158,8 @@ class SegmentationDataModule(L.LightningDataModule):
         if augment is not None and (not callable(augment) or isinstance(augment, type)):
             raise ValueError(f"augment={augment!r}: give an object that is called with an image and its mask")
         self.augment = augment
-        self._set_loading(given)
-        reading = {option.name: given[option.name] for option in fields(Reading)}
+        self._set_loading(arguments)
+        reading = {option.name: arguments[option.name] for option in fields(Reading)}
         self.source = open_source(data, classes=classes, values=values, **reading)
         if train_on not in ("train", "train+val"):
             raise ValueError(f'train_on={train_on!r}: choose "train" or "train+val"')
@@ -186,26 +186,22 @@ class SegmentationDataModule(L.LightningDataModule):
         self.seed: int = options["seed"]
         self._check: bool = options["check"]
 
-    def with_options(self, **options: Any) -> SegmentationDataModule:
-        """Give the same data, loaded by other options: this object itself, unless the data has to be read anew.
+    def load_by(self, **options: Any) -> Self:
+        """Load the same data by other options from now on.
 
         Args:
-            options: of the constructor; those that are not named stay as they are.
+            options: of `LOADING`; those that are not named stay as they are.
 
         Returns:
-            This object, or a new one if the options say that other files are read, or are split in another way.
+            This object.
 
         Raises:
             ValueError: if an argument is out of its range.
         """
-        augment = options.pop("augment", self.augment)
-        wanted = {name: value for name, value in self.hparams.items() if not name.startswith("_")} | options
-        if any(_plain(wanted[name]) != _plain(self.hparams[name]) for name in wanted if name not in LOADING):
-            return type(self)(**wanted, augment=augment)
-        self.augment = augment
+        self.augment = options.pop("augment", self.augment)
+        self._set_loading({**self.hparams, **options})
         self.hparams.update(options)
-        self._set_loading(wanted)
-        self.keep_decoded(wanted["cache"], wanted["cache_gigabytes"])
+        self.keep_decoded(self.hparams["cache"], self.hparams["cache_gigabytes"])
         return self
 
     def keep_decoded(self, cache: str | Path | None, gigabytes: float = 8.0) -> None:
@@ -427,7 +423,3 @@ def collate(samples: Sequence[dict[str, Any]], *, ignore_index: int = 255) -> di
         "size": torch.stack([sample["size"] for sample in samples]),
         "path": [sample["path"] for sample in samples],
     }
-
-
-def _plain(value: Any) -> str:
-    return json.dumps(value, default=os.fspath)

@@ -36,8 +36,6 @@ from fullyconv.weights.pretrained import MODEL_ARGUMENTS
 if TYPE_CHECKING:
     from fullyconv.data.datamodule import SegmentationDataModule
 
-hush()
-
 Batch = dict[str, Any]
 """``image`` (N, C, H, W) float RGB in 0..1, ``mask`` (N, H, W) int64, ``size`` (N, 2) height and width, ``path``."""
 
@@ -112,6 +110,12 @@ class SegmentationModule(Transfers, Predicts):
     """
 
     monitor = "val/mean_iou"
+    confusion: Any  # by stage, a matrix for each head
+    mean_loss: Any  # by stage
+    _frozen: Sequence[nn.Module] = ()
+    _predictor: Predictor | None = None
+    _seconds_before: float = 0.0
+    _started: float | None = None
 
     def __init__(
         self,
@@ -156,8 +160,8 @@ class SegmentationModule(Transfers, Predicts):
         # A subclass may add its own arguments, and pass on Labels that it was given: only plain values are kept, as
         # a checkpoint must load with weights_only=True.
         self.save_hyperparameters(ignore=["backbone_weights", "allow_unverified", "loss"])
-        self.hparams.update({name: _plain_value(value) for name, value in self.hparams.items()})
-        self.hparams.update(plain(self.labels) | {"loss": loss_name(loss)})
+        plain_values = {name: _plain_value(value) for name, value in self.hparams.items()}
+        self.hparams.update(plain_values | plain(self.labels) | {"loss": loss_name(loss)})
         optimization.check(self.hparams)
         self._hparams_initial = copy.deepcopy(self.hparams)
         counts = {head: labels.num_classes for head, labels in self.heads.items()}
@@ -172,8 +176,7 @@ class SegmentationModule(Transfers, Predicts):
         # Convolutions of small networks take a quarter less time on a CPU where channels lie together, and those of
         # large ones no more; on a GPU it is what tensor cores want. Values differ by rounding only.
         self.model.to(memory_format=torch.channels_last)
-        self._loss_given = (loss,)  # in a tuple: no part of the module
-        ignored = int(self.hparams["ignore_index"])
+        ignored = self.hparams["ignore_index"]
         self.loss = loss_of(loss, self.labels, class_weights, ignored)
         self.confusion, self.mean_loss = nn.ModuleDict(), nn.ModuleDict()
         for stage in ("val", "test"):
@@ -222,8 +225,6 @@ class SegmentationModule(Transfers, Predicts):
         self._predictor.labels, self._predictor.preprocessing = self.labels, self.preprocessing
         return self._predictor
 
-    _predictor: Predictor | None = None
-
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what `predict` made: a copy of the module makes its own, and compiled code cannot be pickled."""
         return {key: value for key, value in super().__getstate__().items() if key != "_predictor"}
@@ -264,7 +265,7 @@ class SegmentationModule(Transfers, Predicts):
     def train(self, mode: bool = True) -> Self:
         """Set the mode; frozen parts stay in evaluation mode, so that their batch norm statistics do not move."""
         super().train(mode)
-        for module in getattr(self, "_frozen", []):
+        for module in self._frozen:
             module.training = False
         return self
 
@@ -286,6 +287,7 @@ class SegmentationModule(Transfers, Predicts):
 
         A loaded segmenter comes in evaluation mode, and Lightning keeps what it finds.
         """
+        hush()
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit":
             if hasattr(data, "hparams"):  # what it learns is how images look by the range that they are read by
@@ -349,9 +351,6 @@ class SegmentationModule(Transfers, Predicts):
         """Seconds spent in ``fit`` so far, those before a checkpoint that was resumed included."""
         return self._seconds_before + (time.monotonic() - self._started if self._started is not None else 0.0)
 
-    _seconds_before: float = 0.0
-    _started: float | None = None
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Give the loss of a batch."""
         logits = self(batch["image"])
@@ -381,7 +380,7 @@ class SegmentationModule(Transfers, Predicts):
         return [self.predict(image) for image in _own_sizes(batch)]
 
     def _matrices(self, stage: str) -> dict[str, ConfusionMatrix]:
-        return dict(zip(self.heads, cast(list[ConfusionMatrix], self.confusion[stage]), strict=True))
+        return dict(zip(self.heads, self.confusion[stage], strict=True))
 
     def _evaluate(self, stage: str, batch: Batch) -> None:
         """Score every image at its own size: padding that only made a batch must not change what is seen.
@@ -406,28 +405,24 @@ class SegmentationModule(Transfers, Predicts):
                 losses.append(self.loss(logits, truth))
             for head, matrix in self._matrices(stage).items():
                 matrix.update(best_class(answers[head]), truths[head])
-        mean = cast(MeanMetric, self.mean_loss[stage])
-        mean.update(torch.stack(losses))
-        self.log(f"{stage}/loss", mean, on_epoch=True)
+        self.mean_loss[stage].update(torch.stack(losses))
+        self.log(f"{stage}/loss", self.mean_loss[stage], on_epoch=True)
 
     def _log_scores(self, stage: str) -> Any:
-        found: dict[str, SegmentationScores] = {}
+        scores: dict[str, SegmentationScores] = {}
+        values: dict[str, float] = {}
         for head, matrix in self._matrices(stage).items():
-            of_head = found[head] = matrix.scores()
+            of_head = scores[head] = matrix.scores()
             matrix.reset()
             prefix, names = f"{stage}/{head}" if head else stage, self.heads[head].names
-            values = {f"{prefix}/{metric}": getattr(of_head, metric) for metric in METRICS}
+            values |= {f"{prefix}/{metric}": getattr(of_head, metric) for metric in METRICS}
             values |= {f"{prefix}/iou/{name}": iou for name, iou in zip(names, of_head.iou, strict=True)}
-            self._log_values(values)
-        if "" not in found:
-            self._log_values({f"{stage}/mean_iou": next(iter(found.values())).mean_iou})
-        return at_edge(found)
-
-    def _log_values(self, values: Mapping[str, float]) -> None:
+        values.setdefault(f"{stage}/mean_iou", next(iter(scores.values())).mean_iou)
         for key, value in values.items():
             if not math.isnan(value):
                 # the matrix is summed over the processes: all have this number, and the largest of equal ones is it
                 self.log(key, value, prog_bar=key.endswith("/mean_iou"), reduce_fx="max", sync_dist=True)
+        return at_edge(scores)
 
     def evaluate(
         self, data: SegmentationDataModule, split: str = "test", *, device: Device = "auto"
@@ -448,6 +443,7 @@ class SegmentationModule(Transfers, Predicts):
         self.check_data(data)
         data.check(split)
         place, before = device_of(device), self.device
+        hush()
         trainer = L.Trainer(
             logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
             accelerator=place.type, devices=1 if place.type == "cpu" else [place.index or 0],

@@ -15,7 +15,7 @@ from fullyconv.labels import Labels
 from fullyconv.preprocessing import Preprocessing
 from fullyconv.training.checkpointing import read_checkpoint
 from fullyconv.training.heads import plain
-from fullyconv.training.losses import AbsentLoss
+from fullyconv.training.losses import AbsentLoss, OwnLoss
 from fullyconv.weights import pretrained
 from fullyconv.weights.described import Checkpoint, Opened, describe, fill
 from fullyconv.weights.lock import accepting
@@ -31,7 +31,7 @@ class StoredModule(L.LightningModule, Uploads):
     labels: Labels
     preprocessing: Preprocessing
     training_record: dict[str, Any]
-    _loss_given: tuple[Any]
+    loss: Any
 
     start_classes: tuple[str, ...] = ()  # of the weights that classes were exchanged of
     load_report: LoadReport | None = None
@@ -55,7 +55,8 @@ class StoredModule(L.LightningModule, Uploads):
         Args:
             changes: arguments that differ.
         """
-        return type(self)(**(dict(self.hparams) | {"loss": self._loss_given[0]} | changes))
+        own = (part.function for part in self.loss.modules() if isinstance(part, OwnLoss))
+        return type(self)(**(dict(self.hparams) | {"loss": next(own, self.hparams["loss"])} | changes))
 
     def save_pretrained(
         self,
@@ -113,40 +114,26 @@ class StoredModule(L.LightningModule, Uploads):
 
     @classmethod
     def load_from_checkpoint(
-        cls,
-        checkpoint_path: Any,
-        map_location: Any = None,
-        hparams_file: str | Path | None = None,
-        strict: bool | None = None,
-        weights_only: bool | None = None,
-        **kwargs: Any,
+        cls, checkpoint_path: Any, *arguments: Any, weights_only: bool | None = None, **options: Any
     ) -> Self:
-        """Load a checkpoint as Lightning does, but run nothing in it; of one behind an address Lightning does.
+        """Load a checkpoint as Lightning does, also one behind an address, but run nothing in it.
 
         `from_checkpoint` gives clearer errors.
 
         Args:
             checkpoint_path: the file.
-            map_location: as Lightning takes it.
-            hparams_file: as Lightning takes it.
-            strict: as Lightning takes it.
+            arguments: as Lightning takes them: map_location, hparams_file, strict.
             weights_only: True, or None.
-            kwargs: arguments of the module that differ.
+            options: the same by their names, and arguments of the module that differ.
 
         Raises:
             ValueError: if `weights_only` is False.
         """
         if weights_only is False:
             raise ValueError("weights_only=False: would run what a checkpoint holds; leave it out")
-        loaded: Self = super().load_from_checkpoint(
-            checkpoint_path,
-            map_location,
-            hparams_file,
-            strict,
-            weights_only=True,
-            # what a command line wrote names classes, such as that of the loss: none of them is imported
-            **{"_instantiator": None, **kwargs},
-        )
+        # what a command line wrote names classes, such as that of the loss: none of them is imported
+        options = {"_instantiator": None, **options, "weights_only": True}
+        loaded: Self = super().load_from_checkpoint(checkpoint_path, *arguments, **options)
         return loaded
 
     @classmethod
