@@ -146,6 +146,7 @@ class SegmentationModule(Transfers, Predicts):
         allow_unverified: bool = False,
     ) -> None:
         super().__init__()
+        hush()  # before a trainer is made, which says the first of it
         # what users of one head, which is nearly everybody, are told by their type checker
         self.labels = cast(Labels, labels_of(classes, palette, label_values, ignore_index))
         if preprocessing is not None:
@@ -287,7 +288,6 @@ class SegmentationModule(Transfers, Predicts):
 
         A loaded segmenter comes in evaluation mode, and Lightning keeps what it finds.
         """
-        hush()
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit":
             if hasattr(data, "hparams"):  # what it learns is how images look by the range that they are read by
@@ -443,7 +443,6 @@ class SegmentationModule(Transfers, Predicts):
         self.check_data(data)
         data.check(split)
         place, before = device_of(device), self.device
-        hush()
         trainer = L.Trainer(
             logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
             accelerator=place.type, devices=1 if place.type == "cpu" else [place.index or 0],
