@@ -132,8 +132,8 @@ class StoredModule(L.LightningModule, Uploads):
         if weights_only is False:
             raise ValueError("weights_only=False: would run what a checkpoint holds; leave it out")
         # what a command line wrote names classes, such as that of the loss: none of them is imported
-        options = {"_instantiator": None, **options, "weights_only": True}
-        loaded: Self = super().load_from_checkpoint(checkpoint_path, *arguments, **options)
+        options = {"_instantiator": None, **options}
+        loaded: Self = super().load_from_checkpoint(checkpoint_path, *arguments, weights_only=True, **options)
         return loaded
 
     @classmethod
