@@ -114,7 +114,13 @@ class StoredModule(L.LightningModule, Uploads):
 
     @classmethod
     def load_from_checkpoint(
-        cls, checkpoint_path: Any, *arguments: Any, weights_only: bool | None = None, **options: Any
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: str | Path | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
     ) -> Self:
         """Load a checkpoint as Lightning does, also one behind an address, but run nothing in it.
 
@@ -122,9 +128,11 @@ class StoredModule(L.LightningModule, Uploads):
 
         Args:
             checkpoint_path: the file.
-            arguments: as Lightning takes them: map_location, hparams_file, strict.
+            map_location: as Lightning takes it.
+            hparams_file: as Lightning takes it.
+            strict: as Lightning takes it.
             weights_only: True, or None.
-            options: the same by their names, and arguments of the module that differ.
+            kwargs: arguments of the module that differ.
 
         Raises:
             ValueError: if `weights_only` is False.
@@ -132,8 +140,10 @@ class StoredModule(L.LightningModule, Uploads):
         if weights_only is False:
             raise ValueError("weights_only=False: would run what a checkpoint holds; leave it out")
         # what a command line wrote names classes, such as that of the loss: none of them is imported
-        options = {"_instantiator": None, **options}
-        loaded: Self = super().load_from_checkpoint(checkpoint_path, *arguments, weights_only=True, **options)
+        kwargs = {"_instantiator": None, **kwargs}
+        loaded: Self = super().load_from_checkpoint(
+            checkpoint_path, map_location, hparams_file, strict, weights_only=True, **kwargs
+        )
         return loaded
 
     @classmethod
