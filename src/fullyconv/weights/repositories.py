@@ -325,7 +325,7 @@ def unsafe(name: str) -> bool:
 
 
 class Uploads:
-    """What has `save_pretrained` gets ``push_to_hub``."""
+    """Give a class that has `save_pretrained` the method ``push_to_hub``."""
 
     if TYPE_CHECKING:
 

@@ -409,7 +409,8 @@ def _from_url(source: Source, allow_unverified: bool) -> Fetched:
 
 def _from_hub(source: Source, name: str, allow_unverified: bool) -> Fetched:
     check_inside(name, source.address)
-    file = repositories.File(source.repo or "", name, f"{source.address}/{name}")
+    assert source.repo is not None
+    file = repositories.File(source.repo, name, f"{source.address}/{name}")
     lock = recorded(source.address)
     accepted = lock.get("files", {}).get(name, {}).get("sha256")
     expected = (source.sha256 if name == source.file else None) or (source.pins or {}).get(name) or accepted
